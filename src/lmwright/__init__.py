@@ -1,0 +1,3 @@
+"""Makes language models and keeps them good."""
+
+__version__ = "0.1.0"

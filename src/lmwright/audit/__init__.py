@@ -1,0 +1,1 @@
+"""What a model should not do, measured and signed."""

@@ -1,0 +1,1 @@
+"""The same things with a prompt; here the application is put together."""

@@ -1,0 +1,1 @@
+"""Recipe, stage, stamp, journal, randomness, durable writes, errors: nothing about language."""

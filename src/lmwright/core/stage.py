@@ -1,0 +1,72 @@
+"""A stage: settings, what it needs, what it gives, and the work between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+INERT = {"inert": True}
+"""Metadata of a field that cannot change a result, so that it stays out of the stamp."""
+
+
+def inert(default: Any) -> Any:
+    """A dataclass field that cannot change a result (a test must prove it)."""
+    return field(default=default, metadata=INERT)
+
+
+class Work(Protocol):
+    """What a running stage is given.
+
+    ``inputs``   artifact name -> folder, to be read only.
+    ``scratch``  a folder that survives a kill: the rerun of the same stamp finds it again.
+    """
+
+    inputs: Mapping[str, Path]
+    scratch: Path
+
+    def out(self, artifact: str) -> Path:
+        """An empty folder to be filled; it becomes the artifact when ``run`` returns."""
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Append one event to the run's journal (numbers, strings, lists; no arrays)."""
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Say how far the stage is; shown to the person, not stored."""
+
+    def measured(self, **facts: Any) -> None:
+        """Facts that differ from run to run (seconds, bytes of memory): kept, but apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a recipe. Its fields are its settings; a subclass adds its own.
+
+    The same settings, inputs, code and seed give the same bits.
+    """
+
+    seed: int = 0
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the artifacts that ``run`` reads."""
+        return ()
+
+    def gives(self) -> tuple[str, ...]:
+        """Names of the artifacts that ``run`` writes."""
+        return ()
+
+    def reads(self) -> dict[str, str]:
+        """What is read from outside the store: a name for people -> hash of its content."""
+        return {}
+
+    def reaches(self) -> tuple[str, ...]:
+        """Modules that ``run`` finds by name through ``lmwright.tables``."""
+        return ()
+
+    def check(self) -> None:
+        """Raise BadInput for settings that are each right but impossible together."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Do the work and return its facts: JSON values that depend on nothing timed."""
+        raise TypeError(f"{type(self).__name__} has no run")

@@ -1,0 +1,1 @@
+"""Closing the circle: plan, gate, promote, roll back, watch, collect feedback, retrain."""

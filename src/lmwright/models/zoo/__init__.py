@@ -1,0 +1,1 @@
+"""One leaf per model family: a spec, a size table and a weight-name map."""

@@ -1,0 +1,1 @@
+"""What a task binds together: examples, head, loss, decoding, score."""

@@ -1,0 +1,1 @@
+"""From characters to ids and back; text repaired and personal data found."""

@@ -1,0 +1,1 @@
+"""One training loop, where a method is a batch and a loss."""
