@@ -31,7 +31,19 @@ MODELS = {
     "majority": "lmwright.models.majority:Majority",
 }
 
-TABLES = {"stages": STAGES, "tasks": TASKS, "families": FAMILIES, "models": MODELS}
+SECTIONS = {
+    "serve": "lmwright.serve.settings:Serve",
+    "watch": "lmwright.loop.watch:Watch",
+    "retrain": "lmwright.loop.retrain:Retrain",
+}
+
+TABLES = {
+    "stages": STAGES,
+    "sections": SECTIONS,
+    "tasks": TASKS,
+    "families": FAMILIES,
+    "models": MODELS,
+}
 
 
 def entries(table: str) -> dict[str, str]:
@@ -46,9 +58,7 @@ def module_of(table: str, name: str) -> str:
     """The module that ``name`` stands in, without importing it."""
     known = TABLES[table] if name in TABLES[table] else entries(table)
     if name not in known:
-        raise BadInput(
-            f"{name!r} is not among the {table}", "a known name", nearest(name, known)
-        )
+        raise BadInput(f"{name!r} is not among the {table}", "a known name", nearest(name, known))
     return known[name].partition(":")[0]
 
 

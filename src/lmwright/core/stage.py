@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 INERT = {"inert": True}
 """Metadata of a field that cannot change a result, so that it stays out of the stamp."""
@@ -39,8 +39,17 @@ class Work(Protocol):
         """Facts that differ from run to run (seconds, bytes of memory): kept, but apart."""
 
 
+class Settings:
+    """What a recipe is read into: subclasses are frozen dataclasses; unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def check(self) -> None:
+        """Raise BadInput for settings that are each right but impossible together."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Settings):
     """One step of a recipe. Its fields are its settings; a subclass adds its own.
 
     The same settings, inputs, code and seed give the same bits.
@@ -63,9 +72,6 @@ class Stage:
     def reaches(self) -> tuple[str, ...]:
         """Modules that ``run`` finds by name through ``lmwright.tables``."""
         return ()
-
-    def check(self) -> None:
-        """Raise BadInput for settings that are each right but impossible together."""
 
     def run(self, work: Work) -> dict[str, Any]:
         """Do the work and return its facts: JSON values that depend on nothing timed."""

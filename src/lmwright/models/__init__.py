@@ -1,1 +1,1 @@
-"""One model core described by data, its file formats, calibrators and the kinds of model that can be served."""
+"""One model core described by data, with its files, calibrators and servable kinds."""

@@ -1,1 +1,1 @@
-"""Running a recipe and what it leaves behind: artifacts, lineage, versions, aliases, decision log."""
+"""Running a recipe and what it leaves behind: artifacts, lineage, versions, decision log."""

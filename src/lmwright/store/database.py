@@ -1,0 +1,164 @@
+"""The registry's database: tables, migrations and transactions, on SQLite or PostgreSQL.
+
+It is an index. The folders of the store are the truth, and the index can be rebuilt from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from lmwright.core.errors import Corrupt, LmwrightError, MissingPart
+
+schema = sa.MetaData()
+
+results = sa.Table(
+    "results",
+    schema,
+    sa.Column("stamp", sa.String(64), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(64), nullable=False),
+    sa.Column("reproduced", sa.Boolean, nullable=False),
+)
+edges = sa.Table(
+    "edges",
+    schema,
+    sa.Column("stamp", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(8), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("artifact", sa.String(64), nullable=False, index=True),
+)
+decisions = sa.Table(
+    "decisions",
+    schema,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("entry", sa.Text, nullable=False),
+)
+leases = sa.Table(
+    "leases",
+    schema,
+    sa.Column("stamp", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+)
+states = sa.Table(
+    "states",
+    schema,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+version = sa.Table("schema_version", schema, sa.Column("number", sa.Integer, primary_key=True))
+
+
+def create_first(connection: sa.Connection) -> None:
+    """Migration 1: all tables as they first were."""
+    schema.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (create_first,)
+"""In order; a database at version n has had the first n. Never edit one that has shipped."""
+
+
+class Database:
+    """Transactions on the registry. Every write is one immediate, fully synchronous transaction."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sqlite = url.startswith("sqlite")
+        try:
+            self.engine = sa.create_engine(url, pool_pre_ping=not self.sqlite)
+        except ModuleNotFoundError as error:
+            raise MissingPart(
+                f"{url.partition(':')[0]} needs the package {error.name!r}",
+                "the extra postgres",
+                "pip install 'lmwright[postgres]'",
+            ) from None
+        if self.sqlite:
+            sa.event.listen(self.engine, "connect", configure_sqlite)
+        self.migrate()
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer can interleave with."""
+        with self.faults(), self.engine.connect() as connection:
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with connection.begin() if not self.sqlite else sqlite_commit(connection):
+                if not self.sqlite:
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7295011)")
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for queries."""
+        with self.faults(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Turn the driver's faults into words."""
+        try:
+            yield
+        except OperationalError as error:
+            raise LmwrightError(
+                f"the registry's database says: {error.orig}",
+                "a writable disk and a database that is not locked for over a minute",
+                "free space or wait, then run again; nothing that was reported done is lost",
+            ) from error
+        except DatabaseError as error:
+            raise Corrupt(
+                f"the registry's database says: {error.orig}",
+                "a readable database",
+                "move registry.db away; it is rebuilt from the store's folders",
+            ) from error
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; refuse one that is newer than this program."""
+        with self.write() as connection:
+            version.create(connection, checkfirst=True)
+            have = connection.execute(sa.select(sa.func.max(version.c.number))).scalar() or 0
+            if have > len(MIGRATIONS):
+                raise LmwrightError(
+                    f"the registry has schema version {have}",
+                    f"at most {len(MIGRATIONS)}",
+                    "use the newer lmwright that wrote it",
+                )
+            for number in range(have, len(MIGRATIONS)):
+                MIGRATIONS[number](connection)
+                connection.execute(version.insert().values(number=number + 1))
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self.engine.dispose()
+
+
+def configure_sqlite(connection: object, _: object) -> None:
+    """Write-ahead log, full synchronisation, our own BEGIN, and patience with other writers."""
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA busy_timeout = 60000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+@contextmanager
+def sqlite_commit(connection: sa.Connection) -> Iterator[None]:
+    """Commit, or roll back when the body raised."""
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy address of a database file."""
+    return f"sqlite:///{path}"

@@ -1,0 +1,321 @@
+"""Running a recipe: for each stage, its result if there is one, else the work and its commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmwright.core.durable import write_json
+from lmwright.core.errors import LmwrightError
+from lmwright.core.journal import Journal
+from lmwright.core.recipe import Recipe, Step
+from lmwright.core.stamp import Stamp, differences, stamp_of
+from lmwright.store.lease import lease
+from lmwright.store.store import Result, Store
+
+
+class Shown(Protocol):
+    """Where progress is shown to a person."""
+
+    def begin(self, step: str, state: str) -> None: ...
+    def progress(self, step: str, done: float, total: float, note: str) -> None: ...
+    def end(self, step: str, state: str, seconds: float, facts: Mapping[str, Any]) -> None: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, step: str, state: str) -> None:
+        """Nothing."""
+
+    def progress(self, step: str, done: float, total: float, note: str) -> None:
+        """Nothing."""
+
+    def end(self, step: str, state: str, seconds: float, facts: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Run:
+    """A finished run: its id, and each step's result."""
+
+    name: str
+    folder: Path
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Artifact name -> content hash, of all steps together."""
+        return {k: v for result in self.results.values() for k, v in result.outputs.items()}
+
+
+def run_recipe(
+    recipe: Recipe, store: Store, again: bool = False, shown: Shown | None = None, author: str = ""
+) -> Run:
+    """Run every stage in order; what has a result under its stamp is not done again.
+
+    ``again`` repeats the work on purpose. Raises the LmwrightError of the stage that failed;
+    the run's journal then says where and why, and a rerun goes on from the last checkpoint.
+    """
+    shown = shown or Silent()
+    name, folder = store.new_run(recipe.name)
+    run = Run(name, folder)
+    journal = Journal(folder / "journal.jsonl")
+    head: dict[str, Any] = {
+        "run": name,
+        "recipe": recipe.name,
+        "raw": recipe.raw,
+        "began": time.time(),
+    }
+    write_json(folder / "run.json", head)
+    journal.record("run began", recipe=recipe.name, process=os.getpid(), **environment())
+    try:
+        for step in recipe.steps:
+            run.results[step.name] = run_step(step, run, store, journal, again, shown)
+            head["results"] = {key: result.stamp for key, result in run.results.items()}
+            write_json(folder / "run.json", head)
+            act = getattr(step.stage, "act", None)
+            if act is not None:
+                facts = act(recipe, run.artifacts, store, journal.record, author)
+                journal.record("acted", step=step.name, facts=facts)
+        journal.record("run ended", state="done")
+    except BaseException as error:
+        journal.record(
+            "run ended",
+            state="interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed",
+            error=str(error) or type(error).__name__,
+            kind=type(error).__name__,
+            traceback=traceback.format_exc(),
+        )
+        if isinstance(error, OSError) and error.errno is not None:
+            raise machine_fault(error, store) from error
+        raise
+    finally:
+        with suppress(OSError):
+            journal.close()
+    return run
+
+
+def run_step(
+    step: Step, run: Run, store: Store, journal: Journal, again: bool, shown: Shown
+) -> Result:
+    """The result of one step, found or made."""
+    given = run.artifacts
+    stamp = stamp_of(step.stage, step.kind, {name: given[name] for name in step.stage.needs()})
+    began = time.monotonic()
+    found = None if again else store.result(stamp.hash)
+    if found is None:
+        shown.begin(step.name, "waiting for its turn")
+        with lease(
+            store.database,
+            stamp.hash,
+            lambda owner: shown.begin(step.name, f"the same work is done by {owner.split()[1]}"),
+        ):
+            found = None if again else store.result(stamp.hash)
+            if found is None:
+                shown.begin(step.name, "running")
+                result = work_on(step, stamp, given, store, journal, shown)
+                seconds = time.monotonic() - began
+                shown.end(step.name, "done", seconds, result.facts)
+                return result
+    journal.record("stage reused", step=step.name, stamp=stamp.hash)
+    shown.end(step.name, "already done", time.monotonic() - began, found.facts)
+    return found
+
+
+def work_on(
+    step: Step,
+    stamp: Stamp,
+    given: Mapping[str, str],
+    store: Store,
+    journal: Journal,
+    shown: Shown,
+) -> Result:
+    """Run a stage under its lease and commit what it gives."""
+    inputs = {name: store.artifact(given[name]) for name in step.stage.needs()}
+    work = StageWork(step.name, inputs, store.scratch(stamp.hash), journal, shown)
+    journal.record("stage began", step=step.name, kind=step.kind, stamp=stamp.hash)
+    began = time.monotonic()
+    facts = json.loads(json.dumps(step.stage.run(work), allow_nan=False))
+    outputs = {}
+    for artifact in step.stage.gives():
+        folder = work.outputs.get(artifact)
+        if folder is None:
+            raise LmwrightError(f"{step.name} did not write {artifact!r}", "all that it gives")
+        outputs[artifact] = store.add_artifact(folder)
+    work.measured(seconds=round(time.monotonic() - began, 3), peak_bytes=peak_memory())
+    result = store.add_result(
+        Result(
+            stamp.hash,
+            0,
+            step.kind,
+            stamp.parts,
+            outputs,
+            facts,
+            work.timed,
+            environment(),
+        )
+    )
+    journal.record(
+        "stage ended",
+        step=step.name,
+        stamp=stamp.hash,
+        attempt=result.attempt,
+        outputs=outputs,
+        facts=facts,
+        **work.timed,
+    )
+    if result.attempt:
+        journal.record("not reproducible", step=step.name, stamp=stamp.hash)
+    journal.sync()
+    shutil.rmtree(work.home, ignore_errors=True)
+    return result
+
+
+class StageWork:
+    """What a running stage is given (see ``core.stage.Work``), on a store's folder."""
+
+    def __init__(
+        self,
+        step: str,
+        inputs: Mapping[str, Path],
+        home: Path,
+        journal: Journal,
+        shown: Shown,
+    ) -> None:
+        self.step, self.inputs, self.home = step, inputs, home
+        self.journal, self.shown = journal, shown
+        self.scratch = home / "scratch"
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(home / "out", ignore_errors=True)
+        self.outputs: dict[str, Path] = {}
+        self.timed: dict[str, Any] = {}
+
+    def out(self, artifact: str) -> Path:
+        """An empty folder for an artifact; the same one when asked again."""
+        if artifact not in self.outputs:
+            self.outputs[artifact] = self.home / "out" / artifact
+            self.outputs[artifact].mkdir(parents=True)
+        return self.outputs[artifact]
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Append an event to the journal."""
+        self.journal.record(event, stage=self.step, **facts)
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Show how far the stage is."""
+        self.shown.progress(self.step, done, total, note)
+
+    def measured(self, **facts: Any) -> None:
+        """Keep facts that differ from run to run."""
+        self.timed.update(facts)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What would happen to one step: ``done``, ``to do`` or ``waits`` for an earlier one."""
+
+    step: str
+    kind: str
+    state: str
+    stamp: str | None
+    why: list[str]
+
+
+def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
+    """Say for each step whether its result is there, and if not, what changed since the last.
+
+    A step below a stale one waits: the content of its inputs is not known before that ran.
+    """
+    given: dict[str, str] = {}
+    last = last_stamps(recipe.name, store)
+    rows = []
+    for step in recipe.steps:
+        missing = [name for name in step.stage.needs() if name not in given]
+        if missing:
+            rows.append(Planned(step.name, step.kind, "waits", None, [f"needs {missing[0]}"]))
+            continue
+        inputs = {name: given[name] for name in step.stage.needs()}
+        stamp = stamp_of(step.stage, step.kind, inputs)
+        result = store.result(stamp.hash)
+        if result is not None:
+            given.update(result.outputs)
+            rows.append(Planned(step.name, step.kind, "done", stamp.hash, []))
+            continue
+        before = store.read_result(last[step.name], 0) if step.name in last else None
+        why = differences(before.parts, stamp.parts) if before else ["never run"]
+        rows.append(Planned(step.name, step.kind, "to do", stamp.hash, why or ["result removed"]))
+    return rows
+
+
+def last_stamps(recipe: str, store: Store) -> dict[str, str]:
+    """Step -> the stamp of its newest result, over the runs of a recipe."""
+    stamps: dict[str, str] = {}
+    for name in store.runs():
+        head = read_run(store, name)
+        if head.get("recipe") == recipe:
+            stamps.update(head.get("results", {}))
+    return stamps
+
+
+def read_run(store: Store, name: str) -> dict[str, Any]:
+    """A run's head: recipe, when it began, and the stamps of its results."""
+    path = store.folder / "runs" / name / "run.json"
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        from lmwright.core.errors import BadInput, nearest
+
+        raise BadInput(
+            f"there is no run {name!r}",
+            "the id of a run",
+            nearest(name, store.runs() or ["(none)"]),
+        ) from None
+
+
+def environment() -> dict[str, Any]:
+    """What a result's bits may depend on besides the stamp: machine and threads."""
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "system": platform.system(),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def machine_fault(error: OSError, store: Store) -> LmwrightError:
+    """An error of the machine, with the cure that fits it."""
+    try:
+        free = shutil.disk_usage(store.folder).free
+    except OSError:
+        free = 0
+    return LmwrightError(
+        f"the machine says: {error.strerror}" + (f" ({error.filename})" if error.filename else ""),
+        "a disk that can be written and read",
+        f"{free / 1e9:.1f} GB are free in the store; mend it and run again: "
+        "work goes on from the last checkpoint, nothing that was reported done is lost",
+    )
