@@ -96,9 +96,9 @@ def make_recipe(
 
 def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
     """One entry under ``stages``."""
-    settings = dict(value or {}) if isinstance(value, dict | None) else value
-    if not isinstance(settings, dict):
+    if not isinstance(value, dict | None):
         raise BadInput(f"{where}: stages.{name} is {value!r}", "a mapping of settings")
+    settings: dict[str, Any] = dict(value) if value else {}
     kind = settings.pop("stage", name)
     return Step(name, kind, read_settings(resolve("stages", kind), settings, f"{where}: {name}"))
 

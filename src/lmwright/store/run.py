@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmwright.core.durable import write_json
-from lmwright.core.errors import LmwrightError
+from lmwright.core.errors import BadInput, LmwrightError, nearest
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stamp import Stamp, differences, stamp_of
@@ -274,13 +274,8 @@ def read_run(store: Store, name: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        from lmwright.core.errors import BadInput, nearest
-
-        raise BadInput(
-            f"there is no run {name!r}",
-            "the id of a run",
-            nearest(name, store.runs() or ["(none)"]),
-        ) from None
+        cure = nearest(name, store.runs()) if store.runs() else "run a recipe first"
+        raise BadInput(f"there is no run {name!r}", "the id of a run", cure) from None
 
 
 def environment() -> dict[str, Any]:

@@ -223,7 +223,7 @@ class Store:
     def next_entry(
         self, connection: sa.Connection, action: str, facts: dict[str, Any], author: str
     ) -> dict[str, Any]:
-        """The next entry of the chain; takes in what a kill left in the folder but not the index."""
+        """The next entry of the chain; also indexes what a kill left in the folder only."""
         log = self.decisions()
         known = {row.number for row in connection.execute(sa.select(decisions.c.number))}
         for entry in log:
