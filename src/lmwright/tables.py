@@ -37,6 +37,31 @@ SECTIONS = {
     "retrain": "lmwright.loop.retrain:Retrain",
 }
 
+VERBS = {
+    "run": ("lmwright.cli.run:run", "Run a recipe: what has a result is not done again."),
+    "plan": ("lmwright.cli.run:plan", "Say what a run would do, why, and how long it would take."),
+    "runs": ("lmwright.cli.look:runs", "List the runs, newest last."),
+    "show": ("lmwright.cli.look:show", "Show a run, an artifact, a version or an alias."),
+    "lineage": (
+        "lmwright.cli.look:lineage",
+        "From an answer to its rows, or from rows to answers.",
+    ),
+    "report": ("lmwright.cli.look:report", "Write a recipe's report: one self-contained page."),
+    "doctor": ("lmwright.cli.look:doctor", "Check the machine, or explain a run that failed."),
+    "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
+    "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),
+    "withdraw": (
+        "lmwright.cli.act:withdraw",
+        "Withdraw a source: list and bar what learnt from it.",
+    ),
+    "serve": ("lmwright.cli.serve:serve", "Answer over HTTP from what an alias names."),
+    "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
+    "replay": ("lmwright.cli.serve:replay", "Play a kept world as traffic and let the loop react."),
+    "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
+    "gc": ("lmwright.cli.act:gc", "Remove what no alias, pin or running work needs."),
+}
+"""Verb -> what it runs and its sentence; help is printed from here without importing anything."""
+
 TABLES = {
     "stages": STAGES,
     "sections": SECTIONS,

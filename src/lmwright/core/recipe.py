@@ -96,9 +96,9 @@ def make_recipe(
 
 def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
     """One entry under ``stages``."""
-    if not isinstance(value, dict | None):
+    if value is not None and not isinstance(value, dict):
         raise BadInput(f"{where}: stages.{name} is {value!r}", "a mapping of settings")
-    settings: dict[str, Any] = dict(value) if value else {}
+    settings: dict[str, Any] = dict(value or {})
     kind = settings.pop("stage", name)
     return Step(name, kind, read_settings(resolve("stages", kind), settings, f"{where}: {name}"))
 

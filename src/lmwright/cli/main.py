@@ -1,0 +1,85 @@
+"""The command line: a verb from the table, or the table itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from lmwright import __version__
+from lmwright.core.errors import LmwrightError, nearest
+from lmwright.tables import VERBS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 a fault in words, 2 wrong usage.
+
+    Help prints the table without importing what stands behind it.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(f"lmwright {__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        print(f"lmwright: no verb {verb!r}; {nearest(verb, VERBS)}", file=sys.stderr)
+        return 2
+    return call(verb, rest)
+
+
+def help_text() -> str:
+    """The verbs with a sentence each."""
+    width = max(map(len, VERBS))
+    rows = [f"  {verb:<{width}}  {sentence}" for verb, (_, sentence) in VERBS.items()]
+    return "\n".join(
+        [
+            "lmwright makes language models and keeps them good.",
+            "",
+            "usage: lmwright VERB [ARGUMENTS]      lmwright VERB --help",
+            "",
+            *rows,
+            "",
+            "The store is ./lmwright-store unless --store or LMWRIGHT_STORE names another.",
+        ]
+    )
+
+
+def call(verb: str, rest: list[str]) -> int:
+    """Import and run what stands behind a verb; a fault that a person can mend has no traceback."""
+    from importlib import import_module
+
+    import typer
+
+    module, _, attribute = VERBS[verb][0].partition(":")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    try:
+        app.command(name=verb)(getattr(import_module(module), attribute))
+        app(args=rest, prog_name=f"lmwright {verb}")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except LmwrightError as error:
+        print(f"lmwright: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lmwright: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("LMWRIGHT_TRACEBACK"):
+            raise
+        print(
+            f"lmwright: {type(error).__name__}: {error}; this is a fault of lmwright. "
+            "Run again with LMWRIGHT_TRACEBACK=1 to see where; the run's journal has it too.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

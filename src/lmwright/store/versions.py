@@ -1,0 +1,192 @@
+"""Versions and aliases: what ``reviews@production`` names now and named before.
+
+A version is an artifact (``version.json``) that binds a model to its calibration and its
+origins. An alias is nothing stored: it is read off the decision log, so it cannot disagree
+with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lmwright.core.errors import BadInput, Refused, nearest
+from lmwright.store.store import Result, Store
+
+ALIAS = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}@[a-z0-9][a-z0-9_-]{0,63}")
+MOVES = {"promote", "rollback"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """What an alias named from one decision on."""
+
+    alias: str
+    hash: str
+    decision: int
+    action: str
+
+    @property
+    def id(self) -> str:
+        """The short name that answers carry."""
+        return self.hash[:16]
+
+
+def history(store: Store, alias: str) -> list[Version]:
+    """What an alias named, oldest first."""
+    return [
+        Version(alias, entry["facts"]["version"], entry["number"], entry["action"])
+        for entry in store.decisions()
+        if entry["action"] in MOVES and entry["facts"]["alias"] == alias
+    ]
+
+
+def current(store: Store, alias: str) -> Version | None:
+    """What an alias names now, or None."""
+    past = history(store, alias)
+    return past[-1] if past else None
+
+
+def aliases(store: Store) -> dict[str, Version]:
+    """Every alias and what it names now."""
+    names = {entry["facts"]["alias"] for entry in store.decisions() if entry["action"] in MOVES}
+    found = ((name, current(store, name)) for name in sorted(names))
+    return {name: version for name, version in found if version is not None}
+
+
+def resolve_version(store: Store, name: str) -> str:
+    """The content hash of a version from an alias or from the start of its hash."""
+    if "@" in name:
+        if not ALIAS.fullmatch(name):
+            raise BadInput(f"{name[:80]!r} is no alias", "NAME@ALIAS, as in reviews@production")
+        version = current(store, name)
+        if version is None:
+            known = aliases(store)
+            cure = nearest(name, known) if known else "run a recipe that ends in promote"
+            raise BadInput(f"nothing is behind {name!r}", "an alias in use", cure)
+        return version.hash
+    content = store.find(name)
+    if not (store.artifact(content) / "version.json").exists():
+        raise BadInput(f"{name!r} is no version", "the hash of a version", "see: lmwright show")
+    return content
+
+
+def read_version(store: Store, content: str) -> dict[str, Any]:
+    """What a version binds together."""
+    return json.loads((store.artifact(content) / "version.json").read_bytes())
+
+
+def move(
+    store: Store, alias: str, content: str, evidence: dict[str, Any], author: str = ""
+) -> dict[str, Any]:
+    """Put a version behind an alias and log why. Raises Refused when a source was withdrawn."""
+    if not ALIAS.fullmatch(alias):
+        raise BadInput(f"{alias[:80]!r} is no alias", "NAME@ALIAS, as in reviews@production")
+    refuse_withdrawn(store, content)
+    now = current(store, alias)
+    facts = {
+        "alias": alias,
+        "version": content,
+        "before": now.hash if now else None,
+        "evidence": evidence,
+    }
+    return store.decide("promote", facts, author)
+
+
+def roll_back(store: Store, alias: str, reason: str, author: str = "") -> dict[str, Any]:
+    """Bring the version back that the alias named before the present one was put there.
+
+    Rolling back twice goes back twice: versions that were rolled away are passed over.
+    """
+    stack: list[str] = []
+    for version in history(store, alias):
+        if version.action == "rollback":
+            stack.pop()
+        else:
+            stack.append(version.hash)
+    if len(stack) < 2:
+        raise Refused(f"{alias} has no former version", "at least two promotions")
+    refuse_withdrawn(store, stack[-2])
+    facts = {"alias": alias, "version": stack[-2], "before": stack[-1], "reason": reason}
+    return store.decide("rollback", facts, author)
+
+
+def ancestors(store: Store, content: str) -> list[Result]:
+    """Every result that an artifact was made from, nearest first."""
+    return closure(store, content, lambda r: r.inputs.values(), store.makers)
+
+
+def descendants(store: Store, content: str) -> list[Result]:
+    """Every result that was made from an artifact, nearest first."""
+    return closure(store, content, lambda r: r.outputs.values(), store.users)
+
+
+def closure(store: Store, content: str, onward: Any, step: Any) -> list[Result]:
+    """Follow edges in one direction, each result once."""
+    found: dict[str, Result] = {}
+    todo: list[str] = [content]
+    seen: set[str] = set()
+    while todo:
+        place = todo.pop(0)
+        if place in seen:
+            continue
+        seen.add(place)
+        for result in step(place):
+            found.setdefault(result.stamp, result)
+            todo += onward(result)
+    return list(found.values())
+
+
+def sources_of(store: Store, content: str) -> set[str]:
+    """The names of the data sources that an artifact learnt from."""
+    facts = (result.facts.get("learns_from", []) for result in ancestors(store, content))
+    return {source for names in facts for source in names}
+
+
+def withdrawn(store: Store) -> set[str]:
+    """The sources that have been withdrawn."""
+    return {e["facts"]["source"] for e in store.decisions() if e["action"] == "withdraw"}
+
+
+def refuse_withdrawn(store: Store, content: str) -> None:
+    """Raise Refused when an artifact learnt from a withdrawn source."""
+    barred = sources_of(store, content) & withdrawn(store)
+    if barred:
+        raise Refused(
+            f"version {content[:16]} learnt from {', '.join(sorted(barred))}, which was withdrawn",
+            "a version trained without it",
+            "take the source out of the recipe and run it again",
+        )
+
+
+def withdraw(
+    store: Store, source: str, reason: str, author: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Withdraw a source; returns the log entry and the artifacts that must be made anew."""
+    touched = learnt_from(store, source)
+    known = {name for result in store.all_results() for name in result.facts.get("learns_from", [])}
+    if source not in known:
+        cure = nearest(source, known) if known else "run a recipe first"
+        raise BadInput(f"no result here learnt from {source!r}", "a known source", cure)
+    entry = store.decide("withdraw", {"source": source, "reason": reason}, author)
+    return entry, touched
+
+
+def learnt_from(store: Store, source: str) -> list[str]:
+    """The artifacts that hold a source or were made from what holds it."""
+    touched: dict[str, None] = {}
+    for result in store.all_results():
+        if source not in result.facts.get("learns_from", []):
+            continue
+        for content in result.outputs.values():
+            touched[content] = None
+            touched.update(dict.fromkeys(output_hashes(descendants(store, content))))
+    return list(touched)
+
+
+def output_hashes(found: Iterable[Result]) -> list[str]:
+    """The content hashes that results gave."""
+    return [content for result in found for content in result.outputs.values()]
