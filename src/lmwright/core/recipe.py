@@ -9,8 +9,9 @@
 
 A key under ``stages`` is the stage's name and, unless it says ``stage: KIND``, its kind too.
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
-them. ``extends: OTHER.yaml`` starts from another recipe's fields. The dataclasses behind the
-names are the only schema.
+them. ``extends: OTHER.yaml`` starts from another recipe's fields. ``artifacts`` names what is
+in the store already (name: content hash), so that a stage may need it. The dataclasses behind
+the names are the only schema.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Resolve = Callable[[str, str], Any]
 """(table, name) -> definition; the tables are passed in because the core knows no names."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-OWN_KEYS = {"name", "extends", "stages"}
+OWN_KEYS = {"name", "extends", "stages", "artifacts"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Recipe:
     name: str
     steps: tuple[Step, ...]
     sections: Mapping[str, Any]
+    artifacts: Mapping[str, str]
     raw: Mapping[str, Any]
 
     def step(self, kind: str) -> Step | None:
@@ -85,20 +87,22 @@ def make_recipe(
     if not isinstance(stages, dict) or not stages:
         raise BadInput(f"{where}: no stages", "a mapping from stage name to its settings")
     steps = tuple(make_step(key, value, where, resolve) for key, value in stages.items())
-    check_order(steps, where)
+    artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
+    check_order(steps, artifacts, where)
     parsed = {
         key: read_settings(resolve("sections", key), raw[key] or {}, f"{where}: {key}")
         for key in sections
         if key in raw
     }
-    return Recipe(name, steps, parsed, raw)
+    return Recipe(name, steps, parsed, artifacts, raw)
 
 
 def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
     """One entry under ``stages``."""
-    if value is not None and not isinstance(value, dict):
+    if not isinstance(value, dict | None):
         raise BadInput(f"{where}: stages.{name} is {value!r}", "a mapping of settings")
-    settings: dict[str, Any] = dict(value or {})
+    settings: dict[str, Any] = {}
+    settings.update(value or {})
     kind = settings.pop("stage", name)
     return Step(name, kind, read_settings(resolve("stages", kind), settings, f"{where}: {name}"))
 
@@ -152,9 +156,9 @@ def follow(schema: dict[str, Any], place: Any) -> dict[str, Any]:
             return place
 
 
-def check_order(steps: tuple[Step, ...], where: str) -> None:
-    """Every needed artifact must be given by an earlier stage, and by one only."""
-    given: dict[str, str] = {}
+def check_order(steps: tuple[Step, ...], artifacts: Mapping[str, str], where: str) -> None:
+    """Every needed artifact must be in the store or given by one earlier stage."""
+    given: dict[str, str] = dict.fromkeys(artifacts, "the store")
     later = {artifact: step.name for step in steps for artifact in step.stage.gives()}
     for step in steps:
         for artifact in step.stage.needs():

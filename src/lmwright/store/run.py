@@ -51,12 +51,14 @@ class Run:
 
     name: str
     folder: Path
+    given: Mapping[str, str]
     results: dict[str, Result] = field(default_factory=dict)
 
     @property
     def artifacts(self) -> dict[str, str]:
-        """Artifact name -> content hash, of all steps together."""
-        return {k: v for result in self.results.values() for k, v in result.outputs.items()}
+        """Artifact name -> content hash: what the recipe was given and what its steps gave."""
+        made = {k: v for result in self.results.values() for k, v in result.outputs.items()}
+        return {**self.given, **made}
 
 
 def run_recipe(
@@ -69,7 +71,7 @@ def run_recipe(
     """
     shown = shown or Silent()
     name, folder = store.new_run(recipe.name)
-    run = Run(name, folder)
+    run = Run(name, folder, recipe.artifacts)
     journal = Journal(folder / "journal.jsonl")
     head: dict[str, Any] = {
         "run": name,
@@ -237,7 +239,7 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
 
     A step below a stale one waits: the content of its inputs is not known before that ran.
     """
-    given: dict[str, str] = {}
+    given: dict[str, str] = dict(recipe.artifacts)
     last = last_stamps(recipe.name, store)
     rows = []
     for step in recipe.steps:
