@@ -1,0 +1,137 @@
+"""Requests read strictly, and errors in the one shape that clients know."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+DEEPEST = 32
+
+
+class RequestFault(Exception):
+    """An answer that is an error: HTTP status, message, and the parameter at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param = status, message, param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The error object of the OpenAI interface."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.param,
+                "code": self.status,
+            }
+        }
+
+
+def strict_json(data: bytes) -> dict[str, Any]:
+    """A request's body as a mapping: UTF-8, no doubled keys, no NaN, of bounded depth."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestFault(400, "the body is not UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise RequestFault(400, "the body begins with a byte-order mark; send plain UTF-8")
+    try:
+        value = json.loads(text, object_pairs_hook=single_keys, parse_constant=no_constant)
+    except RecursionError:
+        raise RequestFault(400, "the body is nested too deeply") from None
+    except ValueError:
+        raise RequestFault(400, "the body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise RequestFault(400, "the body must be a JSON object")
+    if depth(value) > DEEPEST:
+        raise RequestFault(400, "the body is nested too deeply")
+    return value
+
+
+def single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping whose keys stand once; otherwise it is not clear which value is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RequestFault(400, "a key stands twice in the body")
+    return found
+
+
+def no_constant(name: str) -> Any:
+    """NaN and Infinity are no JSON."""
+    raise RequestFault(400, f"{name} is not valid JSON")
+
+
+def depth(value: Any) -> int:
+    """How deeply a JSON value is nested, without recursion."""
+    deepest, todo = 0, [(value, 1)]
+    while todo:
+        place, level = todo.pop()
+        deepest = max(deepest, level)
+        inside = place.values() if isinstance(place, dict) else place
+        if isinstance(place, dict | list):
+            todo += [(one, level + 1) for one in inside if isinstance(one, dict | list)]
+    return deepest
+
+
+def allow_only(body: dict[str, Any], allowed: set[str]) -> None:
+    """Refuse what would otherwise be ignored."""
+    for key in body:
+        if key not in allowed:
+            known = ", ".join(sorted(allowed))
+            raise RequestFault(400, f"unknown parameter {printable(key)}; known: {known}", key[:80])
+
+
+def text_field(body: dict[str, Any], name: str, most: int) -> str:
+    """A string of the body that can be encoded, of at most ``most`` characters."""
+    return checked_text(body.get(name), name, most)
+
+
+def checked_text(value: Any, name: str, most: int) -> str:
+    """The value if it is a string that can be encoded and is not too long."""
+    if not isinstance(value, str):
+        raise RequestFault(400, f"{name} must be a string", name)
+    if len(value) > most:
+        raise RequestFault(413, f"{name} has {len(value)} characters; at most {most}", name)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestFault(400, f"{name} holds half of a surrogate pair", name) from None
+    return value
+
+
+def printable(text: str) -> str:
+    """A client's word in quotes, short, with control and direction characters escaped."""
+    return json.dumps(text[:60])
+
+
+@dataclass(frozen=True)
+class ClassifyRequest:
+    """A request to ``/v1/classify`` that has been checked."""
+
+    texts: tuple[str, ...]
+    model: str | None
+
+
+def read_classify(body: dict[str, Any], max_texts: int, max_characters: int) -> ClassifyRequest:
+    """``input`` (a text or a list of texts) and, if wished, ``model``."""
+    allow_only(body, {"input", "model"})
+    given = body.get("input")
+    texts = given if isinstance(given, list) else [given]
+    if not texts:
+        raise RequestFault(400, "input is an empty list", "input")
+    if len(texts) > max_texts:
+        raise RequestFault(413, f"input has {len(texts)} texts; at most {max_texts}", "input")
+    checked = tuple(checked_text(text, "input", max_characters) for text in texts)
+    if any(not text.strip() for text in checked):
+        raise RequestFault(400, "input holds an empty text", "input")
+    model = body.get("model")
+    return ClassifyRequest(checked, None if model is None else text_field(body, "model", 256))

@@ -1,0 +1,49 @@
+"""The settings of a server: the section ``serve`` of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Settings
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Settings):
+    """How a server listens and what it accepts.
+
+    ``keys`` is a file with one ``NAME ROLE SHA256`` a line (role ``use`` or ``admin``; the key
+    itself is stored nowhere). Without it only this machine is listened to.
+    ``hosts`` are further names under which the server may be addressed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: str | None = None
+    hosts: tuple[str, ...] = ()
+    max_texts: int = 64
+    max_characters: int = 50_000
+    max_body_bytes: int = 4_000_000
+    queue_tokens: int = 200_000
+    batch_tokens: int = 2048
+    request_seconds: float = 30.0
+    drain_seconds: float = 20.0
+
+    def check(self) -> None:
+        """Refuse to listen to other machines without keys, and limits below 1."""
+        if self.host not in LOOPBACK and self.keys is None:
+            raise BadInput(
+                f"serve.host is {self.host!r} and there are no keys",
+                "keys wherever other machines can reach the server",
+                "set serve.keys to a file of NAME ROLE SHA256 lines, or host to 127.0.0.1",
+            )
+        limits = ("max_texts", "max_characters", "max_body_bytes", "queue_tokens", "batch_tokens")
+        for name in limits:
+            if getattr(self, name) < 1:
+                raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
+        if not 0 <= self.port <= 65535:
+            raise BadInput(f"serve.port is {self.port}", "0 (any free one) to 65535")
+        if self.request_seconds <= 0 or self.drain_seconds < 0:
+            raise BadInput("a time limit of the server is not positive", "seconds above 0")
