@@ -48,9 +48,7 @@ def test_weights_equal_repeating_rows(case):
     areas = c.roc_aucs(truth, p, weights)
     for draw in range(3):
         rows = np.repeat(np.arange(len(truth)), weights[draw])
-        np.testing.assert_allclose(
-            weighted[draw], c.confusion(truth[rows], p[rows].argmax(1), 4)
-        )
+        np.testing.assert_allclose(weighted[draw], c.confusion(truth[rows], p[rows].argmax(1), 4))
         np.testing.assert_allclose(areas[draw], c.roc_aucs(truth[rows], p[rows]))
         np.testing.assert_allclose(
             c.mean(c.log_losses(truth, p), weights)[draw], c.log_losses(truth[rows], p[rows]).mean()

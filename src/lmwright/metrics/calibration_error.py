@@ -51,7 +51,11 @@ def debiased_square(
     place = equal_mass_bins(confidence, bins)
     member = np.eye(place.max() + 1)[place]
     w = np.ones(len(residual)) if weights is None else np.asarray(weights, dtype=float)
-    n_b, s_b, q_b = w @ member, w @ (member * residual[:, None]), w @ (member * residual[:, None] ** 2)
+    n_b, s_b, q_b = (
+        w @ member,
+        w @ (member * residual[:, None]),
+        w @ (member * residual[:, None] ** 2),
+    )
     full = n_b >= 2
     pairs = np.where(full, (s_b**2 - q_b) / np.where(full, n_b * (n_b - 1), 1.0), 0.0)
     return (pairs * n_b).sum(-1) / np.where(full, n_b, 0.0).sum(-1)

@@ -35,12 +35,18 @@ NAMES = ("length", "vocabulary", "embedding", "label", "confidence")
 
 FLOORS = {
     "length": 0.10,
-    "vocabulary": 0.01,
-    "embedding": 0.30,
-    "label": 0.01,
-    "confidence": 0.10,
+    "vocabulary": 0.03,
+    "embedding": 0.25,
+    "label": 0.07,
+    "confidence": 0.08,
 }
-"""Effects below these are too small to act upon, however certain they are."""
+"""Effects below these are too small to act upon, however certain they are.
+
+A label that goes from half of the answers to 60 % has an effect of 0.085.
+"""
+
+POWERS = {"length": 1, "vocabulary": 2, "embedding": 2, "label": 2, "confidence": 1}
+"""Chance adds to the squares of distances, so their excess is taken there."""
 
 WORDS = 400
 OTHER_BINS = 32
@@ -90,17 +96,20 @@ class Seen:
 class Sign:
     """What one detector says of one window.
 
-    ``statistic`` in its own unit (D for length and confidence; bits for vocabulary and label;
-    standard deviations for embedding); ``effect`` what remains of it beyond what a window of this
-    size shows by chance; ``score`` its standard normal score in control; ``smoothed`` the
-    standardised EWMA of the scores so far; ``over``: beyond the common limit, now or in time,
-    with an effect above the floor.
+    ``statistic`` in its own unit: D for length and confidence, root bits (Jensen and Shannon's
+    distance) for vocabulary and label, standard deviations for embedding. ``effect`` is what
+    remains of it beyond what a window of this size shows by chance, and is proportional to the
+    share of new rows. ``score`` is its standard normal score in control. ``smoothed`` and
+    ``trend`` are score and excess in time (EWMA), ``trend`` in the statistic's unit or, for
+    distances, its square. ``over``: beyond the common limit with an effect above the floor, in
+    this window or in time.
     """
 
     statistic: float
     effect: float
     score: float
     smoothed: float
+    trend: float
     over: bool
 
 
@@ -143,11 +152,10 @@ class Detectors:
         settings |= _limit(scores, run_length, seed)
         return cls(settings, arrays)
 
-    def look(self, window: Seen, before: Mapping[str, float] | None = None) -> dict[str, Sign]:
+    def look(self, window: Seen, before: Mapping[str, Sign] | None = None) -> dict[str, Sign]:
         """Every detector's sign for one window of the size that was fitted.
 
-        ``before``: the smoothed values after the former window (``{name: sign.smoothed}``); None
-        at the start or after a change of model.
+        ``before``: the signs of the former window; None at the start or after a change of model.
         """
         if len(window) != self.window:
             raise BadInput(
@@ -155,17 +163,22 @@ class Detectors:
             )
         statistics = _statistics(window, self.arrays, self.settings["labels"])
         return {
-            name: self._sign(j, float(statistics[j]), (before or {}).get(name, 0.0))
+            name: self._sign(j, float(statistics[j]), before[name] if before else None)
             for j, name in enumerate(NAMES)
         }
 
-    def _sign(self, j: int, statistic: float, before: float) -> Sign:
+    def _sign(self, j: int, statistic: float, before: Sign | None) -> Sign:
         null = self.arrays["null"][:, j]
         score = float(_score(np.array([statistic]), null)[0])
-        smoothed = float(_smooth(np.array(before), np.array(score)))
-        effect = _effect(NAMES[j], statistic, null)
-        over = max(score, smoothed) > self.limit and effect >= self.settings["floors"][NAMES[j]]
-        return Sign(statistic, effect, score, smoothed, bool(over))
+        smoothed = float(_smooth(np.array(before.smoothed if before else 0.0), np.array(score)))
+        power = POWERS[NAMES[j]]
+        excess = statistic**power - float((null**power).mean())
+        trend = (1 - WEIGHT) * (before.trend if before else 0.0) + WEIGHT * excess
+        effect, lasting = (max(0.0, value) ** (1 / power) for value in (excess, trend))
+        floor = self.settings["floors"][NAMES[j]]
+        now = score > self.limit and effect >= floor
+        in_time = smoothed > self.limit and lasting >= floor
+        return Sign(statistic, effect, score, smoothed, trend, bool(now or in_time))
 
     def save(self, folder: Path) -> None:
         """Write ``detectors.json`` and ``detectors.safetensors`` into ``folder``."""
@@ -190,6 +203,11 @@ class Detectors:
 def signs_to_json(signs: Mapping[str, Sign]) -> dict[str, dict[str, float | bool]]:
     """The signs of one window as JSON values."""
     return {name: asdict(sign) for name, sign in signs.items()}
+
+
+def signs_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Sign]:
+    """What ``signs_to_json`` wrote."""
+    return {name: Sign(**values[name]) for name in NAMES}
 
 
 def _check(
@@ -290,9 +308,9 @@ def _statistics(window: Seen, arrays: dict[str, np.ndarray], labels: int) -> np.
     return np.array(
         [
             ks_distance(arrays["length"], window.length.astype(np.float64)),
-            float(jensen_shannon(arrays["word_counts"], words)),
+            float(np.sqrt(jensen_shannon(arrays["word_counts"], words))),
             float(shift),
-            float(jensen_shannon(arrays["label_counts"], label_counts)),
+            float(np.sqrt(jensen_shannon(arrays["label_counts"], label_counts))),
             ks_distance(arrays["confidence"], window.confidence.astype(np.float64)),
         ]
     )
@@ -324,9 +342,9 @@ def _in_control(
         rest = (features.sum(0) - seen_features) / (n - window)
         columns = [
             _ks_of_members(pool.length, member),
-            jensen_shannon(arrays["word_counts"] - seen_words, seen_words),
+            np.sqrt(jensen_shannon(arrays["word_counts"] - seen_words, seen_words)),
             mean_shift(rest, seen_features / window, arrays["precision"]),
-            jensen_shannon(arrays["label_counts"] - seen_labels, seen_labels),
+            np.sqrt(jensen_shannon(arrays["label_counts"] - seen_labels, seen_labels)),
             _ks_of_members(pool.confidence, member),
         ]
         found.append(np.stack(columns, axis=1))
@@ -396,11 +414,3 @@ def _run_length(highest: np.ndarray, limit: float) -> float:
     quiet = (highest <= limit).sum(0)
     alarmed = quiet < len(highest)
     return float((quiet + alarmed).sum() / max(alarmed.sum(), 1e-9))
-
-
-def _effect(name: str, statistic: float, null: np.ndarray) -> float:
-    """The statistic less its in-control mean; for the embedding, in squares under the root."""
-    if name == "embedding":
-        return float(np.sqrt(max(0.0, statistic**2 - float((null**2).mean()))))
-    return max(0.0, statistic - float(null.mean()))
-

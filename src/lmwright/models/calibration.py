@@ -82,9 +82,7 @@ class Calibration:
     def answer(self, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
         """The label of every row, or "unsure"."""
         chosen, unsure = probabilities.argmax(-1), self.unsure(probabilities)
-        return [
-            UNSURE if doubt else labels[c] for c, doubt in zip(chosen, unsure, strict=True)
-        ]
+        return [UNSURE if doubt else labels[c] for c, doubt in zip(chosen, unsure, strict=True)]
 
     def to_json(self) -> dict[str, float | int]:
         """The fields as JSON values."""
