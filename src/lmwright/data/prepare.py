@@ -1,0 +1,401 @@
+"""Stage ``data``: from raw sources to rows that can be trained on, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lmwright.core.durable import write_json
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Stage, Work
+from lmwright.data.corpus import COLUMNS, write_rows
+from lmwright.data.dedup import NearDuplicates
+from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
+from lmwright.data.gather import Gathered, Limits, SetAside, gather
+from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
+from lmwright.data.sources import Fault, Source, source_hash
+from lmwright.data.split import SPLITS, Fractions, assign, folds
+from lmwright.data.suspects import CHARACTERS, find_suspects
+
+REPEATED_ID, FOREIGN_LABEL = 3, 4
+"""Beside the verdicts of exact.py: why a row is not kept."""
+
+REASONS = {
+    CONFLICTING: ("conflicting labels", "the same text stands in rows with another label"),
+    REPEATED_ID: ("repeated id", "an earlier row of the source has this id"),
+    FOREIGN_LABEL: ("unknown label", "no training source has this label"),
+}
+
+PART_BYTES = 24 << 20
+"""Bytes of text that are sorted in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Stage):
+    """Read, repair, compare, judge and split the rows of all sources.
+
+    ``near``            Jaccard similarity of word pairs from which two rows stay together.
+    ``max_characters``  a longer text is set aside.
+    ``max_faulty``      share of unfit rows from which a source is refused.
+    ``max_labels``      more different labels than this are no labels.
+    ``suspect_rows``    rows, drawn at random, that are searched for wrong labels; 0 for none.
+    ``language_rows``   rows of each source, drawn at random, whose language is identified.
+    ``languages``       codes among which the language is sought; empty: all.
+    """
+
+    sources: tuple[Source, ...]
+    fractions: Fractions = field(default_factory=Fractions)
+    near: float = 0.7
+    max_characters: int = 100_000
+    max_faulty: float = 0.1
+    max_labels: int = 200
+    suspect_rows: int = 12_000
+    language_rows: int = 1_000
+    languages: tuple[str, ...] = ()
+
+    def gives(self) -> tuple[str, ...]:
+        """The artifact ``rows``: see :mod:`lmwright.data.corpus`."""
+        return ("rows",)
+
+    def reads(self) -> dict[str, str]:
+        """Each source's name -> hash of the content of its files."""
+        return {f"source {source.name}": source_hash(source) for source in self.sources}
+
+    def check(self) -> None:
+        """Raise BadInput for sources or numbers that cannot be meant."""
+        names = [source.name for source in self.sources]
+        if "train" not in {source.role for source in self.sources}:
+            raise BadInput("no source has the role train", "at least one source to learn from")
+        if len(set(names)) < len(names):
+            raise BadInput(f"the sources are called {names}", "a name for each source")
+        for name in names:
+            if not name or not name.replace("-", "").replace("_", "").isalnum():
+                raise BadInput(f"a source is called {name!r}", "letters, digits, - and _")
+        if not 0.3 <= self.near <= 1:
+            raise BadInput(f"near is {self.near}", "a Jaccard similarity from 0.3 to 1")
+        if not 0 <= self.max_faulty <= 1:
+            raise BadInput(f"max_faulty is {self.max_faulty}", "a share from 0 to 1")
+        for setting in ("max_characters", "max_labels"):
+            if getattr(self, setting) < 2:
+                raise BadInput(f"{setting} is {getattr(self, setting)}", "a number from 2 on")
+        self.fractions.check()
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Fill ``rows`` in two passes over the texts; returns the quality report as facts."""
+        self.check()
+        clock = [time.perf_counter()]
+        folder = work.scratch / "data"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        target = work.out("rows")
+        aside = SetAside(target / "set-aside.jsonl")
+        near = NearDuplicates(folder / "near", self.near)
+        limits = Limits(
+            characters=self.max_characters, labels=self.max_labels, faulty=self.max_faulty
+        )
+
+        def say(done: int, note: str) -> None:
+            work.progress(done, 2 * max(done, 1), note)
+
+        try:
+            gathered = gather(self.sources, folder, near, aside, limits, self.seed, say)
+            clock.append(time.perf_counter())
+            groups = near.groups(np.lexsort(gathered.ids.T[::-1]).argsort().astype(np.int32))
+            clock.append(time.perf_counter())
+            verdict, places = self.place(gathered, groups)
+            quality = Second(self, gathered, groups, verdict, places).run(folder, target, aside)
+        finally:
+            aside.close()
+        shutil.rmtree(folder)
+        clock.append(time.perf_counter())
+        seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
+        work.measured(seconds=seconds)
+        return quality
+
+    def place(self, gathered: Gathered, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Verdict of each row (KEPT or a reason), and the file it belongs to: both (rows,).
+
+        Files are the splits, then the worlds in the order of the sources.
+        """
+        is_world = np.array([source.role == "world" for source in self.sources])[gathered.sources]
+        verdict = np.full(len(groups), REPEATED_ID, np.int8)
+        fresh = np.flatnonzero(~gathered.repeats_id)
+        if not len(fresh):
+            raise BadInput("no row is left after cleaning", "rows with text and label")
+        verdict[fresh] = judge_repeats(
+            gathered.keys[fresh], gathered.ids[fresh], gathered.labels[fresh], is_world[fresh]
+        )
+        learnt = (verdict == KEPT) & ~is_world
+        known = np.unique(gathered.labels[learnt])
+        refuse_labels(known, gathered)
+        strange = (verdict == KEPT) & is_world & ~np.isin(gathered.labels, known)
+        verdict[strange] = FOREIGN_LABEL
+        places = len(SPLITS) + gathered.sources.astype(np.int16)
+        ordered = np.argsort(np.argsort(gathered.names))[gathered.labels[learnt]]
+        places[learnt] = assign(
+            groups[learnt], gathered.ids[learnt], ordered, self.fractions, self.seed
+        )
+        refuse_empty(places[learnt])
+        return verdict, places
+
+
+def refuse_labels(known: np.ndarray, gathered: Gathered) -> None:
+    """Raise BadInput unless the training rows have two labels or more."""
+    if len(known) < 2:
+        names = [gathered.names[code] for code in known]
+        raise BadInput(
+            f"the training rows have {len(names)} label(s): {names}",
+            "at least two labels",
+            "check the label column, where and labels of the sources",
+        )
+
+
+def refuse_empty(places: np.ndarray) -> None:
+    """Raise BadInput when there are too few rows for the splits."""
+    counts = np.bincount(places, minlength=len(SPLITS))
+    empty = [name for name, count in zip(SPLITS, counts, strict=True) if not count]
+    if empty:
+        raise BadInput(
+            f"{len(places)} rows leave nothing for {', '.join(empty)}",
+            "rows for every split (some dozens at least)",
+            "add rows, or raise the fractions of these splits",
+        )
+
+
+@dataclass
+class Second:
+    """The second pass: rows go to their files in order, and what is seen of them is counted."""
+
+    stage: Data
+    gathered: Gathered
+    groups: np.ndarray
+    verdict: np.ndarray
+    places: np.ndarray
+
+    def run(self, folder: Path, target: Path, aside: SetAside) -> dict[str, Any]:
+        """Write every file of the artifact; returns the quality report."""
+        stage, gathered = self.stage, self.gathered
+        self.seen = [SourceQuality() for _ in stage.sources]
+        self.for_language = self.sample_languages()
+        searched = self.sample_suspects()
+        self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
+        parts = Parts(folder / "parts", int(gathered.characters.sum(dtype=np.int64)))
+        for first, texts, origins in gathered.staged():
+            self.scatter(first, texts, origins, parts, aside)
+        for place, name in self.files():
+            count = write_rows(target / f"{name}.parquet", parts.sorted(place))
+            if not count:
+                raise BadInput(
+                    f"no row of {name} is left after cleaning",
+                    "rows that are not among the training rows",
+                    "look at the reasons by running with this source alone",
+                )
+        quality = self.quality(aside, self.suspects(searched))
+        labels = sorted(quality["labels"])
+        write_json(target / "labels.json", labels)
+        write_json(target / "sources.json", self.describe_sources())
+        write_json(target / "quality.json", quality)
+        return quality
+
+    def files(self) -> list[tuple[int, str]]:
+        """(place, name) of every file of rows."""
+        worlds = [
+            (len(SPLITS) + number, f"world-{source.name}")
+            for number, source in enumerate(self.stage.sources)
+            if source.role == "world"
+        ]
+        return [*enumerate(SPLITS), *worlds]
+
+    def scatter(
+        self, first: int, texts: list[str], origins: list[str], parts: Parts, aside: SetAside
+    ) -> None:
+        """Send the rows of one batch to their parts or aside, and look at each kept one."""
+        gathered, kept = self.gathered, []
+        for offset, (text, origin) in enumerate(zip(texts, origins, strict=True)):
+            row, verdict = first + offset, int(self.verdict[first + offset])
+            source = int(gathered.sources[row])
+            if verdict in REASONS:
+                aside.put(self.stage.sources[source].name, Fault(origin, *REASONS[verdict]))
+            if verdict != KEPT:
+                continue
+            row_id = identifier(gathered.ids[row])
+            label = gathered.names[gathered.labels[row]]
+            self.seen[source].see(row_id, text, label, bool(self.for_language[row]))
+            if row in self.texts:
+                self.texts[row] = text[:CHARACTERS]
+            from_ = self.stage.sources[source]
+            columns = (row_id, text, label, from_.name, from_.licence, origin)
+            kept.append((int(self.places[row]), columns))
+        parts.put(kept)
+
+    def sample_languages(self) -> np.ndarray:
+        """Which rows' language is identified: of each source those with the smallest ids."""
+        chosen = np.zeros(len(self.verdict), bool)
+        for number in range(len(self.stage.sources)):
+            rows = np.flatnonzero((self.gathered.sources == number) & (self.verdict == KEPT))
+            order = np.argsort(self.gathered.ids[rows, 0], kind="stable")
+            chosen[rows[order[: self.stage.language_rows]]] = True
+        return chosen
+
+    def sample_suspects(self) -> np.ndarray:
+        """Rows that are searched for wrong labels, in the order of their ids."""
+        rows = np.flatnonzero((self.verdict == KEPT) & (self.places < len(SPLITS)))
+        order = np.lexsort((self.gathered.ids[rows, 1], self.gathered.ids[rows, 0]))
+        return rows[order[: self.stage.suspect_rows]]
+
+    def suspects(self, rows: np.ndarray) -> dict[str, Any]:
+        """Suspected label errors among ``rows`` as facts."""
+        if len(rows) < 20:
+            return {"searched": 0, "suspected": 0, "worst": []}
+        codes, labels = np.unique(self.gathered.labels[rows], return_inverse=True)
+        fold = folds(self.groups[rows], self.gathered.ids[rows], 4, self.stage.seed)
+        texts = [self.texts[row] for row in rows.tolist()]
+        found = find_suspects(texts, labels, fold, len(codes))
+        names = [self.gathered.names[code] for code in codes]
+        right = float((found.probability.argmax(1) == labels).mean())
+        return {
+            "searched": len(rows),
+            "suspected": len(found.rows),
+            "out_of_fold_accuracy": round(right, 6),
+            "worst": [
+                {
+                    "id": identifier(self.gathered.ids[rows[place]]),
+                    "label": names[labels[place]],
+                    "looks_like": names[found.better[place]],
+                    "margin": round(float(found.margin[place]), 6),
+                }
+                for place in found.rows[: 5 * EXAMPLES].tolist()
+            ],
+        }
+
+    def quality(self, aside: SetAside, suspects: dict[str, Any]) -> dict[str, Any]:
+        """The quality report: facts for cards, gates and pages."""
+        gathered, kept = self.gathered, self.verdict == KEPT
+        learnt = kept & (self.places < len(SPLITS))
+        labels = self.count_labels(learnt)
+        set_aside = {name: dict(sorted(c.items())) for name, c in sorted(aside.counts.items())}
+        return {
+            "rows": {
+                "read": sum(gathered.read),
+                "kept": int(kept.sum()),
+                "set_aside": sum(c.total() for c in aside.counts.values()),
+                "repeats_removed": int((self.verdict == 1).sum()),
+            },
+            "labels": labels,
+            "balance": balance(labels),
+            "consistency": {
+                "label_variants": label_variants(gathered.names),
+                "rows_with_conflicting_labels": int((self.verdict == CONFLICTING).sum()),
+            },
+            "set_aside": set_aside,
+            "near_duplicates": self.near_facts(kept),
+            "splits": {
+                name: {"rows": int((place := learnt & (self.places == number)).sum()),
+                       "labels": self.count_labels(place)}
+                for number, name in enumerate(SPLITS)
+            },
+            "worlds": self.world_facts(kept, learnt),
+            "sources": {
+                source.name: self.source_facts(number, kept, aside)
+                for number, source in enumerate(self.stage.sources)
+            },
+            "suspects": suspects,
+        }  # fmt: skip
+
+    def count_labels(self, chosen: np.ndarray) -> dict[str, int]:
+        """Label -> number of the chosen rows, sorted by label."""
+        counts = np.bincount(self.gathered.labels[chosen], minlength=len(self.gathered.names))
+        named = zip(self.gathered.names, counts.tolist(), strict=True)
+        return dict(sorted((name, count) for name, count in named if count))
+
+    def near_facts(self, kept: np.ndarray) -> dict[str, Any]:
+        """Groups of near duplicates among the kept rows."""
+        sizes = np.bincount(self.groups[kept], minlength=1)
+        return {
+            "threshold": self.stage.near,
+            "shingles": "pairs of neighbouring words",
+            "groups": int((sizes > 1).sum()),
+            "rows_in_groups": int(sizes[sizes > 1].sum()),
+            "largest_group": int(sizes.max(initial=0)),
+        }
+
+    def world_facts(self, kept: np.ndarray, learnt: np.ndarray) -> dict[str, Any]:
+        """Of each world: its rows, labels, and how many have a near duplicate to learn from."""
+        held = np.zeros(len(self.groups), bool)
+        held[self.groups[learnt]] = True
+        found = {}
+        for place, name in self.files()[len(SPLITS) :]:
+            rows = kept & (self.places == place)
+            found[name.removeprefix("world-")] = {
+                "rows": int(rows.sum()),
+                "labels": self.count_labels(rows),
+                "near_training_rows": int(held[self.groups[rows]].sum()),
+                "repeats_of_other_rows": int(((self.verdict == 1) & (self.places == place)).sum()),
+            }
+        return found
+
+    def source_facts(self, number: int, kept: np.ndarray, aside: SetAside) -> dict[str, Any]:
+        """Completeness and the findings on one source."""
+        gathered, source = self.gathered, self.stage.sources[number]
+        mine = gathered.sources == number
+        rows = mine & kept
+        bad = aside.counts.get(source.name, Counter[str]())
+        return {
+            "role": source.role,
+            "licence": source.licence,
+            "read": gathered.read[number],
+            "completeness": round(1 - bad.total() / gathered.read[number], 6),
+            "mended": gathered.mended[number],
+            "repeats_removed": int((mine & (self.verdict == 1)).sum()),
+            **self.seen[number].facts(
+                gathered.characters[rows], gathered.words[rows], self.stage.languages
+            ),
+        }
+
+    def describe_sources(self) -> list[dict[str, Any]]:
+        """The sources' settings and the hash of their content."""
+        return [{**asdict(source), "content": source_hash(source)} for source in self.stage.sources]
+
+
+class Parts:
+    """Rows on disk, scattered over parts by file and leading bits of their id, then sorted."""
+
+    def __init__(self, folder: Path, characters: int) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.bits = max(0, (characters // PART_BYTES).bit_length())
+        self.open: dict[tuple[int, int], Any] = {}
+
+    def put(self, rows: Iterable[tuple[int, tuple[str, ...]]]) -> None:
+        """Append rows, given as (file, columns)."""
+        for place, columns in rows:
+            key = (place, int(columns[0][:4], 16) >> (16 - self.bits))
+            if key not in self.open:
+                name = self.folder / f"{place}-{key[1]}"
+                self.open[key] = name.open("w", encoding="utf-8")
+            self.open[key].write(json.dumps(columns) + "\n")
+
+    def sorted(self, place: int) -> Iterator[pa.Table]:
+        """The rows of one file, sorted by id, a part at a time."""
+        for key in sorted(key for key in self.open if key[0] == place):
+            file = self.open[key]
+            file.close()
+            path = Path(file.name)
+            with path.open(encoding="utf-8") as lines:
+                rows = sorted(json.loads(line) for line in lines)
+            path.unlink()
+            yield pa.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def identifier(number: np.ndarray) -> str:
+    """The 32 hexadecimal characters of a row's id."""
+    return f"{int(number[0]):016x}{int(number[1]):016x}"

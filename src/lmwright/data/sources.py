@@ -1,0 +1,457 @@
+"""Where rows come from: CSV, JSON Lines, JSON and Parquet, read as a stream of rows and faults.
+
+A bad row becomes a :class:`Fault` with its file, row number and reason; nothing is dropped in
+silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from lmwright.core.assets import asset_file, asset_hash, is_asset
+from lmwright.core.errors import BadInput, nearest
+from lmwright.core.hashing import hash_file, hash_json
+from lmwright.core.random import stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One origin of rows and how to read it.
+
+    ``path``            a file, a pattern with stars, or ``asset:NAME/path/inside``.
+    ``text``, ``label`` columns (keys in JSON) that hold them.
+    ``constant_label``  the label of every row, where no column holds one.
+    ``id``              a column that must not repeat; rows that repeat it are set aside.
+    ``where``           column -> value: only rows that agree are read.
+    ``labels``          label in the file -> label wanted; a label that is not among them is
+                        a fault of its row. Empty: labels are taken as they are.
+    ``format``          ``mail``: the text is a raw mail; subject and readable body are taken.
+    ``encoding``        of text files.
+    ``licence``         stands beside every row.
+    ``role``            ``train``: rows to be split; ``world``: kept whole for evaluation.
+    ``limit``           at most so many rows, drawn at random; 0 means all.
+    """
+
+    name: str
+    path: str
+    text: str = "text"
+    label: str = "label"
+    constant_label: str = ""
+    id: str = ""
+    where: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    format: Literal["text", "mail"] = "text"
+    encoding: str = "utf-8"
+    licence: str = "unknown"
+    role: Literal["train", "world"] = "train"
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it stands in its file: text and label as strings, and where it was found."""
+
+    text: str
+    label: str
+    id: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be used: its place, a reason that can be counted, and the detail."""
+
+    origin: str
+    reason: str
+    detail: str = ""
+
+
+LINE_LIMIT = 8 << 20
+"""Characters of one line, and of one CSV field, at most; what is longer is no row of text."""
+
+BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
+"""Past so many bytes, a file that unpacks to more than so many times its size is refused."""
+
+
+def read_source(source: Source, seed: int = 0) -> Iterator[Row | Fault]:
+    """The rows of a source in the order of its files, and a Fault for each that is unfit.
+
+    With a limit, the rows are drawn without replacement under ``seed`` and read in order.
+    Raises BadInput for a fault of a whole file.
+    """
+    chosen = choose(source, seed) if source.limit else None
+    for ordinal, found in enumerate(records_where(source)):
+        if chosen is None or (ordinal < len(chosen) and chosen[ordinal]):
+            yield found if isinstance(found, Fault) else as_row(source, *found)
+
+
+def source_files(source: Source) -> list[tuple[str, Path]]:
+    """The files of a source in order: a name that is the same on every machine, and the path."""
+    path = asset_file(source.path) if is_asset(source.path) else Path(source.path).expanduser()
+    if not glob.has_magic(str(path)):
+        return [(path.name, checked(path, source))]
+    root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
+    paths = sorted(root.glob(path.relative_to(root).as_posix()))
+    files = [(found.relative_to(root).as_posix(), found) for found in paths if found.is_file()]
+    if not files:
+        raise BadInput(
+            f"source {source.name!r}: no file matches {source.path}",
+            "at least one file",
+            "check the folder and the pattern",
+        )
+    return [(name, checked(found, source)) for name, found in files]
+
+
+def source_hash(source: Source) -> str:
+    """A hash of the content of the source's files; of an asset, its pinned hash."""
+    if is_asset(source.path):
+        return asset_hash(source.path)
+    return hash_json({name: hash_file(path) for name, path in source_files(source)})
+
+
+def checked(path: Path, source: Source) -> Path:
+    """The path, if a file with something in it stands there."""
+    about = f"source {source.name!r}: {path}"
+    if path.is_dir():
+        raise BadInput(f"{about} is a directory", "a file", f"write a pattern: {path.name}/*.csv")
+    if not path.exists():
+        raise BadInput(f"{about} does not exist", "a file", "check the path in the recipe")
+    if not path.is_file():
+        raise BadInput(f"{about} is a device, pipe or socket", "a file", "copy it to a file first")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{about} is empty", "at least a header and a row", "export the file again")
+    return path
+
+
+def choose(source: Source, seed: int) -> np.ndarray:
+    """Which of the matching records are read under the limit: bool (records,)."""
+    count = sum(1 for _ in records_where(source))
+    drawn = stream(seed, "limit", source.name).permutation(count)[: source.limit]
+    mask = np.zeros(count, bool)
+    mask[drawn] = True
+    return mask
+
+
+Record = tuple[str, dict[str, Any]]
+
+
+def records_where(source: Source) -> Iterator[Record | Fault]:
+    """Records of all files that agree with ``where``; faults too, since they might have."""
+    for found in records(source):
+        if isinstance(found, Fault) or all(
+            as_label(found[1].get(column)) == value for column, value in source.where.items()
+        ):
+            yield found
+
+
+def records(source: Source) -> Iterator[Record | Fault]:
+    """(origin, columns of interest) of every record in every file."""
+    readers = {
+        ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_lines, ".ndjson": read_lines,
+        ".json": read_object, ".parquet": read_parquet,
+    }  # fmt: skip
+    for name, path in source_files(source):
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix
+        if kind.lower() not in readers or (kind == ".parquet" and suffixes[-1] == ".gz"):
+            raise BadInput(
+                f"source {source.name!r}: {name} has no suffix that says what it is",
+                "one of " + ", ".join(readers) + " (the text formats also with .gz)",
+                "rename or convert the file",
+            )
+        yield from readers[kind.lower()](name, path, source)
+
+
+def columns_of(source: Source) -> list[str]:
+    """The columns that are read, in order and once each."""
+    label = [] if source.constant_label else [source.label]
+    every = [source.text, *label, *([source.id] if source.id else []), *source.where]
+    return list(dict.fromkeys(every))
+
+
+def need_columns(name: str, header: list[str], source: Source) -> None:
+    """Raise BadInput unless the file has every column that the source names, once."""
+    for column in columns_of(source):
+        if column not in header:
+            raise BadInput(
+                f"source {source.name!r}: {name} has no column {column!r}, but {header[:20]}",
+                f"the column {column!r}",
+                nearest(column, header),
+            )
+        if header.count(column) > 1:
+            raise BadInput(
+                f"source {source.name!r}: {name} has {header.count(column)} columns {column!r}",
+                "names that differ",
+                "rename one of them",
+            )
+
+
+def read_csv(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+    """Records of a CSV file with a header; ``.tsv`` is split at tabs.
+
+    Quoting is strict: a row that breaks it is a fault, an unclosed quote is BadInput.
+    """
+    csv.field_size_limit(LINE_LIMIT)
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    with open_text(name, path, source, newline="") as lines:
+        reader = csv.reader(bounded(lines, name, source), delimiter=delimiter, strict=True)
+        header = next(strictly(reader, name), None)
+        if header is None or isinstance(header, Fault):
+            raise BadInput(f"source {source.name!r}: {name} has no header", "names of columns")
+        need_columns(name, header, source)
+        places = {column: header.index(column) for column in columns_of(source)}
+        for number, found in enumerate(strictly(reader, name), start=1):
+            origin = f"{name}:{number}"
+            if isinstance(found, Fault):
+                yield Fault(origin, found.reason, found.detail)
+            elif found and len(found) != len(header):
+                detail = f"{len(found)} fields, the header has {len(header)}"
+                yield Fault(origin, "wrong number of fields", detail)
+            elif found:
+                yield origin, {column: found[place] for column, place in places.items()}
+
+
+def strictly(reader: Any, name: str) -> Iterator[list[str] | Fault]:
+    """Rows of a csv reader; its errors as faults, except those that swallow the file's rest."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field limit" in str(error):
+                raise BadInput(
+                    f"{name}: a quote opened at line {line} is not closed",
+                    "quotes in pairs (two for one inside a field)",
+                    f"mend line {line}",
+                ) from None
+            detail = f"lines {line} to {reader.line_num}: {error}"
+            yield Fault("", "broken quoting", detail)
+
+
+def read_lines(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+    """Records of a JSON Lines file: one object a line."""
+    with open_text(name, path, source) as lines:
+        for number, line in enumerate(bounded(lines, name, source), start=1):
+            if line.strip():
+                yield parse(f"{name}:{number}", line, source)
+
+
+def read_object(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+    """The one record of a JSON file that holds one object, or those of a list of objects."""
+    with open_text(name, path, source) as lines:
+        text = piece_of(lines, -(8 * LINE_LIMIT + 1), name, source)
+    if len(text) > 8 * LINE_LIMIT:
+        raise BadInput(
+            f"source {source.name!r}: {name} is one JSON value of more than 64 MB",
+            "a stream of rows",
+            "convert it to JSON Lines: jq -c '.[]'",
+        )
+    if not text.lstrip().startswith("["):
+        yield parse(f"{name}:1", text, source)
+        return
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"source {source.name!r}: {name} is not JSON: {error}", "JSON") from None
+    for number, value in enumerate(values, start=1):
+        yield record_of(f"{name}:{number}", value, source)
+
+
+def parse(origin: str, text: str, source: Source) -> Record | Fault:
+    """The record that a JSON text holds."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        return Fault(origin, "not JSON", "nested too deeply")
+    except ValueError as error:
+        return Fault(origin, "not JSON", str(error)[:200])
+    return record_of(origin, value, source)
+
+
+def record_of(origin: str, value: Any, source: Source) -> Record | Fault:
+    """The columns of interest of a JSON value."""
+    if not isinstance(value, dict):
+        return Fault(origin, "wrong type", f"a JSON {type(value).__name__}, not an object")
+    for column in columns_of(source):
+        if column not in value:
+            return Fault(origin, "missing key", f"{column!r}; it has {sorted(value)[:10]}")
+    return origin, {column: value[column] for column in columns_of(source)}
+
+
+def read_parquet(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+    """Records of a Parquet file, read in batches."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    about = f"source {source.name!r}: {name}"
+    try:
+        with parquet.ParquetFile(path) as table:
+            need_columns(name, table.schema_arrow.names, source)
+            text = table.schema_arrow.field(source.text).type
+            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+                raise BadInput(f"{about}: column {source.text!r} is {text}", "strings")
+            refuse_bomb(about, parquet_bytes(table), path.stat().st_size)
+            number = 0
+            for batch in table.iter_batches(512, columns=columns_of(source)):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{name}:{number}", record
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(
+            f"{about} cannot be read as Parquet: {str(error).splitlines()[0][:200]}",
+            "a whole Parquet file",
+            "copy or export it again",
+        ) from None
+
+
+def parquet_bytes(table: Any) -> int:
+    """Bytes that a Parquet file says it unpacks to."""
+    groups = range(table.metadata.num_row_groups)
+    return sum(table.metadata.row_group(group).total_byte_size for group in groups)
+
+
+def refuse_bomb(about: str, unpacked: int, packed: int) -> None:
+    """Raise BadInput when a file unpacks to far more than its size."""
+    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * packed:
+        raise BadInput(
+            f"{about} unpacks to more than {BOMB_RATIO} times its {packed:,} bytes",
+            "text, which packs to a tenth",
+            "unpack it by hand and look at it",
+        )
+
+
+class Unpacking(io.RawIOBase):
+    """A gzip stream that refuses to become a bomb."""
+
+    def __init__(self, path: Path, about: str) -> None:
+        self.about, self.packed = about, path.stat().st_size
+        self.inner, self.count = gzip.GzipFile(path, "rb"), 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer; BadInput when the stream is broken, cut short or a bomb."""
+        try:
+            piece = self.inner.read(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInput(
+                f"{self.about} is not a whole gzip file: {error}", "gzip", "pack it again"
+            ) from None
+        self.count += len(piece)
+        refuse_bomb(self.about, self.count, self.packed)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        """Close the file beneath too."""
+        self.inner.close()
+        super().close()
+
+
+def open_text(name: str, path: Path, source: Source, newline: str | None = None) -> io.TextIOBase:
+    """A file as text, without byte-order mark; bytes that are not of the encoding stay visible.
+
+    They come as lone surrogates, so that the row that holds them can be set aside.
+    """
+    about = f"source {source.name!r}: {name}"
+    raw: BinaryIO = path.open("rb")
+    if path.suffix.lower() == ".gz":
+        raw.close()
+        raw = io.BufferedReader(Unpacking(path, about), 1 << 18)  # type: ignore[assignment]
+    head = raw.peek(4)[:4]  # type: ignore[attr-defined]
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") and source.encoding == "utf-8":
+        raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
+    encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
+    try:
+        return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
+    except LookupError:
+        cure = "write utf-8, cp1252, latin-1 …"
+        raise BadInput(f"{about}: no encoding {source.encoding!r}", "a codec", cure) from None
+
+
+def bounded(lines: io.TextIOBase, name: str, source: Source) -> Iterator[str]:
+    """Lines, none longer than the limit: a file of one endless line must not fill the memory."""
+    number = 0
+    while line := piece_of(lines, LINE_LIMIT, name, source):
+        number += 1
+        if len(line) == LINE_LIMIT:
+            raise BadInput(
+                f"source {source.name!r}: {name}, line {number} has over {LINE_LIMIT:,} characters",
+                "lines of text",
+                "check that the file is what its suffix says",
+            )
+        yield line
+
+
+def piece_of(lines: io.TextIOBase, limit: int, name: str, source: Source) -> str:
+    """The next line of at most ``limit`` characters; of the whole text when it is negative."""
+    try:
+        return lines.readline(limit) if limit > 0 else lines.read(-limit)
+    except UnicodeError as error:
+        raise BadInput(
+            f"source {source.name!r}: {name} is not {source.encoding}: {error}",
+            f"text in {source.encoding}",
+            "set the encoding of this source",
+        ) from None
+
+
+def as_row(source: Source, origin: str, record: dict[str, Any]) -> Row | Fault:
+    """The row that a record holds, or the reason why it cannot be used."""
+    text = record[source.text]
+    if not isinstance(text, str):
+        return Fault(origin, *typed("text", text))
+    if "\0" in text:
+        return Fault(origin, "NUL in text", f"at character {text.index(chr(0))}")
+    if not valid(text):
+        return Fault(origin, "not " + source.encoding, "bytes that the encoding does not know")
+    label = source.constant_label or as_label(record[source.label])
+    if label is None:
+        return Fault(origin, *typed("label", record[source.label]))
+    if not label.strip() or not valid(label) or len(label) > 200:
+        return Fault(origin, "unusable label", repr(label[:80]))
+    if source.labels and label not in source.labels:
+        return Fault(origin, "unknown label", f"{label!r}; known: {sorted(source.labels)[:20]}")
+    key = as_label(record[source.id]) if source.id else ""
+    if key is None:
+        return Fault(origin, *typed("id", record[source.id]))
+    return Row(text, source.labels.get(label, label), key, origin)
+
+
+def valid(text: str) -> bool:
+    """Whether the text holds whole characters only: no lone surrogates, no NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def typed(what: str, value: Any) -> tuple[str, str]:
+    """Reason and detail for a value of the wrong type."""
+    if value is None:
+        return f"no {what}", "null"
+    return "wrong type", f"{what} is {type(value).__name__}, not text"
+
+
+def as_label(value: Any) -> str | None:
+    """A label or id as a string: strings, integers, booleans, whole floats; else None."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, str | int) else None
