@@ -1,0 +1,165 @@
+"""A published model's folder (config.json, safetensors, tokenizer.json), read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmwright.core.durable import write_json
+from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.files.weights import (
+    FETCH_AGAIN,
+    PICKLED,
+    check_fit,
+    read_tensors,
+    refuse_pickle,
+    write_tensors,
+)
+from lmwright.models.network import build
+from lmwright.models.spec import ModelSpec
+from lmwright.tables import entries, resolve
+from lmwright.text.tokenizer import Tokenizer, read_tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published folder holds: family, spec, our weights (those of its head apart)."""
+
+    family: Family
+    spec: ModelSpec
+    weights: dict[str, Tensor]
+    head: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+
+def read_folder(folder: Path) -> Published:
+    """Read a published folder without running anything in it.
+
+    BadInput: no such folder, no config, remote code, a family we do not have, only pickles, a
+    tokenizer with more tokens than the embedding. Corrupt: truncated, missing or extra tensors,
+    wrong shapes, weights that are not finite.
+    """
+    config = read_config(folder)
+    family = family_of(config, folder)
+    try:
+        setting = family.spec(config)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise BadInput(
+            f"{folder / 'config.json'}: {type(error).__name__}: {error}",
+            f"a {family.name} config",
+            FETCH_AGAIN,
+        ) from None
+    theirs = without_prefix(read_shards(folder), family.prefix)
+    mapped = family.weights(setting)
+    names = {name for weight in mapped for name in weight.theirs}
+    body = {
+        name: tensor
+        for name, tensor in theirs.items()
+        if name in names or not name.startswith(family.unread)
+    }
+    wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
+    check_fit(body, {name: tuple(each.shape) for name, each in wanted.items()}, str(folder))
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    check_vocabulary(tokenizer, setting, folder)
+    return Published(family, setting, to_ours(mapped, body), head_of(family, theirs), tokenizer)
+
+
+def write_folder(
+    folder: Path, family: Family, setting: ModelSpec, weights: Mapping[str, Tensor]
+) -> None:
+    """Write config and weights under the family's published names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", family.config(setting))
+    write_tensors(folder / WEIGHTS, to_theirs(family.weights(setting), weights))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's ``config.json``; BadInput if it asks for remote code."""
+    refuse_pickle(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BadInput(
+            f"no config.json in {folder}", "a model's folder", "check the path, or fetch it again"
+        )
+    config = read_json_object(path)
+    if "auto_map" in config:
+        raise BadInput(
+            f"{path} asks to run code that comes with the model (auto_map)",
+            "a model that our own code can run",
+            "use a model without auto_map",
+        )
+    return config
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Corrupt(f"{path}: {error}", "a JSON object", FETCH_AGAIN) from None
+    if not isinstance(value, dict):
+        raise Corrupt(f"{path} holds no JSON object", "a JSON object", FETCH_AGAIN)
+    return value
+
+
+def family_of(config: Mapping[str, Any], folder: Path) -> Family:
+    """The family that the config names."""
+    name = config.get("model_type")
+    known = entries("families")
+    if name not in known:
+        raise BadInput(
+            f"{folder / 'config.json'}: no family is called {name!r}",
+            "a family that lmwright has",
+            nearest(str(name), known),
+        )
+    return resolve("families", str(name))
+
+
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder, from one file or from the shards that an index names."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        names = set(read_json_object(index).get("weight_map", {}).values())
+        if any(Path(str(name)).name != name for name in names):
+            raise BadInput(f"{index} names a file outside its folder", "names of files beside it")
+        shards = [read_tensors(folder / name) for name in sorted(names)]
+        return {name: tensor for shard in shards for name, tensor in shard.items()}
+    if not (folder / WEIGHTS).is_file():
+        for path in sorted(folder.iterdir()):
+            if path.suffix in PICKLED:
+                refuse_pickle(path)
+    return read_tensors(folder / WEIGHTS)
+
+
+def without_prefix(theirs: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors' names as they are in a checkpoint without a head."""
+    return {name.removeprefix(prefix): tensor for name, tensor in theirs.items()}
+
+
+def head_of(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the head's weights that the folder has."""
+    found = {}
+    for weight in family.head:
+        name = weight.theirs[0].removeprefix(family.prefix)
+        if name in theirs:
+            found[weight.ours] = theirs[name]
+    return found
+
+
+def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
+    """BadInput if the tokenizer can give an id that the embedding does not have."""
+    rows = setting.stacks[0].embedding.vocabulary
+    if tokenizer.highest() >= rows:
+        raise BadInput(
+            f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",
+            f"at most {rows - 1}, as the embedding has {rows} rows",
+            "take tokenizer.json and weights from the same model",
+        )

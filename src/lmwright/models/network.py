@@ -1,0 +1,99 @@
+"""The network that a spec describes: its modules, its forward, its fresh weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lmwright.core.random import key
+from lmwright.models import spec
+from lmwright.models.blocks import Embedding, Head, Sublayer
+from lmwright.models.ragged import Noise, Ragged
+
+HEAD_SITE = 1 << 20
+
+
+class Stack(nn.Module):
+    """An embedding and its layers."""
+
+    def __init__(self, setting: spec.Stack) -> None:
+        super().__init__()
+        self.embedding = Embedding(setting, site=0)
+        # A sublayer has two places of noise: its own and its op's.
+        sites = iter(range(1, 1 << 16, 2))
+        self.layers = nn.ModuleList(
+            nn.ModuleList(Sublayer(sublayer, setting.width, next(sites)) for sublayer in layer)
+            for layer in setting.layers
+        )
+
+    def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
+        """Hidden states (n, d) of the stream after the last layer; with ``noise``, dropout."""
+        x_nd = self.embedding(batch, noise)
+        for layer in self.layers:
+            for sublayer in layer:  # type: ignore[attr-defined]
+                x_nd = sublayer(x_nd, batch, noise)
+        return x_nd
+
+
+class Network(nn.Module):
+    """The stacks of a spec, and a head if one is given."""
+
+    def __init__(self, setting: spec.ModelSpec, head: spec.Head | None = None) -> None:
+        super().__init__()
+        self.spec, self.head_spec = setting, head
+        self.stacks = nn.ModuleDict({stack.name: Stack(stack) for stack in setting.stacks})
+        last = setting.stacks[-1]
+        self.head = None if head is None else Head(head, last.width, HEAD_SITE)
+
+    def hidden(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
+        """Hidden states (n, d) of the last stack."""
+        return self.stacks[self.spec.stacks[-1].name](batch, noise)
+
+    def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
+        """Logits (b, outputs), in the order in which the documents were packed."""
+        if self.head is None:
+            raise TypeError("this network has no head")
+        return self.head(self.hidden(batch, noise), batch, noise)
+
+
+def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
+    """A network whose weights are not there yet: :func:`fill` or :func:`initialise` gives them."""
+    with torch.device("meta"):
+        return Network(setting, head)
+
+
+def fill(network: Network, tensors: dict[str, Tensor]) -> None:
+    """Give the network those of its weights that ``tensors`` names, without a copy."""
+    network.load_state_dict(tensors, strict=False, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+
+
+def initialise(network: Network, seed: int) -> None:
+    """Draw every weight that is still missing: normal with standard deviation 0.02, gains 1.
+
+    The draw of a weight is keyed by its name, so adding another one changes no other.
+    """
+    for name, parameter in list(network.named_parameters()):
+        if not parameter.is_meta:
+            continue
+        module = network.get_submodule(name.rpartition(".")[0])
+        leaf = name.rpartition(".")[2]
+        setattr(module, leaf, nn.Parameter(fresh(parameter, module, leaf, seed, name)))
+
+
+def fresh(parameter: Tensor, module: nn.Module, leaf: str, seed: int, name: str) -> Tensor:
+    """The first value of one weight."""
+    if leaf == "bias":
+        return torch.zeros(parameter.shape)
+    if isinstance(module, nn.LayerNorm):
+        return torch.ones(parameter.shape)
+    generator = torch.Generator().manual_seed(key(seed, "weight", name) % (1 << 63))
+    return torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator)
+
+
+def size(network: Network) -> int:
+    """How many numbers the network's weights are."""
+    return sum(math.prod(parameter.shape) for parameter in network.parameters())

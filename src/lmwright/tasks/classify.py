@@ -1,0 +1,76 @@
+"""Classification: one label a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmwright.core.errors import BadInput, nearest
+from lmwright.models.encoder import MOST_TOKENS_AT_ONCE, Encoder, pieces
+from lmwright.models.ragged import Noise, pack
+from lmwright.models.spec import Head
+from lmwright.train.batches import Example
+
+
+@dataclass(frozen=True)
+class Classify:
+    """One of ``labels`` a text; ``smoothing`` spreads that much of a target over all labels."""
+
+    labels: tuple[str, ...]
+    smoothing: float = 0.0
+
+    def head(self, dropout: float) -> Head:
+        """The mean over the tokens, as the start was pre-trained with, then one linear map."""
+        return Head(pool="mean", dense=False, dropout=dropout, outputs=len(self.labels))
+
+    def examples(
+        self, model: Encoder, texts: Sequence[str], labels: Sequence[str], ids: Sequence[str]
+    ) -> list[Example]:
+        """Rows as examples; a row's id (hexadecimal) keys its noise."""
+        places = {label: place for place, label in enumerate(self.labels)}
+        for label in set(labels) - set(places):
+            raise BadInput(
+                f"a row has the label {label!r}",
+                "one of " + ", ".join(self.labels),
+                nearest(label, self.labels),
+            )
+        prepared = model.prepare(texts)
+        return [
+            Example(tokens.ids, int(row, 16), places[label])
+            for tokens, row, label in zip(prepared, ids, labels, strict=True)
+        ]
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
+    ) -> Tensor:
+        """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7)."""
+        return F.cross_entropy(
+            logits(network, examples, noise), targets(examples), label_smoothing=self.smoothing
+        )
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean log-loss (nats, unsmoothed) and accuracy."""
+        total, right = 0.0, 0
+        with torch.inference_mode():
+            costs = [len(example.tokens) for example in examples]
+            for places in pieces(costs, MOST_TOKENS_AT_ONCE):
+                piece = [examples[place] for place in places]
+                rows, wanted = logits(network, piece, None).double(), targets(piece)
+                total += float(F.cross_entropy(rows, wanted, reduction="sum"))
+                right += int((rows.argmax(dim=1) == wanted).sum())
+        return {"log_loss": total / len(examples), "accuracy": right / len(examples)}
+
+
+def logits(network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
+    """Logits (examples, labels)."""
+    batch = pack([each.tokens for each in examples], [each.document for each in examples])
+    return network(batch, noise)
+
+
+def targets(examples: Sequence[Example]) -> Tensor:
+    """The places of the right labels, int64."""
+    return torch.tensor([example.target for example in examples])

@@ -1,0 +1,54 @@
+"""Which examples a step sees: a function of seed and step, so that resuming needs no state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmwright.core.random import stream
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document as ids, the number that keys its noise, and what is to be learnt of it."""
+
+    tokens: np.ndarray
+    document: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Examples in a new order every epoch, ``size`` documents a step, none left out."""
+
+    examples: Sequence[Example]
+    size: int
+    epochs: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one epoch; the last one may be smaller."""
+        return -(-len(self.examples) // self.size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return self.per_epoch * self.epochs
+
+    def at(self, step: int) -> list[Example]:
+        """The examples of a step, counted from 0."""
+        epoch, place = divmod(step, self.per_epoch)
+        order = stream(self.seed, "order", epoch).permutation(len(self.examples))
+        return [self.examples[j] for j in order[place * self.size : (place + 1) * self.size]]
+
+    def hash(self) -> str:
+        """A digest of everything that is learnt from, so that a checkpoint can tell other data."""
+        digest = hashlib.sha256(f"{self.size} {self.epochs} {self.seed}".encode())
+        for example in self.examples:
+            digest.update(f"{example.document} {example.target} ".encode())
+            digest.update(np.asarray(example.tokens, dtype="<i8").tobytes())
+        return digest.hexdigest()

