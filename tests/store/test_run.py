@@ -113,6 +113,20 @@ def test_the_index_is_rebuilt_from_the_folders(tmp_path: Path) -> None:
     assert again.decide("rollback", {})["number"] == 2
 
 
+def test_one_kind_stands_twice_under_other_names(tmp_path: Path) -> None:
+    raw = {
+        "name": "toy",
+        "stages": {
+            "draw": None,
+            "more": {"stage": "draw", "writes": {"numbers": "others"}, "seed": 5},
+            "total": {"reads": {"numbers": "others"}},
+        },
+    }
+    run = run_recipe(make_recipe(raw, "toy.yaml", resolve, ()), Store(tmp_path))
+    assert run.artifacts["others"] != run.artifacts["numbers"]
+    assert run.results["total"].inputs == {"numbers": run.artifacts["others"]}
+
+
 def test_a_missing_artifact_is_made_anew_with_the_same_content(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = run_recipe(recipe(), store)

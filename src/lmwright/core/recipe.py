@@ -8,6 +8,8 @@
     watch: {window: 200}
 
 A key under ``stages`` is the stage's name and, unless it says ``stage: KIND``, its kind too.
+``reads: {rows: feedback}`` and ``writes: {rows: feedback}`` rename its artifacts, so that one
+kind can stand twice.
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
 them. ``extends: OTHER.yaml`` starts from another recipe's fields. ``artifacts`` names what is
 in the store already (name: content hash), so that a stage may need it. The dataclasses behind
@@ -42,6 +44,16 @@ class Step:
     name: str
     kind: str
     stage: Stage
+    reads: Mapping[str, str]
+    writes: Mapping[str, str]
+
+    def needs(self) -> dict[str, str]:
+        """The stage's own name of what it needs -> the artifact's name in this recipe."""
+        return {name: self.reads.get(name, name) for name in self.stage.needs()}
+
+    def gives(self) -> dict[str, str]:
+        """The stage's own name of what it gives -> the artifact's name in this recipe."""
+        return {name: self.writes.get(name, name) for name in self.stage.gives()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,21 @@ def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
     settings: dict[str, Any] = {}
     settings.update(value or {})
     kind = settings.pop("stage", name)
-    return Step(name, kind, read_settings(resolve("stages", kind), settings, f"{where}: {name}"))
+    renamed = [
+        read_settings(dict[str, str], settings.pop(key, None) or {}, f"{where}: {name}.{key}")
+        for key in ("reads", "writes")
+    ]
+    stage = read_settings(resolve("stages", kind), settings, f"{where}: {name}")
+    step = Step(name, kind, stage, *renamed)
+    for key, known, given in (
+        ("reads", stage.needs(), step.reads),
+        ("writes", stage.gives(), step.writes),
+    ):
+        for artifact in given:
+            if artifact not in known:
+                cure = nearest(artifact, known) if known else "leave it out"
+                raise BadInput(f"{where}: {name}.{key} renames {artifact!r}", "an artifact", cure)
+    return step
 
 
 def read_settings(kind: type, value: Any, where: str) -> Any:
@@ -159,9 +185,9 @@ def follow(schema: dict[str, Any], place: Any) -> dict[str, Any]:
 def check_order(steps: tuple[Step, ...], artifacts: Mapping[str, str], where: str) -> None:
     """Every needed artifact must be in the store or given by one earlier stage."""
     given: dict[str, str] = dict.fromkeys(artifacts, "the store")
-    later = {artifact: step.name for step in steps for artifact in step.stage.gives()}
+    later = {artifact: step.name for step in steps for artifact in step.gives().values()}
     for step in steps:
-        for artifact in step.stage.needs():
+        for artifact in step.needs().values():
             if artifact in given:
                 continue
             if artifact in later:
@@ -175,7 +201,7 @@ def check_order(steps: tuple[Step, ...], artifacts: Mapping[str, str], where: st
                 "an artifact of an earlier stage",
                 nearest(artifact, given) if given else "add the stage that gives it",
             )
-        for artifact in step.stage.gives():
+        for artifact in step.gives().values():
             if artifact in given:
                 raise BadInput(f"{where}: {given[artifact]} and {step.name} both give {artifact!r}")
             given[artifact] = step.name

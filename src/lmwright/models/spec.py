@@ -132,8 +132,7 @@ class ModelSpec:
 def stack_with_dropout(stack: Stack, rate: float) -> Stack:
     """One stack with every dropout rate at ``rate``."""
     layers = tuple(
-        tuple(sublayer_with_dropout(sublayer, rate) for sublayer in layer)
-        for layer in stack.layers
+        tuple(sublayer_with_dropout(sublayer, rate) for sublayer in layer) for layer in stack.layers
     )
     return replace(stack, embedding=replace(stack.embedding, dropout=rate), layers=layers)
 

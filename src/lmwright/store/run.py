@@ -53,12 +53,12 @@ class Run:
     folder: Path
     given: Mapping[str, str]
     results: dict[str, Result] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
 
     @property
     def artifacts(self) -> dict[str, str]:
         """Artifact name -> content hash: what the recipe was given and what its steps gave."""
-        made = {k: v for result in self.results.values() for k, v in result.outputs.items()}
-        return {**self.given, **made}
+        return {**self.given, **self.made}
 
 
 def run_recipe(
@@ -83,7 +83,8 @@ def run_recipe(
     journal.record("run began", recipe=recipe.name, process=os.getpid(), **environment())
     try:
         for step in recipe.steps:
-            run.results[step.name] = run_step(step, run, store, journal, again, shown)
+            result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
+            run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
             head["results"] = {key: result.stamp for key, result in run.results.items()}
             write_json(folder / "run.json", head)
             act = getattr(step.stage, "act", None)
@@ -113,7 +114,8 @@ def run_step(
 ) -> Result:
     """The result of one step, found or made."""
     given = run.artifacts
-    stamp = stamp_of(step.stage, step.kind, {name: given[name] for name in step.stage.needs()})
+    inputs = {own: given[name] for own, name in step.needs().items()}
+    stamp = stamp_of(step.stage, step.kind, inputs)
     began = time.monotonic()
     found = None if again else store.result(stamp.hash)
     if found is None:
@@ -144,7 +146,7 @@ def work_on(
     shown: Shown,
 ) -> Result:
     """Run a stage under its lease and commit what it gives."""
-    inputs = {name: store.artifact(given[name]) for name in step.stage.needs()}
+    inputs = {own: store.artifact(given[name]) for own, name in step.needs().items()}
     work = StageWork(step.name, inputs, store.scratch(stamp.hash), journal, shown)
     journal.record("stage began", step=step.name, kind=step.kind, stamp=stamp.hash)
     began = time.monotonic()
@@ -243,15 +245,15 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
     last = last_stamps(recipe.name, store)
     rows = []
     for step in recipe.steps:
-        missing = [name for name in step.stage.needs() if name not in given]
+        missing = [name for name in step.needs().values() if name not in given]
         if missing:
             rows.append(Planned(step.name, step.kind, "waits", None, [f"needs {missing[0]}"]))
             continue
-        inputs = {name: given[name] for name in step.stage.needs()}
+        inputs = {own: given[name] for own, name in step.needs().items()}
         stamp = stamp_of(step.stage, step.kind, inputs)
         result = store.result(stamp.hash)
         if result is not None:
-            given.update(result.outputs)
+            given.update({name: result.outputs[own] for own, name in step.gives().items()})
             rows.append(Planned(step.name, step.kind, "done", stamp.hash, []))
             continue
         before = store.read_result(last[step.name], 0) if step.name in last else None

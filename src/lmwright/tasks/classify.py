@@ -44,9 +44,7 @@ class Classify:
             for tokens, row, label in zip(prepared, ids, labels, strict=True)
         ]
 
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
-    ) -> Tensor:
+    def loss(self, network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
         """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7)."""
         return F.cross_entropy(
             logits(network, examples, noise), targets(examples), label_smoothing=self.smoothing

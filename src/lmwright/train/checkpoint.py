@@ -115,9 +115,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def moments(
-    weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def moments(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors under ``weight/what``."""
     return {
         f"{name}/{what}": tensor

@@ -107,7 +107,9 @@ def refuse_infinite(loss: float, norm: float, state: State, record: Record) -> N
     if math.isfinite(loss) and math.isfinite(norm):
         return
     what = "the loss" if not math.isfinite(loss) else "the gradient"
-    record("fault", kind="not finite", what=what, step=state.step, loss=str(loss), gradient=str(norm))
+    record(
+        "fault", kind="not finite", what=what, step=state.step, loss=str(loss), gradient=str(norm)
+    )
     last = state.curves[-1] if state.curves else {}
     raise LmwrightError(
         f"{what} is no finite number at step {state.step} (last loss {last.get('loss')}, "

@@ -24,9 +24,7 @@ class Task(Protocol):
     ) -> list[Example]:
         """Rows as examples; BadInput for a label that the task does not know."""
 
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
-    ) -> Tensor:
+    def loss(self, network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
         """The mean loss of some examples; with ``noise``, under dropout."""
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:

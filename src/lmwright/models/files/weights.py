@@ -151,7 +151,9 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+def check_fit(
+    found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], where: str
+) -> None:
     """Corrupt unless ``found`` has exactly the ``wanted`` names and shapes."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
