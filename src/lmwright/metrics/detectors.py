@@ -88,8 +88,14 @@ class Seen:
         spans = [self.tokens[self.offsets[r] : self.offsets[r + 1]] for r in rows]
         sizes = np.array([0] + [len(span) for span in spans])
         tokens = np.concatenate(spans) if spans else self.tokens[:0]
-        columns = (self.length, self.confidence, self.label, self.embedding)
-        return Seen(*(column[rows] for column in columns), tokens, np.cumsum(sizes))
+        return Seen(
+            self.length[rows],
+            self.confidence[rows],
+            self.label[rows],
+            self.embedding[rows],
+            tokens,
+            np.cumsum(sizes),
+        )
 
 
 @dataclass(frozen=True)
@@ -352,7 +358,7 @@ def _in_control(
 
 
 def _ks_of_members(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """KS distance (windows,) between the members and the others, for 0/1 ``member`` (windows, n)."""
+    """KS distance (windows,) of members to others; ``member`` (windows, n) is 0 or 1."""
     order = np.argsort(values, kind="stable")
     last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
     inside = np.cumsum(member[:, order], axis=1)[:, last]

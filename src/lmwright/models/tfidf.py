@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ class Tfidf:
         return np.asarray(x @ self.coef.T) + self.intercept
 
     def embed(self, batch: Sequence[Terms]) -> np.ndarray:
-        """A fixed random projection (n, 64) of the TF-IDF vectors, which keeps their distances.
+        """A fixed random projection (n, 64) of the TF-IDF vectors, at length 1; it keeps angles.
 
         (Johnson and Lindenstrauss's lemma; signs as in Achlioptas 2003.)
         """
@@ -106,10 +107,12 @@ class Tfidf:
             signs = stream(0, "tfidf", "directions").integers(0, 2, (len(self.terms), DIRECTIONS))
             self._directions = (2.0 * signs - 1.0).astype(np.float32) / np.sqrt(DIRECTIONS)
         x = self._vectors([(row.columns, row.counts) for row in batch])
-        return np.asarray(x.astype(np.float32) @ self._directions, dtype=np.float32)
+        projected = np.asarray(x.astype(np.float32) @ self._directions, dtype=np.float32)
+        lengths = np.sqrt(np.square(projected).sum(1, keepdims=True))
+        return np.divide(projected, lengths, out=projected, where=lengths > 0)
 
     def save(self, folder: Path) -> None:
-        """Write ``model.json``, ``terms.json`` and ``model.safetensors``; the same bytes each time."""
+        """Write ``model.json``, ``terms.json``, ``model.safetensors``; the same bytes each time."""
         facts = {"kind": self.kind, "labels": list(self.labels), "strength": self.strength}
         write_json(folder / "model.json", facts)
         write_json(folder / "terms.json", list(self.terms))
@@ -167,7 +170,7 @@ def _terms(text: str) -> list[str]:
 
 
 def _with_pairs(words: list[str]) -> list[str]:
-    return words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+    return words + [f"{first} {second}" for first, second in pairwise(words)]
 
 
 def _vocabulary(counts: Sequence[Counter[str]]) -> tuple[list[str], np.ndarray]:
