@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Stage, Work
+from lmwright.data.corpus import read_labels
 from lmwright.data.sample import same_rows
-from lmwright.evals.rows import read_labels, read_split
+from lmwright.evals.rows import read_split
 from lmwright.models.majority import Majority
 from lmwright.models.tfidf import Tfidf
 

@@ -13,6 +13,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.core.stage import Stage, Work
+from lmwright.data.corpus import read_labels
 from lmwright.evals.predictions import (
     Predictions,
     judge,
@@ -20,7 +21,7 @@ from lmwright.evals.predictions import (
     truth_of,
     write_predictions,
 )
-from lmwright.evals.rows import read_labels, read_split
+from lmwright.evals.rows import read_split
 from lmwright.evals.scores import score
 from lmwright.evals.slices import slice_scores, worst_rows
 from lmwright.metrics.classification import brier_scores, log_losses

