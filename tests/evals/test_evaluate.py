@@ -94,7 +94,7 @@ def stage(**other):
 
 
 def test_baselines_are_trained_on_the_rows_of_the_model(rows, trained, tmp_path):
-    folder, facts = trained
+    facts = trained[1]
     assert facts["same_rows"] == 1000 and facts["all_rows"] > 5400
     assert facts["tfidf"]["terms"] < facts["tfidf_all"]["terms"]
     ids = pq.read_table(rows / "train.parquet").column("id").to_pylist()[::7]
@@ -201,7 +201,7 @@ def test_saved_predictions_are_what_the_model_and_its_calibration_say(rows, eval
 
 
 def test_errors_and_slices_point_at_real_weaknesses(evaluated):
-    work, _, scores = evaluated
+    scores = evaluated[2]
     test = scores["splits"]["test"]
     losses = [row["log_loss"] for row in test["worst"]]
     assert len(losses) == 20 and losses == sorted(losses, reverse=True)

@@ -33,6 +33,18 @@ from lmwright.tables import MODELS
 
 PRIMARY = ("log_loss", "brier", "accuracy")
 
+MAIN = (
+    "accuracy",
+    "macro_f1",
+    "log_loss",
+    "brier",
+    "calibration_error",
+    "macro_roc_auc",
+    "coverage",
+    "accuracy_answered",
+)
+"""The scores that become facts of the run; the others stand in ``scores.json``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Stage):
@@ -220,7 +232,8 @@ def headline(
     shown = "; ".join(f"{name} {_figure(value[name])}" for name in models)
     if losing:
         state = "baseline wins"
-        line = f"A baseline wins {told}: {best} is better than {models[0]}"
+        winner = min(losing, key=lambda name: sign * value[name]["estimate"])
+        line = f"A baseline wins {told}: {winner} is better than {models[0]}"
     elif unproven:
         state = "inconclusive"
         line = f"Not proven {told}: {models[0]} may be no better than {' and '.join(unproven)}"
@@ -247,8 +260,6 @@ def _figure(value: Mapping[str, float | None]) -> str:
 
 def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth a line in a table: main scores and comparisons, without rows and texts."""
-    kept = ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error", "macro_roc_auc")
-    kept += ("coverage", "accuracy_answered")
     return {
         "headline": result["headline"],
         "calibration": result["calibration"],
@@ -256,7 +267,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
             split: {
                 "rows": scored["rows"],
                 "models": {
-                    name: {metric: each["metrics"][metric] for metric in kept}
+                    name: {metric: each["metrics"][metric] for metric in MAIN}
                     for name, each in scored["models"].items()
                 },
                 "comparisons": scored["comparisons"],

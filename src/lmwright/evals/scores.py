@@ -147,8 +147,8 @@ def _calibration(
     low, high = quantiles(values, np.array([0.5 - level / 2, 0.5 + level / 2]))
     square, centre = float(ce.debiased_square(*pair)), ce.plug_in_square(*pair)
     bounds = [square - (high - centre), square - (low - centre)]
-    root = np.sqrt(np.maximum([square, *bounds], 0.0))
-    return Interval(*(float(value) for value in root), level)
+    middle, low, high = (float(np.sqrt(max(0.0, value))) for value in (square, *bounds))
+    return Interval(middle, low, high, level)
 
 
 def _confidence(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

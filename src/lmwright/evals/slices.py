@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lmwright.evals.predictions import Predictions
-from lmwright.metrics.classification import log_losses
+from lmwright.metrics.classification import log_losses, mean
 from lmwright.metrics.intervals import bootstrap, wilson
 
 NEGATION = re.compile(
@@ -55,7 +56,8 @@ def slice_scores(
     """
     right = found.chosen == found.truth
     losses = log_losses(found.truth, found.probabilities)
-    judged, small = [], []
+    judged: list[dict[str, Any]] = []
+    small: list[dict[str, Any]] = []
     for name, member in memberships(rows).items():
         n = int(member.sum())
         if n == 0 or n == len(member):
@@ -64,7 +66,7 @@ def slice_scores(
             small.append({"slice": name, "rows": n, "too_few": True})
             continue
         own = losses[member]
-        loss = bootstrap(lambda w, own=own: (w @ own) / w.sum(-1), n, draws, rng, level)
+        loss = bootstrap(partial(mean, own), n, draws, rng, level)
         judged.append(
             {
                 "slice": name,
