@@ -46,9 +46,7 @@ def module_of(table: str, name: str) -> str:
     """The module that ``name`` stands in, without importing it."""
     known = TABLES[table] if name in TABLES[table] else entries(table)
     if name not in known:
-        raise BadInput(
-            f"{name!r} is not among the {table}", "a known name", nearest(name, known)
-        )
+        raise BadInput(f"{name!r} is not among the {table}", "a known name", nearest(name, known))
     return known[name].partition(":")[0]
 
 

@@ -6,6 +6,7 @@ silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import gzip
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -414,19 +415,29 @@ def open_text(name: str, path: Path, source: Source, newline: str | None = None)
     They come as lone surrogates, so that the row that holds them can be set aside.
     """
     about = f"source {source.name!r}: {name}"
-    raw: BinaryIO = path.open("rb")
-    if path.suffix.lower() == ".gz":
-        raw.close()
-        raw = io.BufferedReader(Unpacking(path, about), 1 << 18)  # type: ignore[assignment]
-    head = raw.peek(4)[:4]  # type: ignore[attr-defined]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") and source.encoding == "utf-8":
-        raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
-    encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
     try:
-        return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
+        encoding = codecs.lookup(source.encoding).name
     except LookupError:
         cure = "write utf-8, cp1252, latin-1 …"
         raise BadInput(f"{about}: no encoding {source.encoding!r}", "a codec", cure) from None
+    packed = path.suffix.lower() == ".gz"
+    inner = Unpacking(path, about) if packed else io.FileIO(path)
+    raw = io.BufferedReader(inner, 1 << 18)
+    if encoding == "utf-8":
+        encoding = "utf-8-sig"
+        if peek(raw) in (b"\xff\xfe", b"\xfe\xff"):
+            raw.close()
+            raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
+    return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
+
+
+def peek(raw: io.BufferedReader) -> bytes:
+    """The first two bytes, left where they are; the file is closed when it cannot be read."""
+    try:
+        return raw.peek(2)[:2]
+    except BadInput:
+        raw.close()
+        raise
 
 
 def bounded(lines: io.TextIOBase, name: str, source: Source) -> Iterator[str]:
