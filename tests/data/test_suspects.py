@@ -25,17 +25,17 @@ def test_planted_flips_in_reviews_are_found(imdb):
     found = find_suspects(texts, labels, folds, 2)
     precision = flipped[found.rows].mean()
     recall = flipped[found.rows].sum() / flipped.sum()
-    assert recall > 0.6 and precision > 0.2
+    assert recall > 0.45 and precision > 0.35
     first = found.rows[: flipped.sum()]
-    assert flipped[first].mean() > 0.3
-    assert roc_auc_score(flipped, -found.margin) > 0.9
+    assert flipped[first].mean() > 0.4
+    assert roc_auc_score(flipped, -found.margin) > 0.88
 
 
 def test_planted_flips_in_sentences_are_found_better_than_by_chance(sentences):
     texts, labels, flipped, folds = planted(sentences, 4000, 0.05, 1)
     found = find_suspects(texts, labels, folds, 2)
-    assert roc_auc_score(flipped, -found.margin) > 0.72
-    assert flipped[found.rows].mean() > 2 * 0.05
+    assert roc_auc_score(flipped, -found.margin) > 0.75
+    assert flipped[found.rows].mean() > 2.5 * 0.05
 
 
 def test_same_bits_and_worst_first(sentences):

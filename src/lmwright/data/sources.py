@@ -421,7 +421,7 @@ def open_text(name: str, path: Path, source: Source, newline: str | None = None)
         cure = "write utf-8, cp1252, latin-1 …"
         raise BadInput(f"{about}: no encoding {source.encoding!r}", "a codec", cure) from None
     packed = path.suffix.lower() == ".gz"
-    inner = Unpacking(path, about) if packed else io.FileIO(path)
+    inner: io.RawIOBase = Unpacking(path, about) if packed else io.FileIO(path)
     raw = io.BufferedReader(inner, 1 << 18)
     if encoding == "utf-8":
         encoding = "utf-8-sig"
@@ -431,7 +431,7 @@ def open_text(name: str, path: Path, source: Source, newline: str | None = None)
     return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
 
 
-def peek(raw: io.BufferedReader) -> bytes:
+def peek(raw: io.BufferedReader[Any]) -> bytes:
     """The first two bytes, left where they are; the file is closed when it cannot be read."""
     try:
         return raw.peek(2)[:2]
