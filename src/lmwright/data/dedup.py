@@ -89,8 +89,7 @@ class NearDuplicates:
         their sequence) makes the answer independent of the order of arrival, even where a
         bucket is larger than the window.
         """
-        for file in [*self.files, self.shingles]:
-            file.close()
+        self.close()
         sizes = np.concatenate(self.sizes) if self.sizes else np.zeros(0, np.int32)
         starts = np.cumsum(sizes, dtype=np.int64) - sizes
         parent = np.arange(len(sizes), dtype=np.int32)
@@ -105,6 +104,11 @@ class NearDuplicates:
             os.close(handle)
         (self.folder / "shingles").unlink()
         return roots(parent)
+
+    def close(self) -> None:
+        """Finish the files; nothing can be added afterwards."""
+        for file in [*self.files, self.shingles]:
+            file.close()
 
     def join(
         self,
@@ -219,7 +223,8 @@ def shingle_sets(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     lonely = counts[owners] == 1
     values = fold(np.concatenate([pair[together], words[lonely]]))
     belongs = np.concatenate([owners[1:][together], owners[lonely]])
-    keys = np.unique((belongs.astype(np.uint64) << np.uint64(32)) | values)
+    keys = np.sort((belongs.astype(np.uint64) << np.uint64(32)) | values)
+    keys = keys[np.flatnonzero(np.diff(keys, prepend=~keys[:1]))]
     sizes = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
     return keys.astype(np.uint32), sizes
 

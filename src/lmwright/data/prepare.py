@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,6 @@ class Data(Stage):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         target = work.out("rows")
-        aside = SetAside(target / "set-aside.jsonl")
-        near = NearDuplicates(folder / "near", self.near)
         limits = Limits(
             characters=self.max_characters, labels=self.max_labels, faulty=self.max_faulty
         )
@@ -106,15 +105,16 @@ class Data(Stage):
         def say(done: int, note: str) -> None:
             work.progress(done, 2 * max(done, 1), note)
 
-        try:
+        with (
+            closing(SetAside(target / "set-aside.jsonl")) as aside,
+            closing(NearDuplicates(folder / "near", self.near)) as near,
+        ):
             gathered = gather(self.sources, folder, near, aside, limits, self.seed, say)
             clock.append(time.perf_counter())
             groups = near.groups(np.lexsort(gathered.ids.T[::-1]).argsort().astype(np.int32))
             clock.append(time.perf_counter())
             verdict, places = self.place(gathered, groups)
             quality = Second(self, gathered, groups, verdict, places).run(folder, target, aside)
-        finally:
-            aside.close()
         shutil.rmtree(folder)
         clock.append(time.perf_counter())
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
@@ -188,23 +188,29 @@ class Second:
         self.for_language = self.sample_languages()
         searched = self.sample_suspects()
         self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
-        parts = Parts(folder / "parts", int(gathered.characters.sum(dtype=np.int64)))
-        for first, texts, origins in gathered.staged():
-            self.scatter(first, texts, origins, parts, aside)
-        for place, name in self.files():
-            count = write_rows(target / f"{name}.parquet", parts.sorted(place))
-            if not count:
-                raise BadInput(
-                    f"no row of {name} is left after cleaning",
-                    "rows that are not among the training rows",
-                    "look at the reasons by running with this source alone",
-                )
+        self.refuse_empty_worlds()
+        characters = int(gathered.characters.sum(dtype=np.int64))
+        with closing(Parts(folder / "parts", characters)) as parts:
+            for first, texts, origins in gathered.staged():
+                self.scatter(first, texts, origins, parts, aside)
+            for place, name in self.files():
+                write_rows(target / f"{name}.parquet", parts.sorted(place))
         quality = self.quality(aside, self.suspects(searched))
         labels = sorted(quality["labels"])
         write_json(target / "labels.json", labels)
         write_json(target / "sources.json", self.describe_sources())
         write_json(target / "quality.json", quality)
         return quality
+
+    def refuse_empty_worlds(self) -> None:
+        """Raise BadInput when a world has no row of its own."""
+        for place, name in self.files()[len(SPLITS) :]:
+            if not ((self.places == place) & (self.verdict == KEPT)).any():
+                raise BadInput(
+                    f"no row of {name} is left after cleaning",
+                    "texts that are not among the training rows, with labels that are",
+                    "leave the source out, or look at it alone",
+                )
 
     def files(self) -> list[tuple[int, str]]:
         """(place, name) of every file of rows."""
@@ -383,6 +389,11 @@ class Parts:
                 name = self.folder / f"{place}-{key[1]}"
                 self.open[key] = name.open("w", encoding="utf-8")
             self.open[key].write(json.dumps(columns) + "\n")
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for file in self.open.values():
+            file.close()
 
     def sorted(self, place: int) -> Iterator[pa.Table]:
         """The rows of one file, sorted by id, a part at a time."""

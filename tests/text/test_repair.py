@@ -1,0 +1,57 @@
+"""Repair: what a reader sees stays, what a machine left goes."""
+
+import time
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmwright.text.repair import even_spaces, repair, strip_markup
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("It was great.<br /><br />I cried.", "It was great.\nI cried."),
+        ("a <b>very</b> good <i class='x'>film</i>", "a very good film"),
+        ("salt &amp; pepper &lt;3", "salt & pepper <3"),
+        ("if a < b and c > d", "if a < b and c > d"),
+        ("I <3 this", "I <3 this"),
+        ("x<!-- hidden <b> -->y", "x y"),
+        ("one<script>alert(1)</script>two", "one two"),
+        ("one<STYLE>p {}</STYLE>two", "one two"),
+        ("cafÃ©", "café"),
+        ("schÃ¶n", "schön"),
+        ("e\u0301", "é"),
+        ("red\x1b[31mtext\x07", "redtext"),
+        ("\ud83d\ude00", "😀"),
+        ("tab\tand\u00a0space\r\nline", "tab and space\nline"),
+        ("  \n \n ", ""),
+    ],
+)
+def test_repairs(raw, wanted):
+    assert repair(raw) == wanted
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200))
+def test_result_is_clean(text):
+    found = repair(text)
+    found.encode()
+    assert found == even_spaces(found)
+    assert not any(unicodedata.category(sign) == "Cc" and sign != "\n" for sign in found)
+
+
+def test_lone_surrogates_leave_valid_text():
+    assert repair("a\udc80b").encode()
+
+
+@pytest.mark.parametrize("piece", ["<", "<!--", "<script", "<b ", "&", " \n", "<a <b>"])
+def test_time_is_linear_in_hostile_text(piece):
+    begun = time.perf_counter()
+    strip_markup(even_spaces(piece * (400_000 // len(piece))))
+    assert time.perf_counter() - begun < 5
+
+
+def test_script_without_end_is_kept_but_its_tag_is_not():
+    assert "after" in repair("<script>before and after")
