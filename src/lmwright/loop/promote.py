@@ -1,0 +1,193 @@
+"""The stage ``promote``: a model becomes a version, and the gate decides what an alias names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmwright.core.durable import write_json
+from lmwright.core.errors import BadInput, Refused
+from lmwright.core.hashing import hash_file, hash_json
+from lmwright.core.recipe import Recipe
+from lmwright.core.stage import Stage, Work
+from lmwright.data.corpus import read_labels
+from lmwright.evals.rows import read_split
+from lmwright.loop.gate import Condition, Contender, Gate, hold
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
+from lmwright.store.store import Store
+from lmwright.store.versions import current, move, read_version, refuse_withdrawn
+
+Record = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote(Stage):
+    """Bind ``model`` and its calibration into a version, and put it behind ``NAME@alias``.
+
+    While nothing is behind the alias, the candidate must be superior to ``baseline``; from then
+    on the gate compares it with the version in place.
+    """
+
+    model: str = "model"
+    alias: str = "production"
+    baseline: str = "majority"
+    gate: Gate = field(default_factory=Gate)
+
+    def needs(self) -> tuple[str, ...]:
+        """Model, scores, rows, the baseline, and whatever holds the gate's rows."""
+        wanted = (self.model, "scores", "rows", self.baseline, *self.gate.artifacts())
+        return tuple(dict.fromkeys(wanted))
+
+    def gives(self) -> tuple[str, ...]:
+        """The version."""
+        return ("version",)
+
+    def check(self) -> None:
+        """The gate's own checks."""
+        self.gate.check()
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Write ``version.json``: the model by its content, its calibration and its labels."""
+        calibration = Calibration.load(work.inputs["scores"] / self.model)
+        model = load_model(work.inputs[self.model])
+        content = work.inputs[self.model].name
+        version = {
+            "model": content,
+            "kind": model.kind,
+            "labels": list(model.labels),
+            "calibration": calibration.to_json(),
+            "artifacts": {name: work.inputs[name].name for name in (self.model, "scores", "rows")},
+        }
+        write_json(work.out("version") / "version.json", version)
+        return {"model": content, "kind": model.kind}
+
+    def act(
+        self,
+        recipe: Recipe,
+        artifacts: Mapping[str, str],
+        store: Store,
+        record: Record,
+        author: str = "",
+    ) -> dict[str, Any]:
+        """Let the gate decide and log its decision, once for each candidate and rival."""
+        alias = f"{recipe.name}@{self.alias}"
+        version = artifacts["version"]
+        now = current(store, alias)
+        if now is not None and now.hash == version:
+            return {"decision": "in place", "alias": alias, "version": version}
+        rival = now.hash if now else artifacts[self.baseline]
+        before = earlier(store, alias, version, rival, self)
+        if before is not None:
+            record("gate decided before", number=before["number"], action=before["action"])
+            return {"decision": before["action"], "alias": alias, "version": version}
+        refuse_withdrawn(store, version)
+        evidence = self.judge(artifacts, store, version, rival, now is not None)
+        passed = all(condition["passed"] for condition in evidence["conditions"])
+        record("gate", alias=alias, version=version, rival=rival, passed=passed, **evidence)
+        if passed:
+            move(store, alias, version, evidence, author)
+        else:
+            facts = {"alias": alias, "version": version, "before": rival, "evidence": evidence}
+            store.decide("refuse", facts, author)
+        return {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
+
+    def judge(
+        self,
+        artifacts: Mapping[str, str],
+        store: Store,
+        version: str,
+        rival: str,
+        in_service: bool,
+    ) -> dict[str, Any]:
+        """The conditions as evidence for the log: numbers, never the rows themselves."""
+        gate = self.gate
+        if not in_service:
+            gate = Gate(**{**vars(gate), "claim": "superior", "kept": (), "slices": None})
+        sets = {
+            place: read_split(store.artifact(artifacts[place.split("/")[0]]), place.split("/")[1])
+            for place in (gate.fresh, *gate.kept)
+        }
+        fresh = gate_rows(store, artifacts, gate.fresh)
+        used = uses(store, fresh)
+        conditions = hold(
+            gate,
+            sets,
+            read_labels(store.artifact(artifacts["rows"])),
+            contender(store, version),
+            contender(store, rival) if in_service else baseline(store, rival),
+            used,
+            self.seed,
+            timed=in_service,
+        )
+        return {
+            "rival": rival,
+            "asked": hash_json(asdict(self.gate)),
+            "gate_rows": fresh,
+            "used_before": used,
+            "conditions": [plain(condition) for condition in conditions],
+        }
+
+
+def contender(store: Store, version: str) -> Contender:
+    """A version, loaded."""
+    bound = read_version(store, version)
+    folder = store.artifact(bound["model"])
+    return Contender(load_model(folder), Calibration(**bound["calibration"]), bytes_of(folder))
+
+
+def baseline(store: Store, content: str) -> Contender:
+    """A model that is no version: it stands as it is, without calibration."""
+    folder = store.artifact(content)
+    return Contender(load_model(folder), Calibration(), bytes_of(folder))
+
+
+def bytes_of(folder: Path) -> int:
+    """The size of all files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def gate_rows(store: Store, artifacts: Mapping[str, str], place: str) -> str:
+    """The content hash of the file with the fresh rows: the key of its ledger."""
+    artifact, _, name = place.partition("/")
+    return hash_file(store.artifact(artifacts[artifact]) / f"{name}.parquet")
+
+
+def uses(store: Store, rows: str) -> int:
+    """How often rows have served a gate: the ledger is the decision log itself."""
+    return sum(
+        entry["facts"].get("evidence", {}).get("gate_rows") == rows for entry in store.decisions()
+    )
+
+
+def earlier(
+    store: Store, alias: str, version: str, rival: str, stage: Promote
+) -> dict[str, Any] | None:
+    """The decision on this candidate, rival and gate, if it has been taken already."""
+    key = hash_json(asdict(stage.gate))
+    for entry in store.decisions():
+        facts = entry["facts"]
+        evidence = facts.get("evidence", {})
+        same = facts.get("alias") == alias and facts.get("version") == version
+        if same and evidence.get("rival") == rival and evidence.get("asked") == key:
+            return entry
+    return None
+
+
+def plain(condition: Condition) -> dict[str, Any]:
+    """A condition as JSON values."""
+    return asdict(condition)
+
+
+def promote_version(
+    store: Store, alias: str, version: str, reason: str, author: str = ""
+) -> dict[str, Any]:
+    """A person puts a version behind an alias by hand; the log says that no gate was asked."""
+    if not reason.strip():
+        raise BadInput("no reason is given", "why the gate is passed by", "add --reason TEXT")
+    now = current(store, alias)
+    if now is not None and now.hash == version:
+        raise Refused(f"{alias} names {version[:16]} already")
+    return move(store, alias, version, {"by_hand": reason}, author)
