@@ -33,10 +33,11 @@ class Embedding(nn.Module):
         self.positions = nn.Embedding(setting.positions, stack.width) if setting.positions else None
         self.segments = nn.Embedding(setting.segments, stack.width) if setting.segments else None
         self.norm = norm(setting.norm, stack.width)
+        self.gradient = TableGradient()
 
     def forward(self, batch: Ragged, noise: Noise | None) -> Tensor:
         """Vectors (n, d) of the stream; every document is one segment, the first."""
-        x_nd = self.tokens(batch.tokens_n)
+        x_nd = LookUp.apply(self.tokens.weight, batch.tokens_n, self.gradient)
         if self.positions is not None:
             x_nd = x_nd + self.positions(batch.positions_n)
         if self.segments is not None:
@@ -161,6 +162,50 @@ def attend(qkv_n: Tensor, groups: list[Group], heads: int, scale: float) -> Tens
 def split(x_n: Tensor, groups: list[Group]) -> tuple[Tensor, ...]:
     """The rows of the stream, group by group."""
     return x_n.split([group.stop - group.start for group in groups])
+
+
+class TableGradient:
+    """The gradient of a large table, in one buffer for all steps.
+
+    A step touches a few hundred of its tens of thousands of rows; to allocate and clear all
+    of them each time costs more than the rows themselves.
+    """
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self.touched: Tensor | None = None
+
+    def add(self, table: Tensor, rows_n: Tensor, gradient_nd: Tensor) -> None:
+        """Add ``gradient_nd`` to the rows ``rows_n`` of the table's gradient."""
+        if table.grad is None:
+            if self.buffer is None or self.buffer.shape != table.shape:
+                self.buffer = torch.zeros_like(table)
+            elif self.touched is not None:
+                self.buffer[self.touched] = 0
+            self.touched, table.grad = rows_n, self.buffer
+        elif self.touched is not None:
+            self.touched = torch.cat([self.touched, rows_n])
+        table.grad.index_add_(0, rows_n, gradient_nd)
+
+
+class LookUp(torch.autograd.Function):
+    """Rows of a table, whose gradient goes into a :class:`TableGradient`."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, table: Tensor, rows_n: Tensor, gradient: TableGradient
+    ) -> Tensor:
+        """(rows, d) and (n) -> (n, d)."""
+        ctx.table, ctx.gradient = table, gradient
+        ctx.save_for_backward(rows_n)
+        return F.embedding(rows_n, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        """Leaves the table's gradient in place; nothing flows on."""
+        with torch.no_grad():
+            ctx.gradient.add(ctx.table, ctx.saved_tensors[0], gradients[0])
+        return None, None, None
 
 
 class AttendWithNoise(torch.autograd.Function):

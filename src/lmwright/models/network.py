@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lmwright.core.random import key
 from lmwright.models import spec
 from lmwright.models.blocks import Embedding, Head, Sublayer
+from lmwright.models.memory import keep_freed_memory
 from lmwright.models.ragged import Noise, Ragged
 
 HEAD_SITE = 1 << 20
@@ -60,6 +61,7 @@ class Network(nn.Module):
 
 def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
     """A network whose weights are not there yet: :func:`fill` or :func:`initialise` gives them."""
+    keep_freed_memory()
     with torch.device("meta"):
         return Network(setting, head)
 

@@ -1,0 +1,26 @@
+"""How the process holds on to memory: a step asks for the same sizes as the one before it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names' numbers in glibc's malloc.h
+LARGEST_KEPT = 32 << 20  # the most that glibc accepts
+KEPT_IN_ALL = 1 << 30
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library reuse freed blocks instead of giving them back to the system.
+
+    By default every tensor above 128 KB is a fresh mapping whose pages fault in anew; on a
+    CPU that took a sixth to a third of a training step. Says whether it could be set: other
+    C libraries than glibc keep their own ways.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(MMAP_THRESHOLD, LARGEST_KEPT) == 1
+    return mallopt(TRIM_THRESHOLD, KEPT_IN_ALL) == 1 and kept
