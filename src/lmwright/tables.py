@@ -18,6 +18,7 @@ STAGES = {
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
     "audit": "lmwright.audit.audit:Audit",
+    "detect": "lmwright.loop.detect:Detect",
     "promote": "lmwright.loop.promote:Promote",
 }
 

@@ -24,6 +24,10 @@ class Words:
     def cost(self) -> int:
         return len(self.text.split()) + 1
 
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(self.cost)
+
 
 class Counting:
     """Two labels; the logit is the number of a's times ``scale``. Some texts misbehave."""

@@ -63,6 +63,18 @@ class Encoder:
         """The mean hidden state of each text, at length 1: float32 (texts, width)."""
         return self.in_pieces(batch, self.vectors, self.network.spec.stacks[-1].width)
 
+    def look(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and vectors of one pass."""
+        width = self.network.spec.stacks[-1].width
+
+        def both(piece: Ragged) -> Tensor:
+            logits_bk, hidden_nd = self.network.look(piece)
+            pooled_bd = F.normalize(mean_pool(hidden_nd, piece), dim=-1)
+            return torch.cat([logits_bk, piece.as_packed(pooled_bd)], dim=-1)
+
+        rows = self.in_pieces(batch, both, len(self.labels) + width)
+        return rows[:, : len(self.labels)].astype(np.float64), rows[:, len(self.labels) :]
+
     def vectors(self, batch: Ragged) -> Tensor:
         """The vectors of one batch (b, d), in the order in which it was packed."""
         pooled_bd = mean_pool(self.network.hidden(batch), batch)

@@ -52,6 +52,10 @@ class Majority:
         """Zeros (n, 1): this model tells no text from another."""
         return np.zeros((len(batch), 1), dtype=np.float32)
 
+    def look(self, batch: Sequence[Whole]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and vectors."""
+        return self.logits(batch), self.embed(batch)
+
     def save(self, folder: Path) -> None:
         """Write ``model.json``."""
         facts = {"kind": self.kind, "labels": list(self.labels), "counts": list(self.counts)}

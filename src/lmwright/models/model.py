@@ -36,6 +36,9 @@ class Model(Protocol):
     def embed(self, batch: Sequence[Any]) -> np.ndarray:
         """One vector of length 1 a text, float32 (texts, width), for drift and search."""
 
+    def look(self, batch: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`logits` and :meth:`embed` give, in one pass: what serving asks for."""
+
     def save(self, folder: Path) -> None:
         """Write the model into an empty folder; the same model gives the same bytes."""
 

@@ -54,9 +54,14 @@ class Network(nn.Module):
 
     def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
         """Logits (b, outputs), in the order in which the documents were packed."""
+        return self.look(batch, noise)[0]
+
+    def look(self, batch: Ragged, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (b, outputs) and the hidden states (n, d) that they were read from."""
         if self.head is None:
             raise TypeError("this network has no head")
-        return self.head(self.hidden(batch, noise), batch, noise)
+        hidden_nd = self.hidden(batch, noise)
+        return self.head(hidden_nd, batch, noise), hidden_nd
 
 
 def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:

@@ -111,6 +111,10 @@ class Tfidf:
         lengths = np.sqrt(np.square(projected).sum(1, keepdims=True))
         return np.divide(projected, lengths, out=projected, where=lengths > 0)
 
+    def look(self, batch: Sequence[Terms]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and vectors."""
+        return self.logits(batch), self.embed(batch)
+
     def save(self, folder: Path) -> None:
         """Write ``model.json``, ``terms.json``, ``model.safetensors``; the same bytes each time."""
         facts = {"kind": self.kind, "labels": list(self.labels), "strength": self.strength}

@@ -52,7 +52,12 @@ class Answer:
     unsure: bool
     probabilities: np.ndarray
     embedding: np.ndarray
-    tokens: int
+    ids: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the text was read as."""
+        return len(self.ids)
 
 
 @dataclass
@@ -261,7 +266,7 @@ def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:
             bool(unsure[row]),
             probabilities[row],
             embeddings[row],
-            int(item.cost),
+            item.ids,
         )
         for row, item in enumerate(prepared)
     ]

@@ -61,15 +61,18 @@ def create_first(connection: sa.Connection) -> None:
     schema.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (create_first,)
+Migrations = tuple[Callable[[sa.Connection], None], ...]
 """In order; a database at version n has had the first n. Never edit one that has shipped."""
+
+MIGRATIONS: Migrations = (create_first,)
 
 
 class Database:
-    """Transactions on the registry. Every write is one immediate, fully synchronous transaction."""
+    """Transactions on a database. Every write is one immediate, fully synchronous transaction."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, migrations: Migrations | None = None) -> None:
         self.url = url
+        self.migrations = MIGRATIONS if migrations is None else migrations
         self.sqlite = url.startswith("sqlite")
         try:
             self.engine = sa.create_engine(url, pool_pre_ping=not self.sqlite)
@@ -107,13 +110,13 @@ class Database:
             yield
         except OperationalError as error:
             raise LmwrightError(
-                f"the registry's database says: {error.orig}",
+                f"the database says: {error.orig}",
                 "a writable disk and a database that is not locked for over a minute",
                 "free space or wait, then run again; nothing that was reported done is lost",
             ) from error
         except DatabaseError as error:
             raise Corrupt(
-                f"the registry's database says: {error.orig}",
+                f"the database says: {error.orig}",
                 "a readable database",
                 "move registry.db away; it is rebuilt from the store's folders",
             ) from error
@@ -123,14 +126,14 @@ class Database:
         with self.write() as connection:
             version.create(connection, checkfirst=True)
             have = connection.execute(sa.select(sa.func.max(version.c.number))).scalar() or 0
-            if have > len(MIGRATIONS):
+            if have > len(self.migrations):
                 raise LmwrightError(
-                    f"the registry has schema version {have}",
-                    f"at most {len(MIGRATIONS)}",
+                    f"the database has schema version {have}",
+                    f"at most {len(self.migrations)}",
                     "use the newer lmwright that wrote it",
                 )
-            for number in range(have, len(MIGRATIONS)):
-                MIGRATIONS[number](connection)
+            for number in range(have, len(self.migrations)):
+                self.migrations[number](connection)
                 connection.execute(version.insert().values(number=number + 1))
 
     def close(self) -> None:

@@ -1,0 +1,70 @@
+"""The verbs that decide: promote, rollback, withdraw, gc."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.loop.promote import promote_version
+from lmwright.store.gc import collect
+from lmwright.store.versions import resolve_version, roll_back
+from lmwright.store.versions import withdraw as withdraw_source
+
+AliasArgument = Annotated[str, typer.Argument(help="NAME@ALIAS, as in reviews@production.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; it is kept in the decision log.")]
+AuthorOption = Annotated[str, typer.Option(help="Who decides; the user's name by default.")]
+
+
+def promote(
+    alias: AliasArgument,
+    version: Annotated[str, typer.Argument(help="A version's hash, or another alias.")],
+    reason: ReasonOption,
+    author: AuthorOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Put a version behind an alias by hand, past the gate (a recipe's promote asks it)."""
+    opened = open_store(store)
+    entry = promote_version(opened, alias, resolve_version(opened, version), reason, author)
+    print(f"{alias} is {entry['facts']['version'][:16]} (decision {entry['number']})")
+
+
+def rollback(
+    alias: AliasArgument,
+    reason: ReasonOption = "",
+    author: AuthorOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Bring the former version of an alias back."""
+    entry = roll_back(open_store(store), alias, reason, author)
+    print(f"{alias} is {entry['facts']['version'][:16]} again (decision {entry['number']})")
+
+
+def withdraw(
+    source: Annotated[str, typer.Argument(help="The name of a data source.")],
+    reason: ReasonOption = "",
+    author: AuthorOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Withdraw a source: list what learnt from it and bar its promotion."""
+    opened = open_store(store)
+    entry, touched = withdraw_source(opened, source, reason, author)
+    print(f"{source} is withdrawn (decision {entry['number']}); to be made anew:")
+    for content in touched:
+        makers = sorted({result.kind for result in opened.makers(content)})
+        print(f"  {content[:16]}  {', '.join(makers)}")
+
+
+def gc(
+    keep_runs: Annotated[int, typer.Option(help="Runs of each recipe to keep whole.")] = 3,
+    dry: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Remove what no alias, recent run or running work needs."""
+    swept = collect(open_store(store), keep_runs, dry)
+    verb = "would free" if dry else "freed"
+    print(
+        f"{verb} {swept.freed / 1e6:.1f} MB: {len(swept.artifacts)} artifacts, "
+        f"{len(swept.results)} results, {len(swept.work)} unfinished"
+    )

@@ -1,0 +1,104 @@
+"""The stage ``detect``: drift detectors fitted to how a model sees rows it never learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Stage, Work
+from lmwright.evals.predictions import batches
+from lmwright.evals.rows import read_split
+from lmwright.metrics.detectors import Detectors, Seen
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
+from lmwright.tables import MODELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detect(Stage):
+    """Fit five detectors with one false-alarm rate to windows of ``window`` texts.
+
+    ``reference`` names unseen rows as ``ARTIFACT/FILE``; ``run_length`` is the number of windows
+    in control between two false alarms of all detectors together; ``windows`` how many are drawn
+    to set that.
+    """
+
+    model: str = "model"
+    reference: tuple[str, ...] = ("rows/calibration", "rows/gate", "rows/test")
+    window: int = 100
+    run_length: float = 500.0
+    windows: int = 10_000
+
+    def needs(self) -> tuple[str, ...]:
+        """The model, its calibration (in scores) and the reference rows."""
+        places = (place.partition("/")[0] for place in self.reference)
+        return tuple(dict.fromkeys((self.model, "scores", *places)))
+
+    def gives(self) -> tuple[str, ...]:
+        """The detectors."""
+        return ("detectors",)
+
+    def reaches(self) -> tuple[str, ...]:
+        """The modules of all kinds of models."""
+        return tuple(sorted({entry.partition(":")[0] for entry in MODELS.values()}))
+
+    def check(self) -> None:
+        """BadInput for reference rows that are not ARTIFACT/FILE."""
+        for place in self.reference:
+            if place.count("/") != 1:
+                raise BadInput(f"detect.reference has {place!r}", "ARTIFACT/FILE, as in rows/gate")
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """See the reference with the model, and fit."""
+        model = load_model(work.inputs[self.model])
+        calibration = Calibration.load(work.inputs["scores"] / self.model)
+        texts: list[str] = []
+        for place in self.reference:
+            artifact, _, split = place.partition("/")
+            texts += read_split(work.inputs[artifact], split).column("text").to_pylist()
+        seen = see(model, calibration, texts, work.progress)
+        fitted = Detectors.fit(
+            seen, len(model.labels), self.window, self.run_length, self.seed, self.windows
+        )
+        fitted.save(work.out("detectors"))
+        return {
+            "reference_rows": len(seen),
+            "window": self.window,
+            "run_length": self.run_length,
+            "confidence": float(seen.confidence.mean()),
+        }
+
+
+def see(model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = None) -> Seen:
+    """How a model sees texts: what the detectors compare."""
+    prepared = model.prepare(texts)
+    costs = np.array([item.cost for item in prepared])
+    logits = np.empty((len(texts), len(model.labels)))
+    vectors: np.ndarray | None = None
+    done = 0
+    for places in batches(costs):
+        logits[places], found = model.look([prepared[place] for place in places])
+        if vectors is None:
+            vectors = np.empty((len(texts), found.shape[1]), dtype=np.float32)
+        vectors[places] = found
+        done += int(costs[places].sum())
+        if tell is not None:
+            tell(done, int(costs.sum()), "reading the reference")
+    return seen_of(calibration.probabilities(logits), vectors, [item.ids for item in prepared])
+
+
+def seen_of(probabilities: np.ndarray, vectors: Any, ids: Sequence[np.ndarray]) -> Seen:
+    """A sample from probabilities (n, k), vectors (n, d) and each text's ids."""
+    lengths = np.array([len(each) for each in ids])
+    return Seen(
+        lengths.astype(float),
+        probabilities.max(1),
+        probabilities.argmax(1),
+        np.asarray(vectors),
+        np.concatenate(list(ids)),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )

@@ -1,0 +1,245 @@
+"""The traffic log: what was served, by which version, and what people said of it afterwards.
+
+A database of its own with one writer, which takes what waits in one transaction. Texts are kept
+only where the recipe allows it, with personal data masked, and no longer than it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lmwright.core.errors import BadInput
+from lmwright.serve.routes import Served
+from lmwright.store.database import Database, sqlite_url
+from lmwright.text.personal import mask_personal
+
+schema = sa.MetaData()
+
+answers = sa.Table(
+    "answers",
+    schema,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False, index=True),
+    sa.Column("client", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False, index=True),
+    sa.Column("label", sa.String(200)),
+    sa.Column("probabilities", sa.Text, nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text),
+)
+feedback = sa.Table(
+    "feedback",
+    schema,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(40), nullable=False),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("client", sa.String(200), nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("part", sa.String(8), nullable=False),
+    sa.UniqueConstraint("id", "place"),
+)
+windows = sa.Table(
+    "windows",
+    schema,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("signs", sa.Text, nullable=False),
+)
+
+
+def create_first(connection: sa.Connection) -> None:
+    """Migration 1."""
+    schema.create_all(connection)
+
+
+PARTS = ("train", "gate")
+WAITING = 50_000
+"""Answers that may wait for the writer; beyond that the log says how many it lost."""
+
+
+class Traffic:
+    """The log of one alias. ``seen`` is called by the writer's thread after each commit."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keep_text: bool,
+        retention_days: float,
+        gate_share: float,
+        seen: Callable[[list[Served]], None] = lambda served: None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.database = Database(sqlite_url(folder / "traffic.db"), (create_first,))
+        self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
+        self.seen = seen
+        self.waiting: queue.Queue[Served | None] = queue.Queue(WAITING)
+        self.lost = 0
+        self.fault = ""
+        self.writer = threading.Thread(target=self._write, name="traffic", daemon=True)
+        self.writer.start()
+
+    def observe(self, served: Served) -> None:
+        """Take an answer; never blocks and never fails a request."""
+        try:
+            self.waiting.put_nowait(served)
+        except queue.Full:
+            self.lost += 1
+
+    def flush(self) -> None:
+        """Wait until everything taken so far is written."""
+        self.waiting.join()
+
+    def close(self) -> None:
+        """Write what waits and end."""
+        self.waiting.put(None)
+        self.writer.join(60)
+        self.database.close()
+
+    def give(self, answer: str, place: int, label: str, labels: Iterable[str], client: str) -> str:
+        """Record what a text's label should have been; returns the part it belongs to.
+
+        The part is drawn by the text itself, so that a text never stands on both sides. Raises
+        BadInput for an unknown answer or label.
+        """
+        if label not in set(labels):
+            raise BadInput(f"unknown label {label[:60]!r}", "one of " + ", ".join(sorted(labels)))
+        self.flush()
+        with self.database.write() as connection:
+            where = (answers.c.id == answer) & (answers.c.place == place)
+            row = connection.execute(sa.select(answers).where(where)).first()
+            if row is None:
+                raise BadInput("there is no such answer", "id and index of an answer given here")
+            part = part_of(row.text or f"{answer} {place}", self.gate_share)
+            same = (feedback.c.id == answer) & (feedback.c.place == place)
+            connection.execute(feedback.delete().where(same))
+            connection.execute(
+                feedback.insert().values(
+                    id=answer, place=place, time=time.time(), client=client, label=label, part=part
+                )
+            )
+        return part
+
+    def labelled(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
+        """Feedback with the answer that it is about, oldest first."""
+        joined = feedback.join(
+            answers, (answers.c.id == feedback.c.id) & (answers.c.place == feedback.c.place)
+        )
+        query = (
+            sa.select(
+                feedback.c.number,
+                feedback.c.label.label("truth"),
+                feedback.c.part,
+                feedback.c.time,
+                answers.c.version,
+                answers.c.label,
+                answers.c.probabilities,
+                answers.c.text,
+                answers.c.id,
+                answers.c.place,
+            )
+            .select_from(joined)
+            .where(feedback.c.time >= since)
+            .order_by(feedback.c.number)
+        )
+        if version is not None:
+            query = query.where(answers.c.version == version)
+        with self.database.read() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+        for row in rows:
+            row["probabilities"] = json.loads(row["probabilities"])
+        return rows
+
+    def find(self, answer: str) -> list[dict[str, Any]]:
+        """The parts of one answer, for its lineage."""
+        self.flush()
+        query = sa.select(answers).where(answers.c.id == answer).order_by(answers.c.place)
+        with self.database.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def add_window(self, version: str, signs: dict[str, Any]) -> None:
+        """Keep what the detectors said of one window."""
+        with self.database.write() as connection:
+            connection.execute(
+                windows.insert().values(time=time.time(), version=version, signs=json.dumps(signs))
+            )
+
+    def past_windows(self) -> list[dict[str, Any]]:
+        """What the detectors said, oldest first."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(windows).order_by(windows.c.number)).all()
+        return [{**row._mapping, "signs": json.loads(row.signs)} for row in rows]
+
+    def count(self) -> int:
+        """How many texts were answered and are still kept."""
+        self.flush()
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(answers)).scalar() or 0
+
+    def forget(self, now: float | None = None) -> int:
+        """Remove what is older than the retention allows; returns how many answers went."""
+        before = (time.time() if now is None else now) - self.retention_days * 86400
+        with self.database.write() as connection:
+            connection.execute(feedback.delete().where(feedback.c.time < before))
+            gone = connection.execute(answers.delete().where(answers.c.time < before))
+        return gone.rowcount
+
+    def _write(self) -> None:
+        """Take what waits, commit it together, tell the watcher; a fault is kept, not raised."""
+        while True:
+            batch = [self.waiting.get()]
+            while len(batch) < 500 and not self.waiting.empty():
+                batch.append(self.waiting.get_nowait())
+            served = [one for one in batch if one is not None]
+            try:
+                if served:
+                    with self.database.write() as connection:
+                        connection.execute(answers.insert(), self._rows(served))
+                    self.seen(served)
+                self.fault = ""
+            except Exception as error:
+                self.lost += len(served)
+                self.fault = f"the traffic log cannot be written: {error}"
+            finally:
+                for _ in batch:
+                    self.waiting.task_done()
+            if None in batch:
+                return
+
+    def _rows(self, served: list[Served]) -> list[dict[str, Any]]:
+        """The rows of answers, texts masked or left out."""
+        return [
+            {
+                "id": one.id,
+                "place": place,
+                "time": one.time,
+                "client": one.client,
+                "version": one.version,
+                "label": answer.label,
+                "probabilities": json.dumps(
+                    dict(zip(one.labels, map(float, answer.probabilities), strict=True))
+                ),
+                "tokens": answer.tokens,
+                "text": mask_personal(text) if self.keep_text else None,
+            }
+            for one in served
+            for place, (text, answer) in enumerate(zip(one.texts, one.answers, strict=True))
+        ]
+
+
+def part_of(text: str, gate_share: float) -> str:
+    """``train`` or ``gate``, drawn by the text."""
+    digest = hmac.new(b"lmwright feedback", text.encode(), hashlib.sha256).digest()
+    return PARTS[int.from_bytes(digest[:8], "big") / 2**64 < gate_share]

@@ -1,0 +1,71 @@
+"""Watching what is served: windows of answers against the detectors, and the state of the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Settings
+from lmwright.loop.detect import seen_of
+from lmwright.metrics.detectors import Detectors, Sign, signs_to_json
+from lmwright.serve.engine import Answer
+from lmwright.serve.routes import Served
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Settings):
+    """What is kept of the traffic: the section ``watch`` of a recipe.
+
+    ``keep_text``       whether texts are kept (masked); without them nothing can be learnt from
+                        feedback, only counted.
+    ``retention_days``  after which answers and their feedback are removed.
+    ``gate_share``      of the feedback that is put aside for the gate.
+    """
+
+    keep_text: bool = False
+    retention_days: float = 30.0
+    gate_share: float = 0.4
+
+    def check(self) -> None:
+        """BadInput for numbers outside their ranges."""
+        if self.retention_days <= 0 or not 0 < self.gate_share < 1:
+            raise BadInput(
+                f"watch.retention_days {self.retention_days}, gate_share {self.gate_share}",
+                "days above 0 and a share between 0 and 1",
+            )
+
+
+class Watcher:
+    """Collects the answers of one version into windows and lets the detectors look at each."""
+
+    def __init__(self, version: str, folder: Path) -> None:
+        self.version = version
+        self.detectors = Detectors.load(folder)
+        self.answers: list[Answer] = []
+        self.signs: dict[str, Sign] | None = None
+
+    def take(self, served: Served) -> list[dict[str, Any]]:
+        """Add an answer's texts; returns the signs of every window that it filled."""
+        if served.version != self.version:
+            return []
+        self.answers += served.answers
+        filled = []
+        while len(self.answers) >= self.detectors.window:
+            window = self.answers[: self.detectors.window]
+            self.answers = self.answers[self.detectors.window :]
+            filled.append(self.look(window))
+        return filled
+
+    def look(self, window: list[Answer]) -> dict[str, Any]:
+        """The detectors' signs of one window."""
+        seen = seen_of(
+            np.stack([answer.probabilities for answer in window]),
+            np.stack([answer.embedding for answer in window]),
+            [answer.ids for answer in window],
+        )
+        self.signs = self.detectors.look(seen, self.signs)
+        return signs_to_json(self.signs) | {"confidence_mean": float(seen.confidence.mean())}
