@@ -3,7 +3,7 @@
 Each window of served texts is compared with a reference sample in five ways: length, vocabulary,
 embedding (the input), label, confidence (the output). Chance alone moves all of them, and they
 move together, so their common limit is found by experiment: thousands of in-control windows are
-drawn, each with a reference redrawn around it, and the limit is set so that all five together,
+drawn against references that are redrawn too, and the limit is set so that all five together,
 seen at once and smoothed in time, alarm once in ``run_length`` windows.
 
 How they are drawn: a bootstrap sample of the compared part stands for the reference and the part
