@@ -3,14 +3,15 @@
 Each window of served texts is compared with a reference sample in five ways: length, vocabulary,
 embedding (the input), label, confidence (the output). Chance alone moves all of them, and they
 move together, so their common limit is found by experiment: thousands of in-control windows are
-drawn, each with a reference redrawn around it, and the limit is set so that all five together,
+drawn against references that are redrawn too, and the limit is set so that all five together,
 seen at once and smoothed in time, alarm once in ``run_length`` windows.
 
-How the windows are redrawn: the compared part of the reference is split anew for each of them
-into a window and the rest. Rows of both are then distinct, as they are in service, where a
-bootstrap would repeat them and take rare words for familiar ones. What is *chosen* from data (the
-words that get a bin of their own, the directions of the embedding) is chosen on a part of the
-reference that is never compared, so that the choice flatters nobody.
+How they are drawn: a bootstrap sample of the compared part stands for the reference and the part
+itself for the world, from which two hundred windows come for each such reference. A reference is
+never the world, and its error stays the same from window to window: smoothing in time would take
+it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What is
+*chosen* from data (the words that get a bin of their own, the directions of the embedding) is
+chosen on a part of the reference that is never compared, so that the choice flatters nobody.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ OTHER_BINS = 32
 DIRECTIONS = 32
 WEIGHT = 0.2
 CHAINS = 1000
+WINDOWS_EACH = 200
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,14 @@ class Detectors:
         window: int,
         run_length: float = 500.0,
         seed: int = 0,
-        windows: int = 4000,
+        windows: int = 10_000,
         floors: Mapping[str, float] | None = None,
     ) -> Detectors:
         """Detectors for windows of ``window`` rows that alarm once in ``run_length`` of them.
 
         ``reference`` must be rows that the model was not trained on, at least three windows of
         them; ``labels`` is the number of labels; ``windows`` how many in-control windows are
-        drawn. ``floors`` replaces some of ``FLOORS``.
+        drawn, 200 for each redrawn reference. ``floors`` replaces some of ``FLOORS``.
         """
         _check(reference, window, run_length, windows, floors)
         shaping, compared = _parts(len(reference), window, seed)
@@ -152,10 +154,9 @@ class Detectors:
         settings |= {"run_length": run_length, "windows": windows}
         settings |= {"floors": {**FLOORS, **(floors or {})}}
         arrays |= _summary(pool, arrays, labels)
-        null = _in_control(pool, arrays, labels, window, windows, seed)
-        arrays["null"] = np.sort(null, axis=0)
-        scores = np.stack([_score(null[:, j], arrays["null"][:, j]) for j in range(len(NAMES))], 1)
-        settings |= _limit(scores, run_length, seed)
+        drawn = _in_control(pool, arrays, labels, window, windows // WINDOWS_EACH, seed)
+        arrays["null"] = np.sort(drawn.reshape(-1, len(NAMES)), axis=0)
+        settings |= _limit(_scores(drawn, arrays["null"]), run_length, seed)
         return cls(settings, arrays)
 
     def look(self, window: Seen, before: Mapping[str, Sign] | None = None) -> dict[str, Sign]:
@@ -327,44 +328,45 @@ def _in_control(
     arrays: dict[str, np.ndarray],
     labels: int,
     window: int,
-    windows: int,
+    references: int,
     seed: int,
 ) -> np.ndarray:
-    """Statistics (windows, 5) of windows drawn from the pool against the rest of the pool."""
+    """Statistics (references, windows of each, 5): windows of the pool against resamples of it."""
     rng = stream(seed, "detectors", "windows")
     n = len(pool)
     words = _word_counts(pool, arrays["words"])
     features = _scaled(_features(pool.embedding, arrays), arrays)
     onehot = np.eye(labels)[pool.label]
     found = []
-    for start in range(0, windows, 500):
-        count = min(500, windows - start)
-        picks = np.argpartition(rng.random((count, n)), window, axis=1)[:, :window]
-        member = np.zeros((count, n))
-        np.put_along_axis(member, picks, 1.0, axis=1)
-        drawn = sparse.csr_matrix(member)
-        seen_words, seen_labels = (drawn @ words).toarray(), drawn @ onehot
-        seen_features = drawn @ features
-        rest = (features.sum(0) - seen_features) / (n - window)
+    for _ in range(references):
+        reference = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)
+        # With replacement: the pool stands for a world that windows do not use up.
+        picks = rng.integers(0, n, (WINDOWS_EACH, window)) + np.arange(WINDOWS_EACH)[:, None] * n
+        member = np.bincount(picks.ravel(), minlength=WINDOWS_EACH * n).reshape(-1, n)
+        drawn = sparse.csr_matrix(member.astype(np.float64))
+        seen_words = (drawn @ words).toarray()
+        shift = mean_shift(reference @ features / n, drawn @ features / window, arrays["precision"])
         columns = [
-            _ks_of_members(pool.length, member),
-            np.sqrt(jensen_shannon(arrays["word_counts"] - seen_words, seen_words)),
-            mean_shift(rest, seen_features / window, arrays["precision"]),
-            np.sqrt(jensen_shannon(arrays["label_counts"] - seen_labels, seen_labels)),
-            _ks_of_members(pool.confidence, member),
+            _ks_of_members(pool.length, reference, member),
+            np.sqrt(jensen_shannon(reference @ words, seen_words)),
+            shift,
+            np.sqrt(jensen_shannon(reference @ onehot, drawn @ onehot)),
+            _ks_of_members(pool.confidence, reference, member),
         ]
         found.append(np.stack(columns, axis=1))
-    return np.concatenate(found)
+    return np.stack(found)
 
 
-def _ks_of_members(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """KS distance (windows,) of members to others; ``member`` (windows, n) is 0 or 1."""
+def _ks_of_members(values: np.ndarray, reference: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """KS distances (windows,) of ``values`` counted as ``reference`` (n,) and ``member`` say.
+
+    ``member`` (windows, n) holds how often each value is in each window.
+    """
     order = np.argsort(values, kind="stable")
     last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
     inside = np.cumsum(member[:, order], axis=1)[:, last]
-    size = inside[:, -1:]
-    outside = (last + 1)[None, :] - inside
-    return np.abs(inside / size - outside / (len(values) - size)).max(1)
+    whole = np.cumsum(reference[order])[last]
+    return np.abs(inside / inside[:, -1:] - whole / whole[-1]).max(1)
 
 
 def _score(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -391,20 +393,28 @@ def _smooth(before: np.ndarray, score: np.ndarray) -> np.ndarray:
     return (1 - WEIGHT) * before + WEIGHT * score / spread
 
 
+def _scores(statistics: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Scores of statistics (..., 5) among the sorted in-control ones (windows, 5)."""
+    columns = [_score(statistics[..., j], null[:, j]) for j in range(len(NAMES))]
+    return np.stack(columns, axis=-1)
+
+
 def _limit(scores: np.ndarray, run_length: float, seed: int) -> dict[str, float]:
     """The common limit for scores and smoothed scores, and the run length measured with it.
 
-    ``scores`` (windows, 5) are drawn in random order into many chains. With the limit L the run
-    length is estimated as windows seen / chains that alarmed, each chain stopping at its first
-    alarm: the estimate for a constant rate under censoring.
+    Each simulated run draws its windows at random from those of one redrawn reference;
+    ``scores`` (references, windows of each, 5). With the limit L the run length is estimated as
+    windows seen / runs that alarmed, each run stopping at its first alarm or at twice the wanted
+    length: the estimate for a rate under censoring.
     """
     rng = stream(seed, "detectors", "chains")
     steps = int(np.ceil(2 * run_length))
+    references = np.arange(CHAINS) % len(scores)
     highest = np.empty((steps, CHAINS))
-    smoothed = np.zeros((CHAINS, scores.shape[1]))
+    smoothed = np.zeros((CHAINS, scores.shape[-1]))
     record = np.full(CHAINS, -np.inf)
     for step in range(steps):
-        score = scores[rng.integers(0, len(scores), CHAINS)]
+        score = scores[references, rng.integers(0, scores.shape[1], CHAINS)]
         smoothed = _smooth(smoothed, score)
         record = np.maximum(record, np.maximum(score, smoothed).max(1))
         highest[step] = record
