@@ -57,7 +57,10 @@ VERBS = {
     ),
     "serve": ("lmwright.cli.serve:serve", "Answer over HTTP from what an alias names."),
     "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
-    "replay": ("lmwright.cli.serve:replay", "Play a kept world as traffic and let the loop react."),
+    "replay": (
+        "lmwright.cli.replay:replay",
+        "Play a kept world as traffic and let the loop react.",
+    ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
     "gc": ("lmwright.cli.act:gc", "Remove what no alias, pin or running work needs."),
 }

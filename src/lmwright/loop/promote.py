@@ -28,18 +28,23 @@ class Promote(Stage):
     """Bind ``model`` and its calibration into a version, and put it behind ``NAME@alias``.
 
     While nothing is behind the alias, the candidate must be superior to ``baseline``; from then
-    on the gate compares it with the version in place.
+    on the gate compares it with the version in place. ``detectors`` will watch its traffic.
     """
 
     model: str = "model"
+    detectors: str | None = "detectors"
     alias: str = "production"
     baseline: str = "majority"
     gate: Gate = field(default_factory=Gate)
 
     def needs(self) -> tuple[str, ...]:
         """Model, scores, rows, the baseline, and whatever holds the gate's rows."""
-        wanted = (self.model, "scores", "rows", self.baseline, *self.gate.artifacts())
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys((*self.bound(), self.baseline, *self.gate.artifacts())))
+
+    def bound(self) -> tuple[str, ...]:
+        """The artifacts that a version is made of."""
+        watched = (self.detectors,) if self.detectors else ()
+        return (self.model, "scores", "rows", *watched)
 
     def gives(self) -> tuple[str, ...]:
         """The version."""
@@ -56,10 +61,11 @@ class Promote(Stage):
         content = work.inputs[self.model].name
         version = {
             "model": content,
+            "name": self.model,
             "kind": model.kind,
             "labels": list(model.labels),
             "calibration": calibration.to_json(),
-            "artifacts": {name: work.inputs[name].name for name in (self.model, "scores", "rows")},
+            "artifacts": {name: work.inputs[name].name for name in self.bound()},
         }
         write_json(work.out("version") / "version.json", version)
         return {"model": content, "kind": model.kind}

@@ -15,12 +15,14 @@ from lmwright.core.hashing import hash_bytes
 from lmwright.core.random import stream
 from lmwright.core.recipe import merge
 from lmwright.core.stage import Settings
+from lmwright.loop.detect import Detect
 from lmwright.loop.traffic import PARTS
 from lmwright.metrics.noninferiority import one_sided_bounds
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version
 
 FEWEST_LABELS = 30
+DETECT = {"window": Detect.window, "reference": list(Detect.reference)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,18 +128,23 @@ def export(store: Store, labelled: list[dict[str, Any]]) -> dict[str, tuple[Path
 
 
 def derive(
-    raw: dict[str, Any], settings: Retrain, store: Store, version: str, files: dict[str, Path]
+    raw: dict[str, Any],
+    settings: Retrain,
+    store: Store,
+    version: str,
+    files: dict[str, tuple[Path, int]],
 ) -> dict[str, Any]:
     """The recipe of a retraining: the old stages, the feedback beside them, the overlay on top.
 
     The feedback's training part is a source to learn from, its gate part a world that is kept
-    whole. The gate judges on that world and asks that the old one is not forgotten.
+    whole. The gate judges on that world and asks that the old one is not forgotten. From then on
+    drift is measured from the new world, as far as there are enough rows of it.
     """
     bound = read_version(store, version)
     sources = [
         {
             "name": f"feedback-{part}",
-            "path": str(files[part]),
+            "path": str(files[part][0]),
             "licence": "feedback of users",
             "role": "train" if part == "train" else "world",
         }
@@ -160,8 +167,13 @@ def derive(
     }
     fresh = "feedback/world-feedback-gate"
     old = str((raw["stages"].get("promote") or {}).get("gate", {}).get("fresh", "rows/gate"))
+    detect = {**DETECT, **(raw["stages"].get("detect") or {})}
+    enough = files["gate"][1] >= 3 * int(detect["window"])
+    reference = [fresh] if enough else [*detect["reference"], fresh]
     overlay = {
         "train": {"extra": ["feedback"]},
+        "baselines": {"extra": ["feedback"]},
+        "detect": {"reference": reference},
         "promote": {"gate": {"fresh": fresh, "kept": [old]}},
     }
     stages: dict[str, Any] = {}

@@ -1,0 +1,205 @@
+"""``lmwright replay``: play a kept world as traffic, give some labels back, let the loop react.
+
+It is a replay, and called so: real texts with known labels, sent to a real server on this machine
+over HTTP, in a seeded order, each once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.cli.progress import Lines
+from lmwright.core.durable import write_json
+from lmwright.core.errors import BadInput, LmwrightError
+from lmwright.core.random import stream
+from lmwright.evals.rows import read_split
+from lmwright.loop.promote import Promote
+from lmwright.metrics.intervals import wilson
+from lmwright.store.store import Store
+from lmwright.store.versions import current, read_version
+
+ENDS = {"swapped", "kept"}
+
+
+@dataclass
+class Played:
+    """What a replay sent and got: counts, and right and wrong answers by version."""
+
+    sent: int = 0
+    lost: int = 0
+    fed_back: int = 0
+    by_version: dict[str, list[int]] = field(default_factory=dict)
+    states: list[dict[str, Any]] = field(default_factory=list)
+
+    def scored(self) -> dict[str, Any]:
+        """Accuracy on the replayed texts by version, with its interval."""
+        return {
+            version: {"texts": texts, "accuracy": wilson(right, texts).to_json()}
+            for version, (right, texts) in self.by_version.items()
+        }
+
+
+def replay(
+    recipe: Annotated[Path, typer.Argument(help="The recipe whose model is served.")],
+    world: Annotated[str, typer.Option(help="The world that is played.")],
+    texts: Annotated[int, typer.Option(help="At most so many texts.")] = 2000,
+    after: Annotated[int, typer.Option(help="Texts to play after the loop has decided.")] = 300,
+    labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.7,
+    seconds: Annotated[float, typer.Option(help="Give up waiting after so long.")] = 600.0,
+    seed: int = 0,
+    store: StoreOption = STORE,
+) -> None:
+    """Play a kept world as traffic and let the loop react; ends well whether it swaps or keeps."""
+    opened, known = open_store(store), open_recipe(recipe, [])
+    promote = known.step("promote")
+    if promote is None or not isinstance(promote.stage, Promote):
+        raise BadInput(f"{recipe} has no stage promote", "a recipe that puts a model in service")
+    alias = f"{known.name}@{promote.stage.alias}"
+    rows = world_rows(opened, alias, world, texts, seed)
+    lines = Lines()
+    server = Server(alias, recipe, opened)
+    try:
+        lines.line(
+            f"replay: {len(rows)} texts of the world {world} to {alias} on port {server.port}"
+        )
+        played = play(server, rows, after, labelled, seconds, lines, seed)
+    finally:
+        server.stop()
+    folder = opened.folder / "traffic" / known.name
+    write_json(folder / "replay.json", {"world": world, **vars(played), "scored": played.scored()})
+    tell(played, lines)
+
+
+def world_rows(
+    store: Store, alias: str, world: str, texts: int, seed: int
+) -> list[tuple[str, str]]:
+    """Texts and labels of a world that the version in service never learnt from, in seeded order."""
+    version = current(store, alias)
+    if version is None:
+        raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")
+    bound = read_version(store, version.hash)["artifacts"]
+    table = read_split(store.artifact(bound["rows"]), f"world-{world}")
+    order = stream(seed, "replay", world).permutation(table.num_rows)[:texts]
+    column = {name: table.column(name).to_pylist() for name in ("text", "label")}
+    return [(column["text"][place], column["label"][place]) for place in order]
+
+
+class Server:
+    """``lmwright serve`` in a process of its own, on a free port of this machine."""
+
+    def __init__(self, alias: str, recipe: Path, store: Store) -> None:
+        command = [sys.executable, "-m", "lmwright.cli.main", "serve", alias, "--port", "0"]
+        command += ["--recipe", str(recipe), "--store", str(store.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if "http://" not in line:
+            self.process.wait(30)
+            raise LmwrightError("the server did not start", "see its message above")
+        self.port = int(line.strip().rpartition(":")[2])
+        self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """One request; status 0 when there was no answer."""
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json"} if data else {}
+        try:
+            self.connection.request(method, path, data, headers)
+            response = self.connection.getresponse()
+            return response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            self.connection.close()
+            return 0, {}
+
+    def stop(self) -> None:
+        """Drain and end."""
+        self.connection.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+
+def play(
+    server: Server,
+    rows: list[tuple[str, str]],
+    after: int,
+    labelled: float,
+    seconds: float,
+    lines: Lines,
+    seed: int,
+) -> Played:
+    """Send texts, four a request; slowly while a retraining has need of the processor."""
+    played = Played()
+    chance = stream(seed, "replay labels")
+    waiting: Iterator[tuple[str, str]] = iter(rows)
+    began, left, state = time.monotonic(), len(rows), {"at": "observed"}
+    while left > 0 and time.monotonic() - began < seconds:
+        busy = state["at"] in {"training", "gated"}
+        batch = [row for _, row in zip(range(1 if busy else 4), waiting, strict=False)]
+        if not batch:
+            break
+        send(server, batch, labelled, chance, played)
+        left -= len(batch)
+        now = server.ask("GET", "/v1/loop")[1] or state
+        if now.get("at") != state["at"]:
+            lines.line(f"loop: {now.get('at')} – {now.get('reason') or now.get('version')}")
+            played.states.append({**now, "sent": played.sent, "last_window": None})
+            if now.get("at") in ENDS:
+                left = min(left, after)
+        state = now
+        lines.progress("replay", played.sent, len(rows), f"{state['at']}, {played.lost} lost")
+        if busy:
+            time.sleep(0.5)
+    while state["at"] in {"training", "gated"} and time.monotonic() - began < seconds:
+        time.sleep(0.5)  # the texts ran out before the training did
+        state = server.ask("GET", "/v1/loop")[1] or state
+        lines.progress("replay", played.sent, len(rows), f"{state['at']}, no texts left")
+    return played
+
+
+def send(
+    server: Server, batch: list[tuple[str, str]], labelled: float, chance: Any, played: Played
+) -> None:
+    """One request, and feedback for some of its answers."""
+    status, answer = server.ask("POST", "/v1/classify", {"input": [text for text, _ in batch]})
+    played.sent += len(batch)
+    if status != 200:
+        played.lost += len(batch)
+        return
+    right = played.by_version.setdefault(answer["version"], [0, 0])
+    for result, (_, label) in zip(answer["results"], batch, strict=True):
+        numbers = result["probabilities"]
+        right[0] += max(numbers, key=numbers.get) == label
+        right[1] += 1
+        if chance.random() < labelled:
+            body = {"id": answer["id"], "index": result["index"], "label": label}
+            played.fed_back += server.ask("POST", "/v1/feedback", body)[0] == 201
+
+
+def tell(played: Played, lines: Lines) -> None:
+    """The outcome in a few lines."""
+    lines.line(
+        f"replay: {played.sent} texts sent, {played.lost} lost, {played.fed_back} labels given back"
+    )
+    for version, entry in played.scored().items():
+        share = entry["accuracy"]
+        lines.line(
+            f"  version {version}: {share['estimate']:.1%} right "
+            f"[{share['low']:.1%}, {share['high']:.1%}] of {entry['texts']} texts"
+        )
+    if not any(state["at"] in ENDS for state in played.states):
+        lines.line("  the loop did not come to a decision")

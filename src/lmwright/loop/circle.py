@@ -1,0 +1,228 @@
+"""The loop's state machine: observed → alarmed → training → gated → swapped or kept.
+
+It never ends, so it is no stage. Every state is written down before it is acted upon, and a
+server that starts again goes on from it: a training that was under way is resumed, not repeated.
+What is served is whatever the alias names, so a decision made by hand is followed in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lmwright.core.errors import LmwrightError
+from lmwright.core.recipe import Recipe
+from lmwright.loop.retrain import Harm, Retrain, derive, drifts, export, harm, write_recipe
+from lmwright.loop.traffic import Traffic
+from lmwright.loop.watch import Watcher
+from lmwright.serve.engine import Loaded
+from lmwright.serve.load import load_version
+from lmwright.serve.routes import Served, Service
+from lmwright.store.store import Store
+from lmwright.store.versions import current, read_version
+
+CANARY = ("A plain sentence.", "Another one, a little longer than the first, to be read as well.")
+TICK = 0.5
+FORGET_EVERY = 3600.0
+LAST_WINDOWS = 200
+
+Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
+
+
+class Circle:
+    """Watches one alias's traffic and turns the wheel. ``start`` begins a training process."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        service: Service,
+        traffic: Traffic,
+        start: Start | None = None,
+    ) -> None:
+        self.recipe, self.store, self.service, self.traffic = recipe, store, service, traffic
+        self.settings: Retrain | None = recipe.sections.get("retrain")
+        self.start = start or start_training
+        self.name = f"loop {service.alias}"
+        self.state: dict[str, Any] = store.state(self.name) or {"at": "observed", "labels_used": 0}
+        self.signs: list[dict[str, Any]] = []
+        self.watcher = self.watch(service.engine.current)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.forgot = time.monotonic()
+        self.stopped = threading.Event()
+        self.fault = ""
+        self.thread = threading.Thread(target=self.turn, name="circle", daemon=True)
+
+    def begin(self) -> None:
+        """Start turning."""
+        self.traffic.seen = self.see
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop turning; a training under way goes on when the server starts again."""
+        self.stopped.set()
+        self.thread.join(60)
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+    def turn(self) -> None:
+        """Tick until stopped. A fault is shown by the route of the loop; serving goes on."""
+        while not self.stopped.wait(TICK):
+            try:
+                self.tick()
+                self.fault = ""
+            except Exception as error:
+                self.fault = f"{type(error).__name__}: {error}"
+
+    def tick(self) -> None:
+        """Follow the alias, then take one step from the present state."""
+        self.follow()
+        if time.monotonic() - self.forgot > FORGET_EVERY:
+            self.forgot = time.monotonic()
+            self.traffic.forget()
+        if self.settings is None:
+            return
+        step = {"training": self.training, "gated": self.gated}.get(
+            self.state["at"], self.observing
+        )
+        step(self.settings)
+
+    def follow(self) -> None:
+        """Swap in what the alias names, if it is another version than the one in service."""
+        now = current(self.store, self.service.alias)
+        if now is None or now.id == self.service.engine.current.version:
+            return
+        loaded = load_version(self.store, self.service.alias)
+        self.service.engine.swap(loaded, CANARY, self.stopped.is_set)
+        self.watcher = self.watch(loaded)
+        self.signs = []
+
+    def watch(self, loaded: Loaded) -> Watcher | None:
+        """The watcher of a version, if detectors were fitted for it."""
+        now = current(self.store, self.service.alias)
+        if now is None or now.id != loaded.version:
+            return None
+        detectors = read_version(self.store, now.hash)["artifacts"].get("detectors")
+        if detectors is None:
+            return None
+        return Watcher(loaded.version, self.store.artifact(detectors))
+
+    def see(self, served: list[Served]) -> None:
+        """Let the watcher see answers (called by the traffic log's writer)."""
+        watcher = self.watcher
+        if watcher is None:
+            return
+        for one in served:
+            for signs in watcher.take(one):
+                self.traffic.add_window(watcher.version, signs)
+                self.signs = [*self.signs, signs][-LAST_WINDOWS:]
+
+    def observing(self, settings: Retrain) -> None:
+        """Observed or alarmed: raise or clear the alarm; train when the alarm means harm."""
+        signs = self.signs
+        if not any(drifts(window) for window in signs[-settings.windows * 2 :]):
+            if self.state["at"] == "alarmed":
+                self.enter("observed", reason="no drift in the last windows")
+            return
+        if self.state["at"] != "alarmed":
+            self.enter("alarmed", reason="drift", signs=signs[-1])
+        found = self.judge(settings, signs)
+        if found.reason:
+            self.train(settings, found)
+
+    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> Harm:
+        """Whether the drift is harm, or a chance to learn."""
+        engine = self.service.engine.current
+        rows = [
+            row
+            for row in self.traffic.labelled(engine.version)
+            if row["number"] > self.state.get("labels_used", 0)
+        ]
+        loss, confidence = self.standard()
+        return harm(settings, signs, rows, loss, confidence)
+
+    def standard(self) -> tuple[float | None, float]:
+        """The version's log-loss and mean confidence on the rows that it was judged by."""
+        now = current(self.store, self.service.alias)
+        if now is None:
+            return None, 1.0
+        version = read_version(self.store, now.hash)
+        bound = version["artifacts"]
+        scores = json.loads((self.store.artifact(bound["scores"]) / "scores.json").read_bytes())
+        split = scores["splits"][scores["headline"]["split"]]
+        loss = split["models"][version["name"]]["metrics"]["log_loss"]["estimate"]
+        made = self.store.makers(bound["detectors"])
+        return loss, float(made[0].facts["confidence"])
+
+    def train(self, settings: Retrain, found: Harm) -> None:
+        """Write the recipe of the retraining, then start it."""
+        labelled = self.traffic.labelled()
+        files = export(self.store, labelled)
+        if not all(rows for _, rows in files.values()):
+            self.enter("alarmed", reason="no labelled texts to learn from and to judge by")
+            return
+        now = current(self.store, self.service.alias)
+        if now is None:
+            return
+        raw = derive(dict(self.recipe.raw), settings, self.store, now.hash, files)
+        self.enter(
+            "training",
+            reason=found.reason,
+            evidence=found.evidence,
+            recipe=str(write_recipe(self.store, raw).relative_to(self.store.folder)),
+            before=now.hash,
+            labels_used=max((row["number"] for row in labelled), default=0),
+        )
+
+    def training(self, settings: Retrain) -> None:
+        """Start, resume or await the training process."""
+        if self.process is None:
+            self.process = self.start(self.store.folder / self.state["recipe"], self.store.folder)
+            return
+        code = self.process.poll()
+        if code is None:
+            return
+        self.process = None
+        if code == 0:
+            self.enter("gated")
+        else:
+            self.enter("kept", reason=f"the retraining failed (exit code {code})")
+
+    def gated(self, settings: Retrain) -> None:
+        """The gate has decided: say whether the new version took over or the old one stays."""
+        now = current(self.store, self.service.alias)
+        if now is not None and now.hash != self.state["before"]:
+            self.follow()
+            self.enter("swapped", version=now.id)
+        else:
+            self.enter("kept", reason="the gate did not pass the new version")
+
+    def enter(self, at: str, **facts: Any) -> None:
+        """Write a state down. What it does not mention stays known."""
+        if self.state["at"] == at and self.state.get("reason") == facts.get("reason"):
+            return
+        self.state = {**self.state, "at": at, "since": time.time(), **facts}
+        self.store.set_state(self.name, self.state)
+
+
+def start_training(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
+    """Run a recipe in a process of its own, a little less urgent than the server."""
+    command = [sys.executable, "-m", "lmwright.cli.main", "run", str(recipe), "--store", str(store)]
+    with recipe.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        psutil.Process(process.pid).nice(5)
+    except psutil.Error as error:
+        raise LmwrightError(f"the training process ended at once: {error}") from error
+    return process

@@ -1,0 +1,52 @@
+"""The routes of the loop: feedback, and what the watch sees."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from lmwright.core.errors import BadInput
+from lmwright.loop.circle import Circle
+from lmwright.loop.traffic import Traffic
+from lmwright.serve.request import RequestFault, allow_only, strict_json, text_field
+from lmwright.serve.routes import Service
+
+
+def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
+    """The router of the loop beside a service."""
+    router = APIRouter()
+
+    @router.post("/v1/feedback", summary="Say what the label of an answered text should be")
+    async def give(request: Request) -> JSONResponse:
+        body = strict_json(await request.body())
+        allow_only(body, {"id", "index", "label"})
+        place = body.get("index", 0)
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 10_000:
+            raise RequestFault(400, "index must be the index of a result", "index")
+        answer = text_field(body, "id", 64)
+        label = text_field(body, "label", 200)
+        labels = service.engine.current.model.labels
+        client = request.scope.get("client_name", "")
+        try:
+            await asyncio.to_thread(traffic.give, answer, place, label, labels, client)
+        except BadInput as fault:
+            raise RequestFault(404 if "answer" in fault.found else 400, str(fault)) from None
+        return JSONResponse({"object": "feedback", "id": answer, "index": place}, status_code=201)
+
+    @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
+    async def look() -> dict[str, Any]:
+        state = {key: circle.state.get(key) for key in ("at", "since", "reason")}
+        return {
+            "alias": service.alias,
+            "version": service.engine.current.version,
+            **state,
+            "windows": len(circle.signs),
+            "last_window": circle.signs[-1] if circle.signs else None,
+            "lost": traffic.lost,
+            "fault": circle.fault or traffic.fault,
+        }
+
+    return router
