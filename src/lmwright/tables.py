@@ -59,7 +59,7 @@ VERBS = {
     "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
     "replay": (
         "lmwright.cli.replay:replay",
-        "Play a kept world as traffic and let the loop react.",
+        "Play a kept world as traffic; the loop reacts.",
     ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
     "gc": ("lmwright.cli.act:gc", "Remove what no alias, pin or running work needs."),

@@ -85,7 +85,7 @@ def replay(
 def world_rows(
     store: Store, alias: str, world: str, texts: int, seed: int
 ) -> list[tuple[str, str]]:
-    """Texts and labels of a world that the version in service never learnt from, in seeded order."""
+    """Texts and labels of a world that the version in service never saw, in seeded order."""
     version = current(store, alias)
     if version is None:
         raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")

@@ -113,8 +113,7 @@ def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
     """One entry under ``stages``."""
     if not isinstance(value, dict | None):
         raise BadInput(f"{where}: stages.{name} is {value!r}", "a mapping of settings")
-    settings: dict[str, Any] = {}
-    settings.update(value or {})
+    settings = dict[str, Any](value or {})
     kind = settings.pop("stage", name)
     renamed = [
         read_settings(dict[str, str], settings.pop(key, None) or {}, f"{where}: {name}.{key}")

@@ -91,10 +91,8 @@ class Circle:
             self.traffic.forget()
         if self.settings is None:
             return
-        step = {"training": self.training, "gated": self.gated}.get(
-            self.state["at"], self.observing
-        )
-        step(self.settings)
+        steps = {"training": self.training, "gated": self.gated}
+        steps.get(self.state["at"], self.observing)(self.settings)
 
     def follow(self) -> None:
         """Swap in what the alias names, if it is another version than the one in service."""

@@ -162,9 +162,10 @@ async def ask(
         raise RequestFault(status, str(busy), headers={"Retry-After": str(busy.seconds)}) from None
     gone = asyncio.ensure_future(disconnection(request))
     answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    either: set[asyncio.Future[Any]] = {gone, answers}
     try:
         await asyncio.wait(
-            {gone, answers},
+            either,
             timeout=service.settings.request_seconds,
             return_when=asyncio.FIRST_COMPLETED,
         )

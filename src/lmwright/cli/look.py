@@ -1,0 +1,129 @@
+"""The verbs that look: runs, show, lineage."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Annotated, Any
+
+import typer
+
+from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.core.errors import BadInput
+from lmwright.core.journal import read_journal
+from lmwright.loop.lineage import of_row, of_source, of_version
+from lmwright.loop.traffic import Traffic
+from lmwright.store.run import read_run
+from lmwright.store.store import Store
+from lmwright.store.versions import history, read_version, resolve_version
+
+
+def runs(store: StoreOption = STORE) -> None:
+    """List the runs, newest last."""
+    opened = open_store(store)
+    for name in opened.runs():
+        head = read_run(opened, name)
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(head["began"]))
+        print(f"{name:<32} {began}  {last_state(opened, name)}")
+
+
+def last_state(store: Store, name: str) -> str:
+    """How a run ended, from its journal."""
+    state = "running or killed"
+    for event in read_journal(store.folder / "runs" / name / "journal.jsonl"):
+        if event["event"] == "run ended":
+            state = event["state"] + (f": {event['error']}" if "error" in event else "")
+    return state
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A run, an alias, a version or an artifact.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Show what a name stands for."""
+    opened = open_store(store)
+    if "@" in name:
+        show_alias(opened, name)
+    elif name in opened.runs():
+        show_run(opened, name)
+    else:
+        show_artifact(opened, opened.find(name))
+
+
+def show_alias(store: Store, alias: str) -> None:
+    """What an alias names and named."""
+    content = resolve_version(store, alias)
+    for version in history(store, alias):
+        mark = "→" if version.hash == content else " "
+        print(f"{mark} decision {version.decision:>3}  {version.action:<8} {version.id}")
+    print(pretty(read_version(store, content)))
+
+
+def show_run(store: Store, name: str) -> None:
+    """A run's stages with their results, times and headlines."""
+    head = read_run(store, name)
+    print(f"run {name} of {head['recipe']}: {last_state(store, name)}")
+    for step, stamp in head.get("results", {}).items():
+        result = store.read_result(stamp, 0)
+        if result is None:
+            continue
+        seconds = result.measured.get("seconds", 0)
+        outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
+        print(f"  {step:<12} {seconds:>7.1f} s  {outputs}")
+    for event in read_journal(store.folder / "runs" / name / "journal.jsonl"):
+        if event["event"] in {"fault", "not reproducible", "gate"}:
+            print(f"  {event['event']}: {pretty({k: v for k, v in event.items() if k != 'event'})}")
+
+
+def show_artifact(store: Store, content: str) -> None:
+    """An artifact: who made it, from what, and its files."""
+    print(f"artifact {content}" + ("" if store.verify(content) else "  (damaged!)"))
+    for result in store.makers(content):
+        print(pretty({"made by": result.kind, "inputs": result.inputs, "facts": result.facts}))
+    for path in sorted(store.artifact(content).rglob("*")):
+        if path.is_file():
+            print(f"  {path.stat().st_size:>12} {path.relative_to(store.artifact(content))}")
+
+
+def lineage(
+    name: Annotated[
+        str, typer.Argument(help="An answer's id, an alias, a version, a row's id or a source.")
+    ],
+    store: StoreOption = STORE,
+) -> None:
+    """From an answer to its rows; from a row or a source to models and answers. JSON."""
+    opened = open_store(store)
+    if name.startswith("cls-"):
+        print(pretty(of_answer(opened, name)))
+    elif "@" in name:
+        print(pretty(of_version(opened, resolve_version(opened, name))))
+    elif re.fullmatch(r"[0-9a-f]{32}", name):
+        print(pretty(of_row(opened, name)))
+    elif re.fullmatch(r"[0-9a-f]{4,64}", name):
+        print(pretty(of_version(opened, opened.find(name))))
+    else:
+        found = of_source(opened, name)
+        if not found["made_with_it"]:
+            raise BadInput(
+                f"nothing here is called {name!r}", "an answer, alias, version, row, source"
+            )
+        print(pretty(found))
+
+
+def of_answer(store: Store, answer: str) -> dict[str, Any]:
+    """An answer from the traffic log and the lineage of the version that gave it."""
+    for database in sorted((store.folder / "traffic").glob("*/traffic.db")):
+        traffic = Traffic(database.parent, False, 36500, 0.5)
+        try:
+            parts = traffic.find(answer)
+        finally:
+            traffic.close()
+        if parts:
+            return {"answer": parts, **of_version(store, store.find(parts[0]["version"]))}
+    raise BadInput(f"no answer {answer!r} is in the log", "one that is within the retention")
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
