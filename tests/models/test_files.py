@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIG, change_config
 from safetensors.torch import load_file, save_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
@@ -18,6 +17,7 @@ from lmwright.models.files.weights import read_tensors
 from lmwright.models.model import load_model
 from lmwright.models.spec import Head
 from lmwright.models.zoo.bert import FAMILY, SIZES, sized, spec
+from tests.models.conftest import CONFIG, change_config
 
 WEIGHTS = "model.safetensors"
 LABELS = ("bad", "good")
@@ -219,7 +219,7 @@ HEADERS = {
 @pytest.mark.parametrize("fault", HEADERS)
 def test_a_wrong_header_is_refused(tmp_path, fault):
     header, size = HEADERS[fault]
-    with pytest.raises(Corrupt, match="x.safetensors"):
+    with pytest.raises(Corrupt, match=r"x\.safetensors"):
         read_tensors(raw(tmp_path / "x.safetensors", header, bytes(size)))
 
 

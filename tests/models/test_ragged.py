@@ -51,9 +51,7 @@ def random_qkv(rows: int, width: int = 16) -> torch.Tensor:
 def test_packing_keeps_every_document_whole(documents):
     batch = pack(documents, NAMES)
     assert [stop - start for start, stop in batch.spans()] == sorted(LENGTHS)
-    for place, name, (start, stop) in zip(
-        batch.order, batch.documents, batch.spans(), strict=True
-    ):
+    for place, name, (start, stop) in zip(batch.order, batch.documents, batch.spans(), strict=True):
         assert batch.tokens_n[start:stop].tolist() == documents[place].tolist()
         assert batch.positions_n[start:stop].tolist() == list(range(LENGTHS[place]))
         assert name == NAMES[place]

@@ -38,7 +38,7 @@ HEAD = Head(pool="first", dense=True, dropout=0.1, outputs=3)
 
 @pytest.fixture(scope="module")
 def reference():
-    """A tiny classifier of the reference, fp64, every weight drawn wide (standard deviation 0.4)."""
+    """A tiny classifier of the reference, fp64, every weight drawn wide (deviation 0.4)."""
     config = transformers.BertConfig(**SIZE, num_labels=3)
     model = transformers.BertForSequenceClassification(config).double().eval()
     generator = torch.Generator().manual_seed(5)
@@ -75,9 +75,7 @@ def hidden_of_reference(reference, documents) -> list[Tensor]:
 def hidden_of_ours(network: Network, batch: Ragged) -> list[Tensor]:
     """Our last hidden states in the order of the documents."""
     x_nd = network.hidden(batch)
-    found = {
-        place: x_nd[a:b] for place, (a, b) in zip(batch.order, batch.spans(), strict=True)
-    }
+    found = {place: x_nd[a:b] for place, (a, b) in zip(batch.order, batch.spans(), strict=True)}
     return [found[place] for place in range(len(found))]
 
 

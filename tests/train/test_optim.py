@@ -10,7 +10,9 @@ from lmwright.train.optim import adamw, clip, rate, set_rate
 
 def test_the_rate_rises_and_falls_in_straight_lines():
     found = [rate(step, 10, 1.0, 0.2) for step in range(10)]
-    assert found == pytest.approx([1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert found == pytest.approx(
+        [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
     assert [rate(step, 4, 2.0, 0.0) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
 
 
