@@ -44,11 +44,13 @@ class FakeWork:
 
 @pytest.fixture
 def work(tmp_path):
+    """One stage's surroundings."""
     return FakeWork(tmp_path / "work")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_work():
+    """The class, for tests that need several."""
     return FakeWork
 
 

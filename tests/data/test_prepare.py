@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
@@ -33,11 +34,9 @@ def table(path, **settings):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, request):
-    """Sentences to learn from, reviews as a world: the work and its facts."""
-    from conftest import FakeWork
-
-    work = FakeWork(tmp_path_factory.mktemp("done"))
+def done(tmp_path_factory, make_work):
+    """Sentences to learn from, reviews as a world: the work, its facts, the seconds."""
+    work = make_work(tmp_path_factory.mktemp("done"))
     sources = (of_reviews("rotten_tomatoes"), of_reviews("imdb", role="world", limit=1500))
     begun = time.perf_counter()
     facts = Data(sources=sources).run(work)
@@ -47,9 +46,8 @@ def done(tmp_path_factory, request):
 def test_real_reviews(done):
     work, facts, seconds = done
     rows = {name: read_rows(work.folder / "rows" / f"{name}.parquet") for name in SPLITS}
-    assert sum(map(len, rows.values())) == facts["splits"]["train"]["rows"] + sum(
-        facts["splits"][name]["rows"] for name in SPLITS[1:]
-    )
+    for name in SPLITS:
+        assert len(rows[name]) == facts["splits"][name]["rows"]
     assert facts["rows"]["read"] == 8530 + 1500
     assert 5900 < len(rows["train"]) < 6000
     assert facts["splits"]["gate"]["labels"]["positive"] == len(rows["gate"]) // 2
@@ -241,12 +239,27 @@ def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
         ({"near": 0.01}, "0.3 to 1"),
         ({"max_faulty": 2.0}, "from 0 to 1"),
         ({"max_characters": 0}, "from 2 on"),
+        ({"max_labels": 100_000}, "at most 30000"),
+        ({"languages": ("en", "xx-no")}, "xx-no"),
+        ({"suspect_rows": -1}, "0 or more"),
         ({"fractions": Fractions(train=0.5)}, "sum is 1"),
     ],
 )
 def test_settings_that_are_refused(settings, words):
     with pytest.raises(BadInput, match=words):
         Data(**{"sources": (Source(name="a", path="x"),), **settings}).check()
+
+
+def test_settings_come_from_a_recipe():
+    found = TypeAdapter(Data).validate_python(
+        {
+            "sources": [{"name": "a", "path": "x.csv", "where": {"k": "v"}, "role": "world"}],
+            "fractions": {"train": 0.6, "stop": 0.1, "calibration": 0.1, "gate": 0.1, "test": 0.1},
+            "near": 0.8,
+        }
+    )
+    assert found.sources[0] == Source(name="a", path="x.csv", where={"k": "v"}, role="world")
+    assert (found.fractions.train, found.near) == (0.6, 0.8)
 
 
 def test_reads_names_the_content(write_csv, sentences):

@@ -42,6 +42,14 @@ def test_result_is_clean(text):
     assert not any(unicodedata.category(sign) == "Cc" and sign != "\n" for sign in found)
 
 
+def test_one_accent_does_not_make_a_book_slow():
+    sentence = "A plain sentence that needs no repair at all. "
+    begun = time.perf_counter()
+    found = repair("cafÃ©. " + sentence * 20_000)
+    assert found.startswith("café. A plain") and found.count("repair") == 20_000
+    assert time.perf_counter() - begun < 2
+
+
 def test_lone_surrogates_leave_valid_text():
     assert repair("a\udc80b").encode()
 

@@ -52,7 +52,7 @@ class NearDuplicates:
         self.sizes: list[np.ndarray] = []
 
     def add(self, texts: Sequence[str]) -> None:
-        """Take the next rows; a few thousand at a time is fastest."""
+        """Take the next rows; memory is some 80 bytes for each character of them."""
         values, sizes = shingle_sets(texts)
         self.sizes.append(sizes.astype(np.int32))
         self.shingles.write(values.tobytes())
@@ -166,26 +166,21 @@ def jaccard(
     handle: int, starts: np.ndarray, sizes: np.ndarray, one: np.ndarray, two: np.ndarray
 ) -> np.ndarray:
     """Jaccard similarity of the stored shingle sets of rows ``one`` and ``two``: (pairs,)."""
-    if not len(one):
-        return np.zeros(0)
-    rows, places = np.unique(np.concatenate([one, two]), return_inverse=True)
-    sets = [
-        np.frombuffer(os.pread(handle, int(sizes[row]) * 4, int(starts[row]) * 4), np.uint32)
-        for row in rows
-    ]
-    first, second = places[: len(one)], places[len(one) :]
     similarity = np.empty(len(one))
-    per = max(1, (1 << 20) // int(sizes[rows].max()))
+    per = max(1, (1 << 20) // int(max(sizes[one].max(initial=1), sizes[two].max(initial=1))))
     for part in range(0, len(one), per):
-        pairs = range(part, min(part + per, len(one)))
-        sides = [sets[first[pair]] for pair in pairs] + [sets[second[pair]] for pair in pairs]
-        lengths = np.array([len(side) for side in sides])
-        owner = np.tile(np.arange(len(pairs), dtype=np.uint64), 2).repeat(lengths)
+        rows = np.concatenate([one[part : part + per], two[part : part + per]])
+        sides = [
+            np.frombuffer(os.pread(handle, size * 4, start * 4), np.uint32)
+            for size, start in zip(sizes[rows].tolist(), starts[rows].tolist(), strict=True)
+        ]
+        pairs = len(rows) // 2
+        owner = np.tile(np.arange(pairs, dtype=np.uint64), 2).repeat(sizes[rows])
         keys = np.sort((owner << np.uint64(32)) | np.concatenate(sides))
         twice = keys[1:][keys[1:] == keys[:-1]] >> np.uint64(32)
-        common = np.bincount(twice.astype(np.int64), minlength=len(pairs))
-        both = lengths[: len(pairs)] + lengths[len(pairs) :]
-        similarity[part : part + len(pairs)] = common / (both - common)
+        common = np.bincount(twice.astype(np.int64), minlength=pairs)
+        both = sizes[rows[:pairs]] + sizes[rows[pairs:]]
+        similarity[part : part + pairs] = common / (both - common)
     return similarity
 
 

@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from lmwright.data.mail import read_mail
 from lmwright.data.sources import Fault, Row, Source, read_source
 from lmwright.text.repair import repair
 
-BATCH = 1024
-"""Rows that are in memory as text at any time."""
+BATCH_ROWS, BATCH_CHARACTERS = 1024, 1 << 20
+"""Rows, and characters of text, that are in memory at a time (and one row more)."""
 
 STAGED = pa.schema([("text", pa.string()), ("origin", pa.string())])
 
@@ -109,8 +108,7 @@ def gather(
         for number, source in enumerate(sources):
             first = len(parts)
             faults: list[Fault] = []
-            stream_of = read_source(source, seed)
-            while found := list(islice(stream_of, BATCH)):
+            for found in batches(read_source(source, seed)):
                 read[number] += len(found)
                 rows, bad, changed = clean(source, found, limits.characters)
                 mended[number] += changed
@@ -132,6 +130,20 @@ def gather(
         mended,
         *(np.concatenate(part) for part in zip(*parts, strict=True)),
     )
+
+
+def batches(rows: Iterator[Row | Fault]) -> Iterator[list[Row | Fault]]:
+    """The rows in lists that are bounded in number and in characters."""
+    batch: list[Row | Fault] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.text) if isinstance(row, Row) else 0
+        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def clean(

@@ -26,6 +26,7 @@ from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_varian
 from lmwright.data.sources import Fault, Source, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
 from lmwright.data.suspects import CHARACTERS, find_suspects
+from lmwright.text.language import identifier as identifier_of
 
 REPEATED_ID, FOREIGN_LABEL = 3, 4
 """Beside the verdicts of exact.py: why a row is not kept."""
@@ -88,6 +89,12 @@ class Data(Stage):
         for setting in ("max_characters", "max_labels"):
             if getattr(self, setting) < 2:
                 raise BadInput(f"{setting} is {getattr(self, setting)}", "a number from 2 on")
+        if self.max_labels > 30_000:
+            raise BadInput(f"max_labels is {self.max_labels}", "at most 30000")
+        if min(self.suspect_rows, self.language_rows) < 0:
+            raise BadInput("suspect_rows or language_rows is negative", "0 or more")
+        if self.languages:
+            identifier_of(self.languages)
         self.fractions.check()
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -373,12 +380,15 @@ class Second:
 
 
 class Parts:
-    """Rows on disk, scattered over parts by file and leading bits of their id, then sorted."""
+    """Rows on disk, scattered over parts by file and leading bits of their id, then sorted.
+
+    At most 64 parts a file, so that the files open at once stay below the usual limit.
+    """
 
     def __init__(self, folder: Path, characters: int) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        self.bits = max(0, (characters // PART_BYTES).bit_length())
+        self.bits = min(6, (characters // PART_BYTES).bit_length())
         self.open: dict[tuple[int, int], Any] = {}
 
     def put(self, rows: Iterable[tuple[int, tuple[str, ...]]]) -> None:

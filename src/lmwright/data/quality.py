@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmwright.text.language import count_languages
+from lmwright.text.language import LOOKED_AT, count_languages
 from lmwright.text.personal import count_personal
 
 EXAMPLES = 20
@@ -48,7 +48,7 @@ class SourceQuality:
             self.outliers[reason] += 1
             self.keep_example(reason, row_id)
         if for_language:
-            self.sample.append(text)
+            self.sample.append(text[:LOOKED_AT])
 
     def keep_example(self, reason: str, row_id: str) -> None:
         """Keep the smallest ids, so that the examples do not depend on the order of rows."""

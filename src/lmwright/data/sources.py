@@ -334,7 +334,7 @@ def read_parquet(
             need_columns(name, table.schema_arrow.names, source, columns)
             refuse_bomb(about, parquet_bytes(table), path.stat().st_size)
             number = 0
-            for batch in table.iter_batches(512, columns=columns):
+            for batch in table.iter_batches(128, columns=columns):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{name}:{number}", record

@@ -64,6 +64,7 @@ def cross_fit(
     """Out-of-fold probabilities of TF-IDF with logistic regression: float64 (rows, classes).
 
     Words and pairs of words; what occurs in one row only cannot help another and is left out.
+    The columns are fewer where classes are many, so that memory stays below 300 MB.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -71,7 +72,7 @@ def cross_fit(
     from threadpoolctl import threadpool_limits
 
     # One thread: the sums are short, and their order must not depend on the machine's cores.
-    width = 1 << 18 if classes <= 16 else 1 << 14
+    width = min(1 << 18, (1 << 20) // classes)
     counts = HashingVectorizer(
         n_features=width, ngram_range=(1, 2), alternate_sign=False, norm=None, dtype=np.float32
     ).transform([text[:CHARACTERS] for text in texts])

@@ -110,7 +110,7 @@ class ModelSpec:
     """A whole network without its weights."""
 
     __pydantic_config__ = STRICT
-    stacks: tuple[Stack, ...]
+    stacks: Annotated[tuple[Stack, ...], Field(min_length=1)]
 
     def stack(self, name: str) -> Stack:
         """The stack called ``name``; BadInput if there is none."""

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from lmwright.core.errors import BadInput, nearest
+
 LOOKED_AT = 400
 """Characters of a text that decide; the rest costs time and changes almost nothing."""
 
@@ -33,10 +35,20 @@ def count_languages(texts: Iterable[str], among: tuple[str, ...] = ()) -> dict[s
 
 @cache
 def identifier(among: tuple[str, ...]) -> Any:
-    """The identifier with its model (a second to load), one for each set of languages."""
+    """The identifier with its model (a second to load), one for each set of languages.
+
+    Raises BadInput for a code that it does not know.
+    """
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE)
     if among:
+        unknown = sorted(set(among) - set(found.labels))
+        if unknown:
+            raise BadInput(
+                f"no language is called {unknown[0]!r}",
+                "codes that the identifier knows",
+                nearest(unknown[0], found.labels),
+            )
         found.set_languages(list(among))
     return found

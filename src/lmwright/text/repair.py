@@ -7,8 +7,11 @@ import re
 
 import ftfy
 
-BROKEN = re.compile(r"[^\t\n\r\x20-\x7e]|&")
-"""Plain ASCII without entities and control characters needs no repair; most rows are that."""
+BROKEN = re.compile(r"[^\t\n\x20-\x7e]")
+"""Plain ASCII without control characters needs no repair; most sentences are that."""
+
+BETWEEN = re.compile(r"(?<=[A-Za-z0-9][.!?]) |\n")
+"""Where a text may be cut for repair: after a plain sentence no broken character goes on."""
 
 TAG = re.compile(r"</?([A-Za-z][A-Za-z0-9]{0,15})(?:[\s/][^<>]{0,2000})?>|<[!?][^<>]{0,2000}>")
 BREAKING = re.compile(
@@ -32,10 +35,24 @@ def repair(text: str) -> str:
 
 
 def repair_unicode(text: str) -> str:
-    """Mojibake undone, normal form C, no control characters, no lone surrogates (ftfy)."""
+    """Mojibake undone, normal form C, no control characters, no lone surrogates (ftfy).
+
+    Each sentence is judged by itself: ftfy costs a microsecond a character, and one accent
+    must not send a whole book through it.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not BROKEN.search(text):
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-    return ftfy.fix_text(text, uncurl_quotes=False, fix_latin_ligatures=False)
+        return text
+    pieces, position = [], 0
+    for cut in [*(match.end() for match in BETWEEN.finditer(text)), len(text)]:
+        piece, position = text[position:cut], cut
+        pieces.append(mend(piece) if BROKEN.search(piece) else piece)
+    return "".join(pieces)
+
+
+def mend(piece: str) -> str:
+    """One sentence repaired; entities are left to :func:`strip_markup`, quotes as they are."""
+    return ftfy.fix_text(piece, unescape_html=False, uncurl_quotes=False, fix_latin_ligatures=False)
 
 
 def strip_markup(text: str) -> str:

@@ -51,7 +51,7 @@ class Tokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a ``tokenizer.json``; BadInput if there is none, Corrupt if it is not one."""
+    """The tokenizer of a ``tokenizer.json``; BadInput if absent, Corrupt if it is not one."""
     if not path.is_file():
         raise BadInput(f"{path} is not there", "a tokenizer.json", "fetch or copy it again")
     return Tokenizer(path.read_bytes(), str(path))

@@ -133,5 +133,5 @@ def restore(
         weight.copy_(tensors["weights"][name])
     weights = dict(network.named_parameters())
     for name, tensor in tensors["moments"].items():
-        weight, _, what = name.rpartition("/")
-        optimizer.state[weights[weight]][what] = tensor
+        owner, _, what = name.rpartition("/")
+        optimizer.state[weights[owner]][what] = tensor

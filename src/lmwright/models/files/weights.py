@@ -132,15 +132,15 @@ def checked_span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
     try:
         first, last = entry["data_offsets"]
         size = BYTES[entry["dtype"]] * math.prod(entry["shape"])
-        right = all(isinstance(each, int) and each >= 0 for each in (first, *entry["shape"]))
+        right = all(isinstance(each, int) and each >= 0 for each in (first, last, *entry["shape"]))
     except (KeyError, TypeError, ValueError):
         raise Corrupt(
             f"{path.name}: {name} has no known type, shape and place", "all three", FETCH_AGAIN
         ) from None
     if not right or last - first != size:
         raise Corrupt(
-            f"{path.name}: {name} takes {last - first} bytes",
-            f"{size}, as type and shape say",
+            f"{path.name}: {name} stands in bytes {first} to {last}",
+            f"{size} bytes, as type and shape say",
             FETCH_AGAIN,
         )
     return first, last, name

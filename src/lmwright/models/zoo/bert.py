@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, Weight
 from lmwright.models.spec import Attention, Embedding, FeedForward, ModelSpec, Norm, Stack, Sublayer
 
-BENDS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+Bend = Literal["gelu", "gelu_tanh", "relu"]
+BENDS: dict[str, Bend] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),
@@ -68,6 +75,9 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("encoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
+    norm = stack.embedding.norm
+    if not (isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and norm):
+        raise BadInput("the spec is not one of the BERT family", "attention, then feed-forward")
     return {
         "model_type": "bert",
         "vocab_size": stack.embedding.vocabulary,
@@ -80,18 +90,18 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "attention_probs_dropout_prob": attention.dropout,
         "max_position_embeddings": stack.embedding.positions,
         "type_vocab_size": stack.embedding.segments,
-        "layer_norm_eps": stack.embedding.norm.eps,
+        "layer_norm_eps": norm.eps,
     }
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
     """Which tensors each of our weights stands for."""
-    found = [
+    found: list[tuple[str, tuple[str, ...]]] = [
         ("embedding.tokens.weight", ("embeddings.word_embeddings.weight",)),
         ("embedding.positions.weight", ("embeddings.position_embeddings.weight",)),
         ("embedding.segments.weight", ("embeddings.token_type_embeddings.weight",)),
     ]
-    pairs = [("embedding.norm", ("embeddings.LayerNorm",))]
+    pairs: list[tuple[str, tuple[str, ...]]] = [("embedding.norm", ("embeddings.LayerNorm",))]
     for at in range(len(spec.stack("encoder").layers)):
         ours, theirs = f"layers.{at}", f"encoder.layer.{at}"
         parts = ("query", "key", "value")

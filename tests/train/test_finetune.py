@@ -1,0 +1,289 @@
+"""The stage train: it learns, it resumes to the same bits, it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmwright.core.errors import BadInput, LmwrightError, Refused
+from lmwright.models.model import load_model
+from lmwright.train import checkpoint
+from lmwright.train.finetune import Train, read_rows, subset
+from tests.train.conftest import FakeWork, write_rows
+
+FILES = ("model.safetensors", "model.json", "tokenizer.json", "curves.json", "rows.parquet")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def stage(small) -> Train:
+    return Train(
+        start=str(small),
+        rows=100,
+        epochs=2,
+        batch=10,
+        max_tokens=48,
+        lr=3e-3,
+        evaluate_every=7,
+        checkpoint_every=4,
+        seed=3,
+    )
+
+
+def files(work: FakeWork) -> dict[str, bytes]:
+    """The bytes of the model's artifact."""
+    return {name: (work.folder / "model" / name).read_bytes() for name in FILES}
+
+
+def interrupted(stage: Train, work: FakeWork, step: int) -> None:
+    """Run the stage until a Ctrl-C at that step."""
+    work.fail_at = step
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(work)
+    work.fail_at = 0
+
+
+def test_two_runs_give_the_same_bytes_and_facts(stage, rows, tmp_path):
+    works = [FakeWork({"rows": rows}, tmp_path / name) for name in "ab"]
+    facts = [stage.run(work) for work in works]
+    assert facts[0] == facts[1]
+    assert files(works[0]) == files(works[1])
+    assert facts[0]["steps"] == 20
+    assert facts[0]["labels"] == ["0", "1"]
+
+
+def test_another_seed_gives_other_weights(stage, rows, tmp_path):
+    works = [FakeWork({"rows": rows}, tmp_path / name) for name in "ab"]
+    for work, seed in zip(works, (3, 4), strict=True):
+        replace(stage, seed=seed).run(work)
+    assert files(works[0])["model.safetensors"] != files(works[1])["model.safetensors"]
+
+
+@pytest.mark.parametrize("step", [2, 4, 5, 13, 20])
+def test_an_interrupted_run_ends_in_the_same_bits(stage, rows, tmp_path, step):
+    """Dropout on; before any checkpoint, at one, after one, after an evaluation, at the end."""
+    whole = FakeWork({"rows": rows}, tmp_path / "whole")
+    broken = FakeWork({"rows": rows}, tmp_path / "broken")
+    facts = stage.run(whole)
+    interrupted(stage, broken, step)
+    assert stage.run(broken) == facts
+    assert files(broken) == files(whole)
+    assert bool(broken.named("resumed")) == (step > 4)
+
+
+def test_how_often_is_checkpointed_changes_nothing(stage, rows, tmp_path):
+    """``checkpoint_every`` is marked inert."""
+    works = [FakeWork({"rows": rows}, tmp_path / name) for name in "ab"]
+    for work, every in zip(works, (3, 50), strict=True):
+        replace(stage, checkpoint_every=every).run(work)
+    assert files(works[0]) == files(works[1])
+    inert = [each.name for each in fields(Train) if each.metadata.get("inert")]
+    assert inert == ["checkpoint_every"]
+
+
+def newest(work: FakeWork) -> Path:
+    return max((work.scratch / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "checkpoint.json", "moments.safetensors"])
+def test_a_truncated_checkpoint_is_passed_over(stage, rows, tmp_path, name):
+    whole = FakeWork({"rows": rows}, tmp_path / "whole")
+    broken = FakeWork({"rows": rows}, tmp_path / "broken")
+    stage.run(whole)
+    interrupted(stage, broken, 15)
+    path = newest(broken) / name
+    path.write_bytes(path.read_bytes()[:-9])
+    stage.run(broken)
+    assert [each["name"] for each in broken.named("checkpoint damaged")] == ["step-000000012"]
+    assert broken.named("resumed") == [{"step": 8}]
+    assert files(broken) == files(whole)
+
+
+def test_a_half_written_checkpoint_is_swept_away(stage, rows, tmp_path):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    interrupted(stage, work, 9)
+    half = work.scratch / "checkpoints" / ".tmp-half"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"half")
+    stage.run(work)
+    assert not half.exists()
+    assert len(list((work.scratch / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_of_other_data_is_refused(stage, rows, tmp_path, sentences):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    interrupted(stage, work, 9)
+    other = tmp_path / "other"
+    shutil.copytree(rows, other)
+    write_rows(other / "train.parquet", sentences[:239])
+    with pytest.raises(Refused, match="other data"):
+        stage.run(FakeWork({"rows": other}, tmp_path / "work"))
+
+
+def test_another_environment_is_said(stage, rows, tmp_path, monkeypatch):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    interrupted(stage, work, 9)
+    here = checkpoint.environment()
+    monkeypatch.setattr(checkpoint, "environment", lambda: {**here, "threads": 64})
+    stage.run(work)
+    assert work.named("environment differs") == [{"differences": {"threads": [1, 64]}}]
+
+
+def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path):
+    """A rate this high overfits a hundred sentences soon."""
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    facts = replace(stage, epochs=30, evaluate_every=10, patience=2).run(work)
+    scores = {each["step"]: each["log_loss"] for each in work.named("evaluated")}
+    assert facts["best_step"] == min(scores, key=scores.__getitem__)
+    assert facts["stop_log_loss"] == min(scores.values())
+    assert facts["steps"] == facts["best_step"] + 20 < 300
+    assert facts["ended"] == "no better for 2 scores"
+    model = load_model(work.folder / "model")
+    table = pq.read_table(rows / "stop.parquet").to_pylist()
+    logits = torch.from_numpy(model.logits(model.prepare([row["text"] for row in table])))
+    targets = torch.tensor([model.labels.index(row["label"]) for row in table])
+    loss = torch.nn.functional.cross_entropy(logits, targets).item()
+    assert loss == pytest.approx(facts["stop_log_loss"], rel=1e-5)
+
+
+def test_curves_tell_the_whole_run(stage, rows, tmp_path):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    facts = stage.run(work)
+    curves = json.loads((work.folder / "model" / "curves.json").read_text())
+    assert [point["step"] for point in curves] == list(range(1, 21))
+    assert curves[-1]["tokens"] == facts["tokens"]
+    assert [point["step"] for point in curves if "stop_log_loss" in point] == [7, 14, 20]
+    rates = [point["lr"] for point in curves]
+    assert max(rates) == rates[2] == 3e-3
+    assert sorted(rates[2:], reverse=True) == rates[2:]
+    assert rates[0] < rates[1] < rates[2]
+    assert rates[-1] > 0
+    assert len(work.named("step")) == 20
+
+
+def test_it_learns_what_it_is_shown(stage, rows, tmp_path):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    replace(stage, rows=20, epochs=30, dropout=0.0, patience=0).run(work)
+    curves = json.loads((work.folder / "model" / "curves.json").read_text())
+    assert curves[0]["loss"] > 0.6
+    assert curves[-1]["loss"] < 0.1
+
+
+def test_the_rows_are_named_and_balanced(stage, rows, tmp_path):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    stage.run(work)
+    named = pq.read_table(work.folder / "model" / "rows.parquet").column("id").to_pylist()
+    table = pq.read_table(rows / "train.parquet").to_pylist()
+    labels = {row["id"]: row["label"] for row in table}
+    assert named == sorted(named)
+    assert [sum(labels[each] == label for each in named) for label in "01"] == [50, 50]
+
+
+def test_a_subset_gives_a_rare_label_all_it_has(rows):
+    table = read_rows(rows / "train.parquet")
+    ones = [place for place, label in enumerate(table.column("label").to_pylist()) if label == "1"]
+    zeros = [place for place in range(table.num_rows) if place not in ones]
+    rare = table.take(sorted([*zeros, *ones[:5]]))
+    found = subset(rare, 40, seed=0).column("label").to_pylist()
+    assert (found.count("1"), found.count("0")) == (5, 35)
+    assert subset(rare, 0, seed=0) is rare
+    assert subset(rare, 40, 1).column("id") != subset(rare, 40, 2).column("id")
+
+
+def test_an_earlier_model_goes_on_with_further_rows(stage, rows, tmp_path, sentences):
+    first = FakeWork({"rows": rows}, tmp_path / "first")
+    stage.run(first)
+    more = tmp_path / "more"
+    more.mkdir()
+    write_rows(more / "feedback.parquet", sentences[300:])
+    inputs = {"rows": rows, "old": first.folder / "model", "feedback": more}
+    second = FakeWork(inputs, tmp_path / "second")
+    on = replace(stage, start_from="old", extra=("feedback",), epochs=1, lr=1e-9, patience=0)
+    assert on.needs() == ("rows", "old", "feedback")
+    assert on.reads() == {}
+    assert on.run(second)["rows"] == 120
+    before = load_file(first.folder / "model" / "model.safetensors")
+    after = load_file(second.folder / "model" / "model.safetensors")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_an_earlier_model_with_other_labels_is_refused(stage, rows, tmp_path):
+    first = FakeWork({"rows": rows}, tmp_path / "first")
+    stage.run(first)
+    other = tmp_path / "other"
+    shutil.copytree(rows, other)
+    (other / "labels.json").write_text('["0", "1", "2"]')
+    inputs = {"rows": other, "old": first.folder / "model"}
+    with pytest.raises(BadInput, match="knows the labels 0, 1"):
+        replace(stage, start_from="old").run(FakeWork(inputs, tmp_path / "second"))
+
+
+def test_a_label_that_is_not_listed_is_refused(stage, rows, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(rows, other)
+    (other / "labels.json").write_text('["0", "2"]')
+    with pytest.raises(BadInput, match="'1'"):
+        stage.run(FakeWork({"rows": other}, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "stop.parquet", "labels.json"])
+def test_a_missing_file_of_rows_is_named(stage, rows, tmp_path, name):
+    other = tmp_path / "other"
+    shutil.copytree(rows, other)
+    (other / name).unlink()
+    with pytest.raises(BadInput, match=name):
+        stage.run(FakeWork({"rows": other}, tmp_path / "work"))
+
+
+def test_a_loss_that_explodes_ends_the_run_and_says_why(stage, rows, small, tmp_path):
+    """Weights so large that the first products overflow."""
+    from lmwright.models.files.weights import read_tensors, write_tensors
+
+    wild = tmp_path / "wild"
+    shutil.copytree(small, wild)
+    tensors = read_tensors(wild / "model.safetensors")
+    write_tensors(wild / "model.safetensors", {n: t * 1e25 for n, t in tensors.items()})
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    with pytest.raises(LmwrightError, match="no finite number at step 0"):
+        replace(stage, start=str(wild)).run(work)
+    assert work.named("fault")[0]["kind"] == "not finite"
+    assert not (work.folder / "model" / "model.json").exists()
+
+
+@pytest.mark.parametrize(
+    "field", [{"epochs": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"batch": 0}, {"task": "clasify"}]
+)
+def test_a_setting_out_of_range_is_refused_before_any_work(stage, field):
+    with pytest.raises(BadInput, match=str(next(iter(field.values())))):
+        replace(stage, **field).check()
+
+
+def test_the_start_enters_the_stamp_by_content(stage, small, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(small, copy)
+    before = set(stage.reads().values())
+    assert set(replace(stage, start=str(copy)).reads().values()) == before
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert set(replace(stage, start=str(copy)).reads().values()) != before
+    asset = Train().reads()
+    assert len(next(iter(asset.values()))) == 64
+
+
+def test_what_is_found_by_name_is_reached():
+    reached = Train().reaches()
+    assert "lmwright.tasks.classify" in reached
+    assert "lmwright.models.zoo.bert" in reached

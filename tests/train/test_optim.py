@@ -1,0 +1,54 @@
+"""Rates, clipping and decay against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmwright.train.optim import adamw, clip, rate, set_rate
+
+
+def test_the_rate_rises_and_falls_in_straight_lines():
+    found = [rate(step, 10, 1.0, 0.2) for step in range(10)]
+    assert found == pytest.approx(
+        [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
+    assert [rate(step, 4, 2.0, 0.0) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_clipping_bounds_the_joint_norm_and_leaves_small_ones_alone():
+    weights = [torch.zeros(3, requires_grad=True), torch.zeros(4, requires_grad=True)]
+    for weight, value in zip(weights, (3.0, 4.0), strict=True):
+        weight.grad = torch.zeros_like(weight)
+        weight.grad[0] = value
+    assert clip(weights, 0.0) == pytest.approx(5.0)
+    assert weights[1].grad[0] == 4.0
+    assert clip(weights, 10.0) == pytest.approx(5.0)
+    assert weights[1].grad[0] == 4.0
+    assert clip(weights, 1.0) == pytest.approx(5.0)
+    assert weights[0].grad[0].item() == pytest.approx(0.6, rel=1e-5)
+    assert weights[1].grad[0].item() == pytest.approx(0.8, rel=1e-5)
+
+
+def test_adamw_follows_its_formula_and_spares_vectors_from_decay():
+    """Loshchilov and Hutter 2019, algorithm 2, in fp64 by hand."""
+    layer = torch.nn.Linear(3, 2).double()
+    start = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
+    optimizer = adamw(layer, decay=0.1)
+    moments = {name: [0.0, 0.0] for name in start}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        set_rate(optimizer, 0.01 * step)
+        for name, weight in layer.named_parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            first, second = moments[name]
+            first = 0.9 * first + 0.1 * weight.grad
+            second = 0.999 * second + 0.001 * weight.grad**2
+            moments[name] = [first, second]
+            decay = 0.1 if name == "weight" else 0.0
+            start[name] = start[name] * (1 - 0.01 * step * decay)
+            middle = (second / (1 - 0.999**step)).sqrt() + 1e-8
+            start[name] = start[name] - 0.01 * step * first / (1 - 0.9**step) / middle
+        optimizer.step()
+    for name, weight in layer.named_parameters():
+        torch.testing.assert_close(weight.detach(), start[name], rtol=1e-10, atol=1e-12)
