@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -15,13 +15,13 @@ from lmwright.core.recipe import make_recipe, parse_yaml
 from lmwright.data.guess import guess_source
 from lmwright.tables import SECTIONS, resolve
 
+AFTER_DATA = ("train", "baselines", "evaluate", "audit", "detect", "promote")
+
 
 def init(
     table: Annotated[Path, typer.Argument(help="CSV, JSON Lines or Parquet with labelled texts.")],
-    text: Annotated[
-        str, typer.Option(help="The column with the texts, if the guess is wrong.")
-    ] = "",
-    label: Annotated[str, typer.Option(help="The column with the labels, likewise.")] = "",
+    text: Annotated[str, typer.Option(help="The column with the texts.")] = "",
+    label: Annotated[str, typer.Option(help="The column with the labels.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where to write; NAME.yaml by default.")] = None,
 ) -> None:
     """Look at a table, guess its columns, and write a recipe that runs as it is."""
@@ -30,24 +30,17 @@ def init(
     path = out or Path(f"{name}.yaml")
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
-    source = {"name": name, "path": str(table.absolute()), **guess.settings}
-    recipe = {
-        "name": name,
-        "stages": {
-            "data": {"sources": [source]},
-            "train": None,
-            "baselines": None,
-            "evaluate": None,
-            "audit": None,
-            "detect": None,
-            "promote": None,
-        },
-        "watch": {"keep_text": False},
+    found = guess.source
+    source = {
+        "name": found.name,
+        "path": str(table.absolute()),
+        "text": found.text,
+        "label": found.label,
     }
+    stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
+    recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}
     reasons = "".join(f"# {reason}\n" for reason in guess.reasons)
-    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).replace(
-        " null", ""
-    )
+    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     make_recipe(parse_yaml(body, str(path)), str(path), resolve, SECTIONS)
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")

@@ -105,9 +105,7 @@ def lineage(
     else:
         found = of_source(opened, name)
         if not found["made_with_it"]:
-            raise BadInput(
-                f"nothing here is called {name!r}", "an answer, alias, version, row, source"
-            )
+            raise BadInput(f"nothing here is called {name!r}", "an answer, version, row or source")
         print(pretty(found))
 
 

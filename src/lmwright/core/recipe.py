@@ -135,7 +135,7 @@ def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
 def read_settings(kind: type, value: Any, where: str) -> Any:
     """Read a mapping into a settings dataclass; every fault in it names its key and a cure."""
     try:
-        settings = TypeAdapter(kind).validate_python(value)
+        settings: Any = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         raise BadInput(*explain(error, where, kind)) from None
     if isinstance(settings, Settings):
