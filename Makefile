@@ -1,0 +1,47 @@
+# Two commands do all the set-up: make quickstart, make test. Both may be repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= lmwright-store
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test test-long lint env env-test bench clean
+
+quickstart: env
+	$(BIN)/lmwright run recipes/quickstart.yaml --store $(STORE)
+	$(BIN)/lmwright replay recipes/quickstart.yaml --world imdb --store $(STORE)
+	$(BIN)/lmwright report reviews@production --store $(STORE) --out report.html
+	@echo
+	@echo "The report is report.html. Talk to the model:"
+	@echo "  $(BIN)/lmwright serve reviews@production --store $(STORE)"
+	@echo "  curl -s http://127.0.0.1:8000/v1/classify -H 'Content-Type: application/json' -d '{\"input\": \"A joy from start to end.\"}'"
+
+test: env-test
+	$(BIN)/python tests/run.py
+
+test-long: env-test
+	$(BIN)/python tests/run.py --long
+
+lint: env-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+bench: env-test
+	for claim in finetune quality; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+
+env: .venv/ready
+env-test: .venv/ready-test
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -c constraints.txt -e ".[serve]"
+	touch $@
+
+.venv/ready-test: .venv/ready
+	$(PIP) -c constraints.txt -e ".[serve,hf,postgres,test,lint]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist
