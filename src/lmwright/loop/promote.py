@@ -92,7 +92,7 @@ class Promote(Stage):
         refuse_withdrawn(store, version)
         evidence = self.judge(artifacts, store, version, rival, now is not None)
         passed = all(condition["passed"] for condition in evidence["conditions"])
-        record("gate", alias=alias, version=version, rival=rival, passed=passed, **evidence)
+        record("gate", alias=alias, version=version, passed=passed, **evidence)
         if passed:
             move(store, alias, version, evidence, author)
         else:
