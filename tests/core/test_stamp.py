@@ -85,7 +85,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("work.py", "return number\n\ndef unused", "return number + 0\n\ndef unused", "work:below"),
         ("work.py", "LIMIT = 3", "LIMIT = 4", "work:LIMIT"),
         ("work.py", "below(number) + LIMIT", "below(number) - LIMIT", "work:used"),
-        ("stage.py", 'used(self.number)', 'used(self.number + 1)', "stage:Thing"),
+        ("stage.py", "used(self.number)", "used(self.number + 1)", "stage:Thing"),
     ],
 )
 def test_a_changed_line_that_can_be_reached_is_named(package, file, old, new, named) -> None:
@@ -123,7 +123,9 @@ def test_a_new_statement_at_import_always_counts(package) -> None:
 def test_inputs_and_settings_are_parts_of_the_stamp(package) -> None:
     stage = importlib.import_module("lmwright_toy.stage").Thing
     one = stamp_of(stage(), "thing", {"rows": "ab"})
-    assert differences(one.parts, stamp_of(stage(), "thing", {"rows": "cd"}).parts) == ["inputs rows"]
+    assert differences(one.parts, stamp_of(stage(), "thing", {"rows": "cd"}).parts) == [
+        "inputs rows"
+    ]
     assert differences(one.parts, stamp_of(stage(number=2), "thing", {"rows": "ab"}).parts) == [
         "settings number"
     ]

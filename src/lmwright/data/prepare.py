@@ -126,7 +126,8 @@ class Data(Stage):
         clock.append(time.perf_counter())
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
         work.measured(seconds=seconds)
-        return quality
+        learnt = [source.name for source in self.sources if source.role == "train"]
+        return {**quality, "learns_from": learnt}
 
     def place(self, gathered: Gathered, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Verdict of each row (KEPT or a reason), and the file it belongs to: both (rows,).

@@ -24,10 +24,11 @@ from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
+from lmwright.core.stage import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Settings):
     """One origin of rows and how to read it.
 
     ``path``            a file, a pattern with stars, or ``asset:NAME/path/inside``.

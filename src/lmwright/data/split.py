@@ -9,10 +9,11 @@ import numpy as np
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import key
+from lmwright.core.stage import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fractions:
+class Fractions(Settings):
     """Shares of the rows: for learning, early stopping, calibration, the gate, the last test."""
 
     train: float = 0.70
