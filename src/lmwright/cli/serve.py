@@ -138,6 +138,7 @@ def listen(settings: Serve) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(1024)  # before the address is printed, so that nobody is turned away
     except OSError as error:
         raise BadInput(
             f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
