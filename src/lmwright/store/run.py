@@ -133,6 +133,10 @@ def run_step(
                 shown.end(step.name, "done", seconds, result.facts)
                 return result
     journal.record("stage reused", step=step.name, stamp=stamp.hash)
+    left = store.scratch(stamp.hash)
+    if left.exists():  # a kill came between the commit and the tidying up
+        with lease(store.database, stamp.hash):
+            shutil.rmtree(left, ignore_errors=True)
     shown.end(step.name, "already done", time.monotonic() - began, found.facts)
     return found
 

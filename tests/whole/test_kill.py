@@ -1,0 +1,99 @@
+"""SIGKILL at any write, fsync or rename: the rerun ends with the same bits and a readable store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmwright.store.store import Store
+from lmwright.store.versions import current
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+STRIDE = 9
+"""The ordinary run tries every ninth place, from another start each time the code changes it."""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that kills, compiled."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    target = tmp_path_factory.mktemp("shim") / "kill_at.so"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-O1", "-o", str(target), str(HERE / "kill_at.c"), "-ldl"],
+        check=True,
+        timeout=60,
+    )
+    return target
+
+
+def run(folder: Path, **extra: str) -> int:
+    """Run the toy on a store in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", **extra}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.whole.toy_run", str(folder)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    if done.returncode > 0:
+        raise AssertionError(done.stderr.decode())
+    return done.returncode
+
+
+def content(folder: Path) -> dict[str, set[str]]:
+    """What a store holds: its artifacts, results and what the alias names."""
+    store = Store(folder)
+    artifacts = {path.name for path in (folder / "artifacts").iterdir()}
+    assert all(store.verify(name) for name in artifacts)
+    now = current(store, "toy@production")
+    found = {
+        "artifacts": artifacts,
+        "results": {result.stamp for result in store.all_results()},
+        "alias": {now.hash if now else ""},
+        "state": {str(store.state("loop toy"))},
+        "left": {path.name for path in (folder / "work").iterdir()},
+    }
+    store.database.close()
+    return found
+
+
+def killed_everywhere(shim: Path, tmp_path: Path, places: range) -> None:
+    """Kill at each place, look at the store, run again, compare with a run left in peace."""
+    run(tmp_path / "whole")
+    wanted = content(tmp_path / "whole")
+    for place in places:
+        folder = tmp_path / f"at-{place}"
+        assert run(folder, LD_PRELOAD=str(shim), KILL_AT=str(place)) == -9, place
+        partial = content(folder)
+        assert partial["artifacts"] <= wanted["artifacts"], place
+        assert partial["results"] <= wanted["results"], place
+        assert run(folder) == 0
+        assert content(folder) == wanted, place
+        shutil.rmtree(folder)
+
+
+def count(shim: Path, tmp_path: Path) -> int:
+    """How many places there are."""
+    told = tmp_path / "count"
+    assert run(tmp_path / "counted", LD_PRELOAD=str(shim), KILL_COUNT=str(told)) == 0
+    return int(told.read_text())
+
+
+def test_a_kill_at_every_ninth_place(shim: Path, tmp_path: Path) -> None:
+    places = count(shim, tmp_path)
+    assert places > 60
+    killed_everywhere(shim, tmp_path, range(1 + places % STRIDE, places, STRIDE))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_kill_at_every_place(shim: Path, tmp_path: Path) -> None:
+    killed_everywhere(shim, tmp_path, range(1, count(shim, tmp_path)))
