@@ -148,6 +148,8 @@ def play(
     waiting: Iterator[tuple[str, str]] = iter(rows)
     began, left, state = time.monotonic(), len(rows), {"at": "observed"}
     while left > 0 and time.monotonic() - began < seconds:
+        if state["at"] == "training" and any(past["at"] in ENDS for past in played.states):
+            break  # the loop has decided once; what it learns next is for another day
         busy = state["at"] in {"training", "gated"}
         batch = [row for _, row in zip(range(1 if busy else 4), waiting, strict=False)]
         if not batch:

@@ -30,9 +30,10 @@ class Retrain(Settings):
     """The trigger and the recipe of a retraining: the section ``retrain`` of a recipe.
 
     Drift alone is not harm. A retraining starts when drift was seen in ``windows`` of the last
-    windows and, besides, one of these holds:
+    windows, at least ``fewest`` labelled texts wait to be learnt from and judged by, and one of
+    these holds:
 
-    ``new_labels``  at least so many labelled texts wait to be learnt from (0: no such reason);
+    ``new_labels``  so many labelled texts wait (0: no such reason);
     ``loss``        labelled log-loss is above the reference's by more than this, with one-sided
                     confidence 1 − ``alpha`` (needs 30 labels);
     ``confidence``  mean confidence, the model's own estimate of its accuracy, fell by more.
@@ -42,7 +43,8 @@ class Retrain(Settings):
     """
 
     windows: int = 2
-    new_labels: int = 200
+    fewest: int = 200
+    new_labels: int = 600
     loss: float = 0.1
     confidence: float = 0.05
     alpha: float = 0.05
@@ -55,6 +57,8 @@ class Retrain(Settings):
                 f"retrain.windows {self.windows}, new_labels {self.new_labels}, alpha {self.alpha}",
                 "at least one window, labels from 0, alpha above 0 and below 0.5",
             )
+        if self.fewest < FEWEST_LABELS:
+            raise BadInput(f"retrain.fewest is {self.fewest}", f"at least {FEWEST_LABELS}")
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,12 @@ def harm(
     recent = signs[-max(settings.windows * 2, 4) :]
     drifting = [window for window in recent if drifts(window)]
     evidence: dict[str, Any] = {"drifting_windows": len(drifting), "labels": len(labelled)}
-    if len(drifting) < settings.windows:
+    if len(drifting) < settings.windows or len(labelled) < settings.fewest:
         return Harm("", evidence)
     if settings.new_labels and len(labelled) >= settings.new_labels:
         return Harm(f"drift, and {len(labelled)} new labels to learn from", evidence)
     losses = np.array([loss_of(row) for row in labelled])
-    if reference_loss is not None and len(losses) >= FEWEST_LABELS:
+    if reference_loss is not None:
         rng = stream(0, "harm")
         lower, _ = one_sided_bounds(losses - reference_loss, settings.alpha, rng)
         evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower}
@@ -173,6 +177,7 @@ def derive(
     overlay = {
         "train": {"extra": ["feedback"]},
         "baselines": {"extra": ["feedback"]},
+        "evaluate": {"splits": ["test"]},
         "detect": {"reference": reference},
         "promote": {"gate": {"fresh": fresh, "kept": [old]}},
     }
