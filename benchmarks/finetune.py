@@ -99,10 +99,10 @@ def ask(child: subprocess.Popen[str]) -> dict[str, Any]:
     child.stdin.write("go\n")
     child.stdin.flush()
     for line in child.stdout:
-        if line.startswith("{"):
+        # The peer also prints its own log between the reports.
+        if line.startswith('{"turn"'):
             answer: dict[str, Any] = json.loads(line)
-            if "turn" in answer:
-                return answer
+            return answer
     raise SystemExit("a side ended before its turn; run it with --side to see why")
 
 
@@ -190,9 +190,9 @@ class Turns:
     def step(self, step: int, loss: Callable[[], float]) -> None:
         """One step is done; steps count from 1."""
         self.losses.append(loss())
-        first = WARM_UP + (step - WARM_UP - 1) // STEPS_A_ROUND * STEPS_A_ROUND
-        if step == WARM_UP or (step > WARM_UP and (step - WARM_UP) % STEPS_A_ROUND == 0):
-            first = 0 if step == WARM_UP else first
+        done = step - WARM_UP
+        if done == 0 or (done > 0 and done % STEPS_A_ROUND == 0):
+            first = step - STEPS_A_ROUND if done else 0
             report = {
                 "turn": step,
                 "seconds": time.perf_counter() - self.began,
