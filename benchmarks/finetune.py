@@ -65,6 +65,8 @@ def main() -> None:
     for dropout in rates:
         for line in compare(dropout, chosen.threads):
             print(json.dumps(line), flush=True)
+            if not line["equal"]:
+                raise SystemExit("the losses differ: no result")
 
 
 def compare(dropout: float, threads: int) -> list[dict[str, Any]]:
