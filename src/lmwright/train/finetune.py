@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.durable import write_json
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.random import stream
 from lmwright.core.stage import Stage, Work, inert
@@ -26,11 +26,12 @@ from lmwright.models.network import Network, build, fill, size
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
-from lmwright.train.loop import Descent, State, train
+from lmwright.train.loop import Descent, State, refuse_infinite, train
 from lmwright.train.optim import adamw
 from lmwright.train.task import Task
 
 COLUMNS = ["id", "text", "label", "source"]
+SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Train(Stage):
     epochs: int = 2
     batch: int = 16
     max_tokens: int = 256
-    lr: float = 5e-5
+    lr: float = 2e-4
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -110,6 +111,12 @@ class Train(Stage):
                 upper = "" if most is None else f" and at most {most}"
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
         module_of("tasks", self.task)
+        if self.start_from:
+            return
+        if is_asset(self.start):
+            asset_hash(self.start)
+        elif not Path(self.start).is_dir():
+            raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
@@ -152,6 +159,7 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             scores = task.score(network, judged)
+            refuse_infinite(scores["log_loss"], 0.0, state, work.record)
             state.curves[-1].update({f"stop_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
             if scores["log_loss"] < state.best_loss:
@@ -233,7 +241,14 @@ def read_rows(path: Path) -> pa.Table:
     """The columns that training reads of a file of rows; BadInput if there are no rows."""
     if not path.is_file():
         raise BadInput(f"{path.name} is not in {path.parent}", "an artifact of the stage data")
-    table = pq.read_table(path, columns=COLUMNS)
+    try:
+        table = pq.read_table(path, columns=COLUMNS).cast(SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(
+            f"{path.name}: {error}",
+            "parquet with the columns " + ", ".join(COLUMNS),
+            "run the stage that made it again",
+        ) from None
     if not table.num_rows:
         raise BadInput(f"{path.name} has no rows", "one row at least", "loosen the data stage")
     return table

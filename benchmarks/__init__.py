@@ -1,0 +1,1 @@
+"""One command a claim: ours and a peer in turns, one JSON line a result."""

