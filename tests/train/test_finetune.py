@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
 from lmwright.models.model import load_model
 from lmwright.train import checkpoint
-from lmwright.train.finetune import Train, read_rows, subset
+from lmwright.train.finetune import Train, read_rows
 from tests.train.conftest import FakeWork, write_rows
 
 FILES = ("model.safetensors", "model.json", "tokenizer.json", "curves.json", "rows.parquet")
@@ -193,23 +193,13 @@ def test_the_rows_are_named_and_balanced(stage, rows, tmp_path):
     assert [sum(labels[each] == label for each in named) for label in "01"] == [50, 50]
 
 
-def test_a_subset_gives_a_rare_label_all_it_has(rows):
-    table = read_rows(rows / "train.parquet")
-    ones = [place for place, label in enumerate(table.column("label").to_pylist()) if label == "1"]
-    zeros = [place for place in range(table.num_rows) if place not in ones]
-    rare = table.take(sorted([*zeros, *ones[:5]]))
-    found = subset(rare, 40, seed=0).column("label").to_pylist()
-    assert (found.count("1"), found.count("0")) == (5, 35)
-    assert subset(rare, 0, seed=0) is rare
-    assert subset(rare, 40, 1).column("id") != subset(rare, 40, 2).column("id")
-
-
 def test_an_earlier_model_goes_on_with_further_rows(stage, rows, tmp_path, sentences):
     first = FakeWork({"rows": rows}, tmp_path / "first")
     stage.run(first)
     more = tmp_path / "more"
     more.mkdir()
-    write_rows(more / "feedback.parquet", sentences[300:])
+    write_rows(more / "train.parquet", sentences[300:])
+    write_rows(more / "world-gate.parquet", sentences[:40])
     inputs = {"rows": rows, "old": first.folder / "model", "feedback": more}
     second = FakeWork(inputs, tmp_path / "second")
     on = replace(stage, start_from="old", extra=("feedback",), epochs=1, lr=1e-9, patience=0)

@@ -22,8 +22,8 @@ class Baselines(Stage):
     """Train the majority and TF-IDF baselines on training rows.
 
     ``like`` names the model whose own list of rows says what "the same rows" are; empty, the
-    limit ``rows`` draws them from the training split (0 is all). ``extra`` names artifacts with
-    further rows in Parquet files that the model was trained on too.
+    limit ``rows`` draws them from the training split (0 is all). ``extra`` names artifacts whose
+    training rows the model was trained on too.
     """
 
     like: str = "model"
@@ -75,9 +75,7 @@ class Baselines(Stage):
     def _all_rows(self, work: Work) -> pa.Table:
         """The training split and the further rows, each id once, sorted."""
         tables = [read_split(work.inputs["rows"], "train")]
-        for name in self.extra:
-            files = sorted(work.inputs[name].glob("*.parquet"))
-            tables += [read_split(path.parent, path.stem) for path in files]
+        tables += [read_split(work.inputs[name], "train") for name in self.extra]
         joined = pa.concat_tables(tables)
         seen: dict[str, int] = {}
         for place, row in enumerate(joined.column("id").to_pylist()):

@@ -17,8 +17,8 @@ from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_tree, tree
-from lmwright.core.random import stream
 from lmwright.core.stage import Stage, Work, inert
+from lmwright.data.sample import same_rows
 from lmwright.models.encoder import Encoder, from_published, head_spec
 from lmwright.models.files.folder import read_folder
 from lmwright.models.model import load_model
@@ -40,8 +40,9 @@ class Train(Stage):
 
     ``start`` is a published model's folder (a path or an asset). ``start_from`` names an
     artifact with an earlier model of ours to go on from instead; ``extra`` names artifacts
-    whose ``*.parquet`` rows join the training. ``rows`` limits the training rows to a balanced
-    subset (0: all), ``stop_rows`` those that decide when to stop; ``max_tokens`` cuts a text.
+    whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
+    the training rows to a subset in which each label keeps its share (0: all), ``stop_rows``
+    those that decide when to stop; ``max_tokens`` cuts a text.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The stop split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept. ``dropout`` below 0 keeps the start's own rates.
@@ -124,7 +125,7 @@ class Train(Stage):
         task: Task = resolve("tasks", self.task)(labels, self.smoothing)
         model = self.beginning(work, labels, task)
         table = self.training_rows(work)
-        stop = subset(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
+        stop = same_rows(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
         batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
         judged = examples(task, model, stop)
         state, seconds, new_tokens = self.fit(work, model.network, task, batches, judged)
@@ -217,12 +218,8 @@ class Train(Stage):
 
     def training_rows(self, work: Work) -> pa.Table:
         """The rows to learn from, sorted by id: a balanced subset, and all further rows."""
-        table = subset(read_rows(work.inputs["rows"] / "train.parquet"), self.rows, self.seed)
-        further = [
-            read_rows(path)
-            for name in self.extra
-            for path in sorted(work.inputs[name].glob("*.parquet"))
-        ]
+        table = same_rows(read_rows(work.inputs["rows"] / "train.parquet"), self.rows, self.seed)
+        further = [read_rows(work.inputs[name] / "train.parquet") for name in self.extra]
         return pa.concat_tables([table, *further]).sort_by("id")
 
 
@@ -252,28 +249,6 @@ def read_rows(path: Path) -> pa.Table:
     if not table.num_rows:
         raise BadInput(f"{path.name} has no rows", "one row at least", "loosen the data stage")
     return table
-
-
-def subset(table: pa.Table, most: int, seed: int) -> pa.Table:
-    """At most ``most`` rows, the labels as equally often as they allow (0: all rows).
-
-    Rows are drawn label by label in an order that ``seed`` and nothing else sets.
-    """
-    if not most or most >= table.num_rows:
-        return table
-    by_label: dict[str, list[int]] = {}
-    labels = table.column("label").to_pylist()
-    for place in stream(seed, "subset").permutation(table.num_rows):
-        by_label.setdefault(labels[place], []).append(int(place))
-    # One of each label in turn, so that a rare label gives all it has and the others the rest.
-    longest = max(map(len, by_label.values()))
-    turns = [
-        by_label[label][turn]
-        for turn in range(longest)
-        for label in sorted(by_label)
-        if turn < len(by_label[label])
-    ]
-    return table.take(sorted(turns[:most]))
 
 
 def examples(task: Task, model: Encoder, table: pa.Table) -> list[Any]:
