@@ -49,6 +49,8 @@ def help_text() -> str:
 
 def call(verb: str, rest: list[str]) -> int:
     """Import and run what stands behind a verb; a fault that a person can mend has no traceback."""
+    # Threads that wait for the next small product must not burn a core that others need.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from importlib import import_module
 
     import typer

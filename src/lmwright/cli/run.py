@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lmwright.cli.open import STORE, SetOption, StoreOption, open_recipe, open_store
 from lmwright.cli.progress import Lines
-from lmwright.store.run import plan_recipe, run_recipe
+from lmwright.core.hashing import hash_json
+from lmwright.core.recipe import Recipe
+from lmwright.store.run import Planned, plan_recipe, run_recipe
 
 
 def run(
@@ -19,10 +21,15 @@ def run(
     again: Annotated[bool, typer.Option(help="Repeat what is already done.")] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
-    done = run_recipe(open_recipe(recipe, set), open_store(store), again, Lines())
+    known, opened = open_recipe(recipe, set), open_store(store)
+    told = opened.state(forecast_name(known))
+    done = run_recipe(known, opened, again, Lines(), forecast=told)
     for name, result in done.results.items():
         outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
         print(f"{name:<12} {outputs}")
+    for name, facts in done.acts.items():
+        words = " ".join(str(value)[:24] for value in facts.values())
+        print(f"{name:<12} {words}")
     print(f"run {done.name}")
 
 
@@ -30,10 +37,51 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
     store: StoreOption = STORE,
     set: SetOption = [],  # noqa: B006
+    forecast: Annotated[bool, typer.Option(help="Probe this machine for a few seconds.")] = True,
 ) -> None:
-    """Say for each stage whether its result is there, and if not, what changed."""
-    for row in plan_recipe(open_recipe(recipe, set), open_store(store)):
-        why = "; ".join(row.why[:6]) + (
-            f"; and {len(row.why) - 6} more" if len(row.why) > 6 else ""
+    """Say for each stage whether its result is there, what changed, and what it would take."""
+    known, opened = open_recipe(recipe, set), open_store(store)
+    planned = plan_recipe(known, opened)
+    told: dict[str, Any] = {}
+    if forecast and any(row.state != "done" for row in planned):
+        from lmwright.loop.forecast import forecast as foretell
+        from lmwright.loop.forecast import totals
+
+        told = foretell(known, opened, planned)
+        opened.set_state(forecast_name(known), told)
+    for row in planned:
+        print(line(row, told.get(row.step)))
+    if told:
+        total = totals(told)
+        print(f"all together {times(total['seconds'])}", end="")
+        print(
+            f", {sizes(total['disk'])} on disk and {total['scratch'] / 1e6:.0f} MB for a while,",
+            end="",
         )
-        print(f"{row.step:<12} {row.state:<6} {(row.stamp or '')[:12]:<12} {why}".rstrip())
+        print(f" {sizes(total['memory'])} of memory")
+        if total["unknown"]:
+            print(f"not counted: {', '.join(total['unknown'])} (never done here before)")
+
+
+def line(row: Planned, told: dict[str, Any] | None) -> str:
+    """A stage's row."""
+    why = "; ".join(row.why[:4]) + (f"; and {len(row.why) - 4} more" if len(row.why) > 4 else "")
+    seconds = times(told["seconds"]) if told else ""
+    return (
+        f"{row.step:<12} {row.state:<6} {(row.stamp or '')[:12]:<12} {seconds:<18} {why}".rstrip()
+    )
+
+
+def times(seconds: list[float] | None) -> str:
+    """Low, expected and high seconds."""
+    return "–".join(f"{value:.0f}" for value in seconds) + " s" if seconds else "unknown"
+
+
+def sizes(values: list[float] | None) -> str:
+    """Low, expected and high bytes."""
+    return "–".join(f"{value / 1e6:.0f}" for value in values) + " MB" if values else "unknown"
+
+
+def forecast_name(recipe: Recipe) -> str:
+    """Under which name a recipe's forecast is kept until it runs."""
+    return f"forecast {hash_json(dict(recipe.raw))}"

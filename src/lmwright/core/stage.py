@@ -39,6 +39,38 @@ class Work(Protocol):
         """Facts that differ from run to run (seconds, bytes of memory): kept, but apart."""
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How much work a stage is, in units that a short probe can measure the speed of.
+
+    ``rows`` read from sources; ``read_tokens`` that a model reads; ``train_tokens`` that it learns
+    from; ``fitted_rows`` of the small models; ``disk`` bytes that stay, ``scratch`` bytes that go.
+    """
+
+    rows: float = 0
+    read_tokens: float = 0
+    train_tokens: float = 0
+    fitted_rows: float = 0
+    disk: float = 0
+    scratch: float = 0
+
+
+class Known(Protocol):
+    """What is known of the rows before the work: exactly, or estimated from the sources."""
+
+    def rows(self, place: str) -> int:
+        """The rows of ``ARTIFACT/FILE``."""
+
+    def tokens(self, place: str, most: int) -> float:
+        """The mean tokens of its texts, each cut at ``most``."""
+
+    def source_rows(self) -> int:
+        """The rows of all sources together."""
+
+    def model_bytes(self) -> int:
+        """The size of the model that training starts from."""
+
+
 class Settings:
     """What a recipe is read into: subclasses are frozen dataclasses; unknown keys are refused."""
 
@@ -72,6 +104,10 @@ class Stage(Settings):
     def reaches(self) -> tuple[str, ...]:
         """Modules that ``run`` finds by name through ``lmwright.tables``."""
         return ()
+
+    def amounts(self, known: Known) -> Amounts | None:
+        """How much work ``run`` will be; None where that cannot be told beforehand."""
+        return None
 
     def run(self, work: Work) -> dict[str, Any]:
         """Do the work and return its facts: JSON values that depend on nothing timed."""

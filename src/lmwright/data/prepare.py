@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import COLUMNS, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
@@ -96,6 +96,10 @@ class Data(Stage):
         if self.languages:
             identifier_of(self.languages)
         self.fractions.check()
+
+    def amounts(self, known: Known) -> Amounts:
+        """All rows of the sources; what is kept takes about a kilobyte a row."""
+        return Amounts(rows=known.source_rows(), disk=1000 * known.source_rows())
 
     def run(self, work: Work) -> dict[str, Any]:
         """Fill ``rows`` in two passes over the texts; returns the quality report as facts."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import read_labels
 from lmwright.data.sample import same_rows
 from lmwright.evals.rows import read_split
@@ -46,6 +46,10 @@ class Baselines(Stage):
                 "one of them to say which rows are the same",
                 'leave rows out, or set like to ""',
             )
+
+    def amounts(self, known: Known) -> Amounts:
+        """Two fits on the training rows at most."""
+        return Amounts(fitted_rows=2 * known.rows("rows/train"), disk=20_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Fit the three, save them, and say on how many rows and how strong."""

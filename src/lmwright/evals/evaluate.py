@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import read_labels
 from lmwright.evals.predictions import (
     Predictions,
@@ -30,6 +30,9 @@ from lmwright.metrics.noninferiority import compare
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.tables import MODELS
+
+READ_TOKENS = 256
+"""What a forecast takes as a model's cap; the cap itself is the model's own."""
 
 PRIMARY = ("log_loss", "brier", "accuracy")
 
@@ -100,6 +103,15 @@ class Evaluate(Stage):
                 f"draws {self.draws}, rows {self.rows}, fewest {self.fewest}, worst {self.worst}",
                 "at least 100 draws, a slice of at least 1 row, and nothing negative",
             )
+
+    def amounts(self, known: Known) -> Amounts:
+        """The calibration rows and the splits, read by the first model: the others are small."""
+        counted = [("rows/calibration", known.rows("rows/calibration"))]
+        for split in self.splits:
+            rows = known.rows(f"rows/{split}")
+            counted.append((f"rows/{split}", min(rows, self.rows) if self.rows else rows))
+        tokens = sum(rows * known.tokens(place, READ_TOKENS) for place, rows in counted)
+        return Amounts(read_tokens=tokens, disk=500 * sum(rows for _, rows in counted))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Predict, calibrate, score, compare; write all of it and return what matters most."""

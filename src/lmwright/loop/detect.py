@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.evals.predictions import batches
 from lmwright.evals.rows import read_split
 from lmwright.metrics.detectors import Detectors, Seen
@@ -51,6 +51,11 @@ class Detect(Stage):
         for place in self.reference:
             if place.count("/") != 1:
                 raise BadInput(f"detect.reference has {place!r}", "ARTIFACT/FILE, as in rows/gate")
+
+    def amounts(self, known: Known) -> Amounts:
+        """The reference rows, read once."""
+        tokens = sum(known.rows(place) * known.tokens(place, 256) for place in self.reference)
+        return Amounts(read_tokens=tokens, disk=5_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """See the reference with the model, and fit."""

@@ -11,7 +11,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.recipe import Recipe
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
 from lmwright.loop.gate import Condition, Contender, Gate, hold
@@ -53,6 +53,12 @@ class Promote(Stage):
     def check(self) -> None:
         """The gate's own checks."""
         self.gate.check()
+
+    def amounts(self, known: Known) -> Amounts:
+        """The gate's rows, read by the candidate and by its rival."""
+        places = (self.gate.fresh, *self.gate.kept)
+        tokens = sum(known.rows(place) * known.tokens(place, 256) for place in places)
+        return Amounts(read_tokens=2 * tokens, disk=1000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write ``version.json``: the model by its content, its calibration and its labels."""

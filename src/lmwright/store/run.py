@@ -54,6 +54,7 @@ class Run:
     given: Mapping[str, str]
     results: dict[str, Result] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
+    acts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def artifacts(self) -> dict[str, str]:
@@ -62,11 +63,17 @@ class Run:
 
 
 def run_recipe(
-    recipe: Recipe, store: Store, again: bool = False, shown: Shown | None = None, author: str = ""
+    recipe: Recipe,
+    store: Store,
+    again: bool = False,
+    shown: Shown | None = None,
+    author: str = "",
+    forecast: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run every stage in order; what has a result under its stamp is not done again.
 
-    ``again`` repeats the work on purpose. Raises the LmwrightError of the stage that failed;
+    ``again`` repeats the work on purpose. ``forecast`` (stage -> what was foretold) is kept in the
+    journal, to be held against what happens. Raises the LmwrightError of the stage that failed;
     the run's journal then says where and why, and a rerun goes on from the last checkpoint.
     """
     shown = shown or Silent()
@@ -81,6 +88,8 @@ def run_recipe(
     }
     write_json(folder / "run.json", head)
     journal.record("run began", recipe=recipe.name, process=os.getpid(), **environment())
+    if forecast:
+        journal.record("forecast", stages=forecast)
     try:
         for step in recipe.steps:
             result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
@@ -90,6 +99,7 @@ def run_recipe(
             act = getattr(step.stage, "act", None)
             if act is not None:
                 facts = act(recipe, run.artifacts, store, journal.record, author)
+                run.acts[step.name] = facts
                 journal.record("acted", step=step.name, facts=facts)
         journal.record("run ended", state="done")
     except BaseException as error:

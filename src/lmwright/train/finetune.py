@@ -17,7 +17,7 @@ from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_tree, tree
-from lmwright.core.stage import Stage, Work, inert
+from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
 from lmwright.models.encoder import Encoder, from_published, head_spec
 from lmwright.models.files.folder import read_folder
@@ -118,6 +118,21 @@ class Train(Stage):
             asset_hash(self.start)
         elif not Path(self.start).is_dir():
             raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
+
+    def amounts(self, known: Known) -> Amounts:
+        """Tokens of all epochs, those of the scores on the way, and the checkpoints."""
+        rows = known.rows("rows/train")
+        rows = min(self.rows, rows) if self.rows else rows
+        rows += sum(known.rows(f"{name}/train") for name in self.extra)
+        length = known.tokens("rows/train", self.max_tokens)
+        steps = -(-rows // self.batch) * self.epochs
+        scored = min(self.stop_rows, known.rows("rows/stop")) * (steps // self.evaluate_every + 1)
+        return Amounts(
+            train_tokens=rows * self.epochs * length,
+            read_tokens=scored * length,
+            disk=known.model_bytes(),
+            scratch=8 * known.model_bytes(),
+        )
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
