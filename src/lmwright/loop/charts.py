@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -334,7 +335,8 @@ def graph(nodes: Sequence[Node], edges: Sequence[tuple[str, str]], title: str) -
     parts += [drawn_node(node, *places[node.key]) for node in nodes]
     return Markup(
         f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'style="max-width:{width * 1.15:.0f}px" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'style="max-width:{width * 1.15:.0f}px;min-width:{width * 0.62:.0f}px" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )
 
 
@@ -363,7 +365,7 @@ def untangled(layers: list[list[str]], chains: Sequence[Sequence[str]]) -> list[
     above: dict[str, list[str]] = {}
     below: dict[str, list[str]] = {}
     for chain in chains:
-        for start, end in zip(chain, chain[1:], strict=False):
+        for start, end in pairwise(chain):
             below.setdefault(start, []).append(end)
             above.setdefault(end, []).append(start)
     for sweep in range(8):
@@ -397,7 +399,7 @@ def laid_out(
     """
     near: dict[str, list[str]] = {}
     for chain in chains:
-        for start, end in zip(chain, chain[1:], strict=False):
+        for start, end in pairwise(chain):
             near.setdefault(start, []).append(end)
             near.setdefault(end, []).append(start)
     wide = {key: (BOX if key in known else LANE) + GAP for layer in layers for key in layer}
@@ -446,7 +448,7 @@ def drawn_chain(
 ) -> str:
     """An edge as one smooth line through its lanes, leaving and arriving vertically."""
     path = ""
-    for number, (start, end) in enumerate(zip(chain, chain[1:], strict=False)):
+    for number, (start, end) in enumerate(pairwise(chain)):
         (x1, y1), (x2, y2) = places[start], places[end]
         y1 += TALL / 2 if start in known else 0
         y2 -= TALL / 2 if end in known else 0
