@@ -105,10 +105,11 @@ def bounded(low: float, high: float, most: float) -> Word:
 
 
 def sentence(judged: dict[str, Word], fine: str) -> str:
-    """A reason that names what failed and what is open, or ``fine`` where all is well."""
+    """A reason that names what is over a limit and what is open, or ``fine`` if nothing is."""
+    told = {FAILED: "over the limit", INCONCLUSIVE: "not to be told from these rows"}
     parts = [
-        f"{word}: " + ", ".join(name for name, given in judged.items() if given == word)
-        for word in (FAILED, INCONCLUSIVE)
+        f"{words}: " + ", ".join(name for name, given in judged.items() if given == word)
+        for word, words in told.items()
         if word in judged.values()
     ]
     return "; ".join(parts) or fine

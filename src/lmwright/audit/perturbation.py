@@ -94,6 +94,7 @@ class Perturbation(Check):
             "accuracy_change": accuracy.to_json(),
             "log_loss_change": loss.to_json(),
             "flipped": int((plain.argmax(1) != other.argmax(1)).sum()),
+            "alike": int((plain == other).all(1).sum()),
             "verdict": word,
         }
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 16.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 22.0, 34.0
 
 Interval = Mapping[str, float | None]
 
@@ -312,9 +312,9 @@ BOX, TALL, STEP, GAP, LANE = 118.0, 36.0, 66.0, 14.0, 8.0
 def graph(nodes: Sequence[Node], edges: Sequence[tuple[str, str]], title: str) -> Markup:
     """A directed graph without cycles, from top to bottom.
 
-    Ranks by the longest path; an edge over several ranks passes through a lane in each; ranks are
-    ordered by the mean place of their neighbours, swept down and up (Sugiyama, Tagawa and Toda
-    1981).
+    Ranks by the longest path; edges over several ranks pass through lanes, one for all edges that
+    leave the same box; ranks are ordered by the mean place of their neighbours, swept down and up
+    (Sugiyama, Tagawa and Toda 1981).
     """
     known = {node.key: node for node in nodes}
     links = [(a, b) for a, b in dict.fromkeys(edges) if a in known and b in known and a != b]
@@ -323,10 +323,11 @@ def graph(nodes: Sequence[Node], edges: Sequence[tuple[str, str]], title: str) -
     for key in known:
         layers[rank[key]].append(key)
     chains = []
-    for number, (start, end) in enumerate(links):
-        lanes = [f"\x00{number} {level}" for level in range(rank[start] + 1, rank[end])]
+    for start, end in links:
+        lanes = [f"\x00{start} {level}" for level in range(rank[start] + 1, rank[end])]
         for lane, level in zip(lanes, range(rank[start] + 1, rank[end]), strict=True):
-            layers[level].append(lane)
+            if lane not in layers[level]:
+                layers[level].append(lane)
         chains.append([start, *lanes, end])
     ordered = untangled(layers, chains)
     places, width = laid_out(ordered, known, chains)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from lmwright import __version__
 from lmwright.core.durable import write_bytes
+from lmwright.data.split import SPLITS
 from lmwright.evals.predictions import Predictions, read_predictions
 from lmwright.loop import charts
 from lmwright.loop.charts import Line, Node
@@ -138,6 +139,7 @@ def data_section(evidence: Evidence) -> dict[str, Any] | None:
         return None
     return {
         "quality": quality,
+        "splits": {name: quality["splits"][name] for name in SPLITS},
         "sources": [
             {
                 "name": name,
@@ -193,6 +195,7 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
         found.append(
             {
                 "run": run.name,
+                "retrained": run.retrained,
                 "facts": result.facts,
                 "loss": charts.lines(series, "Loss by step", "step", "loss (nats)"),
                 "rate": charts.lines(
@@ -397,7 +400,13 @@ def gaps(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Error rate of each slice less that of the other rows."""
     most = figures["most"]
     entries = [(each["slice"], each.get("error_gap"), each) for each in figures["slices"]]
-    return striped(entries, [0.0, most], "points", lambda each: f"{each['rows']} rows")
+
+    def note(each: Mapping[str, Any]) -> str:
+        if "error_gap" in each:
+            return f"{each['rows']} rows"
+        return f"{each['rows']} rows, too few{'' if each['too_few'] else ' others'}"
+
+    return striped(entries, [0.0, most], "points", note)
 
 
 def swaps(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -431,14 +440,13 @@ def swaps(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 def changes(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Change of accuracy under each perturbation."""
     entries = [(name, each["accuracy_change"], each) for name, each in figures["changes"].items()]
-    return striped(
-        entries,
-        [-figures["most"], 0.0],
-        "points",
-        lambda each: (
-            f"{each['flipped']} flipped; log-loss " + told(each["log_loss_change"], "signed")
-        ),
-    )
+
+    def note(each: Mapping[str, Any]) -> str:
+        if each["alike"] == figures["rows"]:
+            return "every answer is the same"
+        return f"{each['flipped']} flipped; log-loss {told(each['log_loss_change'], 'signed')}"
+
+    return striped(entries, [-figures["most"], 0.0], "points", note)
 
 
 def striped(
@@ -665,22 +673,25 @@ def gate_words(conditions: Sequence[Mapping[str, Any]] | None) -> str:
 # Lineage, forecast, environment
 
 
-def lineage_section(evidence: Evidence) -> Markup:
-    """Sources, stages, artifacts and aliases of the run and its retrainings as one graph."""
-    nodes: dict[str, Node] = {}
-    edges: list[tuple[str, str]] = []
+def lineage_section(evidence: Evidence) -> list[dict[str, Any]]:
+    """For each run, its sources, stages, artifacts and aliases as a graph."""
+    drawn = []
     for run in evidence.runs:
+        nodes: dict[str, Node] = {}
+        edges: list[tuple[str, str]] = []
         for step, result in run.results.items():
             add_result(nodes, edges, run, step, result)
-    for alias, now in aliases(evidence.store).items():
-        for version in history(evidence.store, alias):
-            if version.hash in nodes:
-                key = f"{alias} {version.hash}"
-                below = "in service" if version.hash == now.hash else "formerly"
-                words = f"{alias}: decision {version.decision}"
-                nodes[key] = Node(key, alias, below, "alias", words)
-                edges.append((version.hash, key))
-    return charts.graph(list(nodes.values()), edges, "Lineage of the run")
+        for alias, now in aliases(evidence.store).items():
+            for version in history(evidence.store, alias):
+                if version.hash in nodes:
+                    key = f"{alias} {version.hash}"
+                    below = "in service" if version.hash == now.hash else "formerly"
+                    words = f"{alias}: decision {version.decision}"
+                    nodes[key] = Node(key, alias, below, "alias", words)
+                    edges.append((version.hash, key))
+        graph = charts.graph(list(nodes.values()), edges, f"Lineage of {run.name}")
+        drawn.append({"run": run.name, "graph": graph})
+    return drawn
 
 
 def add_result(
