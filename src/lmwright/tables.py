@@ -32,6 +32,13 @@ MODELS = {
     "majority": "lmwright.models.majority:Majority",
 }
 
+AUDITS = {
+    "slices": "lmwright.audit.slices:Slices",
+    "counterfactual": "lmwright.audit.counterfactual:Counterfactual",
+    "perturbation": "lmwright.audit.perturbation:Perturbation",
+    "personal": "lmwright.audit.personal:Personal",
+}
+
 SECTIONS = {
     "serve": "lmwright.serve.settings:Serve",
     "watch": "lmwright.loop.watch:Watch",
@@ -47,7 +54,7 @@ VERBS = {
         "lmwright.cli.look:lineage",
         "From an answer to its rows, or from rows to answers.",
     ),
-    "report": ("lmwright.cli.look:report", "Write a recipe's report: one self-contained page."),
+    "report": ("lmwright.cli.report:report", "Write a recipe's report: one self-contained page."),
     "doctor": ("lmwright.cli.look:doctor", "Check the machine, or explain a run that failed."),
     "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
     "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),
@@ -72,6 +79,7 @@ TABLES = {
     "tasks": TASKS,
     "families": FAMILIES,
     "models": MODELS,
+    "audits": AUDITS,
 }
 
 

@@ -1,0 +1,100 @@
+"""Model card and data card: what the artifacts say, gathered in one place; nobody types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lmwright.audit.check import PASSED
+from lmwright.core.hashing import hash_file
+
+SCORES = ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error", "coverage")
+
+
+def model_card(
+    folder: Path, scores: Mapping[str, Any], name: str, rows: Path, audit: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the model is, what it learnt from, how good it is and where its limits were measured.
+
+    ``folder`` is the model's, ``scores`` the content of ``scores.json``, ``name`` the model's in
+    it, ``rows`` the artifact of rows, ``audit`` the verdicts by check.
+    """
+    described = json.loads((folder / "model.json").read_bytes())
+    learnt = trained_on(folder)
+    return {
+        "model": {
+            "kind": described["kind"],
+            "labels": described["labels"],
+            "files": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
+            "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+        },
+        "training": {"rows": sum(learnt.values()) or None, "sources": learnt} | last(folder),
+        "licences": {source["name"]: source["licence"] for source in sources(rows)},
+        "calibration": scores["calibration"][name],
+        "scores": {
+            split: {
+                "rows": found["rows"],
+                "metrics": {m: found["models"][name]["metrics"].get(m) for m in SCORES},
+            }
+            for split, found in scores["splits"].items()
+        },
+        "compared": scores["headline"],
+        "audit": {check: entry["verdict"] for check, entry in audit.items()},
+        "limits": {
+            check: entry["reason"] for check, entry in audit.items() if entry["verdict"] != PASSED
+        },
+    }
+
+
+def data_card(rows: Path) -> dict[str, Any]:
+    """Sources with their licences and content hashes, and what was found in their rows."""
+    quality = json.loads((rows / "quality.json").read_bytes())
+    kept = ("rows", "labels", "balance", "splits", "worlds", "near_duplicates", "suspects")
+    facts = {name: quality[name] for name in kept if name in quality}
+    if "suspects" in facts:
+        facts["suspects"] = {k: v for k, v in facts["suspects"].items() if k != "worst"}
+    return {
+        **facts,
+        "sources": [
+            {
+                "name": source["name"],
+                "role": source["role"],
+                "licence": source["licence"],
+                "path": source["path"],
+                "content": source["content"],
+                **{
+                    name: quality["sources"][source["name"]].get(name)
+                    for name in ("rows", "completeness", "lengths", "language", "personal")
+                },
+            }
+            for source in sources(rows)
+        ],
+    }
+
+
+def sources(rows: Path) -> list[dict[str, Any]]:
+    """The sources of an artifact of rows."""
+    found: list[dict[str, Any]] = json.loads((rows / "sources.json").read_bytes())
+    return found
+
+
+def trained_on(folder: Path) -> dict[str, int]:
+    """Source -> rows of it that the model was trained on; empty if the model does not list them."""
+    path = folder / "rows.parquet"
+    if not path.is_file():
+        return {}
+    counts: dict[str, int] = {}
+    for source in pq.read_table(path, columns=["source"]).column("source").to_pylist():
+        counts[source] = counts.get(source, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def last(folder: Path) -> dict[str, Any]:
+    """Steps and tokens at the end of the learning curves, if the model has any."""
+    path = folder / "curves.json"
+    curves = json.loads(path.read_bytes()) if path.is_file() else []
+    return {"steps": curves[-1]["step"], "tokens": curves[-1]["tokens"]} if curves else {}

@@ -1,0 +1,26 @@
+"""``lmwright report``: one self-contained page on a recipe's newest run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.loop.report import write_report
+
+
+def report(
+    what: Annotated[str, typer.Argument(help="A recipe file, its name, or NAME@ALIAS.")],
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    store: StoreOption = STORE,
+) -> None:
+    """Write a recipe's report: one self-contained page."""
+    opened = open_store(store)
+    if what.endswith((".yaml", ".yml")):
+        name = open_recipe(Path(what), []).name
+    else:
+        name = what.partition("@")[0]
+    written = write_report(opened, name, out)
+    print(f"report {written.absolute()}")

