@@ -53,12 +53,9 @@ def plan(
         print(line(row, told.get(row.step)))
     if told:
         total = totals(told)
-        print(f"all together {times(total['seconds'])}", end="")
-        print(
-            f", {sizes(total['disk'])} on disk and {total['scratch'] / 1e6:.0f} MB for a while,",
-            end="",
-        )
-        print(f" {sizes(total['memory'])} of memory")
+        stays, goes = sizes(total["disk"]), f"{total['scratch'] / 1e6:.0f} MB"
+        print(f"all together {times(total['seconds'])}; memory {sizes(total['memory'])}; ", end="")
+        print(f"disk {stays}, and {goes} for a while")
         if total["unknown"]:
             print(f"not counted: {', '.join(total['unknown'])} (never done here before)")
 

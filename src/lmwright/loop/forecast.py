@@ -69,8 +69,9 @@ class Sources:
         self.folder = done_rows(store, planned)
         self.counts: dict[str, int] = {}
         self.texts: dict[str, list[str]] = {}
+        seed = self.data.seed if self.data else 0
         for source in self.data.sources if self.data else ():
-            rows = [row for row in head(read_source(source, self.data.seed)) if row is not None]
+            rows = head(read_source(source, seed))
             self.counts[source.name] = len(rows)
             picked = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
             self.texts[source.name] = [row.text for row in picked]
