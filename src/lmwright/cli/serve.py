@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import signal
 import socket
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,13 +25,22 @@ from lmwright.loop.circle import Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.loop.watch import Watch
 from lmwright.serve import routes as serve_routes
+from lmwright.serve.connection import HEAD_BYTES, Connection
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
+from lmwright.serve.log import start_log
 from lmwright.serve.routes import Service, make_app
 from lmwright.serve.settings import Serve
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
+
+log = logging.getLogger("lmwright.serve")
+
+STEP_SECONDS = 5.0
+"""How long a last step may take when the server ends."""
+WRITE_SECONDS = 5
+"""How long clients may take to read their last answers."""
 
 
 def serve(
@@ -47,7 +59,13 @@ def serve(
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = Serve(**{**vars(settings), **changed})
     settings.check()
-    code = asyncio.run(run(alias, known, opened, settings))
+    listener = bind(settings)
+    log = start_log()
+    try:
+        code = asyncio.run(run(alias, known, opened, settings, listener))
+    finally:
+        listener.close()
+        log.stop()
     if code:
         raise typer.Exit(code)
 
@@ -61,8 +79,14 @@ def last_recipe(store: Store, name: str) -> Recipe:
     raise BadInput(f"no run of {name!r} is in the store", "a recipe", "give one with --recipe")
 
 
-async def run(alias: str, recipe: Recipe, store: Store, settings: Serve) -> int:
-    """Serve until told to stop; the exit code: 0 after a stop, 3 when the engine died."""
+async def run(
+    alias: str, recipe: Recipe, store: Store, settings: Serve, listener: socket.socket
+) -> int:
+    """Serve until told to stop; the exit code.
+
+    0 after a stop that lost nothing, 1 when some were not answered in time, 3 when the engine
+    died, 128 + the signal's number after a second signal.
+    """
     engine = Engine(load_version(store, alias), settings.batch_tokens, settings.queue_tokens)
     service = Service(alias, engine, settings)
     watch: Watch = recipe.sections.get("watch") or Watch()
@@ -76,16 +100,32 @@ async def run(alias: str, recipe: Recipe, store: Store, settings: Serve) -> int:
     circle = Circle(recipe, store, service, traffic)
     routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, circle)]
     server = Drained(make_app(service, routers), settings, engine)
-    listener = listen(settings)
-    print(f"serving {alias} on http://{settings.host}:{listener.getsockname()[1]}", flush=True)
+    server.faults = lambda: (circle.fault, traffic.fault)
+    try:
+        listener.listen(1024)  # before the address is printed, so that nobody is turned away
+    except OSError as error:
+        raise taken(settings, error) from None
+    with suppress(OSError):  # whoever started us may not listen
+        print(f"serving {alias} on {address(listener)}", flush=True)
     circle.begin()
     try:
         await server.serve(sockets=[listener])
     finally:
+        if server.forced:
+            leave(circle, server.forced)
         circle.close()
         traffic.close()
-        engine.close()
-    return 3 if server.dead else 0
+        engine.close(STEP_SECONDS)
+    if server.dead:
+        return 3
+    return 0 if server.drained else 1
+
+
+def leave(circle: Circle, sig: int) -> None:
+    """End now. What was stored is safe: every write is whole or not there."""
+    if circle.process is not None and circle.process.poll() is None:
+        circle.process.terminate()
+    os._exit(128 + sig)
 
 
 class Drained(uvicorn.Server):
@@ -96,60 +136,90 @@ class Drained(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
-                log_level="warning",
+                log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # or any client could pretend to be another
+                lifespan="off",
                 loop=loop,
-                http="h11",
-                h11_max_incomplete_event_size=65536,
-                limit_concurrency=1000,
+                http=Connection,
+                ws="none",
+                h11_max_incomplete_event_size=HEAD_BYTES,
                 timeout_keep_alive=15,
-                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+                timeout_graceful_shutdown=WRITE_SECONDS,
             )
         )
         self.engine, self.settings = engine, settings
-        self.signals = 0
+        self.faults: Callable[[], Sequence[str]] = tuple
+        self.told: Sequence[str] = ()
+        self.stopping: float | None = None
+        self.forced = 0
         self.dead = False
+        self.drained = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: no new texts, finish the old ones. Second: now."""
-        self.signals += 1
         self.engine.draining = True
-        if self.signals > 1:
-            self.force_exit = True
-            self.should_exit = True
-            with suppress(ProcessLookupError):
-                os.kill(os.getpid(), signal.SIGKILL) if self.signals > 2 else None
+        if self.stopping is None:
+            self.stopping = time.monotonic()
+        else:
+            self.forced = sig
+            self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Stop when everything under way is answered, or when the engine has died."""
+        """Stop when everything under way is answered, or will not be, or the engine has died."""
         if not self.engine.worker.is_alive():
             self.dead = True
             return True
-        if self.signals and self.engine.queued == 0:
-            self.should_exit = True
+        if self.stopping is not None and not self.should_exit:
+            self.drained = self.engine.queued == 0
+            late = time.monotonic() - self.stopping > self.settings.drain_seconds
+            self.should_exit = self.drained or late
+        if counter % 10 == 0:
+            self.look_round(time.monotonic())
         return bool(await super().on_tick(counter))
 
+    def look_round(self, now: float) -> None:
+        """End connections that wait for ever, and log the loop's faults when they change."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.sweep(now)
+        faults = self.faults()
+        if faults != self.told:
+            self.told = faults
+            for fault in filter(None, faults):
+                log.error("the loop has a fault: %s", fault)
 
-def listen(settings: Serve) -> socket.socket:
-    """A listening socket; BadInput when the address is taken."""
+
+def bind(settings: Serve) -> socket.socket:
+    """A socket on the server's address, not listening yet; BadInput when it is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(1024)  # before the address is printed, so that nobody is turned away
-    except OSError as error:
-        raise BadInput(
-            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
-            "a free port of this machine",
-            "choose another with --port (0 takes any free one)",
-        ) from None
-    return listener
+        bound.bind((settings.host, settings.port))
+    except (OSError, UnicodeError) as error:
+        bound.close()
+        raise taken(settings, error) from None
+    return bound
+
+
+def taken(settings: Serve, error: Exception) -> BadInput:
+    """What to say when an address cannot be had."""
+    return BadInput(
+        f"{settings.host}:{settings.port} cannot be listened on: "
+        f"{getattr(error, 'strerror', None) or error}",
+        "a free port of this machine",
+        "choose another with --port (0 takes any free one)",
+    )
+
+
+def address(listener: socket.socket) -> str:
+    """Where to reach a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def have(module: str) -> bool:
     """Whether an optional module is installed."""
-    from importlib.util import find_spec
-
     return find_spec(module) is not None

@@ -95,15 +95,15 @@ def lines(
     title: str,
     x_label: str,
     y_label: str,
-    limit: tuple[float, str] | None = None,
+    limits: Sequence[tuple[float, float, float]] = (),
     marks: Sequence[tuple[float, str]] = (),
     height: float = HEIGHT,
 ) -> Markup:
-    """Series over x, with a ``limit`` across (value, name) and ``marks`` down (x, name)."""
+    """Series over x, with ``limits`` across (from x, to x, value) and ``marks`` down (x, name)."""
     points = [point for each in series for point in each.points]
     if not points:
         return Markup("")
-    ys = [y for _, y in points] + ([limit[0]] if limit else [])
+    ys = [y for _, y in points] + [value for _, _, value in limits]
     xs = [x for x, _ in points]
     frame = Frame((min(xs), max(xs)), padded(min(ys), max(ys)), height)
     frame.grid(x_label, y_label, x_whole=True)
@@ -116,15 +116,18 @@ def lines(
         )
         right = across > WIDTH * 0.7
         frame.word(across + (-4 if right else 4), up + 8, name, "note", "end" if right else "start")
-    if limit:
-        across, up = frame.at(frame.x[0], limit[0])
+    for first, last, value in limits:
+        begin, up = frame.at(max(first, frame.x[0]), value)
+        end, _ = frame.at(min(last, frame.x[1]), value)
         frame.parts.append(
-            f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up:.1f}" y2="{up:.1f}">'
-            f"<title>{escape(limit[1])}</title></line>"
+            f'<line class="limit" x1="{begin:.1f}" x2="{end:.1f}" y1="{up:.1f}" y2="{up:.1f}">'
+            f"<title>limit {value:.2f}</title></line>"
         )
-        frame.word(LEFT + 4, up - 4, limit[1], "note")
     for each in series:
         draw_line(frame, each)
+    for first, _, value in limits:  # words last, so that no line crosses them
+        begin, up = frame.at(max(first, frame.x[0]), value)
+        frame.word(begin + 4, up + 12, f"limit {value:.2f}", "note")
     return frame.markup(title)
 
 

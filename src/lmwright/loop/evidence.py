@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ class Evidence:
 
 
 def gather(store: Store, recipe: str) -> Evidence:
-    """The newest run of a recipe that was scored (else the newest), and later retrainings.
+    """The newest run of a recipe that was scored (else the newest), and its retrainings.
+
+    A retraining is its own if it began with a model of this run or of one of the others.
 
     Raises BadInput when the recipe has never been run in this store.
     """
@@ -112,8 +114,27 @@ def gather(store: Store, recipe: str) -> Evidence:
     own = [run for run in mine if not run.retrained] or mine
     scored = [run for run in own if run.first("evaluate")] or own
     chosen = scored[-1]
-    later = [run for run in mine if run.retrained and run.began > chosen.began]
-    return Evidence(store, recipe, chosen, later if not chosen.retrained else [])
+    return Evidence(store, recipe, chosen, retrainings(chosen, mine))
+
+
+def retrainings(chosen: Past, runs: Sequence[Past]) -> list[Past]:
+    """Those of the runs, oldest first, that replace what ``chosen`` or one of them made."""
+    models = set(contents(chosen))
+    found = []
+    for run in runs:
+        if (
+            run.retrained
+            and run.name != chosen.name
+            and run.raw["artifacts"]["incumbent"] in models
+        ):
+            found.append(run)
+            models.update(contents(run))
+    return found
+
+
+def contents(run: Past) -> list[str]:
+    """The hashes of all artifacts that a run gave."""
+    return [content for result in run.results.values() for content in result.outputs.values()]
 
 
 def past_runs(store: Store) -> Iterator[tuple[str, Past]]:

@@ -481,16 +481,22 @@ def drift_section(evidence: Evidence) -> dict[str, Any] | None:
     seen = evidence.seen()
     if not seen:
         return None
-    swaps_at = [
-        (number + 0.5, f"swap to {after['version'][:8]}")
-        for number, (before, after) in enumerate(pairwise(seen), 1)
+    changed = [
+        (number, after)
+        for number, (before, after) in enumerate(pairwise(seen), 2)
         if before["version"] != after["version"]
     ]
-    settings = evidence.detectors_of(seen[-1]["version"]) or {}
-    limit = settings.get("limit")
-    rule = (float(limit), f"limit {limit:.2f}") if limit is not None else None
+    swaps_at = [(number - 0.5, f"swap to {after['version'][:8]}") for number, after in changed]
+    settings: dict[str, Any] = {}
+    rules = []
+    starts = [1, *(number for number, _ in changed)]
+    for first, last in zip(starts, [*starts[1:], len(seen) + 1], strict=True):
+        found = evidence.detectors_of(seen[first - 1]["version"])
+        if found is not None:
+            settings = found
+            rules.append((first - 0.5, last - 0.5, float(found["limit"])))
     panels = [
-        {"name": name, "chart": detector(name, seen, rule, swaps_at)}
+        {"name": name, "chart": detector(name, seen, rules, swaps_at)}
         for name in NAMES
         if all(name in window["signs"] for window in seen)
     ]
@@ -516,9 +522,8 @@ def drift_section(evidence: Evidence) -> dict[str, Any] | None:
         "first": seen[0]["time"],
         "last": seen[-1]["time"],
         "swaps": [
-            {"version": after["version"], "time": after["time"], "window": number + 1}
-            for number, (before, after) in enumerate(pairwise(seen), 1)
-            if before["version"] != after["version"]
+            {"version": after["version"], "time": after["time"], "window": number}
+            for number, after in changed
         ],
         "size": settings.get("window"),
         "run_length": settings.get("run_length"),
@@ -529,7 +534,7 @@ def drift_section(evidence: Evidence) -> dict[str, Any] | None:
 def detector(
     name: str,
     seen: Sequence[Mapping[str, Any]],
-    limit: tuple[float, str] | None,
+    limits: Sequence[tuple[float, float, float]],
     swaps_at: Sequence[tuple[float, str]],
 ) -> Markup:
     """One detector's scores in time; windows over its limit are loud."""
@@ -547,7 +552,7 @@ def detector(
         Line("in time (EWMA)", in_time, "faint"),
         Line("score", spots, "s1", dots=True, titles=titles, loud=loud),
     ]
-    return charts.lines(series, f"Drift of {name}", "window", "score", limit, swaps_at, 190)
+    return charts.lines(series, f"Drift of {name}", "window", "score", limits, swaps_at, 190)
 
 
 def replay_section(evidence: Evidence) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,15 +14,20 @@ from lmwright.core.errors import BadInput
 from lmwright.loop.circle import Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.serve.request import RequestFault, allow_only, strict_json, text_field
-from lmwright.serve.routes import Service
+from lmwright.serve.routes import Service, refuse_query
+
+ANSWER = re.compile(r"cls-[0-9a-f]{32}")
+FAULT = "the loop has a fault; the server's log says which"
 
 
 def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
     """The router of the loop beside a service."""
     router = APIRouter()
+    pool = ThreadPoolExecutor(2, "feedback")  # of its own: a slow disk must hold up no answer
 
     @router.post("/v1/feedback", summary="Say what the label of an answered text should be")
     async def give(request: Request) -> JSONResponse:
+        refuse_query(request)
         body = strict_json(await request.body())
         allow_only(body, {"id", "index", "label"})
         place = body.get("index", 0)
@@ -30,10 +37,19 @@ def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
         label = text_field(body, "label", 200)
         labels = service.engine.current.model.labels
         client = request.scope.get("client_name", "")
+        if label not in labels:
+            raise RequestFault(400, "label must be one of " + ", ".join(labels), "label")
+        if not ANSWER.fullmatch(answer):
+            raise RequestFault(404, "there is no such answer", "id")
+        given = asyncio.get_running_loop().run_in_executor(
+            pool, traffic.give, answer, place, label, labels, client
+        )
         try:
-            await asyncio.to_thread(traffic.give, answer, place, label, labels, client)
-        except BadInput as fault:
-            raise RequestFault(404 if "answer" in fault.found else 400, str(fault)) from None
+            await asyncio.wait_for(given, service.settings.request_seconds)
+        except BadInput:
+            raise RequestFault(404, "there is no such answer", "id") from None
+        except TimeoutError:
+            raise RequestFault(504, "not written in time", headers={"Retry-After": "1"}) from None
         return JSONResponse({"object": "feedback", "id": answer, "index": place}, status_code=201)
 
     @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
@@ -46,7 +62,7 @@ def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
             "windows": len(circle.signs),
             "last_window": circle.signs[-1] if circle.signs else None,
             "lost": traffic.lost,
-            "fault": circle.fault or traffic.fault,
+            "fault": FAULT if circle.fault or traffic.fault else "",
         }
 
     return router

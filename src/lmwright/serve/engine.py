@@ -7,6 +7,7 @@ turn from each client, up to a number of tokens; nobody waits for a batch to fil
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from lmwright.core.errors import LmwrightError
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import Model
+
+log = logging.getLogger("lmwright.serve")
 
 
 class Busy(LmwrightError):
@@ -60,7 +63,7 @@ class Answer:
         return len(self.ids)
 
 
-@dataclass
+@dataclass(eq=False)
 class Item:
     """One text under way."""
 
@@ -76,48 +79,75 @@ class Item:
 
 
 class Engine:
-    """Answers texts on one worker thread. All public methods may be called from any thread."""
+    """Answers texts on one worker thread. All public methods may be called from any thread.
+
+    ``queue_tokens`` bounds what waits; one client may hold half of it, so that a flood from one
+    leaves room for the others.
+    """
 
     def __init__(self, loaded: Loaded, batch_tokens: int = 2048, queue_tokens: int = 200_000):
         self.current = loaded
         self.batch_tokens, self.queue_tokens = batch_tokens, queue_tokens
+        self.share = max(1, queue_tokens // 2)
         self.queues: dict[str, deque[Item]] = {}
         self.turns: deque[str] = deque()
         self.queued = 0
+        self.held: dict[str, int] = {}
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.closing = False
         self.draining = False
         self.steps = 0
         self.rate = 1000.0  # tokens a second, smoothed; only to tell clients when to come back
-        self.beaten = time.monotonic()
         self.busy_since: float | None = None
         self.fault = ""
-        self.worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        self.worker = threading.Thread(target=self._live, name="engine", daemon=True)
         self.worker.start()
 
     def admit(self, texts: Sequence[str], client: str = "") -> tuple[Loaded, list[Future[Answer]]]:
         """Queue texts on the current version; Busy when they do not fit into the queue.
 
-        Tokenising is done by the caller's thread, outside the lock.
+        BadInput when they would not even fit into an empty one. Tokenising is done by the
+        caller's thread, outside the lock, and not at all while the queue is full.
         """
-        loaded = self._pin(len(texts))
+        loaded = self._pin(client, len(texts))
         try:
             items = [Item(prepared, loaded, client) for prepared in loaded.model.prepare(texts)]
+            cost = sum(item.cost for item in items)
+            if cost > self.share:
+                raise BadInput(
+                    f"{cost} tokens in one request", f"at most {self.share}", "send fewer at once"
+                )
             with self.changed:
-                cost = sum(item.cost for item in items)
-                if self.draining or self.queued + cost > self.queue_tokens:
-                    raise Busy(max(1, round(self.queued / max(self.rate, 1.0))))
+                self._refuse_beyond(client, cost)
                 if client not in self.queues:
                     self.queues[client] = deque()
                     self.turns.append(client)
                 self.queues[client].extend(items)
                 self.queued += cost
+                self.held[client] = self.held.get(client, 0) + cost
                 self.changed.notify_all()
         except BaseException:
             self._release(loaded, len(texts))
             raise
         return loaded, [item.future for item in items]
+
+    def forget(self, client: str, futures: Sequence[Future[Answer]]) -> None:
+        """Let go of texts that nobody waits for any more: their places are free at once.
+
+        What is in the batch under way is finished, and its answer dropped.
+        """
+        cancelled = [future.cancel() for future in futures]
+        if not any(cancelled):
+            return
+        with self.changed:
+            queue = self.queues.get(client)
+            if queue is None:
+                return
+            gone = [item for item in queue if item.future.cancelled()]
+            kept = [item for item in queue if not item.future.cancelled()]
+            self._free(gone)
+            self._keep(client, deque(kept))
 
     def swap(
         self, loaded: Loaded, canary: Sequence[str], stop: Callable[[], bool] = lambda: False
@@ -140,7 +170,7 @@ class Engine:
                 self.changed.wait(0.1)
         return old
 
-    def healthy(self, patience: float = 30.0) -> str:
+    def healthy(self, patience: float = 10.0) -> str:
         """Why the engine is unwell, or an empty string."""
         if self.fault:
             return self.fault
@@ -160,25 +190,51 @@ class Engine:
                 self.changed.wait(0.1)
             return self.queued == 0
 
-    def close(self) -> None:
-        """End the worker; what still waits fails."""
+    def close(self, seconds: float = 60.0) -> None:
+        """End the worker after its present step, or leave it after ``seconds``; the rest fails."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
-        self.worker.join(60)
-        for queue in self.queues.values():
-            for item in queue:
-                item.future.cancel()
+        self.worker.join(seconds)
 
-    def _pin(self, count: int) -> Loaded:
+    def _pin(self, client: str, count: int) -> Loaded:
         with self.lock:
+            self._refuse_beyond(client, 1)
             self.current.pending += count
             return self.current
+
+    def _refuse_beyond(self, client: str, cost: int) -> None:
+        """Raise Busy when nothing is taken any more, or not so much, or not from this client."""
+        full = self.queued + cost > self.queue_tokens
+        if (
+            self.draining
+            or self.closing
+            or self.fault
+            or full
+            or self.held.get(client, 0) + cost > self.share
+        ):
+            raise Busy(min(60, max(1, round(self.queued / max(self.rate, 1.0)))))
 
     def _release(self, loaded: Loaded, count: int) -> None:
         with self.changed:
             loaded.pending -= count
             self.changed.notify_all()
+
+    def _live(self) -> None:
+        """Work until closed. If the engine dies, what waits fails at once, and health says so."""
+        try:
+            self._work()
+        except BaseException as error:
+            self.fault = "the engine has ended"
+            log.critical("the engine has ended", exc_info=error)
+        with self.changed:
+            self.closing = True
+            left = [item for queue in self.queues.values() for item in queue]
+            self._free(left)
+            self.queues.clear()
+            self.turns.clear()
+        for item in left:
+            settle(item.future, Failed("the engine has ended"))
 
     def _work(self) -> None:
         while True:
@@ -188,9 +244,12 @@ class Engine:
                 if self.closing:
                     return
                 batch = self._plan()
-            if batch:
-                self.busy_since = began = time.monotonic()
+            if not batch:
+                continue
+            self.busy_since = began = time.monotonic()
+            try:
                 self._step(batch)
+            finally:
                 self._settle(batch, time.monotonic() - began)
 
     def _plan(self) -> list[Item]:
@@ -215,43 +274,61 @@ class Engine:
                 cost += item.cost
                 passes = 0
                 self.turns.rotate(-1)
-            if not queue:
-                del self.queues[client]
-                self.turns.remove(client)
-        for item in dropped:
-            self.queued -= item.cost
-            item.loaded.pending -= 1
-        if dropped:
-            self.changed.notify_all()
+            self._keep(client, queue)
+        self._free(dropped)
         return batch
 
+    def _keep(self, client: str, queue: deque[Item]) -> None:
+        """Make ``queue`` what waits of a client; one without texts has no turn."""
+        if queue:
+            self.queues[client] = queue
+        elif client in self.queues:
+            del self.queues[client]
+            self.turns.remove(client)
+
+    def _free(self, items: Sequence[Item]) -> None:
+        """Give places back (the lock is held)."""
+        for item in items:
+            self.queued -= item.cost
+            item.loaded.pending -= 1
+            left = self.held[item.client] - item.cost
+            if left:
+                self.held[item.client] = left
+            else:
+                del self.held[item.client]
+        if items:
+            self.changed.notify_all()
+
     def _step(self, batch: list[Item]) -> None:
-        """Answer a batch; if it fails, each text alone, so that only the guilty one fails."""
+        """Answer a batch; if it fails, each half alone, so that only the guilty text fails."""
         try:
             answers = answer(batch[0].loaded, [item.prepared for item in batch])
         except Exception as error:
             if len(batch) > 1:
-                for item in batch:
-                    self._step([item])
-            else:
-                settle(batch[0].future, Failed(f"the model failed on this text: {error}"))
+                self._step(batch[: len(batch) // 2])
+                self._step(batch[len(batch) // 2 :])
+                return
+            log.error("version %s fails on a text: %s", batch[0].loaded.version, type(error))
+            settle(batch[0].future, Failed("the model failed on this text"))
             return
         for item, result in zip(batch, answers, strict=True):
             if np.isfinite(result.probabilities).all():
                 settle(item.future, result)
             else:
+                log.error("version %s answers a text with no number", batch[0].loaded.version)
                 settle(item.future, Failed("the model's answer to this text is no number"))
 
     def _settle(self, batch: list[Item], seconds: float) -> None:
-        """Give the batch's places back."""
+        """Give the batch's places back. What is unsettled was in the hands of a dying engine."""
+        for item in batch:
+            if not item.future.done():
+                settle(item.future, Failed("the engine has ended"))
         cost = sum(item.cost for item in batch)
         with self.changed:
-            self.queued -= cost
-            batch[0].loaded.pending -= len(batch)
+            self._free(batch)
             self.rate = 0.9 * self.rate + 0.1 * cost / max(seconds, 1e-6)
             self.steps += 1
             self.busy_since = None
-            self.changed.notify_all()
 
 
 def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:

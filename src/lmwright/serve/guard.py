@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,34 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROLES = {"use", "admin"}
+DECIDING = {
+    b"host",
+    b"authorization",
+    b"origin",
+    b"content-length",
+    b"content-type",
+    b"content-encoding",
+    b"transfer-encoding",
+}
 ADMIN = ("/v1/admin",)
+MOST_HEADERS = 100
+BODIES_AT_ONCE = 32
+LINGER_SECONDS = 2.0
+
+log = logging.getLogger("lmwright.serve")
 
 
 class Guard:
-    """Checks host, origin, key, role and body of every request, then calls ``app``."""
+    """Checks host, origin, key, role and body of every request, then calls ``app``.
+
+    All bodies that are being received take ``BODIES_AT_ONCE`` times the largest one at most.
+    """
 
     def __init__(self, app: App, settings: Serve) -> None:
         self.app, self.settings = app, settings
         self.keys = read_keys(Path(settings.keys)) if settings.keys else None
         self.names = {name.lower() for name in (*LOOPBACK, settings.host, *settings.hosts)}
+        self.room = BODIES_AT_ONCE * settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass or answer it here."""
@@ -42,15 +60,21 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        sent = Sent(send)
         try:
             headers = single_headers(scope)
             self.check_host(headers)
             scope["client_name"] = self.check_key(scope, headers)
             body = await self.read_body(scope, headers, receive)
         except RequestFault as fault:
-            await answer_fault(send, fault)
+            await answer_fault(sent, fault, receive)
             return
-        await self.app(scope, replay(body, receive), send)
+        try:
+            await self.app(scope, replay(body, receive), sent)
+        except Exception as error:
+            log.error("a request failed", exc_info=error)
+            if not sent.begun:
+                await answer_fault(sent, RequestFault(500, "the server failed"), receive)
 
     def check_host(self, headers: dict[bytes, bytes]) -> None:
         """Only names of this server: a page elsewhere cannot reach it by rebinding its own name."""
@@ -70,7 +94,7 @@ class Guard:
             return client[0] if client else ""
         scheme, _, word = headers.get(b"authorization", b"").partition(b" ")
         given = hashlib.sha256(word).hexdigest() if scheme.lower() == b"bearer" else ""
-        found = None
+        found: tuple[str, str] | None = None
         for name, role, digest in self.keys:
             if hmac.compare_digest(digest, given):
                 found = (name, role)
@@ -95,31 +119,57 @@ class Guard:
         if kind != b"application/json":
             raise RequestFault(415, "Content-Type must be application/json")
         most = self.settings.max_body_bytes
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > most:
+        if announced(headers) > most:
             raise RequestFault(413, f"the body is larger than {most} bytes")
+        body = bytearray()
         try:
             async with asyncio.timeout(self.settings.request_seconds):
-                return await collect(receive, most)
+                await self.collect(receive, body)
         except TimeoutError:
             raise RequestFault(408, "the body came too slowly") from None
+        finally:
+            self.room += len(body)
+        return bytes(body)
+
+    async def collect(self, receive: Receive, body: bytearray) -> None:
+        """Fill ``body`` with all parts of what is sent, while there is room."""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestFault(400, "the client went away")
+            part = message.get("body", b"")
+            if len(body) + len(part) > self.settings.max_body_bytes:
+                raise RequestFault(
+                    413, f"the body is larger than {self.settings.max_body_bytes} bytes"
+                )
+            if len(part) > self.room:
+                raise RequestFault(
+                    503, "too much is being received at once", headers={"Retry-After": "1"}
+                )
+            body += part
+            self.room -= len(part)
+            more = message.get("more_body", False)
 
 
-async def collect(receive: Receive, most: int) -> bytes:
-    """All parts of a body, at most ``most`` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestFault(400, "the client went away")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise RequestFault(413, f"the body is larger than {most} bytes")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
+class Sent:
+    """Sends, and knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self.send, self.begun = send, False
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        """Send a part of the answer."""
+        self.begun = True
+        await self.send(message)
+
+
+def announced(headers: dict[bytes, bytes]) -> int:
+    """How long a body says it is; a number of absurd length is as good as infinite."""
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit():
+        raise RequestFault(400, "Content-Length is no number")
+    return int(length[:20])
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -136,23 +186,39 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def answer_fault(send: Send, fault: RequestFault) -> None:
-    """Send an error. The connection ends, since the body may not have been read."""
-    data = json.dumps(fault.body()).encode()
+async def answer_fault(send: Send, fault: RequestFault, receive: Receive) -> None:
+    """Send an error, then end the connection, since the body may not have been read.
+
+    What the client still sends is read and dropped for a while first: closing on it would reset
+    the connection, and the client might never see why.
+    """
+    data = fault.to_bytes()
     headers = {"content-type": "application/json", "connection": "close", **fault.headers}
     headers["content-length"] = str(len(data))
     pairs = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
     await send({"type": "http.response.start", "status": fault.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": data})
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 def single_headers(scope: Scope) -> dict[bytes, bytes]:
-    """Headers by name. Those that decide something must not stand twice."""
+    """Headers by name. Those that decide something must not stand twice, nor two lengths."""
+    if len(scope["headers"]) > MOST_HEADERS:
+        raise RequestFault(431, f"more than {MOST_HEADERS} headers")
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name in found and name in {b"host", b"authorization", b"content-length", b"origin"}:
+        if name in found and name in DECIDING:
             raise RequestFault(400, f"the header {name.decode()} stands twice")
         found[name] = value
+    chunked = b"transfer-encoding" in found
+    if chunked and (b"content-length" in found or scope.get("http_version") == "1.0"):
+        raise RequestFault(400, "it is not clear where the body ends")
     return found
 
 

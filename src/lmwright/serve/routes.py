@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable, MutableMapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,13 @@ from prometheus_client import (
 )
 from starlette.exceptions import HTTPException
 
+from lmwright.core.errors import BadInput
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
 from lmwright.serve.guard import App, Guard, Receive, Scope, Send
 from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
 from lmwright.serve.settings import Serve
+
+log = logging.getLogger("lmwright.serve")
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,11 @@ class Service:
             lambda: self.engine.steps
         )
 
-    def names(self) -> tuple[str, ...]:
-        """The names under which the model may be asked for."""
-        return (self.alias, self.engine.current.version)
+    def check_name(self, name: str | None, version: str) -> None:
+        """Refuse a model's name that is neither the alias nor ``version``."""
+        if name not in (None, self.alias, version):
+            known = f"{self.alias} or {version}"
+            raise RequestFault(404, f"no model {printable(str(name))}; this is {known}", "model")
 
 
 def routes(service: Service) -> APIRouter:
@@ -93,17 +98,17 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/classify", summary="Label one text or many")
     async def classify(request: Request) -> JSONResponse:
+        refuse_query(request)
         asked = read_classify(
             strict_json(await request.body()),
             service.settings.max_texts,
             service.settings.max_characters,
         )
-        if asked.model is not None and asked.model not in service.names():
-            known = " or ".join(service.names())
-            raise RequestFault(404, f"no model {printable(asked.model)}; this is {known}", "model")
+        service.check_name(asked.model, service.engine.current.version)
         began = time.monotonic()
         client = request.scope.get("client_name", "")
         loaded, answers = await ask(service, request, asked.texts, client)
+        service.check_name(asked.model, loaded.version)  # a swap may have come between
         served = Served(
             f"cls-{uuid.uuid4().hex}",
             time.time(),
@@ -158,8 +163,11 @@ async def ask(
     try:
         loaded, futures = await asyncio.to_thread(service.engine.admit, texts, client)
     except Busy as busy:
-        status = 503 if service.engine.draining else 429
+        engine = service.engine
+        status = 503 if engine.draining or engine.closing else 429
         raise RequestFault(status, str(busy), headers={"Retry-After": str(busy.seconds)}) from None
+    except BadInput as fault:
+        raise RequestFault(413, str(fault), "input") from None
     gone = asyncio.ensure_future(disconnection(request))
     answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     either: set[asyncio.Future[Any]] = {gone, answers}
@@ -176,7 +184,7 @@ async def ask(
         found = await answers
     finally:
         gone.cancel()
-        cancel(futures)
+        service.engine.forget(client, futures)
     return loaded, [checked(answer) for answer in found]
 
 
@@ -187,12 +195,6 @@ def checked(answer: Answer | BaseException) -> Answer:
     if isinstance(answer, BaseException):
         raise answer
     return answer
-
-
-def cancel(futures: Sequence[Future[Answer]]) -> None:
-    """Let go of what nobody waits for any more; finished ones do not mind."""
-    for future in futures:
-        future.cancel()
 
 
 async def disconnection(request: Request) -> None:
@@ -230,20 +232,26 @@ def make_app(service: Service, routers: Sequence[APIRouter]) -> App:
     for router in routers:
         app.include_router(router)
 
-    async def fault(request: Request, error: Exception) -> JSONResponse:
+    async def fault(request: Request, error: Exception) -> Response:
         known = as_fault(error)
-        return JSONResponse(known.body(), status_code=known.status, headers=known.headers)
+        return Response(known.to_bytes(), known.status, known.headers, "application/json")
 
     for kind in (RequestFault, HTTPException, Exception):
         app.add_exception_handler(kind, fault)
     return counted(Guard(app, service.settings), service)
 
 
+def refuse_query(request: Request) -> None:
+    """Refuse what would otherwise be ignored."""
+    if request.url.query:
+        raise RequestFault(400, "this route takes no query; parameters stand in the body")
+
+
 def counted(app: App, service: Service) -> App:
     """Count requests under their route's own path, never under what a client typed."""
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
-        status = 0
+        status, began = 0, time.monotonic()
 
         async def watch(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -256,6 +264,14 @@ def counted(app: App, service: Service) -> App:
             if scope["type"] == "http":
                 path = getattr(scope.get("route"), "path", "unknown")
                 service.requests.labels(path, str(status)).inc()
+                if service.settings.log_requests:
+                    facts = {
+                        "route": path,
+                        "status": status,
+                        "client": scope.get("client_name", ""),
+                        "milliseconds": round(1000 * (time.monotonic() - began), 2),
+                    }
+                    log.info("request", extra={"facts": facts})
 
     return count
 
@@ -266,5 +282,8 @@ def as_fault(error: Exception) -> RequestFault:
         return error
     if isinstance(error, HTTPException):
         words = {404: "no such route", 405: "this route does not take that method"}
-        return RequestFault(error.status_code, words.get(error.status_code, "refused"))
+        given = dict(error.headers or {})
+        return RequestFault(
+            error.status_code, words.get(error.status_code, "refused"), headers=given
+        )
     return RequestFault(500, "the server failed; its log says why")

@@ -17,6 +17,8 @@ class Serve(Settings):
     ``keys`` is a file with one ``NAME ROLE SHA256`` a line (role ``use`` or ``admin``; the key
     itself is stored nowhere). Without it only this machine is listened to.
     ``hosts`` are further names under which the server may be addressed.
+    No client may hold more than half of ``queue_tokens``. ``log_requests`` writes a line of JSON
+    for each request; faults are always logged.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +32,7 @@ class Serve(Settings):
     batch_tokens: int = 2048
     request_seconds: float = 30.0
     drain_seconds: float = 20.0
+    log_requests: bool = False
 
     def check(self) -> None:
         """Refuse to listen to other machines without keys, and limits below 1."""
@@ -45,5 +48,6 @@ class Serve(Settings):
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
         if not 0 <= self.port <= 65535:
             raise BadInput(f"serve.port is {self.port}", "0 (any free one) to 65535")
-        if self.request_seconds <= 0 or self.drain_seconds < 0:
-            raise BadInput("a time limit of the server is not positive", "seconds above 0")
+        for name in ("request_seconds", "drain_seconds"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise BadInput(f"serve.{name} is {getattr(self, name)}", "seconds, up to 3600")
