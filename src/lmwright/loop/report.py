@@ -716,8 +716,11 @@ def add_result(
     for name, content in result.inputs.items():
         nodes.setdefault(content, Node(content, name, content[:8], "artifact", content))
         edges.append((content, result.stamp))
+    names: dict[str, list[str]] = {}
     for name, content in result.outputs.items():
-        shown = run.renamed(step, name)
+        names.setdefault(content, []).append(run.renamed(step, name))
+    for content, same in names.items():  # equal contents are one artifact, whatever their names
+        shown = ", ".join(same)
         nodes[content] = Node(content, shown, content[:8], "artifact", f"{shown}: {content}")
         edges.append((result.stamp, content))
 
