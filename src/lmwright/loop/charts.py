@@ -309,7 +309,7 @@ class Node:
     title: str = ""
 
 
-BOX, TALL, STEP, GAP, LANE = 118.0, 36.0, 66.0, 14.0, 8.0
+BOX, TALL, STEP, GAP, LANE = 128.0, 36.0, 66.0, 14.0, 8.0
 
 
 def graph(nodes: Sequence[Node], edges: Sequence[tuple[str, str]], title: str) -> Markup:

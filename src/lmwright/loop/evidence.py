@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -156,7 +157,7 @@ def read_windows(path: Path) -> list[dict[str, Any]]:
     """The windows of a traffic log, oldest first, read without writing; none if there is no log."""
     if not path.is_file():
         return []
-    engine = sa.create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+    engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
     try:
         with engine.connect() as connection:
             rows = connection.execute(sa.select(windows).order_by(windows.c.number)).all()

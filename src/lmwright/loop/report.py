@@ -246,7 +246,8 @@ def scores_section(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """All models side by side on every split, with intervals."""
     if scores is None:
         return None
-    return {"splits": [split_scores(name, each) for name, each in scores["splits"].items()]}
+    splits = sorted(scores["splits"], key=lambda name: name != scores["headline"]["split"])
+    return {"splits": [split_scores(name, scores["splits"][name]) for name in splits]}
 
 
 def split_scores(split: str, scored: Mapping[str, Any]) -> dict[str, Any]:
@@ -704,9 +705,14 @@ def add_result(
 ) -> None:
     """A stage with what it read and gave."""
     seconds = result.measured.get("seconds")
-    took = f"{result.kind} · {duration(seconds)}" if isinstance(seconds, int | float) else ""
+    took = [] if step == result.kind else [result.kind]
+    took += [duration(seconds)] if isinstance(seconds, int | float) else []
     nodes[result.stamp] = Node(
-        result.stamp, step, took, "stage", f"{step} ({result.kind}), result {result.stamp[:16]}"
+        result.stamp,
+        step,
+        " · ".join(took),
+        "stage",
+        f"{step} ({result.kind}), result {result.stamp[:16]}",
     )
     for name, content in result.parts.get("reads", {}).items():
         key = f"{name} {content}"
@@ -716,8 +722,11 @@ def add_result(
     for name, content in result.inputs.items():
         nodes.setdefault(content, Node(content, name, content[:8], "artifact", content))
         edges.append((content, result.stamp))
+    names: dict[str, list[str]] = {}
     for name, content in result.outputs.items():
-        shown = run.renamed(step, name)
+        names.setdefault(content, []).append(run.renamed(step, name))
+    for content, same in names.items():  # equal contents are one artifact, whatever their names
+        shown = ", ".join(same)
         nodes[content] = Node(content, shown, content[:8], "artifact", f"{shown}: {content}")
         edges.append((result.stamp, content))
 
