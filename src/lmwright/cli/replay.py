@@ -53,7 +53,7 @@ class Played:
 
 def replay(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose model is served.")],
-    world: Annotated[str, typer.Option(help="The world that is played.")],
+    world: Annotated[list[str], typer.Option(help="The world that is played; may be repeated.")],
     texts: Annotated[int, typer.Option(help="At most so many texts.")] = 2000,
     after: Annotated[int, typer.Option(help="Texts to play after the loop has decided.")] = 300,
     labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.7,
@@ -71,9 +71,7 @@ def replay(
     lines = Lines()
     server = Server(alias, recipe, opened)
     try:
-        lines.line(
-            f"replay: {len(rows)} texts of the world {world} to {alias} on port {server.port}"
-        )
+        lines.line(f"replay: {len(rows)} texts of {' and '.join(world)} go to {alias}")
         played = play(server, rows, after, labelled, seconds, lines, seed)
     finally:
         server.stop()
@@ -83,17 +81,20 @@ def replay(
 
 
 def world_rows(
-    store: Store, alias: str, world: str, texts: int, seed: int
+    store: Store, alias: str, worlds: list[str], texts: int, seed: int
 ) -> list[tuple[str, str]]:
-    """Texts and labels of a world that the version in service never saw, in seeded order."""
+    """Texts and labels of worlds that were kept out of the first training, mixed in seeded order."""
     version = current(store, alias)
     if version is None:
         raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")
-    bound = read_version(store, version.hash)["artifacts"]
-    table = read_split(store.artifact(bound["rows"]), f"world-{world}")
-    order = stream(seed, "replay", world).permutation(table.num_rows)[:texts]
-    column = {name: table.column(name).to_pylist() for name in ("text", "label")}
-    return [(column["text"][place], column["label"][place]) for place in order]
+    rows = store.artifact(read_version(store, version.hash)["artifacts"]["rows"])
+    found: list[tuple[str, str]] = []
+    for world in worlds:
+        table = read_split(rows, f"world-{world}")
+        columns = (table.column(name).to_pylist() for name in ("text", "label"))
+        found += zip(*columns, strict=True)
+    order = stream(seed, "replay", *worlds).permutation(len(found))[:texts]
+    return [found[place] for place in order]
 
 
 class Server:
