@@ -83,7 +83,7 @@ def replay(
 def world_rows(
     store: Store, alias: str, worlds: list[str], texts: int, seed: int
 ) -> list[tuple[str, str]]:
-    """Texts and labels of worlds that were kept out of the first training, mixed in seeded order."""
+    """Texts and labels of worlds kept out of the first training, mixed in seeded order."""
     version = current(store, alias)
     if version is None:
         raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")

@@ -1,0 +1,131 @@
+"""The quickstart at smoke size: the same commands, recipe and data, fewer rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmwright.store.store import Store
+from lmwright.store.versions import current
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+SMALL = """
+extends: {recipe}
+name: reviews
+stages:
+  train: {{rows: 600, stop_rows: 100}}
+  evaluate: {{rows: 100}}
+  audit: {{rows: 60}}
+  detect: {{window: 40, windows: 2000, reference: [rows/test]}}
+  promote: {{gate: {{margin: 0.05, kept_margin: 0.1, slices: {{rows: 30, margin: 0.3}}}}}}
+retrain:
+  windows: 1
+  fewest: 180
+  new_labels: 180
+  stages:
+    train: {{rows: 300}}
+"""
+
+
+def lmwright(*words: str) -> subprocess.CompletedProcess[str]:
+    """One command, as a person types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "lmwright.cli.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the three commands of the quickstart have run."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    recipe = folder / "small.yaml"
+    recipe.write_text(SMALL.format(recipe=RECIPE))
+    store = str(folder / "store")
+    commands = (
+        ("run", str(recipe), "--store", store),
+        (
+            "replay",
+            str(recipe),
+            "--world",
+            "imdb",
+            "--texts",
+            "700",
+            "--after",
+            "60",
+            "--store",
+            store,
+        ),
+        ("report", "reviews@production", "--store", store, "--out", str(folder / "report.html")),
+    )
+    for words in commands:
+        done = lmwright(*words)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    return folder
+
+
+def replayed(folder: Path) -> dict:
+    """What the replay wrote down."""
+    return json.loads((folder / "store" / "traffic" / "reviews" / "replay.json").read_bytes())
+
+
+def test_nothing_is_lost_and_the_loop_decides(played: Path) -> None:
+    found = replayed(played)
+    states = [state["at"] for state in found["states"]]
+    assert found["lost"] == 0
+    assert states[0] == "alarmed"
+    assert "training" in states
+    assert states[-1] in {"swapped", "kept"}
+
+
+def test_what_was_swapped_in_is_what_the_log_says(played: Path) -> None:
+    store = Store(played / "store")
+    actions = [entry["action"] for entry in store.decisions()]
+    assert actions[0] == "promote"
+    assert len(actions) == 2
+    now = current(store, "reviews@production")
+    swapped = replayed(played)["states"][-1]["at"] == "swapped"
+    assert (actions[1] == "promote") == swapped
+    assert now is not None
+    assert now.id == list(replayed(played)["by_version"])[-1]
+
+
+def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
+    store = str(played / "store")
+    done = lmwright("lineage", "reviews@production", "--store", store)
+    steps = json.loads(done.stdout)["steps"]
+    assert {"data", "train", "evaluate", "promote"} <= {step["kind"] for step in steps}
+    assert "rotten" in {name for step in steps for name in step["learns_from"]}
+    withdrawn = lmwright("withdraw", "rotten", "--reason", "a test", "--store", store)
+    assert withdrawn.returncode == 0
+    assert "train" in withdrawn.stdout
+    back = lmwright("rollback", "reviews@production", "--store", store)
+    assert back.returncode == 1
+    assert "Traceback" not in back.stderr
+
+
+def test_predict_answers_from_the_version_in_service(played: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\nA joy from start to end.\nDull and far too long.\n")
+    words = ("--model", "reviews@production", "--store", str(played / "store"))
+    done = lmwright("predict", str(texts), *words)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [max(line["probabilities"], key=line["probabilities"].get) for line in lines] == [
+        "positive",
+        "negative",
+    ]
+
+
+def test_the_report_stands_alone(played: Path) -> None:
+    page = (played / "report.html").read_text()
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert "reviews@production" in page
