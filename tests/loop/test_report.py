@@ -23,6 +23,7 @@ from lmwright.loop.report import (
     reliability_bins,
     render,
     sections,
+    size,
     smoothed,
     thinned,
     told,
@@ -80,7 +81,10 @@ def store(tmp_path_factory):
     """A store in which the line ran on real reviews, was watched, and ran once more."""
     found = Store(tmp_path_factory.mktemp("report") / "store")
     run = run_recipe(recipe(), found)
-    forecast = {"data": {"seconds": [0.001, 0.002, 0.003]}, "train": {"seconds": [0.5, 9, 900]}}
+    forecast = {
+        "data": {"seconds": [0.001, 0.002, 0.003], "memory": [1, 2, 3], "disk": [0, 9e5, 9e7]},
+        "train": {"seconds": [0.5, 9, 900], "memory": None, "disk": None},
+    }
     journal = Journal(run.folder / "journal.jsonl")
     journal.record("forecast", stages=forecast)
     journal.close()
@@ -261,10 +265,12 @@ def test_forecast_stands_beside_the_truth(store, page):
     run = gather(store, "reviews").run
     for name, word in (("data", "outside"), ("train", "within")):
         seconds = run.results[name].measured["seconds"]
-        row = re.search(
-            rf'<td class="name">{name}</td>.*?>took (.*?) <span class="chip (\w+)', page
-        )
+        row = rf'<td class="name">{name}</td>.*?>took (.*?) <span class="chip (\w+)'
         assert re.search(row, page).groups() == (duration(seconds), word)
+    rows = run.results["data"].outputs["rows"]
+    disk = sum(path.stat().st_size for path in store.artifact(rows).rglob("*") if path.is_file())
+    assert f"data: 0 MB – 0.9 MB – 90 MB, in truth {size(disk)}" in page
+    assert "<h3>peak memory</h3>" in page
 
 
 def test_without_forecast_or_traffic_the_page_says_so(store):
@@ -310,8 +316,10 @@ def test_the_same_facts_give_the_same_page(store):
 
 def test_a_run_that_stopped_early_still_has_a_report(tmp_path):
     store = Store(tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no model here")
     with pytest.raises(BadInput):
-        run_recipe(recipe(stages={"train": {"start": "/nowhere"}}), store)
+        run_recipe(recipe(stages={"train": {"start": str(tmp_path / "empty")}}), store)
     shown = render(sections(gather(store, "reviews")))
     assert "This run was not evaluated" in shown and "failed" in shown
     Reader(shown)

@@ -18,13 +18,19 @@ from lmwright.audit.counterfactual import PAIRS
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import read_labels, splits_of
 from lmwright.evals.predictions import read_predictions
 from lmwright.evals.rows import read_split
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.tables import AUDITS, MODELS, module_of, resolve
+
+READS = 2.5
+"""How often the checks together read a text of those they may: counted on film reviews."""
+
+READ_TOKENS = 256
+"""The longest text of a usual model, where its tokens are to be foretold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,12 @@ class Audit(Stage):
         """The checks' modules, and those of all kinds of models."""
         checks = {module_of("audits", name) for name in (*AUDITS, *self.checks)}
         return tuple(sorted(checks | {entry.partition(":")[0] for entry in MODELS.values()}))
+
+    def amounts(self, known: Known) -> Amounts:
+        """The texts that the model is asked about, original and changed."""
+        place = f"rows/{self.split}"
+        texts = min(known.rows(place), self.rows)
+        return Amounts(read_tokens=READS * texts * known.tokens(place, READ_TOKENS), disk=40_000)
 
     def check(self) -> None:
         """BadInput for settings outside their ranges, here or in a check."""

@@ -22,8 +22,13 @@ STORE = Path("lmwright-store")
 
 
 def open_store(folder: Path) -> Store:
-    """The store on a folder; its index is where LMWRIGHT_DATABASE says, or SQLite beside it."""
-    return Store(folder, os.environ.get("LMWRIGHT_DATABASE") or None)
+    """The store on a folder, with what the environment adds.
+
+    LMWRIGHT_DATABASE is where its index is, else SQLite beside it; LMWRIGHT_REMOTE is the object
+    store with which it shares artifacts, results and decisions.
+    """
+    database, remote = (os.environ.get(f"LMWRIGHT_{name}") for name in ("DATABASE", "REMOTE"))
+    return Store(folder, database or None, remote or None)
 
 
 def open_recipe(path: Path, sets: list[str]) -> Recipe:

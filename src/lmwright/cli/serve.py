@@ -9,10 +9,11 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 import uvicorn
@@ -62,7 +63,8 @@ def serve(
     listener = bind(settings)
     log = start_log()
     try:
-        code = asyncio.run(run(alias, known, opened, settings, listener))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            code = runner.run(run(alias, known, opened, settings, listener))
     finally:
         listener.close()
         log.stop()
@@ -132,7 +134,6 @@ class Drained(uvicorn.Server):
     """A server that drains at the first SIGTERM or SIGINT and stops at once at the second."""
 
     def __init__(self, app: object, settings: Serve, engine: Engine) -> None:
-        loop = "uvloop" if have("uvloop") else "asyncio"
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -141,7 +142,6 @@ class Drained(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # or any client could pretend to be another
                 lifespan="off",
-                loop=loop,
                 http=Connection,
                 ws="none",
                 h11_max_incomplete_event_size=HEAD_BYTES,
@@ -220,6 +220,8 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def have(module: str) -> bool:
-    """Whether an optional module is installed."""
-    return find_spec(module) is not None
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, the standard one otherwise."""
+    if find_spec("uvloop") is None:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", import_module("uvloop").new_event_loop)

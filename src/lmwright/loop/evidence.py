@@ -75,6 +75,11 @@ class Evidence:
         path = folder / name if folder else None
         return json.loads(path.read_bytes()) if path is not None and path.is_file() else None
 
+    def bytes_of(self, content: str) -> int:
+        """The size of an artifact's files; 0 if it is no longer in the store."""
+        folder = self.store.folder / "artifacts" / content
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
     def decisions(self) -> list[dict[str, Any]]:
         """The whole decision log of the store, checked."""
         return self.store.decisions()

@@ -737,47 +737,70 @@ def forecast_section(evidence: Evidence) -> list[dict[str, Any]]:
     for run in evidence.runs:
         foretold: dict[str, Any] = {}
         for event in run.events:
-            if event["event"] == "forecast":
-                stages = event.get("stages")
-                each = stages if isinstance(stages, dict) else event
-                foretold |= {step: value for step, value in each.items() if seconds_of(value)}
-        took = {e["step"]: e.get("seconds") for e in run.events if e["event"] == "stage ended"}
-        if not foretold:
-            continue
-        ends = [t for each in foretold.values() for t in seconds_of(each) or ()]
-        high = max([*ends, *(t for t in took.values() if t)], default=1.0) * 1.03
-        rows = []
-        for step, each in foretold.items():
-            low, expected, most = seconds_of(each) or (0.0, 0.0, 0.0)
-            truth = took.get(step)
-            value = {"estimate": expected, "low": low, "high": most}
-            words = f"{step}: {duration(low)} – {duration(expected)} – {duration(most)}"
-            words += f", took {duration(truth)}" if truth is not None else ""
-            rows.append(
-                {
-                    "step": step,
-                    "value": value,
-                    "truth": truth,
-                    "held": truth is not None and low <= truth <= most,
-                    "strip": charts.strip(value, 0.0, high, words, "s1", (), truth),
-                }
-            )
-        found.append({"run": run.name, "rows": rows})
+            if event["event"] == "forecast" and isinstance(event.get("stages"), dict):
+                foretold |= event["stages"]
+        ended = {event["step"]: event for event in run.events if event["event"] == "stage ended"}
+        quantities = [
+            foretold_beside_true(evidence, foretold, ended, name)
+            for name in ("seconds", "memory", "disk")
+        ]
+        if any(each["rows"] for each in quantities):
+            found.append({"run": run.name, "quantities": [q for q in quantities if q["rows"]]})
     return found
 
 
-def seconds_of(value: Any) -> tuple[float, float, float] | None:
-    """Low, expected and high seconds of a forecast, or None if it is none."""
-    if not isinstance(value, dict):
+def foretold_beside_true(
+    evidence: Evidence,
+    foretold: Mapping[str, Any],
+    ended: Mapping[str, Mapping[str, Any]],
+    name: str,
+) -> dict[str, Any]:
+    """One quantity (seconds, memory or disk) of each stage: forecast, truth, both drawn."""
+    write = duration if name == "seconds" else size
+    spreads = {step: spread_of(each, name) for step, each in foretold.items()}
+    truths = {step: true_amount(evidence, ended.get(step), name) for step in spreads}
+    ends = [end for spread in spreads.values() for end in spread or ()]
+    high = max([*ends, *(truth for truth in truths.values() if truth)], default=1.0) * 1.03
+    rows = []
+    for step, spread in spreads.items():
+        if spread is None:
+            continue
+        low, expected, most = spread
+        truth = truths[step]
+        words = f"{step}: {write(low)} – {write(expected)} – {write(most)}"
+        words += f", in truth {write(truth)}" if truth is not None else ""
+        value = {"estimate": expected, "low": low, "high": most}
+        rows.append(
+            {
+                "step": step,
+                "shown": [write(end) for end in spread],
+                "truth": None if truth is None else write(truth),
+                "held": truth is not None and low <= truth <= most,
+                "strip": charts.strip(value, 0.0, high, words, "s1", (), truth),
+            }
+        )
+    called = {"seconds": "time", "memory": "peak memory", "disk": "disk"}[name]
+    return {"name": called, "rows": rows}
+
+
+def spread_of(foretold: Any, name: str) -> tuple[float, float, float] | None:
+    """Low, expected and high of a stage's forecast, or None where it has none."""
+    spread = foretold.get(name) if isinstance(foretold, dict) else None
+    whole = isinstance(spread, list) and len(spread) == 3
+    if not whole or not all(isinstance(end, int | float) for end in spread or ()):
         return None
-    seconds = value.get("seconds")
-    if isinstance(seconds, dict):
-        seconds = [seconds.get(key) for key in ("low", "expected", "high")]
-    whole = isinstance(seconds, list | tuple) and len(seconds) == 3
-    if not whole or not all(isinstance(s, int | float) for s in seconds or ()):
+    low, expected, high = map(float, spread or ())
+    return low, expected, high
+
+
+def true_amount(evidence: Evidence, event: Mapping[str, Any] | None, name: str) -> float | None:
+    """What a stage took in truth, from the event of its end; None where it did not run."""
+    if event is None:
         return None
-    low, expected, high = seconds or (0.0, 0.0, 0.0)
-    return float(low), float(expected), float(high)
+    if name == "disk":
+        return float(sum(map(evidence.bytes_of, event.get("outputs", {}).values())))
+    value = event.get({"seconds": "seconds", "memory": "peak_bytes"}[name])
+    return float(value) if isinstance(value, int | float) else None
 
 
 def environment_section(run: Past) -> dict[str, Any]:
@@ -840,7 +863,9 @@ def duration(seconds: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Bytes in megabytes."""
-    return "–" if value is None else f"{value / 1e6:.0f} MB"
+    if value is None:
+        return "–"
+    return f"{value / 1e6:.0f} MB" if value >= 1e7 else f"{value / 1e6:.2g} MB"
 
 
 def moment(value: float) -> str:

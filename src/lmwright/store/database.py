@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from lmwright.core.errors import Corrupt, LmwrightError, MissingPart
+from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 
 schema = sa.MetaData()
 
@@ -67,6 +67,16 @@ Migrations = tuple[Callable[[sa.Connection], None], ...]
 MIGRATIONS: Migrations = (create_first,)
 
 
+BUSY = (
+    "a writable disk and a database that is not locked for over a minute",
+    "free space or wait, then run again; nothing that was reported done is lost",
+)
+ABSENT = (
+    "the server that LMWRIGHT_DATABASE names, reachable and with room",
+    "start it, then run again; nothing that was reported done is lost",
+)
+
+
 class Database:
     """Transactions on a database. Every write is one immediate, fully synchronous transaction."""
 
@@ -76,6 +86,12 @@ class Database:
         self.sqlite = url.startswith("sqlite")
         try:
             self.engine = sa.create_engine(url, pool_pre_ping=not self.sqlite)
+        except (ArgumentError, ValueError):
+            raise BadInput(
+                "the address of the database cannot be read",
+                "an address of SQLite or PostgreSQL",
+                "as in postgresql+psycopg://user@host/name",
+            ) from None
         except ModuleNotFoundError as error:
             raise MissingPart(
                 f"{url.partition(':')[0]} needs the package {error.name!r}",
@@ -109,16 +125,14 @@ class Database:
         try:
             yield
         except OperationalError as error:
-            raise LmwrightError(
-                f"the database says: {error.orig}",
-                "a writable disk and a database that is not locked for over a minute",
-                "free space or wait, then run again; nothing that was reported done is lost",
-            ) from error
+            wanted, cure = BUSY if self.sqlite else ABSENT
+            raise LmwrightError(words(error), wanted, cure) from error
         except DatabaseError as error:
+            cure = "move registry.db away" if self.sqlite else "empty the database"
             raise Corrupt(
-                f"the database says: {error.orig}",
+                words(error),
                 "a readable database",
-                "move registry.db away; it is rebuilt from the store's folders",
+                f"{cure}; it is rebuilt from the store's folders",
             ) from error
 
     def migrate(self) -> None:
@@ -139,6 +153,11 @@ class Database:
     def close(self) -> None:
         """Let go of all connections."""
         self.engine.dispose()
+
+
+def words(error: DatabaseError) -> str:
+    """What the driver says, on one line."""
+    return f"the database says: {' '.join(str(error.orig).split())}"
 
 
 def configure_sqlite(connection: object, _: object) -> None:

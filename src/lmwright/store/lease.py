@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
@@ -97,7 +98,15 @@ def gone(owner: str) -> bool:
 
 
 def born(pid: int) -> str:
-    """When a process began, in ticks since boot (no wall clock), or nothing if it is not there."""
+    """When a process began, or nothing if it is not there or has ended.
+
+    In ticks since boot where the system tells: a time of the day would change with the clock.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except OSError:
+        pass
     try:
         return str(psutil.Process(pid).create_time())
     except psutil.Error:

@@ -6,6 +6,9 @@ decisions/00000001.json     promotions, roll-backs, withdrawals; each holds its 
 runs/ID/…                   the recipe as run, and its journal
 work/STAMP/…                scratch and unfinished outputs of running stages
 registry.db                 an index over all of it, rebuilt when it is missing
+
+With a remote the folder is a cache: artifacts, results and decisions go there as they are
+committed, and what is not here comes from there. Runs, scratch and the loop's states stay here.
 """
 
 from __future__ import annotations
@@ -27,9 +30,13 @@ from lmwright.core.durable import commit_folder, sweep, sync_folder, write_bytes
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import canonical, hash_bytes, hash_json, hash_tree, tree
 from lmwright.store.database import Database, decisions, edges, results, sqlite_url, states
+from lmwright.store.remote import Remote
 
 FIRST = "0" * 64
 HASH = re.compile(r"[0-9a-f]{4,64}")
+MANIFEST = re.compile(r"[0-9a-f]{64}/[0-9]{1,6}\.json")
+INDEXED = "store: indexed"
+"""The state that says that the index was once made whole."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,12 @@ class Result:
 
 
 class Store:
-    """One store on a folder, with its index in SQLite or at ``database`` (a PostgreSQL address)."""
+    """One store on a folder, with its index in SQLite or at ``database`` (a PostgreSQL address).
 
-    def __init__(self, folder: Path, database: str | None = None) -> None:
+    ``remote`` is where it is shared, an address of fsspec such as ``s3://bucket/folder``.
+    """
+
+    def __init__(self, folder: Path, database: str | None = None, remote: str | None = None):
         self.folder = folder.absolute()
         try:
             for name in ("artifacts", "results", "decisions", "runs", "work", "tmp"):
@@ -70,24 +80,30 @@ class Store:
                 "a folder that this user may write",
                 "choose another with --store or LMWRIGHT_STORE",
             ) from None
-        index = self.folder / "registry.db"
-        fresh = database is None and not index.exists()
-        self.database = Database(database or sqlite_url(index))
-        if fresh:
+        self.remote = Remote(remote) if remote else None
+        self.database = Database(database or sqlite_url(self.folder / "registry.db"))
+        self.pull()
+        if self.state(INDEXED) is None:
             self.rebuild()
 
     # Artifacts
 
     def artifact(self, content: str) -> Path:
-        """The folder of an artifact. Raises Corrupt when it is gone."""
+        """The folder of an artifact, fetched if it is only at the remote. Corrupt when gone."""
         path = self.folder / "artifacts" / content
-        if not path.is_dir():
+        if not path.is_dir() and not self.pull_artifact(content):
             raise Corrupt(
                 f"artifact {content[:12]} is not in the store",
                 "a folder that was committed",
                 "run the recipe again: what is missing is made anew",
             )
         return path
+
+    def has_artifact(self, content: str) -> bool:
+        """Whether an artifact is here or at the remote."""
+        if (self.folder / "artifacts" / content).is_dir():
+            return True
+        return self.remote is not None and self.remote.has(f"artifacts/{content}.json")
 
     def add_artifact(self, folder: Path) -> str:
         """Move a finished folder into the store and return its content hash."""
@@ -97,20 +113,21 @@ class Store:
 
     def verify(self, content: str) -> bool:
         """Whether an artifact still has the content that its name says."""
-        path = self.folder / "artifacts" / content
-        return path.is_dir() and hash_tree(tree(path)) == content
+        return self.has_artifact(content) and hash_tree(tree(self.artifact(content))) == content
 
     # Results
 
     def result(self, stamp: str) -> Result | None:
         """The first result under a stamp whose outputs are all there, or None."""
+        if self.remote is not None and self.read_result(stamp, 0) is None:
+            self.pull_result(f"{stamp}/0.json")
         result = self.read_result(stamp, 0)
-        if result is None:
+        if result is None or not all(map(self.has_artifact, result.outputs.values())):
             return None
-        present = all((self.folder / "artifacts" / h).is_dir() for h in result.outputs.values())
-        if present and not self.indexed(stamp, 0):
+        if not self.indexed(stamp, 0):
             self.index(result)  # a kill came between the manifest and the index
-        return result if present else None
+        self.push_result(result)  # or between the index and the remote
+        return self.read_result(stamp, 0)
 
     def read_result(self, stamp: str, attempt: int) -> Result | None:
         """The manifest of one attempt, or None."""
@@ -135,7 +152,7 @@ class Store:
         write_json(self.folder / "results" / result.stamp / f"{result.attempt}.json", vars(result))
         sync_folder(self.folder / "results")
         self.index(result)
-        return result
+        return self.push_result(result)
 
     def index(self, result: Result) -> None:
         """Put a result's row and edges into the database, once."""
@@ -200,7 +217,8 @@ class Store:
         """The full hash of the one artifact that starts with ``prefix``."""
         if not HASH.fullmatch(prefix):
             raise BadInput(f"{prefix!r} is no hash", "at least 4 hexadecimal digits")
-        matches = [p.name for p in (self.folder / "artifacts").glob(f"{prefix}*")]
+        here = {p.name for p in (self.folder / "artifacts").glob(f"{prefix}*")}
+        matches = sorted(here.union(self.remote.artifacts(prefix) if self.remote else ()))
         if len(matches) != 1:
             raise BadInput(f"{len(matches)} artifacts start with {prefix!r}", "exactly one")
         return matches[0]
@@ -210,9 +228,16 @@ class Store:
     def decide(self, action: str, facts: dict[str, Any], author: str = "") -> dict[str, Any]:
         """Append an entry to the hash-chained log and return it. One writer at a time."""
         with self.database.write() as connection:
-            entry = self.next_entry(connection, action, facts, author)
-            number = entry["number"]
-            write_bytes(self.decision_file(number), canonical(entry))
+            while True:
+                self.share_decisions()
+                entry = self.next_entry(connection, action, facts, author)
+                number = entry["number"]
+                path = self.decision_file(number)
+                if self.remote is None:
+                    break
+                if self.remote.create(f"decisions/{path.name}", canonical(entry)):
+                    break  # else another writer has taken this number meanwhile
+            write_bytes(path, canonical(entry))
             connection.execute(
                 decisions.insert().values(
                     number=number, hash=entry["hash"], entry=canonical(entry).decode()
@@ -247,7 +272,11 @@ class Store:
 
     def decision_file(self, number: int) -> Path:
         """Where an entry of the log stands."""
-        return self.folder / "decisions" / f"{number:08d}.json"
+        return self.decision_path(f"{number:08d}.json")
+
+    def decision_path(self, name: str) -> Path:
+        """The file of that name in the log."""
+        return self.folder / "decisions" / name
 
     def decisions(self) -> list[dict[str, Any]]:
         """The whole log, checked: each entry's own hash and its link to the one before."""
@@ -288,10 +317,95 @@ class Store:
         """Where the copy of a state stands."""
         return self.folder / "states" / f"{hash_bytes(name.encode())[:24]}.json"
 
+    # The remote
+
+    def pull(self) -> None:
+        """Take over the results and decisions that others have put at the remote."""
+        if self.remote is None:
+            return
+        for name in self.remote.names("results"):
+            if not (self.folder / "results" / name).exists():
+                self.pull_result(name)
+        with self.database.write():
+            self.share_decisions()
+
+    def pull_result(self, name: str) -> Result | None:
+        """Fetch one manifest (``STAMP/ATTEMPT.json``), if it is there, and index it."""
+        raw = self.remote.read(f"results/{name}") if self.remote else None
+        if raw is None:
+            return None
+        try:
+            result = Result(**json.loads(raw))
+            named = f"{result.stamp}/{result.attempt}.json" == name
+            whole = named and MANIFEST.fullmatch(name) is not None
+        except (ValueError, TypeError):
+            whole = False
+        if not whole:
+            raise Corrupt(f"result {name[:80]!r} at the remote is damaged", "a stage's manifest")
+        write_bytes(self.folder / "results" / name, raw)
+        self.index(result)
+        return result
+
+    def push_result(self, result: Result) -> Result:
+        """Put a result at the remote, its artifacts first, its manifest last.
+
+        Where another store came first with a different outcome, that one takes the place here
+        too, and this one becomes a further attempt.
+        """
+        name = f"{result.stamp}/{result.attempt}.json"
+        path = self.folder / "results" / name
+        while self.remote is not None:
+            raw = self.remote.read(f"results/{name}")
+            if raw is None:
+                for content in result.outputs.values():
+                    self.remote.push_artifact(self.folder / "artifacts" / content, content)
+                self.remote.create(f"results/{name}", path.read_bytes())
+                continue  # to see whether it was this one that was kept
+            if raw == path.read_bytes():
+                break
+            theirs = self.pull_result(name)
+            if theirs is not None and theirs.outcome != result.outcome:
+                return self.add_result(result)
+            break
+        return result
+
+    def pull_artifact(self, content: str) -> bool:
+        """Fetch an artifact from the remote into the cache; False when it is not there."""
+        if self.remote is None or not re.fullmatch(r"[0-9a-f]{64}", content):
+            return False
+        folder = self.temporary()
+        try:
+            if not self.remote.pull_artifact(content, folder):
+                return False
+            commit_folder(folder, self.folder / "artifacts" / content)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def share_decisions(self) -> None:
+        """Make the log here and at the remote the same; Corrupt when they have parted."""
+        if self.remote is None:
+            return
+        here = sorted(path.name for path in (self.folder / "decisions").glob("*.json"))
+        there = self.remote.names("decisions")
+        common = min(len(here), len(there))
+        if common:
+            last = here[common - 1]
+            if self.remote.read(f"decisions/{last}") != self.decision_path(last).read_bytes():
+                raise Corrupt(
+                    f"the decision logs here and at {self.remote.url} are two",
+                    "one log",
+                    "use another folder or another remote",
+                )
+        for name in there[common:]:
+            write_bytes(self.decision_path(name), self.remote.read(f"decisions/{name}") or b"")
+        for name in here[common:]:
+            self.remote.create(f"decisions/{name}", self.decision_path(name).read_bytes())
+
     # Upkeep
 
     def rebuild(self) -> None:
-        """Make the index anew from the folders."""
+        """Make the index anew from the folders; safe while others write, and to repeat."""
         for result in self.all_results():
             for attempt in range(
                 len(list((self.folder / "results" / result.stamp).glob("*.json")))
@@ -299,10 +413,9 @@ class Store:
                 again = self.read_result(result.stamp, attempt)
                 if again is not None:
                     self.index(again)
-        log = self.decisions()
         with self.database.write() as connection:
             connection.execute(decisions.delete())
-            for entry in log:
+            for entry in self.decisions():
                 connection.execute(
                     decisions.insert().values(
                         number=entry["number"], hash=entry["hash"], entry=canonical(entry).decode()
@@ -314,9 +427,12 @@ class Store:
                 connection.execute(
                     states.insert().values(name=kept["name"], value=json.dumps(kept["value"]))
                 )
+            connection.execute(states.delete().where(states.c.name == INDEXED))
+            connection.execute(states.insert().values(name=INDEXED, value="true"))
 
     def new_run(self, recipe: str) -> tuple[str, Path]:
         """A fresh run's id (readable, sortable) and folder."""
+        number = 1 + max(map(self.run_number, (self.folder / "runs").iterdir()), default=0)
         stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         for attempt in range(100):
             name = stem if attempt == 0 else f"{stem}-{attempt}"
@@ -325,13 +441,21 @@ class Store:
                 folder.mkdir()
             except FileExistsError:
                 continue
+            write_bytes(folder / "number", str(number).encode())
             return name, folder
         raise LmwrightError(f"over a hundred runs of {recipe} began in this second")
 
     def runs(self) -> list[str]:
-        """The ids of all runs, oldest first."""
+        """The ids of all runs, oldest first, whatever the clock said then."""
         folders = [p for p in (self.folder / "runs").iterdir() if (p / "run.json").exists()]
-        return [p.name for p in sorted(folders, key=lambda p: (p / "run.json").stat().st_mtime_ns)]
+        return [p.name for p in sorted(folders, key=lambda p: (self.run_number(p), p.name))]
+
+    def run_number(self, folder: Path) -> int:
+        """A run's place in the order of runs; those at the same time may share one."""
+        try:
+            return int((folder / "number").read_text())
+        except (OSError, ValueError):
+            return 0
 
     def scratch(self, stamp: str) -> Path:
         """The folder in which a stage of this stamp works; it survives a kill."""
