@@ -40,8 +40,9 @@ class Lines:
 
     def end(self, step: str, state: str, seconds: float, facts: Mapping[str, Any]) -> None:
         """A stage is finished; its headline, if it has one, stands beside it."""
-        headline = facts.get("headline") or {}
-        self.line(f"{step}: {state} ({seconds:.1f} s) {headline.get('line', '')}".rstrip())
+        headline = facts.get("headline") or ""
+        words = headline["line"] if isinstance(headline, dict) else headline
+        self.line(f"{step}: {state} ({seconds:.1f} s) {words}".rstrip())
 
     def line(self, text: str) -> None:
         """One line that stays, with the seconds since the start."""
