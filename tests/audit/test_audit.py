@@ -10,7 +10,7 @@ import pytest
 
 from lmwright.audit.audit import Audit
 from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, bounded, worst
-from lmwright.audit.counterfactual import bounded_both, lists, log_odds, toward
+from lmwright.audit.counterfactual import Counterfactual, bounded_both, lists, log_odds, toward
 from lmwright.audit.personal import excerpt
 from lmwright.audit.perturbation import KEYS, NEIGHBOURS, titled, typos
 from lmwright.audit.slices import error_gap
@@ -212,8 +212,6 @@ def test_a_model_that_is_moved_by_she_is_caught(scored, tmp_path):
             liked = np.array([item.ids.tobytes() in known for item in batch], dtype=float)
             return np.stack([np.zeros(len(batch)), 4 * liked - 2], axis=1)
 
-    from lmwright.audit.counterfactual import Counterfactual
-
     stage = Audit(model="tfidf", draws=200)
     subject = stage.subject(FakeWork(tmp_path, scored))
     model = Biased()
@@ -228,6 +226,31 @@ def test_a_model_that_is_moved_by_she_is_caught(scored, tmp_path):
     gap = 1 / (1 + np.exp(2)) - 1 / (1 + np.exp(-2))
     assert entry["probability_change"]["positive"]["estimate"] == pytest.approx(gap)
     assert entry["log_odds_change"]["positive"]["estimate"] == pytest.approx(-4)
+
+
+def test_a_swap_beyond_what_the_model_reads_does_not_count(scored, tmp_path):
+    class Short:
+        """The real model, cut at three words."""
+
+        labels = ("negative", "positive")
+
+        def __init__(self):
+            self.whole = load_model(scored["tfidf"])
+
+        def prepare(self, texts):
+            return self.whole.prepare([" ".join(text.split()[:3]) for text in texts])
+
+        def logits(self, batch):
+            return self.whole.logits(batch)
+
+    subject = Audit(model="tfidf", draws=100).subject(FakeWork(tmp_path, scored))
+    pairs, texts = lists()["gendered words"], subject.rows.column("text").to_pylist()
+    whole = Counterfactual().swapped(subject, "gendered words", pairs, texts)["touched"]
+    subject.model, subject.known = Short(), {}
+    short = Counterfactual().swapped(subject, "gendered words", pairs, texts)["touched"]
+    starts = [" ".join(text.split()[:3]) for text in texts]
+    assert short < whole / 2
+    assert short <= sum(toward(t, pairs, 0) != toward(t, pairs, 1) for t in starts)
 
 
 def test_slices_agree_with_a_plain_count(scored, audited):

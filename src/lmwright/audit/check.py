@@ -88,6 +88,11 @@ class Subject:
             self.tell(self.read, note)
         return np.array([self.known[key] for key in keys]).reshape(len(texts), len(self.labels))
 
+    def told_apart(self, texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
+        """Where (n,) the model reads different ids: a change may lie beyond what it reads."""
+        pairs = zip(self.model.prepare(texts), self.model.prepare(others), strict=True)
+        return np.array([not np.array_equal(one.ids, two.ids) for one, two in pairs], dtype=bool)
+
 
 def worst(words: Sequence[Word]) -> Word:
     """The word for all together: one failure fails, one open question leaves it open."""

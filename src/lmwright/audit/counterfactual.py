@@ -70,6 +70,8 @@ class Counterfactual(Check):
         """One list: both versions of each text that it touches, read and compared."""
         both = [(toward(text, pairs, 0), toward(text, pairs, 1)) for text in texts]
         places = [place for place, (first, second) in enumerate(both) if first != second]
+        seen = subject.told_apart(*([both[place][side] for place in places] for side in (0, 1)))
+        places = [place for place, apart in zip(places, seen, strict=True) if apart]
         chosen = sample(places, subject, name)
         entry: dict[str, Any] = {"touched": len(places), "rows": len(chosen), "pairs": len(pairs)}
         if len(chosen) < self.fewest:

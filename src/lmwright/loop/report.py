@@ -78,7 +78,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "run": {"name": run.name, "began": run.began, "state": run.state},
         "data": data_section(evidence),
         "curves": curves_section(evidence),
-        "scores": scores_section(scores),
+        "scores": scores_section(scores, run.first("evaluate")),
         "errors": errors_section(evidence, scores),
         "audit": audit_section(audited),
         "drift": drift_section(evidence),
@@ -242,12 +242,16 @@ SHOWN = (
 DRAWN = ("accuracy", "log_loss")
 
 
-def scores_section(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def scores_section(
+    scores: Mapping[str, Any] | None, result: Result | None
+) -> dict[str, Any] | None:
     """All models side by side on every split, with intervals."""
-    if scores is None:
+    if scores is None or result is None:
         return None
+    level = result.parts["settings"].get("level")
     splits = sorted(scores["splits"], key=lambda name: name != scores["headline"]["split"])
-    return {"splits": [split_scores(name, scores["splits"][name]) for name in splits]}
+    drawn = [split_scores(name, scores["splits"][name]) for name in splits]
+    return {"level": level, "splits": drawn}
 
 
 def split_scores(split: str, scored: Mapping[str, Any]) -> dict[str, Any]:
@@ -443,7 +447,7 @@ def changes(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = [(name, each["accuracy_change"], each) for name, each in figures["changes"].items()]
 
     def note(each: Mapping[str, Any]) -> str:
-        if each["alike"] == figures["rows"]:
+        if each.get("alike") == figures["rows"]:
             return "every answer is the same"
         return f"{each['flipped']} flipped; log-loss {told(each['log_loss_change'], 'signed')}"
 

@@ -99,6 +99,8 @@ class Connection(H11Protocol):
             return
         self.flow.resume_reading()
         self.transport.write(plain_answer(fault))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.loop.call_later(self.linger_seconds, self.end)
 
     def end(self) -> None:

@@ -209,6 +209,8 @@ async def answer_fault(send: Send, fault: RequestFault, receive: Receive) -> Non
 
 def single_headers(scope: Scope) -> dict[bytes, bytes]:
     """Headers by name. Those that decide something must not stand twice, nor two lengths."""
+    if scope.get("http_version") not in {"1.0", "1.1"}:
+        raise RequestFault(505, "HTTP/1.1 is spoken here")
     if len(scope["headers"]) > MOST_HEADERS:
         raise RequestFault(431, f"more than {MOST_HEADERS} headers")
     found: dict[bytes, bytes] = {}
