@@ -19,6 +19,11 @@ class Whole:
 
     cost: int = 1
 
+    @property
+    def ids(self) -> np.ndarray:
+        """One token that is the same for all texts."""
+        return np.zeros(1, dtype=np.int64)
+
 
 class Majority:
     """Gives every text the shares of the labels in the training rows."""

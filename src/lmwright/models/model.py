@@ -20,6 +20,10 @@ class Prepared(Protocol):
     def cost(self) -> int:
         """What answering it takes, in tokens."""
 
+    @property
+    def ids(self) -> np.ndarray:
+        """What the model reads of it: token or word ids, for the drift of the vocabulary."""
+
 
 class Model(Protocol):
     """A classifier of texts. ``kind`` is its name in ``tables.MODELS``."""

@@ -1,0 +1,191 @@
+"""The state machine: what it enters, what it writes down, and that it goes on after a kill."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmwright.core.durable import write_json
+from lmwright.core.recipe import make_recipe, read_yaml
+from lmwright.loop.circle import Circle
+from lmwright.loop.traffic import Traffic
+from lmwright.models.calibration import Calibration
+from lmwright.models.majority import Majority
+from lmwright.serve.engine import Engine
+from lmwright.serve.load import load_version
+from lmwright.serve.routes import Served, Service
+from lmwright.serve.settings import Serve
+from lmwright.store.store import Store
+from lmwright.store.versions import move
+from lmwright.tables import SECTIONS, resolve
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+ALIAS = "reviews@production"
+DRIFT = {"length": {"over": True}, "confidence_mean": 0.5}
+CALM = {"length": {"over": False}, "confidence_mean": 0.9}
+
+
+class Training:
+    """Stands for the training process: ends when told, with a code."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self.code = -15
+
+    def wait(self, seconds: float) -> None:
+        pass
+
+
+def version(store: Store, positive: int) -> str:
+    """A majority model as a version in the store."""
+    model = store.temporary()
+    labels = ["positive"] * positive + ["negative"] * 5
+    Majority.fit(labels, ("negative", "positive")).save(model)
+    content = store.add_artifact(model)
+    scores = store.temporary()
+    entry = {"metrics": {"log_loss": {"estimate": 0.3}}}
+    splits = {"test": {"models": {"model": entry}}}
+    write_json(scores / "scores.json", {"headline": {"split": "test"}, "splits": splits})
+    folder = store.temporary()
+    bound = {
+        "model": content,
+        "name": "model",
+        "labels": ["negative", "positive"],
+        "calibration": Calibration().to_json(),
+        "artifacts": {"scores": store.add_artifact(scores), "model": content},
+    }
+    write_json(folder / "version.json", bound)
+    return store.add_artifact(folder)
+
+
+class House:
+    """A store with a promoted version, an engine, a traffic log and a circle around them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+        if not self.store.decisions():
+            move(self.store, ALIAS, version(self.store, 10), {})
+        self.engine = Engine(load_version(self.store, ALIAS))
+        self.service = Service(ALIAS, self.engine, Serve())
+        self.traffic = Traffic(folder / "traffic" / "reviews", True, 30, 0.4)
+        self.started: list[tuple[Path, Training]] = []
+        raw = read_yaml(RECIPE)
+        raw["retrain"] = {**raw["retrain"], "fewest": 30, "new_labels": 30}
+        recipe = make_recipe(raw, "quickstart", resolve, SECTIONS)
+        self.circle = Circle(recipe, self.store, self.service, self.traffic, self.start)
+        self.circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
+
+    def start(self, recipe: Path, store: Path) -> Any:
+        self.started.append((recipe, Training()))
+        return self.started[-1][1]
+
+    def answer_and_label(self, count: int) -> None:
+        """Serve texts and give their labels back."""
+        loaded, futures = self.engine.admit([f"A text, number {k}." for k in range(count)])
+        answers = tuple(future.result(10) for future in futures)
+        texts = tuple(f"A text, number {k}." for k in range(count))
+        labels = loaded.model.labels
+        self.traffic.observe(
+            Served("cls-1", time.time(), "", loaded.version, labels, texts, answers)
+        )
+        for place in range(count):
+            self.traffic.give("cls-1", place, "negative", labels, "")
+
+    def close(self) -> None:
+        self.traffic.close()
+        self.engine.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path):
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+def at(house: House) -> str:
+    """The state as it is written down, which must be the one in memory."""
+    kept = house.store.state(f"loop {ALIAS}")
+    assert kept is None or kept["at"] == house.circle.state["at"]
+    return house.circle.state["at"]
+
+
+def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
+    house.circle.tick()
+    assert at(house) == "observed"
+    house.circle.signs = [DRIFT] * 3
+    house.circle.tick()
+    assert at(house) == "alarmed"
+    assert not house.started
+    house.circle.signs = [CALM] * 6
+    house.circle.tick()
+    assert at(house) == "observed"
+
+
+def to_training(house: House) -> None:
+    """Bring the circle to the point where a training runs."""
+    house.answer_and_label(60)
+    house.circle.signs = [DRIFT] * 3
+    house.circle.tick()
+    assert at(house) == "training"
+    house.circle.tick()
+    assert len(house.started) == 1
+    assert house.started[0][0].exists()
+
+
+def test_a_better_version_is_swapped_in(house: House) -> None:
+    to_training(house)
+    better = version(house.store, 20)
+    move(house.store, ALIAS, better, {})
+    house.started[0][1].code = 0
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "swapped"
+    assert house.engine.current.version == better[:16]
+
+
+def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
+    to_training(house)
+    before = house.engine.current.version
+    house.started[0][1].code = 0
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert house.engine.current.version == before
+    house.circle.tick()
+    assert len(house.started) == 1, "the labels were used; only new ones start another training"
+
+
+def test_a_failed_training_keeps_what_serves(house: House) -> None:
+    to_training(house)
+    house.started[0][1].code = 1
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert "failed" in house.circle.state["reason"]
+
+
+def test_a_server_that_starts_again_resumes_the_training(house: House, tmp_path: Path) -> None:
+    to_training(house)
+    house.close()
+    again = House(tmp_path)
+    assert at(again) == "training"
+    again.circle.tick()
+    assert [recipe for recipe, _ in again.started] == [house.started[0][0]]
+    again.close()
+
+
+def test_a_decision_by_hand_is_followed(house: House) -> None:
+    other = version(house.store, 30)
+    move(house.store, ALIAS, other, {"by_hand": "a test"})
+    house.circle.tick()
+    assert house.engine.current.version == other[:16]
+    assert np.isfinite(house.engine.admit(["a"])[1][0].result(10).probabilities).all()
