@@ -178,6 +178,7 @@ def derive(
         "train": {"extra": ["feedback"]},
         "baselines": {"extra": ["feedback"]},
         "evaluate": {"splits": ["test"]},
+        "audit": {"extra": ["feedback"]},
         "detect": {"reference": reference},
         "promote": {"gate": {"fresh": fresh, "kept": [old]}},
     }
