@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import wait
 
 import numpy as np
 import pytest
 
-from lmwright.core.errors import LmwrightError
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.serve.engine import Busy, Engine, Failed, answer
-from tests.serve.fake import loaded
+from tests.serve.fake import Words, loaded
 
 
 @pytest.fixture
@@ -137,3 +139,107 @@ def test_draining_refuses_the_new_and_finishes_the_old(engine: Engine) -> None:
     assert all(f.result(0).label == "yes" for f in futures)
     with pytest.raises(Busy):
         engine.admit(["a"])
+
+
+def test_what_nobody_waits_for_is_free_at_once(engine: Engine) -> None:
+    engine.current.model.open.clear()
+    engine.admit(["first"])
+    while engine.queues:
+        time.sleep(0.001)
+    before = (engine.queued, engine.current.pending)
+    kept = engine.admit(["a a"], "client")[1]
+    for _ in range(1000):
+        gone = engine.admit(["a " * 20] * 5, "client")[1]
+        engine.forget("client", gone)
+        assert all(future.cancelled() for future in gone)
+    engine.forget("client", [])
+    assert (engine.queued, engine.current.pending) == (before[0] + 3, before[1] + 1)
+    assert len(engine.queues["client"]) == 1
+    engine.forget("client", kept)
+    assert (engine.queued, engine.current.pending) == before
+    assert engine.queues == {}
+    assert not engine.turns
+    engine.current.model.open.set()
+    assert engine.admit(["a"])[1][0].result(10).label == "yes"
+
+
+def test_more_than_ever_fits_is_refused_for_good(engine: Engine) -> None:
+    with pytest.raises(BadInput, match="at most 200"):
+        engine.admit(["a " * 300])
+    assert (engine.queued, engine.current.pending, engine.held) == (0, 0, {})
+
+
+def test_one_client_may_hold_half_of_the_queue(engine: Engine) -> None:
+    engine.current.model.open.clear()
+    with pytest.raises(Busy):
+        for _ in range(1000):
+            engine.admit(["a " * 9], "flood")
+    assert engine.held == {"flood": 200}
+    assert len([engine.admit(["a " * 9], "other") for _ in range(20)]) == 20
+    engine.current.model.open.set()
+    assert engine.drain(10)
+    assert engine.held == {}
+
+
+def test_a_full_queue_costs_no_tokenising(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.current.model.open.clear()
+    engine.admit(["a " * 199], "flood")
+    monkeypatch.setattr(engine.current.model, "prepare", lambda texts: pytest.fail("tokenised"))
+    with pytest.raises(Busy):
+        engine.admit(["a"], "flood")
+
+
+def test_the_guilty_one_of_many_is_found_in_few_steps(engine: Engine) -> None:
+    model = engine.current.model
+    tried: list[int] = []
+    look = model.look
+
+    def counted(batch: Sequence[Words]) -> tuple[np.ndarray, np.ndarray]:
+        tried.append(len(batch))
+        return look(batch)
+
+    model.look = counted
+    model.open.clear()
+    engine.admit(["first"])
+    while engine.queues:
+        time.sleep(0.001)
+    futures = engine.admit(["a"] * 15 + ["RAISE"] + ["a"] * 16)[1]
+    model.open.set()
+    wait(futures, 10)
+    assert [isinstance(f.exception(), Failed) for f in futures] == [n == 15 for n in range(32)]
+    assert len(tried) == 1 + 1 + 2 * 5
+
+
+def test_a_dying_engine_leaves_nobody_waiting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(batch: Sequence[Words]) -> None:
+        raise SystemExit
+
+    engine.current.model.open.clear()
+    first = engine.admit(["a " * 60])[1]
+    while engine.queues:
+        time.sleep(0.001)
+    second = engine.admit(["a " * 60])[1]
+    monkeypatch.setattr(engine.current.model, "embed", die)
+    engine.current.model.open.set()
+    for future in first + second:
+        with pytest.raises(Failed):
+            future.result(10)
+    engine.worker.join(10)
+    assert engine.healthy()
+    assert (engine.queued, engine.current.pending, engine.held) == (0, 0, {})
+    with pytest.raises(Busy):
+        engine.admit(["a"])
+
+
+def test_a_hanging_step_shows_in_the_health(engine: Engine) -> None:
+    engine.current.model.open.clear()
+    future = engine.admit(["a"])[1][0]
+    time.sleep(0.1)
+    assert engine.healthy() == ""
+    assert "step" in engine.healthy(patience=0.05)
+    engine.current.model.open.set()
+    future.result(10)
+    assert engine.drain(10)
+    assert engine.healthy(patience=0.0) == ""

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 
 from lmwright.core.errors import BadInput
 from lmwright.serve.guard import read_keys
-from lmwright.serve.log import NAMES, start_log
+from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service
 from lmwright.serve.settings import Serve
 from tests.serve.fake import loaded
@@ -194,9 +194,7 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
         texts = {"input": "a " * 9}
 
         def ask(name: str) -> None:
-            status, headers, body = live.ask(
-                "POST", "/v1/classify", {"input": "a " * 9}, bearer(name)
-            )
+            status, headers, body = live.ask("POST", "/v1/classify", texts, bearer(name))
             if status == 429:
                 check_error(status, body, 429)
                 assert int(headers["retry-after"]) >= 1
@@ -221,26 +219,10 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
         assert live.engine.held == {}
 
 
-@contextmanager
-def logging_to(stream: StringIO) -> Iterator[None]:
-    """The server's log as the process has it, on another stream; then as it was."""
-    loggers = [logging.getLogger(name) for name in NAMES]
-    kept = [(logger, logger.handlers, logger.level) for logger in loggers]
-    with redirect_stderr(stream):
-        listener = start_log()
-    try:
-        yield
-    finally:
-        listener.stop()
-        for logger, handlers, level in kept:
-            logger.handlers, logger.propagate = handlers, True
-            logger.setLevel(level)
-
-
 def test_a_fault_of_ours_is_told_in_the_log_only(live: Live) -> None:
     stream = StringIO()
     text = "forged\n2026 \x1b[31m\u202e"
-    with logging_to(stream):
+    with redirect_stderr(stream), json_log():
         status, _, body = live.ask("POST", "/v1/fail", text.encode(), bearer("open sesame"))
         check_error(status, body, 500)
         assert "secret" not in json.dumps(body)
@@ -275,7 +257,7 @@ def test_a_log_that_nobody_reads_holds_nothing_up() -> None:
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    with logging_to(Gone()):
+    with redirect_stderr(Gone()), json_log():
         began = time.monotonic()
         for number in range(20_000):
             logging.getLogger("lmwright.serve").error("line %d", number)

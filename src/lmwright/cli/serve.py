@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,7 @@ from lmwright.serve import routes as serve_routes
 from lmwright.serve.connection import HEAD_BYTES, Connection
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
-from lmwright.serve.log import start_log
+from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service, make_app
 from lmwright.serve.settings import Serve
 from lmwright.store.run import read_run
@@ -61,13 +61,11 @@ def serve(
     settings = Serve(**{**vars(settings), **changed})
     settings.check()
     listener = bind(settings)
-    log = start_log()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(run(alias, known, opened, settings, listener))
     finally:
         listener.close()
-        log.stop()
     if code:
         raise typer.Exit(code)
 
@@ -89,38 +87,44 @@ async def run(
     0 after a stop that lost nothing, 1 when some were not answered in time, 3 when the engine
     died, 128 + the signal's number after a second signal.
     """
-    engine = Engine(load_version(store, alias), settings.batch_tokens, settings.queue_tokens)
-    service = Service(alias, engine, settings)
-    watch: Watch = recipe.sections.get("watch") or Watch()
-    traffic = Traffic(
-        store.folder / "traffic" / recipe.name,
-        watch.keep_text,
-        watch.retention_days,
-        watch.gate_share,
-    )
-    service.observers.append(traffic.observe)
-    circle = Circle(recipe, store, service, traffic)
-    routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, circle)]
-    server = Drained(make_app(service, routers), settings, engine)
-    server.faults = lambda: (circle.fault, traffic.fault)
-    try:
-        listener.listen(1024)  # before the address is printed, so that nobody is turned away
-    except OSError as error:
-        raise taken(settings, error) from None
-    with suppress(OSError):  # whoever started us may not listen
-        print(f"serving {alias} on {address(listener)}", flush=True)
-    circle.begin()
-    try:
+    loaded = load_version(store, alias)
+    with ExitStack() as ends:
+        ends.enter_context(json_log())
+        engine = Engine(loaded, settings.batch_tokens, settings.queue_tokens)
+        ends.callback(engine.close, STEP_SECONDS)
+        service = Service(alias, engine, settings)
+        watch: Watch = recipe.sections.get("watch") or Watch()
+        traffic = Traffic(
+            store.folder / "traffic" / recipe.name,
+            watch.keep_text,
+            watch.retention_days,
+            watch.gate_share,
+        )
+        ends.callback(traffic.close)
+        service.observers.append(traffic.observe)
+        circle = Circle(recipe, store, service, traffic)
+        routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, circle)]
+        server = Drained(make_app(service, routers), settings, engine)
+        server.faults = lambda: (circle.fault, traffic.fault)
+        begin_listening(alias, listener, settings)
+        circle.begin()
+        ends.callback(circle.close)
         await server.serve(sockets=[listener])
-    finally:
         if server.forced:
             leave(circle, server.forced)
-        circle.close()
-        traffic.close()
-        engine.close(STEP_SECONDS)
     if server.dead:
         return 3
     return 0 if server.drained else 1
+
+
+def begin_listening(alias: str, listener: socket.socket, settings: Serve) -> None:
+    """Listen, and only then print the address, so that whoever reads it is not turned away."""
+    try:
+        listener.listen(1024)
+    except OSError as error:
+        raise taken(settings, error) from None
+    with suppress(OSError):  # whoever started us may not read
+        print(f"serving {alias} on {address(listener)}", flush=True)
 
 
 def leave(circle: Circle, sig: int) -> None:

@@ -71,6 +71,10 @@ class Guard:
             return
         try:
             await self.app(scope, replay(body, receive), sent)
+        except asyncio.CancelledError:  # the server ends and waits no longer
+            if not sent.begun:
+                stops = RequestFault(503, "the server stops", headers={"Retry-After": "5"})
+                await answer_fault(sent, stops, receive)
         except Exception as error:
             log.error("a request failed", exc_info=error)
             if not sent.begun:

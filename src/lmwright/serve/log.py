@@ -11,6 +11,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
 from typing import Any
@@ -62,15 +64,23 @@ class Quiet(logging.StreamHandler[Any]):
         """A line that cannot be written is lost, and that is all."""
 
 
-def start_log() -> QueueListener:
-    """Send the server's loggers to stderr; ``stop`` of what is returned writes the rest."""
+@contextmanager
+def json_log() -> Iterator[None]:
+    """Send the server's loggers to stderr for the length of a block; then all is as it was."""
     queue: Queue[logging.LogRecord] = Queue(LINES)
     handler = Dropping(queue)
     handler.setFormatter(JsonLines())
-    for name in NAMES:
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == "lmwright.serve" else logging.WARNING)
+        logger.setLevel(logging.INFO if logger.name == "lmwright.serve" else logging.WARNING)
     listener = QueueListener(queue, Quiet(sys.stderr))
     listener.start()
-    return listener
+    try:
+        yield
+    finally:
+        listener.stop()
+        for logger, handlers, level, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
