@@ -10,6 +10,7 @@ import threading
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
@@ -33,6 +34,7 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = f"store-{uuid.uuid4().hex}"
     if request.param == "s3":
         request.getfixturevalue("s3_address")
+        fsspec.filesystem("s3").mkdir(name)
     return f"{request.param}://{name}/folder"
 
 
