@@ -32,13 +32,13 @@ retrain:
 """
 
 
-def lmwright(*words: str) -> subprocess.CompletedProcess[str]:
+def lmwright(*words: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
     """One command, as a person types it."""
     return subprocess.run(
         [sys.executable, "-m", "lmwright.cli.main", *words],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds,
     )
 
 

@@ -100,7 +100,11 @@ class Database:
             ) from None
         if self.sqlite:
             sa.event.listen(self.engine, "connect", configure_sqlite)
-        self.migrate()
+        try:
+            self.migrate()
+        except LmwrightError:
+            self.close()
+            raise
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
-from lmwright.store.database import leases
-from lmwright.store.lease import gone
+from lmwright.core.errors import BadInput
+from lmwright.store.lease import SWEEP, lease, working
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
 from lmwright.store.versions import MOVES, ancestors, read_version
@@ -27,28 +25,35 @@ class Swept:
 def collect(store: Store, keep_runs: int = 3, dry: bool = False) -> Swept:
     """Remove artifacts, results and scratch that nothing needs.
 
-    Needed are: every version that an alias ever named and all that it was made from, what the
-    last ``keep_runs`` runs of each recipe hold, and whatever work is under a live lease.
+    Needed are: every version that an alias ever named and all that it was made from, and what
+    the last ``keep_runs`` runs of each recipe hold. While any run is working nothing is removed,
+    and no run begins before this has ended.
     """
-    needed_stamps, needed = marks(store, keep_runs)
-    with store.database.read() as connection:
-        live = {row.stamp for row in connection.execute(sa.select(leases)) if not gone(row.owner)}
-    have = [p.name for p in sorted((store.folder / "artifacts").iterdir()) if p.is_dir()]
-    doomed = [] if live else [content for content in have if content not in needed]
-    stamps = [p.name for p in sorted((store.folder / "results").iterdir()) if p.is_dir()]
-    old = [stamp for stamp in stamps if stamp not in needed_stamps and not live]
-    work = [p for p in sorted((store.folder / "work").iterdir()) if p.name not in live]
-    size = sum(
-        p.stat().st_size
-        for folder in [store.folder / "artifacts" / c for c in doomed] + work
-        for p in folder.rglob("*")
-        if p.is_file()
-    )
-    if not dry:
-        store.remove(doomed, old)
-        for path in [*work, *(() if live else (store.folder / "tmp").iterdir())]:
-            shutil.rmtree(path, ignore_errors=True)
-    return Swept(doomed, old, [p.name for p in work], size)
+    if keep_runs < 0:
+        raise BadInput(f"keep_runs is {keep_runs}", "0 or more")
+    with lease(store.database, SWEEP):
+        if working(store.database):
+            return Swept([], [], [], 0)
+        needed_stamps, needed = marks(store, keep_runs)
+        doomed = [name for name in folders(store, "artifacts") if name not in needed]
+        old = [name for name in folders(store, "results") if name not in needed_stamps]
+        work = folders(store, "work")
+        size = sum(
+            path.stat().st_size
+            for folder in [f"artifacts/{name}" for name in doomed] + [f"work/{n}" for n in work]
+            for path in (store.folder / folder).rglob("*")
+            if path.is_file()
+        )
+        if not dry:
+            store.remove(doomed, old)
+            for path in [*(store.folder / "work").iterdir(), *(store.folder / "tmp").iterdir()]:
+                shutil.rmtree(path, ignore_errors=True)
+    return Swept(doomed, old, work, size)
+
+
+def folders(store: Store, kind: str) -> list[str]:
+    """The names of the folders of one kind, sorted."""
+    return sorted(path.name for path in (store.folder / kind).iterdir() if path.is_dir())
 
 
 def marks(store: Store, keep_runs: int) -> tuple[set[str], set[str]]:
@@ -63,7 +68,7 @@ def marks(store: Store, keep_runs: int) -> tuple[set[str], set[str]]:
         head = read_run(store, name)
         by_recipe.setdefault(head["recipe"], []).append(head)
     for heads in by_recipe.values():
-        for head in heads[-keep_runs:]:
+        for head in heads[max(0, len(heads) - keep_runs) :]:
             stamps.update(head.get("results", {}).values())
     for stamp in sorted(stamps):
         result = store.read_result(stamp, 0)

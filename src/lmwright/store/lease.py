@@ -18,11 +18,14 @@ import psutil
 import sqlalchemy as sa
 
 from lmwright.core.errors import LmwrightError
+from lmwright.core.hashing import hash_bytes
 from lmwright.store.database import Database, leases
 
 BEAT = 2.0
 PATIENCE = 20.0
 """Seconds between beats, and without a beat before a lease is taken over."""
+SWEEP = "sweep"
+"""The lease under which ``gc`` removes what nothing needs."""
 
 
 @contextmanager
@@ -45,6 +48,32 @@ def lease(
         heart.join()
         with database.write() as connection:
             connection.execute(leases.delete().where(mine(stamp, me)))
+
+
+@contextmanager
+def run_lease(database: Database, run: str) -> Iterator[None]:
+    """Say for as long as a run works that it does, so that no ``gc`` takes what it relies on.
+
+    The run says so first and then looks for a sweep, the sweep begins first and then looks for
+    runs; so one of them sees the other, whoever comes first.
+    """
+    with lease(database, hash_bytes(run.encode())):
+        with lease(database, SWEEP):
+            pass  # a sweep that had begun is over
+        yield
+
+
+def working(database: Database) -> bool:
+    """Whether anybody but a sweep holds a lease; another machine's is watched for a beat."""
+    query = sa.select(leases).where(leases.c.stamp != SWEEP)
+    with database.read() as connection:
+        held = {(row.owner, row.beat) for row in connection.execute(query) if not gone(row.owner)}
+    here = socket.gethostname()
+    if not held or any(owner.split(" ")[0] == here for owner, _ in held):
+        return bool(held)
+    time.sleep(PATIENCE)
+    with database.read() as connection:
+        return any((row.owner, row.beat) not in held for row in connection.execute(query))
 
 
 def acquire(database: Database, stamp: str, me: str, waiting: Callable[[str], None]) -> None:

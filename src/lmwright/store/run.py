@@ -20,7 +20,7 @@ from lmwright.core.errors import BadInput, LmwrightError, nearest
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stamp import Stamp, differences, stamp_of
-from lmwright.store.lease import lease
+from lmwright.store.lease import lease, run_lease
 from lmwright.store.store import Result, Store
 
 
@@ -91,6 +91,7 @@ def run_recipe(
     if forecast:
         journal.record("forecast", stages=forecast)
     try:
+<<<<<<< .merge_file_WJa9WB
         for step in recipe.steps:
             result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
             run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
@@ -101,6 +102,18 @@ def run_recipe(
                 facts = act(recipe, run.artifacts, store, journal.record, author)
                 run.acts[step.name] = facts
                 journal.record("acted", step=step.name, facts=facts)
+=======
+        with run_lease(store.database, name):
+            for step in recipe.steps:
+                result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
+                run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
+                head["results"] = {key: result.stamp for key, result in run.results.items()}
+                write_json(folder / "run.json", head)
+                act = getattr(step.stage, "act", None)
+                if act is not None:
+                    facts = act(recipe, run.artifacts, store, journal.record, author)
+                    journal.record("acted", step=step.name, facts=facts)
+>>>>>>> .merge_file_p9xSfV
         journal.record("run ended", state="done")
     except BaseException as error:
         journal.record(

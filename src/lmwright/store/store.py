@@ -82,9 +82,13 @@ class Store:
             ) from None
         self.remote = Remote(remote) if remote else None
         self.database = Database(database or sqlite_url(self.folder / "registry.db"))
-        self.pull()
-        if self.state(INDEXED) is None:
-            self.rebuild()
+        try:
+            self.pull()
+            if self.state(INDEXED) is None:
+                self.rebuild()
+        except LmwrightError:
+            self.database.close()
+            raise
 
     # Artifacts
 

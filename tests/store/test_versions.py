@@ -1,0 +1,221 @@
+"""Promotion, roll-back, withdrawal, lineage, and what gc keeps."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmwright.core.errors import BadInput, Refused
+from lmwright.core.recipe import make_recipe
+from lmwright.core.stage import Stage, Work
+from lmwright.store import run as runner
+from lmwright.store.gc import collect
+from lmwright.store.lease import lease
+from lmwright.store.run import run_recipe
+from lmwright.store.store import Store
+from lmwright.store.versions import (
+    aliases,
+    ancestors,
+    current,
+    descendants,
+    history,
+    learnt_from,
+    move,
+    resolve_version,
+    roll_back,
+    sources_of,
+    withdraw,
+    withdrawn,
+)
+
+ALIAS = "toy@production"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Stage):
+    """Gives rows of some sources."""
+
+    sources: tuple[str, ...] = ("ours",)
+
+    def gives(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        (work.out("rows") / "rows.json").write_text(json.dumps(self.sources))
+        return {"learns_from": list(self.sources)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learn(Stage):
+    """Gives a model of the rows, and a version that names both."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def gives(self) -> tuple[str, ...]:
+        return ("model", "version")
+
+    def run(self, work: Work) -> dict[str, Any]:
+        rows = (work.inputs["rows"] / "rows.json").read_text()
+        (work.out("model") / "model.json").write_text(json.dumps([rows, self.seed]))
+        (work.out("version") / "version.json").write_text(json.dumps({"artifacts": {}, "r": rows}))
+        (work.out("version") / "seed").write_text(str(self.seed))
+        return {}
+
+
+def resolve(table: str, name: str) -> type[Stage]:
+    return {"read": Read, "learn": Learn}[name]
+
+
+def make(store: Store, seed: int = 0, sources: tuple[str, ...] = ("ours",), name: str = "toy"):
+    """Run read and learn."""
+    raw = {"name": name, "stages": {"read": {"sources": sources}, "learn": {"seed": seed}}}
+    return run_recipe(make_recipe(raw, "toy.yaml", resolve, ()), store)
+
+
+def promote(store: Store, **settings: Any) -> str:
+    """Make a version, promote it, return its hash."""
+    version = make(store, **settings).artifacts["version"]
+    move(store, ALIAS, version, {"kind": "toy"})
+    return version
+
+
+def test_an_alias_names_what_was_promoted_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert current(store, ALIAS) is None
+    with pytest.raises(BadInput, match="nothing is behind"):
+        resolve_version(store, ALIAS)
+    first, second = promote(store, seed=1), promote(store, seed=2)
+    assert resolve_version(store, ALIAS) == second == resolve_version(store, second[:12])
+    assert [(v.hash, v.decision) for v in history(store, ALIAS)] == [(first, 1), (second, 2)]
+    assert {name: v.hash for name, v in aliases(store).items()} == {ALIAS: second}
+    with pytest.raises(BadInput, match=ALIAS):
+        resolve_version(store, "toy@prodction")
+    with pytest.raises(BadInput, match="no version"):
+        resolve_version(store, make(store, seed=2).artifacts["model"])
+    with pytest.raises(BadInput, match="no alias"):
+        move(store, "../toy@x", first, {})
+
+
+def test_rolling_back_twice_goes_back_twice(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second, third = (promote(store, seed=seed) for seed in (1, 2, 3))
+    assert roll_back(store, ALIAS, "bad")["facts"]["version"] == second
+    assert roll_back(store, ALIAS, "worse")["facts"]["version"] == first
+    with pytest.raises(Refused, match="no former version"):
+        roll_back(store, ALIAS, "too far")
+    move(store, ALIAS, third, {})
+    assert roll_back(store, ALIAS, "again")["facts"]["version"] == first
+    assert [v.action for v in history(store, ALIAS)] == [
+        *["promote"] * 3,
+        *["rollback"] * 2,
+        "promote",
+        "rollback",
+    ]
+
+
+def test_a_withdrawn_source_bars_promotion_and_rollback(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    tainted = promote(store, seed=1, sources=("ours", "theirs"))
+    clean = promote(store, seed=1)
+    entry, touched = withdraw(store, "theirs", "asked to")
+    assert entry["action"] == "withdraw" and withdrawn(store) == {"theirs"}
+    made = make(store, seed=1, sources=("ours", "theirs")).artifacts
+    assert set(touched) == set(made.values())
+    assert clean not in touched
+    with pytest.raises(Refused, match="theirs"):
+        move(store, ALIAS, tainted, {})
+    with pytest.raises(Refused, match="theirs"):
+        roll_back(store, ALIAS, "bad")
+    assert resolve_version(store, ALIAS) == clean
+    with pytest.raises(BadInput, match="did you mean 'theirs'"):
+        withdraw(store, "theirz", "")
+
+
+def test_a_withdrawn_version_in_the_middle_is_no_way_back_but_logged_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = promote(store, seed=1)
+    promote(store, seed=1, sources=("theirs",))
+    promote(store, seed=2)
+    withdraw(store, "theirs", "")
+    count = len(store.decisions())
+    with pytest.raises(Refused):
+        roll_back(store, ALIAS, "")
+    assert len(store.decisions()) == count
+    move(store, ALIAS, first, {"why": "by hand, past the barred one"})
+    assert resolve_version(store, ALIAS) == first
+
+
+def test_lineage_reads_both_ways(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, two = make(store, seed=1), make(store, seed=2)
+    rows = one.artifacts["rows"]
+    assert two.artifacts["rows"] == rows
+    assert [r.kind for r in ancestors(store, one.artifacts["version"])] == ["learn", "read"]
+    below = {h for result in descendants(store, rows) for h in result.outputs.values()}
+    assert below == {run.artifacts[name] for run in (one, two) for name in ("model", "version")}
+    assert sources_of(store, one.artifacts["model"]) == {"ours"}
+    assert set(learnt_from(store, "ours")) == below | {rows}
+
+
+def test_gc_keeps_what_aliases_need_and_removes_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    version = promote(store, seed=1)
+    kept = set(make(store, seed=1).artifacts.values())
+    loose = {make(store, seed=seed, sources=("x",)).artifacts["model"] for seed in range(2, 6)}
+    (store.scratch("f" * 64) / "scratch").mkdir(parents=True)
+    dry = collect(store, keep_runs=0, dry=True)
+    assert loose <= set(dry.artifacts) and dry.work == ["f" * 64] and dry.freed > 0
+    assert all(store.verify(content) for content in loose)
+    swept = collect(store, keep_runs=0)
+    assert swept == dry
+    left = {path.name for path in (tmp_path / "artifacts").iterdir()}
+    assert left == kept and version in left
+    assert [r.kind for r in ancestors(store, version)] == ["learn", "read"]
+    assert collect(store, keep_runs=0).artifacts == []
+    assert not (tmp_path / "work" / ("f" * 64)).exists()
+
+
+def test_gc_keeps_former_versions_and_the_last_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    versions = [promote(store, seed=seed) for seed in (1, 2)]
+    recent = [make(store, seed=seed, name="other").artifacts["model"] for seed in (3, 4, 5)]
+    collect(store, keep_runs=2)
+    assert not store.has_artifact(recent[0])
+    assert all(store.verify(content) for content in [*versions, *recent[1:]])
+    assert roll_back(store, ALIAS, "")["facts"]["version"] == versions[0]
+
+
+def test_gc_spares_a_running_work(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    model = make(store).artifacts["model"]
+    scratch = store.scratch("e" * 64) / "scratch"
+    scratch.mkdir(parents=True)
+    with lease(store.database, "e" * 64):
+        swept = collect(store, keep_runs=0)
+        assert (swept.artifacts, swept.results, swept.work) == ([], [], [])
+        assert scratch.exists() and store.verify(model)
+    assert model in collect(store, keep_runs=0).artifacts
+    assert not scratch.exists()
+
+
+def test_gc_between_two_stages_of_a_run_takes_nothing_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    whole, step = runner.run_step, threading.local()
+
+    def swept_before(*arguments: Any) -> Any:
+        if getattr(step, "second", False):
+            collect(Store(tmp_path), keep_runs=0)
+        step.second = True
+        return whole(*arguments)
+
+    monkeypatch.setattr(runner, "run_step", swept_before)
+    run = make(store)
+    assert all(store.verify(content) for content in run.artifacts.values())
