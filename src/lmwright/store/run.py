@@ -91,18 +91,6 @@ def run_recipe(
     if forecast:
         journal.record("forecast", stages=forecast)
     try:
-<<<<<<< .merge_file_WJa9WB
-        for step in recipe.steps:
-            result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
-            run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
-            head["results"] = {key: result.stamp for key, result in run.results.items()}
-            write_json(folder / "run.json", head)
-            act = getattr(step.stage, "act", None)
-            if act is not None:
-                facts = act(recipe, run.artifacts, store, journal.record, author)
-                run.acts[step.name] = facts
-                journal.record("acted", step=step.name, facts=facts)
-=======
         with run_lease(store.database, name):
             for step in recipe.steps:
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
@@ -112,8 +100,8 @@ def run_recipe(
                 act = getattr(step.stage, "act", None)
                 if act is not None:
                     facts = act(recipe, run.artifacts, store, journal.record, author)
+                    run.acts[step.name] = facts
                     journal.record("acted", step=step.name, facts=facts)
->>>>>>> .merge_file_p9xSfV
         journal.record("run ended", state="done")
     except BaseException as error:
         journal.record(
