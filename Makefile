@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: quickstart test test-long lint env env-test bench clean
 
 quickstart: env
+	$(BIN)/lmwright plan recipes/quickstart.yaml --store $(STORE)
 	$(BIN)/lmwright run recipes/quickstart.yaml --store $(STORE)
 	$(BIN)/lmwright replay recipes/quickstart.yaml --world imdb --store $(STORE)
 	$(BIN)/lmwright report reviews@production --store $(STORE) --out report.html

@@ -121,6 +121,19 @@ def test_more_rows_the_model_was_trained_on_are_named_in_extra(rows, tmp_path):
     assert Baselines(extra=("feedback",)).needs() == ("rows", "model", "feedback")
 
 
+def test_calibration_rows_of_another_world_join_in(rows, evaluated, tmp_path):
+    work, facts, _ = evaluated
+    more = tmp_path / "feedback"
+    more.mkdir()
+    (more / "calibration.parquet").write_bytes((rows / "world-imdb.parquet").read_bytes())
+    stage = Evaluate(models=("majority",), extra=("feedback",), draws=100)
+    assert stage.needs() == ("rows", "majority", "feedback")
+    found = stage.run(FakeWork(tmp_path, {**work.inputs, "feedback": more}))
+    added = pq.read_metadata(more / "calibration.parquet").num_rows
+    before = facts["calibration"]["majority"]["rows"]
+    assert found["calibration"]["majority"]["rows"] == before + added
+
+
 def test_scores_on_real_rows_are_plausible_and_every_one_has_an_interval(evaluated):
     _, facts, scores = evaluated
     test = scores["splits"]["test"]["models"]

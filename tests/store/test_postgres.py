@@ -154,12 +154,12 @@ def test_an_older_schema_is_brought_up_to_date(fresh: Callable[[], str]) -> None
     with newer.read() as connection:
         assert connection.exec_driver_sql("SELECT note FROM states").all() == []
     newer.close()
-    with pytest.raises(LmwrightError, match="newer lmwright"):
+    with pytest.raises(LmwrightError, match=r"newer lmwright"):
         Database(address)
 
 
 def test_a_server_that_is_gone_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(LmwrightError, match="LMWRIGHT_DATABASE.*start it"):
+    with pytest.raises(LmwrightError, match=r"LMWRIGHT_DATABASE.*start it"):
         Store(tmp_path, "postgresql+psycopg://lmwright@127.0.0.1:9/none")
-    with pytest.raises(BadInput, match="address"):
+    with pytest.raises(BadInput, match=r"address"):
         Store(tmp_path, "no address")

@@ -54,9 +54,9 @@ class Played:
 def replay(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose model is served.")],
     world: Annotated[list[str], typer.Option(help="The world that is played; may be repeated.")],
-    texts: Annotated[int, typer.Option(help="At most so many texts.")] = 2000,
+    texts: Annotated[int, typer.Option(help="At most so many texts.")] = 2400,
     after: Annotated[int, typer.Option(help="Texts to play after the loop has decided.")] = 300,
-    labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.7,
+    labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.8,
     seconds: Annotated[float, typer.Option(help="Give up waiting after so long.")] = 600.0,
     seed: int = 0,
     store: StoreOption = STORE,

@@ -54,14 +54,16 @@ class Evaluate(Stage):
     """Score models on splits and worlds; the first of ``models`` is compared with the others.
 
     ``splits`` are files of the rows artifact: ``test``, ``world-NAME``; ``rows`` limits each (0
-    is all). ``risk`` is the share of errors allowed among answered texts, kept with
-    ``confidence`` by answering "unsure" elsewhere. ``primary`` decides which model is best.
-    ``draws`` are the bootstrap's; ``fewest`` is the least size of a slice; ``worst`` how many of
-    the costliest rows are listed.
+    is all). ``extra`` names artifacts whose calibration rows join those of the rows artifact.
+    ``risk`` is the share of errors allowed among answered texts, kept with ``confidence`` by
+    answering "unsure" elsewhere. ``primary`` decides which model is best. ``draws`` are the
+    bootstrap's; ``fewest`` is the least size of a slice; ``worst`` how many of the costliest rows
+    are listed.
     """
 
     models: tuple[str, ...] = ("model", "majority", "tfidf", "tfidf_all")
     splits: tuple[str, ...] = ("test",)
+    extra: tuple[str, ...] = ()
     rows: int = 0
     primary: str = "log_loss"
     risk: float = 0.1
@@ -72,8 +74,8 @@ class Evaluate(Stage):
     worst: int = 20
 
     def needs(self) -> tuple[str, ...]:
-        """The rows and every model."""
-        return ("rows", *self.models)
+        """The rows, every model, and further calibration rows."""
+        return ("rows", *self.models, *self.extra)
 
     def gives(self) -> tuple[str, ...]:
         """Calibrations, predictions and ``scores.json``."""
@@ -143,7 +145,9 @@ class Evaluate(Stage):
     ) -> tuple[dict[str, dict[str, Predictions]], dict[str, Calibration]]:
         """Predictions by split and model, and each model's calibration; both are saved."""
         folder = work.out("scores")
-        fitted_on = read_split(work.inputs["rows"], "calibration")
+        fitted_on = pa.concat_tables(
+            read_split(work.inputs[name], "calibration") for name in ("rows", *self.extra)
+        )
         sets = {"calibration": fitted_on, **tables}
         found: dict[str, dict[str, Predictions]] = {split: {} for split in tables}
         calibrations = {}

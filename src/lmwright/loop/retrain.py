@@ -160,11 +160,11 @@ def derive(
             "sources": sources,
             "suspect_rows": 0,
             "fractions": {
-                "train": 0.8,
-                "stop": 0.05,
-                "calibration": 0.05,
-                "gate": 0.05,
-                "test": 0.05,
+                "train": 0.7,
+                "stop": 0.04,
+                "calibration": 0.2,
+                "gate": 0.03,
+                "test": 0.03,
             },
             "writes": {"rows": "feedback"},
         }
@@ -177,7 +177,7 @@ def derive(
     overlay = {
         "train": {"extra": ["feedback"]},
         "baselines": {"extra": ["feedback"]},
-        "evaluate": {"splits": ["test"]},
+        "evaluate": {"splits": ["test"], "extra": ["feedback"]},
         "audit": {"extra": ["feedback"]},
         "detect": {"reference": reference},
         "promote": {"gate": {"fresh": fresh, "kept": [old]}},
