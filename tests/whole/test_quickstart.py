@@ -104,6 +104,13 @@ def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
     steps = json.loads(done.stdout)["steps"]
     assert {"data", "train", "evaluate", "promote"} <= {step["kind"] for step in steps}
     assert "rotten" in {name for step in steps for name in step["learns_from"]}
+    first = replayed(played)["by_version"]
+    found = json.loads(lmwright("lineage", "rotten", "--store", store).stdout)
+    assert [version[:16] for version in found["answers"]] == list(first)
+    answer = next(iter(found["answers"].values()))["ids"][0]
+    back = json.loads(lmwright("lineage", answer, "--store", store).stdout)
+    assert back["answer"][0]["id"] == answer
+    assert {"data", "train"} <= {step["kind"] for step in back["steps"]}
     withdrawn = lmwright("withdraw", "rotten", "--reason", "a test", "--store", store)
     assert withdrawn.returncode == 0
     assert "train" in withdrawn.stdout

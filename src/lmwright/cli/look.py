@@ -12,8 +12,7 @@ import typer
 from lmwright.cli.open import STORE, StoreOption, open_store
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
-from lmwright.loop.lineage import of_row, of_source, of_version
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
 from lmwright.store.versions import history, read_version, resolve_version
@@ -107,19 +106,6 @@ def lineage(
         if not found["made_with_it"]:
             raise BadInput(f"nothing here is called {name!r}", "an answer, version, row or source")
         print(pretty(found))
-
-
-def of_answer(store: Store, answer: str) -> dict[str, Any]:
-    """An answer from the traffic log and the lineage of the version that gave it."""
-    for database in sorted((store.folder / "traffic").glob("*/traffic.db")):
-        traffic = Traffic(database.parent, False, 36500, 0.5)
-        try:
-            parts = traffic.find(answer)
-        finally:
-            traffic.close()
-        if parts:
-            return {"answer": parts, **of_version(store, store.find(parts[0]["version"]))}
-    raise BadInput(f"no answer {answer!r} is in the log", "one that is within the retention")
 
 
 def pretty(value: Any) -> str:

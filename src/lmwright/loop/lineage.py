@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.data.corpus import find_row
+from lmwright.loop.traffic import Traffic
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import aliases, ancestors, descendants, history, resolve_version
+from lmwright.store.versions import aliases, ancestors, descendants, history
 
 
 def of_version(store: Store, content: str) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def of_row(store: Store, row: str) -> dict[str, Any]:
                 touched.update(dict.fromkeys(below.outputs.values(), below.kind))
     if found is None:
         raise BadInput(f"no rows here hold the id {row!r}", "the id of a row (32 hex digits)")
-    return {"row": found, "made_with_it": touched, "served_as": served_as(store, set(touched))}
+    return {"row": found, **consequences(store, touched)}
 
 
 def of_source(store: Store, source: str) -> dict[str, Any]:
@@ -56,7 +58,42 @@ def of_source(store: Store, source: str) -> dict[str, Any]:
                 touched[content] = result.kind
                 for below in descendants(store, content):
                     touched.update(dict.fromkeys(below.outputs.values(), below.kind))
-    return {"source": source, "made_with_it": touched, "served_as": served_as(store, set(touched))}
+    return {"source": source, **consequences(store, touched)}
+
+
+def of_answer(store: Store, answer: str) -> dict[str, Any]:
+    """An answer as it was logged, and the lineage of the version that gave it."""
+    for log in logs(store):
+        parts = log.find(answer)
+        if parts:
+            return {"answer": parts, **of_version(store, store.find(parts[0]["version"]))}
+    raise BadInput(f"no answer {answer!r} is in the log", "one that is within the retention")
+
+
+def consequences(store: Store, touched: dict[str, str]) -> dict[str, Any]:
+    """What was made with something: artifacts by kind, aliases that served it, and its answers."""
+    versions = [content for content, kind in touched.items() if kind == "promote"]
+    given = {
+        content: ids
+        for log in logs(store)
+        for content in versions
+        if (ids := log.answers_of(content[:16]))
+    }
+    return {
+        "made_with_it": touched,
+        "served_as": served_as(store, set(touched)),
+        "answers": {content: {"count": len(ids), "ids": ids} for content, ids in given.items()},
+    }
+
+
+def logs(store: Store) -> Iterator[Traffic]:
+    """The traffic logs of a store, one after another, each closed again."""
+    for database in sorted((store.folder / "traffic").glob("*/traffic.db")):
+        log = Traffic(database.parent, False, 36500, 0.5)
+        try:
+            yield log
+        finally:
+            log.close()
 
 
 def rows_results(store: Store) -> list[Result]:
@@ -79,8 +116,3 @@ def served_as(store: Store, contents: set[str]) -> list[str]:
             if version.hash in contents
         }
     )
-
-
-def version_of(store: Store, name: str) -> str:
-    """The full hash of a version from an alias, a hash or the short name that answers carry."""
-    return resolve_version(store, name)

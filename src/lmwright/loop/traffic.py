@@ -188,6 +188,12 @@ class Traffic:
         with self.database.read() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(answers)).scalar() or 0
 
+    def answers_of(self, version: str) -> list[str]:
+        """The ids of the answers that a version (its short name) gave and that are still kept."""
+        query = sa.select(answers.c.id).where(answers.c.version == version).distinct()
+        with self.database.read() as connection:
+            return sorted(row.id for row in connection.execute(query))
+
     def forget(self, now: float | None = None) -> int:
         """Remove what is older than the retention allows; returns how many answers went."""
         before = (time.time() if now is None else now) - self.retention_days * 86400
