@@ -52,6 +52,8 @@ def main() -> int:
     seen_old = see(loaded.model, loaded.calibration, old)
     seen_new = see(loaded.model, loaded.calibration, new)
     print(json.dumps(in_control(seen_old, chosen.windows, chosen.window)), flush=True)
+    upper = see(loaded.model, loaded.calibration, [text.upper() for text in old])
+    print(json.dumps(harmless(seen_old, upper, chosen.window)), flush=True)
     for share in SHARES:
         print(json.dumps(delays(seen_old, seen_new, share, chosen.window)), flush=True)
     return 0
@@ -77,6 +79,33 @@ def in_control(old: Seen, windows: int, size: int) -> dict[str, Any]:
         "references": split,
         "share": wilson(alarms, looked).to_json(),
         "conditions": {"window": size, "set": "one false alarm in 500 windows, all together"},
+    }
+
+
+def harmless(old: Seen, upper: Seen, size: int) -> dict[str, Any]:
+    """Alarms when fresh old texts arrive in capitals, and in order of length."""
+    alarms = {"capitals": 0, "order of arrival": 0}
+    looked = 0
+    for chain in range(CHAINS):
+        order = stream(chain, "harmless").permutation(len(old))
+        half = len(old) * 6 // 10
+        fitted = Detectors.fit(old.take(order[:half]), 2, size, seed=chain, windows=4000)
+        signs: dict[str, Any] = dict.fromkeys(alarms)
+        for place in range(half, len(old) - size + 1, size):
+            rows = order[place : place + size]
+            shuffled = rows[np.argsort(old.length[rows], kind="stable")]
+            looked += 1
+            for name, window in (
+                ("capitals", upper.take(rows)),
+                ("order of arrival", old.take(shuffled)),
+            ):
+                signs[name] = fitted.look(window, signs[name])
+                alarms[name] += any(sign.over for sign in signs[name].values())
+    return {
+        "name": "drift harmless",
+        "alarms": alarms,
+        "windows": looked,
+        "conditions": {"window": size, "order": "within each window, by length"},
     }
 
 
