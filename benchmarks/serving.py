@@ -76,7 +76,10 @@ def main() -> None:
         try:
             for kind in ("rotten_tomatoes", "imdb"):
                 texts = some_texts(kind, chosen.requests)
-                print(json.dumps(compare(servers, kind, texts, chosen.rounds, chosen.clients)))
+                line = compare(servers, kind, texts, chosen.rounds, chosen.clients)
+                print(json.dumps(line), flush=True)
+                if not line["equal"]:
+                    raise SystemExit("the answers differ: no result")
         finally:
             for server in servers.values():
                 server.stop()
