@@ -435,6 +435,20 @@ def test_what_cannot_be_served_is_said_in_words(
     assert told.count("\n") == 1
 
 
+def test_a_traffic_log_that_cannot_be_written_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("lmwright.cli.serve.Traffic", refuse)
+    assert main(arguments(world, "--port", "0")) == 1
+    told = capsys.readouterr().err
+    assert "traffic" in told
+    assert "Read-only file system" in told
+    assert "fault of lmwright" not in told
+
+
 def test_missing_keys_are_named(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,13 +93,7 @@ async def run(
         engine = Engine(loaded, settings.batch_tokens, settings.queue_tokens)
         ends.callback(engine.close, STEP_SECONDS)
         service = Service(alias, engine, settings)
-        watch: Watch = recipe.sections.get("watch") or Watch()
-        traffic = Traffic(
-            store.folder / "traffic" / recipe.name,
-            watch.keep_text,
-            watch.retention_days,
-            watch.gate_share,
-        )
+        traffic = open_traffic(store, recipe)
         ends.callback(traffic.close)
         service.observers.append(traffic.observe)
         circle = Circle(recipe, store, service, traffic)
@@ -115,6 +109,19 @@ async def run(
     if server.dead:
         return 3
     return 0 if server.drained else 1
+
+
+def open_traffic(store: Store, recipe: Recipe) -> Traffic:
+    """The traffic log of a recipe, as its section ``watch`` wants it."""
+    watch: Watch = recipe.sections.get("watch") or Watch()
+    folder = store.folder / "traffic" / recipe.name
+    try:
+        return Traffic(folder, watch.keep_text, watch.retention_days, watch.gate_share)
+    except OSError as error:
+        raise BadInput(
+            f"the traffic log {folder} cannot be written: {error.strerror}",
+            "a store that this user may write, on a disk with room",
+        ) from None
 
 
 def begin_listening(alias: str, listener: socket.socket, settings: Serve) -> None:

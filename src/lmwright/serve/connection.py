@@ -56,7 +56,9 @@ class Connection(H11Protocol):
         others = (other for other in self.connections if isinstance(other, Connection))
         idle = [other for other in others if other.idle and other is not self]
         if idle:
-            min(idle, key=lambda other: other.free_since).end()
+            oldest = min(idle, key=lambda other: other.free_since)
+            self.connections.discard(oldest)  # now, so that the next one does not choose it again
+            oldest.end()
         else:
             fault = RequestFault(503, "too many connections", headers={"Retry-After": "1"})
             self.refuse(fault)
