@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, SetOption, StoreOption, open_recipe, open_store
+from lmwright.cli.open import (
+    STORE,
+    SetOption,
+    StoreOption,
+    open_recipe,
+    open_store,
+    stopped_in_words,
+)
 from lmwright.cli.progress import Lines
 from lmwright.store.run import plan_recipe, run_recipe
 
@@ -19,7 +26,9 @@ def run(
     again: Annotated[bool, typer.Option(help="Repeat what is already done.")] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
-    done = run_recipe(open_recipe(recipe, set), open_store(store), again, Lines())
+    read = open_recipe(recipe, set)
+    with stopped_in_words():
+        done = run_recipe(read, open_store(store), again, Lines())
     for name, result in done.results.items():
         outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
         print(f"{name:<12} {outputs}")
