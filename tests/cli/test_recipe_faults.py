@@ -61,7 +61,10 @@ def write(folder: Path, text: str) -> str:
         (GOOD.replace("epochs: 1", "lr: .inf"), ["lr is inf", "at most 1"]),
         (GOOD.replace("epochs: 1", "task: clasify"), ["'clasify'", "did you mean 'classify'"]),
         (GOOD.replace("epochs: 1", "start: /nowhere"), ["/nowhere is no folder"]),
-        (GOOD.replace("epochs: 1", "start: 'asset:movie-review/x'"), ["'movie-review'", "did you mean"]),
+        (
+            GOOD.replace("epochs: 1", "start: 'asset:movie-review/x'"),
+            ["'movie-review'", "did you mean"],
+        ),
         (GOOD.replace("train:", "train: 3 #"), ["stages.train is 3", "a mapping"]),
         ("name: mine\n", ["no stages"]),
         ("name: mine\nstages: []\n", ["no stages"]),

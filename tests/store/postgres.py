@@ -15,9 +15,7 @@ from pathlib import Path
 
 def programs() -> Path | None:
     """The folder of the newest server's programs, or None where the package is absent."""
-    found = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3])
-    )
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
     if found:
         return found[-1].parent
     here = shutil.which("initdb")
@@ -54,9 +52,7 @@ def server(place: Path) -> Iterator[str]:
             port = probe.getsockname()[1]
         call(f"{place}/initdb", "-D", data, "-A", "trust", "-U", "lmwright", "-E", "UTF8", "-N")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-        call(
-            f"{place}/pg_ctl", "-D", data, "-l", f"{folder}/log", "-w", "-o", options, "start"
-        )
+        call(f"{place}/pg_ctl", "-D", data, "-l", f"{folder}/log", "-w", "-o", options, "start")
         try:
             yield f"postgresql+psycopg://lmwright@127.0.0.1:{port}"
         finally:

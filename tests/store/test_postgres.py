@@ -159,7 +159,7 @@ def test_an_older_schema_is_brought_up_to_date(fresh: Callable[[], str]) -> None
 
 
 def test_a_server_that_is_gone_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(LmwrightError, match="LMWRIGHT_DATABASE.*start it"):
+    with pytest.raises(LmwrightError, match=r"LMWRIGHT_DATABASE.*start it"):
         Store(tmp_path, "postgresql+psycopg://lmwright@127.0.0.1:9/none")
     with pytest.raises(BadInput, match="address"):
         Store(tmp_path, "no address")

@@ -49,7 +49,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "max_tokens": 24,
             "evaluate_every": 5,
             "stop_rows": 2,
-            "checkpoint_every": 2,
+            "checkpoint_every": 3,
             "patience": 0,
         },
     }
@@ -121,13 +121,13 @@ def events(store: Path, event: str) -> list[dict]:
 @pytest.mark.timeout(400)
 def test_three_kills_in_training_change_no_bit(recipe: Path, wanted: str, tmp_path: Path) -> None:
     store, chance = tmp_path / "store", random.Random(20)
-    for _ in range(3):
+    for told in (4, 2, 2):
         process = start(recipe, store)
-        assert kill_at(process, chance.uniform(0.0, 0.9), store, after=3)
+        assert kill_at(process, chance.uniform(0.0, 0.9), store, after=told)
     assert start(recipe, store).wait(120) == 0
     assert weights(store) == wanted
     resumed = sorted(event["step"] for event in events(store, "resumed"))
-    assert len(resumed) == 3 and resumed[0] >= 2
+    assert len(resumed) == 3 and resumed[0] >= 3
     assert len(events(store, "stage began")) == 5, "the data were made once, training begun often"
     assert not events(store, "not reproducible")
     assert not list((store / "work").iterdir())
@@ -135,9 +135,7 @@ def test_three_kills_in_training_change_no_bit(recipe: Path, wanted: str, tmp_pa
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_fifty_kills_at_any_moment_change_no_bit(
-    recipe: Path, wanted: str, tmp_path: Path
-) -> None:
+def test_fifty_kills_at_any_moment_change_no_bit(recipe: Path, wanted: str, tmp_path: Path) -> None:
     chance, kills, whole = random.Random(50), 0, 0
     store = tmp_path / "store"
     while kills < 50 or not whole:
