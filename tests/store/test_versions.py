@@ -14,8 +14,9 @@ from lmwright.core.errors import BadInput, Refused
 from lmwright.core.recipe import make_recipe
 from lmwright.core.stage import Stage, Work
 from lmwright.store import run as runner
+from lmwright.store.database import leases
 from lmwright.store.gc import collect
-from lmwright.store.lease import lease
+from lmwright.store.lease import SWEEP, lease
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import (
@@ -202,6 +203,40 @@ def test_gc_spares_a_running_work(tmp_path: Path) -> None:
         assert scratch.exists() and store.verify(model)
     assert model in collect(store, keep_runs=0).artifacts
     assert not scratch.exists()
+
+
+def test_gc_waits_for_the_beat_of_another_machine_and_not_for_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmwright.store.lease.PATIENCE", 0.5)
+    store = Store(tmp_path)
+    model = make(store).artifacts["model"]
+    with store.database.write() as connection:
+        row = {"stamp": "d" * 64, "owner": "elsewhere 7 7 1 1", "beat": 3}
+        connection.execute(leases.insert().values(**row))
+    alive = threading.Timer(0.2, beat_once, (store,))
+    alive.start()
+    assert collect(store, keep_runs=0).artifacts == []
+    alive.join()
+    assert model in collect(store, keep_runs=0).artifacts
+
+
+def beat_once(store: Store) -> None:
+    """What a living holder does."""
+    with store.database.write() as connection:
+        connection.execute(leases.update().values(beat=leases.c.beat + 1))
+
+
+def test_a_run_that_begins_during_a_sweep_waits_for_its_end(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made: list[Any] = []
+    thread = threading.Thread(target=lambda: made.append(make(Store(tmp_path))))
+    with lease(store.database, SWEEP):
+        thread.start()
+        thread.join(0.8)
+        assert not made and not list((tmp_path / "artifacts").iterdir())
+    thread.join(20)
+    assert store.verify(made[0].artifacts["model"])
 
 
 def test_gc_between_two_stages_of_a_run_takes_nothing_that_it_needs(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +34,27 @@ def open_store(folder: Path) -> Store:
     """
     database, remote = (os.environ.get(f"LMWRIGHT_{name}") for name in ("DATABASE", "REMOTE"))
     return Store(folder, database or None, remote or None)
+
+
+@contextmanager
+def stopped_in_words() -> Iterator[None]:
+    """While a run works: SIGTERM and SIGINT end it as interrupted, with the shell's exit code."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except SystemExit:
+        print("lmwright: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_recipe(path: Path, sets: list[str]) -> Recipe:

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lmwright.cli.open import STORE, SetOption, StoreOption, open_recipe, open_store
+from lmwright.cli.open import (
+    STORE,
+    SetOption,
+    StoreOption,
+    open_recipe,
+    open_store,
+    stopped_in_words,
+)
 from lmwright.cli.progress import Lines
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
@@ -23,7 +30,8 @@ def run(
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
     known, opened = open_recipe(recipe, set), open_store(store)
     told = opened.state(forecast_name(known))
-    done = run_recipe(known, opened, again, Lines(), forecast=told)
+    with stopped_in_words():
+        done = run_recipe(known, opened, again, Lines(), forecast=told)
     for name, result in done.results.items():
         outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
         print(f"{name:<12} {outputs}")

@@ -34,6 +34,10 @@ Resolve = Callable[[str, str], Any]
 """(table, name) -> definition; the tables are passed in because the core knows no names."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
+"""What pydantic calls a key that it does not know."""
+LARGEST = 1 << 20
+"""Bytes of a recipe file; a longer one is no recipe."""
 OWN_KEYS = {"name", "extends", "stages", "artifacts"}
 
 
@@ -144,10 +148,14 @@ def read_settings(kind: type, value: Any, where: str) -> Any:
 
 
 def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, str]:
-    """The first fault of a validation as (found, wanted, cure)."""
-    fault = error.errors(include_url=False)[0]
+    """One fault of a validation as (found, wanted, cure): an unknown key if there is one.
+
+    A misspelt key comes with a complaint that the right one is missing, and explains it.
+    """
+    faults = error.errors(include_url=False)
+    fault = next((fault for fault in faults if fault["type"] in UNKNOWN), faults[0])
     key = ".".join(str(part) for part in fault["loc"]) or "(all)"
-    if fault["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+    if fault["type"] in UNKNOWN:
         known = known_fields(kind, fault["loc"][:-1])
         return (
             f"{where} has no setting {key!r}",
@@ -230,13 +238,17 @@ def override(raw: dict[str, Any], change: str) -> None:
 def read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
     """A recipe file as raw values, with what it ``extends`` merged below it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            body = stream.read(LARGEST + 1)
+        text = body.decode() if len(body) <= LARGEST else ""
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         cure = nearest(path.name, near) if near else "check the path"
         raise BadInput(f"{path} does not exist", "a recipe file", cure) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read: {error}", "a YAML file in UTF-8") from None
+    if len(body) > LARGEST:
+        raise BadInput(f"{path} is over {LARGEST >> 20} MB long", "a recipe of a few pages")
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise BadInput(f"{path} holds {type(raw).__name__}", "a mapping with name and stages")
@@ -262,6 +274,8 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=Yaml12)
     except yaml.YAMLError as error:
         raise BadInput(f"{where}: {' '.join(str(error).split())}", "valid YAML") from None
+    except (ValueError, AttributeError) as error:  # an explicit tag that its value does not fit
+        raise BadInput(f"{where}: {str(error)[:200]}", "valid YAML") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply", "a recipe of a few levels") from None
 

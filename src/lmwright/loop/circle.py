@@ -59,6 +59,7 @@ class Circle:
         self.forgot = time.monotonic()
         self.stopped = threading.Event()
         self.fault = ""
+        self.unfit = ""
         self.thread = threading.Thread(target=self.turn, name="circle", daemon=True)
 
     def begin(self) -> None:
@@ -97,10 +98,12 @@ class Circle:
     def follow(self) -> None:
         """Swap in what the alias names, if it is another version than the one in service."""
         now = current(self.store, self.service.alias)
-        if now is None or now.id == self.service.engine.current.version:
+        if now is None or now.id in {self.service.engine.current.version, self.unfit}:
             return
+        self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         loaded = load_version(self.store, self.service.alias)
         self.service.engine.swap(loaded, CANARY, self.stopped.is_set)
+        self.unfit = ""
         self.watcher = self.watch(loaded)
         self.signs = []
 

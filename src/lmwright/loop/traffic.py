@@ -66,6 +66,7 @@ def create_first(connection: sa.Connection) -> None:
 
 
 PARTS = ("train", "gate")
+PATIENCE = 30.0
 WAITING = 50_000
 """Answers that may wait for the writer; beyond that the log says how many it lost."""
 
@@ -85,7 +86,7 @@ class Traffic:
         self.database = Database(sqlite_url(folder / "traffic.db"), (create_first,))
         self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
         self.seen = seen
-        self.waiting: queue.Queue[Served | None] = queue.Queue(WAITING)
+        self.waiting: queue.Queue[Served | threading.Event | None] = queue.Queue(WAITING)
         self.lost = 0
         self.fault = ""
         self.writer = threading.Thread(target=self._write, name="traffic", daemon=True)
@@ -99,8 +100,10 @@ class Traffic:
             self.lost += 1
 
     def flush(self) -> None:
-        """Wait until everything taken so far is written."""
-        self.waiting.join()
+        """Wait until everything taken so far is written, or ``PATIENCE`` has passed."""
+        written = threading.Event()
+        self.waiting.put(written, timeout=PATIENCE)
+        written.wait(PATIENCE)
 
     def close(self) -> None:
         """Write what waits and end."""
@@ -208,19 +211,22 @@ class Traffic:
             batch = [self.waiting.get()]
             while len(batch) < 500 and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
-            served = [one for one in batch if one is not None]
+            served = [one for one in batch if isinstance(one, Served)]
             try:
                 if served:
                     with self.database.write() as connection:
                         connection.execute(answers.insert(), self._rows(served))
-                    self.seen(served)
-                self.fault = ""
+                    self.fault = ""
             except Exception as error:
                 self.lost += len(served)
                 self.fault = f"the traffic log cannot be written: {error}"
-            finally:
-                for _ in batch:
-                    self.waiting.task_done()
+            try:
+                self.seen(served)
+            except Exception as error:
+                self.fault = f"the watch failed on a window: {error}"
+            for one in batch:
+                if isinstance(one, threading.Event):
+                    one.set()
             if None in batch:
                 return
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -46,7 +46,8 @@ def lease(
     finally:
         done.set()
         heart.join()
-        with database.write() as connection:
+        # Where it cannot be given back, a full disk say, it is taken over when the beat is missed.
+        with suppress(LmwrightError), database.write() as connection:
             connection.execute(leases.delete().where(mine(stamp, me)))
 
 
