@@ -180,6 +180,8 @@ def test_names_that_are_not_there_are_told(folder: Path, capsys) -> None:
 
 def test_a_good_recipe_is_planned_and_a_good_override_is_taken(folder: Path, capsys) -> None:
     path = write(folder, GOOD)
+    lines = [f"{n} is one{n} of{n} those{n} films,{'good' if n % 2 else 'bad'}" for n in range(200)]
+    (folder / "rows.csv").write_text("\n".join(["text,label", *lines]))
     assert main(["plan", path, "--set", "train.lr=1e-4", "--set", "data.near=0.5"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"data +to do", out) and re.search(r"train +waits", out)

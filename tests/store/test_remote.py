@@ -24,9 +24,11 @@ from tests.store.s3 import s3_server
 from tests.store.test_run import events, recipe
 
 ROOT = Path(__file__).parents[2]
+S3 = pytest.param("s3", marks=pytest.mark.long)
+"""Its server and driver are no part of the test environment; the long run says so if absent."""
 
 
-@pytest.fixture(params=["file", "memory", "s3"])
+@pytest.fixture(params=["file", "memory", S3])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty remote of each kind."""
     if request.param == "file":
@@ -98,7 +100,7 @@ def test_a_store_that_was_alone_is_pushed_when_it_gets_a_remote(
     assert len(Store(tmp_path / "there", remote=remote).decisions()) == 1
 
 
-@pytest.mark.parametrize("remote", ["file", "s3"], indirect=True)  # memory's create is not atomic
+@pytest.mark.parametrize("remote", ["file", S3], indirect=True)  # memory's create is not atomic
 def test_many_writers_make_one_log(tmp_path: Path, remote: str) -> None:
     stores = [Store(tmp_path / str(place), remote=remote) for place in range(3)]
     threads = [
