@@ -14,6 +14,8 @@ from tests.whole.test_quickstart import lmwright
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "spam.yaml"
 
+pytestmark = pytest.mark.timeout(900)
+
 SMALL = """
 extends: {recipe}
 name: spam

@@ -43,6 +43,11 @@ class Played:
     by_version: dict[str, list[int]] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def decided(self) -> bool:
+        """Whether the loop has swapped or kept."""
+        return any(state["at"] in ENDS for state in self.states)
+
     def scored(self) -> dict[str, Any]:
         """Accuracy on the replayed texts by version, with its interval."""
         return {
@@ -149,29 +154,34 @@ def play(
     waiting: Iterator[tuple[str, str]] = iter(rows)
     began, left, state = time.monotonic(), len(rows), {"at": "observed"}
     while left > 0 and time.monotonic() - began < seconds:
-        if state["at"] == "training" and any(past["at"] in ENDS for past in played.states):
-            break  # the loop has decided once; what it learns next is for another day
+        if state["at"] == "training" and played.decided:
+            return played  # the loop has decided once; what it learns next is for another day
         busy = state["at"] in {"training", "gated"}
         batch = [row for _, row in zip(range(1 if busy else 4), waiting, strict=False)]
         if not batch:
             break
         send(server, batch, labelled, chance, played)
         left -= len(batch)
-        now = server.ask("GET", "/v1/loop")[1] or state
-        if now.get("at") != state["at"]:
-            lines.line(f"loop: {now.get('at')} – {now.get('reason') or now.get('version')}")
-            played.states.append({**now, "sent": played.sent, "last_window": None})
-            if now.get("at") in ENDS:
-                left = min(left, after)
-        state = now
+        before, state = state, look(server, state, played, lines)
+        if state["at"] in ENDS and before["at"] not in ENDS:
+            left = min(left, after)
         lines.progress("replay", played.sent, len(rows), f"{state['at']}, {played.lost} lost")
         if busy:
             time.sleep(0.5)
     while state["at"] in {"training", "gated"} and time.monotonic() - began < seconds:
         time.sleep(0.5)  # the texts ran out before the training did
-        state = server.ask("GET", "/v1/loop")[1] or state
+        state = look(server, state, played, lines)
         lines.progress("replay", played.sent, len(rows), f"{state['at']}, no texts left")
     return played
+
+
+def look(server: Server, state: dict[str, Any], played: Played, lines: Lines) -> dict[str, Any]:
+    """The loop's state; a change is shown and kept."""
+    now: dict[str, Any] = server.ask("GET", "/v1/loop")[1] or state
+    if now.get("at") != state["at"]:
+        lines.line(f"loop: {now.get('at')} – {now.get('reason') or now.get('version')}")
+        played.states.append({**now, "sent": played.sent, "last_window": None})
+    return now
 
 
 def send(
@@ -204,5 +214,5 @@ def tell(played: Played, lines: Lines) -> None:
             f"  version {version}: {share['estimate']:.1%} right "
             f"[{share['low']:.1%}, {share['high']:.1%}] of {entry['texts']} texts"
         )
-    if not any(state["at"] in ENDS for state in played.states):
+    if not played.decided:
         lines.line("  the loop did not come to a decision")
