@@ -145,4 +145,7 @@ def test_the_five_lines_of_the_readme_answer(played: Path, capsys: pytest.Captur
     text = (RECIPE.parents[1] / "README.md").read_text()
     lines = text.split("```python\n")[1].split("```")[0]
     exec(compile(lines.replace("lmwright-store", str(played / "store")), "README.md", "exec"), {})
-    assert "positive" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    label, _, probabilities = line.partition(" ")
+    assert label in {"positive", "negative", "None"}
+    assert sum(map(float, probabilities.strip("[]").split())) == pytest.approx(1.0, abs=1e-6)
