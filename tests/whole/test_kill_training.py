@@ -89,19 +89,19 @@ def weights(store: Path) -> str:
     return hashlib.sha256(model.read_bytes()).hexdigest()
 
 
-def steps(store: Path) -> int:
-    """Steps of training that the newest run has told of."""
-    journals = sorted(store.glob("runs/*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
-    told = read_journal(journals[-1]) if journals else ()
-    return sum(event["event"] == "step" for event in told)
+def steps(store: Path, besides: frozenset[Path] = frozenset()) -> int:
+    """Steps of training that the runs of a store have told of, but for those named."""
+    runs = set(store.glob("runs/*")) - besides
+    told = [read_journal(run / "journal.jsonl") for run in runs if (run / "journal.jsonl").exists()]
+    return sum(event["event"] == "step" for journal in told for event in journal)
 
 
 def kill_at(process: subprocess.Popen[bytes], moment: float, store: Path, after: int) -> bool:
-    """Kill once ``after`` steps are told and ``moment`` seconds went by; False if it ended."""
-    known = len(list(store.glob("runs/*")))
+    """Kill once this run told of ``after`` steps and ``moment`` seconds went by; False if it ended."""
+    earlier = frozenset(store.glob("runs/*"))
     limit = time.monotonic() + 120
     while after and time.monotonic() < limit and process.poll() is None:
-        if len(list(store.glob("runs/*"))) > known and steps(store) >= after:
+        if steps(store, besides=earlier) >= after:
             break
         time.sleep(0.02)
     try:
