@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import resource
+import subprocess
 import sys
 
 import pytest
-import torch
 
+# In a process of its own, whose heap no other test has shaped.
+SCRIPT = """
+import resource, torch
 from lmwright.models.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+assert keep_freed_memory()
+torch.ones(2_000_000)
+print(usual, faults())
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own setting")
 def test_a_freed_block_is_not_faulted_in_again():
-    assert keep_freed_memory()
-    torch.ones(2_000_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(2_000_000)
-    # Twenty fresh mappings of 8 MB would fault in 40,000 pages of 4 KB.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 4000
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, timeout=60)
+    usual, kept = map(int, done.stdout.split())
+    # Twenty fresh mappings of 8 MB are 40,000 pages of 4 KB, or fewer where pages are huge.
+    assert 10 * kept < usual

@@ -160,3 +160,20 @@ def test_fresh_weights_depend_on_their_names_only():
     initialise(other, 5)
     for name, weight in other.named_parameters():
         assert torch.equal(weight, one.get_parameter(name))
+
+
+@pytest.mark.parametrize("noise", [None, Noise(seed=3, step=17)], ids=["plain", "dropout"])
+def test_a_head_on_first_tokens_needs_no_others_at_the_end(documents, noise):
+    """The rows that nobody reads are let go: same logits, same gradients as with all of them."""
+    network = build(spec(CONFIG), Head(pool="first", dense=True, dropout=0.3, outputs=3))
+    initialise(network, seed=1)
+    network.double()
+    batch = pack(documents, NAMES)
+    gradients = []
+    for give in (network, lambda *each: network.look(*each)[0]):
+        logits = give(batch, noise)
+        logits.square().sum().backward()
+        gradients.append([logits.detach(), *(weight.grad for weight in network.parameters())])
+        network.zero_grad()
+    assert len(network.stacks["encoder"].firsts(batch)[0]) == len(documents) < len(batch.tokens_n)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)

@@ -97,7 +97,7 @@ def steps(store: Path, besides: frozenset[Path] = frozenset()) -> int:
 
 
 def kill_at(process: subprocess.Popen[bytes], moment: float, store: Path, after: int) -> bool:
-    """Kill once this run told of ``after`` steps and ``moment`` seconds went by; False if it ended."""
+    """Kill ``moment`` seconds after this run's step ``after``; False if it ended before."""
     earlier = frozenset(store.glob("runs/*"))
     limit = time.monotonic() + 120
     while after and time.monotonic() < limit and process.poll() is None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.models import spec
+from lmwright.models.products import Linear
 from lmwright.models.ragged import Group, Noise, Ragged
 
 BENDS = {
@@ -72,13 +73,15 @@ class Sublayer(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention inside each document (Vaswani et al. 2017, equation 1)."""
 
+    mixes_tokens = True
+
     def __init__(self, setting: spec.Attention, width: int, site: int) -> None:
         super().__init__()
         self.heads, self.scale = setting.heads, setting.scale
         self.rate, self.site = setting.dropout, site
         # One product for queries, keys and values: a third of the passes over the stream.
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x_nd: Tensor, batch: Ragged, noise: Noise | None) -> Tensor:
         """What each token takes from its document: (n, d)."""
@@ -97,11 +100,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with a bend between them, token by token."""
 
+    mixes_tokens = False
+
     def __init__(self, setting: spec.FeedForward, width: int, site: int) -> None:
         super().__init__()
         self.bend = BENDS[setting.bend]
-        self.up = nn.Linear(width, setting.inner)
-        self.down = nn.Linear(setting.inner, width)
+        self.up = Linear(width, setting.inner)
+        self.down = Linear(setting.inner, width)
 
     def forward(self, x_nd: Tensor, batch: Ragged, noise: Noise | None) -> Tensor:
         """The stream (n, d), each token mapped by itself."""
@@ -114,8 +119,8 @@ class Head(nn.Module):
     def __init__(self, setting: spec.Head, width: int, site: int) -> None:
         super().__init__()
         self.pool, self.rate, self.site = setting.pool, setting.dropout, site
-        self.dense = nn.Linear(width, width) if setting.dense else None
-        self.out = nn.Linear(width, setting.outputs)
+        self.dense = Linear(width, width) if setting.dense else None
+        self.out = Linear(width, setting.outputs)
 
     def forward(self, x_nd: Tensor, batch: Ragged, noise: Noise | None) -> Tensor:
         """Logits (b, outputs) in the order in which the documents were packed."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmwright.core.random import key
 from lmwright.models import spec
-from lmwright.models.blocks import Embedding, Head, Sublayer
+from lmwright.models.blocks import Embedding, Head, Sublayer, first_token
 from lmwright.models.memory import keep_freed_memory
 from lmwright.models.ragged import Noise, Ragged
 
@@ -32,10 +32,28 @@ class Stack(nn.Module):
     def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
         """Hidden states (n, d) of the stream after the last layer; with ``noise``, dropout."""
         x_nd = self.embedding(batch, noise)
-        for layer in self.layers:
-            for sublayer in layer:  # type: ignore[attr-defined]
-                x_nd = sublayer(x_nd, batch, noise)
+        for sublayer in self.sublayers():
+            x_nd = sublayer(x_nd, batch, noise)
         return x_nd
+
+    def firsts(self, batch: Ragged, noise: Noise | None = None) -> tuple[Tensor, Ragged]:
+        """Hidden states (b, d) of each document's first token, and these tokens as a batch.
+
+        Equal to rows of :meth:`forward`; after the last op that mixes tokens the others, which
+        nobody will read, are let go.
+        """
+        x_nd, left = self.embedding(batch, noise), batch
+        sublayers = self.sublayers()
+        mixing = max((at for at, each in enumerate(sublayers) if each.op.mixes_tokens), default=-1)
+        for place, sublayer in enumerate(sublayers):
+            if place == mixing + 1:
+                x_nd, left = x_nd[list(batch.cu_seqlens[:-1])], batch.firsts()
+            x_nd = sublayer(x_nd, left, noise)
+        return (x_nd, left) if left is not batch else (first_token(x_nd, batch), batch.firsts())
+
+    def sublayers(self) -> list[Sublayer]:
+        """All sublayers of all layers, in their order."""
+        return [sublayer for layer in self.layers for sublayer in layer]  # type: ignore[attr-defined]
 
 
 class Network(nn.Module):
@@ -54,6 +72,9 @@ class Network(nn.Module):
 
     def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
         """Logits (b, outputs), in the order in which the documents were packed."""
+        if self.head is not None and self.head.pool == "first":
+            last: Stack = self.stacks[self.spec.stacks[-1].name]  # type: ignore[assignment]
+            return self.head(*last.firsts(batch, noise), noise)
         return self.look(batch, noise)[0]
 
     def look(self, batch: Ragged, noise: Noise | None = None) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,17 @@ class Ragged:
                 found.append(Group(start, length, (document,)))
         return found
 
+    def firsts(self) -> Ragged:
+        """The batch of each document's first token alone; names, and so noise, stay."""
+        rows = list(self.cu_seqlens[:-1])
+        return Ragged(
+            tokens_n=self.tokens_n[rows],
+            positions_n=self.positions_n[rows],
+            cu_seqlens=tuple(range(len(rows) + 1)),
+            order=self.order,
+            documents=self.documents,
+        )
+
     def as_packed(self, rows_b: Tensor) -> Tensor:
         """Rows, one a document of the stream, put back into the order that was packed."""
         back = torch.empty(len(self.order), dtype=torch.int64)

@@ -1,0 +1,48 @@
+"""The faster product gives what torch's own linear map gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmwright.models import products
+from lmwright.models.products import Linear
+
+SHAPES = [(384, 1536), (1536, 384), (7, 3)]
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "plain"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With oneDNN where this CPU has it, and without."""
+    if not request.param:
+        monkeypatch.setattr(products, "has_onednn", lambda: False)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_map_and_gradients_equal_the_plain_ones_in_fp64(library, shape, rows):
+    generator = torch.Generator().manual_seed(rows)
+    linear = Linear(*shape)
+    x = torch.randn(rows, shape[0], generator=generator, requires_grad=True)
+    upstream = torch.randn(rows, shape[1], generator=generator)
+    given = linear(x)
+    given.backward(upstream)
+    x64, w64, b64 = (each.detach().double() for each in (x, linear.weight, linear.bias))
+    torch.testing.assert_close(given.double(), F.linear(x64, w64, b64), rtol=1e-5, atol=1e-4)
+    wanted = [upstream.double() @ w64, upstream.double().T @ x64, upstream.double().sum(0)]
+    for gradient, exact in zip((x.grad, linear.weight.grad, linear.bias.grad), wanted, strict=True):
+        torch.testing.assert_close(gradient.double(), exact, rtol=1e-5, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x.detach()), given.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_an_input_that_wants_no_gradient_gets_none():
+    linear = Linear(4, 2)
+    linear(torch.ones(3, 4)).sum().backward()
+    torch.testing.assert_close(linear.weight.grad, torch.full((2, 4), 3.0))
+
+
+def test_other_precisions_go_the_plain_way():
+    linear = Linear(4, 2).double()
+    assert linear(torch.ones(3, 4, dtype=torch.float64)).dtype == torch.float64
