@@ -55,6 +55,10 @@ VERBS = {
         "From an answer to its rows, or from rows to answers.",
     ),
     "report": ("lmwright.cli.report:report", "Write a recipe's report: one self-contained page."),
+    "card": (
+        "lmwright.cli.report:card",
+        "Write a version's model card and data card: pages and JSON.",
+    ),
     "doctor": ("lmwright.cli.doctor:doctor", "Check the machine, or explain a run that failed."),
     "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
     "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),

