@@ -31,14 +31,20 @@ from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
 
 ENDS = {"swapped", "kept"}
+REFUSED = {400, 413, 422}
+"""Answers that say that a text itself is at fault, as one longer than the server's limit."""
 
 
 @dataclass
 class Played:
-    """What a replay sent and got: counts, and right and wrong answers by version."""
+    """What a replay sent and got: counts, and right and wrong answers by version.
+
+    ``lost`` texts had no answer; ``refused`` ones had one that says what is wrong with them.
+    """
 
     sent: int = 0
     lost: int = 0
+    refused: list[str] = field(default_factory=list)
     fed_back: int = 0
     by_version: dict[str, list[int]] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -189,7 +195,14 @@ def send(
 ) -> None:
     """One request, and feedback for some of its answers."""
     status, answer = server.ask("POST", "/v1/classify", {"input": [text for text, _ in batch]})
+    if status in REFUSED and len(batch) > 1:  # one text of them is at fault; the others are not
+        for row in batch:
+            send(server, [row], labelled, chance, played)
+        return
     played.sent += len(batch)
+    if status in REFUSED:
+        played.refused.append(str(answer.get("error", {}).get("message", status)))
+        return
     if status != 200:
         played.lost += len(batch)
         return
@@ -208,6 +221,10 @@ def tell(played: Played, lines: Lines) -> None:
     lines.line(
         f"replay: {played.sent} texts sent, {played.lost} lost, {played.fed_back} labels given back"
     )
+    if played.refused:
+        lines.line(
+            f"  {len(played.refused)} texts were refused, the last one: {played.refused[-1]}"
+        )
     for version, entry in played.scored().items():
         share = entry["accuracy"]
         lines.line(
