@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from lmwright.core.durable import write_json
 from lmwright.core.recipe import make_recipe, read_yaml
-from lmwright.loop.circle import Circle
+from lmwright.loop.circle import TICK, Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.models.calibration import Calibration
 from lmwright.models.majority import Majority
@@ -20,7 +21,7 @@ from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
 from lmwright.serve.settings import Serve
 from lmwright.store.store import Store
-from lmwright.store.versions import move
+from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -189,3 +190,28 @@ def test_a_decision_by_hand_is_followed(house: House) -> None:
     house.circle.tick()
     assert house.engine.current.version == other[:16]
     assert np.isfinite(house.engine.admit(["a"])[1][0].result(10).probabilities).all()
+
+
+def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(house: House) -> None:
+    first, bad = house.engine.current.version, version(house.store, 30)
+    (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
+    move(house.store, ALIAS, bad, {})
+    thread = house.circle.thread
+    thread.start()
+    until(lambda: house.circle.fault)
+    time.sleep(3 * TICK)
+    assert house.circle.fault and house.circle.unfit == bad[:16]
+    assert house.engine.current.version == first
+    roll_back(house.store, ALIAS, "it cannot be loaded")
+    until(lambda: not house.circle.fault)
+    assert not house.circle.unfit and house.engine.current.version == first
+    house.circle.stopped.set()
+    thread.join(10)
+
+
+def until(holds: Callable[[], Any]) -> None:
+    """Wait for something that another thread does."""
+    limit = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.05)

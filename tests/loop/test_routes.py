@@ -29,7 +29,7 @@ def traffic(tmp_path: Path) -> Iterator[Traffic]:
 
 @pytest.fixture
 def circle() -> Any:
-    return SimpleNamespace(state={"at": "observed"}, signs=[], fault="")
+    return SimpleNamespace(state={"at": "observed"}, signs=[], unfit="", fault="")
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ class Circle:
         while not self.stopped.wait(TICK):
             try:
                 self.tick()
-                self.fault = ""
+                if not self.unfit:
+                    self.fault = ""
             except Exception as error:
                 self.fault = f"{type(error).__name__}: {error}"
 
@@ -98,7 +99,10 @@ class Circle:
     def follow(self) -> None:
         """Swap in what the alias names, if it is another version than the one in service."""
         now = current(self.store, self.service.alias)
-        if now is None or now.id in {self.service.engine.current.version, self.unfit}:
+        if now is None or now.id == self.unfit:
+            return
+        if now.id == self.service.engine.current.version:
+            self.unfit = ""
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         loaded = load_version(self.store, self.service.alias)

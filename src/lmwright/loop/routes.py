@@ -62,6 +62,7 @@ def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
             "windows": len(circle.signs),
             "last_window": circle.signs[-1] if circle.signs else None,
             "lost": traffic.lost,
+            "unfit": circle.unfit or None,
             "fault": FAULT if circle.fault or traffic.fault else "",
         }
 
