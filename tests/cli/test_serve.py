@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from csv import writer as csv_writer
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from pyarrow import csv
 
 from lmwright.cli.main import main
+from lmwright.cli.serve import recipe_in_service
 from lmwright.core.assets import asset_file
 from lmwright.core.durable import write_json
 from lmwright.models.calibration import Calibration
@@ -54,6 +56,7 @@ class World:
     recipe: Path
     versions: list[str]
     texts: list[str]
+    rows: list[tuple[str, str]]
 
 
 def bind_version(store: Store, texts: list[str], labels: list[str], threshold: float) -> str:
@@ -96,15 +99,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE)
     (folder / "reviews.csv").write_text("text,label\na,b\n")
-    return World(store, recipe, versions, texts[1200:])
+    return World(store, recipe, versions, texts[1200:], list(zip(texts, labels, strict=True)))
 
 
 class Process:
     """A server in a process of its own."""
 
-    def __init__(self, world: World, odd: bool = False, files: int = 0) -> None:
+    def __init__(self, words: list[str], odd: bool = False, files: int = 0) -> None:
         module = "tests.cli.odd_server" if odd else "lmwright.cli.main"
-        command = [sys.executable, "-m", module, *arguments(world, "--port", "0")]
+        command = [sys.executable, "-m", module, *words]
         if files:
             command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
@@ -144,7 +147,7 @@ def start(world: World) -> Iterator[Any]:
     processes: list[Process] = []
 
     def begin(**how: Any) -> Process:
-        processes.append(Process(world, **how))
+        processes.append(Process(arguments(world, "--port", "0"), **how))
         return processes[-1]
 
     yield begin
@@ -447,6 +450,50 @@ def test_a_traffic_log_that_cannot_be_written_is_named(
     assert "traffic" in told
     assert "Read-only file system" in told
     assert "fault of lmwright" not in told
+
+
+SMALL = """
+name: made
+stages:
+  data: {sources: [{name: rotten, path: PATH}]}
+  baselines: {like: ""}
+  evaluate: {models: [tfidf, majority]}
+  audit: {model: tfidf, checks: [slices]}
+  detect: {model: tfidf, window: 40, windows: 2000}
+  promote: {model: tfidf}
+watch: {retention_days: 3}
+"""
+
+
+def test_it_starts_without_a_recipe_from_the_run_that_made_what_is_in_service(
+    world: World, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    with rows.open("w", newline="") as file:
+        writer = csv_writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(world.rows[:1000])
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(SMALL.replace("PATH", str(rows)))
+    store = ["--store", str(tmp_path / "store")]
+    assert main(["run", str(recipe), *store]) == 0
+    other = ["--set", "watch.retention_days=9"]
+    assert main(["run", str(recipe), *store, *other, "--set", "baselines.rows=20"]) == 0
+    assert main(["run", str(recipe), *store, *other, "--set", "baselines.rows=-1"]) == 1
+    opened = Store(tmp_path / "store")
+    found = recipe_in_service(opened, "made@production")
+    assert [step.name for step in found.steps][-2:] == ["detect", "promote"]
+    assert found.sections["watch"].retention_days == 3
+    printed = next(
+        line for line in (ROOT / "Makefile").read_text().splitlines() if "lmwright serve" in line
+    )
+    words = printed.split("lmwright ", 1)[1].rstrip('"').split()
+    assert words == ["serve", "reviews@production", "--store", "$(STORE)"]
+    process = Process(["serve", "made@production", *store, "--port", "0"])
+    try:
+        assert process.ask("A joy from start to end.")[0] == 200
+    finally:
+        process.end()
 
 
 def test_missing_keys_are_named(

@@ -7,13 +7,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 import uvicorn
@@ -34,6 +34,7 @@ from lmwright.serve.routes import Service, make_app
 from lmwright.serve.settings import Serve
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
+from lmwright.store.versions import history
 from lmwright.tables import SECTIONS, resolve
 
 log = logging.getLogger("lmwright.serve")
@@ -55,7 +56,7 @@ def serve(
 ) -> None:
     """Answer over HTTP from what an alias names, follow it when it moves, and watch."""
     opened = open_store(store)
-    known = open_recipe(recipe, []) if recipe else last_recipe(opened, alias.partition("@")[0])
+    known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, alias)
     settings: Serve = known.sections.get("serve") or Serve()
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = Serve(**{**vars(settings), **changed})
@@ -70,13 +71,37 @@ def serve(
         raise typer.Exit(code)
 
 
-def last_recipe(store: Store, name: str) -> Recipe:
-    """The recipe of the newest run of that name that was no retraining."""
-    for run in reversed(store.runs()):
-        head = read_run(store, run)
-        if head["recipe"] == name and not head["raw"].get("artifacts"):
-            return make_recipe(head["raw"], f"run {run}", resolve, SECTIONS)
-    raise BadInput(f"no run of {name!r} is in the store", "a recipe", "give one with --recipe")
+def recipe_in_service(store: Store, alias: str) -> Recipe:
+    """The recipe that made what an alias names; of a retrained version, that it came from.
+
+    A run that failed, or whose version is not in service, says nothing about what is. Of several
+    runs that gave the same version the newest counts: its sections may have changed since.
+    """
+    name = alias.partition("@")[0]
+    runs = [(run, read_run(store, run)) for run in reversed(store.runs())]
+    for version in reversed(history(store, alias)):
+        stamps = {result.stamp for result in store.makers(version.hash)}
+        for run, head in runs:
+            made = stamps.intersection(head.get("results", {}).values())
+            if made and head["recipe"] == name and not head["raw"].get("artifacts"):
+                return recipe_of(run, head)
+    raise BadInput(
+        f"no run of {name!r} is in the store that made what {alias} names",
+        "a recipe",
+        "give one with --recipe",
+    )
+
+
+def recipe_of(run: str, head: Mapping[str, Any]) -> Recipe:
+    """The recipe in a run's head."""
+    try:
+        return make_recipe(head["raw"], f"run {run}", resolve, SECTIONS)
+    except BadInput as error:
+        raise BadInput(
+            f"the recipe that this version was made by cannot be read: {error.found}",
+            "a recipe",
+            "give one with --recipe",
+        ) from None
 
 
 async def run(

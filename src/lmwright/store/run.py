@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmwright.core.durable import write_json
+from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, LmwrightError, nearest
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
@@ -86,7 +86,7 @@ def run_recipe(
         "raw": recipe.raw,
         "began": time.time(),
     }
-    write_json(folder / "run.json", head)
+    write_head(folder, head)
     journal.record("run began", recipe=recipe.name, process=os.getpid(), **environment())
     if forecast:
         journal.record("forecast", stages=forecast)
@@ -96,7 +96,7 @@ def run_recipe(
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
                 run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
                 head["results"] = {key: result.stamp for key, result in run.results.items()}
-                write_json(folder / "run.json", head)
+                write_head(folder, head)
                 act = getattr(step.stage, "act", None)
                 if act is not None:
                     facts = act(recipe, run.artifacts, store, journal.record, author)
@@ -285,6 +285,12 @@ def last_stamps(recipe: str, store: Store) -> dict[str, str]:
         if head.get("recipe") == recipe:
             stamps.update(head.get("results", {}))
     return stamps
+
+
+def write_head(folder: Path, head: Mapping[str, Any]) -> None:
+    """Write ``run.json``. Its keys stay in order: that of ``stages`` is part of the recipe."""
+    text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / "run.json", text.encode() + b"\n")
 
 
 def read_run(store: Store, name: str) -> dict[str, Any]:
