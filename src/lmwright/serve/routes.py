@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -98,7 +98,6 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/classify", summary="Label one text or many")
     async def classify(request: Request) -> JSONResponse:
-        refuse_query(request)
         asked = read_classify(
             strict_json(await request.body()),
             service.settings.max_texts,
@@ -228,7 +227,13 @@ def describe(alias: str, served: Served) -> dict[str, Any]:
 
 def make_app(service: Service, routers: Sequence[APIRouter]) -> App:
     """Routers put together behind the guard; every error leaves in the one shape."""
-    app = FastAPI(title="lmwright", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="lmwright",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(refuse_query)],
+    )
     for router in routers:
         app.include_router(router)
 
@@ -238,13 +243,29 @@ def make_app(service: Service, routers: Sequence[APIRouter]) -> App:
 
     for kind in (RequestFault, HTTPException, Exception):
         app.add_exception_handler(kind, fault)
-    return counted(Guard(app, service.settings), service)
+    return counted(Guard(head_as_get(app), service.settings), service)
 
 
 def refuse_query(request: Request) -> None:
     """Refuse what would otherwise be ignored."""
     if request.url.query:
-        raise RequestFault(400, "this route takes no query; parameters stand in the body")
+        raise RequestFault(400, "no route takes a query; parameters stand in the body of a POST")
+
+
+def head_as_get(app: App) -> App:
+    """Answer HEAD as GET; the connection, which still sees HEAD, sends no body."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") != "HEAD":
+            await app(scope, receive, send)
+            return
+        inner = {**scope, "method": "GET"}
+        try:
+            await app(inner, receive, send)
+        finally:
+            scope["route"] = inner.get("route")
+
+    return answer
 
 
 def counted(app: App, service: Service) -> App:
