@@ -44,6 +44,7 @@ CALM = [1.0 + 0.01 * (k % 7) for k in range(90)]
     ("events", "ended", "cause"),
     [
         (steps(FALLING, CALM), None, "killed"),
+        ([], {"state": "interrupted", "kind": "SystemExit", "error": "143"}, "interrupted"),
         ([], {"state": "failed", "kind": "MemoryError", "error": "x"}, "out of memory"),
         (
             [("fault", {"what": "the loss", "loss": "nan", "step": 7})],

@@ -144,6 +144,22 @@ def killed(events: Events) -> list[Finding]:
     ]
 
 
+def interrupted(events: Events) -> list[Finding]:
+    """Somebody stopped the run with a signal, as a shutdown or Ctrl-C does."""
+    if not any(e["event"] == "run ended" and e["state"] == "interrupted" for e in events):
+        return []
+    began = [event for event in events if event["event"] == "stage began"]
+    stage = began[-1]["step"] if began else "the first stage"
+    return [
+        Finding(
+            "interrupted",
+            False,
+            f"somebody stopped it in {stage} (Ctrl-C, SIGTERM or a shutdown); it did not fail",
+            "run it again: it goes on from the last checkpoint",
+        )
+    ]
+
+
 def out_of_memory(events: Events) -> list[Finding]:
     """An allocation failed."""
     for event in events:
@@ -232,6 +248,7 @@ def is_step(event: dict[str, Any]) -> bool:
 
 CAUSES: tuple[Callable[[Events], list[Finding]], ...] = (
     killed,
+    interrupted,
     out_of_memory,
     not_a_number,
     exploding_gradient,
