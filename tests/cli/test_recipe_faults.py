@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmwright.cli.main import main
+from lmwright.cli.open import open_recipe
 
 ROWS = "text,label\nsuch a good film,good\nsuch a bad film,bad\n"
 DATA = "data: {{sources: [{{name: some, path: {rows}}}]}}"
@@ -103,6 +104,49 @@ def test_a_faulty_recipe_is_refused(folder: Path, capsys, text: str, words: list
     said = refused(capsys, write(folder, text))
     assert all(word in said for word in words), said
     assert len(said) < 1200
+
+
+WHOLE = (
+    GOOD
+    + "  baselines:\n  evaluate:\n  audit:\n  detect:\n  promote:\n"
+    + "watch: {{retention_days: 3}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("detect.window=5", ["windows of 5", "at least 10"]),
+        ("detect.windows=100", ["from 100 windows", "at least 2000"]),
+        ("detect.run_length=-3", ["run length -3"]),
+        ("detect.run_length=.nan", ["run length nan"]),
+        ("detect.reference=[rows/gaet]", ["rows/gaet", "did you mean 'gate'"]),
+        ("detect.model=tfidf", ["detectors/model", "detect does not give", "detectors/tfidf"]),
+        ("evaluate.splits=[tset]", ["rows/tset", "did you mean 'test'"]),
+        ("evaluate.splits=[world-x]", ["rows/world-x", "data does not give"]),
+        ("evaluate.models=[tfidf]", ["scores/model", "evaluate does not give"]),
+        ("audit.split=tset", ["scores/tset", "did you mean 'test'"]),
+        ("audit.split=gate", ["scores/gate", "evaluate does not give"]),
+        ("promote.gate.fresh=rows/gaet", ["rows/gaet", "did you mean 'gate'"]),
+        ("promote.gate.kept=[rows/world-x]", ["rows/world-x"]),
+        ("promote.gate.margin=.nan", ["promote.gate.margin is nan", "finite"]),
+        ("promote.gate.margin=.inf", ["promote.gate.margin is inf", "finite"]),
+        ("promote.gate.slices.margin=-1", ["slices.margin -1", "from 0"]),
+        ("promote.gate.slices.rows=-1", ["rows -1", "at least 1"]),
+        ("promote.alias=Prod", ["promote.alias is 'Prod'"]),
+        ("promote.alias=../x", ["promote.alias is '../x'"]),
+        ("watch.retention_days=.nan", ["watch.retention_days is nan", "finite"]),
+        ("train.max_tokens=1000000", ["max_tokens is 1000000", "at most"]),
+        ("train.max_tokens=0", ["max_tokens is 0", "at least"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(
+    folder: Path, capsys, change: str, words: list[str]
+) -> None:
+    path = write(folder, WHOLE)
+    open_recipe(Path(path), [])
+    said = refused(capsys, path, "--set", change)
+    assert all(word in said for word in words), said
 
 
 @pytest.mark.parametrize(

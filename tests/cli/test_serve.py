@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from csv import writer as csv_writer
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from lmwright.store.versions import move
 from tests.serve.fake import loaded
 from tests.serve.live import JSON, check_error, living
 from tests.serve.test_connections import wait_until
+from tests.small_recipe import write_recipe
 
 ROOT = Path(__file__).parents[2]
 ALIAS = "reviews@production"
@@ -56,7 +56,6 @@ class World:
     recipe: Path
     versions: list[str]
     texts: list[str]
-    rows: list[tuple[str, str]]
 
 
 def bind_version(store: Store, texts: list[str], labels: list[str], threshold: float) -> str:
@@ -99,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE)
     (folder / "reviews.csv").write_text("text,label\na,b\n")
-    return World(store, recipe, versions, texts[1200:], list(zip(texts, labels, strict=True)))
+    return World(store, recipe, versions, texts[1200:])
 
 
 class Process:
@@ -452,29 +451,10 @@ def test_a_traffic_log_that_cannot_be_written_is_named(
     assert "fault of lmwright" not in told
 
 
-SMALL = """
-name: made
-stages:
-  data: {sources: [{name: rotten, path: PATH}]}
-  baselines: {like: ""}
-  evaluate: {models: [tfidf, majority]}
-  audit: {model: tfidf, checks: [slices]}
-  detect: {model: tfidf, window: 40, windows: 2000}
-  promote: {model: tfidf}
-watch: {retention_days: 3}
-"""
-
-
 def test_it_starts_without_a_recipe_from_the_run_that_made_what_is_in_service(
-    world: World, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    rows = tmp_path / "rows.csv"
-    with rows.open("w", newline="") as file:
-        writer = csv_writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows(world.rows[:1000])
-    recipe = tmp_path / "small.yaml"
-    recipe.write_text(SMALL.replace("PATH", str(rows)))
+    recipe = write_recipe(tmp_path)
     store = ["--store", str(tmp_path / "store")]
     assert main(["run", str(recipe), *store]) == 0
     other = ["--set", "watch.retention_days=9"]

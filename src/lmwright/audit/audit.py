@@ -60,6 +60,10 @@ class Audit(Stage):
         """``audit.json`` and the two cards."""
         return ("audit",)
 
+    def asks(self) -> tuple[str, ...]:
+        """The scores of the model on the split, and its rows."""
+        return (f"scores/{self.model}", f"scores/{self.split}", f"rows/{self.split}")
+
     def reads(self) -> dict[str, str]:
         """The lists of pairs."""
         return {"pairs": hash_file(PAIRS)}

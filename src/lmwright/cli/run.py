@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,9 +37,13 @@ def run(
         outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
         print(f"{name:<12} {outputs}")
     for name, facts in done.acts.items():
-        words = " ".join(str(value)[:24] for value in facts.values())
-        print(f"{name:<12} {words}")
+        print(f"{name:<12} {acted(facts)}")
     print(f"run {done.name}")
+
+
+def acted(facts: Mapping[str, Any]) -> str:
+    """What a stage did beside its artifacts; of a version as much as names it."""
+    return " ".join(str(v)[:16] if name == "version" else str(v) for name, v in facts.items())
 
 
 def plan(

@@ -18,6 +18,7 @@ the names are the only schema.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -105,11 +106,13 @@ def make_recipe(
     steps = tuple(make_step(key, value, where, resolve) for key, value in stages.items())
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
     check_order(steps, artifacts, where)
+    check_contents(steps, where)
     parsed = {
         key: read_settings(resolve("sections", key), raw[key] or {}, f"{where}: {key}")
         for key in sections
         if key in raw
     }
+    refuse_infinite(raw, "", where)
     return Recipe(name, steps, parsed, artifacts, raw)
 
 
@@ -212,6 +215,32 @@ def check_order(steps: tuple[Step, ...], artifacts: Mapping[str, str], where: st
             if artifact in given:
                 raise BadInput(f"{where}: {given[artifact]} and {step.name} both give {artifact!r}")
             given[artifact] = step.name
+
+
+def check_contents(steps: tuple[Step, ...], where: str) -> None:
+    """What a stage looks for inside an artifact must be what the earlier stage puts there."""
+    held: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for step in steps:
+        for place in step.stage.asks():
+            own, _, name = place.partition("/")
+            giver, names = held.get(step.reads.get(own, own), ("", (name,)))
+            if name not in names:
+                raise BadInput(
+                    f"{where}: {step.name} looks for {place}, which {giver} does not give",
+                    "one of " + ", ".join(f"{own}/{known}" for known in names),
+                    nearest(name, names),
+                )
+        for own, names in step.stage.holds().items():
+            held[step.gives()[own]] = (step.name, names)
+
+
+def refuse_infinite(raw: Any, path: str, where: str) -> None:
+    """Raise BadInput for a number that is none, or infinite, anywhere in a recipe."""
+    if isinstance(raw, float) and not math.isfinite(raw):
+        raise BadInput(f"{where}: {path} is {raw}", "a finite number", f"correct {path}")
+    pairs = raw.items() if isinstance(raw, dict) else enumerate(raw if type(raw) is list else [])
+    for key, value in pairs:
+        refuse_infinite(value, f"{path}.{key}".lstrip("."), where)
 
 
 def override(raw: dict[str, Any], change: str) -> None:

@@ -97,6 +97,14 @@ class Stage(Settings):
         """Names of the artifacts that ``run`` writes."""
         return ()
 
+    def holds(self) -> dict[str, tuple[str, ...]]:
+        """Artifact that ``run`` gives -> names of what will be in it, where later stages ask."""
+        return {}
+
+    def asks(self) -> tuple[str, ...]:
+        """What ``run`` looks for inside the artifacts that it needs, as ``ARTIFACT/NAME``."""
+        return ()
+
     def reads(self) -> dict[str, str]:
         """What is read from outside the store: a name for people -> hash of its content."""
         return {}

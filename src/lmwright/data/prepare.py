@@ -68,6 +68,11 @@ class Data(Stage):
         """The artifact ``rows``: see :mod:`lmwright.data.corpus`."""
         return ("rows",)
 
+    def holds(self) -> dict[str, tuple[str, ...]]:
+        """The splits, and a world for each source with that role."""
+        worlds = (f"world-{source.name}" for source in self.sources if source.role == "world")
+        return {"rows": (*SPLITS, *worlds)}
+
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
         return {f"source {source.name}": source_hash(source) for source in self.sources}

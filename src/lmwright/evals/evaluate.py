@@ -81,6 +81,14 @@ class Evaluate(Stage):
         """Calibrations, predictions and ``scores.json``."""
         return ("scores",)
 
+    def holds(self) -> dict[str, tuple[str, ...]]:
+        """The models' calibrations, and the splits that they were scored on."""
+        return {"scores": (*self.models, *self.splits)}
+
+    def asks(self) -> tuple[str, ...]:
+        """The splits, and rows to calibrate by."""
+        return tuple(f"rows/{split}" for split in ("calibration", *self.splits))
+
     def reaches(self) -> tuple[str, ...]:
         """The modules of all kinds of models."""
         return tuple(sorted({entry.partition(":")[0] for entry in MODELS.values()}))

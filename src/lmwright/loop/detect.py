@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.evals.predictions import batches
 from lmwright.evals.rows import read_split
-from lmwright.metrics.detectors import Detectors, Seen
+from lmwright.metrics.detectors import Detectors, Seen, refuse_settings
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.tables import MODELS
@@ -42,15 +45,24 @@ class Detect(Stage):
         """The detectors."""
         return ("detectors",)
 
+    def holds(self) -> dict[str, tuple[str, ...]]:
+        """Detectors for one model: they compare what it sees, and no other model sees that."""
+        return {"detectors": (self.model,)}
+
+    def asks(self) -> tuple[str, ...]:
+        """The model's calibration and the reference rows."""
+        return (f"scores/{self.model}", *self.reference)
+
     def reaches(self) -> tuple[str, ...]:
         """The modules of all kinds of models."""
         return tuple(sorted({entry.partition(":")[0] for entry in MODELS.values()}))
 
     def check(self) -> None:
-        """BadInput for reference rows that are not ARTIFACT/FILE."""
+        """BadInput for reference rows that are not ARTIFACT/FILE and numbers out of range."""
         for place in self.reference:
             if place.count("/") != 1:
                 raise BadInput(f"detect.reference has {place!r}", "ARTIFACT/FILE, as in rows/gate")
+        refuse_settings(self.window, self.run_length, self.windows)
 
     def amounts(self, known: Known) -> Amounts:
         """The reference rows, read once."""
@@ -70,12 +82,24 @@ class Detect(Stage):
             seen, len(model.labels), self.window, self.run_length, self.seed, self.windows
         )
         fitted.save(work.out("detectors"))
+        write_json(work.out("detectors") / "model.json", work.inputs[self.model].name)
         return {
             "reference_rows": len(seen),
             "window": self.window,
             "run_length": self.run_length,
             "confidence": float(seen.confidence.mean()),
         }
+
+
+def refuse_other_model(folder: Path, model: str) -> None:
+    """Raise BadInput unless the detectors in a folder were fitted to the model of this content."""
+    fitted = json.loads((folder / "model.json").read_bytes())
+    if fitted != model:
+        raise BadInput(
+            f"the detectors are for the model {fitted[:16]}, the one to promote is {model[:16]}",
+            "detectors fitted to the model that they will watch",
+            "name the same model in detect.model and promote.model",
+        )
 
 
 def see(model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = None) -> Seen:

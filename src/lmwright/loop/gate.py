@@ -80,6 +80,11 @@ class Gate(Settings):
             raise BadInput(f"gate.alpha is {self.alpha}", "a chance above 0 and below 0.5")
         if min(self.margin, self.kept_margin) < 0 or self.max_slowdown <= 0:
             raise BadInput("a margin of the gate is negative, or max_slowdown is not positive")
+        if self.slices is not None and (self.slices.margin < 0 or self.slices.rows < 1):
+            raise BadInput(
+                f"gate.slices.margin {self.slices.margin}, rows {self.slices.rows}",
+                "a margin from 0 and at least 1 row",
+            )
 
     def artifacts(self) -> tuple[str, ...]:
         """The artifacts that hold the gate's rows."""

@@ -14,11 +14,12 @@ from lmwright.core.recipe import Recipe
 from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
+from lmwright.loop.detect import refuse_other_model
 from lmwright.loop.gate import Condition, Contender, Gate, hold
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.store.store import Store
-from lmwright.store.versions import current, move, read_version, refuse_withdrawn
+from lmwright.store.versions import ALIAS, current, move, read_version, refuse_withdrawn
 
 Record = Callable[..., None]
 
@@ -50,8 +51,17 @@ class Promote(Stage):
         """The version."""
         return ("version",)
 
+    def asks(self) -> tuple[str, ...]:
+        """The model's calibration, the detectors for it, and the gate's rows."""
+        watched = (f"{self.detectors}/{self.model}",) if self.detectors else ()
+        return (f"scores/{self.model}", *watched, self.gate.fresh, *self.gate.kept)
+
     def check(self) -> None:
-        """The gate's own checks."""
+        """The alias's form, and the gate's own checks."""
+        if not ALIAS.fullmatch(f"name@{self.alias}"):
+            raise BadInput(
+                f"promote.alias is {self.alias!r}", "lower-case letters, digits, - and _"
+            )
         self.gate.check()
 
     def amounts(self, known: Known) -> Amounts:
@@ -65,6 +75,8 @@ class Promote(Stage):
         calibration = Calibration.load(work.inputs["scores"] / self.model)
         model = load_model(work.inputs[self.model])
         content = work.inputs[self.model].name
+        if self.detectors:
+            refuse_other_model(work.inputs[self.detectors], content)
         version = {
             "model": content,
             "name": self.model,
@@ -94,7 +106,7 @@ class Promote(Stage):
         before = earlier(store, alias, version, rival, self)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
-            return {"decision": before["action"], "alias": alias, "version": version}
+            return {"decision": told(before, alias), "alias": alias, "version": version}
         refuse_withdrawn(store, version)
         evidence = self.judge(artifacts, store, version, rival, now is not None)
         passed = all(condition["passed"] for condition in evidence["conditions"])
@@ -141,6 +153,16 @@ class Promote(Stage):
             "used_before": used,
             "conditions": [plain(condition) for condition in conditions],
         }
+
+
+def told(entry: Mapping[str, Any], alias: str) -> str:
+    """What an earlier decision means now that the alias does not name its version."""
+    if entry["action"] != "promote":
+        return f"refused before (decision {entry['number']})"
+    return (
+        f"promoted before (decision {entry['number']}) and rolled back since; to bring it back: "
+        f"lmwright promote {alias} {entry['facts']['version'][:16]} --reason TEXT"
+    )
 
 
 def contender(store: Store, version: str) -> Contender:

@@ -49,6 +49,8 @@ A label that goes from half of the answers to 60 % has an effect of 0.085.
 POWERS = {"length": 1, "vocabulary": 2, "embedding": 2, "label": 2, "confidence": 1}
 """Chance adds to the squares of distances, so their excess is taken there."""
 
+LEAST_WINDOW = 10
+REFERENCE_WINDOWS = 3
 WORDS = 400
 OTHER_BINS = 32
 DIRECTIONS = 32
@@ -217,6 +219,27 @@ def signs_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Sign]:
     return {name: Sign(**values[name]) for name in NAMES}
 
 
+def refuse_settings(window: int, run_length: float, windows: int) -> None:
+    """Raise BadInput for numbers with which no detectors can be fitted to any rows."""
+    if window < LEAST_WINDOW:
+        raise BadInput(f"windows of {window} rows", f"at least {LEAST_WINDOW}", "raise window")
+    if windows < 2000 or not 2 <= run_length <= windows:
+        raise BadInput(
+            f"run length {run_length} from {windows} windows",
+            "at least 2000 windows, and a run length from 2 to their number",
+        )
+
+
+def refuse_few(rows: int, window: int) -> None:
+    """Raise BadInput when the reference is less than three windows."""
+    if rows < REFERENCE_WINDOWS * window:
+        raise BadInput(
+            f"{rows} reference rows for windows of {window}",
+            "three windows of reference",
+            "take smaller windows or more reference rows",
+        )
+
+
 def _check(
     reference: Seen,
     window: int,
@@ -224,17 +247,8 @@ def _check(
     windows: int,
     floors: Mapping[str, float] | None,
 ) -> None:
-    if window < 10 or len(reference) < 3 * window:
-        raise BadInput(
-            f"{len(reference)} reference rows for windows of {window}",
-            "windows of at least 10 rows and three windows of reference",
-            "take smaller windows or more reference rows",
-        )
-    if windows < 2000 or not 2 <= run_length <= windows:
-        raise BadInput(
-            f"run length {run_length} from {windows} windows",
-            "at least 2000 windows, and a run length from 2 to their number",
-        )
+    refuse_settings(window, run_length, windows)
+    refuse_few(len(reference), window)
     if unknown := set(floors or {}) - set(NAMES):
         raise BadInput(f"floors for {sorted(unknown)}", f"some of {', '.join(NAMES)}")
 

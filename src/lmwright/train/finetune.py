@@ -95,6 +95,7 @@ class Train(Stage):
             "rows": (0, None),
             "epochs": (1, None),
             "batch": (1, None),
+            "max_tokens": (3, 8192),
             "lr": (0, 1),
             "warmup": (0, 1),
             "weight_decay": (0, 1),
