@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmwright.cli.serve import recipe_in_service
 from lmwright.store.store import Store
 from lmwright.store.versions import current
 
@@ -113,13 +114,26 @@ def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
     answer = next(iter(found["answers"].values()))["ids"][0]
     back = json.loads(lmwright("lineage", answer, "--store", store).stdout)
     assert back["answer"][0]["id"] == answer
-    assert {"data", "train"} <= {step["kind"] for step in back["steps"]}
+    steps = {step["kind"]: step for step in back["steps"]}
+    assert {"data", "train"} <= set(steps)
+    assert "reviews" in {run["recipe"] for run in back["runs"]}
+    assert all(len(step["code"]) == 64 for step in steps.values())
+    learnt = steps["train"]["learnt_rows"]["model"]
+    assert learnt["artifact"] == steps["train"]["outputs"]["model"]
+    assert learnt["rows"] == sum(source["rows"] for source in learnt["sources"].values()) > 0
+    assert learnt["sources"]["rotten"]["licence"] == "for research"
     withdrawn = lmwright("withdraw", "rotten", "--reason", "a test", "--store", store)
     assert withdrawn.returncode == 0
     assert "train" in withdrawn.stdout
     back = lmwright("rollback", "reviews@production", "--store", store)
     assert back.returncode == 1
     assert "Traceback" not in back.stderr
+
+
+def test_the_server_needs_no_recipe_after_a_retraining(played: Path) -> None:
+    found = recipe_in_service(Store(played / "store"), "reviews@production")
+    assert "artifacts" not in found.raw
+    assert found.sections["retrain"].fewest == 180
 
 
 def test_predict_answers_from_the_version_in_service(played: Path, tmp_path: Path) -> None:

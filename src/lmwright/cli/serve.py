@@ -32,7 +32,7 @@ from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service, make_app
 from lmwright.serve.settings import Serve
-from lmwright.store.run import read_run
+from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 from lmwright.tables import SECTIONS, resolve
@@ -78,12 +78,10 @@ def recipe_in_service(store: Store, alias: str) -> Recipe:
     runs that gave the same version the newest counts: its sections may have changed since.
     """
     name = alias.partition("@")[0]
-    runs = [(run, read_run(store, run)) for run in reversed(store.runs())]
     for version in reversed(history(store, alias)):
         stamps = {result.stamp for result in store.makers(version.hash)}
-        for run, head in runs:
-            made = stamps.intersection(head.get("results", {}).values())
-            if made and head["recipe"] == name and not head["raw"].get("artifacts"):
+        for run, head in runs_with(store, stamps):
+            if head["recipe"] == name and not head["raw"].get("artifacts"):
                 return recipe_of(run, head)
     raise BadInput(
         f"no run of {name!r} is in the store that made what {alias} names",

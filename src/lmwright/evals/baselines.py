@@ -58,6 +58,8 @@ class Baselines(Stage):
         same = self._same_rows(work, every)
         work.progress(0, 3, "majority")
         Majority.fit(same.column("label").to_pylist(), labels).save(work.out("majority"))
+        for name, rows in (("majority", same), ("tfidf", same), ("tfidf_all", every)):
+            pq.write_table(rows.select(["id", "source"]), work.out(name) / "rows.parquet")
         work.progress(1, 3, "tfidf on the same rows")
         tfidf = self._fit(same, labels)
         tfidf.save(work.out("tfidf"))

@@ -2,51 +2,164 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from pyarrow import parquet
+
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_json
 from lmwright.data.corpus import find_row
+from lmwright.evals.rows import read_split
 from lmwright.loop.traffic import Traffic
+from lmwright.store.run import runs_with
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import aliases, ancestors, descendants, history
 
 
 def of_version(store: Store, content: str) -> dict[str, Any]:
-    """What a version was made from: results from the nearest to the raw sources, with counts."""
-    steps = []
-    for result in ancestors(store, content):
-        steps.append(
-            {
-                "kind": result.kind,
-                "stamp": result.stamp,
-                "settings": result.parts["settings"],
-                "inputs": result.inputs,
-                "outputs": result.outputs,
-                "reads": result.parts["reads"],
-                "code": len(result.parts["code"]),
-                "learns_from": result.facts.get("learns_from", []),
-            }
-        )
+    """What a version was made from: recipe and runs, its own rows, and every result behind it.
+
+    Results stand from the nearest to the raw sources. ``code`` is one digest of all definitions
+    that a result could reach, ``definitions`` how many those are.
+    """
+    found = ancestors(store, content)
+    licences = licences_of(store, found)
+    steps = [
+        {
+            "kind": result.kind,
+            "stamp": result.stamp,
+            "settings": result.parts["settings"],
+            "inputs": result.inputs,
+            "outputs": result.outputs,
+            "reads": result.parts["reads"],
+            "code": hash_json(result.parts["code"]),
+            "definitions": len(result.parts["code"]),
+            "learns_from": result.facts.get("learns_from", []),
+            "learnt_rows": {
+                name: learnt_rows(path, licences)
+                for name, output in result.outputs.items()
+                if (path := row_list(store, output)).is_file()
+            },
+        }
+        for result in found
+    ]
     names = [a for a, version in aliases(store).items() if version.hash == content]
-    return {"version": content, "aliases": names, "steps": steps}
+    makers = {result.stamp for result in store.makers(content)}
+    runs = [{"run": run, "recipe": head["recipe"]} for run, head in runs_with(store, makers)]
+    return {"version": content, "aliases": names, "runs": runs, "steps": steps}
+
+
+def row_list(store: Store, content: str) -> Path:
+    """Where a model lists the rows that it learnt from, if it is one and is here."""
+    return store.folder / "artifacts" / content / "rows.parquet"
+
+
+def learnt_rows(path: Path, licences: dict[str, str]) -> dict[str, Any]:
+    """The artifact of a list of rows, how many they are, and of which sources and licences."""
+    counts = Counter(parquet.read_table(path, columns=["source"]).column("source").to_pylist())
+    sources = {
+        name: {"rows": count, "licence": licences.get(name, "unknown")}
+        for name, count in sorted(counts.items())
+    }
+    return {"artifact": path.parent.name, "rows": counts.total(), "sources": sources}
+
+
+def licences_of(store: Store, found: list[Result]) -> dict[str, str]:
+    """Source -> licence, of all sources among results."""
+    paths = [
+        store.folder / "artifacts" / content / "sources.json"
+        for result in found
+        for content in result.outputs.values()
+    ]
+    described = [json.loads(path.read_bytes()) for path in paths if path.is_file()]
+    return {source["name"]: source["licence"] for sources in described for source in sources}
 
 
 def of_row(store: Store, row: str) -> dict[str, Any]:
-    """A row, and every artifact and version that was made with it (not how much it mattered)."""
-    found: dict[str, Any] | None = None
-    touched: dict[str, str] = {}
+    """A row, the models that learnt from it and their versions, and what else it was used for.
+
+    A model learnt from it if its own list names the row, or if it went on from a model that did;
+    how much the row mattered is not known. ``used_otherwise`` lists the artifacts for which
+    training was ``stopped``, answers were ``calibrated`` or ``judged``, traffic is ``compared``
+    and versions were ``gated`` by it.
+    """
+    found: dict[str, str] | None = None
+    held: dict[str, str] = {}
     for result in rows_results(store):
         for content in result.outputs.values():
             place = find_row(store.artifact(content), row)
-            if place is None:
-                continue
-            found = {**place, "artifact": content}
-            for below in descendants(store, content):
-                touched.update(dict.fromkeys(below.outputs.values(), below.kind))
+            if place is not None:
+                held[content] = place.pop("split")
+                found = place
     if found is None:
         raise BadInput(f"no rows here hold the id {row!r}", "the id of a row (32 hex digits)")
-    return {"row": found, **consequences(store, touched)}
+    other: dict[str, list[str]] = {}
+    for content, split in held.items():
+        for result in store.users(content):
+            for word, made in other_uses(store, result, content, split, row):
+                other.setdefault(word, []).append(made)
+    return {
+        "row": found,
+        "held_in": held,
+        "used_otherwise": {word: sorted(set(made)) for word, made in sorted(other.items())},
+        **consequences(store, learners(store, row)),
+    }
+
+
+def learners(store: Store, row: str) -> dict[str, str]:
+    """Artifact -> kind of stage: the models that learnt from a row, and the versions of these."""
+    touched: dict[str, str] = {}
+    results = list(store.all_results())
+    for result in results:
+        for content in result.outputs.values():
+            if lists(row_list(store, content), row):
+                touched[content] = result.kind
+    grown = -1
+    while grown < len(touched):
+        grown = len(touched)
+        for result in results:
+            start = result.inputs.get(result.parts["settings"].get("start_from") or "")
+            if start in touched:
+                touched.update(dict.fromkeys(result.outputs.values(), result.kind))
+    for result in results:
+        if result.kind == "promote" and result.facts["model"] in touched:
+            touched.update(dict.fromkeys(result.outputs.values(), result.kind))
+    return touched
+
+
+def other_uses(
+    store: Store, result: Result, content: str, split: str, row: str
+) -> Iterator[tuple[str, str]]:
+    """What a result did with a row in a split of its input beside learning: (word, artifact)."""
+    settings, outputs = result.parts["settings"], result.outputs
+    places = {f"{own}/{split}" for own, given in result.inputs.items() if given == content}
+    if result.kind == "train" and "rows/stop" in places:
+        stop = read_split(store.artifact(content), split, settings["stop_rows"], settings["seed"])
+        if row in stop.column("id").to_pylist():
+            yield "stopped", outputs["model"]
+    elif result.kind == "evaluate" and split == "calibration":
+        yield "calibrated", outputs["scores"]
+    elif result.kind == "evaluate" and split in settings["splits"]:
+        scores = store.artifact(outputs["scores"])
+        if lists(scores / settings["models"][0] / f"{split}.parquet", row):
+            yield "judged", outputs["scores"]
+    elif result.kind == "detect" and places.intersection(settings["reference"]):
+        yield "compared", outputs["detectors"]
+    elif result.kind == "promote":
+        gate = settings["gate"]
+        if places.intersection([gate["fresh"], *gate["kept"]]):
+            yield "gated", outputs["version"]
+
+
+def lists(path: Path, row: str) -> bool:
+    """Whether a Parquet file with a column ``id`` is here and names a row."""
+    if not path.is_file():
+        return False
+    return parquet.read_table(path, columns=["id"], filters=[("id", "=", row)]).num_rows > 0
 
 
 def of_source(store: Store, source: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,6 +302,16 @@ def read_run(store: Store, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         cure = nearest(name, store.runs()) if store.runs() else "run a recipe first"
         raise BadInput(f"there is no run {name!r}", "the id of a run", cure) from None
+
+
+def runs_with(store: Store, stamps: AbstractSet[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The runs that gave or found one of these results, newest first, with their heads."""
+    heads = ((name, read_run(store, name)) for name in reversed(store.runs()))
+    return [
+        (name, head)
+        for name, head in heads
+        if not stamps.isdisjoint(head.get("results", {}).values())
+    ]
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Where an answer came from, and what became of a row: what its models say, not what is near."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from lmwright.cli.main import main
+from lmwright.loop.lineage import of_row, of_version
+from lmwright.store.store import Result, Store
+from lmwright.store.versions import current
+from tests.small_recipe import write_recipe
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Result]]:
+    """A store in which the small recipe ran, learning from some of the rows; kind -> result."""
+    folder = tmp_path_factory.mktemp("lineage")
+    words = ["run", str(write_recipe(folder)), "--store", str(folder / "store")]
+    assert main([*words, "--set", "baselines.rows=600"]) == 0
+    store = Store(folder / "store")
+    return store, {result.kind: result for result in store.all_results()}
+
+
+def ids(path: Path) -> list[str]:
+    return parquet.read_table(path, columns=["id"]).column("id").to_pylist()
+
+
+def output(made: tuple[Store, dict[str, Result]], kind: str, name: str) -> str:
+    return made[1][kind].outputs[name]
+
+
+def row_of(made: Any, split: str, drawn: bool | None = None) -> str:
+    """A row of a split; for ``train``, one that TF-IDF learnt from, or one that it did not."""
+    store, _ = made
+    rows = ids(store.artifact(output(made, "data", "rows")) / f"{split}.parquet")
+    learnt = set(ids(store.artifact(output(made, "baselines", "tfidf")) / "rows.parquet"))
+    return next(row for row in rows if drawn is None or (row in learnt) == drawn)
+
+
+def test_a_row_that_was_drawn_leads_to_the_models_that_learnt_from_it(made: Any) -> None:
+    found = of_row(made[0], row_of(made, "train", drawn=True))
+    models = {output(made, "baselines", name) for name in ("tfidf", "majority", "tfidf_all")}
+    assert set(found["made_with_it"]) == models | {output(made, "promote", "version")}
+    assert found["served_as"] == ["made@production from decision 1"]
+    assert found["used_otherwise"] == {}
+
+
+def test_a_row_that_was_not_drawn_leads_to_no_version(made: Any) -> None:
+    found = of_row(made[0], row_of(made, "train", drawn=False))
+    assert found["made_with_it"] == {output(made, "baselines", "tfidf_all"): "baselines"}
+    assert found["served_as"] == []
+
+
+@pytest.mark.parametrize(
+    ("split", "uses"),
+    [
+        ("test", {"judged": ("evaluate", "scores"), "compared": ("detect", "detectors")}),
+        (
+            "calibration",
+            {"calibrated": ("evaluate", "scores"), "compared": ("detect", "detectors")},
+        ),
+        ("gate", {"gated": ("promote", "version"), "compared": ("detect", "detectors")}),
+        ("stop", {}),
+    ],
+)
+def test_a_row_that_nothing_learnt_from_says_what_it_was_used_for(
+    made: Any, split: str, uses: dict[str, tuple[str, str]]
+) -> None:
+    found = of_row(made[0], row_of(made, split))
+    assert found["made_with_it"] == {}
+    assert found["answers"] == {}
+    assert found["held_in"] == {output(made, "data", "rows"): split}
+    assert found["used_otherwise"] == {word: [output(made, *place)] for word, place in uses.items()}
+
+
+def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
+    store, results = made
+    version = current(store, "made@production")
+    assert version is not None
+    found = json.loads(json.dumps(of_version(store, version.hash)))
+    assert found["runs"] == [{"run": store.runs()[0], "recipe": "made"}]
+    steps = {step["kind"]: step for step in found["steps"]}
+    assert set(steps) == {"data", "baselines", "evaluate", "detect", "promote"}
+    assert len({step["code"] for step in steps.values()}) == len(steps)
+    assert all(len(step["code"]) == 64 for step in steps.values())
+    assert steps["baselines"]["learnt_rows"]["tfidf"] == {
+        "artifact": results["baselines"].outputs["tfidf"],
+        "rows": 600,
+        "sources": {"rotten": {"rows": 600, "licence": "for research"}},
+    }
