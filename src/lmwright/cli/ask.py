@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from glob import escape
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
 from lmwright.cli.open import STORE, StoreOption, open_store
-from lmwright.core.errors import BadInput, nearest
+from lmwright.core.errors import BadInput
+from lmwright.data.sources import Fault, Source, read_source, valid
 from lmwright.serve.load import TEXTS_AT_ONCE, classify, load_version
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="CSV, JSON Lines, or a text a line; - is stdin.")],
+    file: Annotated[Path, typer.Argument(help="A table, or .txt with a text a line; - is stdin.")],
     model: Annotated[str, typer.Option(help="NAME@ALIAS or a version's hash.")],
     column: Annotated[str, typer.Option(help="The column that holds the texts.")] = "text",
     store: StoreOption = STORE,
@@ -34,46 +35,44 @@ def predict(
 
 
 def read_texts(file: Path, column: str) -> Iterator[str]:
-    """The texts of a file, one after another. BadInput names the line that has none."""
+    """The texts of a file, one after another: a table's column, or the lines of plain text.
+
+    Tables are read as strictly as those of a recipe. BadInput names the row that has no text.
+    """
     if str(file) == "-":
-        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
-        return
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from {".csv": csv_texts, ".jsonl": json_texts}.get(file.suffix, plain_texts)(
-                stream, file, column
-            )
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read: {error}", "a file of texts in UTF-8") from None
-
-
-def plain_texts(stream: TextIO, file: Path, column: str) -> Iterator[str]:
-    """One text a line; a column means nothing here."""
-    yield from (line.rstrip("\r\n") for line in stream if line.strip())
-
-
-def csv_texts(stream: TextIO, file: Path, column: str) -> Iterator[str]:
-    """The column of a CSV file."""
-    csv.field_size_limit(10_000_000)
-    rows = csv.DictReader(stream)
-    if column not in (rows.fieldnames or ()):
-        known = rows.fieldnames or ["(none)"]
-        raise BadInput(f"{file} has no column {column!r}", "a column", nearest(column, known))
-    for number, row in enumerate(rows, 2):
-        if not row[column]:
-            raise BadInput(f"{file}, row {number}: {column} is empty", "a text in every row")
-        yield row[column]
-
-
-def json_texts(stream: TextIO, file: Path, column: str) -> Iterator[str]:
-    """The key of a file of JSON lines."""
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
+        yield from plain_texts(sys.stdin, "stdin")
+    elif file.suffix.lower() == ".txt":
         try:
-            text = json.loads(line)[column]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise BadInput(f"{file}, line {number}: no string under {column!r}", "one a line")
-        yield text
+            with file.open(encoding="utf-8-sig") as lines:
+                yield from plain_texts(lines, file.name)
+        except OSError as error:
+            raise BadInput(f"{file} cannot be read: {error.strerror}", "a file of texts") from None
+    else:
+        yield from table_texts(file, column)
+
+
+def plain_texts(lines: Iterable[str], name: str) -> Iterator[str]:
+    """One text a line; empty lines hold none."""
+    try:
+        for number, line in enumerate(lines, 1):
+            if not valid(line):
+                raise BadInput(f"{name}, line {number}: not UTF-8, or a NUL", "text in UTF-8")
+            if line.strip():
+                yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name} is not UTF-8: {error}", "text in UTF-8") from None
+
+
+def table_texts(file: Path, column: str) -> Iterator[str]:
+    """The column of a table whose suffix says how it is read."""
+    source = Source(name=file.name, path=escape(str(file)), text=column, constant_label="none")
+    for found in read_source(source):
+        if isinstance(found, Fault):
+            raise BadInput(
+                f"{found.origin}: {found.reason} {found.detail}".rstrip(),
+                "a text in every row",
+                "mend the row, or take it out",
+            )
+        if not found.text.strip():
+            raise BadInput(f"{found.origin}: {column} is empty", "a text in every row")
+        yield found.text
