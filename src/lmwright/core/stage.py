@@ -113,6 +113,12 @@ class Stage(Settings):
         """Modules that ``run`` finds by name through ``lmwright.tables``."""
         return ()
 
+    def foresee(self, inputs: Mapping[str, Path]) -> None:
+        """Raise BadInput when ``inputs``, those that are there, show that ``run`` cannot work.
+
+        Called as soon as there are more of them, so that no long stage comes before the refusal.
+        """
+
     def amounts(self, known: Known) -> Amounts | None:
         """How much work ``run`` will be; None where that cannot be told beforehand."""
         return None

@@ -58,6 +58,12 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / "labels.json").read_text()))
 
 
+def count_rows(path: Path) -> int:
+    """How many rows one file holds, read off its end."""
+    with opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def splits_of(folder: Path) -> list[str]:
     """Names of the files of rows in an artifact, without suffix, sorted."""
     return sorted(path.stem for path in folder.glob("*.parquet"))

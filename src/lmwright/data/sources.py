@@ -128,7 +128,13 @@ def checked(path: Path, source: Source) -> Path:
     if path.is_dir():
         raise BadInput(f"{about} is a directory", "a file", f"write a pattern: {path.name}/*.csv")
     if not path.exists():
-        raise BadInput(f"{about} does not exist", "a file", "check the path")
+        raise BadInput(
+            f"{about} does not exist",
+            "a file",
+            "check the path"
+            if path.is_absolute()
+            else f"run where it is, or write the whole path: this one is taken from {Path.cwd()}",
+        )
     if not path.is_file():
         raise BadInput(f"{about} is a device, pipe or socket", "a file", "copy it to a file first")
     if path.stat().st_size == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.data.corpus import count_rows
 from lmwright.evals.predictions import batches
 from lmwright.evals.rows import read_split
-from lmwright.metrics.detectors import Detectors, Seen, refuse_settings
+from lmwright.metrics.detectors import Detectors, Seen, refuse_few, refuse_settings
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.tables import MODELS
@@ -63,6 +64,12 @@ class Detect(Stage):
             if place.count("/") != 1:
                 raise BadInput(f"detect.reference has {place!r}", "ARTIFACT/FILE, as in rows/gate")
         refuse_settings(self.window, self.run_length, self.windows)
+
+    def foresee(self, inputs: Mapping[str, Path]) -> None:
+        """BadInput when the reference rows are too few for the window."""
+        places = [place.split("/") for place in self.reference]
+        if all(artifact in inputs for artifact, _ in places):
+            refuse_few(sum(count_rows(inputs[a] / f"{s}.parquet") for a, s in places), self.window)
 
     def amounts(self, known: Known) -> Amounts:
         """The reference rows, read once."""

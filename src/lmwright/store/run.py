@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,11 +93,12 @@ def run_recipe(
         journal.record("forecast", stages=forecast)
     try:
         with run_lease(store.database, name):
-            for step in recipe.steps:
+            for place, step in enumerate(recipe.steps, 1):
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
                 run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
                 head["results"] = {key: result.stamp for key, result in run.results.items()}
                 write_head(folder, head)
+                foresee(recipe.steps[place:], run.artifacts, store)
                 act = getattr(step.stage, "act", None)
                 if act is not None:
                     facts = act(recipe, run.artifacts, store, journal.record, author)
@@ -119,6 +120,17 @@ def run_recipe(
         with suppress(OSError):
             journal.close()
     return run
+
+
+def foresee(steps: Sequence[Step], given: Mapping[str, str], store: Store) -> None:
+    """Let stages that are to come look at those of their inputs that are here already."""
+    here = {
+        name: path
+        for name, content in given.items()
+        if (path := store.folder / "artifacts" / content).is_dir()
+    }
+    for step in steps:
+        step.stage.foresee({own: here[name] for own, name in step.needs().items() if name in here})
 
 
 def run_step(
@@ -255,6 +267,8 @@ class Planned:
 def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
     """Say for each step whether its result is there, and if not, what changed since the last.
 
+    Raises BadInput when what is there already shows that a later step cannot work.
+
     A step below a stale one waits: the content of its inputs is not known before that ran.
     """
     given: dict[str, str] = dict(recipe.artifacts)
@@ -275,6 +289,11 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
         before = store.read_result(last[step.name], 0) if step.name in last else None
         why = differences(before.parts, stamp.parts) if before else ["never run"]
         rows.append(Planned(step.name, step.kind, "to do", stamp.hash, why or ["result removed"]))
+    foresee(
+        [step for step, row in zip(recipe.steps, rows, strict=True) if row.state != "done"],
+        given,
+        store,
+    )
     return rows
 
 
