@@ -1,4 +1,4 @@
-"""The stage promote: what it binds together, what it says of decisions that were taken, its ledger."""
+"""The stage promote: what it binds together, what it says of past decisions, and its ledger."""
 
 from __future__ import annotations
 
