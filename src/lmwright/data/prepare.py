@@ -82,6 +82,10 @@ class Data(Stage):
         worlds = (f"world-{source.name}" for source in self.sources if source.role == "world")
         return {"rows": (*SPLITS, *worlds)}
 
+    def asks(self) -> tuple[str, ...]:
+        """The held rows."""
+        return self.held
+
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
         return {f"source {source.name}": source_hash(source) for source in self.sources}

@@ -129,7 +129,7 @@ def see(
 
 
 def log_loss(probabilities: np.ndarray, labels: Sequence[str], truths: Sequence[str]) -> float:
-    """Mean log-loss of probabilities (n, k), bounded; a label that is not known has none."""
+    """Mean log-loss of probabilities (n, k), bounded; an unknown label has probability 0."""
     place = {label: column for column, label in enumerate(labels)}
     right = [
         float(row[place[truth]]) if truth in place else 0.0
