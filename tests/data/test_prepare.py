@@ -164,6 +164,38 @@ def test_world_without_what_was_learnt(work, write_csv, sentences):
     assert facts["labels"].keys() == {"0", "1"}
 
 
+def test_nothing_is_learnt_from_what_is_near_a_held_row(make_work, tmp_path, write_csv, sentences):
+    first, second = make_work(tmp_path / "first"), make_work(tmp_path / "second")
+    table(write_csv(sentences[:200] + sentences[-200:])).run(first)
+    held = set(read_rows(first.folder / "rows" / "gate.parquet").texts)
+    held |= set(read_rows(first.folder / "rows" / "test.parquet").texts)
+    learnt = sentences[300:500] + sentences[-500:-300]
+    world = sentences[600:630]
+
+    def marked(rows):
+        return [{"text": row["text"] + " !", "label": row["label"]} for row in rows]
+
+    resent = marked(row for row in sentences if row["text"].strip() in held)
+    assert len(resent) >= 10
+    sources = (
+        Source(name="new", path=str(write_csv(learnt + resent + marked(world[:10]) + world[10:15],
+                                              "new.csv"))),
+        Source(name="gate", path=str(write_csv(world, "world.csv")), role="world"),
+    )  # fmt: skip
+    second.inputs["rows"] = first.folder / "rows"
+    stage = Data(sources=sources, held=("rows/gate", "rows/test"))
+    assert stage.needs() == ("rows",)
+    facts = stage.run(second)
+    assert facts["set_aside"]["new"] == {"near a held row": len(resent) + 15}
+    assert facts["worlds"]["gate"]["rows"] == 30, "the world keeps what it shares with them"
+    assert facts["worlds"]["gate"]["near_training_rows"] == 0
+    texts = {t for s in SPLITS for t in read_rows(second.folder / "rows" / f"{s}.parquet").texts}
+    assert len(texts) == 400
+    assert not texts & {row["text"] for row in resent}
+    with pytest.raises(BadInput, match="ARTIFACT/FILE"):
+        Data(sources=sources, held=("rows",)).check()
+
+
 @MAILS
 def test_mails_by_the_directory(work):
     sources = tuple(

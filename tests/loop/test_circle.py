@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,27 @@ import pytest
 
 from lmwright.core.durable import write_json
 from lmwright.core.recipe import make_recipe, read_yaml
-from lmwright.loop.circle import TICK, Circle
+from lmwright.loop import circle as circle_module
+from lmwright.loop.circle import PAUSES, TICK, Circle
 from lmwright.loop.traffic import Traffic
+from lmwright.metrics.detectors import NAMES, Detectors, Seen, Sign
 from lmwright.models.calibration import Calibration
 from lmwright.models.majority import Majority
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
 from lmwright.serve.settings import Serve
-from lmwright.store.store import Store
+from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ALIAS = "reviews@production"
 DRIFT = {"length": {"over": True}, "confidence_mean": 0.5}
+SEEN = {
+    **{name: asdict(Sign(0.4, 0.3, 4.0, 4.5, 0.1, True)) for name in NAMES},
+    "confidence_mean": 0.7,
+}
 CALM = {"length": {"over": False}, "confidence_mean": 0.9}
 
 
@@ -46,23 +54,35 @@ class Training:
         pass
 
 
-def version(store: Store, positive: int) -> str:
-    """A majority model as a version in the store."""
+def detectors(store: Store) -> str:
+    """Detectors for the majority model, which sees no difference between texts."""
+    folder, n = store.temporary(), 60
+    rng = np.random.default_rng(0)
+    seen = Seen(
+        rng.integers(1, 9, n).astype(float),
+        rng.random(n),
+        rng.integers(0, 2, n),
+        np.zeros((n, 1)),
+        np.zeros(n, int),
+        np.arange(n + 1),
+    )
+    Detectors.fit(seen, 2, window=10, run_length=20.0, seed=0, windows=2000).save(folder)
+    return store.add_artifact(folder)
+
+
+def version(store: Store, positive: int, fitted: str | None = None) -> str:
+    """A majority model as a version in the store, watched if detectors were ``fitted``."""
     model = store.temporary()
     labels = ["positive"] * positive + ["negative"] * 5
     Majority.fit(labels, ("negative", "positive")).save(model)
     content = store.add_artifact(model)
-    scores = store.temporary()
-    entry = {"metrics": {"log_loss": {"estimate": 0.3}}}
-    splits = {"test": {"models": {"model": entry}}}
-    write_json(scores / "scores.json", {"headline": {"split": "test"}, "splits": splits})
     folder = store.temporary()
     bound = {
         "model": content,
         "name": "model",
         "labels": ["negative", "positive"],
         "calibration": Calibration().to_json(),
-        "artifacts": {"scores": store.add_artifact(scores), "model": content},
+        "artifacts": {"model": content, **({"detectors": fitted} if fitted else {})},
     }
     write_json(folder / "version.json", bound)
     return store.add_artifact(folder)
@@ -84,22 +104,22 @@ class House:
         recipe = make_recipe(raw, "quickstart", resolve, SECTIONS)
         self.circle = Circle(recipe, self.store, self.service, self.traffic, self.start)
         self.circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
+        self.answered = 0
 
     def start(self, recipe: Path, store: Path) -> Any:
         self.started.append((recipe, Training()))
         return self.started[-1][1]
 
     def answer_and_label(self, count: int) -> None:
-        """Serve texts and give their labels back."""
-        loaded, futures = self.engine.admit([f"A text, number {k}." for k in range(count)])
+        """Serve texts that were not served before and give their labels back."""
+        texts = tuple(f"A text, number {self.answered + k}." for k in range(count))
+        loaded, futures = self.engine.admit(list(texts))
         answers = tuple(future.result(10) for future in futures)
-        texts = tuple(f"A text, number {k}." for k in range(count))
-        labels = loaded.model.labels
-        self.traffic.observe(
-            Served("cls-1", time.time(), "", loaded.version, labels, texts, answers)
-        )
+        labels, name = loaded.model.labels, f"cls-{self.answered}"
+        self.traffic.observe(Served(name, time.time(), "", loaded.version, labels, texts, answers))
         for place in range(count):
-            self.traffic.give("cls-1", place, "negative", labels, "")
+            self.traffic.give(name, place, "negative", labels, "")
+        self.answered += count
 
     def close(self) -> None:
         self.traffic.close()
@@ -166,12 +186,125 @@ def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
     assert len(house.started) == 1, "the labels were used; only new ones start another training"
 
 
-def test_a_failed_training_keeps_what_serves(house: House) -> None:
+def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeypatch) -> None:
+    moment = time.time()
+    monkeypatch.setattr(circle_module.time, "time", lambda: moment)
     to_training(house)
-    house.started[0][1].code = 1
+    for attempt, pause in enumerate(PAUSES, 1):
+        house.started[-1][1].code = 1
+        house.circle.tick()
+        house.circle.tick()
+        assert at(house) == "training" and len(house.started) == attempt, "too early"
+        moment += pause + 0.1
+        house.circle.tick()
+        assert len(house.started) == attempt + 1
+    assert "labels_used" not in house.circle.state
+    house.started[-1][1].code = 1
     house.circle.tick()
     assert at(house) == "kept"
     assert "failed" in house.circle.state["reason"]
+    assert len({recipe for recipe, _ in house.started}) == 1
+    house.circle.tick()
+    assert at(house) == "alarmed", "its labels start no further training"
+    house.answer_and_label(40)
+    house.circle.tick()
+    assert len(parts(house)["gate"]) > 25, "no gate has judged by the first labels"
+
+
+def parts(house: House) -> dict[str, set[str]]:
+    """The texts of the last retraining's feedback by part."""
+    recipe = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())
+    sources = recipe["stages"]["feedback"]["sources"]
+    return {
+        source["name"].removeprefix("feedback-"): {
+            json.loads(line)["text"] for line in Path(source["path"]).read_text().splitlines()
+        }
+        for source in sources
+    }
+
+
+def test_the_second_gate_judges_by_feedback_that_the_first_has_not_seen(house: House) -> None:
+    to_training(house)
+    first = parts(house)
+    house.started[0][1].code = 0
+    house.circle.tick()
+    assert "labels_used" not in house.circle.state, "nothing is used before the gate's decision"
+    house.circle.tick()
+    assert at(house) == "kept"
+    house.answer_and_label(60)
+    house.circle.tick()
+    assert at(house) == "training"
+    second = parts(house)
+    assert first["gate"] and second["gate"]
+    assert not first["gate"] & second["gate"]
+    assert first["train"] < second["train"]
+
+
+def test_the_loss_is_tested_when_the_labels_have_doubled_only(house: House) -> None:
+    house.circle.settings = replace(house.circle.settings, new_labels=0, loss=9.0, confidence=1.0)
+    house.circle.signs = [DRIFT] * 3
+    looks = []
+    for _ in range(4):
+        house.answer_and_label(25)
+        house.circle.tick()
+        house.circle.tick()
+        looks.append(house.circle.state.get("looked", {}).get("at"))
+    assert looks == [None, [50], [50], [50, 100]]
+    again = House(house.store.folder)
+    assert again.circle.state["looked"]["at"] == [50, 100], "a restart gives no alpha back"
+    again.close()
+
+
+def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
+    staging = "reviews@staging"
+    move(house.store, staging, version(house.store, 12), {})
+    service = Service(staging, house.engine, Serve())
+    circle = Circle(house.circle.recipe, house.store, service, house.traffic, house.start)
+    circle.follow()
+    circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
+    house.answer_and_label(60)
+    circle.signs = [DRIFT] * 3
+    circle.tick()
+    raw = json.loads((house.store.folder / circle.state["recipe"]).read_text())
+    promote = make_recipe(raw, "derived", resolve, SECTIONS).step("promote")
+    assert f"{raw['name']}@{promote.stage.alias}" == staging
+
+
+def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
+    house: House, tmp_path: Path
+) -> None:
+    watched = version(house.store, 20, detectors(house.store))
+    move(house.store, ALIAS, watched, {})
+    house.circle.tick()
+    house.traffic.add_window("another", SEEN)
+    for _ in range(3):
+        house.traffic.add_window(watched[:16], SEEN)
+        house.circle.signs.append(SEEN)
+    house.circle.tick()
+    assert at(house) == "alarmed"
+    house.close()
+    again = House(tmp_path)
+    assert again.circle.signs == [SEEN] * 3
+    assert again.circle.watcher.signs["length"].smoothed == 4.5
+    again.circle.tick()
+    assert at(again) == "alarmed"
+    move(again.store, ALIAS, version(again.store, 30), {})
+    again.circle.tick()
+    roll_back(again.store, ALIAS, "a test")
+    again.circle.tick()
+    assert again.engine.current.version == watched[:16]
+    assert again.circle.signs == [], "what it saw before it left is no news of today"
+    again.close()
+
+
+def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
+    fitted = detectors(house.store)
+    move(house.store, ALIAS, version(house.store, 20, fitted), {})
+    facts = {"log_loss": 0.45, "confidence": 0.8}
+    parts: dict[str, Any] = {"inputs": {}}
+    made = Result("ab" * 32, 0, "detect", parts, {"detectors": fitted}, facts, {}, {})
+    house.store.add_result(made)
+    assert Circle.standard(house.circle) == (0.45, 0.8)
 
 
 def test_a_server_that_starts_again_resumes_the_training(house: House, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.gate import Contender, Gate, Slices, hold
+from lmwright.loop.gate import Condition, Contender, Gate, Slices, hold
 from lmwright.metrics.noninferiority import allowance
 from lmwright.models.calibration import Calibration
 from tests.serve.fake import Words
@@ -57,12 +57,19 @@ def rows(count: int, tag: str) -> pa.Table:
     )
 
 
-def judged(gate: Gate, new: Skilled, old: Skilled, fresh: int = 400, used: int = 0) -> dict:
+def judged(gate: Gate, new: Skilled, old: Skilled, fresh: int = 400) -> dict:
     """Condition's name -> whether it holds."""
+    return {condition.name: condition.passed for condition in held(gate, new, old, fresh)}
+
+
+def held(
+    gate: Gate, new: Skilled, old: Skilled, fresh: int = 400, fresh_used: int = 0, used: int = 0
+) -> list[Condition]:
+    """The conditions on fresh rows and an old world that served gates so often before."""
     sets = {"feedback/gate": rows(fresh, "new"), "rows/gate": rows(400, "old")}
     contenders = [Contender(model, Calibration(), 1_000_000) for model in (new, old)]
-    found = hold(gate, sets, LABELS, contenders[0], contenders[1], used, 0, timed=False)
-    return {condition.name: condition.passed for condition in found}
+    uses = {"feedback/gate": fresh_used, "rows/gate": used}
+    return hold(gate, sets, LABELS, contenders[0], contenders[1], uses, 0, timed=False)
 
 
 GATE = Gate(fresh="feedback/gate", kept=("rows/gate",), slices=Slices(rows=50))
@@ -112,6 +119,13 @@ def test_each_use_of_the_same_rows_asks_for_more() -> None:
     spent = [allowance(GATE.alpha, used) for used in range(200)]
     assert spent == sorted(spent, reverse=True)
     assert sum(spent) < GATE.alpha
+
+
+def test_fresh_and_kept_rows_spend_alpha_by_their_own_uses() -> None:
+    found = {c.name: c for c in held(GATE, Skilled(2.0), Skilled(2.0), fresh_used=1, used=3)}
+    assert found[QUALITY].evidence["alpha"] == allowance(GATE.alpha, 1)
+    assert found["slice label: no"].evidence["alpha"] == allowance(GATE.alpha, 1)
+    assert found[KEPT].evidence["alpha"] == allowance(GATE.alpha, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,23 @@
-"""The stage promote: what it binds together, and what it says of decisions that were taken."""
+"""The stage promote: what it binds together, what it says of past decisions, and its ledger."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from lmwright.cli.main import main
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.data.corpus import COLUMNS, write_rows
 from lmwright.loop.detect import refuse_other_model
+from lmwright.loop.gate import Gate
+from lmwright.loop.promote import SAMPLED, Promote, short_ids, uses
+from lmwright.metrics.noninferiority import allowance
+from lmwright.models.calibration import Calibration
+from lmwright.models.majority import Majority
 from lmwright.store.store import Store
 from lmwright.store.versions import current, move, read_version, roll_back
 from tests.small_recipe import write_recipe
@@ -49,3 +58,80 @@ def test_a_rerun_after_a_rollback_says_that_nothing_was_promoted(
     refuse_other_model(detectors, bound["model"])
     with pytest.raises(BadInput, match="fitted to the model"):
         refuse_other_model(detectors, read_version(store, weak)["model"])
+
+
+def rows(first: int, last: int) -> pa.Table:
+    """Rows with ids as the data stage gives them: hashes."""
+    ids = [hashlib.blake2b(b"%d" % k, digest_size=16).hexdigest() for k in range(first, last)]
+    return pa.table({"id": sorted(ids)})
+
+
+def judge(store: Store, in_service: bool = True, **places: pa.Table) -> None:
+    """Log a decision that was judged by rows at places."""
+    named = {place: short_ids(table)[:SAMPLED] for place, table in places.items()}
+    store.decide("refuse", {"evidence": {"in_service": in_service, "gate_rows": named}})
+
+
+def used(store: Store, table: pa.Table, in_service: bool = False) -> int:
+    """How often the ledger says that rows were used."""
+    return uses(store, set(short_ids(table)), in_service)
+
+
+def test_old_rows_with_new_ones_beside_them_are_used_rows(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.decide("withdraw", {"source": "another kind of decision"})
+    judge(store, fresh=rows(0, 450))
+    assert used(store, rows(0, 450)) == 1
+    assert used(store, rows(0, 900)) == 1, "old rows and new ones"
+    assert used(store, rows(400, 850)) == 1, "a few old rows among new ones"
+    assert used(store, rows(450, 900)) == 0
+    judge(store, fresh=rows(450, 900), kept=rows(0, 450))
+    assert used(store, rows(0, 450)) == 2, "as kept rows they served again"
+    assert used(store, rows(0, 900)) == 2
+    assert used(store, rows(450, 900)) == 1
+
+
+def test_that_a_first_model_beat_a_baseline_counts_for_fresh_rows_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    judge(store, in_service=False, fresh=rows(0, 450))
+    assert used(store, rows(0, 450)) == 1
+    assert used(store, rows(0, 450), in_service=True) == 0
+    judge(store, fresh=rows(450, 900), kept=rows(0, 450))
+    assert used(store, rows(0, 450), in_service=True) == 1
+
+
+def split(store: Store, table: pa.Table) -> str:
+    """An artifact whose gate holds rows of two labels."""
+    folder = store.temporary()
+    columns = {name: table.column("id") for name in COLUMNS}
+    columns["label"] = ["no", "yes"] * (len(table) // 2)
+    write_rows(folder / "gate.parquet", [pa.table(columns)])
+    write_json(folder / "labels.json", ["no", "yes"])
+    return store.add_artifact(folder)
+
+
+def version(store: Store, counts: tuple[int, int]) -> str:
+    """A majority model as a version."""
+    model, folder = store.temporary(), store.temporary()
+    Majority(("no", "yes"), counts).save(model)
+    bound = {"model": store.add_artifact(model), "calibration": Calibration().to_json()}
+    write_json(folder / "version.json", bound)
+    return store.add_artifact(folder)
+
+
+def test_two_retrainings_spend_alpha_on_what_they_share(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stage = Promote(gate=Gate(fresh="feedback/gate", kept=("rows/gate",), slices=None))
+    rival, old = version(store, (5, 5)), split(store, rows(0, 200))
+    alphas = []
+    for number, fresh in enumerate((rows(200, 400), rows(200, 600), rows(600, 800))):
+        artifacts = {"rows": old, "feedback": split(store, fresh)}
+        candidate = version(store, (6 + number, 5))
+        evidence = stage.judge(artifacts, store, candidate, rival, True)
+        store.decide("refuse", {"evidence": evidence})
+        by_name = {each["name"]: each["evidence"] for each in evidence["conditions"]}
+        fresh_alpha = by_name["quality on feedback/gate"]["alpha"]
+        alphas.append((fresh_alpha, by_name["not forgotten: rows/gate"]["alpha"]))
+        assert len(evidence["gate_rows"]["feedback/gate"]) == SAMPLED
+    steps = [allowance(0.05, used) for used in range(3)]
+    assert alphas == [(steps[0], steps[0]), (steps[1], steps[1]), (steps[0], steps[2])]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lmwright.core.errors import BadInput
 from lmwright.core.recipe import make_recipe, read_yaml
 from lmwright.loop.retrain import Retrain, derive, export, harm
 from lmwright.loop.traffic import part_of
@@ -71,15 +73,50 @@ def test_feedback_is_split_by_its_text_and_nothing_stands_on_both_sides(tmp_path
     assert 0.25 < len(texts["gate"]) / 300 < 0.55
 
 
+def test_looking_again_and_again_raises_no_more_false_alarms() -> None:
+    """At the boundary, with skewed losses and a look at every tenth label, as in service."""
+    settings = Retrain(windows=2, fewest=50, new_labels=0, loss=0.1, confidence=1.0)
+    rng = np.random.default_rng(7)
+    streams, false = 200, 0
+    for _ in range(streams):
+        losses = rng.exponential(0.3, 400)  # the reference's 0.2, and the margin
+        rows = [{"truth": "yes", "probabilities": {"yes": float(np.exp(-x))}} for x in losses]
+        looks: tuple[int, ...] = ()
+        for seen in range(50, len(rows) + 1, 10):
+            found = harm(settings, windows(6, True), rows[:seen], 0.2, 0.9, looks)
+            looks = found.looks
+            if found.reason:
+                false += 1
+                break
+        else:
+            assert looks == (50, 100, 200, 400)
+    assert false <= 20, "5 % of 200 are 10; more than 20 of them come once in 700 times"
+
+
+def test_the_gate_gets_no_text_that_an_earlier_gate_may_have_seen(tmp_path: Path) -> None:
+    first, store = labelled(300, 0.5), Store(tmp_path)
+    again = [{**row, "text": row["text"].upper() + " !", "number": 400} for row in first[:50]]
+    new = [
+        {**row, "text": f"{row['text']} anew{k * 'a'}", "number": 401 + k, "part": "gate"}
+        for k, row in enumerate(first[:60])
+    ]
+    texts = {
+        judged: {
+            part: {json.loads(line)["text"] for line in path.read_text().splitlines()}
+            for part, (path, _) in export(store, first + again + new, judged).items()
+        }
+        for judged in (0, 300)
+    }
+    assert texts[300]["gate"] == {row["text"] for row in new}
+    assert len(texts[0]["gate"]) > 100
+    assert texts[300]["train"] == texts[0]["train"], "what was learnt from may be learnt again"
+
+
 def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    version = tmp_path / "version"
-    version.mkdir()
-    (version / "version.json").write_text(json.dumps({"model": "ab" * 32, "artifacts": {}}))
-    raw = read_yaml(RECIPE)
+    raw = read_yaml(RECIPE) | {"artifacts": {"other": "cd" * 32}}
     settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
-    files = export(store, labelled(900, 0.5))
-    derived = derive(raw, settings, store, store.add_artifact(version), files)
+    files = export(Store(tmp_path), labelled(900, 0.5))
+    derived = derive(raw, settings, "ab" * 32, files, "reviews@staging")
     recipe = make_recipe(derived, "derived", resolve, SECTIONS)
     assert [step.name for step in recipe.steps][:2] == ["data", "feedback"]
     steps = {step.name: step.stage for step in recipe.steps}
@@ -87,5 +124,25 @@ def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path)
     assert [source.path for source in learnt] == [str(files["train"][0])]
     assert steps["promote"].gate.fresh == "feedback/world-feedback-gate"
     assert steps["promote"].gate.kept == ("rows/gate",)
+    assert steps["promote"].alias == "staging"
+    assert steps["feedback"].held == ("rows/stop", "rows/calibration", "rows/gate", "rows/test")
     assert steps["train"].start_from == "incumbent"
+    assert recipe.artifacts == {"incumbent": "ab" * 32, "other": "cd" * 32}
     assert steps["detect"].reference == ("feedback/world-feedback-gate",)
+
+
+@pytest.mark.parametrize(
+    ("stages", "found"),
+    [
+        ({"trian": {"epochs": 3}}, r"retrain\.stages\.trian.*train"),
+        ({"train": {"epohcs": 3}}, r"retrain\.stages: train has no setting 'epohcs'.*epochs"),
+        ({"train": {"epochs": 0}}, r"epochs is 0"),
+        ({"train": {"extra": ["fedback"]}}, r"retrain\.stages: train needs 'fedback'"),
+    ],
+    ids=["stage", "setting", "value", "artifact"],
+)
+def test_what_a_retraining_could_not_run_is_refused_when_the_recipe_is_read(stages, found) -> None:
+    raw = read_yaml(RECIPE)
+    raw["retrain"] = {**raw["retrain"], "stages": stages}
+    with pytest.raises(BadInput, match=f"(?s){found}"):
+        make_recipe(raw, "quickstart", resolve, SECTIONS)

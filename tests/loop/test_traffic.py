@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.traffic import Traffic, part_of
 from lmwright.serve.engine import Answer
 from lmwright.serve.routes import Served
 
@@ -88,6 +88,47 @@ def test_the_last_word_counts_and_a_text_always_falls_on_the_same_side(open_log)
         "cls-1": "good",
         "cls-2": "bad",
     }
+
+
+def test_a_text_falls_on_the_same_side_however_it_is_marked(open_log) -> None:
+    for k in range(40):
+        said = "word " * k + "end"
+        assert part_of(said, 0.5) == part_of(f" {said.upper()} !", 0.5)
+    assert {part_of("!" * k, 0.5) for k in range(40)} == {"train", "gate"}, "marks alone"
+
+
+def test_numbers_of_forgotten_feedback_are_not_given_again(open_log) -> None:
+    log = open_log(retention_days=1)
+    log.observe(served("cls-1", ("One.", "Two.")))
+    for place in (0, 1, 0):
+        log.give("cls-1", place, "bad", ("bad", "good"), "")
+    assert [row["number"] for row in log.labelled()] == [2, 1], "corrected last, and no new label"
+    log.forget(time.time() + 2 * 86400)
+    log.observe(served("cls-2", ("Three.",)))
+    log.give("cls-2", 0, "bad", ("bad", "good"), "")
+    assert [row["number"] for row in log.labelled()] == [3]
+
+
+def test_a_log_of_the_first_schema_keeps_its_feedback(open_log, tmp_path: Path) -> None:
+    log = open_log()
+    log.observe(served("cls-1", ("One.", "Two.")))
+    for place in (0, 1):
+        log.give("cls-1", place, "bad", ("bad", "good"), "")
+    before = log.labelled()
+    log.close()
+    with sqlite3.connect(tmp_path / "traffic" / "traffic.db") as plain:
+        (made,) = plain.execute("select sql from sqlite_master where name = 'feedback'").fetchone()
+        plain.execute("alter table feedback rename to later")
+        plain.execute(made.replace("AUTOINCREMENT", ""))
+        plain.execute("insert into feedback select * from later")
+        plain.execute("drop table later")
+        plain.execute("delete from schema_version where number = 2")
+    again = open_log()
+    assert again.labelled() == before
+    again.forget(time.time() + 60 * 86400)
+    again.observe(served("cls-2", ("Three.",)))
+    again.give("cls-2", 0, "bad", ("bad", "good"), "")
+    assert [row["number"] for row in again.labelled()] == [3]
 
 
 def test_a_log_that_cannot_be_written_says_so_and_fails_no_request(open_log, tmp_path) -> None:

@@ -113,6 +113,9 @@ def make_recipe(
         if key in raw
     }
     refuse_infinite(raw, "", where)
+    for section in parsed.values():
+        if isinstance(section, Settings):
+            section.check_in(raw, where, lambda raw, where: make_recipe(raw, where, resolve, ()))
     return Recipe(name, steps, parsed, artifacts, raw)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -78,6 +78,12 @@ class Settings:
 
     def check(self) -> None:
         """Raise BadInput for settings that are each right but impossible together."""
+
+    def check_in(self, raw: Mapping[str, Any], where: str, make: Callable[..., Any]) -> None:
+        """Raise BadInput for a section that does not fit the recipe ``raw`` that it stands in.
+
+        ``make(raw, where)`` reads another recipe's raw values, stages alone.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Amounts, Known, Stage, Work
-from lmwright.data.corpus import COLUMNS, write_rows
+from lmwright.data.corpus import COLUMNS, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
 from lmwright.data.gather import Gathered, Limits, SetAside, gather
@@ -28,13 +28,14 @@ from lmwright.data.split import SPLITS, Fractions, assign, folds
 from lmwright.data.suspects import CHARACTERS, find_suspects
 from lmwright.text.language import identifier as identifier_of
 
-REPEATED_ID, FOREIGN_LABEL = 3, 4
+REPEATED_ID, FOREIGN_LABEL, NEAR_HELD = 3, 4, 5
 """Beside the verdicts of exact.py: why a row is not kept."""
 
 REASONS = {
     CONFLICTING: ("conflicting labels", "the same text stands in rows with another label"),
     REPEATED_ID: ("repeated id", "an earlier row of the source has this id"),
     FOREIGN_LABEL: ("unknown label", "no training source has this label"),
+    NEAR_HELD: ("near a held row", "models are judged by a row that is nearly the same"),
 }
 
 PART_BYTES = 24 << 20
@@ -52,6 +53,9 @@ class Data(Stage):
     ``suspect_rows``    rows, drawn at random, that are searched for wrong labels; 0 for none.
     ``language_rows``   rows of each source, drawn at random, whose language is identified.
     ``languages``       codes among which the language is sought; empty: all.
+    ``held``            rows of other artifacts, as ARTIFACT/FILE, that models are judged by. Where
+                        there are any, a training row is set aside when it is near one of them
+                        or near a row of a world.
     """
 
     sources: tuple[Source, ...]
@@ -63,6 +67,11 @@ class Data(Stage):
     suspect_rows: int = 12_000
     language_rows: int = 1_000
     languages: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+
+    def needs(self) -> tuple[str, ...]:
+        """The artifacts with held rows."""
+        return tuple(dict.fromkeys(place.partition("/")[0] for place in self.held))
 
     def gives(self) -> tuple[str, ...]:
         """The artifact ``rows``: see :mod:`lmwright.data.corpus`."""
@@ -72,6 +81,10 @@ class Data(Stage):
         """The splits, and a world for each source with that role."""
         worlds = (f"world-{source.name}" for source in self.sources if source.role == "world")
         return {"rows": (*SPLITS, *worlds)}
+
+    def asks(self) -> tuple[str, ...]:
+        """The held rows."""
+        return self.held
 
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
@@ -98,6 +111,9 @@ class Data(Stage):
             raise BadInput(f"max_labels is {self.max_labels}", "at most 30000")
         if min(self.suspect_rows, self.language_rows) < 0:
             raise BadInput("suspect_rows or language_rows is negative", "0 or more")
+        for place in self.held:
+            if place.count("/") != 1:
+                raise BadInput(f"held has {place!r}", "ARTIFACT/FILE, as in rows/gate")
         if self.languages:
             identifier_of(self.languages)
         self.fractions.check()
@@ -127,9 +143,12 @@ class Data(Stage):
         ):
             gathered = gather(self.sources, folder, near, aside, limits, self.seed, say)
             clock.append(time.perf_counter())
-            groups = near.groups(np.lexsort(gathered.ids.T[::-1]).argsort().astype(np.int32))
+            ids = np.concatenate([gathered.ids, *self.add_held(work.inputs, near)])
+            groups = near.groups(np.lexsort(ids.T[::-1]).argsort().astype(np.int32))
             clock.append(time.perf_counter())
-            verdict, places = self.place(gathered, groups)
+            barred = self.near_held(gathered, groups)
+            groups = groups[: len(barred)]
+            verdict, places = self.place(gathered, groups, barred)
             quality = Second(self, gathered, groups, verdict, places).run(folder, target, aside)
         shutil.rmtree(folder)
         clock.append(time.perf_counter())
@@ -138,14 +157,43 @@ class Data(Stage):
         learnt = [source.name for source in self.sources if source.role == "train"]
         return {**quality, "learns_from": learnt}
 
-    def place(self, gathered: Gathered, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def add_held(self, inputs: Mapping[str, Path], near: NearDuplicates) -> Iterator[np.ndarray]:
+        """Add the held rows after all others; yields their ids, uint64 (rows, 2)."""
+        for place in self.held:
+            artifact, _, split = place.partition("/")
+            for rows in stream_rows(inputs[artifact] / f"{split}.parquet"):
+                near.add(rows.texts)
+                hashes = np.frombuffer(bytes.fromhex("".join(rows.ids)), ">u8")
+                yield hashes.astype(np.uint64).reshape(-1, 2)
+
+    def near_held(self, gathered: Gathered, groups: np.ndarray) -> np.ndarray:
+        """Which rows may not be learnt from: bool (rows,).
+
+        ``groups`` (rows and held rows,) are the groups of near duplicates.
+        """
+        is_world = self.is_world(gathered)
+        if not self.held:
+            return np.zeros(len(is_world), bool)
+        judging = np.concatenate([is_world, np.ones(len(groups) - len(is_world), bool)])
+        barred = np.zeros(len(groups), bool)
+        barred[groups[judging]] = True
+        return barred[groups[: len(is_world)]] & ~is_world
+
+    def is_world(self, gathered: Gathered) -> np.ndarray:
+        """Which rows are of a world: bool (rows,)."""
+        return np.array([source.role == "world" for source in self.sources])[gathered.sources]
+
+    def place(
+        self, gathered: Gathered, groups: np.ndarray, barred: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Verdict of each row (KEPT or a reason), and the file it belongs to: both (rows,).
 
-        Files are the splits, then the worlds in the order of the sources.
+        Files are the splits, then the worlds in the order of the sources. Rows that are
+        ``barred`` (rows,) stand in none.
         """
-        is_world = np.array([source.role == "world" for source in self.sources])[gathered.sources]
-        verdict = np.full(len(groups), REPEATED_ID, np.int8)
-        fresh = np.flatnonzero(~gathered.repeats_id)
+        is_world = self.is_world(gathered)
+        verdict = np.where(barred, NEAR_HELD, REPEATED_ID).astype(np.int8)
+        fresh = np.flatnonzero(~gathered.repeats_id & ~barred)
         if not len(fresh):
             raise BadInput("no row is left after cleaning", "rows with text and label")
         verdict[fresh] = judge_repeats(

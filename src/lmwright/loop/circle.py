@@ -7,7 +7,6 @@ What is served is whatever the alias names, so a decision made by hand is follow
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from lmwright.core.recipe import Recipe
 from lmwright.loop.retrain import Harm, Retrain, derive, drifts, export, harm, write_recipe
 from lmwright.loop.traffic import Traffic
 from lmwright.loop.watch import Watcher
+from lmwright.metrics.detectors import signs_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
@@ -33,6 +33,8 @@ CANARY = ("A plain sentence.", "Another one, a little longer than the first, to 
 TICK = 0.5
 FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
+PAUSES = (10.0, 60.0)
+"""Seconds before a training that failed is tried again; after the last one it is given up."""
 
 Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 
@@ -52,9 +54,10 @@ class Circle:
         self.settings: Retrain | None = recipe.sections.get("retrain")
         self.start = start or start_training
         self.name = f"loop {service.alias}"
-        self.state: dict[str, Any] = store.state(self.name) or {"at": "observed", "labels_used": 0}
+        self.state: dict[str, Any] = store.state(self.name) or {"at": "observed"}
         self.signs: list[dict[str, Any]] = []
-        self.watcher = self.watch(service.engine.current)
+        self.watcher: Watcher | None = None
+        self.watch(service.engine.current)
         self.process: subprocess.Popen[bytes] | None = None
         self.forgot = time.monotonic()
         self.stopped = threading.Event()
@@ -108,18 +111,26 @@ class Circle:
         loaded = load_version(self.store, self.service.alias)
         self.service.engine.swap(loaded, CANARY, self.stopped.is_set)
         self.unfit = ""
-        self.watcher = self.watch(loaded)
-        self.signs = []
+        self.watch(loaded)
 
-    def watch(self, loaded: Loaded) -> Watcher | None:
-        """The watcher of a version, if detectors were fitted for it."""
+    def watch(self, loaded: Loaded) -> None:
+        """Watch a version, if detectors were fitted for it, from the last window that they saw.
+
+        Only windows count that were seen since the alias moved to it.
+        """
+        self.watcher, self.signs = None, []
         now = current(self.store, self.service.alias)
         if now is None or now.id != loaded.version:
-            return None
+            return
         detectors = read_version(self.store, now.hash)["artifacts"].get("detectors")
         if detectors is None:
-            return None
-        return Watcher(loaded.version, self.store.artifact(detectors))
+            return
+        moved = self.store.decisions()[now.decision - 1]["time"]
+        past = self.traffic.past_windows(loaded.version, moved)[-LAST_WINDOWS:]
+        self.signs = [window["signs"] for window in past]
+        watcher = Watcher(loaded.version, self.store.artifact(detectors))
+        watcher.signs = signs_from_json(self.signs[-1]) if self.signs else None
+        self.watcher = watcher
 
     def see(self, served: list[Served]) -> None:
         """Let the watcher see answers (called by the traffic log's writer)."""
@@ -145,65 +156,75 @@ class Circle:
             self.train(settings, found)
 
     def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> Harm:
-        """Whether the drift is harm, or a chance to learn."""
-        engine = self.service.engine.current
-        rows = [
-            row
-            for row in self.traffic.labelled(engine.version)
-            if row["number"] > self.state.get("labels_used", 0)
-        ]
+        """Whether the drift is harm, or a chance to learn; looks at the loss are written down."""
+        version, used = self.service.engine.current.version, self.state.get("labels_used", 0)
+        rows = [row for row in self.traffic.labelled(version) if row["number"] > used]
+        asked = {"version": version, "after": used}
+        before = self.state.get("looked", {})
+        looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
-        return harm(settings, signs, rows, loss, confidence)
+        found = harm(settings, signs, rows, loss, confidence, looks)
+        if found.looks != looks:
+            self.note(looked={**asked, "at": list(found.looks)})
+        return found
 
     def standard(self) -> tuple[float | None, float]:
-        """The version's log-loss and mean confidence on the rows that it was judged by."""
+        """The version's log-loss and mean confidence on the rows that its detectors refer to."""
         now = current(self.store, self.service.alias)
         if now is None:
             return None, 1.0
-        version = read_version(self.store, now.hash)
-        bound = version["artifacts"]
-        scores = json.loads((self.store.artifact(bound["scores"]) / "scores.json").read_bytes())
-        split = scores["splits"][scores["headline"]["split"]]
-        loss = split["models"][version["name"]]["metrics"]["log_loss"]["estimate"]
-        made = self.store.makers(bound["detectors"])
-        return loss, float(made[0].facts["confidence"])
+        bound = read_version(self.store, now.hash)["artifacts"]
+        facts = self.store.makers(bound["detectors"])[0].facts
+        return facts["log_loss"], facts["confidence"]
 
     def train(self, settings: Retrain, found: Harm) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
-        files = export(self.store, labelled)
+        files = export(self.store, labelled, self.state.get("judged", 0))
         if not all(rows for _, rows in files.values()):
             self.enter("alarmed", reason="no labelled texts to learn from and to judge by")
             return
         now = current(self.store, self.service.alias)
         if now is None:
             return
-        raw = derive(dict(self.recipe.raw), settings, self.store, now.hash, files)
+        model = read_version(self.store, now.hash)["model"]
+        raw = derive(self.recipe.raw, settings, model, files, self.service.alias)
         self.enter(
             "training",
             reason=found.reason,
             evidence=found.evidence,
             recipe=str(write_recipe(self.store, raw).relative_to(self.store.folder)),
             before=now.hash,
-            labels_used=max((row["number"] for row in labelled), default=0),
+            failures=0,
+            labels=max(row["number"] for row in labelled),
         )
 
     def training(self, settings: Retrain) -> None:
-        """Start, resume or await the training process."""
+        """Start, resume or await the training process; one that fails is tried again, not for ever.
+
+        Its labels are used once the gate has decided, or once it is given up.
+        """
         if self.process is None:
+            if time.time() < self.state.get("again", 0.0):
+                return
             self.process = self.start(self.store.folder / self.state["recipe"], self.store.folder)
             return
         code = self.process.poll()
         if code is None:
             return
         self.process = None
+        failures = self.state["failures"]
         if code == 0:
             self.enter("gated")
+        elif failures < len(PAUSES):
+            self.note(failures=failures + 1, again=time.time() + PAUSES[failures])
         else:
+            self.note(labels_used=self.state["labels"])
             self.enter("kept", reason=f"the retraining failed (exit code {code})")
 
     def gated(self, settings: Retrain) -> None:
         """The gate has decided: say whether the new version took over or the old one stays."""
+        self.note(labels_used=self.state["labels"], judged=self.state["labels"])
         now = current(self.store, self.service.alias)
         if now is not None and now.hash != self.state["before"]:
             self.follow()
@@ -215,7 +236,11 @@ class Circle:
         """Write a state down. What it does not mention stays known."""
         if self.state["at"] == at and self.state.get("reason") == facts.get("reason"):
             return
-        self.state = {**self.state, "at": at, "since": time.time(), **facts}
+        self.note(at=at, since=time.time(), **facts)
+
+    def note(self, **facts: Any) -> None:
+        """Write facts down beside the state."""
+        self.state = {**self.state, **facts}
         self.store.set_state(self.name, self.state)
 
 

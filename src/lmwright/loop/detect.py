@@ -16,6 +16,7 @@ from lmwright.core.stage import Amounts, Known, Stage, Work
 from lmwright.data.corpus import count_rows
 from lmwright.evals.predictions import batches
 from lmwright.evals.rows import read_split
+from lmwright.metrics.classification import SMALLEST
 from lmwright.metrics.detectors import Detectors, Seen, refuse_few, refuse_settings
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
@@ -81,10 +82,13 @@ class Detect(Stage):
         model = load_model(work.inputs[self.model])
         calibration = Calibration.load(work.inputs["scores"] / self.model)
         texts: list[str] = []
+        truths: list[str] = []
         for place in self.reference:
             artifact, _, split = place.partition("/")
-            texts += read_split(work.inputs[artifact], split).column("text").to_pylist()
-        seen = see(model, calibration, texts, work.progress)
+            rows = read_split(work.inputs[artifact], split)
+            texts += rows.column("text").to_pylist()
+            truths += rows.column("label").to_pylist()
+        seen, probabilities = see(model, calibration, texts, work.progress)
         fitted = Detectors.fit(
             seen, len(model.labels), self.window, self.run_length, self.seed, self.windows
         )
@@ -95,6 +99,7 @@ class Detect(Stage):
             "window": self.window,
             "run_length": self.run_length,
             "confidence": float(seen.confidence.mean()),
+            "log_loss": log_loss(probabilities, model.labels, truths),
         }
 
 
@@ -109,8 +114,10 @@ def refuse_other_model(folder: Path, model: str) -> None:
         )
 
 
-def see(model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = None) -> Seen:
-    """How a model sees texts: what the detectors compare."""
+def see(
+    model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = None
+) -> tuple[Seen, np.ndarray]:
+    """How a model sees texts: what the detectors compare, and the probabilities (n, k)."""
     prepared = model.prepare(texts)
     costs = np.array([item.cost for item in prepared])
     logits = np.empty((len(texts), len(model.labels)))
@@ -124,7 +131,18 @@ def see(model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = 
         done += int(costs[places].sum())
         if tell is not None:
             tell(done, int(costs.sum()), "reading the reference")
-    return seen_of(calibration.probabilities(logits), vectors, [item.ids for item in prepared])
+    probabilities = calibration.probabilities(logits)
+    return seen_of(probabilities, vectors, [item.ids for item in prepared]), probabilities
+
+
+def log_loss(probabilities: np.ndarray, labels: Sequence[str], truths: Sequence[str]) -> float:
+    """Mean log-loss of probabilities (n, k), bounded; an unknown label has probability 0."""
+    place = {label: column for column, label in enumerate(labels)}
+    right = [
+        float(row[place[truth]]) if truth in place else 0.0
+        for row, truth in zip(probabilities, truths, strict=True)
+    ]
+    return float(-np.log(np.clip(right, SMALLEST, 1.0)).mean())
 
 
 def seen_of(probabilities: np.ndarray, vectors: Any, ids: Sequence[np.ndarray]) -> Seen:

@@ -53,7 +53,8 @@ class Gate(Settings):
     ``claim``     what must be shown on the fresh rows: ``not inferior`` by more than ``margin``,
                   or ``superior``.
     ``alpha``     chance of passing a model that is worse by the margin. Each further use of the
-                  same rows spends less of it.
+                  same rows, fresh or kept, spends less of it (for kept rows: each comparison
+                  with a version in service).
     ``kept``      old worlds that must not be forgotten by more than ``kept_margin``.
     ``slices``    kinds of fresh rows that must not be worse; null for none.
     ``max_slowdown``   of the median time for a batch, against the version to be replaced.
@@ -116,23 +117,25 @@ def hold(
     labels: Sequence[str],
     candidate: Contender,
     rival: Contender,
-    used: int,
+    used: Mapping[str, int],
     seed: int,
     timed: bool = True,
 ) -> list[Condition]:
     """Judge every condition of ``gate`` on ``sets`` (place -> rows with id, text, label, source).
 
-    ``used`` says how often the fresh rows served a gate before. ``timed`` is False where the
-    rival is no version in service, so that its speed is no standard.
+    ``used`` says how often the rows of each place served a gate before. ``timed`` is False where
+    the rival is no version in service, so that its speed is no standard.
     """
     found = {
         place: (predictions(candidate, rows, labels), predictions(rival, rows, labels))
         for place, rows in sets.items()
     }
-    alpha = allowance(gate.alpha, used)
+    alphas = {place: allowance(gate.alpha, used[place]) for place in sets}
+    alpha = alphas[gate.fresh]
     conditions = [quality(gate, "quality on " + gate.fresh, *found[gate.fresh], alpha, seed)]
     conditions += [
-        kept(gate, f"not forgotten: {place}", *found[place], alpha, seed) for place in gate.kept
+        kept(gate, f"not forgotten: {place}", *found[place], alphas[place], seed)
+        for place in gate.kept
     ]
     if gate.slices is not None:
         rows = sets[gate.fresh]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,22 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.durable import write_bytes
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_bytes
 from lmwright.core.random import stream
 from lmwright.core.recipe import merge
 from lmwright.core.stage import Settings
 from lmwright.loop.detect import Detect
-from lmwright.loop.traffic import PARTS
-from lmwright.metrics.noninferiority import one_sided_bounds
+from lmwright.loop.promote import Promote
+from lmwright.loop.traffic import PARTS, bare
+from lmwright.metrics.classification import SMALLEST
+from lmwright.metrics.noninferiority import allowance, one_sided_bounds
 from lmwright.store.store import Store
-from lmwright.store.versions import read_version
 
 FEWEST_LABELS = 30
+FEEDBACK = "feedback"
+"""The stage that a retraining has beside the recipe's, and its artifact."""
+HELD = ["rows/stop", "rows/calibration", "rows/gate", "rows/test"]
 DETECT = {"window": Detect.window, "reference": list(Detect.reference)}
 
 
@@ -34,8 +39,9 @@ class Retrain(Settings):
     these holds:
 
     ``new_labels``  so many labelled texts wait (0: no such reason);
-    ``loss``        labelled log-loss is above the reference's by more than this, with one-sided
-                    confidence 1 − ``alpha`` (needs 30 labels);
+    ``loss``        labelled log-loss is above the reference's by more than this. The chance to
+                    say so where it is not is at most ``alpha`` for all looks together: the first
+                    is at ``fewest`` labels, each further one when their number has doubled;
     ``confidence``  mean confidence, the model's own estimate of its accuracy, fell by more.
 
     ``stages`` is laid over the recipe's stages. The feedback is the artifact ``feedback``; the
@@ -60,13 +66,30 @@ class Retrain(Settings):
         if self.fewest < FEWEST_LABELS:
             raise BadInput(f"retrain.fewest is {self.fewest}", f"at least {FEWEST_LABELS}")
 
+    def check_in(self, raw: Mapping[str, Any], where: str, make: Callable[..., Any]) -> None:
+        """BadInput for ``stages`` from which no recipe of a retraining can be made."""
+        known = {*raw["stages"], FEEDBACK}
+        for name in self.stages:
+            if name not in known:
+                raise BadInput(
+                    f"{where}: retrain.stages.{name}", "a stage of the recipe", nearest(name, known)
+                )
+        files = {part: (Path(f"{part}.jsonl"), 1) for part in PARTS}
+        derived = derive(raw, self, "", files, f"{raw['name']}@{Promote.alias}")
+        stages = {name: derived[name] for name in ("name", "stages", "artifacts")}
+        make(stages, f"{where}: retrain.stages")
+
 
 @dataclass(frozen=True)
 class Harm:
-    """Why a retraining is worth it, or ``reason`` empty when it is not; and the numbers."""
+    """Why a retraining is worth it, or ``reason`` empty when it is not; and the numbers.
+
+    ``looks`` are the numbers of labels at which the loss has been tested so far.
+    """
 
     reason: str
     evidence: dict[str, Any]
+    looks: tuple[int, ...]
 
 
 def harm(
@@ -75,27 +98,34 @@ def harm(
     labelled: list[dict[str, Any]],
     reference_loss: float | None,
     reference_confidence: float,
+    looks: tuple[int, ...] = (),
 ) -> Harm:
-    """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service."""
+    """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service.
+
+    ``looks`` are the earlier tests of the loss of these answers: each spends its part of alpha.
+    """
     recent = signs[-max(settings.windows * 2, 4) :]
     drifting = [window for window in recent if drifts(window)]
     evidence: dict[str, Any] = {"drifting_windows": len(drifting), "labels": len(labelled)}
     if len(drifting) < settings.windows or len(labelled) < settings.fewest:
-        return Harm("", evidence)
+        return Harm("", evidence, looks)
     if settings.new_labels and len(labelled) >= settings.new_labels:
-        return Harm(f"drift, and {len(labelled)} new labels to learn from", evidence)
-    losses = np.array([loss_of(row) for row in labelled])
-    if reference_loss is not None:
-        rng = stream(0, "harm")
-        lower, _ = one_sided_bounds(losses - reference_loss, settings.alpha, rng)
-        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower}
+        return Harm(f"drift, and {len(labelled)} new labels to learn from", evidence, looks)
+    if reference_loss is not None and (not looks or len(labelled) >= 2 * looks[-1]):
+        losses = np.array([loss_of(row) for row in labelled])
+        alpha = allowance(settings.alpha, len(looks))
+        lower, _ = one_sided_bounds(losses - reference_loss, alpha, stream(0, "harm"))
+        looks = (*looks, len(labelled))
+        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower, "alpha": alpha}
         if lower > settings.loss:
-            return Harm(f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence)
+            return Harm(
+                f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence, looks
+            )
     now = float(np.mean([window["confidence_mean"] for window in drifting]))
     evidence |= {"confidence": now, "reference_confidence": reference_confidence}
     if reference_confidence - now > settings.confidence:
-        return Harm(f"drift, and confidence fell to {now:.3f}", evidence)
-    return Harm("", evidence)
+        return Harm(f"drift, and confidence fell to {now:.3f}", evidence, looks)
+    return Harm("", evidence, looks)
 
 
 def drifts(window: dict[str, Any]) -> bool:
@@ -105,22 +135,27 @@ def drifts(window: dict[str, Any]) -> bool:
 
 def loss_of(row: dict[str, Any]) -> float:
     """The log-loss of a labelled answer, bounded as everywhere."""
-    return -float(np.log(max(row["probabilities"].get(row["truth"], 0.0), 1e-12)))
+    return -float(np.log(max(row["probabilities"].get(row["truth"], 0.0), SMALLEST)))
 
 
-def export(store: Store, labelled: list[dict[str, Any]]) -> dict[str, tuple[Path, int]]:
+def export(
+    store: Store, labelled: list[dict[str, Any]], judged: int = 0
+) -> dict[str, tuple[Path, int]]:
     """Write the labelled texts of each part into a file under its content; part -> file, rows.
 
     The same text stands once, with the label that was given last; texts that were not kept
-    cannot be learnt from and are left out.
+    cannot be learnt from and are left out. So is, of the gate's part, what an earlier gate may
+    have judged by: texts with feedback of a number up to ``judged``.
     """
     folder = store.folder / "feedback"
+    known = [row for row in labelled if row["text"]]
+    stale = {bare(row["text"]) for row in known if row["number"] <= judged}
     found: dict[str, tuple[Path, int]] = {}
     for part in PARTS:
         rows = {
             row["text"]: {"text": row["text"], "label": row["truth"], "answer": row["id"]}
-            for row in labelled
-            if row["part"] == part and row["text"]
+            for row in known
+            if row["part"] == part and (part == "train" or bare(row["text"]) not in stale)
         }
         lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows.values()]
         data = "".join(line + "\n" for line in sorted(lines)).encode()
@@ -132,19 +167,20 @@ def export(store: Store, labelled: list[dict[str, Any]]) -> dict[str, tuple[Path
 
 
 def derive(
-    raw: dict[str, Any],
+    raw: Mapping[str, Any],
     settings: Retrain,
-    store: Store,
-    version: str,
+    model: str,
     files: dict[str, tuple[Path, int]],
+    alias: str,
 ) -> dict[str, Any]:
     """The recipe of a retraining: the old stages, the feedback beside them, the overlay on top.
 
-    The feedback's training part is a source to learn from, its gate part a world that is kept
-    whole. The gate judges on that world and asks that the old one is not forgotten. From then on
-    drift is measured from the new world, as far as there are enough rows of it.
+    ``model`` is the content of the model behind ``alias``, which the gate may move. The feedback's
+    training part is a source to learn from, its gate part a world that is kept whole; nothing is
+    learnt from what is near a row of it or of the old splits that models are judged by. The gate
+    judges on that world and asks that the old one is not forgotten. From then on drift is
+    measured from the new world, as far as there are enough rows of it.
     """
-    bound = read_version(store, version)
     sources = [
         {
             "name": f"feedback-{part}",
@@ -155,9 +191,10 @@ def derive(
         for part in PARTS
     ]
     added: dict[str, Any] = {
-        "feedback": {
+        FEEDBACK: {
             "stage": "data",
             "sources": sources,
+            "held": HELD,
             "suspect_rows": 0,
             "fractions": {
                 "train": 0.7,
@@ -166,29 +203,31 @@ def derive(
                 "gate": 0.03,
                 "test": 0.03,
             },
-            "writes": {"rows": "feedback"},
+            "writes": {"rows": FEEDBACK},
         }
     }
-    fresh = "feedback/world-feedback-gate"
+    fresh = f"{FEEDBACK}/world-feedback-gate"
+    name, _, tail = alias.partition("@")
     old = str((raw["stages"].get("promote") or {}).get("gate", {}).get("fresh", "rows/gate"))
     detect = {**DETECT, **(raw["stages"].get("detect") or {})}
     enough = files["gate"][1] >= 3 * int(detect["window"])
     reference = [fresh] if enough else [*detect["reference"], fresh]
     overlay = {
-        "train": {"extra": ["feedback"]},
-        "baselines": {"extra": ["feedback"]},
-        "evaluate": {"splits": ["test"], "extra": ["feedback"]},
-        "audit": {"extra": ["feedback"]},
+        "train": {"extra": [FEEDBACK]},
+        "baselines": {"extra": [FEEDBACK]},
+        "evaluate": {"splits": ["test"], "extra": [FEEDBACK]},
+        "audit": {"extra": [FEEDBACK]},
         "detect": {"reference": reference},
-        "promote": {"gate": {"fresh": fresh, "kept": [old]}},
+        "promote": {"alias": tail, "gate": {"fresh": fresh, "kept": [old]}},
     }
     stages: dict[str, Any] = {}
-    for name, value in raw["stages"].items():
-        stages[name] = merge(value or {}, overlay.get(name, {}))
-        if name == "data":
+    for step, value in raw["stages"].items():
+        stages[step] = merge(value or {}, overlay.get(step, {}))
+        if step == "data":
             stages.update(added)
     stages = merge(stages, settings.stages)
-    return {**raw, "stages": stages, "artifacts": {"incumbent": bound["model"]}}
+    artifacts = {**(raw.get("artifacts") or {}), "incumbent": model}
+    return {**raw, "name": name, "stages": stages, "artifacts": artifacts}
 
 
 def write_recipe(store: Store, raw: dict[str, Any]) -> Path:

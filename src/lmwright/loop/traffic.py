@@ -49,6 +49,7 @@ feedback = sa.Table(
     sa.Column("label", sa.String(200), nullable=False),
     sa.Column("part", sa.String(8), nullable=False),
     sa.UniqueConstraint("id", "place"),
+    sqlite_autoincrement=True,  # a number that was forgotten is not given again
 )
 windows = sa.Table(
     "windows",
@@ -63,6 +64,14 @@ windows = sa.Table(
 def create_first(connection: sa.Connection) -> None:
     """Migration 1."""
     schema.create_all(connection)
+
+
+def number_feedback_once(connection: sa.Connection) -> None:
+    """Migration 2: the first tables gave the numbers of forgotten feedback again."""
+    connection.exec_driver_sql("ALTER TABLE feedback RENAME TO feedback_before")
+    feedback.create(connection)
+    connection.exec_driver_sql("INSERT INTO feedback SELECT * FROM feedback_before")
+    connection.exec_driver_sql("DROP TABLE feedback_before")
 
 
 PARTS = ("train", "gate")
@@ -83,7 +92,8 @@ class Traffic:
         seen: Callable[[list[Served]], None] = lambda served: None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.database = Database(sqlite_url(folder / "traffic.db"), (create_first,))
+        migrations = (create_first, number_feedback_once)
+        self.database = Database(sqlite_url(folder / "traffic.db"), migrations)
         self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
         self.seen = seen
         self.waiting: queue.Queue[Served | threading.Event | None] = queue.Queue(WAITING)
@@ -114,8 +124,9 @@ class Traffic:
     def give(self, answer: str, place: int, label: str, labels: Iterable[str], client: str) -> str:
         """Record what a text's label should have been; returns the part it belongs to.
 
-        The part is drawn by the text itself, so that a text never stands on both sides. Raises
-        BadInput for an unknown answer or label.
+        The part is drawn by the text itself, so that a text never stands on both sides. A label
+        that is corrected keeps its number: it is no new one. Raises BadInput for an unknown
+        answer or label.
         """
         if label not in set(labels):
             raise BadInput(f"unknown label {label[:60]!r}", "one of " + ", ".join(sorted(labels)))
@@ -126,17 +137,16 @@ class Traffic:
             if row is None:
                 raise BadInput("there is no such answer", "id and index of an answer given here")
             part = part_of(row.text or f"{answer} {place}", self.gate_share)
+            said = {"time": time.time(), "client": client, "label": label}
             same = (feedback.c.id == answer) & (feedback.c.place == place)
-            connection.execute(feedback.delete().where(same))
-            connection.execute(
-                feedback.insert().values(
-                    id=answer, place=place, time=time.time(), client=client, label=label, part=part
+            if not connection.execute(feedback.update().where(same).values(said)).rowcount:
+                connection.execute(
+                    feedback.insert().values(id=answer, place=place, part=part, **said)
                 )
-            )
         return part
 
     def labelled(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
-        """Feedback with the answer that it is about, oldest first."""
+        """Feedback with the answer that it is about, what was said last at the end."""
         joined = feedback.join(
             answers, (answers.c.id == feedback.c.id) & (answers.c.place == feedback.c.place)
         )
@@ -155,7 +165,7 @@ class Traffic:
             )
             .select_from(joined)
             .where(feedback.c.time >= since)
-            .order_by(feedback.c.number)
+            .order_by(feedback.c.time, feedback.c.number)
         )
         if version is not None:
             query = query.where(answers.c.version == version)
@@ -179,10 +189,13 @@ class Traffic:
                 windows.insert().values(time=time.time(), version=version, signs=json.dumps(signs))
             )
 
-    def past_windows(self) -> list[dict[str, Any]]:
-        """What the detectors said, oldest first."""
+    def past_windows(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
+        """What the detectors said, of all versions or of one, oldest first."""
+        query = sa.select(windows).where(windows.c.time >= since).order_by(windows.c.number)
+        if version is not None:
+            query = query.where(windows.c.version == version)
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(windows).order_by(windows.c.number)).all()
+            rows = connection.execute(query).all()
         return [{**row._mapping, "signs": json.loads(row.signs)} for row in rows]
 
     def count(self) -> int:
@@ -252,6 +265,11 @@ class Traffic:
 
 
 def part_of(text: str, gate_share: float) -> str:
-    """``train`` or ``gate``, drawn by the text."""
-    digest = hmac.new(b"lmwright feedback", text.encode(), hashlib.sha256).digest()
+    """``train`` or ``gate``, drawn by the letters and digits of the text."""
+    digest = hmac.new(b"lmwright feedback", bare(text).encode(), hashlib.sha256).digest()
     return PARTS[int.from_bytes(digest[:8], "big") / 2**64 < gate_share]
+
+
+def bare(text: str) -> str:
+    """What two texts share that differ in case, spaces and marks only."""
+    return "".join(filter(str.isalnum, text.casefold())) or text
