@@ -215,3 +215,14 @@ def until(holds: Callable[[], Any]) -> None:
     while not holds():
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+def test_a_server_forgets_at_its_first_tick_what_grew_too_old_while_it_was_stopped(
+    house: House,
+) -> None:
+    house.answer_and_label(30)
+    with house.traffic.database.write() as connection:
+        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400")
+    assert house.traffic.count() == 30
+    house.circle.tick()
+    assert house.traffic.count() == 0
