@@ -13,7 +13,14 @@ from lmwright.core.errors import BadInput
 from lmwright.data.corpus import SCHEMA
 from lmwright.evals.baselines import Baselines
 from lmwright.evals.evaluate import Evaluate, headline
-from lmwright.evals.predictions import batches, predict_logits, read_predictions, recompute
+from lmwright.evals.predictions import (
+    Predictions,
+    batches,
+    predict_logits,
+    read_predictions,
+    recompute,
+)
+from lmwright.evals.slices import EXCERPT, worst_rows
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 
@@ -228,6 +235,25 @@ def test_errors_and_slices_point_at_real_weaknesses(evaluated):
             assert entry["accuracy"]["low"] < entry["accuracy"]["high"]
     halves = named["negation: with"]["rows"] + named["negation: without"]["rows"]
     assert halves == test["rows"]
+
+
+def test_worst_rows_are_shown_without_personal_data():
+    card, mail = "4111 1111 1111 1111", "jane.doe@example.org"
+    start = "a plot " * 32  # so that the cut falls into the card's number
+    texts = [f"write to {mail} or pay {card} for it", start + card, "nothing personal here"]
+    found = Predictions(
+        ids=("a", "b", "c"),
+        labels=("neg", "pos"),
+        truth=np.array([0, 0, 0]),
+        logits=np.zeros((3, 2)),
+        probabilities=np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]),
+        unsure=np.zeros(3, dtype=bool),
+    )
+    rows = pa.table({"text": texts, "source": ["some"] * 3})
+    shown = {row["id"]: row["excerpt"] for row in worst_rows(rows, found, 3)}
+    assert shown["a"] == "write to [email] or pay [card] for it"
+    assert shown["b"] == start + "[card]" and len(shown["b"]) <= EXCERPT
+    assert shown["c"] == texts[2]
 
 
 def test_the_same_run_gives_the_same_bytes_and_progress_reaches_its_end(

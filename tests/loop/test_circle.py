@@ -348,3 +348,39 @@ def until(holds: Callable[[], Any]) -> None:
     while not holds():
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+def test_a_server_forgets_at_its_first_tick_what_grew_too_old_while_it_was_stopped(
+    house: House,
+) -> None:
+    house.answer_and_label(30)
+    with house.traffic.database.write() as connection:
+        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400")
+    assert house.traffic.count() == 30
+    house.circle.tick()
+    assert house.traffic.count() == 0
+
+
+@pytest.mark.parametrize(("label", "trains"), [("positive", False), ("negative", True)])
+def test_a_drift_alarm_trains_only_if_the_labels_show_a_loss(
+    house: House, label: str, trains: bool
+) -> None:
+    settings = house.circle.settings
+    assert settings is not None
+    house.circle.settings = replace(settings, fewest=30, new_labels=900)
+    loaded, futures = house.engine.admit([f"A TEXT, NUMBER {k}." for k in range(100)])
+    answers = tuple(future.result(10) for future in futures)
+    texts = tuple(f"A TEXT, NUMBER {k}." for k in range(100))
+    labels = loaded.model.labels
+    house.traffic.observe(Served("cls-9", time.time(), "", loaded.version, labels, texts, answers))
+    usual = answers[0].probabilities[labels.index("positive")]
+    for place in range(100):  # as many right as the model expects, or all wrong
+        kept = label if place >= 100 * (1 - usual) else "negative"
+        house.traffic.give("cls-9", place, kept, labels, "")
+    expected = -sum(p * np.log(p) for p in answers[0].probabilities)
+    house.circle.standard = lambda: (float(expected), 0.9)  # type: ignore[method-assign]
+    house.circle.signs = [{"length": {"over": True}, "confidence_mean": 0.9}] * 4
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == ("training" if trains else "alarmed")
+    assert len(house.started) == trains

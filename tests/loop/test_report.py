@@ -114,7 +114,7 @@ def watch(store, run):
     for number in range(8):
         if number == 4:
             version, signs = "f" * 16, None
-        window = see(model, calibration, texts[50 * number : 50 * number + 50])
+        window, _ = see(model, calibration, texts[50 * number : 50 * number + 50])
         signs = detectors.look(window, signs)
         confident = float(window.confidence.mean())
         traffic.add_window(version, signs_to_json(signs) | {"confidence_mean": confident})

@@ -146,3 +146,32 @@ def test_what_a_retraining_could_not_run_is_refused_when_the_recipe_is_read(stag
     raw["retrain"] = {**raw["retrain"], "stages": stages}
     with pytest.raises(BadInput, match=f"(?s){found}"):
         make_recipe(raw, "quickstart", resolve, SECTIONS)
+
+
+def judged(losses: list[float]) -> list[dict]:
+    """Labelled answers whose log-losses are these."""
+    return [
+        {"truth": "yes", "probabilities": {"yes": float(np.exp(-loss)), "no": 0.0}}
+        for loss in losses
+    ]
+
+
+@pytest.mark.parametrize("kind", ["capitals", "order of length", "order of label"])
+def test_a_harmless_shift_with_steady_losses_starts_nothing_and_with_risen_ones_does(
+    kind: str,
+) -> None:
+    """The losses are as spread as those of a real classifier: most small, a few large."""
+    rng = np.random.default_rng(sum(map(ord, kind)))
+    losses = rng.exponential(0.35, 250)
+    if kind == "order of length":
+        losses = np.sort(losses)[::-1]  # the long ones, which come first, are the harder ones
+    if kind == "order of label":
+        losses = np.concatenate([losses[:125] * 1.1, losses[125:] * 0.9])
+    settings = Retrain(windows=2, fewest=50, new_labels=300, loss=0.1, confidence=0.05)
+    over = {"length": {"over": True}, "label": {"over": True}, "confidence_mean": 0.88}
+    calm = harm(settings, [over] * 6, judged(losses.tolist()), 0.35, 0.9)
+    assert calm.reason == ""
+    assert calm.evidence["drifting_windows"] == 4
+    assert abs(calm.evidence["loss"] - 0.35) < 0.1
+    risen = harm(settings, [over] * 6, judged((losses + 0.3).tolist()), 0.35, 0.9)
+    assert "log-loss rose" in risen.reason

@@ -8,6 +8,7 @@ import typer
 
 from lmwright.cli.open import STORE, StoreOption, open_store
 from lmwright.loop.promote import promote_version
+from lmwright.loop.retention import forget_texts
 from lmwright.store.gc import collect
 from lmwright.store.versions import resolve_version, roll_back
 from lmwright.store.versions import withdraw as withdraw_source
@@ -61,10 +62,15 @@ def gc(
     dry: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Remove what no alias, recent run or running work needs."""
-    swept = collect(open_store(store), keep_runs, dry)
+    """Remove what no alias, recent run or running work needs, and texts past their retention."""
+    opened = open_store(store)
+    swept, forgotten = collect(opened, keep_runs, dry), forget_texts(opened, dry)
     verb = "would free" if dry else "freed"
     print(
         f"{verb} {swept.freed / 1e6:.1f} MB: {len(swept.artifacts)} artifacts, "
         f"{len(swept.results)} results, {len(swept.work)} unfinished"
+    )
+    print(
+        f"{'would forget' if dry else 'forgot'} {forgotten.answers} answers past their retention "
+        f"and {len(forgotten.files)} files of feedback"
     )

@@ -27,10 +27,15 @@ def run(
     store: StoreOption = STORE,
     set: SetOption = [],  # noqa: B006
     again: Annotated[bool, typer.Option(help="Repeat what is already done.")] = False,
+    anyway: Annotated[bool, typer.Option(help="Begin even what is foretold not to fit.")] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
+    from lmwright.loop.forecast import that_fits
+
     known, opened = open_recipe(recipe, set), open_store(store)
-    told = opened.state(forecast_name(known))
+    told: Mapping[str, Any] | None = opened.state(forecast_name(known))
+    if not anyway:
+        told = that_fits(known, opened, told)
     with stopped_in_words():
         done = run_recipe(known, opened, again, Lines(), forecast=told)
     for name, result in done.results.items():
@@ -58,7 +63,7 @@ def plan(
     told: dict[str, Any] = {}
     if forecast and any(row.state != "done" for row in planned):
         from lmwright.loop.forecast import forecast as foretell
-        from lmwright.loop.forecast import totals
+        from lmwright.loop.forecast import misfit, totals
 
         told = foretell(known, opened, planned)
         opened.set_state(forecast_name(known), told)
@@ -71,6 +76,9 @@ def plan(
         print(f"disk {stays}, and {goes} for a while")
         if total["unknown"]:
             print(f"not counted: {', '.join(total['unknown'])} (never done here before)")
+        fault = misfit(known, told)
+        if fault is not None:
+            print(f"does not fit: {fault}")
 
 
 def line(row: Planned, told: dict[str, Any] | None) -> str:

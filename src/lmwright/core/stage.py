@@ -45,6 +45,8 @@ class Amounts:
 
     ``rows`` read from sources; ``read_tokens`` that a model reads; ``train_tokens`` that it learns
     from; ``fitted_rows`` of the small models; ``disk`` bytes that stay, ``scratch`` bytes that go.
+    What a training keeps in memory grows with ``step_tokens``, the tokens of one of its larger
+    steps, and with ``step_pairs``, the squares of its texts' tokens summed.
     """
 
     rows: float = 0
@@ -53,6 +55,8 @@ class Amounts:
     fitted_rows: float = 0
     disk: float = 0
     scratch: float = 0
+    step_tokens: float = 0
+    step_pairs: float = 0
 
 
 class Known(Protocol):
@@ -63,6 +67,9 @@ class Known(Protocol):
 
     def tokens(self, place: str, most: int) -> float:
         """The mean tokens of its texts, each cut at ``most``."""
+
+    def step(self, place: str, most: int, batch: int) -> tuple[float, float]:
+        """Tokens of one of the larger batches of its texts, and their squares summed."""
 
     def source_rows(self) -> int:
         """The rows of all sources together."""

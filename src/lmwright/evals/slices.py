@@ -12,6 +12,7 @@ import pyarrow as pa
 from lmwright.evals.predictions import Predictions
 from lmwright.metrics.classification import log_losses, mean
 from lmwright.metrics.intervals import bootstrap, wilson
+from lmwright.text.personal import mask_personal
 
 NEGATION = re.compile(
     r"\b(?:no|not|never|nothing|nobody|none|neither|nor|hardly|barely|without|cannot)\b|n['’]t\b",
@@ -81,7 +82,10 @@ def slice_scores(
 
 
 def worst_rows(rows: pa.Table, found: Predictions, count: int) -> list[dict[str, Any]]:
-    """The ``count`` rows with the largest log-loss: id, both labels, loss and start of the text."""
+    """The ``count`` rows with the largest log-loss: id, both labels, loss and start of the text.
+
+    Personal data in that start is masked: it goes into the scores and from there into reports.
+    """
     losses = log_losses(found.truth, found.probabilities)
     order = np.lexsort((np.array(found.ids), -losses))[:count]
     texts, sources = rows.column("text").to_pylist(), rows.column("source").to_pylist()
@@ -100,5 +104,6 @@ def worst_rows(rows: pa.Table, found: Predictions, count: int) -> list[dict[str,
 
 
 def _excerpt(text: str) -> str:
-    flat = " ".join(text.split())
+    # Masked before it is cut: half a number has no check digit and would stay.
+    flat = " ".join(mask_personal(text).split())
     return flat if len(flat) <= EXCERPT else flat[: EXCERPT - 1] + "…"

@@ -59,7 +59,7 @@ class Circle:
         self.watcher: Watcher | None = None
         self.watch(service.engine.current)
         self.process: subprocess.Popen[bytes] | None = None
-        self.forgot = time.monotonic()
+        self.forgot = float("-inf")  # so the first tick forgets: a server may be stopped for days
         self.stopped = threading.Event()
         self.fault = ""
         self.unfit = ""

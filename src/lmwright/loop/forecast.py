@@ -1,8 +1,9 @@
 """Forecasts: time, memory and disk of a recipe before it runs, and how right they were.
 
 Each stage says how much work it is (``Stage.amounts``). A probe of a few seconds measures how
-fast this machine does such work, on the recipe's own texts and model. What earlier forecasts
-missed by corrects this one and sets its width.
+fast this machine does such work, on the recipe's own texts and model, and how much of a training
+step is kept for its way back. What earlier forecasts missed by corrects this one and sets its
+width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,24 @@ import numpy as np
 import torch
 
 from lmwright.core.assets import asset_file, is_asset
+from lmwright.core.errors import Refused
 from lmwright.core.journal import read_journal
-from lmwright.core.recipe import Recipe
+from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stage import Amounts
 from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
 from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.ragged import pack
-from lmwright.models.spec import Head
+from lmwright.models.model import load_model
+from lmwright.models.network import Network
+from lmwright.models.ragged import Noise, pack
 from lmwright.models.tfidf import Tfidf
-from lmwright.store.run import Planned, peak_memory
+from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
+from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
-from lmwright.train.finetune import Train
+from lmwright.tables import resolve
+from lmwright.train.finetune import Train, at_rate, positions
 from lmwright.train.optim import adamw
 
 COUNTED = 200_000
@@ -42,22 +47,49 @@ COUNTED = 200_000
 SAMPLE = 256
 PROBED_ROWS = 400
 STEPS = 4
+SHORT, LONG = (16,) * 4, (128,)
+"""Tokens of the texts of two small batches: what they keep tells a token's share from a pair's."""
+COPIES = 8
+"""What training adds to a model, in its own size: gradients, two moments and the best weights,
+and all of these but the gradients, with the weights, in the bytes of a checkpoint."""
+OVERHEAD = 1.1
+"""Memory of a step over what it keeps for its way back: 1.0 to 1.15 was measured."""
+LARGER = 2.0
+"""Standard deviations by which one of the larger batches lies above the mean one."""
 WIDTH = (0.6, 1.0, 1.8)
+MEMORY_WIDTH = (0.8, 1.0, 1.5)
 """Low, expected and high, as multiples, until there is a track record."""
 
 ENOUGH = 3
-PLAIN = Head(pool="mean", dense=True, dropout=0.0, outputs=2)
+READ_TOKENS = 256
+"""Tokens of a text at which the speed is measured, or the training's cap if that is higher."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the probe measured: units of :class:`Amounts` a second, and the peak memory."""
+    """What the probe measured: units of :class:`Amounts` a second, and bytes of memory.
+
+    ``gathering`` is the peak of a process that reads rows without a model, ``reading`` of one
+    that reads them with it; ``training`` is what one that trains holds apart from its step, and
+    ``step_tokens`` and ``step_pairs`` are the bytes that each of them adds to a step.
+    """
 
     rows: float
     read_tokens: float
     train_tokens: float
     fitted_rows: float
-    memory: int
+    gathering: int
+    reading: int
+    training: int
+    step_tokens: float
+    step_pairs: float
+
+    def peak(self, amounts: Amounts) -> float:
+        """The peak memory of a stage of these amounts."""
+        if amounts.step_tokens:
+            step = amounts.step_tokens * self.step_tokens + amounts.step_pairs * self.step_pairs
+            return max(self.reading, self.training + step)
+        return float(self.reading if amounts.read_tokens else self.gathering)
 
 
 class Sources:
@@ -75,8 +107,8 @@ class Sources:
             self.counts[source.name] = len(rows)
             picked = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
             self.texts[source.name] = [row.text for row in picked]
-        self.start = start_of(recipe)
-        self.model = load_start(self.start)
+        self.model = beginning(recipe, store)
+        self.loaded = resident("VmRSS") or peak_memory()
 
     def rows(self, place: str) -> int:
         """The rows of ``ARTIFACT/FILE``."""
@@ -90,11 +122,29 @@ class Sources:
 
     def tokens(self, place: str, most: int) -> float:
         """The mean tokens of a sample of its texts."""
+        lengths = self.lengths(place, most)
+        return float(lengths.mean()) if len(lengths) else 0.0
+
+    def step(self, place: str, most: int, batch: int) -> tuple[float, float]:
+        """Tokens of one of the larger batches of its texts, and their squares summed."""
+        lengths = self.lengths(place, most)
+        if not len(lengths):
+            return 0.0, 0.0
+        tokens, pairs = (
+            min(
+                batch * values.mean() + LARGER * batch**0.5 * values.std(),
+                batch * values.max(),
+            )
+            for values in (lengths, lengths**2)
+        )
+        return float(tokens), float(pairs)
+
+    def lengths(self, place: str, most: int) -> np.ndarray:
+        """Tokens of a sample of its texts, each cut at ``most``."""
         name = place.partition("/")[2].removeprefix("world-")
         texts = self.texts.get(name) or [t for each in self.learnt() for t in self.texts[each]]
-        if not texts:
-            return 0.0
-        return float(np.mean([min(item.cost, most) for item in self.model.prepare(texts)]))
+        costs = [min(item.cost, most) for item in self.model.prepare(texts)]
+        return np.array(costs, dtype=np.float64)
 
     def learnt(self) -> list[str]:
         """The sources to learn from."""
@@ -119,52 +169,68 @@ def forecast(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> dict[s
     Memory is of the whole process, in bytes; disk is what stays and, apart, what goes again.
     """
     known = Sources(recipe, store, planned)
-    rates = probe(known)
+    rates = probe(known, training_of(recipe))
     record = track_record(store)
     todo = {row.step for row in planned if row.state != "done"}
     stages: dict[str, Any] = {}
     for step in recipe.steps:
         if step.name in todo:
             amounts = step.stage.amounts(known)
-            stages[step.name] = foretell(step.kind, amounts, rates, record.get(step.kind, []))
+            stages[step.name] = foretell(step.kind, amounts, rates, record.get(step.kind, Past()))
     return stages
 
 
-def foretell(
-    kind: str, amounts: Amounts | None, rates: Rates, record: Sequence[tuple[float, float]]
-) -> dict[str, Any]:
+def foretell(kind: str, amounts: Amounts | None, rates: Rates, record: Past) -> dict[str, Any]:
     """One stage's forecast. Without amounts, from what such stages took before; else nothing."""
     if amounts is None:
-        took = [truth for _, truth in record]
+        took = [truth for _, truth in record.seconds]
         spread = [min(took), statistics.median(took), max(took)] if took else None
         return {"kind": kind, "seconds": spread, "memory": None, "disk": None, "scratch": None}
     expected = 1.0 + sum(
         getattr(amounts, unit) / getattr(rates, unit)
         for unit in ("rows", "read_tokens", "train_tokens", "fitted_rows")
     )
-    factors = widths([truth / told for told, truth in record if told > 0])
+    peak = rates.peak(amounts)
     return {
         "kind": kind,
         "unadjusted": round(expected, 2),
-        "seconds": [round(expected * factor, 1) for factor in factors],
-        "memory": [round(rates.memory * factor) for factor in (0.8, 1.0, 1.5)],
+        "unadjusted_memory": round(peak),
+        "seconds": [round(expected * factor, 1) for factor in widths(record.seconds, WIDTH)],
+        "memory": [round(peak * factor) for factor in widths(record.memory, MEMORY_WIDTH)],
         "disk": [round(amounts.disk * factor) for factor in (0.5, 1.0, 2.0)],
         "scratch": round(amounts.scratch),
     }
 
 
-def widths(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Low, expected and high multiples from the ratios of truth to forecast seen so far."""
+def widths(
+    record: Sequence[tuple[float, float]], unknown: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Low, expected and high multiples from pairs of forecast and truth.
+
+    ``unknown`` are those to take while there are fewer than ``ENOUGH`` pairs.
+    """
+    ratios = [truth / told for told, truth in record if told > 0]
     if len(ratios) < ENOUGH:
-        return WIDTH
+        return unknown
     low, middle, high = np.quantile(np.log(ratios), [0.1, 0.5, 0.9])
     spare = 0.2  # a few past runs show less spread than the next one may have
     return float(np.exp(low - spare)), float(np.exp(middle)), float(np.exp(high + spare))
 
 
-def track_record(store: Store) -> dict[str, list[tuple[float, float]]]:
-    """Kind -> (foretold without adjustment, true seconds) over all runs of the store."""
-    record: dict[str, list[tuple[float, float]]] = {}
+@dataclass(frozen=True)
+class Past:
+    """Earlier forecasts of one kind of stage, unadjusted, each with the truth."""
+
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+
+
+def track_record(store: Store) -> dict[str, Past]:
+    """Kind -> what was foretold and what was true, over all runs of the store.
+
+    A peak that is not of the stage alone says nothing of it and is left out.
+    """
+    record: dict[str, Past] = {}
     for name in store.runs():
         told: Mapping[str, Any] = {}
         for event in read_journal(store.folder / "runs" / name / "journal.jsonl"):
@@ -172,22 +238,65 @@ def track_record(store: Store) -> dict[str, list[tuple[float, float]]]:
                 told = event["stages"]
             if event["event"] == "stage ended" and event["step"] in told:
                 entry = told[event["step"]]
-                pair = (float(entry.get("unadjusted") or 0.0), float(event["seconds"]))
-                record.setdefault(entry["kind"], []).append(pair)
+                past = record.setdefault(entry["kind"], Past())
+                past.seconds.append((float(entry.get("unadjusted") or 0), float(event["seconds"])))
+                if event.get("peak_of_stage"):
+                    foretold = float(entry.get("unadjusted_memory") or 0)
+                    past.memory.append((foretold, float(event["peak_bytes"])))
     return record
 
 
-def probe(known: Sources) -> Rates:
+def probe(known: Sources, training: Train) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
     texts = known.sample()
     prepared = known.model.prepare(texts)
+    peak = Peak()
+    rows, gathering = row_rate(known), peak.bytes() - known.model_bytes()
+    fitted, read, reading = fit_rate(texts), read_rate(known.model, prepared), peak.bytes()
+    token, pair = step_bytes(known.model, training)
     return Rates(
-        rows=row_rate(known),
-        read_tokens=read_rate(known.model, prepared),
+        rows=rows,
+        read_tokens=read,
         train_tokens=train_rate(known.model, prepared),
-        fitted_rows=fit_rate(texts),
-        memory=peak_memory(),
+        fitted_rows=fitted,
+        gathering=gathering,
+        reading=reading,
+        training=known.loaded + COPIES * known.model_bytes(),
+        step_tokens=token,
+        step_pairs=pair,
     )
+
+
+def step_bytes(model: Encoder, training: Train) -> tuple[float, float]:
+    """Bytes that a token of a training step takes, and a pair of tokens of one text.
+
+    Counted, with the recipe's dropout, as what two small batches keep for their way back: what
+    a batch keeps is linear in its tokens and their squares, and its memory follows that.
+    """
+    network = at_rate(model, training.dropout, model.max_tokens).network
+    most = model.max_tokens
+    batches = [[min(length, most) for length in lengths] for lengths in (SHORT, LONG)]
+    sums = [[sum(lengths), sum(n * n for n in lengths)] for lengths in batches]
+    kept = [kept_bytes(network, lengths) for lengths in batches]
+    token, pair = np.linalg.solve(np.array(sums, dtype=float), np.array(kept, dtype=float))
+    return OVERHEAD * float(token), OVERHEAD * float(pair)
+
+
+def kept_bytes(network: Network, lengths: Sequence[int]) -> int:
+    """Bytes that the forward pass of texts of these lengths keeps, weights not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    batch = pack([np.zeros(length, dtype=np.int64) for length in lengths])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(batch, Noise(0, 0))
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def row_rate(known: Sources) -> float:
@@ -286,16 +395,89 @@ def done_rows(store: Store, planned: Sequence[Planned]) -> Path | None:
     return None
 
 
-def start_of(recipe: Recipe) -> str:
-    """The published model that the recipe starts from."""
+def that_fits(
+    recipe: Recipe, store: Store, told: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """``told``, the forecast of a recipe, if there is one. Refused where a stage cannot fit.
+
+    Without a forecast one is made, but only if a training could outgrow this machine at all.
+    """
+    if told is None:
+        if not may_outgrow(recipe, store):
+            return None
+        told = forecast(recipe, store, plan_recipe(recipe, store))
+    fault = misfit(recipe, told)
+    if fault is not None:
+        todo = {row.step for row in plan_recipe(recipe, store) if row.state != "done"}
+        fault = misfit(recipe, {name: told[name] for name in todo & told.keys()})
+    if fault is not None:
+        raise fault
+    return told
+
+
+def misfit(recipe: Recipe, told: Mapping[str, Any]) -> Refused | None:
+    """The refusal of a stage whose memory is, even at the low end, more than this machine's."""
+    have = machine_memory()
+    for step in recipe.steps:
+        memory = told.get(step.name, {}).get("memory")
+        if memory and memory[0] > have:
+            spread = "–".join(f"{value / 1e9:.1f}" for value in memory)
+            return Refused(
+                f"{step.name} is foretold to need {spread} GB of memory",
+                f"at most the {have / 1e9:.1f} GB that this machine lets a process have",
+                smaller(step),
+            )
+    return None
+
+
+def smaller(step: Step) -> str:
+    """What makes a stage need less memory."""
+    if isinstance(step.stage, Train):
+        batch, most = step.stage.batch, step.stage.max_tokens
+        return f"lower {step.name}.batch (now {batch}) or {step.name}.max_tokens (now {most})"
+    return "take fewer rows, or a machine with more memory"
+
+
+def may_outgrow(recipe: Recipe, store: Store) -> bool:
+    """Whether a training would not fit if each of its texts were as long as it may be.
+
+    That takes no look at the rows, so that a run that surely fits loses no time.
+    """
+    trainings = [step.stage for step in recipe.steps if isinstance(step.stage, Train)]
+    if not trainings:
+        return False
+    model = beginning(recipe, store)
+    have = machine_memory()
+    for training in trainings:
+        token, pair = step_bytes(model, training)
+        most = training.max_tokens
+        if training.batch * (most * token + most**2 * pair) > have / 2:
+            return True
+    return False
+
+
+def training_of(recipe: Recipe) -> Train:
+    """The recipe's training, or the usual one where it has none."""
     step = recipe.step("train")
-    return step.stage.start if step is not None and isinstance(step.stage, Train) else Train.start
+    return step.stage if step is not None and isinstance(step.stage, Train) else Train()
 
 
-def load_start(start: str) -> Encoder:
-    """That model with a fresh head, for the probe."""
+def beginning(recipe: Recipe, store: Store) -> Encoder:
+    """A model as training starts from, with a fresh head, for the probe."""
+    training = training_of(recipe)
+    most = max(READ_TOKENS, training.max_tokens)
+    given = recipe.artifacts.get(training.start_from or "")
+    if given is not None:
+        model = load_model(store.artifact(given))
+        if isinstance(model, Encoder):
+            return at_rate(model, 0.0, min(most, positions(model)))
+    start = training.start
     folder = asset_file(start) if is_asset(start) else Path(start)
-    return from_published(read_folder(folder), ("a", "b"), PLAIN, 256, 0)
+    published = read_folder(folder)
+    labels = ("a", "b")
+    head = resolve("tasks", training.task)(labels, 0.0).head(0.0)
+    most = min(most, published.spec.stacks[0].embedding.positions)
+    return from_published(published, labels, head, most, 0)
 
 
 def totals(stages: Mapping[str, Any]) -> dict[str, Any]:

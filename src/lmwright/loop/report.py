@@ -821,6 +821,7 @@ def environment_section(run: Past) -> dict[str, Any]:
             "step": step,
             "seconds": result.measured.get("seconds"),
             "peak": result.measured.get("peak_bytes"),
+            "peak_of_stage": result.measured.get("peak_of_stage", False),
             "stamp": result.stamp,
         }
         for step, result in run.results.items()

@@ -18,6 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.serve.routes import Served
 from lmwright.store.database import Database, sqlite_url
@@ -80,6 +81,10 @@ WAITING = 50_000
 """Answers that may wait for the writer; beyond that the log says how many it lost."""
 
 
+SETTINGS = "settings.json"
+"""Beside the log: what it was last opened with, so that its retention is known without a server."""
+
+
 class Traffic:
     """The log of one alias. ``seen`` is called by the writer's thread after each commit."""
 
@@ -95,12 +100,19 @@ class Traffic:
         migrations = (create_first, number_feedback_once)
         self.database = Database(sqlite_url(folder / "traffic.db"), migrations)
         self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
+        settings = {"keep_text": keep_text, "retention_days": retention_days}
+        write_json(folder / SETTINGS, {**settings, "gate_share": gate_share})
         self.seen = seen
         self.waiting: queue.Queue[Served | threading.Event | None] = queue.Queue(WAITING)
         self.lost = 0
         self.fault = ""
         self.writer = threading.Thread(target=self._write, name="traffic", daemon=True)
         self.writer.start()
+
+    @classmethod
+    def again(cls, folder: Path) -> Traffic:
+        """The log in a folder, with the settings that it was last opened with."""
+        return cls(folder, **json.loads((folder / SETTINGS).read_bytes()))
 
     def observe(self, served: Served) -> None:
         """Take an answer; never blocks and never fails a request."""
@@ -212,11 +224,23 @@ class Traffic:
 
     def forget(self, now: float | None = None) -> int:
         """Remove what is older than the retention allows; returns how many answers went."""
-        before = (time.time() if now is None else now) - self.retention_days * 86400
+        before = self.oldest(now)
         with self.database.write() as connection:
             connection.execute(feedback.delete().where(feedback.c.time < before))
             gone = connection.execute(answers.delete().where(answers.c.time < before))
+        with self.database.read() as connection:  # else the texts would go on in the log of writes
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone.rowcount
+
+    def expired(self, now: float | None = None) -> int:
+        """How many answers are older than the retention allows."""
+        query = sa.select(sa.func.count()).where(answers.c.time < self.oldest(now))
+        with self.database.read() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def oldest(self, now: float | None = None) -> float:
+        """The moment before which nothing may be kept."""
+        return (time.time() if now is None else now) - self.retention_days * 86400
 
     def _write(self) -> None:
         """Take what waits, commit it together, tell the watcher; a fault is kept, not raised."""

@@ -165,12 +165,16 @@ def words(error: DatabaseError) -> str:
 
 
 def configure_sqlite(connection: object, _: object) -> None:
-    """Write-ahead log, full synchronisation, our own BEGIN, and patience with other writers."""
+    """Write-ahead log, full synchronisation, our own BEGIN, patience with other writers.
+
+    What is deleted is overwritten: a text past its retention must not stay in a free page.
+    """
     connection.isolation_level = None  # type: ignore[attr-defined]
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute("PRAGMA busy_timeout = 60000")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import shutil
 import time
 import traceback
@@ -22,6 +21,7 @@ from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stamp import Stamp, differences, stamp_of
 from lmwright.store.lease import lease, run_lease
+from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
 
 
@@ -177,7 +177,7 @@ def work_on(
     inputs = {own: store.artifact(given[name]) for own, name in step.needs().items()}
     work = StageWork(step.name, inputs, store.scratch(stamp.hash), journal, shown)
     journal.record("stage began", step=step.name, kind=step.kind, stamp=stamp.hash)
-    began = time.monotonic()
+    began, peak = time.monotonic(), Peak()
     facts = json.loads(json.dumps(step.stage.run(work), allow_nan=False))
     outputs = {}
     for artifact in step.stage.gives():
@@ -185,7 +185,8 @@ def work_on(
         if folder is None:
             raise LmwrightError(f"{step.name} did not write {artifact!r}", "all that it gives")
         outputs[artifact] = store.add_artifact(folder)
-    work.measured(seconds=round(time.monotonic() - began, 3), peak_bytes=peak_memory())
+    seconds = round(time.monotonic() - began, 3)
+    work.measured(seconds=seconds, peak_bytes=peak.bytes(), peak_of_stage=peak.own)
     result = store.add_result(
         Result(
             stamp.hash,
@@ -350,11 +351,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def machine_fault(error: OSError, store: Store) -> LmwrightError:

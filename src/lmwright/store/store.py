@@ -310,6 +310,12 @@ class Store:
             row = connection.execute(sa.select(states.c.value).where(states.c.name == name)).first()
         return json.loads(row.value) if row else None
 
+    def states(self, beginning: str) -> dict[str, dict[str, Any]]:
+        """The states whose names begin so, by name."""
+        query = sa.select(states).where(states.c.name.startswith(beginning, autoescape=True))
+        with self.database.read() as connection:
+            return {row.name: json.loads(row.value) for row in connection.execute(query)}
+
     def set_state(self, name: str, value: dict[str, Any]) -> None:
         """Replace a named state in one transaction, and keep a copy in the folder as its truth."""
         with self.database.write() as connection:

@@ -121,18 +121,21 @@ class Train(Stage):
             raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
 
     def amounts(self, known: Known) -> Amounts:
-        """Tokens of all epochs, those of the scores on the way, and the checkpoints."""
+        """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
         rows = known.rows("rows/train")
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
         length = known.tokens("rows/train", self.max_tokens)
         steps = -(-rows // self.batch) * self.epochs
         scored = min(self.stop_rows, known.rows("rows/stop")) * (steps // self.evaluate_every + 1)
+        tokens, pairs = known.step("rows/train", self.max_tokens, min(self.batch, rows))
         return Amounts(
             train_tokens=rows * self.epochs * length,
             read_tokens=scored * length,
             disk=known.model_bytes(),
             scratch=8 * known.model_bytes(),
+            step_tokens=tokens,
+            step_pairs=pairs,
         )
 
     def run(self, work: Work) -> dict[str, Any]:
