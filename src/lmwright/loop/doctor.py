@@ -131,30 +131,33 @@ def killed(events: Events) -> list[Finding]:
     process = next((event.get("process") for event in events if "process" in event), None)
     if isinstance(process, int) and psutil.pid_exists(process):
         return [Finding("running", True, f"process {process} is still at work")]
-    began = [event for event in events if event["event"] == "stage began"]
-    stage = began[-1]["step"] if began else "the first stage"
     return [
         Finding(
             "killed",
             False,
-            f"the process was killed in {stage} (a machine short of memory does that)",
+            f"the process was killed in {last_stage(events)} (a machine short of memory does that)",
             "run it again: it goes on from the last checkpoint. If it is killed again at the same "
             "place, lower train.batch or train.max_tokens",
         )
     ]
 
 
+def last_stage(events: Events) -> str:
+    """The stage that a run came to."""
+    began = [event["step"] for event in events if event["event"] == "stage began"]
+    return str(began[-1]) if began else "the first stage"
+
+
 def interrupted(events: Events) -> list[Finding]:
     """Somebody stopped the run with a signal, as a shutdown or Ctrl-C does."""
     if not any(e["event"] == "run ended" and e["state"] == "interrupted" for e in events):
         return []
-    began = [event for event in events if event["event"] == "stage began"]
-    stage = began[-1]["step"] if began else "the first stage"
     return [
         Finding(
             "interrupted",
             False,
-            f"somebody stopped it in {stage} (Ctrl-C, SIGTERM or a shutdown); it did not fail",
+            f"somebody stopped it in {last_stage(events)} (Ctrl-C, SIGTERM or a shutdown); "
+            "it did not fail",
             "run it again: it goes on from the last checkpoint",
         )
     ]
