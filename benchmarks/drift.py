@@ -6,7 +6,8 @@ Reads a store in which the quickstart has run. In control: the rows that the mod
 from are split again and again into a reference and windows of fresh rows; at least 2,000 windows.
 Out of control: old rows mixed with 5, 10, 25 and 100 % IMDB reviews, each cut to the length of an
 old sentence, so that a counter of lengths alone sees nothing. The delay is in windows until the
-first alarm of any detector.
+first alarm of any detector; beside it the effects that the detectors see and the floors below
+which an effect, however certain, is no alarm.
 
 Harmless: fresh rows of the old world in capitals, in lower case, and in an order of length or of
 label over the whole stream. An order over the stream is a shift within each window, all short
@@ -34,7 +35,15 @@ from lmwright.data.corpus import read_rows
 from lmwright.loop.detect import see
 from lmwright.loop.retrain import Retrain, drifts, harm
 from lmwright.metrics.classification import log_losses
-from lmwright.metrics.detectors import Detectors, Seen, signs_to_json
+from lmwright.metrics.detectors import (
+    FLOORS,
+    NAMES,
+    POWERS,
+    WEIGHT,
+    Detectors,
+    Seen,
+    signs_to_json,
+)
 from lmwright.metrics.intervals import wilson
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
@@ -206,7 +215,7 @@ def play(
 
 def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
     """Windows until the first alarm, over chains of which each has its own reference."""
-    found = []
+    found, excess = [], []
     for chain in range(CHAINS):
         rng = stream(chain, "delay", str(share))
         order = rng.permutation(len(old))
@@ -226,6 +235,8 @@ def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
             came = strange[step * count : (step + 1) * count]
             window = joined(old.take(kept), new.take(came))
             before = fitted.look(window, before)
+            if step == 0:
+                excess.append([before[name].trend / WEIGHT for name in NAMES])
             if any(sign.over for sign in before.values()):
                 delay = step + 1
                 break
@@ -236,7 +247,17 @@ def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
         "new_share": share,
         "alarmed": f"{alarmed} of {CHAINS} chains within {most} windows",
         "median_delay": float(np.median(found)) if 2 * alarmed > CHAINS else None,
+        "effects": effects(np.mean(excess, axis=0)),
+        "floors": FLOORS,
         "conditions": {"window": size, "new texts": "cut to the lengths of old ones"},
+    }
+
+
+def effects(excess: np.ndarray) -> dict[str, float]:
+    """The mean effect that each detector sees, from its mean excess over chance."""
+    return {
+        name: round(float(max(0.0, value)) ** (1 / POWERS[name]), 3)
+        for name, value in zip(NAMES, excess, strict=True)
     }
 
 

@@ -79,6 +79,18 @@ def test_fresh_real_rows_score_as_standard_normal_and_raise_no_alarm(world, dete
     assert not any(sign.over for window in signs for sign in window.values())
 
 
+def test_a_small_reference_makes_fresh_rows_look_no_stranger_than_they_are(world):
+    """Rare words and a covariance fitted to the compared rows would: by 0.4 and 0.2."""
+    pool = world["fresh"]
+    scores = []
+    for split in range(30):
+        order = stream(split, "small reference").permutation(len(pool))
+        fitted = Detectors.fit(pool.take(order[:1200]), 2, WINDOW, seed=split, windows=2000)
+        signs = [fitted.look(pool.take(rows)) for rows in order[1200:2400].reshape(-1, WINDOW)]
+        scores += [[sign[name].score for name in NAMES] for sign in signs]
+    assert np.abs(np.mean(scores, axis=0)).max() < 0.2
+
+
 def test_the_run_length_of_all_together_is_the_set_one(world, detectors):
     """On windows and redrawn references other than those that the limit was set with."""
     assert detectors.settings["measured_run_length"] == pytest.approx(500, rel=0.02)

@@ -10,8 +10,9 @@ How they are drawn: a bootstrap sample of the compared part stands for the refer
 itself for the world, from which two hundred windows come for each such reference. A reference is
 never the world, and its error stays the same from window to window: smoothing in time would take
 it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What is
-*chosen* from data (the words that get a bin of their own, the directions of the embedding) is
-chosen on a part of the reference that is never compared, so that the choice flatters nobody.
+*chosen* from data (the words that get a bin of their own, the directions of the embedding and
+their scale) is chosen on a part of the reference that is never compared, so that the choice
+flatters nobody.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ POWERS = {"length": 1, "vocabulary": 2, "embedding": 2, "label": 2, "confidence"
 LEAST_WINDOW = 10
 REFERENCE_WINDOWS = 3
 WORDS = 400
+LEAST_ROWS_WITH_WORD = 8
+"""A rarer word shares a bin. The compared part may lack it altogether: windows drawn from that
+part then never show it, real ones do, and by chance alone would look further away."""
 OTHER_BINS = 32
 DIRECTIONS = 32
 WEIGHT = 0.2
@@ -261,18 +265,32 @@ def _parts(n: int, window: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape(rows: Seen) -> dict[str, np.ndarray]:
-    """What is chosen from data: words with a bin of their own, directions of the embedding."""
-    ids, counts = np.unique(rows.tokens, return_counts=True)
-    frequent = ids[np.lexsort((ids, -counts))[:WORDS]]
+    """What is chosen from data: words with a bin of their own, the embedding's coordinates."""
     embedding = rows.embedding.astype(np.float64)
     centre = embedding.mean(0)
     _, _, directions = np.linalg.svd(embedding - centre, full_matrices=False)
     kept = min(DIRECTIONS, max(1, len(rows) // 10), len(directions))
-    return {
-        "words": np.sort(frequent).astype(np.int64),
+    arrays = {
+        "words": _frequent(rows),
         "centre": centre,
         "directions": np.ascontiguousarray(directions[:kept]),
     }
+    features = _features(rows.embedding, arrays)
+    # Each coordinate on its own scale first, so that shrinking favours none.
+    scale = features.std(0)
+    scale = np.where(scale > 1e-9 * max(scale.max(), 1e-30), scale, np.inf)
+    arrays["feature_scale"] = np.where(np.isfinite(scale), scale, 0.0)
+    arrays["precision"] = shrunk_precision(features / scale)
+    return arrays
+
+
+def _frequent(rows: Seen) -> np.ndarray:
+    """The words (at most ``WORDS``, ascending) that most of the rows have."""
+    row = np.repeat(np.arange(len(rows)), np.diff(rows.offsets))
+    pairs = np.unique(np.stack([rows.tokens.astype(np.int64), row]), axis=1)
+    ids, counts = np.unique(pairs[0], return_counts=True)
+    ids, counts = ids[counts >= LEAST_ROWS_WITH_WORD], counts[counts >= LEAST_ROWS_WITH_WORD]
+    return np.sort(ids[np.lexsort((ids, -counts))[:WORDS]])
 
 
 def _features(embedding: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -298,18 +316,12 @@ def _word_counts(rows: Seen, words: np.ndarray) -> sparse.csr_matrix:
 
 def _summary(pool: Seen, arrays: dict[str, np.ndarray], labels: int) -> dict[str, np.ndarray]:
     """All that later windows are compared with; no text and no row's tokens are kept."""
-    features = _features(pool.embedding, arrays)
-    # Each coordinate on its own scale first, so that shrinking favours none.
-    scale = features.std(0)
-    scale = np.where(scale > 1e-9 * max(scale.max(), 1e-30), scale, np.inf)
     return {
         "length": np.sort(pool.length.astype(np.float64)),
         "confidence": np.sort(pool.confidence.astype(np.float64)),
         "label_counts": np.bincount(pool.label, minlength=labels).astype(np.float64),
         "word_counts": np.asarray(_word_counts(pool, arrays["words"]).sum(0)).ravel(),
-        "feature_scale": np.where(np.isfinite(scale), scale, 0.0),
-        "feature_mean": features.mean(0),
-        "precision": shrunk_precision(features / scale),
+        "feature_mean": _features(pool.embedding, arrays).mean(0),
     }
 
 
