@@ -97,7 +97,7 @@ class House:
             move(self.store, ALIAS, version(self.store, 10), {})
         self.engine = Engine(load_version(self.store, ALIAS))
         self.service = Service(ALIAS, self.engine, Serve())
-        self.traffic = Traffic(folder / "traffic" / "reviews", True, 30, 0.4)
+        self.traffic = Traffic(folder / "traffic" / "reviews@production", True, 30, 0.4)
         self.started: list[tuple[Path, Training]] = []
         raw = read_yaml(RECIPE)
         raw["retrain"] = {**raw["retrain"], "fewest": 30, "new_labels": 30}

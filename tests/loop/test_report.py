@@ -108,7 +108,7 @@ def watch(store, run):
 
     texts = read_split(artifacts["rows"], "world-imdb").column("text").to_pylist()[:200]
     texts += read_split(artifacts["rows"], "train").column("text").to_pylist()[:200]
-    traffic = Traffic(store.folder / "traffic" / "reviews", False, 30, 0.4)
+    traffic = Traffic(store.folder / "traffic" / "reviews@production", False, 30, 0.4)
     version = current(store, "reviews@production").id
     signs = None
     for number in range(8):
@@ -244,6 +244,7 @@ def test_the_first_line_is_that_of_the_evaluation(store, page):
 def test_drift_shows_scores_limits_and_the_swap(store, page, read):
     windows = gather(store, "reviews").seen()
     assert len(windows) == 8
+    assert gather(store, "reviews", "reviews@staging").seen() == []
     over = sum(window["signs"][name]["over"] for window in windows for name in NAMES)
     loud = [given for tag, given in read.tags if "loud" in given.get("class", "").split()]
     assert over > 3 and len(loud) == over
@@ -278,7 +279,7 @@ def test_forecast_stands_beside_the_truth(store, page):
 def test_without_forecast_or_traffic_the_page_says_so(store):
     evidence = gather(store, "reviews")
     evidence.run.events = [e for e in evidence.run.events if e["event"] != "forecast"]
-    evidence.recipe = "unwatched"
+    evidence.recipe, evidence.alias = "unwatched", "unwatched@production"
     shown = render("report.html", sections(evidence))
     assert "No forecast was made" in shown and "No window of traffic was seen yet" in shown
     assert "The gate has decided nothing yet" in shown

@@ -78,7 +78,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def replayed(folder: Path) -> dict:
     """What the replay wrote down."""
-    return json.loads((folder / "store" / "traffic" / "reviews" / "replay.json").read_bytes())
+    return json.loads(
+        (folder / "store" / "traffic" / "reviews@production" / "replay.json").read_bytes()
+    )
 
 
 def test_nothing_is_lost_and_the_loop_decides(played: Path) -> None:

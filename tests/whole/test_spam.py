@@ -55,7 +55,9 @@ def test_the_loop_notices_mends_and_proves_a_harmful_shift(tmp_path: Path) -> No
     ):
         done = lmwright(*words, seconds=2700)
         assert done.returncode == 0, done.stderr
-    played = json.loads((tmp_path / "store" / "traffic" / "spam" / "replay.json").read_bytes())
+    played = json.loads(
+        (tmp_path / "store" / "traffic" / "spam@production" / "replay.json").read_bytes()
+    )
     assert played["lost"] == 0
     assert [state["at"] for state in played["states"]][-1] == "swapped"
     decisions = Store(tmp_path / "store").decisions()

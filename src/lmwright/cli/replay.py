@@ -26,6 +26,7 @@ from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
 from lmwright.evals.rows import read_split
 from lmwright.loop.promote import Promote
+from lmwright.loop.traffic import traffic_folder
 from lmwright.metrics.intervals import wilson
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
@@ -86,8 +87,8 @@ def replay(
         played = play(server, rows, after, labelled, seconds, lines, seed)
     finally:
         server.stop()
-    folder = opened.folder / "traffic" / known.name
-    write_json(folder / "replay.json", {"world": world, **vars(played), "scored": played.scored()})
+    path = traffic_folder(opened, alias) / "replay.json"
+    write_json(path, {"world": world, **vars(played), "scored": played.scored()})
     tell(played, lines)
 
 

@@ -20,10 +20,8 @@ def report(
     """Write a recipe's report: one self-contained page."""
     opened = open_store(store)
     if what.endswith((".yaml", ".yml")):
-        name = open_recipe(Path(what), []).name
-    else:
-        name = what.partition("@")[0]
-    written = write_report(opened, name, out)
+        what = open_recipe(Path(what), []).name
+    written = write_report(opened, what, out)
     print(f"report {written.absolute()}")
 
 

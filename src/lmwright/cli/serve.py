@@ -23,7 +23,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, make_recipe
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.circle import Circle
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.traffic import Traffic, traffic_folder
 from lmwright.loop.watch import Watch
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.connection import HEAD_BYTES, Connection
@@ -116,7 +116,7 @@ async def run(
         engine = Engine(loaded, settings.batch_tokens, settings.queue_tokens)
         ends.callback(engine.close, STEP_SECONDS)
         service = Service(alias, engine, settings)
-        traffic = open_traffic(store, recipe)
+        traffic = open_traffic(store, alias, recipe)
         ends.callback(traffic.close)
         service.observers.append(traffic.observe)
         circle = Circle(recipe, store, service, traffic)
@@ -134,10 +134,10 @@ async def run(
     return 0 if server.drained else 1
 
 
-def open_traffic(store: Store, recipe: Recipe) -> Traffic:
-    """The traffic log of a recipe, as its section ``watch`` wants it."""
+def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
+    """The traffic log of an alias, as the recipe's section ``watch`` wants it."""
     watch: Watch = recipe.sections.get("watch") or Watch()
-    folder = store.folder / "traffic" / recipe.name
+    folder = traffic_folder(store, alias)
     try:
         return Traffic(folder, watch.keep_text, watch.retention_days, watch.gate_share)
     except OSError as error:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.journal import read_journal
-from lmwright.loop.traffic import windows
+from lmwright.loop.traffic import traffic_folder, windows
 from lmwright.store.run import read_run
 from lmwright.store.store import Result, Store
 
@@ -51,10 +51,14 @@ class Past:
 
 @dataclass
 class Evidence:
-    """Everything that a report on one recipe shows: the run, and the retrainings after it."""
+    """Everything that a report on one recipe shows: the run, and the retrainings after it.
+
+    Traffic is that of ``alias``.
+    """
 
     store: Store
     recipe: str
+    alias: str
     run: Past
     retrainings: list[Past]
 
@@ -86,11 +90,11 @@ class Evidence:
 
     def seen(self) -> list[dict[str, Any]]:
         """What the detectors said of every window of traffic, oldest first."""
-        return read_windows(self.store.folder / "traffic" / self.recipe / "traffic.db")
+        return read_windows(traffic_folder(self.store, self.alias) / "traffic.db")
 
     def replay(self) -> dict[str, Any] | None:
         """What the last replay sent and got, if there was one."""
-        path = self.store.folder / "traffic" / self.recipe / "replay.json"
+        path = traffic_folder(self.store, self.alias) / "replay.json"
         return json.loads(path.read_bytes()) if path.is_file() else None
 
     def detectors_of(self, version: str) -> dict[str, Any] | None:
@@ -104,8 +108,10 @@ class Evidence:
         return None
 
 
-def gather(store: Store, recipe: str) -> Evidence:
+def gather(store: Store, recipe: str, alias: str = "") -> Evidence:
     """The newest run of a recipe that was scored (else the newest), and its retrainings.
+
+    ``alias`` (NAME@ALIAS) is whose traffic is shown; by default the one that the run promotes to.
 
     A retraining is its own if it began with a model of this run or of one of the others.
 
@@ -120,7 +126,9 @@ def gather(store: Store, recipe: str) -> Evidence:
     own = [run for run in mine if not run.retrained] or mine
     scored = [run for run in own if run.first("evaluate")] or own
     chosen = scored[-1]
-    return Evidence(store, recipe, chosen, retrainings(chosen, mine))
+    promote = chosen.first("promote")
+    short = promote.parts["settings"]["alias"] if promote else "production"
+    return Evidence(store, recipe, alias or f"{recipe}@{short}", chosen, retrainings(chosen, mine))
 
 
 def retrainings(chosen: Past, runs: Sequence[Past]) -> list[Past]:

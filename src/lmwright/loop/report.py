@@ -36,9 +36,13 @@ STYLES = ("s1", "s2", "s3", "s4", "s5")
 MOST_ROWS = 12
 
 
-def write_report(store: Store, recipe: str, out: Path) -> Path:
-    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran."""
-    page = render("report.html", sections(gather(store, recipe)))
+def write_report(store: Store, what: str, out: Path) -> Path:
+    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran.
+
+    ``what`` is the recipe's name or NAME@ALIAS, whose traffic is then shown.
+    """
+    recipe, at, _ = what.partition("@")
+    page = render("report.html", sections(gather(store, recipe, what if at else "")))
     write_bytes(out.absolute(), page.encode())
     return out
 

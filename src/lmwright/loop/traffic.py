@@ -22,6 +22,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.serve.routes import Served
 from lmwright.store.database import Database, sqlite_url
+from lmwright.store.store import Store
 from lmwright.text.personal import mask_personal
 
 schema = sa.MetaData()
@@ -79,6 +80,11 @@ PARTS = ("train", "gate")
 PATIENCE = 30.0
 WAITING = 50_000
 """Answers that may wait for the writer; beyond that the log says how many it lost."""
+
+
+def traffic_folder(store: Store, alias: str) -> Path:
+    """Where an alias's log is: two aliases of one recipe learn from no feedback of each other."""
+    return store.folder / "traffic" / alias
 
 
 SETTINGS = "settings.json"
