@@ -87,7 +87,7 @@ def main() -> None:
 
 def put_in_service(store: Store) -> None:
     """The encoder as a version behind the alias."""
-    head = Head(pool="mean", dense=False, dropout=0.0, outputs=len(LABELS))
+    head = Head(pool="mean", dropout=0.0, outputs=len(LABELS))
     model = from_published(read_folder(asset_file(START)), LABELS, head, 128, SEED)
     folder = store.temporary()
     model.save(folder)

@@ -60,7 +60,7 @@ def test_a_checkpoint_with_a_head_and_prefix_is_read(published):
         tensors["classifier.bias"] = torch.ones(2)
 
     rewrite(published, add_head)
-    assert sorted(read_folder(published).head) == [
+    assert sorted(read_folder(published).heads["classify"][1]) == [
         "head.dense.bias",
         "head.dense.weight",
         "head.out.bias",
@@ -232,7 +232,7 @@ def test_a_header_longer_than_any_file_is_refused(tmp_path):
 
 @pytest.fixture
 def encoder(published) -> Encoder:
-    head = Head(pool="mean", dense=False, dropout=0.1, outputs=2)
+    head = Head(pool="mean", dropout=0.1, outputs=2)
     return from_published(read_folder(published), LABELS, head, max_tokens=10, seed=4)
 
 

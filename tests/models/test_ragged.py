@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 
-from lmwright.models.blocks import AttendWithNoise, attend, attend_one
-from lmwright.models.network import Network, build, initialise
-from lmwright.models.ragged import Noise, pack
-from lmwright.models.spec import Head
-from lmwright.models.zoo.bert import spec
+from lmwright.models import spec
+from lmwright.models.blocks.attention import AttendWithNoise, Attention
+from lmwright.models.blocks.flow import Flow, Notes
+from lmwright.models.blocks.place import Place
+from lmwright.models.initial import initialise
+from lmwright.models.network import Network, build
+from lmwright.models.ragged import Group, Noise, pack
+from lmwright.models.spec import Dense, Head
+from lmwright.models.zoo import bert
 
 CONFIG = {
     "vocab_size": 50,
@@ -35,17 +41,15 @@ def documents():
 @pytest.fixture
 def network() -> Network:
     """A small classifier with wide weights, in fp64."""
-    made = build(spec(CONFIG), Head(pool="mean", dense=True, dropout=0.3, outputs=3))
+    made = build(
+        bert.spec(CONFIG),
+        Head(pool="mean", dense=Dense(outputs=16, bend="tanh"), dropout=0.3, outputs=3),
+    )
     initialise(made, seed=1)
     with torch.no_grad():
         for weight in made.parameters():
             weight.mul_(10)
     return made.double()
-
-
-def random_qkv(rows: int, width: int = 16) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(rows, 3 * width, dtype=torch.float64, generator=generator)
 
 
 def test_packing_keeps_every_document_whole(documents):
@@ -59,41 +63,104 @@ def test_packing_keeps_every_document_whole(documents):
     assert [len(group.documents) for group in batch.groups()] == [1, 1, 3, 1]
 
 
-def test_attention_equals_the_one_document_reference(documents):
-    batch = pack(documents)
-    qkv = random_qkv(len(batch.tokens_n))
-    mixed = attend(qkv, batch.groups(), heads=4, scale=0.7)
-    for start, stop in batch.spans():
-        q, k, v = qkv[start:stop].chunk(3, dim=1)
-        wanted = attend_one(q, k, v, heads=4, scale=0.7)
-        torch.testing.assert_close(mixed[start:stop], wanted, rtol=1e-12, atol=1e-13)
+def attention(noise: Noise | None = None, **fields) -> tuple[Attention, Flow, torch.Tensor]:
+    """One attention of four heads in fp64, a pass over the documents, and their stream."""
+    rng = np.random.default_rng(0)
+    batch = pack([rng.integers(0, 50, length) for length in LENGTHS], NAMES)
+    setting = spec_of_attention(**{"heads": 4, "kv_heads": 4, **fields})
+    place = Place("a.0.0", 16, {}, count(1), 0.0)
+    made = Attention(setting, place).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_(0, 0.4, generator=generator)
+    x_nd = torch.randn(len(batch.tokens_n), 16, dtype=torch.float64, generator=generator)
+    return made, Flow(batch, noise), x_nd
 
 
-def test_attention_with_noise_equals_its_formula(documents):
-    """softmax(scale q k) times the mask, times v: one document and head at a time."""
-    batch = pack(documents, NAMES)
-    qkv, noise = random_qkv(len(batch.tokens_n)), Noise(4, 5)
-    masks = [noise.weights(group, 4, qkv, 0.4, 6) for group in batch.groups()]
-    mixed = AttendWithNoise.apply(qkv, batch.groups(), 4, 0.7, masks)
-    for document, (start, stop) in zip(batch.documents, batch.spans(), strict=True):
-        mask = np.empty(4 * (stop - start) ** 2)
-        noise.fill(mask, 0.4, 6, document)
-        kept = torch.from_numpy(mask).view(4, stop - start, stop - start)
-        for head in range(4):
-            q, k, v = (part[:, 4 * head : 4 * head + 4] for part in qkv[start:stop].chunk(3, 1))
-            wanted = (torch.softmax(0.7 * q @ k.T, dim=-1) * kept[head]) @ v
-            torch.testing.assert_close(mixed[start:stop, 4 * head : 4 * head + 4], wanted)
+def spec_of_attention(**fields) -> spec.Attention:
+    return spec.Attention(head_width=4, scale=0.7, **fields)
 
 
-def test_the_written_out_gradient_is_right(documents):
-    batch, noise = pack(documents[:4]), Noise(1, 2)
-    qkv = random_qkv(len(batch.tokens_n), width=8).requires_grad_()
+def by_formula(made: Attention, batch, x_nd, seen, masks=None) -> torch.Tensor:
+    """One document and head at a time: softmax(scale q k) over what ``seen`` says, times v."""
+    setting, found = made.setting, []
+    shared = setting.heads // setting.kv_heads
+    for place, (start, stop) in enumerate(batch.spans()):
+        q, k, v = made.qkv(x_nd[start:stop]).split(made.sizes, dim=1)
+        columns = []
+        for head in range(setting.heads):
+            own = slice(4 * head, 4 * head + 4)
+            other = slice(4 * (head // shared), 4 * (head // shared) + 4)
+            scores = setting.scale * q[:, own] @ k[:, other].T
+            places = torch.arange(stop - start)
+            scores = scores.masked_fill(~seen(places[:, None], places[None]), -torch.inf)
+            weights = torch.softmax(scores, dim=-1)
+            if masks is not None:
+                weights = weights * masks[place][head]
+            columns.append(weights @ v[:, other])
+        found.append(made.out(torch.cat(columns, dim=1)))
+    return torch.cat(found)
 
-    def run(x: torch.Tensor) -> torch.Tensor:
-        masks = [noise.weights(group, 2, x, 0.3, 1) for group in batch.groups()]
-        return AttendWithNoise.apply(x, batch.groups(), 2, 0.9, masks)
 
-    assert torch.autograd.gradcheck(run, (qkv,))
+SIGHTS = {
+    "all": ({}, lambda q, k: q >= -1),
+    "causal": ({"sees": "causal"}, lambda q, k: k <= q),
+    "window": ({"sees": "causal", "window": 3}, lambda q, k: (k <= q) & (q - k < 3)),
+    "both ways": ({"window": 2}, lambda q, k: (q - k).abs() < 2),
+    "grouped": ({"sees": "causal", "kv_heads": 2}, lambda q, k: k <= q),
+    "multi-query": ({"kv_heads": 1}, lambda q, k: q >= -1),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize("noisy", [False, True], ids=["plain", "dropout"])
+def test_attention_equals_its_formula(sight, noisy):
+    fields, seen = SIGHTS[sight]
+    noise = Noise(4, 5) if noisy else None
+    made, flow, x_nd = attention(noise, **fields, dropout=0.4)
+    masks = []
+    for document, length in zip(flow.batch.documents, flow.batch.lengths(), strict=True):
+        mask = np.empty(4 * length**2)
+        Noise(4, 5).fill(mask, 0.4, made.site, document)
+        masks.append(torch.from_numpy(mask).view(4, length, length))
+    wanted = by_formula(made, flow.batch, x_nd, seen, masks if noisy else None)
+    torch.testing.assert_close(made(x_nd, flow), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_maps_are_those_of_the_formula_and_a_masked_head_gives_nothing():
+    made, flow, x_nd = attention(sees="causal")
+    plain = made(x_nd, flow)
+    flow.notes = Notes(maps=True)
+    torch.testing.assert_close(made(x_nd, flow), plain, rtol=1e-10, atol=1e-12)
+    for weights, length in zip(flow.notes.weights["a.0.0"], flow.batch.lengths(), strict=True):
+        assert weights.shape == (4, length, length)
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+        assert not weights.triu(1).any()
+    flow.notes = Notes(heads={"a.0.0": torch.tensor([1.0, 0.0, 1.0, 1.0])})
+    masked = made(x_nd, flow)
+    made.out.weight.data[:, 4:8] = 0
+    flow.notes = None
+    torch.testing.assert_close(masked, made(x_nd, flow), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(masked, plain)
+
+
+@pytest.mark.parametrize(
+    "added", [None, torch.zeros(1, 1, 3, 3).triu(1) - 1e30 * torch.ones(3, 3).triu(1)]
+)
+def test_the_written_out_gradient_is_right(added):
+    generator = torch.Generator().manual_seed(3)
+    parts = [
+        torch.randn(2, 2, 3, 4, dtype=torch.float64, generator=generator).requires_grad_()
+        for _ in range(3)
+    ]
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        group = Group(0, 3, (5, 2**100), 0, 0, 3)
+        mask = Noise(1, 2).weights(group, 2, q, 0.3, 1)
+        return AttendWithNoise.apply(q, k, v, added, 0.9, mask)
+
+    assert torch.autograd.gradcheck(run, parts)
 
 
 def test_packed_equals_alone_with_dropout_on(network, documents):
@@ -154,8 +221,11 @@ def test_a_table_gradient_is_the_same_step_after_step(network, documents):
 
 
 def test_fresh_weights_depend_on_their_names_only():
-    head = Head(pool="mean", dense=True, dropout=0.0, outputs=3)
-    one, other = build(spec(CONFIG), head), build(spec({**CONFIG, "num_hidden_layers": 1}), head)
+    head = Head(pool="mean", dense=Dense(outputs=16, bend="tanh"), dropout=0.0, outputs=3)
+    one, other = (
+        build(bert.spec(CONFIG), head),
+        build(bert.spec({**CONFIG, "num_hidden_layers": 1}), head),
+    )
     initialise(one, 5)
     initialise(other, 5)
     for name, weight in other.named_parameters():
@@ -165,7 +235,10 @@ def test_fresh_weights_depend_on_their_names_only():
 @pytest.mark.parametrize("noise", [None, Noise(seed=3, step=17)], ids=["plain", "dropout"])
 def test_a_head_on_first_tokens_needs_no_others_at_the_end(documents, noise):
     """The rows that nobody reads are let go: same logits, same gradients as with all of them."""
-    network = build(spec(CONFIG), Head(pool="first", dense=True, dropout=0.3, outputs=3))
+    network = build(
+        bert.spec(CONFIG),
+        Head(pool="first", dense=Dense(outputs=16, bend="tanh"), dropout=0.3, outputs=3),
+    )
     initialise(network, seed=1)
     network.double()
     batch = pack(documents, NAMES)
@@ -175,5 +248,6 @@ def test_a_head_on_first_tokens_needs_no_others_at_the_end(documents, noise):
         logits.square().sum().backward()
         gradients.append([logits.detach(), *(weight.grad for weight in network.parameters())])
         network.zero_grad()
-    assert len(network.stacks["encoder"].firsts(batch)[0]) == len(documents) < len(batch.tokens_n)
+    ends = network.ends(batch, noise, None, last=False)[0]
+    assert len(ends) == len(documents) < len(batch.tokens_n)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lmwright.core.assets import asset_file
-from lmwright.models.blocks import Attention
+from lmwright.models.blocks.attention import Attention
 from lmwright.models.family import to_ours
 from lmwright.models.files.folder import read_folder
 from lmwright.models.network import Network, build, fill
 from lmwright.models.ragged import Ragged, pack
-from lmwright.models.spec import FeedForward, Head, ModelSpec, Norm, Sublayer
+from lmwright.models.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer
 from lmwright.models.zoo.bert import FAMILY
 
 transformers = pytest.importorskip("transformers")
@@ -33,7 +33,7 @@ SIZE = {
     "hidden_act": "gelu",
 }
 LENGTHS = (7, 1, 20, 7, 3)
-HEAD = Head(pool="first", dense=True, dropout=0.1, outputs=3)
+HEAD = Head(pool="first", dense=Dense(outputs=24, bend="tanh"), dropout=0.1, outputs=3)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,18 @@ def documents():
     return [rng.integers(0, SIZE["vocab_size"], length) for length in LENGTHS]
 
 
+def head_weights():
+    """The names of the classifier's weights."""
+    return FAMILY.heads["classify"]({"num_labels": 3}, FAMILY.spec(SIZE))[1]
+
+
 def ours(reference, setting: ModelSpec | None = None) -> Network:
     """Our network with the reference's weights."""
     setting = FAMILY.spec(SIZE) if setting is None else setting
     network = build(setting, HEAD)
     theirs = dict(reference.state_dict())
     body = {name.removeprefix("bert."): tensor.clone() for name, tensor in theirs.items()}
-    head = {weight.ours: theirs[weight.theirs[0]].clone() for weight in FAMILY.head}
+    head = to_ours(head_weights(), theirs)
     fill(network, {**to_ours(FAMILY.weights(FAMILY.spec(SIZE)), body), **head})
     return network
 
@@ -104,7 +109,7 @@ def test_gradients_equal_the_reference(reference, documents):
     gradients = {name: weight.grad for name, weight in reference.named_parameters()}
     body = {name.removeprefix("bert."): gradient for name, gradient in gradients.items()}
     wanted = to_ours(FAMILY.weights(FAMILY.spec(SIZE)), body)
-    wanted |= {weight.ours: gradients[weight.theirs[0]] for weight in FAMILY.head}
+    wanted |= to_ours(head_weights(), gradients)
     for name, weight in network.named_parameters():
         torch.testing.assert_close(weight.grad, wanted[name], rtol=1e-8, atol=1e-11, msg=name)
 
@@ -144,7 +149,7 @@ SPECS = {
     "eps": lambda: changed(lambda each: replace(each, after=Norm(eps=1e-12))),
     "kind of GELU": lambda: changed(lambda each: with_op(each, FeedForward, bend="gelu_tanh")),
     "wrong scale": lambda: attention_spec(scale=24**-0.5),
-    "wrong number of heads": lambda: attention_spec(heads=6),
+    "wrong number of heads": lambda: attention_spec(heads=6, kv_heads=6, head_width=4),
     "missing token-type embedding": without_segments,
     "missing embedding norm": without_embedding_norm,
     "residual dropped": lambda: changed(lambda each: replace(each, residual=False)),

@@ -28,7 +28,7 @@ from lmwright.core.stage import Amounts
 from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
-from lmwright.models.encoder import Encoder, from_published
+from lmwright.models.encoder import LONGEST, Encoder, from_published
 from lmwright.models.files.folder import read_folder
 from lmwright.models.model import load_model
 from lmwright.models.network import Network
@@ -476,7 +476,7 @@ def beginning(recipe: Recipe, store: Store) -> Encoder:
     published = read_folder(folder)
     labels = ("a", "b")
     head = resolve("tasks", training.task)(labels, 0.0).head(0.0)
-    most = min(most, published.spec.stacks[0].embedding.positions)
+    most = min(most, published.spec.longest or LONGEST)
     return from_published(published, labels, head, most, 0)
 
 

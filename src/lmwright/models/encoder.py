@@ -13,17 +13,20 @@ from torch import Tensor
 
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.models.blocks import mean_pool
+from lmwright.models.blocks.head import mean_pool
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
+from lmwright.models.initial import initialise
 from lmwright.models.model import read_description
-from lmwright.models.network import Network, build, fill, initialise
+from lmwright.models.network import Network, build, fill
 from lmwright.models.ragged import Ragged, pack
 from lmwright.models.spec import Head, read_head, read_spec
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 MOST_TOKENS_AT_ONCE = 4096
 """A pass over more tokens would need more memory and be no faster."""
+LONGEST = 8192
+"""Tokens of a text where no table of positions sets a bound."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ class Encoder:
 
     def embed(self, batch: Sequence[Tokens]) -> np.ndarray:
         """The mean hidden state of each text, at length 1: float32 (texts, width)."""
-        return self.in_pieces(batch, self.vectors, self.network.spec.stacks[-1].width)
+        return self.in_pieces(batch, self.vectors, self.network.width)
 
     def look(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
         """Logits and vectors of one pass."""
-        width = self.network.spec.stacks[-1].width
+        width = self.network.width
 
         def both(piece: Ragged) -> Tensor:
             logits_bk, hidden_nd = self.network.look(piece)
@@ -129,9 +132,10 @@ def from_published(
 ) -> Encoder:
     """A classifier on a published encoder; what its head lacks is drawn afresh from ``seed``."""
     network = build(published.spec, head)
+    _, known = published.heads.get("classify") or (head, {})
     shapes = {name: each.shape for name, each in network.named_parameters()}
-    known = {name: t for name, t in published.head.items() if shapes.get(name) == t.shape}
-    fill(network, {**published.weights, **known})
+    fitting = {name: t for name, t in known.items() if shapes.get(name) == t.shape}
+    fill(network, {**published.weights, **fitting})
     initialise(network, seed)
     most = checked_cap(max_tokens, network, "max_tokens")
     return Encoder(network, published.tokenizer, labels, most)
@@ -145,10 +149,10 @@ def head_spec(network: Network) -> Head:
 
 
 def checked_cap(most: object, network: Network, where: str) -> int:
-    """The cap on tokens, which the table of positions bounds."""
-    positions = network.spec.stacks[0].embedding.positions
-    if not isinstance(most, int) or not 3 <= most <= positions:
-        raise BadInput(f"{where}: at most {most!r} tokens", f"a number from 3 to {positions}")
+    """The cap on tokens, which the table of positions bounds where there is one."""
+    longest = network.spec.longest or LONGEST
+    if not isinstance(most, int) or not 3 <= most <= longest:
+        raise BadInput(f"{where}: at most {most!r} tokens", f"a number from 3 to {longest}")
     return most
 
 

@@ -2,45 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmwright.models.spec import ModelSpec
+from lmwright.models.spec import Head, ModelSpec
+
+Join = Callable[[list[Tensor]], Tensor]
+Part = Callable[[Tensor], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One of our weights and the tensors that it stands for, one below the other."""
+    """One of our weights, the tensors that it is made of, and how, both ways."""
 
     ours: str
     theirs: tuple[str, ...]
+    join: Join
+    part: Part
+
+
+def same(ours: str, theirs: str) -> Weight:
+    """One tensor, as it is."""
+    return Weight(ours, (theirs,), lambda parts: parts[0], lambda whole: [whole])
+
+
+def transposed(ours: str, theirs: str) -> Weight:
+    """One matrix, stored the other way round."""
+    return Weight(ours, (theirs,), lambda parts: parts[0].T, lambda whole: [whole.T])
+
+
+def rows(ours: str, theirs: Sequence[str], sizes: Sequence[int] | None = None) -> Weight:
+    """Tensors one below the other, of so many rows each (by default alike)."""
+
+    def part(whole: Tensor) -> Sequence[Tensor]:
+        return whole.split(list(sizes)) if sizes else whole.chunk(len(theirs))
+
+    return Weight(ours, tuple(theirs), torch.cat, part)
+
+
+def stacked(ours: str, theirs: Sequence[str]) -> Weight:
+    """Tensors of one shape, side by side along a new first dimension."""
+    return Weight(ours, tuple(theirs), torch.stack, lambda w: w.unbind())
+
+
+def heads_apart(ours: str, theirs: str, heads: int, parts: int = 3) -> Weight:
+    """Queries, keys and values that are stored head by head: q, k, v of head 0, then of head 1."""
+
+    def join(found: list[Tensor]) -> Tensor:
+        whole = found[0]
+        by_head = whole.view(heads, parts, -1, *whole.shape[1:])
+        return by_head.transpose(0, 1).reshape(whole.shape)
+
+    def part(whole: Tensor) -> Sequence[Tensor]:
+        by_part = whole.reshape(parts, heads, -1, *whole.shape[1:])
+        return [by_part.transpose(0, 1).reshape(whole.shape)]
+
+    return Weight(ours, (theirs,), join, part)
+
+
+def linear(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
+    """Weight and bias of a linear map or a norm, those of several below one another."""
+    leaves = ("weight", "bias") if bias else ("weight",)
+    return [rows(f"{ours}.{leaf}", [f"{each}.{leaf}" for each in theirs]) for leaf in leaves]
+
+
+HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of checkpoints. ``prefix`` may stand before its names in a checkpoint with a head;
-    tensors whose names start as one of ``unread`` does belong to heads or are no weights."""
+    """A family of checkpoints.
+
+    ``heads`` are those that it is published with, by what they do (``lm``, ``classify``): the
+    head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
+    the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
+    belong to heads or are no weights.
+    """
 
     name: str
     spec: Callable[[Mapping[str, Any]], ModelSpec]
     config: Callable[[ModelSpec], dict[str, Any]]
     weights: Callable[[ModelSpec], list[Weight]]
-    head: tuple[Weight, ...]
-    prefix: str
-    unread: tuple[str, ...]
+    heads: Mapping[str, HeadOf] = field(default_factory=dict)
+    prefix: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights from a checkpoint's tensors."""
     return {
-        weight.ours: torch.cat([theirs[name] for name in weight.theirs])
-        if len(weight.theirs) > 1
-        else theirs[weight.theirs[0]]
-        for weight in weights
+        weight.ours: weight.join([theirs[name] for name in weight.theirs]) for weight in weights
     }
 
 
@@ -49,7 +104,5 @@ def to_theirs(weights: list[Weight], ours: Mapping[str, Tensor]) -> dict[str, Te
     return {
         name: part.contiguous()
         for weight in weights
-        for name, part in zip(
-            weight.theirs, ours[weight.ours].chunk(len(weight.theirs)), strict=True
-        )
+        for name, part in zip(weight.theirs, weight.part(ours[weight.ours]), strict=True)
     }

@@ -1,59 +1,95 @@
-"""The network that a spec describes: its modules, its forward, its fresh weights."""
+"""The network that a spec describes: its modules, its forward, its weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from lmwright.core.random import key
 from lmwright.models import spec
-from lmwright.models.blocks import Embedding, Head, Sublayer, first_token
+from lmwright.models.blocks.attention import Ends
+from lmwright.models.blocks.embedding import Embedding
+from lmwright.models.blocks.flow import Cache, Flow, Notes, States
+from lmwright.models.blocks.head import Head
+from lmwright.models.blocks.norm import norm
+from lmwright.models.blocks.place import Place
+from lmwright.models.blocks.sublayer import Sublayer, at
 from lmwright.models.memory import keep_freed_memory
 from lmwright.models.ragged import Noise, Ragged
 
 HEAD_SITE = 1 << 20
 
+Batch = Ragged | Mapping[str, Ragged]
+"""What a network reads: one stream for all of its stacks, or one for each by name."""
+
 
 class Stack(nn.Module):
-    """An embedding and its layers."""
+    """An embedding, its layers and a last norm."""
 
-    def __init__(self, setting: spec.Stack) -> None:
+    def __init__(self, setting: spec.Stack, widths: Mapping[str, int]) -> None:
         super().__init__()
+        self.name, self.drops, self.rate = setting.name, setting.drops, setting.embedding.dropout
+        sites = count(1)
         self.embedding = Embedding(setting, site=0)
-        # A sublayer has two places of noise: its own and its op's.
-        sites = iter(range(1, 1 << 16, 2))
-        self.layers = nn.ModuleList(
-            nn.ModuleList(Sublayer(sublayer, setting.width, next(sites)) for sublayer in layer)
-            for layer in setting.layers
-        )
+        self.layers = nn.ModuleList()
+        self.width = setting.width
+        for number, layer in enumerate(setting.layers):
+            sublayers = nn.ModuleList()
+            for each, sublayer in enumerate(layer):
+                name = f"{setting.name}.{number}.{each}"
+                place = Place(name, self.width, widths, sites, sublayer.dropout)
+                made = Sublayer(sublayer, place)
+                self.width = made.width
+                sublayers.append(made)
+            self.layers.append(sublayers)
+        self.norm, self.site = norm(setting.norm, self.width), next(sites)
 
-    def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
-        """Hidden states (n, d) of the stream after the last layer; with ``noise``, dropout."""
-        x_nd = self.embedding(batch, noise)
-        for sublayer in self.sublayers():
-            x_nd = sublayer(x_nd, batch, noise)
-        return x_nd
+    def forward(self, flow: Flow) -> States:
+        """The states of the stream after each layer."""
+        x_nd = self.embedding(flow)
+        inputs = []
+        for flow.layer, layer in enumerate(self.layers):
+            inputs.append(x_nd)
+            for sublayer in layer:  # type: ignore[attr-defined]
+                x_nd = sublayer(x_nd, flow)
+        last_nd = self.finished(x_nd, flow)
+        if flow.notes is not None:
+            flow.notes.states[self.name] = [*inputs, last_nd]
+        return States(flow.batch, inputs, last_nd)
 
-    def firsts(self, batch: Ragged, noise: Noise | None = None) -> tuple[Tensor, Ragged]:
-        """Hidden states (b, d) of each document's first token, and these tokens as a batch.
+    def ends(self, flow: Flow, last: bool) -> tuple[Tensor, Ragged]:
+        """The last states (b, d) of each document's first or last token, and these as a batch.
 
-        Equal to rows of :meth:`forward`; after the last op that mixes tokens the others, which
-        nobody will read, are let go.
+        Equal to rows of :meth:`forward`; from the last op that mixes tokens on, the other tokens,
+        which nobody will read, are let go.
         """
-        x_nd, left = self.embedding(batch, noise), batch
-        sublayers = self.sublayers()
-        mixing = max((at for at, each in enumerate(sublayers) if each.op.mixes_tokens), default=-1)
-        for place, sublayer in enumerate(sublayers):
-            if place == mixing + 1:
-                x_nd, left = x_nd[list(batch.cu_seqlens[:-1])], batch.firsts()
-            x_nd = sublayer(x_nd, left, noise)
-        return (x_nd, left) if left is not batch else (first_token(x_nd, batch), batch.firsts())
+        x_nd, only = self.embedding(flow), Ends.of(flow.batch, last)
+        places = list(self.places())
+        mixing = max((n for n, (_, each) in enumerate(places) if each.mixes_tokens), default=-1)
+        if mixing < 0:
+            x_nd, flow = x_nd[only.rows], at(flow, only)
+        for number, (flow.layer, sublayer) in enumerate(places):
+            if number == mixing:
+                x_nd, flow = sublayer.ends(x_nd, flow, only), at(flow, only)
+            else:
+                x_nd = sublayer(x_nd, flow)
+        return self.finished(x_nd, flow), only.batch
 
-    def sublayers(self) -> list[Sublayer]:
-        """All sublayers of all layers, in their order."""
-        return [sublayer for layer in self.layers for sublayer in layer]  # type: ignore[attr-defined]
+    def places(self) -> Iterator[tuple[int, Sublayer]]:
+        """Every sublayer with the number of its layer, in the order in which they work."""
+        for number, layer in enumerate(self.layers):
+            for sublayer in layer:  # type: ignore[attr-defined]
+                yield number, sublayer
+
+    def finished(self, x_nd: Tensor, flow: Flow) -> Tensor:
+        """The last norm, and dropout where the spec has it there."""
+        x_nd = self.norm(x_nd)
+        if flow.noise is not None and self.drops and self.rate:
+            x_nd = x_nd * flow.noise.rows(flow.batch, x_nd, self.rate, self.site)
+        return x_nd
 
 
 class Network(nn.Module):
@@ -62,64 +98,162 @@ class Network(nn.Module):
     def __init__(self, setting: spec.ModelSpec, head: spec.Head | None = None) -> None:
         super().__init__()
         self.spec, self.head_spec = setting, head
-        self.stacks = nn.ModuleDict({stack.name: Stack(stack) for stack in setting.stacks})
-        last = setting.stacks[-1]
-        self.head = None if head is None else Head(head, last.width, HEAD_SITE)
+        self.stacks = nn.ModuleDict()
+        widths: dict[str, int] = {}
+        for stack in setting.stacks:
+            self.stacks[stack.name] = Stack(stack, widths)
+            widths[stack.name] = self.stacks[stack.name].width  # type: ignore[assignment]
+        self.width = sum(widths[stack.name] for stack in setting.given)
+        self.mix = self.mix_scale = None
+        if setting.mixed:
+            self.mix = nn.Parameter(torch.empty(len(setting.given[0].layers) + 1))
+            self.mix_scale = nn.Parameter(torch.empty(1))
+        self.head = None if head is None else Head(head, self.width, HEAD_SITE)
+        tied = ties(self)
+        for stack in setting.stacks:
+            table = f"stacks.{stack.name}.embedding.tokens.weight"
+            self.stacks[stack.name].embedding.alone = table not in {*tied, *tied.values()}  # type: ignore[union-attr]
+        tie(self)
 
-    def hidden(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
-        """Hidden states (n, d) of the last stack."""
-        return self.stacks[self.spec.stacks[-1].name](batch, noise)
-
-    def forward(self, batch: Ragged, noise: Noise | None = None) -> Tensor:
-        """Logits (b, outputs), in the order in which the documents were packed."""
-        if self.head is not None and self.head.pool == "first":
-            last: Stack = self.stacks[self.spec.stacks[-1].name]  # type: ignore[assignment]
-            return self.head(*last.firsts(batch, noise), noise)
-        return self.look(batch, noise)[0]
-
-    def look(self, batch: Ragged, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (b, outputs) and the hidden states (n, d) that they were read from."""
+    def forward(
+        self, batch: Batch, noise: Noise | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """What the head gives: (b, outputs) a document as packed, or (n, outputs) a token."""
         if self.head is None:
             raise TypeError("this network has no head")
-        hidden_nd = self.hidden(batch, noise)
-        return self.head(hidden_nd, batch, noise), hidden_nd
+        pool = self.head.setting.pool
+        if pool in ("first", "last") and len(self.spec.given) == 1 and not self.spec.mixed:
+            states_bd, ends = self.ends(batch, noise, cache, last=pool == "last")
+            return self.head(states_bd, ends, noise)
+        return self.look(batch, noise, cache)[0]
+
+    def look(
+        self, batch: Batch, noise: Noise | None = None, cache: Cache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the head gives, and the hidden states (n, d) that it was read from."""
+        if self.head is None:
+            raise TypeError("this network has no head")
+        hidden_nd = self.hidden(batch, noise, cache)
+        return self.head(hidden_nd, self.given_batch(batch), noise), hidden_nd
+
+    def hidden(
+        self,
+        batch: Batch,
+        noise: Noise | None = None,
+        cache: Cache | None = None,
+        notes: Notes | None = None,
+        losses: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The states (n, d) that the spec gives. ``losses`` takes what ops add to the loss."""
+        flow = self.begun(batch, noise, cache, notes)
+        for stack in self.spec.stacks:
+            self.run(stack.name, batch, flow)
+        if cache is not None:
+            cache.advance(self.given_batch(batch))
+        if losses is not None:
+            losses += flow.losses
+        given = [flow.read[stack.name] for stack in self.spec.given]
+        if self.mix is None or self.mix_scale is None:
+            return torch.cat([states.last for states in given], dim=-1)
+        layers = zip(*([*states.inputs, states.last] for states in given), strict=True)
+        side_by_side = [torch.cat([*parts], dim=-1) for parts in layers]
+        shares = torch.softmax(self.mix, dim=0)
+        return self.mix_scale * sum(
+            share * each for share, each in zip(shares, side_by_side, strict=True)
+        )
+
+    def ends(
+        self, batch: Batch, noise: Noise | None, cache: Cache | None, last: bool
+    ) -> tuple[Tensor, Ragged]:
+        """The states (b, d) of each document's first or last token, and these tokens' batch."""
+        flow = self.begun(batch, noise, cache, None)
+        *before, given = [stack.name for stack in self.spec.stacks]
+        if self.spec.given[0].name != given:
+            raise TypeError("the last stack is not the one that the network gives")
+        for name in before:
+            self.run(name, batch, flow)
+        flow.batch, flow.memo = stream_of(batch, given), {}
+        stack: Stack = self.stacks[given]  # type: ignore[assignment]
+        found = stack.ends(flow, last)
+        if cache is not None:
+            cache.advance(self.given_batch(batch))
+        return found
+
+    def begun(
+        self, batch: Batch, noise: Noise | None, cache: Cache | None, notes: Notes | None
+    ) -> Flow:
+        """A pass that has gone through no stack yet."""
+        return Flow(stream_of(batch, self.spec.stacks[0].name), noise, cache, notes)
+
+    def run(self, name: str, batch: Batch, flow: Flow) -> None:
+        """Let one stack give its states, unless a cache holds all that is read of them."""
+        flow.batch, flow.memo = stream_of(batch, name), {}
+        read_only = name not in {stack.name for stack in self.spec.given}
+        if flow.cache is not None and read_only and any(flow.cache.lengths):
+            return
+        flow.read[name] = self.stacks[name](flow)
+
+    def given_batch(self, batch: Batch) -> Ragged:
+        """The stream whose states the network gives."""
+        return stream_of(batch, self.spec.given[0].name)
+
+
+def stream_of(batch: Batch, name: str) -> Ragged:
+    """The stream that a stack reads."""
+    return batch if isinstance(batch, Ragged) else batch[name]
+
+
+def ties(network: Network) -> dict[str, str]:
+    """Weight -> the weight that it is one with, for all that the spec shares."""
+    firsts: dict[str, str] = {}
+    found: dict[str, str] = {}
+
+    def same(key: str, name: str) -> None:
+        if key and firsts.setdefault(key, name) != name:
+            found[name] = firsts[key]
+
+    for stack in network.spec.stacks:
+        here = f"stacks.{stack.name}"
+        same(stack.embedding.share, f"{here}.embedding.tokens.weight")
+        own: Stack = network.stacks[stack.name]  # type: ignore[assignment]
+        for name, module in own.named_modules():
+            setting = getattr(getattr(module, "setting", None), "positions", None)
+            if isinstance(setting, spec.Buckets):
+                same(setting.share, f"{here}.{name}.buckets.weight")
+        if stack.weights_of:
+            for name, _ in own.layers.named_parameters():
+                found[f"{here}.layers.{name}"] = f"stacks.{stack.weights_of}.layers.{name}"
+    if network.head_spec is not None:
+        same(network.head_spec.share, "head.out.weight")
+    return found
+
+
+def tie(network: Network) -> None:
+    """Make the weights that the spec shares one."""
+    known = dict(network.named_parameters(remove_duplicate=False))
+    for name, first in ties(network).items():
+        put(network, name, known[first])
+
+
+def put(network: Network, name: str, weight: nn.Parameter) -> None:
+    """Set one weight."""
+    module, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(module), leaf, weight)
 
 
 def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
-    """A network whose weights are not there yet: :func:`fill` or :func:`initialise` gives them."""
+    """A network whose weights are not there yet: :func:`fill` or ``initialise`` gives them."""
     keep_freed_memory()
     with torch.device("meta"):
         return Network(setting, head)
 
 
-def fill(network: Network, tensors: dict[str, Tensor]) -> None:
+def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
     """Give the network those of its weights that ``tensors`` names, without a copy."""
-    network.load_state_dict(tensors, strict=False, assign=True)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-
-
-def initialise(network: Network, seed: int) -> None:
-    """Draw every weight that is still missing: normal with standard deviation 0.02, gains 1.
-
-    The draw of a weight is keyed by its name, so adding another one changes no other.
-    """
-    for name, parameter in list(network.named_parameters()):
-        if not parameter.is_meta:
-            continue
-        module = network.get_submodule(name.rpartition(".")[0])
-        leaf = name.rpartition(".")[2]
-        setattr(module, leaf, nn.Parameter(fresh(parameter, module, leaf, seed, name)))
-
-
-def fresh(parameter: Tensor, module: nn.Module, leaf: str, seed: int, name: str) -> Tensor:
-    """The first value of one weight."""
-    if leaf == "bias":
-        return torch.zeros(parameter.shape)
-    if isinstance(module, nn.LayerNorm):
-        return torch.ones(parameter.shape)
-    generator = torch.Generator().manual_seed(key(seed, "weight", name) % (1 << 63))
-    return torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator)
+    for name, _ in list(network.named_parameters()):
+        if name in tensors:
+            put(network, name, nn.Parameter(tensors[name].detach()))
+    tie(network)
 
 
 def size(network: Network) -> int:

@@ -12,6 +12,7 @@ import platform
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -20,12 +21,17 @@ class Linear(nn.Linear):
 
     def forward(self, x_ni: Tensor) -> Tensor:
         """The stream, each row mapped by itself."""
-        if not has_onednn() or x_ni.dtype != torch.float32 or x_ni.device.type != "cpu":
-            return super().forward(x_ni)
-        if torch.is_grad_enabled():
-            mapped: Tensor = Map.apply(x_ni, self.weight, self.bias)
-            return mapped
-        return through_onednn(x_ni, self.weight, self.bias)
+        return linear(x_ni, self.weight, self.bias)
+
+
+def linear(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
+    """x Wᵀ + b, of a stream (n, in) to (n, out)."""
+    if not has_onednn() or x_ni.dtype != torch.float32 or x_ni.device.type != "cpu":
+        return F.linear(x_ni, weight_oi, bias_o)
+    if torch.is_grad_enabled():
+        mapped: Tensor = Map.apply(x_ni, weight_oi, bias_o)
+        return mapped
+    return through_onednn(x_ni, weight_oi, bias_o)
 
 
 class Map(torch.autograd.Function):
@@ -33,15 +39,16 @@ class Map(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor
+        ctx: Any, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None
     ) -> Tensor:
         """(n, in), (out, in), (out) -> (n, out)."""
         ctx.save_for_backward(x_ni, weight_oi)
+        ctx.biased = bias_o is not None
         return through_onednn(x_ni, weight_oi, bias_o)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
-        """Gradients of the input (when it wants one), the weight and the bias."""
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the input (when it wants one), the weight and the bias (if there is one)."""
         x_ni, weight_oi = ctx.saved_tensors
         gradient_no = gradients[0].contiguous()
         wanted = ctx.needs_input_grad[0]
@@ -49,7 +56,7 @@ class Map(torch.autograd.Function):
         # A sum over the rows: MKL is the faster one, but where the result is wider than high.
         wide = weight_oi.shape[1] > weight_oi.shape[0]
         dw_oi = through_onednn(gradient_no.t(), x_ni.t(), None) if wide else gradient_no.t() @ x_ni
-        return dx_ni, dw_oi, gradient_no.sum(0)
+        return dx_ni, dw_oi, gradient_no.sum(0) if ctx.biased else None
 
 
 def through_onednn(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:

@@ -20,25 +20,41 @@ WORD = 1 << 64
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring documents of one length: rows ``start`` to ``stop`` of the stream."""
+    """Neighbouring documents of like lengths, which can share one product.
+
+    Their queries are rows ``start`` to ``stop`` of the stream, ``length`` a document; their keys
+    begin at ``key_start`` of the stream that is read, ``key_length`` a document. ``first`` is the
+    place of the first of them among the batch's documents.
+    """
 
     start: int
     length: int
     documents: tuple[int, ...]
+    first: int
+    key_start: int
+    key_length: int
 
     @property
     def stop(self) -> int:
         """The row after the group's last one."""
         return self.start + self.length * len(self.documents)
 
+    @property
+    def key_stop(self) -> int:
+        """The row after the group's last key."""
+        return self.key_start + self.key_length * len(self.documents)
+
 
 @dataclass(frozen=True)
 class Ragged:
-    """Documents end to end, shortest first.
+    """Documents end to end.
 
     ``tokens_n`` and ``positions_n`` are int64; document j of the stream stands in rows
     ``cu_seqlens[j]`` to ``cu_seqlens[j + 1]`` and is number ``order[j]`` of what was packed;
-    ``documents[j]`` is the number under which its noise is drawn.
+    ``documents[j]`` is the number under which its noise is drawn. ``segments_n`` numbers the
+    segments that a document's tokens belong to (None: all to the first); ``ranks_n`` their places
+    in an order of factorisation; ``prefixes`` how many first tokens of each document all of its
+    tokens see.
     """
 
     tokens_n: Tensor
@@ -46,33 +62,50 @@ class Ragged:
     cu_seqlens: tuple[int, ...]
     order: tuple[int, ...]
     documents: tuple[int, ...]
+    segments_n: Tensor | None = None
+    ranks_n: Tensor | None = None
+    prefixes: tuple[int, ...] | None = None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First row and row after the last one, document by document."""
         return zip(self.cu_seqlens[:-1], self.cu_seqlens[1:], strict=True)
 
-    def groups(self) -> list[Group]:
-        """The documents gathered by equal length, which can share one product."""
+    def lengths(self) -> list[int]:
+        """Tokens of each document of the stream."""
+        return [stop - start for start, stop in self.spans()]
+
+    def groups(self, keys: Ragged | None = None) -> list[Group]:
+        """The documents gathered by equal lengths, their own and (of ``keys``) the others'."""
         found: list[Group] = []
-        for document, (start, stop) in zip(self.documents, self.spans(), strict=True):
-            length = stop - start
-            if found and found[-1].length == length:
-                last = found.pop()
-                found.append(Group(last.start, length, (*last.documents, document)))
+        others = self if keys is None else keys
+        pairs = zip(self.documents, self.spans(), others.spans(), strict=True)
+        for place, (document, (start, stop), (first, last)) in enumerate(pairs):
+            sizes = stop - start, last - first
+            if found and (found[-1].length, found[-1].key_length) == sizes:
+                group = found.pop()
+                documents, at = (*group.documents, document), group
             else:
-                found.append(Group(start, length, (document,)))
+                documents, at = (document,), Group(start, 0, (), place, first, 0)
+            found.append(Group(at.start, sizes[0], documents, at.first, at.key_start, sizes[1]))
         return found
 
-    def firsts(self) -> Ragged:
-        """The batch of each document's first token alone; names, and so noise, stay."""
-        rows = list(self.cu_seqlens[:-1])
+    def ends(self, last: bool) -> Ragged:
+        """The batch of each document's first or last token alone; names, and so noise, stay."""
+        rows = self.end_rows(last)
         return Ragged(
             tokens_n=self.tokens_n[rows],
             positions_n=self.positions_n[rows],
             cu_seqlens=tuple(range(len(rows) + 1)),
             order=self.order,
             documents=self.documents,
+            segments_n=None if self.segments_n is None else self.segments_n[rows],
+            ranks_n=None if self.ranks_n is None else self.ranks_n[rows],
+            prefixes=self.prefixes,
         )
+
+    def end_rows(self, last: bool) -> list[int]:
+        """The rows of each document's first or last token."""
+        return [end - 1 for end in self.cu_seqlens[1:]] if last else list(self.cu_seqlens[:-1])
 
     def as_packed(self, rows_b: Tensor) -> Tensor:
         """Rows, one a document of the stream, put back into the order that was packed."""
@@ -80,25 +113,59 @@ class Ragged:
         back[list(self.order)] = torch.arange(len(self.order))
         return rows_b[back]
 
+    def by_document(self, x_n: Tensor) -> list[Tensor]:
+        """The rows of each document, in the order in which they were packed."""
+        parts = x_n.split(self.lengths())
+        return [parts[place] for place in np.argsort(self.order)]
 
-def pack(sequences: Sequence[np.ndarray], documents: Sequence[int] | None = None) -> Ragged:
+
+def pack(
+    sequences: Sequence[np.ndarray],
+    documents: Sequence[int] | None = None,
+    *,
+    order: Sequence[int] | None = None,
+    past: Sequence[int] | None = None,
+    segments: Sequence[np.ndarray] | None = None,
+    ranks: Sequence[np.ndarray] | None = None,
+    prefixes: Sequence[int] | None = None,
+    positions: Sequence[np.ndarray] | None = None,
+) -> Ragged:
     """Lay token sequences (integers, at least one token each) end to end.
 
-    ``documents`` are numbers below 2**128 that key the noise; their place where none are given.
+    They stand shortest first, or in ``order``: two streams that are read together need the same
+    one. ``documents`` are numbers below 2**128 that key the noise; their place where none are
+    given. ``past`` counts the tokens of each document that a cache holds already. Segments, ranks
+    (places in an order of factorisation) and positions go with the tokens of each sequence.
     """
     lengths = [len(sequence) for sequence in sequences]
-    order = sorted(range(len(sequences)), key=lambda j: (lengths[j], j))
+    if order is None:
+        order = sorted(range(len(sequences)), key=lambda j: (lengths[j], j))
     names = range(len(sequences)) if documents is None else documents
-    tokens = np.concatenate([np.asarray(sequences[j], dtype=np.int64) for j in order])
-    positions = np.concatenate([np.arange(lengths[j], dtype=np.int64) for j in order])
+    before = [0] * len(sequences) if past is None else past
+    if positions is None:
+        positions = [before[j] + np.arange(lengths[j]) for j in range(len(sequences))]
     ends = np.cumsum([0, *(lengths[j] for j in order)])
     return Ragged(
-        tokens_n=torch.from_numpy(tokens),
-        positions_n=torch.from_numpy(positions),
+        tokens_n=joined(sequences, order),
+        positions_n=joined(positions, order),
         cu_seqlens=tuple(int(end) for end in ends),
         order=tuple(order),
         documents=tuple(int(names[j]) for j in order),
+        segments_n=None if segments is None else joined(segments, order),
+        ranks_n=None if ranks is None else joined(ranks, order),
+        prefixes=None if prefixes is None else tuple(int(prefixes[j]) for j in order),
     )
+
+
+def joined(parts: Sequence[np.ndarray], order: Sequence[int]) -> Tensor:
+    """Sequences of integers end to end, int64."""
+    return torch.from_numpy(np.concatenate([np.asarray(parts[j], dtype=np.int64) for j in order]))
+
+
+def order_of_pairs(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> list[int]:
+    """An order for two streams read together in which like lengths stand side by side."""
+    pairs = [(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
+    return sorted(range(len(pairs)), key=lambda j: (*pairs[j], j))
 
 
 class Noise:
@@ -131,13 +198,30 @@ class Noise:
             self.fill(mask[start * width : stop * width], rate, site, document)
         return torch.from_numpy(mask).view(like_nd.shape)
 
-    def weights(self, group: Group, heads: int, like: Tensor, rate: float, site: int) -> Tensor:
-        """A mask for a group's attention weights: (documents * heads, length, length)."""
-        size = heads * group.length**2
-        mask = np.empty(size * len(group.documents), dtype=numpy_type(like))
+    def weights(
+        self,
+        group: Group,
+        heads: int,
+        like: Tensor,
+        rate: float,
+        site: int,
+        kept: slice | None = None,
+    ) -> Tensor:
+        """A mask for a group's attention weights: (documents * heads, length, key length).
+
+        ``kept``: which of a document's rows its queries are, where not all of them are asked for;
+        they get the noise that a pass over all would give them.
+        """
+        rows, keys = group.length, group.key_length
+        mask = np.empty((len(group.documents), heads, rows, keys), dtype=numpy_type(like))
+        whole = None if kept is None else np.empty((heads, keys, keys), dtype=mask.dtype)
         for place, document in enumerate(group.documents):
-            self.fill(mask[place * size : (place + 1) * size], rate, site, document)
-        return torch.from_numpy(mask).view(-1, group.length, group.length)
+            if whole is None:
+                self.fill(mask[place].reshape(-1), rate, site, document)
+            else:
+                self.fill(whole.reshape(-1), rate, site, document)
+                mask[place] = whole[:, kept]
+        return torch.from_numpy(mask.reshape(-1, rows, keys))
 
     def vectors(self, batch: Ragged, like_bd: Tensor, rate: float, site: int) -> Tensor:
         """A mask for one vector a document of the stream, shaped and typed as ``like_bd``."""
@@ -145,6 +229,13 @@ class Noise:
         for row, document in zip(mask, batch.documents, strict=True):
             self.fill(row, rate, site, document)
         return torch.from_numpy(mask)
+
+    def documents(self, batch: Ragged, like_nd: Tensor, rate: float, site: int) -> Tensor:
+        """A factor for each row, the same for all of a document: (n, 1)."""
+        mask = np.empty((len(batch.documents), 1), dtype=numpy_type(like_nd))
+        for row, document in zip(mask, batch.documents, strict=True):
+            self.fill(row, rate, site, document)
+        return torch.from_numpy(mask.repeat(batch.lengths(), axis=0))
 
 
 def counter(site: int, low: int, high: int) -> np.ndarray:

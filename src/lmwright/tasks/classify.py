@@ -25,7 +25,7 @@ class Classify:
 
     def head(self, dropout: float) -> Head:
         """The mean over the tokens, as the start was pre-trained with, then one linear map."""
-        return Head(pool="mean", dense=False, dropout=dropout, outputs=len(self.labels))
+        return Head(pool="mean", dropout=dropout, outputs=len(self.labels))
 
     def examples(
         self, model: Encoder, texts: Sequence[str], labels: Sequence[str], ids: Sequence[str]

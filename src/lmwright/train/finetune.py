@@ -19,7 +19,7 @@ from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
-from lmwright.models.encoder import Encoder, from_published, head_spec
+from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import read_folder
 from lmwright.models.model import load_model
 from lmwright.models.network import Network, build, fill, size
@@ -288,7 +288,7 @@ def at_rate(model: Encoder, dropout: float, max_tokens: int) -> Encoder:
 
 def positions(model: Encoder) -> int:
     """The longest text that the model can read, in tokens."""
-    return model.network.spec.stacks[0].embedding.positions
+    return model.network.spec.longest or LONGEST
 
 
 @torch.no_grad()

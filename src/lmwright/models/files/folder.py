@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lmwright.models.files.weights import (
     write_tensors,
 )
 from lmwright.models.network import build
-from lmwright.models.spec import ModelSpec
+from lmwright.models.spec import Head, ModelSpec
 from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -31,12 +31,13 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Published:
-    """What a published folder holds: family, spec, our weights (those of its head apart)."""
+    """What a published folder holds: family, spec, our weights; and its heads, by what they do,
+    with those of their weights that are there."""
 
     family: Family
     spec: ModelSpec
     weights: dict[str, Tensor]
-    head: dict[str, Tensor]
+    heads: dict[str, tuple[Head, dict[str, Tensor]]]
     tokenizer: Tokenizer
 
 
@@ -69,7 +70,8 @@ def read_folder(folder: Path) -> Published:
     check_fit(body, {name: tuple(each.shape) for name, each in wanted.items()}, str(folder))
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     check_vocabulary(tokenizer, setting, folder)
-    return Published(family, setting, to_ours(mapped, body), head_of(family, theirs), tokenizer)
+    ours = to_ours(mapped, body)
+    return Published(family, setting, ours, heads_of(family, config, setting, theirs), tokenizer)
 
 
 def write_folder(
@@ -144,19 +146,26 @@ def without_prefix(theirs: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in theirs.items()}
 
 
-def head_of(family: Family, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the head's weights that the folder has."""
+def heads_of(
+    family: Family, config: Mapping[str, Any], setting: ModelSpec, theirs: Mapping[str, Tensor]
+) -> dict[str, tuple[Head, dict[str, Tensor]]]:
+    """The family's heads, with those of their weights that the folder has, if any."""
     found = {}
-    for weight in family.head:
-        name = weight.theirs[0].removeprefix(family.prefix)
-        if name in theirs:
-            found[weight.ours] = theirs[name]
+    for name, make in family.heads.items():
+        head, weights = make(config, setting)
+        own = [
+            replace(w, theirs=tuple(t.removeprefix(family.prefix) for t in w.theirs))
+            for w in weights
+        ]
+        here = [weight for weight in own if all(each in theirs for each in weight.theirs)]
+        if here:
+            found[name] = head, to_ours(here, theirs)
     return found
 
 
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
     """BadInput if the tokenizer can give an id that the embedding does not have."""
-    rows = setting.stacks[0].embedding.vocabulary
+    rows = min(s.embedding.vocabulary for s in setting.stacks if s.embedding.vocabulary)
     if tokenizer.highest() >= rows:
         raise BadInput(
             f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, Weight
-from lmwright.models.spec import Attention, Embedding, FeedForward, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.family import Family, Weight, linear, same
+from lmwright.models.spec import (
+    Attention,
+    Bend,
+    Dense,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Stack,
+    Sublayer,
+)
 
-Bend = Literal["gelu", "gelu_tanh", "relu"]
 BENDS: dict[str, Bend] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -48,22 +59,22 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     after = Norm(eps=config.get("layer_norm_eps", 1e-12))
     attention = Attention(
         heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
         scale=(width // heads) ** -0.5,
         dropout=config.get("attention_probs_dropout_prob", 0.1),
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 3072), bend=BENDS[config.get("hidden_act", "gelu")]
     )
-    layer = tuple(
-        Sublayer(op=op, before=None, after=after, residual=True, dropout=drop)
-        for op in (attention, feed_forward)
-    )
+    layer = tuple(Sublayer(op=op, after=after, dropout=drop) for op in (attention, feed_forward))
     embedding = Embedding(
         vocabulary=config.get("vocab_size", 30522),
         positions=config.get("max_position_embeddings", 512),
         segments=config.get("type_vocab_size", 2),
         norm=after,
         dropout=drop,
+        share="tokens",
     )
     layers = (layer,) * config.get("num_hidden_layers", 12)
     return ModelSpec(
@@ -96,44 +107,57 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 def weights(spec: ModelSpec) -> list[Weight]:
     """Which tensors each of our weights stands for."""
-    found: list[tuple[str, tuple[str, ...]]] = [
-        ("embedding.tokens.weight", ("embeddings.word_embeddings.weight",)),
-        ("embedding.positions.weight", ("embeddings.position_embeddings.weight",)),
-        ("embedding.segments.weight", ("embeddings.token_type_embeddings.weight",)),
+    found = [
+        same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
+        same("embedding.positions.weight", "embeddings.position_embeddings.weight"),
+        same("embedding.segments.weight", "embeddings.token_type_embeddings.weight"),
+        *linear("embedding.norm", "embeddings.LayerNorm"),
     ]
-    pairs: list[tuple[str, tuple[str, ...]]] = [("embedding.norm", ("embeddings.LayerNorm",))]
     for at in range(len(spec.stack("encoder").layers)):
         ours, theirs = f"layers.{at}", f"encoder.layer.{at}"
-        parts = ("query", "key", "value")
-        pairs += [
-            (f"{ours}.0.op.qkv", tuple(f"{theirs}.attention.self.{part}" for part in parts)),
-            (f"{ours}.0.op.out", (f"{theirs}.attention.output.dense",)),
-            (f"{ours}.0.after", (f"{theirs}.attention.output.LayerNorm",)),
-            (f"{ours}.1.op.up", (f"{theirs}.intermediate.dense",)),
-            (f"{ours}.1.op.down", (f"{theirs}.output.dense",)),
-            (f"{ours}.1.after", (f"{theirs}.output.LayerNorm",)),
+        parts = [f"{theirs}.attention.self.{part}" for part in ("query", "key", "value")]
+        found += [
+            *linear(f"{ours}.0.op.qkv", *parts),
+            *linear(f"{ours}.0.op.out", f"{theirs}.attention.output.dense"),
+            *linear(f"{ours}.0.after", f"{theirs}.attention.output.LayerNorm"),
+            *linear(f"{ours}.1.op.up", f"{theirs}.intermediate.dense"),
+            *linear(f"{ours}.1.op.down", f"{theirs}.output.dense"),
+            *linear(f"{ours}.1.after", f"{theirs}.output.LayerNorm"),
         ]
-    found += [both for pair in pairs for both in weight_and_bias(*pair)]
-    return [Weight(f"stacks.encoder.{ours}", theirs) for ours, theirs in found]
+    return [replace(weight, ours=f"stacks.encoder.{weight.ours}") for weight in found]
 
 
-def weight_and_bias(ours: str, theirs: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
-    """The two tensors of a module, from the module's two names."""
-    return [(f"{ours}.{leaf}", tuple(f"{each}.{leaf}" for each in theirs)) for leaf in LEAVES]
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The pooler (a dense map of the first token, tanh) and a linear map."""
+    width, drop = spec.stack("encoder").width, spec.stack("encoder").embedding.dropout
+    head = Head(
+        pool="first",
+        dense=Dense(outputs=width, bend="tanh"),
+        dropout=config.get("classifier_dropout") or drop,
+        outputs=config.get("num_labels") or len(config.get("id2label", "12")),
+    )
+    return head, [*linear("head.dense", "bert.pooler.dense"), *linear("head.out", "classifier")]
 
 
-LEAVES = ("weight", "bias")
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """What the masked tokens are: a dense map, bent and normed, then the table's rows."""
+    stack, theirs = spec.stack("encoder"), "cls.predictions"
+    bend = BENDS[config.get("hidden_act", "gelu")]
+    dense = Dense(outputs=stack.width, bend=bend, norm=stack.embedding.norm)
+    head = Head(pool="none", dense=dense, outputs=stack.embedding.vocabulary, share="tokens")
+    return head, [
+        *linear("head.dense", f"{theirs}.transform.dense"),
+        *linear("head.dense_norm", f"{theirs}.transform.LayerNorm"),
+        same("head.out.bias", f"{theirs}.bias"),
+    ]
+
 
 FAMILY = Family(
     name="bert",
     spec=spec,
     config=config,
     weights=weights,
-    head=tuple(
-        Weight(f"head.{ours}.{leaf}", (f"{theirs}.{leaf}",))
-        for ours, theirs in (("dense", "bert.pooler.dense"), ("out", "classifier"))
-        for leaf in LEAVES
-    ),
+    heads={"classify": classifier, "lm": language_model},
     prefix="bert.",
     unread=("embeddings.position_ids", "pooler.", "cls.", "classifier."),
 )

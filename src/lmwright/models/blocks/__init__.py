@@ -1,0 +1,1 @@
+"""What a spec can name, as modules over a ragged stream."""

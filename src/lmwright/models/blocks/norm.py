@@ -1,0 +1,48 @@
+"""Normalisations over the width."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmwright.models import spec
+
+
+class LayerNorm(nn.Module):
+    """Mean and variance taken out, gain and bias put in (Ba et al. 2016, equation 4)."""
+
+    def __init__(self, setting: spec.Norm, width: int) -> None:
+        super().__init__()
+        self.eps, self.offset = setting.eps, setting.offset
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if setting.bias else None
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        gain_d = self.weight + self.offset if self.offset else self.weight
+        return F.layer_norm(x_nd, gain_d.shape, gain_d, self.bias, self.eps)
+
+
+class RmsNorm(nn.Module):
+    """Divided by the root mean square (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, setting: spec.Norm, width: int) -> None:
+        super().__init__()
+        self.eps, self.offset = setting.eps, setting.offset
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if setting.bias else None
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        gain_d = self.weight + self.offset if self.offset else self.weight
+        y_nd = F.rms_norm(x_nd, gain_d.shape, gain_d, self.eps)
+        return y_nd if self.bias is None else y_nd + self.bias
+
+
+KINDS = {"layer": LayerNorm, "rms": RmsNorm}
+
+
+def norm(setting: spec.Norm | None, width: int) -> nn.Module:
+    """The normalisation that a spec asks for; none is the identity."""
+    return nn.Identity() if setting is None else KINDS[setting.kind](setting, width)

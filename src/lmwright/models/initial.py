@@ -1,0 +1,150 @@
+"""First values of weights.
+
+| scheme | matrices |
+|---|---|
+| ``normal`` | normal, standard deviation ``std`` (Devlin et al. 2019) |
+| ``truncated`` | the same, cut at two deviations |
+| ``scaled`` | ``normal``, a residual op's last map by 1/√(2·layers) (Radford et al. 2019) |
+| ``xavier_uniform``, ``xavier_normal`` | variance 2 / (in + out) (Glorot and Bengio 2010, eq. 16) |
+| ``kaiming_uniform``, ``kaiming_normal`` | variance 2 / in (He et al. 2015, eq. 10) |
+| ``lecun`` | normal, variance 1 / in (LeCun et al. 1998, section 4.6) |
+| ``orthogonal`` | rows or columns orthonormal (Saxe et al. 2014) |
+
+Biases are 0 and gains such that a norm begins as plain; shares of a mix begin alike. Tables of
+embeddings are normal with ``std`` under every scheme.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lmwright.core.random import key
+from lmwright.models.blocks.feed_forward import Experts
+from lmwright.models.blocks.norm import LayerNorm, RmsNorm
+from lmwright.models.blocks.positions import Buckets
+from lmwright.models.network import Network, put, tie
+
+Scheme = Literal[
+    "normal",
+    "truncated",
+    "scaled",
+    "xavier_uniform",
+    "xavier_normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "lecun",
+    "orthogonal",
+]
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A scheme, and the deviation of those that have one."""
+
+    scheme: Scheme = "normal"
+    std: float = 0.02
+
+
+def initialise(network: Network, seed: int, initial: Initial = Initial()) -> None:
+    """Draw every weight that is still missing.
+
+    The draw of a weight is keyed by its name, so adding another one changes no other.
+    """
+    layers = sum(len(stack.layers) for stack in network.spec.stacks)
+    for name, parameter in list(network.named_parameters()):
+        if not parameter.is_meta:
+            continue
+        module = network.get_submodule(name.rpartition(".")[0])
+        generator = Generator().manual_seed(key(seed, "weight", name) % (1 << 63))
+        drawn = first_value(parameter.shape, module, name, layers, initial, generator)
+        put(network, name, nn.Parameter(drawn))
+    tie(network)
+
+
+def first_value(
+    shape: torch.Size,
+    module: nn.Module,
+    name: str,
+    layers: int,
+    initial: Initial,
+    generator: Generator,
+) -> Tensor:
+    """The first value of one weight."""
+    leaf = name.rpartition(".")[2]
+    if isinstance(module, LayerNorm | RmsNorm):
+        return torch.full(shape, 0.0 if leaf == "bias" else 1.0 - module.offset)
+    if leaf == "mix_scale":
+        return torch.ones(shape)
+    if leaf == "mix" or "bias" in leaf:
+        return torch.zeros(shape)
+    empty = torch.empty(shape)
+    if len(shape) < 2 or isinstance(module, nn.Embedding | Buckets):
+        return empty.normal_(0.0, initial.std, generator=generator)
+    if isinstance(module, Experts):
+        parts = [first_matrix(part, name, layers, initial, generator) for part in empty]
+        return torch.stack(parts)
+    return first_matrix(empty, name, layers, initial, generator)
+
+
+def first_matrix(
+    empty: Tensor, name: str, layers: int, initial: Initial, generator: Generator
+) -> Tensor:
+    """The first value of one matrix (or convolution) by its scheme."""
+    if initial.scheme == "scaled":
+        last = name.endswith((".out.weight", ".down.weight", ".down")) and ".layers." in name
+        std = initial.std / math.sqrt(2 * layers) if last else initial.std
+        return empty.normal_(0.0, std, generator=generator)
+    return SCHEMES[initial.scheme](empty, initial.std, generator)
+
+
+def normal(empty: Tensor, std: float, generator: Generator) -> Tensor:
+    """Normal."""
+    return empty.normal_(0.0, std, generator=generator)
+
+
+def truncated(empty: Tensor, std: float, generator: Generator) -> Tensor:
+    """Normal, cut at two deviations."""
+    return nn.init.trunc_normal_(empty, 0.0, std, -2 * std, 2 * std, generator=generator)
+
+
+def fans(empty: Tensor) -> tuple[int, int]:
+    """How many numbers come into and go out of a unit, of a matrix or a convolution."""
+    return math.prod(empty.shape[1:]), empty.shape[0] * math.prod(empty.shape[2:])
+
+
+def by_variance(
+    variance: Callable[[int, int], float], uniform: bool
+) -> Callable[[Tensor, float, Generator], Tensor]:
+    """A scheme whose variance follows from the fans."""
+
+    def draw(empty: Tensor, std: float, generator: Generator) -> Tensor:
+        deviation = math.sqrt(variance(*fans(empty)))
+        if uniform:
+            bound = math.sqrt(3.0) * deviation
+            return empty.uniform_(-bound, bound, generator=generator)
+        return empty.normal_(0.0, deviation, generator=generator)
+
+    return draw
+
+
+def orthogonal(empty: Tensor, std: float, generator: Generator) -> Tensor:
+    """Orthonormal rows or columns."""
+    return nn.init.orthogonal_(empty, generator=generator)
+
+
+SCHEMES: dict[str, Callable[[Tensor, float, Generator], Tensor]] = {
+    "normal": normal,
+    "truncated": truncated,
+    "xavier_uniform": by_variance(lambda come, go: 2 / (come + go), uniform=True),
+    "xavier_normal": by_variance(lambda come, go: 2 / (come + go), uniform=False),
+    "kaiming_uniform": by_variance(lambda come, go: 2 / come, uniform=True),
+    "kaiming_normal": by_variance(lambda come, go: 2 / come, uniform=False),
+    "lecun": by_variance(lambda come, go: 1 / come, uniform=False),
+    "orthogonal": orthogonal,
+}
