@@ -24,7 +24,13 @@ STAGES = {
 
 TASKS = {"classify": "lmwright.tasks.classify:Classify"}
 
-FAMILIES = {"bert": "lmwright.models.zoo.bert:FAMILY"}
+FAMILIES = {
+    "bert": "lmwright.models.zoo.bert:FAMILY",
+    "gpt2": "lmwright.models.zoo.gpt2:FAMILY",
+    "llama": "lmwright.models.zoo.llama:FAMILY",
+    "mistral": "lmwright.models.zoo.llama:MISTRAL",
+    "qwen2": "lmwright.models.zoo.llama:QWEN2",
+}
 
 MODELS = {
     "encoder": "lmwright.models.encoder:Encoder",

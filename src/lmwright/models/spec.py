@@ -371,13 +371,15 @@ class ModelSpec:
 
     ``gives`` names the stacks whose states it gives, side by side (by default the last one);
     with ``mixed`` they are a learned mix of the states after each layer (Peters et al. 2018,
-    equation 1).
+    equation 1). ``context`` is the longest document in tokens, where no table of positions says
+    so (0: without a bound).
     """
 
     __pydantic_config__ = STRICT
     stacks: Annotated[tuple[Stack, ...], Field(min_length=1)]
     gives: tuple[str, ...] = ()
     mixed: bool = False
+    context: int = 0
 
     def stack(self, name: str) -> Stack:
         """The stack called ``name``; BadInput if there is none."""
@@ -394,9 +396,9 @@ class ModelSpec:
 
     @property
     def longest(self) -> int | None:
-        """The longest document in tokens, where a table of positions bounds it."""
+        """The longest document in tokens, if there is a bound."""
         rows = [s.embedding.positions - s.embedding.first_position for s in self.stacks]
-        return min((each for each in rows if each > 0), default=None)
+        return min((each for each in (*rows, self.context) if each > 0), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value that :func:`read_spec` reads back."""

@@ -1,0 +1,110 @@
+"""Rotary positions as published configs spell them, read and written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lmwright.core.errors import BadInput
+from lmwright.models.spec import Rotary, Scaling
+
+KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
+
+
+def read_rotary(
+    config: Mapping[str, Any],
+    head_width: int,
+    part: str = "",
+    base: float = 10000.0,
+    partners: Literal["halves", "pairs"] = "halves",
+) -> Rotary:
+    """The rotary positions of a ``config.json``, of today's form or of the former one.
+
+    ``part`` names the kind of layer where the config has parameters for several. Raises BadInput
+    for a scaling that lmwright does not have.
+    """
+    found: Mapping[str, Any] = config.get("rope_parameters") or {}
+    if part and part in found:
+        found = found[part]
+    scaling = {**(config.get("rope_scaling") or {}), **found}
+    base = scaling.get("rope_theta", config.get("rope_theta", base))
+    share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    original = scaling.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings", config.get("max_position_embeddings", 0)
+    )
+    return Rotary(
+        base=float(base),
+        width=int(head_width * share),
+        partners=partners,
+        scaling=read_scaling(scaling, original, config.get("max_position_embeddings", original)),
+    )
+
+
+def read_scaling(found: Mapping[str, Any], original: int, context: int) -> Scaling | None:
+    """The scaling that a config's parameters describe."""
+    kind = found.get("rope_type", found.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in KINDS:
+        raise BadInput(f"rotary positions scaled by {kind!r}", "one of " + ", ".join(KINDS))
+    factor = float(found.get("factor") or context / original)
+    if kind == "llama3":
+        low, high = float(found["low_freq_factor"]), float(found["high_freq_factor"])
+        return Scaling(kind="llama3", factor=factor, original=original, low=low, high=high)
+    if kind == "yarn":
+        return Scaling(
+            kind="yarn",
+            factor=factor,
+            original=original,
+            low=float(found.get("beta_slow") or 1),
+            high=float(found.get("beta_fast") or 32),
+            attention=yarn_attention(found, factor),
+            truncate=found.get("truncate", True),
+        )
+    if kind == "longrope":
+        length = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+        return Scaling(
+            kind="longrope",
+            factor=factor,
+            original=original,
+            attention=float(found.get("attention_factor") or length),
+            short=tuple(map(float, found["short_factor"])),
+            long=tuple(map(float, found["long_factor"])),
+        )
+    return Scaling(kind=kind, factor=factor, original=original)
+
+
+def yarn_attention(found: Mapping[str, Any], factor: float) -> float:
+    """The factor of sines and cosines (Peng et al. 2024, equation 22 and its variants)."""
+    if found.get("attention_factor") is not None:
+        return float(found["attention_factor"])
+
+    def grown(by: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
+
+    if found.get("mscale") and found.get("mscale_all_dim"):
+        return grown(found["mscale"]) / grown(found["mscale_all_dim"])
+    return grown(1.0)
+
+
+def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
+    """The ``rope_parameters`` of a config: :func:`read_rotary` the other way."""
+    written: dict[str, Any] = {"rope_theta": rotary.base, "rope_type": "default"}
+    if rotary.width != head_width:
+        written["partial_rotary_factor"] = rotary.width / head_width
+    scaling = rotary.scaling
+    if scaling is None:
+        return written
+    written |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind != "linear":
+        written["original_max_position_embeddings"] = scaling.original
+    if scaling.kind == "llama3":
+        written |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+    if scaling.kind == "yarn":
+        written |= {"beta_slow": scaling.low, "beta_fast": scaling.high}
+        written |= {"attention_factor": scaling.attention, "truncate": scaling.truncate}
+    if scaling.kind == "longrope":
+        written |= {"short_factor": list(scaling.short), "long_factor": list(scaling.long)}
+        written["attention_factor"] = scaling.attention
+    return written

@@ -1,0 +1,209 @@
+"""LLaMA (Touvron et al. 2023) and its kin: rotary positions, RMS norms, gated feed-forward.
+
+Mistral (Jiang et al. 2023) sees a window, Qwen2 (Yang et al. 2024) has biases on queries, keys
+and values; nothing else sets them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family, Weight, linear, rows, same
+from lmwright.models.rotary import read_rotary, write_rotary
+from lmwright.models.spec import (
+    Attention,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Rotary,
+    Stack,
+    Sublayer,
+)
+
+SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Grattafiori et al. 2024)
+    "7b": (32, 4096, 32, 32, 11008),
+    "13b": (40, 5120, 40, 40, 13824),
+    "33b": (60, 6656, 52, 52, 17920),
+    "65b": (80, 8192, 64, 64, 22016),
+    "2-70b": (80, 8192, 64, 8, 28672),
+    "3-8b": (32, 4096, 32, 8, 14336),
+    "3.2-1b": (16, 2048, 32, 8, 8192),
+    "3.2-3b": (28, 3072, 24, 8, 8192),
+}
+
+
+def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
+    """The spec of a published size."""
+    layers, width, heads, key_heads, inner = SIZES[size]
+    return spec(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary,
+        }
+    )
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as published for the 7B size."""
+    width, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
+    head_width = config.get("head_dim") or width // heads
+    norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False)
+    bias = config.get("attention_bias", False)
+    attention = Attention(
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=head_width,
+        scale=head_width**-0.5,
+        dropout=config.get("attention_dropout", 0.0),
+        bias=bias,
+        out_bias=bias,
+        sees="causal",
+        positions=read_rotary(config, head_width),
+    )
+    feed_forward = FeedForward(
+        inner=config.get("intermediate_size", 11008),
+        bend="silu",
+        gated=True,
+        bias=config.get("mlp_bias", False),
+    )
+    layer = tuple(Sublayer(op=op, before=norm) for op in (attention, feed_forward))
+    embedding = Embedding(vocabulary=config.get("vocab_size", 32000), share="tokens")
+    layers = (layer,) * config.get("num_hidden_layers", 32)
+    return ModelSpec(
+        stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers, norm=norm),),
+        context=config.get("max_position_embeddings", 2048),
+    )
+
+
+def mistral(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of Mistral: a window on every layer if the config has one."""
+    layers = config.get("num_hidden_layers", 32)
+    return with_window(spec(config), [config.get("sliding_window") or 0] * layers)
+
+
+def qwen2(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of Qwen2: biases on queries, keys and values; a window on some layers."""
+    plain = spec({**config, "attention_bias": False})
+    stack = plain.stack("decoder")
+    layers = tuple(
+        (replace(first, op=replace(first.op, bias=True)), second) for first, second in stack.layers
+    )
+    biased = replace(plain, stacks=(replace(stack, layers=layers),))
+    kinds = config.get("layer_types") or ["full_attention"] * len(layers)
+    window = config.get("sliding_window") or 0
+    return with_window(biased, [window * (kind == "sliding_attention") for kind in kinds])
+
+
+def with_window(plain: ModelSpec, windows: list[int]) -> ModelSpec:
+    """The spec with a window on each layer (0: none)."""
+    stack = plain.stack("decoder")
+    layers = tuple(
+        (replace(layer[0], op=replace(layer[0].op, window=window)), *layer[1:])
+        for layer, window in zip(stack.layers, windows, strict=True)
+    )
+    return replace(plain, stacks=(replace(stack, layers=layers),))
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    stack = spec.stack("decoder")
+    attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
+    assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
+    assert isinstance(attention.positions, Rotary)
+    return {
+        "vocab_size": stack.embedding.vocabulary,
+        "hidden_size": stack.width,
+        "intermediate_size": feed_forward.inner,
+        "num_hidden_layers": len(stack.layers),
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_width,
+        "hidden_act": "silu",
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": stack.norm.eps,
+        "rope_parameters": write_rotary(attention.positions, attention.head_width),
+        "attention_dropout": attention.dropout,
+    }
+
+
+def llama_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config of LLaMA itself."""
+    attention, feed_forward = (sublayer.op for sublayer in spec.stack("decoder").layers[0])
+    assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
+    biases = {"attention_bias": attention.out_bias, "mlp_bias": feed_forward.bias}
+    return {"model_type": "llama", **config(spec), **biases}
+
+
+def mistral_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config of Mistral."""
+    return {"model_type": "mistral", **config(spec), "sliding_window": windows(spec)[0] or None}
+
+
+def qwen2_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config of Qwen2."""
+    found = windows(spec)
+    kinds = ["sliding_attention" if window else "full_attention" for window in found]
+    more = {"sliding_window": max(found) or None, "layer_types": kinds}
+    return {"model_type": "qwen2", **config(spec), "use_sliding_window": any(found), **more}
+
+
+def windows(spec: ModelSpec) -> list[int]:
+    """The window of each layer."""
+    ops = [layer[0].op for layer in spec.stack("decoder").layers]
+    return [op.window for op in ops if isinstance(op, Attention)]
+
+
+def weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    found = [
+        same("embedding.tokens.weight", "embed_tokens.weight"),
+        same("norm.weight", "norm.weight"),
+    ]
+    for number, layer in enumerate(spec.stack("decoder").layers):
+        attention, feed_forward = (sublayer.op for sublayer in layer)
+        assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
+        ours, theirs = f"layers.{number}", f"layers.{number}"
+        keys = attention.kv_heads * attention.head_width
+        sizes = attention.heads * attention.head_width, keys, keys
+        parts = [f"{theirs}.self_attn.{part}_proj" for part in "qkv"]
+        for leaf in ("weight", "bias")[: 1 + attention.bias]:
+            found.append(rows(f"{ours}.0.op.qkv.{leaf}", [f"{p}.{leaf}" for p in parts], sizes))
+        mlp, dense = f"{theirs}.mlp", feed_forward.bias
+        found += [
+            *linear(f"{ours}.0.op.out", f"{theirs}.self_attn.o_proj", bias=attention.out_bias),
+            *linear(f"{ours}.1.op.up", f"{mlp}.gate_proj", f"{mlp}.up_proj", bias=dense),
+            *linear(f"{ours}.1.op.down", f"{mlp}.down_proj", bias=dense),
+            same(f"{ours}.0.before.weight", f"{theirs}.input_layernorm.weight"),
+            same(f"{ours}.1.before.weight", f"{theirs}.post_attention_layernorm.weight"),
+        ]
+    return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by a map of its own or by the table's rows."""
+    outputs = spec.stack("decoder").embedding.vocabulary
+    if config.get("tie_word_embeddings", False):
+        return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
+    head = Head(pool="none", outputs=outputs, bias=False)
+    return head, [same("head.out.weight", "lm_head.weight")]
+
+
+FAMILY = Family(
+    name="llama",
+    spec=spec,
+    config=llama_config,
+    weights=weights,
+    heads={"lm": language_model},
+    prefix="model.",
+    unread=("lm_head.", "score.", "rotary_emb."),
+)
+MISTRAL = replace(FAMILY, name="mistral", spec=mistral, config=mistral_config)
+QWEN2 = replace(FAMILY, name="qwen2", spec=qwen2, config=qwen2_config)

@@ -1,0 +1,289 @@
+"""Our network against the reference implementation: tiny, with weights that hide nothing.
+
+The reference computes norms, angles and softmaxes in fp32 whatever its weights are; ``InDouble``
+makes it use fp64 there too, so that both sides can be held to nine digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lmwright.models.family import Family, to_ours
+from lmwright.models.network import Network, build, fill
+from lmwright.models.ragged import Ragged, order_of_pairs, pack
+from lmwright.models.spec import ModelSpec
+
+STD = 0.4
+
+
+class InDouble(TorchFunctionMode):
+    """fp64 wherever fp32 is asked for by name."""
+
+    def __torch_function__(self, function, types, given=(), named=None):
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (named or {}).items()}
+        given = tuple(torch.float64 if each is torch.float32 else each for each in given)
+        if function is torch.Tensor.float:
+            return given[0].double()
+        return function(*given, **named)
+
+
+@contextmanager
+def in_double(on: bool) -> Iterator[None]:
+    """fp64 inside, if ``on``."""
+    if not on:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with InDouble():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@dataclass
+class Case:
+    """One architecture: our family, the reference's class and tiny config, and the head.
+
+    ``pairs``: it reads a source and a target. ``lengths`` are of the documents.
+    """
+
+    family: Family
+    model: str
+    config: dict[str, Any]
+    head: str
+    lengths: tuple[int, ...] = (7, 1, 12, 2, 7)
+    pairs: bool = False
+    given: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The whole config, as the reference writes it to ``config.json``."""
+        return made_config(self).to_dict()
+
+
+def made_config(case: Case) -> Any:
+    import transformers
+
+    kind = getattr(transformers, case.model).config_class
+    return kind(**case.config, attn_implementation="eager")
+
+
+def reference(case: Case, double: bool = True) -> Any:
+    """The reference's model, every weight drawn wide."""
+    import transformers
+
+    with in_double(double):
+        model = getattr(transformers, case.model)(made_config(case))
+        model = (model.double() if double else model.float()).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            gain = weight.ndim == 1 and "bias" not in name and "norm" in name.lower()
+            weight.copy_(torch.randn(weight.shape, generator=generator) * STD + float(gain))
+    model.tie_weights()
+    return model
+
+
+def tensors_of(case: Case, model: Any, gradients: bool = False) -> dict[str, Tensor]:
+    """The reference's weights, or their gradients, under the names of a checkpoint."""
+    found = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        found[name.removeprefix(case.family.prefix)] = weight.grad if gradients else weight
+    for name, buffer in model.named_buffers():
+        found.setdefault(name.removeprefix(case.family.prefix), buffer)
+    return found
+
+
+def mapped(case: Case, setting: ModelSpec) -> list:
+    """Every weight of body and head."""
+    _, head = case.family.heads[case.head](case.settings, setting)
+    prefix = case.family.prefix
+    head = [replace(w, theirs=tuple(t.removeprefix(prefix) for t in w.theirs)) for w in head]
+    return [*case.family.weights(setting), *head]
+
+
+def ours(case: Case, model: Any, setting: ModelSpec | None = None) -> Network:
+    """Our network with the reference's weights; ``setting`` may differ from what is right."""
+    right = case.family.spec(case.settings)
+    head, _ = case.family.heads[case.head](case.settings, right)
+    network = build(right if setting is None else setting, head)
+    tensors = to_ours(mapped(case, right), tensors_of(case, model))
+    shapes = {name: weight.shape for name, weight in network.named_parameters()}
+    fill(network, {n: t.detach().clone() for n, t in tensors.items() if shapes.get(n) == t.shape})
+    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+    assert not missing, f"weights that nothing was read for: {missing}"
+    return network
+
+
+def documents(case: Case, seed: int = 2) -> list[np.ndarray]:
+    """Token ids of several lengths, without the first few, which are often special."""
+    rng = np.random.default_rng(seed)
+    most = case.config.get("vocab_size", 61)
+    return [rng.integers(4, most, length) for length in case.lengths]
+
+
+def batch_of(case: Case, network: Network, texts: list[np.ndarray]) -> Any:
+    """The documents as our batch; of pairs the targets are the same documents in other order."""
+    if not case.pairs:
+        return pack(texts)
+    targets = texts[::-1]
+    order = order_of_pairs(texts, targets)
+    names = [stack.name for stack in network.spec.stacks]
+    streams = pack(texts, order=order), pack(targets, order=order)
+    return dict(zip(names, streams, strict=True))
+
+
+def logits_of_ours(case: Case, network: Network, texts: list[np.ndarray]) -> list[Tensor]:
+    """Each document's logits, in the order of the documents."""
+    batch = batch_of(case, network, texts)
+    found = network(batch)
+    if network.head.setting.pool != "none":
+        return list(found)
+    stream = batch if isinstance(batch, Ragged) else batch[network.spec.given[0].name]
+    return stream.by_document(found)
+
+
+def logits_of_reference(case: Case, model: Any, texts: list[np.ndarray]) -> list[Tensor]:
+    """The same, one document at a time."""
+    found = []
+    double = next(model.parameters()).dtype == torch.float64
+    for source, target in zip(texts, texts[::-1], strict=True):
+        given = {"input_ids": torch.from_numpy(source)[None], **case.given}
+        if case.pairs:
+            given["decoder_input_ids"] = torch.from_numpy(target)[None]
+        with in_double(double):
+            found.append(model(**given).logits[0])
+    return found
+
+
+def compare(case: Case, model: Any, network: Network) -> None:
+    """Logits, equal to nine digits in fp64 and to five in fp32."""
+    texts = documents(case)
+    double = next(model.parameters()).dtype == torch.float64
+    rtol, atol = (1e-9, 1e-10) if double else (2e-4, 2e-4)
+    with torch.no_grad():
+        pairs = zip(
+            logits_of_ours(case, network, texts),
+            logits_of_reference(case, model, texts),
+            strict=True,
+        )
+        for left, right in pairs:
+            torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+
+
+def compare_gradients(case: Case, model: Any, network: Network) -> None:
+    """The gradients of a cross-entropy with drawn targets, of every weight."""
+    texts = documents(case)
+    model.zero_grad()
+    losses = []
+    for logits in (logits_of_ours(case, network, texts), logits_of_reference(case, model, texts)):
+        rows = torch.cat([each.reshape(-1, each.shape[-1]) for each in logits])
+        generator = torch.Generator().manual_seed(1)
+        targets = torch.randint(rows.shape[1], (len(rows),), generator=generator)
+        losses.append(F.cross_entropy(rows, targets))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-11)
+    setting = network.spec
+    theirs = {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for name, weight in tensors_of(case, model).items()
+        if weight.requires_grad
+    }
+    wanted = to_ours([w for w in mapped(case, setting) if set(w.theirs) <= set(theirs)], theirs)
+    compared = 0
+    for name, weight in network.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(
+                weight.grad, wanted[name], rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )
+            compared += 1
+    assert compared == len(list(network.named_parameters()))
+
+
+HARMLESS = {"dropout", "skip", "drops", "balance", "name", "share", "context"}
+
+
+def mutations(setting: ModelSpec, skipped: frozenset[str] = frozenset()) -> dict[str, ModelSpec]:
+    """Specs with one thing wrong, by what it is: every number, kind and switch of the spec."""
+    found: dict[str, ModelSpec] = {}
+    for path in paths(setting):
+        last = path[-1]
+        if last in HARMLESS | skipped:
+            continue
+        if last == "first_position" and not at(setting, path[:-1]).positions:
+            continue
+        for other in others(last, at(setting, path)):
+            name = ".".join(map(str, path)) + f" {other}"
+            found.setdefault(name, changed(setting, path, other))
+    return found
+
+
+def paths(part: Any, before: tuple = ()) -> Iterator[tuple]:
+    """Where a spec's plain values stand; of several layers or branches only the last is walked."""
+    if isinstance(part, tuple):
+        if part and (is_dataclass(part[0]) or isinstance(part[0], tuple)):
+            start = max(0, len(part) - 2)
+            for place in range(start, len(part)):
+                yield from paths(part[place], (*before, place))
+        elif part:
+            yield before
+    elif is_dataclass(part):
+        for each in fields(part):
+            yield from paths(getattr(part, each.name), (*before, each.name))
+    else:
+        yield before
+
+
+def at(part: Any, path: tuple) -> Any:
+    for step in path:
+        part = part[step] if isinstance(step, int) else getattr(part, step)
+    return part
+
+
+def changed(part: Any, path: tuple, value: Any) -> Any:
+    """A copy of a spec with one value changed."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        return (*part[:step], changed(part[step], rest, value), *part[step + 1 :])
+    return replace(part, **{step: changed(getattr(part, step), rest, value)})
+
+
+KINDS = {
+    "bend": ("gelu", "gelu_tanh", "relu", "silu"),
+    "sees": ("all", "causal"),
+    "partners": ("halves", "pairs"),
+}
+
+
+def others(name: str, value: Any) -> list[Any]:
+    """Wrong values in place of a right one, such that the network still runs."""
+    if name in KINDS:
+        return [each for each in KINDS[name] if each != value][:2]
+    if name == "eps":
+        return [value * 1000]
+    if name == "window":
+        return [value + 1, value - 1] if value > 1 else [3]
+    if name in ("scale", "base", "offset", "factor", "cap"):
+        return [value * 1.25 + (0.5 if value == 0 else 0)]
+    if name in ("residual", "interleaved", "spaced", "both_ways", "late", "normalise", "backward"):
+        return [not value]
+    if name == "slopes":
+        return [tuple(reversed(value))]
+    if name == "first_position":
+        return [value + 1] if value == 0 else [value - 1]
+    if name == "distance":
+        return [value // 2]
+    return []
