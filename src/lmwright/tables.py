@@ -30,6 +30,9 @@ FAMILIES = {
     "llama": "lmwright.models.zoo.llama:FAMILY",
     "mistral": "lmwright.models.zoo.llama:MISTRAL",
     "qwen2": "lmwright.models.zoo.llama:QWEN2",
+    "t5": "lmwright.models.zoo.t5:FAMILY",
+    "bart": "lmwright.models.zoo.bart:FAMILY",
+    "xlnet": "lmwright.models.zoo.xlnet:FAMILY",
 }
 
 MODELS = {

@@ -421,6 +421,12 @@ def with_parts(part: T, change: Callable[[Any], Any]) -> T:
     return change(replace(part, **fields))  # type: ignore[type-var, no-any-return]
 
 
+def with_op(sublayer: Sublayer, **fields: Any) -> Sublayer:
+    """The sublayer with some fields of its op changed."""
+    op: Any = sublayer.op
+    return replace(sublayer, op=replace(op, **fields))
+
+
 def read_spec(value: Any, where: str) -> ModelSpec:
     """A spec from its JSON value; BadInput names ``where`` and the field that is wrong."""
     return read_part(ModelSpec, value, where)

@@ -145,8 +145,13 @@ class Attention(nn.Module):
         setting: Any = self.setting.positions
 
         def make() -> tuple[Tensor, Tensor]:
-            cos, sin = turns(setting, batch.positions_n, int(flow.batch.positions_n.max()) + 1)
-            return cos.to(like.dtype), sin.to(like.dtype)
+            # Some scalings depend on a document's length, so each is turned by itself.
+            ends = [
+                int(part.max()) + 1 for part in flow.batch.positions_n.split(flow.batch.lengths())
+            ]
+            parts = zip(batch.positions_n.split(batch.lengths()), ends, strict=True)
+            cos, sin = zip(*(turns(setting, *part) for part in parts), strict=True)
+            return torch.cat(cos).to(like.dtype), torch.cat(sin).to(like.dtype)
 
         return flow.once((setting, id(batch)), make)
 
@@ -233,7 +238,9 @@ class Attention(nn.Module):
             parts.append(-slopes[:, None, None] * distances[:, None])
         if self.buckets is not None:
             weight, buckets = self.buckets.weight, self.buckets
-            parts.append(flow.once((id(weight), *name), lambda: buckets(at.queries_bq, at.keys_bs)))
+            parts.append(
+                flow.once((id(weight), known, *name), lambda: buckets(at.queries_bq, at.keys_bs))
+            )
         if self.relative is not None:
             own = self.relative.added(table.q, table.k, at.queries_bq, at.keys_bs, at.other_bqs)
             parts.append(own * setting.scale)

@@ -29,7 +29,7 @@ def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tenso
 def turns(setting: spec.Rotary, positions_n: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (n, width / 2) of the angles at ``positions_n``, fp64.
 
-    ``longest`` is the length so far of the longest document, which some scalings depend on.
+    ``longest`` is the length of their document so far, which some scalings depend on.
     """
     frequencies_f, factor = frequencies(setting, longest)
     angles_nf = positions_n[:, None].double() * frequencies_f

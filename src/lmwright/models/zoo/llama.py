@@ -22,6 +22,7 @@ from lmwright.models.spec import (
     Rotary,
     Stack,
     Sublayer,
+    with_op,
 )
 
 SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Grattafiori et al. 2024)
@@ -93,9 +94,7 @@ def qwen2(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of Qwen2: biases on queries, keys and values; a window on some layers."""
     plain = spec({**config, "attention_bias": False})
     stack = plain.stack("decoder")
-    layers = tuple(
-        (replace(first, op=replace(first.op, bias=True)), second) for first, second in stack.layers
-    )
+    layers = tuple((with_op(first, bias=True), second) for first, second in stack.layers)
     biased = replace(plain, stacks=(replace(stack, layers=layers),))
     kinds = config.get("layer_types") or ["full_attention"] * len(layers)
     window = config.get("sliding_window") or 0
@@ -106,7 +105,7 @@ def with_window(plain: ModelSpec, windows: list[int]) -> ModelSpec:
     """The spec with a window on each layer (0: none)."""
     stack = plain.stack("decoder")
     layers = tuple(
-        (replace(layer[0], op=replace(layer[0].op, window=window)), *layer[1:])
+        (with_op(layer[0], window=window), *layer[1:])
         for layer, window in zip(stack.layers, windows, strict=True)
     )
     return replace(plain, stacks=(replace(stack, layers=layers),))
