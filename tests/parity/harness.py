@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lmwright.models.decode import Decoding, beam_search, generate
 from lmwright.models.family import Family, to_ours
 from lmwright.models.network import Network, build, fill
 from lmwright.models.ragged import Ragged, order_of_pairs, pack
@@ -67,6 +68,7 @@ class Case:
     pairs: bool = False
     unseen: frozenset[str] = frozenset()
     given: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -210,6 +212,38 @@ def compare_gradients(case: Case, model: Any, network: Network) -> None:
             torch.testing.assert_close(
                 found, wanted[name], rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def generated(case: Case, model: Any, network: Network, prompt: np.ndarray, beams: int) -> tuple:
+    """What both sides say after one prompt (or, of pairs, to one source): 12 tokens at most."""
+    end = 3
+    decoding = Decoding(most=12, beams=beams, ends=(end,))
+    start = np.array([getattr(model.config, "decoder_start_token_id", 0)]) if case.pairs else prompt
+    source = prompt if case.pairs else None
+    if beams > 1:
+        ours = list(beam_search(network, start, decoding, source)[0].tokens)
+    else:
+        rng, sources = np.random.default_rng(0), None if source is None else [source]
+        ours = [step[0].token for step in generate(network, [start], decoding, rng, sources)]
+    more = {"decoder_start_token_id": int(start[0])} if case.pairs else {}
+    with in_double(next(model.parameters()).dtype == torch.float64), torch.no_grad():
+        found = model.generate(
+            torch.from_numpy(prompt)[None],
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=12,
+            do_sample=False,
+            num_beams=beams,
+            eos_token_id=end,
+            pad_token_id=end,
+            bos_token_id=1,
+            forced_eos_token_id=None,
+            **more,
+            **case.generation,
+        )[0].tolist()
+    theirs = found[1:] if case.pairs else found[len(prompt) :]
+    while len(theirs) > 1 and theirs[-1] == theirs[-2] == end:
+        theirs.pop()
+    return ours, theirs
 
 
 HARMLESS = {"dropout", "skip", "drops", "balance", "name", "share", "context"}

@@ -9,6 +9,8 @@ from tests.parity.harness import (
     Case,
     compare,
     compare_gradients,
+    documents,
+    generated,
     mutations,
     ours,
     reference,
@@ -23,10 +25,10 @@ LLAMA = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 20,
+    "max_position_embeddings": 40,
     "rms_norm_eps": 1e-3,
 }
-GPT2 = {"vocab_size": 61, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 20}
+GPT2 = {"vocab_size": 61, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 40}
 BERT = {
     "vocab_size": 61,
     "hidden_size": 24,
@@ -182,3 +184,20 @@ def test_the_config_written_is_read_back(name):
     case = CASES[name]
     right = case.family.spec(case.settings)
     assert case.family.spec(case.family.config(right)) == right
+
+
+GENERATING = [
+    name for name, case in CASES.items() if case.head == "lm" and name not in ("bert", "xlnet")
+]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", GENERATING)
+def test_generated_tokens_equal_the_reference(name, beams):
+    case = CASES[name]
+    model = reference(case)
+    network = ours(case, model)
+    for prompt in documents(case)[:3]:
+        left, right = generated(case, model, network, prompt, beams)
+        assert left == right
+        assert len(left) > 1

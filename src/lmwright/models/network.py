@@ -127,6 +127,14 @@ class Network(nn.Module):
             return self.head(states_bd, ends, noise)
         return self.look(batch, noise, cache)[0]
 
+    def next(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """What the head gives for each document's last token alone: (b, outputs) as packed."""
+        if self.head is None:
+            raise TypeError("this network has no head")
+        states_bd, ends = self.ends(batch, None, cache, last=True)
+        found: Tensor = self.head(states_bd, ends, None)
+        return ends.as_packed(found) if self.head.setting.pool == "none" else found
+
     def look(
         self, batch: Batch, noise: Noise | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor]:

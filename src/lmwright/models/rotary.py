@@ -88,6 +88,12 @@ def yarn_attention(found: Mapping[str, Any], factor: float) -> float:
     return grown(1.0)
 
 
+def context_of(rotary: Rotary, most: int) -> int:
+    """The longest document that stretched angles allow, where ``most`` were allowed without."""
+    scaling = rotary.scaling
+    return most if scaling is None else max(most, int(scaling.original * scaling.factor))
+
+
 def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
     """The ``rope_parameters`` of a config: :func:`read_rotary` the other way."""
     written: dict[str, Any] = {"rope_theta": rotary.base, "rope_type": "default"}
@@ -97,8 +103,7 @@ def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
     if scaling is None:
         return written
     written |= {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind != "linear":
-        written["original_max_position_embeddings"] = scaling.original
+    written["original_max_position_embeddings"] = scaling.original
     if scaling.kind == "llama3":
         written |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
     if scaling.kind == "yarn":

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.models.family import Family, Weight, linear, rows, same
-from lmwright.models.rotary import read_rotary, write_rotary
+from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
     Embedding,
@@ -58,6 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     head_width = config.get("head_dim") or width // heads
     norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False)
     bias = config.get("attention_bias", False)
+    rotary = read_rotary(config, head_width)
     attention = Attention(
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
@@ -67,7 +68,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         bias=bias,
         out_bias=bias,
         sees="causal",
-        positions=read_rotary(config, head_width),
+        positions=rotary,
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 11008),
@@ -80,7 +81,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     layers = (layer,) * config.get("num_hidden_layers", 32)
     return ModelSpec(
         stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers, norm=norm),),
-        context=config.get("max_position_embeddings", 2048),
+        context=context_of(rotary, config.get("max_position_embeddings", 2048)),
     )
 
 

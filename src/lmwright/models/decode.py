@@ -1,0 +1,251 @@
+"""The reference decoder: what comes next, token by token. Short and slow; faster engines are held
+against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmwright.core.errors import BadInput
+from lmwright.models.blocks.flow import Cache
+from lmwright.models.network import Network
+from lmwright.models.ragged import pack
+from lmwright.models.spec import Attention, Convolution, ModelSpec, Parallel, Recurrent, Stack
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen.
+
+    ``temperature`` 0 takes the likeliest token, else logits are divided by it; of the likeliest
+    ``top_k`` (0: all) those stay that are needed for a probability of ``top_p`` (Holtzman et al.
+    2020, section 3.1). With ``beams`` above 1 that many hypotheses are kept, their summed
+    log-probabilities divided by their length to the power of ``length_penalty`` (Wu et al. 2016,
+    section 7, in its simple form). A document ends with one of the ids ``ends``, which is given
+    too, or after ``most`` tokens.
+    """
+
+    most: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 1
+    length_penalty: float = 1.0
+    ends: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "most": self.most >= 1,
+            "temperature": 0 <= self.temperature < float("inf"),
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "beams": self.beams >= 1,
+        }
+        for name, right in ranges.items():
+            if not right:
+                raise BadInput(f"{name} {getattr(self, name)}", "a number in its range")
+        if self.beams > 1 and self.temperature:
+            raise BadInput("beams with a temperature", "either", "leave temperature at 0")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A token that was chosen, and the model's log-probabilities (vocabulary,) at its place."""
+
+    token: int
+    logs_v: Tensor
+
+    @property
+    def log(self) -> float:
+        """The token's own log-probability, before temperature and cuts."""
+        return float(self.logs_v[self.token])
+
+
+class Reader:
+    """A network that says what comes next for several documents, which it reads bit by bit.
+
+    A decoder reads prompts; a decoder with an encoder reads ``sources`` first, and prompts are
+    what its answers begin with. Raises BadInput for a network that does not read forwards.
+    """
+
+    def __init__(
+        self, network: Network, documents: int, sources: Sequence[np.ndarray] | None = None
+    ) -> None:
+        refuse_other(network)
+        self.network, self.known = network, [np.empty(0, np.int64)] * documents
+        self.stacks = [stack.name for stack in network.spec.stacks]
+        self.two_streams = network.spec.stacks[-1].embedding.vector
+        encodes = len(self.stacks) > 1 and not self.two_streams
+        if encodes and sources is None:
+            raise BadInput("no source", "a text for the encoder to read")
+        self.sources = list(sources) if encodes and sources is not None else None
+        self.cache = None if self.two_streams else Cache(documents)
+
+    @torch.inference_mode()
+    def read(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        """Logits (documents, vocabulary) of what follows when these tokens have been read too."""
+        past = [len(known) for known in self.known]
+        pairs = zip(self.known, tokens, strict=True)
+        self.known = [np.concatenate([known, new]) for known, new in pairs]
+        refuse_long(self.network.spec, max(map(len, self.known)))
+        order = range(len(tokens))
+        if self.two_streams:
+            return self.from_two_streams(order)
+        stream = pack(tokens, order=order, past=past)
+        if self.sources is None:
+            return self.network.next(stream, self.cache)
+        source, target = self.stacks
+        whole = pack(self.sources, order=order)
+        return self.network.next({source: whole, target: stream}, self.cache)
+
+    def from_two_streams(self, order: range) -> Tensor:
+        """The same where everything that is known is seen both ways: nothing can be kept."""
+        ends = [np.array([len(known)]) for known in self.known]
+        ranks = [np.zeros(len(known), np.int64) for known in self.known]
+        content = pack(self.known, order=order, ranks=ranks)
+        nothing = [np.zeros(1, np.int64)] * len(self.known)
+        last = [np.ones(1, np.int64)] * len(self.known)
+        query = pack(nothing, order=order, positions=ends, ranks=last)
+        return self.network.next(dict(zip(self.stacks, (content, query), strict=True)), None)
+
+    def choose(self, places: Sequence[int]) -> None:
+        """Go on with these documents; one may be taken several times, or left."""
+        self.known = [self.known[place] for place in places]
+        if self.sources is not None:
+            self.sources = [self.sources[place] for place in places]
+        if self.cache is not None:
+            self.cache.choose(places)
+
+
+def generate(
+    network: Network,
+    prompts: Sequence[np.ndarray],
+    decoding: Decoding,
+    rng: np.random.Generator,
+    sources: Sequence[np.ndarray] | None = None,
+) -> Iterator[dict[int, Pick]]:
+    """What follows each prompt, a token at a time: at each step, document -> its token."""
+    reader = Reader(network, len(prompts), sources)
+    active, new = list(range(len(prompts))), list(prompts)
+    for _ in range(decoding.most):
+        logs = torch.log_softmax(reader.read(new).double(), dim=-1)
+        picks = [Pick(pick(row, decoding, rng), row) for row in logs]
+        yield dict(zip(active, picks, strict=True))
+        going = [n for n, each in enumerate(picks) if each.token not in decoding.ends]
+        if not going:
+            return
+        if len(going) < len(active):
+            reader.choose(going)
+        active = [active[n] for n in going]
+        new = [np.array([picks[n].token]) for n in going]
+
+
+def pick(logs_v: Tensor, decoding: Decoding, rng: np.random.Generator) -> int:
+    """One token by the rule that is set; of equals the first."""
+    if decoding.temperature == 0:
+        return int(logs_v.argmax())
+    shares = cut(torch.softmax(logs_v / decoding.temperature, dim=-1), decoding).numpy()
+    place = int(np.searchsorted(np.cumsum(shares), rng.random() * shares.sum(), side="right"))
+    return min(place, int(np.flatnonzero(shares)[-1]))
+
+
+def cut(shares_v: Tensor, decoding: Decoding) -> Tensor:
+    """Probabilities with those that ``top_k`` and ``top_p`` leave out at 0, summing to 1."""
+    order = shares_v.argsort(descending=True, stable=True)
+    if decoding.top_k:
+        shares_v = shares_v.index_fill(0, order[decoding.top_k :], 0.0)
+        shares_v = shares_v / shares_v.sum()
+    before = torch.cumsum(shares_v[order], 0) - shares_v[order]
+    shares_v = shares_v.index_fill(0, order[before >= decoding.top_p], 0.0)
+    return shares_v / shares_v.sum()
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An answer that a beam search found, and its score."""
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+def beam_search(
+    network: Network, prompt: np.ndarray, decoding: Decoding, source: np.ndarray | None = None
+) -> list[Hypothesis]:
+    """The best answers to one prompt, best first.
+
+    At each step every beam is continued by every token; of the best twice as many as there are
+    beams those that end are put aside (if they are among the first ``beams``), the first others
+    go on. It is over when no running beam can score above the worst of those put aside.
+    """
+    beams, ended = decoding.beams, decoding.ends
+    reader = Reader(network, 1, None if source is None else [source])
+    logs_bv = torch.log_softmax(reader.read([prompt]).double(), dim=-1)
+    reader.choose([0] * beams)
+    running: list[tuple[int, ...]] = [()] * beams
+    scores_b = torch.full((beams,), -torch.inf, dtype=torch.float64)
+    scores_b[0], logs_bv = 0.0, logs_bv.expand(beams, -1)
+    done: list[Hypothesis] = []
+    for length in range(1, decoding.most + 1):
+        best, places = (scores_b[:, None] + logs_bv).flatten().topk(2 * beams)
+        going: list[tuple[float, int, int]] = []
+        for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+            beam, token = divmod(place, logs_bv.shape[1])
+            if token in ended:
+                if rank < beams:
+                    done.append(scored((*running[beam], token), score, decoding))
+            elif len(going) < beams:
+                going.append((score, beam, token))
+        done = sorted(done, key=lambda each: -each.score)[:beams]
+        running = [(*running[beam], token) for _, beam, token in going]
+        scores_b = torch.tensor([score for score, _, _ in going], dtype=torch.float64)
+        hope = going[0][0] / length**decoding.length_penalty
+        if length == decoding.most or (len(done) == beams and done[-1].score >= hope):
+            break
+        reader.choose([beam for _, beam, _ in going])
+        logs_bv = torch.log_softmax(
+            reader.read([np.array([token]) for _, _, token in going]).double(), dim=-1
+        )
+    if len(done) < beams:
+        pairs = zip(running, scores_b.tolist(), strict=True)
+        done += [scored(tokens, score, decoding) for tokens, score in pairs]
+    return sorted(done, key=lambda each: -each.score)[:beams]
+
+
+def scored(tokens: tuple[int, ...], score: float, decoding: Decoding) -> Hypothesis:
+    """A hypothesis with its score for its length."""
+    return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty)
+
+
+def refuse_long(spec: ModelSpec, tokens: int) -> None:
+    """Raise BadInput for a document above the longest that a network reads."""
+    if spec.longest is not None and tokens > spec.longest:
+        raise BadInput(f"{tokens} tokens", f"at most {spec.longest}", "shorten the text")
+
+
+def refuse_other(network: Network) -> None:
+    """Raise BadInput for a network that cannot say what comes next."""
+    head, last = network.head_spec, network.spec.stacks[-1]
+    if head is None or head.pool != "none" or not reads_forwards(last):
+        raise BadInput(
+            "this model does not foretell the next token", "a decoder with a language-model head"
+        )
+
+
+def reads_forwards(stack: Stack) -> bool:
+    """Whether no token of a stack depends on later ones of its own document."""
+    ops = [sublayer.op for layer in stack.layers for sublayer in layer]
+    for op in list(ops):
+        ops += [branch.op for branch in op.branches] if isinstance(op, Parallel) else []
+    for op in ops:
+        if isinstance(op, Attention) and not op.reads and op.sees == "all":
+            return False
+        if isinstance(op, Convolution) or (
+            isinstance(op, Recurrent) and op.both_ways | op.backward
+        ):
+            return False
+    return True
