@@ -80,6 +80,7 @@ class Gguf:
 
     Of the metadata, uint32 is an int, float32 a float, numbers of other widths are numpy scalars,
     lists of numbers numpy arrays, so that what is written back has the types that were read.
+    The file is mapped, not read: while it is open it may be replaced, but not cut short in place.
     """
 
     def __init__(
