@@ -70,6 +70,23 @@ def linear(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
     return [rows(f"{ours}.{leaf}", [f"{each}.{leaf}" for each in theirs]) for leaf in leaves]
 
 
+@dataclass(frozen=True)
+class InGguf:
+    """How a family stands in GGUF files.
+
+    ``config`` makes its ``config.json`` of the architecture's metadata (keys without the
+    architecture's name), ``metadata`` the other way from a spec. ``names`` maps GGUF's names of
+    modules to a checkpoint's, ``{}`` for the layer's number. ``read`` and ``written`` change a
+    tensor, known by the checkpoint's name, where the format stores it otherwise.
+    """
+
+    config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    metadata: Callable[[ModelSpec], dict[str, Any]]
+    names: Mapping[str, str]
+    read: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
+    written: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
+
+
 HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
@@ -80,7 +97,7 @@ class Family:
     ``heads`` are those that it is published with, by what they do (``lm``, ``classify``): the
     head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
-    belong to heads or are no weights.
+    belong to heads or are no weights. ``gguf`` is there for families that the format knows.
     """
 
     name: str
@@ -90,6 +107,7 @@ class Family:
     heads: Mapping[str, HeadOf] = field(default_factory=dict)
     prefix: str = ""
     unread: tuple[str, ...] = ()
+    gguf: InGguf | None = None
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
