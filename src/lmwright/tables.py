@@ -68,6 +68,8 @@ VERBS = {
         "lmwright.cli.report:card",
         "Write a version's model card and data card: pages and JSON.",
     ),
+    "inspect": ("lmwright.cli.inspect:inspect", "Draw a model; say what it holds and costs."),
+    "compare": ("lmwright.cli.inspect:compare", "Show what two models are made of."),
     "doctor": ("lmwright.cli.doctor:doctor", "Check the machine, or explain a run that failed."),
     "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
     "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),

@@ -93,8 +93,8 @@ def test_remote_code_is_refused(published):
 
 
 def test_another_family_is_refused_with_the_nearest(published):
-    change_config(published, model_type="bart")
-    refused(published, BadInput, "'bart'", "did you mean 'bert'")
+    change_config(published, model_type="barty")
+    refused(published, BadInput, "'barty'", "did you mean 'bart'")
 
 
 def test_a_missing_folder_and_config(published, tmp_path):

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.models.family import Family, InGguf, Weight, to_ours, to_theirs
-from lmwright.models.files.folder import Published, check_vocabulary, heads_of
+from lmwright.models.files.folder import (
+    Described,
+    Published,
+    check_vocabulary,
+    heads_of,
+    ids_of,
+    spec_of,
+)
 from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import tokenizer_of
 from lmwright.models.files.weights import FETCH_AGAIN, check_fit
@@ -30,6 +37,31 @@ def read_gguf_model(path: Path) -> Published:
     Raises what ``read_gguf`` raises, and BadInput for an architecture that we do not have, Corrupt
     for tensors that do not fit it.
     """
+    file, described, tensors = open_model(path)
+    family, setting, form = described.family, described.spec, described.family.gguf
+    assert form is not None  # or it would not have been opened
+    mapped = family.weights(setting)
+    wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
+    shapes = {
+        own: tuple(file.tensors[theirs].shape)
+        for own, theirs in tensors.items()
+        if own in wanted or not own.startswith(family.unread)
+    }
+    check_shapes(shapes, wanted, path)
+    theirs = Lazy(file, tensors, form, setting)
+    tokenizer = tokenizer_of(file)
+    check_vocabulary(tokenizer, setting, path)
+    heads = heads_of(family, described.config, setting, theirs)
+    return Published(described, to_ours(mapped, theirs), heads, tokenizer)
+
+
+def describe_gguf(path: Path) -> Described:
+    """What a GGUF file says of its model."""
+    return open_model(path)[1]
+
+
+def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
+    """A file, what it says of its model, and its tensors by a checkpoint's names."""
     file = read_gguf(path)
     name = file.metadata.get(ARCHITECTURE)
     known = [each for each in entries("families") if resolve("families", each).gguf]
@@ -42,36 +74,21 @@ def read_gguf_model(path: Path) -> Published:
     family: Family = resolve("families", str(name))
     form = family.gguf
     assert form is not None  # of those that are known
-    described = {
+    metadata = {
         key.removeprefix(f"{name}."): value
         for key, value in file.metadata.items()
         if key.startswith(f"{name}.")
     }
-    tokenizer = tokenizer_of(file)
     tensors = {spelt(form.names, each, path): each for each in file.tensors}
-    try:
-        config = form.config(described)
-        config["vocab_size"] = rows_of(file, tensors, "embed_tokens.weight")
-        config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-        setting = family.spec(config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"{path.name}: {type(error).__name__}: {error}",
-            f"the metadata of a {name}",
-            FETCH_AGAIN,
-        ) from None
-    mapped = family.weights(setting)
-    wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
-    described_shapes = {
-        own: tuple(file.tensors[theirs].shape)
-        for own, theirs in tensors.items()
-        if own in wanted or not own.startswith(family.unread)
-    }
-    check_shapes(described_shapes, wanted, path)
-    theirs = Lazy(file, tensors, form, setting)
-    heads = heads_of(family, config, setting, theirs)
-    check_vocabulary(tokenizer, setting, path)
-    return Published(family, setting, to_ours(mapped, theirs), heads, tokenizer)
+    if "embed_tokens.weight" not in tensors:
+        raise Corrupt(f"{path.name} has no table of tokens", "token_embd.weight", FETCH_AGAIN)
+    config = form.config(metadata)
+    config["vocab_size"] = file.tensors[tensors["embed_tokens.weight"]].shape[0]
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    setting, heads = spec_of(family, config, path.name)
+    ends = ids_of([file.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot")])
+    template = str(file.metadata.get("tokenizer.chat_template", ""))
+    return file, Described(family, config, setting, heads, ends, None, template), tensors
 
 
 class Lazy(Mapping[str, Tensor]):
@@ -102,11 +119,6 @@ def spelt(names: Mapping[str, str], theirs: str, path: Path) -> str:
     if pattern not in names:
         raise Corrupt(f"{path.name}: the tensor {theirs!r}", "one of its architecture")
     return f"{names[pattern].format(layer)}.{leaf}"
-
-
-def rows_of(file: Gguf, tensors: Mapping[str, str], name: str) -> int:
-    """The rows of a tensor that must be there."""
-    return file.tensors[tensors[name]].shape[0]
 
 
 def check_shapes(
