@@ -59,7 +59,9 @@ def reviews() -> list[str]:
     csv.field_size_limit(sys.maxsize)
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as stream:
         texts = [row["text"] for row in csv.DictReader(stream)]
-    found = [line for text in texts for line in re.split(r"<br /><br />|(?<=[.!?]) (?=[A-Z])", text)]
+    found = [
+        line for text in texts for line in re.split(r"<br /><br />|(?<=[.!?]) (?=[A-Z])", text)
+    ]
     return sorted({line for line in found if line})
 
 
@@ -82,6 +84,8 @@ def scrambled(count: int) -> list[str]:
             chosen = [range(*block) for block in pick.sample(blocks, 2)]
             letters = [chr(pick.choice(pick.choice(chosen))) for _ in range(pick.randrange(40))]
         else:
-            letters = pick.choices(pick.choice(["ab ", "a \n", "aA1'", " \t\n", "é e\u0301", "=-_"]), k=60)
+            letters = pick.choices(
+                pick.choice(["ab ", "a \n", "aA1'", " \t\n", "é e\u0301", "=-_"]), k=60
+            )
         found.append("".join(letters))
     return found

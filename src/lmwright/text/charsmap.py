@@ -14,9 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 
-LONGEST_KEY = 64
-MOST_NODES = 2_000_000
-
 
 class Charsmap:
     """A map from short strings to their replacements, the longest match first."""
@@ -87,7 +84,8 @@ def keys_of(units: np.ndarray) -> list[tuple[bytes, int]]:
                     raise ValueError("the map of characters points outside itself")
                 found.append((longer, int(units[below]) & 0x7FFFFFFF))
             todo.append((longer, below))
-        if len(key) > LONGEST_KEY or len(todo) > MOST_NODES:
+        # A trie has no more nodes than the array has units.
+        if len(todo) > len(units):
             raise ValueError("the map of characters has no end")
     return found
 

@@ -41,7 +41,7 @@ class Stream:
         self.tokenizer, self.special = tokenizer, special
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         kinds = steps_of(tokenizer.described.get("decoder"))
-        self.strip_first = any(takes_first_space(step) for step in kinds)
+        self.strip = max(map(spaces_taken, kinds), default=0)
         self.waiting = ""
         self.ids: list[int] = []
         self.given = ""
@@ -60,11 +60,16 @@ class Stream:
                 data = token.encode()
             else:
                 data = self.tokenizer.bytes_of(token)
-                if self.strip_first:
-                    data = data.removeprefix(b" ")
-                self.strip_first = False
+                data = self.stripped(data) if self.strip else data
             pieces.append(self.decoder.decode(data))
         return self.held("".join(pieces))
+
+    def stripped(self, data: bytes) -> bytes:
+        """The bytes without those of the spaces before the text that no one typed."""
+        kept = data.lstrip(b" ")
+        kept = data[min(self.strip, len(data) - len(kept)) :]
+        self.strip = 0 if kept else self.strip - len(data)
+        return kept
 
     def finish(self) -> str:
         """What was kept back; an unfinished character is U+FFFD."""
@@ -151,8 +156,8 @@ def steps_of(decoder: Any) -> list[Mapping[str, Any]]:
     return [decoder]
 
 
-def takes_first_space(step: Mapping[str, Any]) -> bool:
-    """Whether a decoder's step takes the space away that stands before the text."""
-    if step.get("type") == "Strip":
-        return step.get("content") == " " and step.get("start") == 1
-    return step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never"
+def spaces_taken(step: Mapping[str, Any]) -> int:
+    """How many spaces before the text a decoder's step takes away."""
+    if step.get("type") == "Strip" and step.get("content") == " ":
+        return int(step.get("start", 0))
+    return int(step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never")

@@ -112,7 +112,8 @@ class Tokenizer:
 
     def token(self, number: int) -> str:
         """The token of an id as the vocabulary spells it; BadInput if there is no such id."""
-        name = self.names.get(number) or self.inner.id_to_token(number)
+        inside = 0 <= number < 1 << 32
+        name = self.names.get(number) or (self.inner.id_to_token(number) if inside else None)
         if name is None:
             raise BadInput(f"no token has id {number}", f"an id below {self.size()}")
         return name

@@ -163,7 +163,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_text(path), object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{path}: {error}", "a JSON object with each name once", FETCH_AGAIN) from None
+        raise Corrupt(
+            f"{path}: {error}", "a JSON object with each name once", FETCH_AGAIN
+        ) from None
     if not isinstance(value, dict):
         raise Corrupt(f"{path} holds no JSON object", "a JSON object", FETCH_AGAIN)
     return value

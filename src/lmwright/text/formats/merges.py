@@ -73,7 +73,9 @@ def read_merges(vocabulary: Path, merges: Path) -> Converted:
     pairs = pairs_of(read_text(merges), merges)
     check_merges(pairs, known, merges)
     added = added_beside(vocabulary.parent)
-    check_ids({**known, **{name: token["id"] for name, token in added.items()}}.values(), vocabulary)
+    check_ids(
+        {**known, **{name: token["id"] for name, token in added.items()}}.values(), vocabulary
+    )
     settings = settings_beside(vocabulary.parent)
     kind = kind_of(settings, known, vocabulary)
     return converted(kind, known, pairs, added, settings, vocabulary.parent)

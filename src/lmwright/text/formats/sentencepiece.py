@@ -32,6 +32,10 @@ from lmwright.text.formats.sidecars import roles_beside, settings_beside
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
+BONUS = -0.1
+"""The score of a user's symbol: better than a normal piece's, as those are logarithms."""
+ALL = 1 << 20
+"""More spaces than stand before a text."""
 OTHER_RECIPE = "take the model's tokenizer.json"
 
 
@@ -122,18 +126,15 @@ def in_pieces(model: PieceModel) -> bool:
 def unigram_of(model: PieceModel) -> dict:
     """Pieces and scores, with which the likeliest cut of a text is found.
 
-    Symbols of the user's get the bonus that SentencePiece gives them. A byte's piece must never
-    match a text that spells its name; as a score is all that holds it off, it gets one which
-    is worse than any text's.
+    Symbols of the user's get the score that SentencePiece gives them, whatever the file says. A
+    byte's piece must never match a text that spells its name; as a score is all that holds it
+    off, it gets one which is worse than that of any pieces that spell it.
     """
-    normal = [piece.score for piece in model.pieces if piece.kind == NORMAL] or [0.0]
-    worst = min(normal) - 1000.0
+    worst = min(piece.score for piece in model.pieces if piece.kind != BYTE) - 1000.0
+    special = {USER_DEFINED: BONUS, BYTE: worst}
 
     def score(piece: Piece) -> float:
-        if piece.kind == USER_DEFINED:
-            length = len(piece.text.encode())
-            return float(np.float32(np.float32(length) * np.float32(max(normal))) - np.float32(0.1))
-        return worst if piece.kind == BYTE else piece.score
+        return special.get(piece.kind, piece.score)
 
     kinds = [piece.kind for piece in model.pieces]
     return {
@@ -204,8 +205,9 @@ def decoder_of(model: PieceModel) -> dict:
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    if model.dummy_prefix:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    most = ALL if model.squeeze else int(model.dummy_prefix)
+    if most:
+        steps.append({"type": "Strip", "content": " ", "start": most, "stop": 0})
     return sequence("decoders", *steps)
 
 
@@ -231,8 +233,8 @@ def parsed(data: bytes, path: Path) -> PieceModel:
 def model_of(data: bytes, path: Path) -> PieceModel:
     """The model of a file's bytes; ValueError and the like where they are not one."""
     pieces: list[Piece] = []
-    trainer: dict[int, Any] = {}
-    normalizer: dict[int, Any] = {}
+    trainer: dict[int, Any] | None = None
+    normalizer: dict[int, Any] | None = None
     for number, value in fields(data):
         if number == 1:
             pieces.append(piece_of(value))
@@ -242,8 +244,8 @@ def model_of(data: bytes, path: Path) -> PieceModel:
             normalizer = dict(fields(value))
     if not pieces:
         raise ValueError("it has no pieces")
-    if not trainer:
-        raise ValueError("it ends before it says how it was trained")
+    if trainer is None or normalizer is None:
+        raise ValueError("it ends before it says how it was trained and texts are normalized")
     kind = trainer.get(3, UNIGRAM)
     if kind not in (UNIGRAM, BPE):
         raise BadInput(f"{path} is of words or characters", "unigram or BPE", OTHER_RECIPE)
