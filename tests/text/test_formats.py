@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,7 @@ class PlainClip:
             letters = list(spelled(word.encode()))
             parts = [*letters[:-1], letters[-1] + "</w>"]
             while True:
-                pairs = [(self.ranks.get(pair, 10**9), pair) for pair in zip(parts, parts[1:])]
+                pairs = [(self.ranks.get(pair, 10**9), pair) for pair in pairwise(parts)]
                 if not pairs or min(pairs)[0] == 10**9:
                     break
                 left, right = min(pairs)[1]

@@ -43,7 +43,7 @@ class Tokenizer:
         self.roles = dict(roles or {})
         described = described_by(data, where)
         self.control = control_of(described, where)
-        self.hidden = {number for number in special_ids(described)}
+        self.hidden = set(special_ids(described))
         # In ours, control tokens have names that nobody can type. Else the vocabulary itself
         # would match them in a text (a unigram's `<s>`), or they would be matched before it.
         key = secrets.token_hex(16)

@@ -108,7 +108,9 @@ def converted(
 ) -> Converted:
     """The tokenizer.json of one of the four kinds."""
     ids = known | {name: token["id"] for name, token in added.items()}
-    roles = {role: (ids[name],) for role, name in ROLES[kind].items() if name in ids}
+    roles: dict[str, tuple[int, ...]] = {
+        role: (ids[name],) for role, name in ROLES[kind].items() if name in ids
+    }
     if folder:
         roles |= roles_beside(folder, ids)
     names = {number: name for name, number in ids.items()}

@@ -99,7 +99,9 @@ def read_ranks(path: Path, encoding: str = "") -> Converted:
         decoder=BYTE_LEVEL,
         added=[added_token(number, name) for name, number in known.special.items()],
     )
-    roles = {role: (known.special[name],) for role, name in known.roles.items()}
+    roles: dict[str, tuple[int, ...]] = {
+        role: (known.special[name],) for role, name in known.roles.items()
+    }
     return Converted(data, roles)
 
 

@@ -71,7 +71,7 @@ def read_sentencepiece(path: Path) -> Converted:
     check(model, path)
     names = [piece.text for piece in model.pieces]
     ids = {name: place for place, name in enumerate(names)}
-    roles = {
+    roles: dict[str, tuple[int, ...]] = {
         role: (place,)
         for role, name in (("unk", ""), ("bos", "<s>"), ("eos", "</s>"), ("pad", "<pad>"))
         for place, piece in enumerate(model.pieces)

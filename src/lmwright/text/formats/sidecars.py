@@ -61,12 +61,12 @@ def added_beside(folder: Path) -> dict[str, dict]:
     if not isinstance(listed, dict):
         raise Corrupt(f"{path}: added_tokens_decoder is no object", "tokens by id", FETCH_AGAIN)
     for number, entry in listed.items():
-        name = token_text(entry)
-        if name is None or not number.isdecimal():
+        content = token_text(entry)
+        if content is None or not number.isdecimal():
             raise Corrupt(f"{path}: added token {number!r} has no text", "its text", FETCH_AGAIN)
         flags = {flag: bool(entry.get(flag, False)) for flag in FLAGS}
         special = bool(entry.get("special", False))
-        found[name] = added_token(int(number), name, special=special, **flags)
+        found[content] = added_token(int(number), content, special=special, **flags)
     return found
 
 

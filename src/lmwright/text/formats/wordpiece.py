@@ -34,7 +34,9 @@ def read_wordpiece(path: Path) -> Converted:
     settings = settings_beside(path.parent)
     added = added_beside(path.parent)
     ids |= {name: token["id"] for name, token in added.items()}
-    roles = {role: (ids[name],) for role, name in ROLES.items() if name in ids}
+    roles: dict[str, tuple[int, ...]] = {
+        role: (ids[name],) for role, name in ROLES.items() if name in ids
+    }
     roles |= roles_beside(path.parent, ids)
     for role in ("unk", "cls", "sep"):
         if role not in roles:
