@@ -64,6 +64,8 @@ class Tokenizer:
         self.around = self.inner.num_special_tokens_to_add(False)
         self.names = {number: name for name, number in self.control.items()}
         self.bytes_of: Callable[[str], bytes] | None = bytes_of(described)
+        steps = (described.get("normalizer") or {}).get("normalizers") or []
+        self.each_part = any(step.get("type") == "Prepend" for step in steps)
         self.described = {"decoder": described.get("decoder")}
 
     def encode(self, texts: Sequence[str], most: int) -> list[np.ndarray]:
@@ -105,6 +107,24 @@ class Tokenizer:
         """
         stream = self.stream(special)
         return stream.push(ids) + stream.finish()
+
+    def parts(self, ids: Sequence[int]) -> list[tuple[str, bool]]:
+        """The ids as parts: each control token by its text (true), and the text between them."""
+        found: list[tuple[str, bool]] = []
+        run: list[int] = []
+        for number in [*(int(each) for each in ids), None]:
+            if number is not None and number not in self.names:
+                run.append(number)
+                continue
+            if run:
+                stream = self.stream()
+                # Only what was tokenized with a space in front of it loses one.
+                stream.strip = stream.strip if self.each_part or not found else 0
+                found.append((stream.push(run) + stream.finish(), False))
+                run = []
+            if number is not None:
+                found.append((self.names[number], True))
+        return found
 
     def stream(self, special: bool = False) -> Stream:
         """A decoder for ids that come a few at a time."""
