@@ -68,6 +68,8 @@ VERBS = {
         "lmwright.cli.report:card",
         "Write a version's model card and data card: pages and JSON.",
     ),
+    "generate": ("lmwright.cli.write:generate", "Let a language model go on from a prompt."),
+    "chat": ("lmwright.cli.write:chat", "Talk to a language model in the terminal."),
     "inspect": ("lmwright.cli.inspect:inspect", "Draw a model; say what it holds and costs."),
     "compare": ("lmwright.cli.inspect:compare", "Show what two models are made of."),
     "doctor": ("lmwright.cli.doctor:doctor", "Check the machine, or explain a run that failed."),

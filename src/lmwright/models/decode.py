@@ -198,7 +198,9 @@ def beam_search(
             beam, token = divmod(place, logs_bv.shape[1])
             if token in ended:
                 if rank < beams:
-                    done.append(scored(extended(running[beam], token, logs_bv[beam]), score, decoding))
+                    done.append(
+                        scored(extended(running[beam], token, logs_bv[beam]), score, decoding)
+                    )
             elif len(going) < beams:
                 going.append((score, beam, token))
         done = sorted(done, key=lambda each: -each.score)[:beams]

@@ -72,9 +72,7 @@ class LanguageModel:
             raise BadInput(
                 "this model has no chat template", "a model tuned for chats", "use it to complete"
             )
-        return self.template.ids(
-            self.tokenizer, messages, add_generation_prompt=True, **settings
-        )
+        return self.template.ids(self.tokenizer, messages, add_generation_prompt=True, **settings)
 
     def room(self, prompt: np.ndarray) -> int:
         """How many tokens an answer may have; BadInput for a prompt that leaves none."""
@@ -124,16 +122,12 @@ def language_model(published: Published) -> LanguageModel:
         )
     described, tokenizer = published.described, published.tokenizer
     template = (
-        ChatTemplate(described.template, special_texts(tokenizer), tokenizer.control)
+        ChatTemplate(described.template, tokenizer.special_text(), tokenizer.control)
         if described.template
         else None
     )
     start = None
     if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
         start = described.start or 0
-    return LanguageModel(network, tokenizer, described.ends, template, start)
-
-
-def special_texts(tokenizer: Tokenizer) -> dict[str, str]:
-    """The texts that a template knows by name."""
-    return tokenizer.special_text()
+    ends = (*described.ends, *tokenizer.roles.get("eos", ()))
+    return LanguageModel(network, tokenizer, ends, template, start)
