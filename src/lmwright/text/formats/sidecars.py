@@ -25,7 +25,8 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
     """The ids of each role (bos, eos, pad, ...) that the folder's files name.
 
     tokenizer_config.json goes before special_tokens_map.json. generation_config.json, which may
-    name several ids that end an answer, adds to them. Corrupt if a named token has no id.
+    name several ids that end an answer, adds to them. Corrupt if bos or eos is a token without an
+    id; another role that no token can play is left out.
     """
     found: dict[str, tuple[int, ...]] = {}
     for name in ("special_tokens_map.json", SETTINGS):
@@ -35,11 +36,12 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
             token = token_text(values.get(f"{role}_token"))
             if token is None:
                 continue
-            if token not in ids:
+            if token in ids:
+                found[role] = (ids[token],)
+            elif role in ("bos", "eos"):
                 raise Corrupt(
                     f"{path}: {role}_token is {token!r}", "a token with an id", FETCH_AGAIN
                 )
-            found[role] = (ids[token],)
     path = folder / GENERATION
     values = read_object(path) if path.is_file() else {}
     for role in ROLES:
