@@ -68,6 +68,19 @@ def test_a_checkpoint_with_a_head_and_prefix_is_read(published):
     ]
 
 
+def test_the_former_names_of_a_norm_are_read(published):
+    def rename(tensors):
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            tensors[old.replace("LayerNorm.bias", "LayerNorm.beta")] = tensors.pop(name)
+
+    before = read_folder(published).weights
+    rewrite(published, rename)
+    after = read_folder(published).weights
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_half_precision_becomes_fp32(published):
     def halve(tensors):
         for name in tensors:
@@ -93,8 +106,8 @@ def test_remote_code_is_refused(published):
 
 
 def test_another_family_is_refused_with_the_nearest(published):
-    change_config(published, model_type="bart")
-    refused(published, BadInput, "'bart'", "did you mean 'bert'")
+    change_config(published, model_type="barty")
+    refused(published, BadInput, "'barty'", "did you mean 'bart'")
 
 
 def test_a_missing_folder_and_config(published, tmp_path):
