@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,21 @@ def sync_file(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Replace ``path`` by the ``pieces`` in order, in one step; not at all if one of them fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         with beside.open("wb") as stream:
-            stream.write(data)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         beside.rename(path)
-    except OSError:
+    except BaseException:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

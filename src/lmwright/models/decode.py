@@ -167,10 +167,11 @@ def cut(shares_v: Tensor, decoding: Decoding) -> Tensor:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """An answer that a beam search found, and its score."""
+    """An answer that a beam search found, its score, and what the model said at each token."""
 
     tokens: tuple[int, ...]
     score: float
+    logs: tuple[Tensor, ...]
 
 
 def beam_search(
@@ -186,7 +187,7 @@ def beam_search(
     reader = Reader(network, 1, None if source is None else [source])
     logs_bv = torch.log_softmax(reader.read([prompt]).double(), dim=-1)
     reader.choose([0] * beams)
-    running: list[tuple[int, ...]] = [()] * beams
+    running: list[tuple[tuple[int, ...], tuple[Tensor, ...]]] = [((), ())] * beams
     scores_b = torch.full((beams,), -torch.inf, dtype=torch.float64)
     scores_b[0], logs_bv = 0.0, logs_bv.expand(beams, -1)
     done: list[Hypothesis] = []
@@ -197,11 +198,13 @@ def beam_search(
             beam, token = divmod(place, logs_bv.shape[1])
             if token in ended:
                 if rank < beams:
-                    done.append(scored((*running[beam], token), score, decoding))
+                    done.append(
+                        scored(extended(running[beam], token, logs_bv[beam]), score, decoding)
+                    )
             elif len(going) < beams:
                 going.append((score, beam, token))
         done = sorted(done, key=lambda each: -each.score)[:beams]
-        running = [(*running[beam], token) for _, beam, token in going]
+        running = [extended(running[beam], token, logs_bv[beam]) for _, beam, token in going]
         scores_b = torch.tensor([score for score, _, _ in going], dtype=torch.float64)
         hope = going[0][0] / length**decoding.length_penalty
         if length == decoding.most or (len(done) == beams and done[-1].score >= hope):
@@ -212,13 +215,22 @@ def beam_search(
         )
     if len(done) < beams:
         pairs = zip(running, scores_b.tolist(), strict=True)
-        done += [scored(tokens, score, decoding) for tokens, score in pairs]
+        done += [scored(begun, score, decoding) for begun, score in pairs]
     return sorted(done, key=lambda each: -each.score)[:beams]
 
 
-def scored(tokens: tuple[int, ...], score: float, decoding: Decoding) -> Hypothesis:
+Begun = tuple[tuple[int, ...], tuple[Tensor, ...]]
+
+
+def extended(begun: Begun, token: int, logs_v: Tensor) -> Begun:
+    """A beginning and one more token."""
+    return (*begun[0], token), (*begun[1], logs_v)
+
+
+def scored(begun: Begun, score: float, decoding: Decoding) -> Hypothesis:
     """A hypothesis with its score for its length."""
-    return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty)
+    tokens, logs = begun
+    return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty, logs)
 
 
 def refuse_long(spec: ModelSpec, tokens: int) -> None:

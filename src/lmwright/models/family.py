@@ -106,6 +106,23 @@ def labels(config: Mapping[str, Any]) -> int:
     return config.get("num_labels") or len(config.get("id2label") or ()) or 2
 
 
+@dataclass(frozen=True)
+class InGguf:
+    """How a family stands in GGUF files.
+
+    ``config`` makes its ``config.json`` of the architecture's metadata (keys without the
+    architecture's name), ``metadata`` the other way from a spec. ``names`` maps GGUF's names of
+    modules to a checkpoint's, ``{}`` for the layer's number. ``read`` and ``written`` change a
+    tensor, known by the checkpoint's name, where the format stores it otherwise.
+    """
+
+    config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    metadata: Callable[[ModelSpec], dict[str, Any]]
+    names: Mapping[str, str]
+    read: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
+    written: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
+
+
 HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
@@ -117,7 +134,7 @@ class Family:
     head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
     belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
-    to today's.
+    to today's. ``gguf`` is there for families that the format knows.
     """
 
     name: str
@@ -128,6 +145,7 @@ class Family:
     prefix: str = ""
     unread: tuple[str, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict)
+    gguf: InGguf | None = None
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

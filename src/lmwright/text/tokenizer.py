@@ -2,44 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.hashing import hash_bytes
+from lmwright.text.charsmap import Charsmap, read_charsmap
+from lmwright.text.formats.find import convert
+from lmwright.text.formats.layout import FETCH_AGAIN
+from lmwright.text.formats.sidecars import roles_beside
+from lmwright.text.pieces import Stream, bytes_of
+
+CONTROL = re.compile(r"<\|.*\|>|</?tool_(call|response)>")
+"""Tokens that steer a model although their file does not call them special."""
 
 
 class Tokenizer:
     """A ``tokenizer.json``, kept with its bytes so that it is saved as it was read.
 
     Padding and truncation that the file asks for are switched off: lengths are ours to set.
-    What a person types is text, even where it spells a special token.
+    What a person types is text, even where it spells a special token. ``roles`` gives the ids
+    of bos, eos, pad and the like, ``control`` the id of each token that no text becomes.
     """
 
-    def __init__(self, data: bytes, where: str = "tokenizer.json") -> None:
+    def __init__(
+        self,
+        data: bytes,
+        where: str = "tokenizer.json",
+        roles: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         self.data = data
-        try:
-            self.inner = tokenizers.Tokenizer.from_buffer(data)
-        except Exception as error:  # the library raises bare Exceptions
-            raise Corrupt(
-                f"{where}: {error}", "a tokenizer.json", "fetch or copy the file again"
-            ) from None
+        self.roles = dict(roles or {})
+        described = described_by(data, where)
+        self.control = control_of(described, where)
+        self.hidden = set(special_ids(described))
+        # In ours, control tokens have names that nobody can type. Else the vocabulary itself
+        # would match them in a text (a unigram's `<s>`), or they would be matched before it.
+        key = secrets.token_hex(16)
+        self.secret = {number: f"{key}-{number}-" for number in self.control.values()}
+        self.charsmap = without_charsmap(described, where)
+        ours = renamed(described, {name: self.secret[n] for name, n in self.control.items()})
+        self.inner = built(ours, where)
         self.inner.no_padding()
         self.inner.no_truncation()
-        self.inner.encode_special_tokens = True
+        for name, number in self.control.items():
+            found = self.inner.token_to_id(self.secret[number])
+            if found != number:
+                raise Corrupt(
+                    f"{where}: {name!r} has id {number}, but {found} by its place",
+                    "ids without holes",
+                    FETCH_AGAIN,
+                )
+        self.around = self.inner.num_special_tokens_to_add(False)
+        self.names = {number: name for name, number in self.control.items()}
+        self.bytes_of: Callable[[str], bytes] | None = bytes_of(described)
+        steps = (described.get("normalizer") or {}).get("normalizers") or []
+        self.each_part = any(step.get("type") == "Prepend" for step in steps)
+        self.described = {"decoder": described.get("decoder")}
 
     def encode(self, texts: Sequence[str], most: int) -> list[np.ndarray]:
         """The ids (int32) of each text with its special tokens, cut to ``most`` tokens."""
-        self.inner.enable_truncation(most)
-        found = self.inner.encode_batch_fast([well_formed(text) for text in texts])
-        return [np.array(each.ids, dtype=np.int32) for each in found]
+        plain = [self.prepared(text) for text in texts]
+        ids = []
+        for each in self.inner.encode_batch_fast(plain, add_special_tokens=False):
+            each.truncate(max(most - self.around, 0))
+            whole = self.inner.post_process(each)
+            ids.append(np.array(whole.ids, dtype=np.int32))
+        return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids, special tokens left out."""
-        return self.inner.decode([int(each) for each in ids])
+    def ids(self, text: str) -> np.ndarray:
+        """The ids (int32) of a text, all of them, without special tokens round it."""
+        found = self.inner.encode(self.prepared(text), add_special_tokens=False)
+        return np.array(found.ids, dtype=np.int32)
+
+    def ids_of_parts(self, parts: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a text given in parts, and for each id the part in which it begins.
+
+        A part marked true is a special token; the others are text, whatever they spell, and are
+        tokenized as one where they touch. Nothing is put round them.
+        """
+        texts = [
+            self.secret[self.control[text]] if special else self.prepared(text)
+            for text, special in parts
+        ]
+        starts = np.cumsum([0, *map(len, texts)])
+        found = self.inner.encode("".join(texts), add_special_tokens=False)
+        begins = np.array([first for first, _ in found.offsets], dtype=np.int64)
+        # Of parts that are empty, the last one that starts at a place is the one that is there.
+        place = np.searchsorted(starts[:-1], begins, side="right") - 1
+        return np.array(found.ids, dtype=np.int32), place.astype(np.int32)
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of some ids; special tokens left out unless ``special``.
+
+        Bytes that are not UTF-8 become U+FFFD.
+        """
+        stream = self.stream(special)
+        return stream.push(ids) + stream.finish()
+
+    def parts(self, ids: Sequence[int]) -> list[tuple[str, bool]]:
+        """The ids as parts: each control token by its text (true), and the text between them."""
+        found: list[tuple[str, bool]] = []
+        run: list[int] = []
+        for number in [*(int(each) for each in ids), None]:
+            if number is not None and number not in self.names:
+                run.append(number)
+                continue
+            if run:
+                stream = self.stream()
+                # Only what was tokenized with a space in front of it loses one.
+                stream.strip = stream.strip if self.each_part or not found else 0
+                found.append((stream.push(run) + stream.finish(), False))
+                run = []
+            if number is not None:
+                found.append((self.names[number], True))
+        return found
+
+    def stream(self, special: bool = False) -> Stream:
+        """A decoder for ids that come a few at a time."""
+        return Stream(self, special)
+
+    def token(self, number: int) -> str:
+        """The token of an id as the vocabulary spells it; BadInput if there is no such id."""
+        inside = 0 <= number < 1 << 32
+        name = self.names.get(number) or (self.inner.id_to_token(number) if inside else None)
+        if name is None:
+            raise BadInput(f"no token has id {number}", f"an id below {self.size()}")
+        return name
+
+    def ids_of_special(self, name: str) -> tuple[int, ...]:
+        """The ids of a role (``eos``, which may be several) or of a special token by its text.
+
+        BadInput if the tokenizer has neither.
+        """
+        if name in self.roles:
+            return self.roles[name]
+        if name in self.control:
+            return (self.control[name],)
+        raise BadInput(
+            f"the tokenizer has no special token {name!r}",
+            "a role or token that it has",
+            nearest(name, [*self.roles, *self.control]),
+        )
+
+    def special_text(self) -> dict[str, str]:
+        """The text of each role's (first) token, under the name that templates use: bos_token."""
+        return {f"{role}_token": self.token(ids[0]) for role, ids in self.roles.items()}
+
+    def size(self) -> int:
+        """The number of rows that an embedding of these tokens needs."""
+        return self.highest() + 1
 
     def highest(self) -> int:
         """The highest id that a text can become."""
@@ -49,14 +169,124 @@ class Tokenizer:
         """SHA-256 of the file's bytes."""
         return hash_bytes(self.data)
 
+    def prepared(self, text: str) -> str:
+        """The text as the library is given it."""
+        plain = well_formed(text)
+        return self.charsmap.apply(plain) if self.charsmap else plain
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a ``tokenizer.json``; BadInput if absent, Corrupt if it is not one."""
-    if not path.is_file():
-        raise BadInput(f"{path} is not there", "a tokenizer.json", "fetch or copy it again")
-    return Tokenizer(path.read_bytes(), str(path))
+
+def read_tokenizer(path: Path, encoding: str = "") -> Tokenizer:
+    """The tokenizer of a file or folder, of any format that ``text/formats`` reads.
+
+    ``encoding`` names that of a rank file (``cl100k_base``) whose size does not tell. BadInput
+    if there is none or its format runs code, Corrupt if it is not what it should be.
+    """
+    if not path.exists():
+        raise BadInput(f"{path} is not there", "a tokenizer's file or folder", FETCH_AGAIN)
+    found = convert(path, encoding)
+    tokenizer = Tokenizer(found.data, str(path), found.roles)
+    if not tokenizer.roles:
+        names = tokenizer.inner.get_vocab(with_added_tokens=True) | tokenizer.control
+        tokenizer.roles = roles_beside(path if path.is_dir() else path.parent, names)
+    return tokenizer
 
 
 def well_formed(text: str) -> str:
     """The text with lone surrogates, which no UTF-8 has, replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def described_by(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON of a tokenizer.json; Corrupt if it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{where}: {error}", "a tokenizer.json", FETCH_AGAIN) from None
+    if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
+        raise Corrupt(f"{where} holds no model", "a tokenizer.json", FETCH_AGAIN)
+    return value
+
+
+def control_of(described: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Text -> id of every token that a text must not become."""
+    found: dict[str, int] = {}
+    for token in described.get("added_tokens") or []:
+        try:
+            name, number, special = token["content"], token["id"], token["special"]
+            steers = bool(special or CONTROL.fullmatch(name))
+            right = type(number) is int and number >= 0 and name not in found
+        except (KeyError, TypeError):
+            right = steers = False
+        if not right:
+            raise Corrupt(
+                f"{where}: the added token {str(token)[:80]} is not complete, or there twice",
+                "content, id and special, once",
+                FETCH_AGAIN,
+            )
+        if steers:
+            found[name] = number
+    return found
+
+
+def special_ids(described: Mapping[str, Any]) -> list[int]:
+    """The ids of the tokens that the file calls special: those that no reader is shown."""
+    return [token["id"] for token in described.get("added_tokens") or [] if token["special"]]
+
+
+def renamed(described: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The description with other names for some of its added tokens; ids stay."""
+    added = [
+        {**token, "content": names.get(token["content"], token["content"])}
+        for token in described.get("added_tokens") or []
+    ]
+    model = dict(described["model"])
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        inside = [name for name in names if name in vocabulary]
+        model["vocab"] = {names.get(word, word): number for word, number in vocabulary.items()}
+        if inside and isinstance(model.get("merges"), list):
+            model["merges"] = [each for each in model["merges"] if not makes(each, names)]
+    elif isinstance(vocabulary, list):
+        model["vocab"] = [
+            [names.get(each[0], each[0]), *each[1:]] if isinstance(each, list) and each else each
+            for each in vocabulary
+        ]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    return {**described, "added_tokens": added, "model": model}
+
+
+def makes(merge: Any, names: Mapping[str, str]) -> bool:
+    """Whether a merge (two words, or one text with both) takes or makes one of the names."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or not all(isinstance(word, str) for word in pair):
+        return False
+    return "".join(pair) in names or any(word in names for word in pair)
+
+
+def without_charsmap(described: dict[str, Any], where: str) -> Charsmap | None:
+    """Take SentencePiece's map of characters out of the normalizer, to be applied exactly."""
+    normalizer = described.get("normalizer")
+    if not isinstance(normalizer, dict):
+        return None
+    steps = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
+    if not isinstance(steps, list) or not steps or not isinstance(steps[0], dict):
+        return None
+    if steps[0].get("type") != "Precompiled" or not steps[0].get("precompiled_charsmap"):
+        return None
+    described["normalizer"] = {"type": "Sequence", "normalizers": steps[1:]}
+    try:
+        return read_charsmap(base64.b64decode(steps[0]["precompiled_charsmap"], validate=True))
+    except (ValueError, TypeError) as error:
+        raise Corrupt(f"{where}: {error}", "SentencePiece's map", FETCH_AGAIN) from None
+
+
+def built(described: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer; Corrupt if it does not accept the description."""
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(described, ensure_ascii=False))
+    except BaseException as error:
+        # The library raises bare Exceptions, and panics, which are no Exceptions at all.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise Corrupt(f"{where}: {error}", "a tokenizer.json", FETCH_AGAIN) from None

@@ -30,15 +30,42 @@ WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a published folder holds: family, spec, our weights; and its heads, by what they do,
-    with those of their weights that are there."""
+class Described:
+    """What a published model says of itself, without its weights.
+
+    ``heads`` are those that its family knows. ``ends`` are the ids that end an answer, ``start``
+    the one that a decoder with an encoder begins with; ``template`` is how its chats are written,
+    if it has one.
+    """
 
     family: Family
+    config: dict[str, Any]
     spec: ModelSpec
+    heads: dict[str, Head]
+    ends: tuple[int, ...]
+    start: int | None
+    template: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model: what it says of itself, our weights, and its heads, by what they do, with
+    those of their weights that are there."""
+
+    described: Described
     weights: dict[str, Tensor]
     heads: dict[str, tuple[Head, dict[str, Tensor]]]
     tokenizer: Tokenizer
+
+    @property
+    def family(self) -> Family:
+        """Its family."""
+        return self.described.family
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its spec."""
+        return self.described.spec
 
 
 def read_folder(folder: Path) -> Published:
@@ -48,16 +75,8 @@ def read_folder(folder: Path) -> Published:
     tokenizer with more tokens than the embedding. Corrupt: truncated, missing or extra tensors,
     wrong shapes, weights that are not finite.
     """
-    config = read_config(folder)
-    family = family_of(config, folder)
-    try:
-        setting = family.spec(config)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"{folder / 'config.json'}: {type(error).__name__}: {error}",
-            f"a {family.name} config",
-            FETCH_AGAIN,
-        ) from None
+    described = describe_folder(folder)
+    family, config, setting = described.family, described.config, described.spec
     theirs = renamed(read_shards(folder), family)
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
@@ -71,7 +90,60 @@ def read_folder(folder: Path) -> Published:
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
-    return Published(family, setting, ours, heads_of(family, config, setting, theirs), tokenizer)
+    return Published(described, ours, heads_of(family, config, setting, theirs), tokenizer)
+
+
+def describe_folder(folder: Path) -> Described:
+    """What a folder says of its model; BadInput as :func:`read_folder`."""
+    config = read_config(folder)
+    family = family_of(config, folder)
+    generation = optional_json(folder / "generation_config.json")
+    said = {**config, **{name: value for name, value in generation.items() if value is not None}}
+    ends = said.get("eos_token_id")
+    start = said.get("decoder_start_token_id")
+    return Described(
+        family,
+        config,
+        *spec_of(family, config, f"{folder / 'config.json'}"),
+        ends=ids_of(ends),
+        start=start if isinstance(start, int) else None,
+        template=template_of(folder),
+    )
+
+
+def spec_of(
+    family: Family, config: Mapping[str, Any], where: str
+) -> tuple[ModelSpec, dict[str, Head]]:
+    """The spec of a config and the heads that its family knows; BadInput for one that is none."""
+    try:
+        setting = family.spec(config)
+        return setting, {name: make(config, setting)[0] for name, make in family.heads.items()}
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise BadInput(
+            f"{where}: {type(error).__name__}: {error}", f"a {family.name} config", FETCH_AGAIN
+        ) from None
+
+
+def ids_of(value: Any) -> tuple[int, ...]:
+    """A config's token id, or several."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(each for each in values if isinstance(each, int))
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """A JSON object that may be absent."""
+    return read_json_object(path) if path.is_file() else {}
+
+
+def template_of(folder: Path) -> str:
+    """How a folder's chats are written: its template, or nothing."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    found = optional_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):
+        named = {e["name"]: e["template"] for e in found if isinstance(e, dict) and "name" in e}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""
 
 
 def write_folder(

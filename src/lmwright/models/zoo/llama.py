@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, rows, same
+from torch import Tensor
+
+from lmwright.core.errors import BadInput
+from lmwright.models.family import Family, InGguf, Weight, linear, rows, same
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -196,6 +199,89 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
     return head, [same("head.out.weight", "lm_head.weight")]
 
 
+GGUF_NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "output": "lm_head",
+    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
+    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
+    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
+    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
+    "blk.{}.attn_norm": "layers.{}.input_layernorm",
+    "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm",
+    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
+    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
+    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
+}
+GGUF_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+}
+
+
+def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that GGUF's metadata describes; BadInput for positions that we would get wrong."""
+    kind = metadata.get("rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise BadInput(f"rotary positions scaled by {kind!r} in a GGUF file", "none or linear")
+    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    if kind == "linear":
+        found["rope_scaling"] = {"type": kind, "factor": metadata["rope.scaling.factor"]}
+    return found
+
+
+def to_metadata(spec: ModelSpec) -> dict[str, Any]:
+    """GGUF's metadata of a spec; BadInput for positions that the format would get wrong."""
+    described = config(spec) | {"sliding_window": max(windows(spec)) or None}
+    rope = described["rope_parameters"]
+    if rope["rope_type"] not in ("default", "linear"):
+        raise BadInput(f"rotary positions scaled by {rope['rope_type']!r}", "none or linear")
+    described["rope_theta"] = rope["rope_theta"]
+    found = {theirs: described[ours] for theirs, ours in GGUF_FIELDS.items()}
+    if rope["rope_type"] == "linear":
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope["factor"]}
+    found["attention.value_length"] = found["attention.key_length"]
+    found["rope.dimension_count"] = found["attention.key_length"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def partners_apart(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """Rows of queries and keys with a head's partners as halves, as a checkpoint has them.
+
+    GGUF has LLaMA's (not its kin's) as neighbouring pairs.
+    """
+    heads = heads_of(name, spec)
+    if not heads:
+        return tensor
+    return tensor.view(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def partners_together(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """:func:`partners_apart` the other way."""
+    heads = heads_of(name, spec)
+    if not heads:
+        return tensor
+    return tensor.view(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def heads_of(name: str, spec: ModelSpec) -> int:
+    """How many heads a tensor of queries or keys has; 0 for another one."""
+    attention = spec.stack("decoder").layers[0][0].op
+    assert isinstance(attention, Attention)
+    known = {"q_proj": attention.heads, "k_proj": attention.kv_heads}
+    return known.get(name.split(".")[-2], 0)
+
+
+KIN_IN_GGUF = InGguf(from_metadata, to_metadata, GGUF_NAMES)
+
 FAMILY = Family(
     name="llama",
     spec=spec,
@@ -204,6 +290,7 @@ FAMILY = Family(
     heads={"lm": language_model},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
+    gguf=replace(KIN_IN_GGUF, read=partners_apart, written=partners_together),
 )
 MISTRAL = replace(FAMILY, name="mistral", spec=mistral, config=mistral_config)
-QWEN2 = replace(FAMILY, name="qwen2", spec=qwen2, config=qwen2_config)
+QWEN2 = replace(FAMILY, name="qwen2", spec=qwen2, config=qwen2_config, gguf=KIN_IN_GGUF)

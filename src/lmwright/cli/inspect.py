@@ -1,0 +1,65 @@
+"""``lmwright inspect`` and ``lmwright compare``: what models are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lmwright.models.anatomy import Anatomy, anatomy
+from lmwright.models.files.published import describe
+
+Address = Annotated[str, typer.Argument(help="A model's folder, a .gguf file, or asset:NAME/PATH.")]
+At = Annotated[int, typer.Option(help="Tokens of context for the cost of attention.", min=1)]
+
+
+def inspect(model: Address, tokens: At = 1024) -> None:
+    """Draw a model's architecture; say what it holds, needs and costs."""
+    found = anatomy_of(model, tokens)
+    print("\n".join(found.drawing))
+    print()
+    show([model], [found])
+
+
+def compare(one: Address, other: Address, tokens: At = 1024) -> None:
+    """Show what two models are made of side by side."""
+    show([one, other], [anatomy_of(each, tokens) for each in (one, other)])
+
+
+def anatomy_of(address: str, tokens: int) -> Anatomy:
+    """What a published model is made of, with its language model's head if it has one."""
+    described = describe(address)
+    heads = described.heads
+    return anatomy(described.spec, heads.get("lm") or next(iter(heads.values()), None), tokens)
+
+
+def show(names: Sequence[str], found: Sequence[Anatomy]) -> None:
+    """A table with a column a model."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in names:
+        table.add_column(name.rstrip("/").rpartition("/")[2], justify="right", overflow="fold")
+    rows = [rows_of(each) for each in found]
+    for title in dict.fromkeys(title for each in rows for title in each):
+        table.add_row(title, *(each.get(title, "–") for each in rows))
+    Console(soft_wrap=True).print(table)
+
+
+def rows_of(found: Anatomy) -> dict[str, str]:
+    """The figures of one model by their titles."""
+    parts = {f"  {name}": f"{count:,}" for name, count in found.parts.items()}
+    memory = {
+        f"weights in {name}": f"{each / 1e6:,.1f} MB" for name, each in found.memory().items()
+    }
+    return {
+        "parameters": f"{found.parameters:,}",
+        **parts,
+        **({"met by a token": f"{found.active:,}"} if found.active < found.parameters else {}),
+        f"FLOPs a token at {found.at:,}": f"{found.flops / 1e9:,.3f} G",
+        "KV cache a token, fp16": f"{2 * found.kv:,} bytes" if found.kv else "–",
+        "longest text": "no bound" if found.longest is None else f"{found.longest:,} tokens",
+        **memory,
+    }

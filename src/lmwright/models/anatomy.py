@@ -1,0 +1,223 @@
+"""What a model is made of: a drawing, and what it holds and costs, without its weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from lmwright.models import spec
+from lmwright.models.network import Network, build, size
+
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
+"""Bytes a weight; the scales of quantised blocks come to it."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """``parts``: numbers in each kind of block. ``flops`` of a token's forward pass, products
+    alone: two for each weight that a token meets, and those of attention to ``at`` tokens.
+    ``kv`` numbers that are kept for each token while generating, if it can."""
+
+    parameters: int
+    parts: dict[str, int]
+    active: int
+    flops: int
+    at: int
+    kv: int
+    longest: int | None
+    drawing: tuple[str, ...]
+
+    def memory(self) -> dict[str, float]:
+        """Bytes of the weights at each precision."""
+        return {name: each * self.parameters for name, each in BYTES.items()}
+
+
+def anatomy(setting: spec.ModelSpec, head: spec.Head | None, at: int = 1024) -> Anatomy:
+    """What the network of a spec is made of."""
+    network = build(setting, head)
+    ops = [op for stack in setting.stacks for layer in stack.layers for op in ops_of(layer)]
+    kept = [op for op in ops if isinstance(op, spec.Attention) and op.sees != "all"]
+    active = active_weights(network, ops)
+    pairs = sum(
+        4 * op.heads * op.head_width * min(at, op.window or at)
+        for op in ops
+        if isinstance(op, spec.Attention)
+    )
+    return Anatomy(
+        parameters=size(network),
+        parts=parts_of(network),
+        active=active,
+        flops=2 * active + pairs,
+        at=at,
+        kv=sum(2 * op.kv_heads * op.head_width for op in kept),
+        longest=setting.longest,
+        drawing=tuple(drawing(setting, head)),
+    )
+
+
+def ops_of(layer: Sequence[spec.Sublayer]) -> Iterator[Any]:
+    """The ops of a layer, those side by side one after another."""
+    for sublayer in layer:
+        if isinstance(sublayer.op, spec.Parallel):
+            yield from (branch.op for branch in sublayer.op.branches)
+        else:
+            yield sublayer.op
+
+
+def parts_of(network: Network) -> dict[str, int]:
+    """Numbers in embeddings, in each kind of op, in norms and in the head."""
+    found: Counter[str] = Counter()
+    for name, weight in network.named_parameters():
+        found[part_of(network, name)] += weight.numel()
+    return dict(found.most_common())
+
+
+def part_of(network: Network, name: str) -> str:
+    """Which part of the network a weight belongs to."""
+    words = name.split(".")
+    if words[0] == "head":
+        return "head"
+    if "embedding" in words:
+        return "norms" if "norm" in words else "embedding"
+    if any(
+        word in ("before", "within", "after", "norm", "norms", "q_norm", "k_norm") for word in words
+    ):
+        return "norms"
+    for length in range(len(words), 0, -1):
+        module = network.get_submodule(".".join(words[:length])) if length < len(words) else None
+        kind = type(module).__name__ if module is not None else ""
+        if kind in OPS:
+            return OPS[kind]
+    return "other"
+
+
+OPS = {
+    "Attention": "attention",
+    "FeedForward": "feed-forward",
+    "Experts": "experts",
+    "Recurrent": "recurrent",
+    "Convolution": "convolution",
+    "Projection": "projection",
+}
+
+
+def active_weights(network: Network, ops: Sequence[Any]) -> int:
+    """Weights of products that a token meets: all matrices but tables, of experts the chosen."""
+    tables = {id(s.embedding.tokens.weight) for s in network.stacks.values() if s.embedding.tokens}  # type: ignore[union-attr]
+    out = network.head.out.weight if network.head is not None and network.head.out else None
+    whole = sum(
+        weight.numel()
+        for name, weight in network.named_parameters()
+        if weight.ndim > 1 and id(weight) not in tables and ".embedding." not in name
+    )
+    if out is not None and id(out) in tables:
+        whole += out.numel()
+    for op in ops:
+        if isinstance(op, spec.Experts):
+            each = network.width * op.inner * (3 if op.gated else 2)
+            whole -= (op.experts - op.top) * each
+    return whole
+
+
+def drawing(setting: spec.ModelSpec, head: spec.Head | None) -> Iterator[str]:
+    """The network from its input to its output, like layers once."""
+    for stack in setting.stacks:
+        yield f"{stack.name} (width {stack.width})"
+        yield f"├─ embedding: {of_embedding(stack)}"
+        for layer, same in groupby(stack.layers):
+            yield f"├─ {len(list(same))} ×"
+            for sublayer in layer:
+                yield f"│   {of_sublayer(sublayer)}"
+        yield f"└─ {of_norm(stack.norm) or 'states'}"
+    if setting.mixed:
+        yield "mix of the states after each layer"
+    if head is not None:
+        yield f"head: {of_head(head)}"
+
+
+def of_embedding(stack: spec.Stack) -> str:
+    """An embedding in words."""
+    known, words = stack.embedding, []
+    if known.vocabulary:
+        words.append(f"{known.vocabulary:,} tokens")
+    if known.scale != 1.0:
+        words[-1:] = [f"{words[-1]} × {known.scale:.4g}"]
+    if known.vector:
+        words.append("one vector")
+    if known.sinusoids:
+        words.append("sinusoids of positions")
+    elif known.positions:
+        words.append(f"{known.positions:,} positions")
+    if known.segments:
+        words.append(f"{known.segments} segments")
+    return " + ".join(words) + (f" → {of_norm(known.norm)}" if known.norm else "")
+
+
+def of_sublayer(sublayer: spec.Sublayer) -> str:
+    """A sublayer in words: what a token's state goes through."""
+    steps = [of_norm(sublayer.before), of_op(sublayer.op), of_norm(sublayer.within)]
+    inner = " → ".join(step for step in steps if step)
+    added = f"x + ({inner})" if sublayer.residual else inner
+    return f"{added} → {of_norm(sublayer.after)}" if sublayer.after else added
+
+
+def of_norm(norm: spec.Norm | None) -> str:
+    """A norm in words."""
+    return "" if norm is None else {"layer": "LayerNorm", "rms": "RMSNorm"}[norm.kind]
+
+
+def of_op(op: Any) -> str:
+    """An op in words."""
+    if isinstance(op, spec.Parallel):
+        parts = [" → ".join(filter(None, (of_norm(b.before), of_op(b.op)))) for b in op.branches]
+        return "[" + " + ".join(parts) + "]"
+    if isinstance(op, spec.Attention):
+        return of_attention(op)
+    if isinstance(op, spec.FeedForward):
+        return f"{'gated ' if op.gated else ''}{op.bend} {op.inner:,}"
+    if isinstance(op, spec.Experts):
+        shared = f" + a shared one of {op.shared:,}" if op.shared else ""
+        return f"{op.top} of {op.experts} experts of {op.inner:,}{shared}"
+    if isinstance(op, spec.Recurrent):
+        way = "both ways" if op.both_ways else "backwards" if op.backward else "forwards"
+        return f"{op.cell} {op.hidden:,} {way}"
+    if isinstance(op, spec.Convolution):
+        return f"convolutions {', '.join(map(str, op.widths))} × {op.channels:,} {op.bend}"
+    return f"projection to {op.outputs:,}"
+
+
+def of_attention(op: spec.Attention) -> str:
+    """An attention in words."""
+    heads = f"{op.heads} heads"
+    if op.kv_heads != op.heads:
+        heads += f" on {op.kv_heads}"
+    words = [f"attention {heads} of {op.head_width}", op.sees]
+    if op.window:
+        words.append(f"window {op.window:,}")
+    if op.reads:
+        words.append(f"to {op.reads}")
+    if isinstance(op.positions, spec.Rotary):
+        scaled = f" scaled ({op.positions.scaling.kind})" if op.positions.scaling else ""
+        words.append(f"rotary {op.positions.base:,.0f}{scaled}")
+    elif op.positions is not None:
+        words.append(
+            {"slopes": "ALiBi", "buckets": "distance buckets"}.get(op.positions.kind, "relative")
+        )
+    return ", ".join(words)
+
+
+def of_head(head: spec.Head) -> str:
+    """A head in words."""
+    words = (
+        []
+        if head.pool == "none"
+        else [f"{head.pool} token" if head.pool in ("first", "last") else head.pool]
+    )
+    if head.dense:
+        words.append(f"dense {head.dense.outputs:,} {head.dense.bend}")
+    if head.outputs:
+        words.append(f"{head.outputs:,} outputs" + (" by the table's rows" if head.share else ""))
+    return " → ".join(words)

@@ -1,0 +1,175 @@
+"""A model in one GGUF file: read into our network, and written from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.models.family import Family, InGguf, Weight, to_ours, to_theirs
+from lmwright.models.files.folder import (
+    Described,
+    Published,
+    check_vocabulary,
+    heads_of,
+    ids_of,
+    spec_of,
+)
+from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
+from lmwright.models.files.gguf_tokenizer import tokenizer_of
+from lmwright.models.files.weights import FETCH_AGAIN, check_fit
+from lmwright.models.network import Network, build
+from lmwright.models.spec import ModelSpec
+from lmwright.tables import entries, resolve
+
+ARCHITECTURE = "general.architecture"
+FORMATS = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "F32": 0, "BF16": 32}
+"""What most weights are -> the number that ``general.file_type`` has for it."""
+
+
+def read_gguf_model(path: Path) -> Published:
+    """The model of a GGUF file, its weights as fp32, its tokenizer from the same file.
+
+    Raises what ``read_gguf`` raises, and BadInput for an architecture that we do not have, Corrupt
+    for tensors that do not fit it.
+    """
+    file, described, tensors = open_model(path)
+    family, setting, form = described.family, described.spec, described.family.gguf
+    assert form is not None  # or it would not have been opened
+    mapped = family.weights(setting)
+    wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
+    shapes = {
+        own: tuple(file.tensors[theirs].shape)
+        for own, theirs in tensors.items()
+        if own in wanted or not own.startswith(family.unread)
+    }
+    check_shapes(shapes, wanted, path)
+    theirs = Lazy(file, tensors, form, setting)
+    tokenizer = tokenizer_of(file)
+    check_vocabulary(tokenizer, setting, path)
+    heads = heads_of(family, described.config, setting, theirs)
+    return Published(described, to_ours(mapped, theirs), heads, tokenizer)
+
+
+def describe_gguf(path: Path) -> Described:
+    """What a GGUF file says of its model."""
+    return open_model(path)[1]
+
+
+def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
+    """A file, what it says of its model, and its tensors by a checkpoint's names."""
+    file = read_gguf(path)
+    name = file.metadata.get(ARCHITECTURE)
+    known = [each for each in entries("families") if resolve("families", each).gguf]
+    if name not in known:
+        raise BadInput(
+            f"{path.name}: the architecture {name!r}",
+            f"one that lmwright reads: {', '.join(sorted(known))}",
+            nearest(str(name), known),
+        )
+    family: Family = resolve("families", str(name))
+    form = family.gguf
+    assert form is not None  # of those that are known
+    metadata = {
+        key.removeprefix(f"{name}."): value
+        for key, value in file.metadata.items()
+        if key.startswith(f"{name}.")
+    }
+    tensors = {spelt(form.names, each, path): each for each in file.tensors}
+    if "embed_tokens.weight" not in tensors:
+        raise Corrupt(f"{path.name} has no table of tokens", "token_embd.weight", FETCH_AGAIN)
+    config = form.config(metadata)
+    config["vocab_size"] = file.tensors[tensors["embed_tokens.weight"]].shape[0]
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    setting, heads = spec_of(family, config, path.name)
+    ends = ids_of([file.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot")])
+    template = str(file.metadata.get("tokenizer.chat_template", ""))
+    return file, Described(family, config, setting, heads, ends, None, template), tensors
+
+
+class Lazy(Mapping[str, Tensor]):
+    """The file's tensors under a checkpoint's names, each made when it is asked for."""
+
+    def __init__(
+        self, file: Gguf, names: Mapping[str, str], form: InGguf, setting: ModelSpec
+    ) -> None:
+        self.file, self.names, self.form, self.setting = file, names, form, setting
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self.file.tensor(self.names[name])
+        return self.form.read(name, found, self.setting)
+
+    def __iter__(self) -> Any:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def spelt(names: Mapping[str, str], theirs: str, path: Path) -> str:
+    """A checkpoint's name for one of GGUF's; Corrupt for one that the family does not have."""
+    stem, _, leaf = theirs.rpartition(".")
+    number = re.search(r"\d+", stem)
+    layer = number.group() if number else ""
+    pattern = re.sub(r"\d+", "{}", stem, count=1)
+    if pattern not in names:
+        raise Corrupt(f"{path.name}: the tensor {theirs!r}", "one of its architecture")
+    return f"{names[pattern].format(layer)}.{leaf}"
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor], path: Path
+) -> None:
+    """Corrupt unless the file has the tensors that its metadata asks for."""
+    empty = {name: Shape(shape) for name, shape in found.items()}
+    check_fit(empty, {name: tuple(each.shape) for name, each in wanted.items()}, path.name)  # type: ignore[arg-type]
+
+
+class Shape:
+    """A tensor of which only the shape is known yet."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def write_gguf_model(
+    path: Path,
+    network: Network,
+    family: Family,
+    config: Mapping[str, Any],
+    tokens: Mapping[str, Any],
+    format: str,
+) -> None:
+    """Write a network as one GGUF file: matrices in ``format``, vectors in F32.
+
+    ``tokens`` is the metadata of the tokenizer. Raises BadInput for a family or a format that
+    cannot be written.
+    """
+    if family.gguf is None or format not in FORMATS:
+        raise BadInput(
+            f"{family.name} as {format}", f"a family that GGUF has, as {', '.join(FORMATS)}"
+        )
+    form, setting = family.gguf, network.spec
+    weights: list[Weight] = [*family.weights(setting), *family.heads["lm"](config, setting)[1]]
+    ours = dict(network.named_parameters())
+    back = {theirs: gguf for gguf, theirs in form.names.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in to_theirs(weights, ours).items():
+        stem, _, leaf = name.rpartition(".")
+        number = re.search(r"\d+", stem)
+        pattern = back[re.sub(r"\d+", "{}", stem, count=1)]
+        own = f"{pattern.format(number.group() if number else '')}.{leaf}"
+        tensors[own] = form.written(name, tensor.detach(), setting).contiguous()
+    metadata = {
+        ARCHITECTURE: family.name,
+        "general.file_type": FORMATS[format],
+        "general.quantization_version": 2,
+        **{f"{family.name}.{key}": value for key, value in form.metadata(setting).items()},
+        **tokens,
+    }
+    formats = {name: format for name, tensor in tensors.items() if tensor.ndim > 1}
+    write_gguf(path, metadata, tensors, formats)

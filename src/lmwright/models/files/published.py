@@ -1,0 +1,31 @@
+"""A published model, in whichever form it comes: a folder, or one GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmwright.core.assets import asset_file, is_asset
+from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
+from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
+
+
+def located(address: str) -> Path:
+    """Where a model is: a path of this machine, or ``asset:NAME/inside``."""
+    return asset_file(address) if is_asset(address) else Path(address)
+
+
+def read_published(address: str) -> Published:
+    """Read a model's weights and tokenizer."""
+    path = located(address)
+    return read_gguf_model(path) if is_gguf(path) else read_folder(path)
+
+
+def describe(address: str) -> Described:
+    """What a model says of itself; its weights are left where they are."""
+    path = located(address)
+    return describe_gguf(path) if is_gguf(path) else describe_folder(path)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is to be read as one GGUF file."""
+    return path.suffix.lower() == ".gguf" or path.is_file()

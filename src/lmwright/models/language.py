@@ -1,0 +1,133 @@
+"""A model that writes: tokenizer, network, how its chats are spelt, and what ends an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmwright.core.errors import BadInput
+from lmwright.models.decode import Decoding, Pick, beam_search, generate, refuse_long, refuse_other
+from lmwright.models.files.folder import Published
+from lmwright.models.network import Network, build, fill
+from lmwright.text.chat import ChatTemplate
+from lmwright.text.tokenizer import Tokenizer
+
+ENDS_OF_TURNS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
+"""Control tokens with which published chat models end an answer, beside the one that they name."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of an answer: its text as far as it is certain, and the pick behind it."""
+
+    text: str
+    pick: Pick
+
+
+class LanguageModel:
+    """What a published language model gives as text. fp32 on the CPU.
+
+    ``ends`` are the ids that end an answer; ``start`` is what a decoder with an encoder begins
+    with, which reads the prompt as its source.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        ends: tuple[int, ...],
+        template: ChatTemplate | None = None,
+        start: int | None = None,
+    ) -> None:
+        refuse_other(network)
+        self.network, self.tokenizer, self.template = network, tokenizer, template
+        turns = (tokenizer.control.get(name) for name in ENDS_OF_TURNS)
+        self.ends = tuple(dict.fromkeys([*ends, *(each for each in turns if each is not None)]))
+        self.start = start
+
+    @property
+    def longest(self) -> int | None:
+        """The longest prompt and answer together, in tokens."""
+        return self.network.spec.longest
+
+    def prompt(self, text: str) -> np.ndarray:
+        """The ids of a prompt, with what the model wants in front; BadInput if there are none.
+
+        What the tokenizer would put behind a finished text is left out: the text goes on.
+        """
+        around = self.tokenizer.encode([""], 64)[0]
+        whole = self.tokenizer.encode([text], 1 << 30)[0]
+        while len(around) and len(whole) and whole[-1] in self.ends and around[-1] == whole[-1]:
+            around, whole = around[:-1], whole[:-1]
+        if not len(whole):
+            raise BadInput("an empty prompt", "a text to go on from")
+        return whole
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> np.ndarray:
+        """The ids of a conversation that the model is to answer; BadInput without a template."""
+        if self.template is None:
+            raise BadInput(
+                "this model has no chat template", "a model tuned for chats", "use it to complete"
+            )
+        return self.template.ids(self.tokenizer, messages, add_generation_prompt=True, **settings)
+
+    def room(self, prompt: np.ndarray) -> int:
+        """How many tokens an answer may have; BadInput for a prompt that leaves none."""
+        used = 1 if self.start is not None else len(prompt)
+        refuse_long(self.network.spec, max(used, len(prompt)) + (self.start is None))
+        return (self.longest - used) if self.longest is not None else 1 << 20
+
+    def answer(
+        self, prompt: np.ndarray, decoding: Decoding, rng: np.random.Generator
+    ) -> Iterator[Piece]:
+        """What follows a prompt, token by token; the one that ends it is not text.
+
+        Of beams the best answer, once it is whole.
+        """
+        begin, sources = prompt, None
+        if self.start is not None:
+            begin, sources = np.array([self.start]), [prompt]
+        stream = self.tokenizer.stream()
+        if decoding.beams > 1:
+            source = None if sources is None else sources[0]
+            best = beam_search(self.network, begin, decoding, source)[0]
+            picks = (Pick(token, logs) for token, logs in zip(best.tokens, best.logs, strict=True))
+        else:
+            steps = generate(self.network, [begin], decoding, rng, sources)
+            picks = (step[0] for step in steps)
+        for pick in picks:
+            if pick.token in decoding.ends:
+                yield Piece(stream.finish(), pick)
+                return
+            yield Piece(stream.push([pick.token]), pick)
+        if rest := stream.finish():
+            yield Piece(rest, pick)
+
+
+def language_model(published: Published) -> LanguageModel:
+    """The language model of what was published; BadInput if it is none, or lacks its head."""
+    if "lm" not in published.described.heads:
+        raise BadInput(f"a {published.family.name} model", "a language model")
+    head = published.described.heads["lm"]
+    _, weights = published.heads.get("lm", (head, {}))
+    network = build(published.spec, head)
+    fill(network, {**published.weights, **weights})
+    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+    if missing:
+        raise BadInput(
+            f"the model has no {missing[0]}", "a language model with its head", "take another file"
+        )
+    described, tokenizer = published.described, published.tokenizer
+    template = (
+        ChatTemplate(described.template, tokenizer.special_text(), tokenizer.control)
+        if described.template
+        else None
+    )
+    start = None
+    if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
+        start = described.start or 0
+    ends = (*described.ends, *tokenizer.roles.get("eos", ()))
+    return LanguageModel(network, tokenizer, ends, template, start)

@@ -1,0 +1,113 @@
+"""Special tokens that people type, kept apart from those that a template writes.
+
+Before a template is rendered, a random mark is put into whatever in a message or tool spells a
+special token; in the rendered text a token without a mark in it is then the template's own.
+Where nobody types one, the template sees exactly what was written, so that it trims, splits and
+compares as its author meant. Marks are digits: changes of case, escapes and JSON leave them.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lmwright.core.errors import BadInput
+from lmwright.text.tokenizer import well_formed
+
+DIGITS = 36
+DEEPEST = 100
+MOST_VALUES = 2_000_000
+
+
+class Disguise:
+    """The marks of one rendering, for these special tokens.
+
+    A mark stands in a typed token and wherever the beginning or end of one could be completed by
+    what the template puts beside it: ``<|im_`` at the end of one string, ``end|>`` in another.
+    What a template makes of plain words, ``'<|' + role + '|>'``, is its own.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = sorted({name for name in names if name}, key=lambda name: (-len(name), name))
+        key = "".join(secrets.choice("0123456789") for _ in range(DIGITS))
+        self.hidden, self.begun, self.ended = f"{key}1", f"{key}2", f"{key}3"
+        self.any_mark = re.compile(f"{key}[123]")
+        # Alternatives are tried in order, so the longest name that matches is the one found.
+        self.token = re.compile("|".join(map(re.escape, self.names)) or "(?!)")
+        self.starts = {name[:cut] for name in self.names for cut in range(1, len(name))}
+        self.ends = {name[cut:] for name in self.names for cut in range(1, len(name) - 1)}
+        self.longest = max(map(len, self.names), default=0)
+        self.left = MOST_VALUES
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """A JSON value with every string in it marked, keys too; BadInput if it is no JSON."""
+        self.left -= 1
+        if depth > DEEPEST or self.left < 0:
+            raise BadInput("the messages are nested too deeply or too many", "a conversation")
+        if isinstance(value, str):
+            return self.text(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, dict):
+            return {self.key(name): self.value(each, depth + 1) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(each, depth + 1) for each in value]
+        raise BadInput(f"a message holds a {type(value).__name__}", "what JSON can say")
+
+    def key(self, name: Any) -> str:
+        """The name of a field; BadInput if it is no text."""
+        if not isinstance(name, str):
+            raise BadInput(f"a field is called {name!r}", "a text")
+        return self.text(name)
+
+    def text(self, text: str) -> str:
+        """A string with a mark in all that spells a special token, or part of one at its edges."""
+        plain = well_formed(text)
+        while self.token.search(plain):
+            plain = self.token.sub(lambda found: found[0][:1] + self.hidden + found[0][1:], plain)
+        for place in sorted(self.edges(plain), reverse=True):
+            plain = plain[:place] + self.hidden + plain[place:]
+        return plain
+
+    def edges(self, text: str) -> set[int]:
+        """Where marks must go so that no neighbour completes a token; white space may be cut."""
+        last = len(text.rstrip())
+        first = len(text) - len(text.lstrip())
+        places = {
+            place + 1
+            for place in range(max(first, last - self.longest), last)
+            if text[place:last] in self.starts
+        }
+        places |= {
+            first + cut - 1
+            for cut in range(2, min(self.longest, last - first + 1))
+            if text[first : first + cut] in self.ends
+        }
+        inner = text[first:last]
+        steers = len(inner) > 1 and not inner.replace("_", "").isalnum()
+        if steers and len(inner) < self.longest and any(inner in name for name in self.names):
+            places.add(last - 1)
+        return places
+
+    def parts(self, rendered: str) -> Iterator[tuple[str, bool, bool]]:
+        """The rendered text in parts: its text, whether the template wrote a special token, and
+        whether it stands within generation tags."""
+        written = False
+        place = 0
+        pieces = re.compile(f"({self.begun})|({self.ended})|{self.token.pattern}")
+        for found in pieces.finditer(rendered):
+            if found.start() > place:
+                yield self.bare(rendered[place : found.start()]), False, written
+            place = found.end()
+            if found[1] or found[2]:
+                written = bool(found[1])
+            else:
+                yield found[0], True, written
+        if place < len(rendered):
+            yield self.bare(rendered[place:]), False, written
+
+    def bare(self, text: str) -> str:
+        """The text without marks."""
+        return self.any_mark.sub("", text)

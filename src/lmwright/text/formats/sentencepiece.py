@@ -1,0 +1,310 @@
+"""SentencePiece's .model: a protocol buffer with the pieces, their scores and the normalizer.
+
+Read by field number (google/sentencepiece ``sentencepiece_model.proto``), without the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.text.formats.layout import (
+    FETCH_AGAIN,
+    LONGEST,
+    SPACE,
+    Converted,
+    added_token,
+    around,
+    bpe,
+    read_bytes,
+    sequence,
+    tokenizer_json,
+    twice,
+)
+from lmwright.text.formats.sidecars import roles_beside, settings_beside
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+UNIGRAM, BPE = 1, 2
+BONUS = -0.1
+"""The score of a user's symbol: better than a normal piece's, as those are logarithms."""
+ALL = 1 << 20
+"""More spaces than stand before a text."""
+OTHER_RECIPE = "take the model's tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary."""
+
+    text: str
+    score: float
+    kind: int
+
+
+@dataclass(frozen=True)
+class PieceModel:
+    """What the file says, with the defaults of its schema where it says nothing."""
+
+    pieces: tuple[Piece, ...]
+    kind: int
+    byte_fallback: bool
+    charsmap: bytes
+    dummy_prefix: bool
+    squeeze: bool
+
+
+def read_sentencepiece(path: Path) -> Converted:
+    """The tokenizer of a unigram or BPE model; the ids are the places of the pieces.
+
+    As in SentencePiece nothing is put round a text, unless a tokenizer_config.json beside the
+    file asks for it (``add_bos_token``, ``add_eos_token``). Corrupt if the file is not a whole
+    model; BadInput for what no tokenizer.json can say.
+    """
+    model = parsed(read_bytes(path), path)
+    check(model, path)
+    names = [piece.text for piece in model.pieces]
+    ids = {name: place for place, name in enumerate(names)}
+    roles: dict[str, tuple[int, ...]] = {
+        role: (place,)
+        for role, name in (("unk", ""), ("bos", "<s>"), ("eos", "</s>"), ("pad", "<pad>"))
+        for place, piece in enumerate(model.pieces)
+        if (piece.kind == UNKNOWN if role == "unk" else (piece.kind, piece.text) == (CONTROL, name))
+    }
+    roles |= roles_beside(path.parent, ids)
+    settings = settings_beside(path.parent)
+    sides = [
+        [(names[roles[role][0]], roles[role][0])]
+        if settings.get(f"add_{role}_token") and role in roles
+        else []
+        for role in ("bos", "eos")
+    ]
+    data = tokenizer_json(
+        unigram_of(model) if model.kind == UNIGRAM else bpe_of(model, ids),
+        normalizer=normalizer_of(model),
+        pre_tokenizer=first_space() if model.dummy_prefix and in_pieces(model) else None,
+        post_processor=around(*sides),
+        decoder=decoder_of(model),
+        added=added_of(model),
+    )
+    return Converted(data, roles)
+
+
+def check(model: PieceModel, path: Path) -> None:
+    """BadInput for what cannot be converted, Corrupt for pieces that contradict each other."""
+    names = [piece.text for piece in model.pieces]
+    kinds = [piece.kind for piece in model.pieces]
+    if len(set(names)) < len(names):
+        raise Corrupt(f"{path}: the piece {twice(names)!r} twice", "each once", FETCH_AGAIN)
+    if kinds.count(UNKNOWN) != 1 or not all(names):
+        raise Corrupt(f"{path}: not exactly one unknown piece, or an empty one", "one", FETCH_AGAIN)
+    if not all(np.isfinite(piece.score) for piece in model.pieces):
+        raise Corrupt(f"{path}: a score is not a finite number", "finite scores", FETCH_AGAIN)
+    if model.byte_fallback and kinds.count(BYTE) != 256:
+        raise Corrupt(f"{path} has {kinds.count(BYTE)} bytes", "256", FETCH_AGAIN)
+    if UNUSED in kinds:
+        raise BadInput(f"{path} has pieces that are switched off", "a full model", OTHER_RECIPE)
+    if in_pieces(model) and model.squeeze:
+        raise BadInput(
+            f"{path} is BPE with symbols of the user's, and squeezes spaces",
+            "one of the two",
+            OTHER_RECIPE,
+        )
+
+
+def in_pieces(model: PieceModel) -> bool:
+    """Whether symbols of the user's cut a text into pieces before it is normalized."""
+    return model.kind == BPE and any(piece.kind == USER_DEFINED for piece in model.pieces)
+
+
+def unigram_of(model: PieceModel) -> dict:
+    """Pieces and scores, with which the likeliest cut of a text is found.
+
+    Symbols of the user's get the score that SentencePiece gives them, whatever the file says. A
+    byte's piece must never match a text that spells its name; as a score is all that holds it
+    off, it gets one which is worse than that of any pieces that spell it.
+    """
+    worst = min(piece.score for piece in model.pieces if piece.kind != BYTE) - 1000.0
+    special = {USER_DEFINED: BONUS, BYTE: worst}
+
+    def score(piece: Piece) -> float:
+        return special.get(piece.kind, piece.score)
+
+    kinds = [piece.kind for piece in model.pieces]
+    return {
+        "type": "Unigram",
+        "unk_id": kinds.index(UNKNOWN),
+        "vocab": [[piece.text, score(piece)] for piece in model.pieces],
+        "byte_fallback": model.byte_fallback,
+    }
+
+
+def bpe_of(model: PieceModel, ids: dict[str, int]) -> dict:
+    """The pieces, and each pair of them that makes a piece, best score first."""
+    plain = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL}
+    merges = []
+    for text, score in plain.items():
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in plain and right in plain:
+                merges.append((-score, ids[text], ids[left], ids[right], left, right))
+    kinds = [piece.kind for piece in model.pieces]
+    return bpe(
+        ids,
+        [[left, right] for *_, left, right in sorted(merges)],
+        unk_token=model.pieces[kinds.index(UNKNOWN)].text,
+        fuse_unk=True,
+        byte_fallback=model.byte_fallback,
+    )
+
+
+def normalizer_of(model: PieceModel) -> dict:
+    """Characters mapped, spaces squeezed, one put in front, and all spelled U+2581."""
+    steps: list[dict[str, Any]] = []
+    if model.charsmap:
+        charsmap = base64.b64encode(model.charsmap).decode()
+        steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+    if model.squeeze:
+        steps += [replace(" {2,}", " "), replace(r"\A ", ""), replace(rf"[ {SPACE}]+\z", "")]
+    if model.dummy_prefix and not in_pieces(model):
+        steps.append({"type": "Prepend", "prepend": SPACE})
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+    return sequence("normalizers", *steps)
+
+
+def first_space() -> dict:
+    """U+2581 before the text, but not before each of its pieces.
+
+    The step that can tell them apart adds nothing where its mark is there already; so it adds a
+    space, of which none is left, and a second step spells that. A text that begins with a
+    symbol of the user's gets none, where SentencePiece gives it one.
+    """
+    step = {"type": "Metaspace", "split": False}
+    return sequence(
+        "pretokenizers",
+        {**step, "replacement": " ", "prepend_scheme": "first"},
+        {**step, "replacement": SPACE, "prepend_scheme": "never"},
+    )
+
+
+def replace(pattern: str, content: str) -> dict:
+    """Replace each match of a regular expression."""
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+def decoder_of(model: PieceModel) -> dict:
+    """Pieces to text: bytes joined, spaces back, the one in front taken away."""
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    most = ALL if model.squeeze else int(model.dummy_prefix)
+    if most:
+        steps.append({"type": "Strip", "content": " ", "start": most, "stop": 0})
+    return sequence("decoders", *steps)
+
+
+def added_of(model: PieceModel) -> list[dict]:
+    """Control pieces, which no text contains, and for BPE the user's symbols, which texts may."""
+    found = []
+    for place, piece in enumerate(model.pieces):
+        if piece.kind in (UNKNOWN, CONTROL):
+            found.append(added_token(place, piece.text))
+        elif piece.kind == USER_DEFINED and model.kind == BPE:
+            found.append(added_token(place, piece.text, special=False))
+    return found
+
+
+def parsed(data: bytes, path: Path) -> PieceModel:
+    """The model of a file's bytes; Corrupt if they are not one."""
+    try:
+        return model_of(data, path)
+    except (ValueError, struct.error, UnicodeDecodeError, IndexError) as error:
+        raise Corrupt(f"{path}: {error}", "a SentencePiece model", FETCH_AGAIN) from None
+
+
+def model_of(data: bytes, path: Path) -> PieceModel:
+    """The model of a file's bytes; ValueError and the like where they are not one."""
+    pieces: list[Piece] = []
+    trainer: dict[int, Any] | None = None
+    normalizer: dict[int, Any] | None = None
+    for number, value in fields(data):
+        if number == 1:
+            pieces.append(piece_of(value))
+        elif number == 2:
+            trainer = dict(fields(value))
+        elif number == 3:
+            normalizer = dict(fields(value))
+    if not pieces:
+        raise ValueError("it has no pieces")
+    if trainer is None or normalizer is None:
+        raise ValueError("it ends before it says how it was trained and texts are normalized")
+    kind = trainer.get(3, UNIGRAM)
+    if kind not in (UNIGRAM, BPE):
+        raise BadInput(f"{path} is of words or characters", "unigram or BPE", OTHER_RECIPE)
+    if trainer.get(24, 0) or not normalizer.get(5, 1):
+        raise BadInput(f"{path} has spaces after its words, or bare ones", "U+2581", OTHER_RECIPE)
+    return PieceModel(
+        tuple(pieces),
+        kind,
+        bool(trainer.get(35, 0)),
+        normalizer.get(2, b""),
+        bool(normalizer.get(3, 1)),
+        bool(normalizer.get(4, 1)),
+    )
+
+
+def piece_of(data: bytes) -> Piece:
+    """One piece: its text, score and kind."""
+    found = dict(fields(data))
+    text = found[1].decode("utf-8") if isinstance(found.get(1), bytes) else ""
+    if len(text) > LONGEST:
+        raise ValueError(f"a piece has {len(text)} characters")
+    (score,) = struct.unpack("<f", found[2]) if 2 in found else (0.0,)
+    kind = found.get(3, NORMAL)
+    if kind not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE):
+        raise ValueError(f"the piece {text!r} is of kind {kind!r}")
+    return Piece(text, score, kind)
+
+
+def fields(data: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """The numbers and values of a message's fields: ints, or bytes where they are not ints."""
+    if not isinstance(data, bytes):
+        raise ValueError("a message was wanted where a number stands")
+    place = 0
+    while place < len(data):
+        key, place = varint(data, place)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, place = varint(data, place)
+            yield number, value
+            continue
+        if wire == 2:
+            size, place = varint(data, place)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"byte {place} begins no field")
+        if place + size > len(data):
+            raise ValueError(f"it ends within the field at byte {place}")
+        yield number, data[place : place + size]
+        place += size
+
+
+def varint(data: bytes, place: int) -> tuple[int, int]:
+    """A number of seven bits a byte, lowest first, and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise ValueError(f"the number at byte {place} does not end")

@@ -1,0 +1,93 @@
+"""What lies beside a tokenizer's file: settings, tokens added later, and who plays which role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmwright.core.errors import Corrupt
+from lmwright.text.formats.layout import FETCH_AGAIN, added_token, read_object
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+SETTINGS = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+
+
+def settings_beside(folder: Path) -> dict[str, Any]:
+    """The folder's tokenizer_config.json; empty if it has none."""
+    path = folder / SETTINGS
+    return read_object(path) if path.is_file() else {}
+
+
+def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The ids of each role (bos, eos, pad, ...) that the folder's files name.
+
+    tokenizer_config.json goes before special_tokens_map.json. generation_config.json, which may
+    name several ids that end an answer, adds to them. Corrupt if a named token has no id.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name in ("special_tokens_map.json", SETTINGS):
+        path = folder / name
+        values = read_object(path) if path.is_file() else {}
+        for role in ROLES:
+            token = token_text(values.get(f"{role}_token"))
+            if token is None:
+                continue
+            if token not in ids:
+                raise Corrupt(
+                    f"{path}: {role}_token is {token!r}", "a token with an id", FETCH_AGAIN
+                )
+            found[role] = (ids[token],)
+    path = folder / GENERATION
+    values = read_object(path) if path.is_file() else {}
+    for role in ROLES:
+        numbers = id_list(values.get(f"{role}_token_id"), set(ids.values()), f"{path}: {role}")
+        if role == "eos" or role not in found:
+            merged = tuple(dict.fromkeys(found.get(role, ()) + numbers))
+            found |= {role: merged} if merged else {}
+    return found
+
+
+def added_beside(folder: Path) -> dict[str, dict]:
+    """Tokens of added_tokens.json and tokenizer_config.json, as tokenizer.json spells them."""
+    found: dict[str, dict] = {}
+    path = folder / "added_tokens.json"
+    for name, number in (read_object(path) if path.is_file() else {}).items():
+        found[name] = added_token(checked_id(number, path), name)
+    path = folder / SETTINGS
+    listed = settings_beside(folder).get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict):
+        raise Corrupt(f"{path}: added_tokens_decoder is no object", "tokens by id", FETCH_AGAIN)
+    for number, entry in listed.items():
+        content = token_text(entry)
+        if content is None or not number.isdecimal():
+            raise Corrupt(f"{path}: added token {number!r} has no text", "its text", FETCH_AGAIN)
+        flags = {flag: bool(entry.get(flag, False)) for flag in FLAGS}
+        special = bool(entry.get("special", False))
+        found[content] = added_token(int(number), content, special=special, **flags)
+    return found
+
+
+def token_text(value: Any) -> str | None:
+    """A token that is given as its text or as an object with it; None if it is not given."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def id_list(value: Any, known: set[int], where: str) -> tuple[int, ...]:
+    """An id, or a list of them, all known."""
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    for number in numbers:
+        if type(number) is not int or number not in known:
+            raise Corrupt(f"{where} has id {number!r}", "the id of a token", FETCH_AGAIN)
+    return tuple(numbers)
+
+
+def checked_id(value: Any, path: Path) -> int:
+    """An id as JSON has it; Corrupt if it is not one."""
+    if type(value) is not int or value < 0:
+        raise Corrupt(f"{path} has id {value!r}", "a number from 0", FETCH_AGAIN)
+    return value
