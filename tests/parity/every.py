@@ -68,6 +68,8 @@ def test_the_config_written_is_read_back(case: Case) -> None:
 def test_a_folder_that_the_reference_wrote_is_read(case: Case, tmp_path: Path) -> None:
     model = reference(case, double=False)
     model.save_pretrained(tmp_path)
+    # It names special tokens of the full vocabulary, which the tiny one lacks.
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
     words = {f"w{number}": number for number in range(4)}
     (tmp_path / "tokenizer.json").write_text(Tokenizer(WordLevel(words, "w0")).to_str())
     found, network = read_folder(tmp_path), ours(case, model)
