@@ -33,6 +33,16 @@ FAMILIES = {
     "t5": "lmwright.models.zoo.t5:FAMILY",
     "bart": "lmwright.models.zoo.bart:FAMILY",
     "xlnet": "lmwright.models.zoo.xlnet:FAMILY",
+    "roberta": "lmwright.models.zoo.roberta:FAMILY",
+    "xlm-roberta": "lmwright.models.zoo.roberta:XLM_R",
+    "distilbert": "lmwright.models.zoo.distilbert:FAMILY",
+    "xlm": "lmwright.models.zoo.xlm:FAMILY",
+    "elmo": "lmwright.models.zoo.elmo:FAMILY",
+    "mbart": "lmwright.models.zoo.mbart:FAMILY",
+    "marian": "lmwright.models.zoo.marian:FAMILY",
+    "m2m_100": "lmwright.models.zoo.m2m100:FAMILY",
+    "blenderbot": "lmwright.models.zoo.blenderbot:FAMILY",
+    "blenderbot-small": "lmwright.models.zoo.blenderbot:SMALL",
 }
 
 MODELS = {

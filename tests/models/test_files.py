@@ -68,6 +68,19 @@ def test_a_checkpoint_with_a_head_and_prefix_is_read(published):
     ]
 
 
+def test_the_former_names_of_a_norm_are_read(published):
+    def rename(tensors):
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            tensors[old.replace("LayerNorm.bias", "LayerNorm.beta")] = tensors.pop(name)
+
+    before = read_folder(published).weights
+    rewrite(published, rename)
+    after = read_folder(published).weights
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_half_precision_becomes_fp32(published):
     def halve(tensors):
         for name in tensors:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lmwright.models.decode import Decoding, beam_search, generate
+from lmwright.models.decode import Decoding, beam_search, generate, reads_forwards
 from lmwright.models.family import Family, to_ours
 from lmwright.models.network import Network, build, fill
 from lmwright.models.ragged import Ragged, order_of_pairs, pack
-from lmwright.models.spec import ModelSpec
+from lmwright.models.spec import Head, ModelSpec
 
 STD = 0.4
 
@@ -46,7 +47,7 @@ def in_double(on: bool) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with InDouble():
+        with InDouble(), patch.object(torch, "FloatTensor", torch.DoubleTensor):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -57,7 +58,10 @@ class Case:
     """One architecture: our family, the reference's class and tiny config, and the head.
 
     ``pairs``: it reads a source and a target. ``lengths`` are of the documents; ``unseen`` names
-    fields of the spec of which a wrong value changes nothing here.
+    fields of the spec of which a wrong value changes nothing here. ``segments``: the reference's
+    name for the segments of tokens, if any are drawn. ``fixed`` names parameters of the reference
+    that are not drawn. ``generates``: whether it says what follows a prompt (by default whether
+    its language model reads forwards).
     """
 
     family: Family
@@ -67,6 +71,9 @@ class Case:
     lengths: tuple[int, ...] = (7, 1, 12, 2, 7)
     pairs: bool = False
     unseen: frozenset[str] = frozenset()
+    segments: str = ""
+    fixed: tuple[str, ...] = ()
+    generates: bool | None = None
     given: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +81,14 @@ class Case:
     def settings(self) -> dict[str, Any]:
         """The whole config, as the reference writes it to ``config.json``."""
         return made_config(self).to_dict()
+
+    @property
+    def generating(self) -> bool:
+        """Whether it says what follows a prompt."""
+        if self.generates is not None:
+            return self.generates
+        last = self.family.spec(self.settings).stacks[-1]
+        return self.head == "lm" and reads_forwards(last)
 
 
 def made_config(case: Case) -> Any:
@@ -92,7 +107,10 @@ def reference(case: Case, double: bool = True) -> Any:
         model = (model.double() if double else model.float()).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        biases = [(n, each) for n, each in model.named_buffers() if n.endswith("logits_bias")]
+        for name, weight in [*model.named_parameters(), *biases]:
+            if name in case.fixed:
+                continue
             gain = weight.ndim == 1 and "bias" not in name and "norm" in name.lower()
             weight.copy_(torch.randn(weight.shape, generator=generator) * STD + float(gain))
     model.tie_weights()
@@ -117,11 +135,16 @@ def mapped(case: Case, setting: ModelSpec) -> list:
     return [*case.family.weights(setting), *head]
 
 
-def ours(case: Case, model: Any, setting: ModelSpec | None = None) -> Network:
-    """Our network with the reference's weights; ``setting`` may differ from what is right."""
+def specs(case: Case) -> tuple[ModelSpec, Head]:
+    """The right spec and head."""
     right = case.family.spec(case.settings)
-    head, _ = case.family.heads[case.head](case.settings, right)
-    network = build(right if setting is None else setting, head)
+    return right, case.family.heads[case.head](case.settings, right)[0]
+
+
+def ours(case: Case, model: Any, wrong: tuple[ModelSpec, Head] | None = None) -> Network:
+    """Our network with the reference's weights; spec and head may differ from what is right."""
+    right, _ = specs(case)
+    network = build(*(wrong or specs(case)))
     tensors = to_ours(mapped(case, right), tensors_of(case, model))
     shapes = {name: weight.shape for name, weight in network.named_parameters()}
     fill(network, {n: t.detach().clone() for n, t in tensors.items() if shapes.get(n) == t.shape})
@@ -137,10 +160,17 @@ def documents(case: Case, seed: int = 2) -> list[np.ndarray]:
     return [rng.integers(4, most, length) for length in case.lengths]
 
 
+def segments_of(case: Case, setting: ModelSpec, texts: list[np.ndarray]) -> list[np.ndarray]:
+    """A segment for each token, drawn."""
+    rng, count = np.random.default_rng(7), setting.stacks[0].embedding.segments
+    return [rng.integers(0, count, len(text)) for text in texts]
+
+
 def batch_of(case: Case, network: Network, texts: list[np.ndarray]) -> Any:
     """The documents as our batch; of pairs the targets are the same documents in other order."""
     if not case.pairs:
-        return pack(texts)
+        segments = segments_of(case, network.spec, texts) if case.segments else None
+        return pack(texts, segments=segments)
     targets = texts[::-1]
     order = order_of_pairs(texts, targets)
     names = [stack.name for stack in network.spec.stacks]
@@ -162,27 +192,32 @@ def logits_of_reference(case: Case, model: Any, texts: list[np.ndarray]) -> list
     """The same, one document at a time."""
     found = []
     double = next(model.parameters()).dtype == torch.float64
-    for source, target in zip(texts, texts[::-1], strict=True):
+    for place, (source, target) in enumerate(zip(texts, texts[::-1], strict=True)):
         given = {"input_ids": torch.from_numpy(source)[None], **case.given}
         if case.pairs:
             given["decoder_input_ids"] = torch.from_numpy(target)[None]
+        if case.segments:
+            segments = segments_of(case, case.family.spec(case.settings), texts)
+            given[case.segments] = torch.from_numpy(segments[place])[None]
+        if case.head == "choice":
+            given = {name: each[None] for name, each in given.items()}
         with in_double(double):
-            found.append(model(**given).logits[0])
+            said = model(**given)
+        if case.head == "spans":
+            found.append(torch.stack([said.start_logits[0], said.end_logits[0]], dim=-1))
+        else:
+            found.append(said.logits[0])
     return found
 
 
-def compare(case: Case, model: Any, network: Network) -> None:
-    """Logits, equal to nine digits in fp64 and to five in fp32."""
+def compare(case: Case, model: Any, network: Network, wanted: list[Tensor] | None = None) -> None:
+    """Logits, equal to nine digits in fp64 and to five in fp32; ``wanted`` if they are known."""
     texts = documents(case)
     double = next(model.parameters()).dtype == torch.float64
     rtol, atol = (1e-9, 1e-10) if double else (2e-4, 2e-4)
     with torch.no_grad():
-        pairs = zip(
-            logits_of_ours(case, network, texts),
-            logits_of_reference(case, model, texts),
-            strict=True,
-        )
-        for left, right in pairs:
+        wanted = wanted or logits_of_reference(case, model, texts)
+        for left, right in zip(logits_of_ours(case, network, texts), wanted, strict=True):
             torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
@@ -193,6 +228,7 @@ def compare_gradients(case: Case, model: Any, network: Network) -> None:
     losses = []
     for logits in (logits_of_ours(case, network, texts), logits_of_reference(case, model, texts)):
         rows = torch.cat([each.reshape(-1, each.shape[-1]) for each in logits])
+        rows = rows.T if case.head == "choice" else rows  # the documents are one question's choices
         generator = torch.Generator().manual_seed(1)
         targets = torch.randint(rows.shape[1], (len(rows),), generator=generator)
         losses.append(F.cross_entropy(rows, targets))
@@ -249,9 +285,11 @@ def generated(case: Case, model: Any, network: Network, prompt: np.ndarray, beam
 HARMLESS = {"dropout", "skip", "drops", "balance", "name", "share", "context"}
 
 
-def mutations(setting: ModelSpec, skipped: frozenset[str] = frozenset()) -> dict[str, ModelSpec]:
-    """Specs with one thing wrong, by what it is: every number, kind and switch of the spec."""
-    found: dict[str, ModelSpec] = {}
+def mutations(
+    setting: tuple[ModelSpec, Head], skipped: frozenset[str] = frozenset()
+) -> dict[str, tuple[ModelSpec, Head]]:
+    """Specs with one thing wrong, by what it is: every number, kind and switch of the two."""
+    found: dict[str, tuple[ModelSpec, Head]] = {}
     for path in paths(setting):
         last = path[-1]
         if last in HARMLESS | skipped:
@@ -301,14 +339,17 @@ KINDS = {
     "sees": ("all", "causal"),
     "partners": ("halves", "pairs"),
 }
+POOLS = ("mean", "max", "first", "last")
 
 
 def others(name: str, value: Any) -> list[Any]:
     """Wrong values in place of a right one, such that the network still runs."""
     if name in KINDS:
         return [each for each in KINDS[name] if each != value][:2]
+    if name == "pool" and value in POOLS:
+        return [each for each in POOLS if each != value]
     if name == "eps":
-        return [value * 1000]
+        return [max(value * 1000, 1e-5)]
     if name == "window":
         return [value + 1, value - 1] if value > 1 else [3]
     if name in ("scale", "base", "offset", "factor", "cap"):

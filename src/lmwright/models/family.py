@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmwright.models.spec import Head, ModelSpec
+from lmwright.models.spec import Bend, Head, ModelSpec
+
+BENDS: dict[str, Bend] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""A bend by the names that published configs have for it."""
+
+
+def bend_name(bend: Bend) -> str:
+    """The name that a config gets for a bend: the first of :data:`BENDS`."""
+    return next(theirs for theirs, ours in BENDS.items() if ours == bend)
+
 
 Join = Callable[[list[Tensor]], Tensor]
 Part = Callable[[Tensor], Sequence[Tensor]]
@@ -70,6 +86,26 @@ def linear(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
     return [rows(f"{ours}.{leaf}", [f"{each}.{leaf}" for each in theirs]) for leaf in leaves]
 
 
+def by_layer(layers: int, names: Mapping[str, Sequence[str]]) -> list[Weight]:
+    """:func:`linear` for each layer: our name in the layer, theirs with ``{}`` for its number."""
+    return [
+        weight
+        for number in range(layers)
+        for ours, theirs in names.items()
+        for weight in linear(f"layers.{number}.{ours}", *(each.format(number) for each in theirs))
+    ]
+
+
+def within(stack: str, weights: Sequence[Weight]) -> list[Weight]:
+    """Weights that are named as they are in their stack, with the stack's name before ours."""
+    return [replace(weight, ours=f"stacks.{stack}.{weight.ours}") for weight in weights]
+
+
+def labels(config: Mapping[str, Any]) -> int:
+    """How many labels the head of a ``config.json`` tells apart; two where it does not say."""
+    return config.get("num_labels") or len(config.get("id2label") or ()) or 2
+
+
 @dataclass(frozen=True)
 class InGguf:
     """How a family stands in GGUF files.
@@ -97,7 +133,8 @@ class Family:
     ``heads`` are those that it is published with, by what they do (``lm``, ``classify``): the
     head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
-    belong to heads or are no weights. ``gguf`` is there for families that the format knows.
+    belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
+    to today's. ``gguf`` is there for families that the format knows.
     """
 
     name: str
@@ -107,6 +144,7 @@ class Family:
     heads: Mapping[str, HeadOf] = field(default_factory=dict)
     prefix: str = ""
     unread: tuple[str, ...] = ()
+    former: Mapping[str, str] = field(default_factory=dict)
     gguf: InGguf | None = None
 
 

@@ -298,8 +298,9 @@ class Embedding:
     """Token (times ``scale``), position and segment vectors, summed; a table of size 0 is absent.
 
     ``positions`` rows are learned unless ``sinusoids`` are given; the first token has the row
-    ``first_position``. ``vector``: one learned vector stands for every token. ``share`` is the
-    key under which other tables and heads are the same as the token table.
+    ``first_position``. ``vector``: one learned vector stands for every token. ``token_norm`` norms
+    the token vectors before the others are added, ``norm`` the sum. ``share`` is the key under
+    which other tables and heads are the same as the token table.
     """
 
     __pydantic_config__ = STRICT
@@ -310,6 +311,7 @@ class Embedding:
     sinusoids: Sinusoids | None = None
     segments: int = 0
     vector: bool = False
+    token_norm: Norm | None = None
     norm: Norm | None = None
     dropout: float = 0.0
     share: str = ""

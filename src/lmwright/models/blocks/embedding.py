@@ -27,7 +27,7 @@ class Embedding(nn.Module):
         self.positions = nn.Embedding(learned, width) if learned else None
         self.segments = nn.Embedding(setting.segments, width) if setting.segments else None
         self.vector = nn.Parameter(torch.empty(width)) if setting.vector else None
-        self.norm = norm(setting.norm, width)
+        self.token_norm, self.norm = norm(setting.token_norm, width), norm(setting.norm, width)
         self.gradient, self.alone = TableGradient(), True
 
     def forward(self, flow: Flow) -> Tensor:
@@ -48,6 +48,7 @@ class Embedding(nn.Module):
             x_nd = self.vector.expand(len(batch.tokens_n), -1)
         else:
             raise TypeError("an embedding of neither tokens nor a vector")
+        x_nd = self.token_norm(x_nd)
         places_n = batch.positions_n + setting.first_position
         if self.positions is not None:
             x_nd = x_nd + self.positions(places_n)

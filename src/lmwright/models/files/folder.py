@@ -77,7 +77,7 @@ def read_folder(folder: Path) -> Published:
     """
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
-    theirs = without_prefix(read_shards(folder), family.prefix)
+    theirs = renamed(read_shards(folder), family)
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
     body = {
@@ -213,15 +213,20 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
     return read_tensors(folder / WEIGHTS)
 
 
-def without_prefix(theirs: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors' names as they are in a checkpoint without a head."""
-    return {name.removeprefix(prefix): tensor for name, tensor in theirs.items()}
+def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The tensors' names as they are in a checkpoint of today without a head."""
+    found = {}
+    for name, tensor in theirs.items():
+        for old, new in family.former.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        found[name.removeprefix(family.prefix)] = tensor
+    return found
 
 
 def heads_of(
     family: Family, config: Mapping[str, Any], setting: ModelSpec, theirs: Mapping[str, Tensor]
 ) -> dict[str, tuple[Head, dict[str, Tensor]]]:
-    """The family's heads, with those of their weights that the folder has, if any."""
+    """The family's heads of which the folder has weights, or that have none of their own."""
     found = {}
     for name, make in family.heads.items():
         head, weights = make(config, setting)
@@ -230,7 +235,7 @@ def heads_of(
             for w in weights
         ]
         here = [weight for weight in own if all(each in theirs for each in weight.theirs)]
-        if here:
+        if here or not own:
             found[name] = head, to_ours(here, theirs)
     return found
 

@@ -1,0 +1,167 @@
+"""Encoders of post-norm layers that see all, with published names and heads, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lmwright.core.errors import BadInput
+from lmwright.models.family import (
+    BENDS,
+    Weight,
+    bend_name,
+    by_layer,
+    labels,
+    linear,
+    same,
+    within,
+)
+from lmwright.models.spec import (
+    Attention,
+    Bend,
+    Dense,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Stack,
+    Sublayer,
+)
+
+Made = tuple[Head, list[Weight]]
+
+
+def encoder(
+    embedding: Embedding,
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    inner: int,
+    bend: Bend,
+    attention_dropout: float,
+    sees: Literal["all", "causal"] = "all",
+) -> ModelSpec:
+    """A stack of post-norm layers; norms and dropout are the embedding's."""
+    attention = Attention(
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        scale=(width // heads) ** -0.5,
+        dropout=attention_dropout,
+        sees=sees,
+    )
+    ops = attention, FeedForward(inner=inner, bend=bend)
+    layer = tuple(Sublayer(op=op, after=embedding.norm, dropout=embedding.dropout) for op in ops)
+    stack = Stack(name="encoder", width=width, embedding=embedding, layers=(layer,) * layers)
+    return ModelSpec(stacks=(stack,))
+
+
+def parts(spec: ModelSpec) -> tuple[Stack, Attention, FeedForward, Norm]:
+    """The stack of an :func:`encoder`, its layers' ops and its norm; BadInput for another spec."""
+    stack = spec.stack("encoder")
+    ops = [sublayer.op for sublayer in stack.layers[0]]
+    norm = stack.embedding.norm
+    match ops:
+        case [Attention() as attention, FeedForward() as feed_forward] if norm:
+            return stack, attention, feed_forward, norm
+    raise BadInput("the spec is no encoder of post-norm layers", "attention, then feed-forward")
+
+
+def read_encoder(config: Mapping[str, Any], first_position: int = 0) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as its published classes have it."""
+    embedding = Embedding(
+        vocabulary=config.get("vocab_size", 30522),
+        positions=config.get("max_position_embeddings", 512),
+        first_position=first_position,
+        segments=config.get("type_vocab_size", 2),
+        norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
+        dropout=config.get("hidden_dropout_prob", 0.1),
+        share="tokens",
+    )
+    return encoder(
+        embedding,
+        width=config.get("hidden_size", 768),
+        layers=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 12),
+        inner=config.get("intermediate_size", 3072),
+        bend=BENDS[config.get("hidden_act", "gelu")],
+        attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+    )
+
+
+def write_encoder(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec without its type: :func:`read_encoder` the other way."""
+    stack, attention, feed_forward, norm = parts(spec)
+    return {
+        "vocab_size": stack.embedding.vocabulary,
+        "hidden_size": stack.width,
+        "num_hidden_layers": len(stack.layers),
+        "num_attention_heads": attention.heads,
+        "intermediate_size": feed_forward.inner,
+        "hidden_act": bend_name(feed_forward.bend),
+        "hidden_dropout_prob": stack.embedding.dropout,
+        "attention_probs_dropout_prob": attention.dropout,
+        "max_position_embeddings": stack.embedding.positions,
+        "type_vocab_size": stack.embedding.segments,
+        "layer_norm_eps": norm.eps,
+    }
+
+
+def encoder_weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    layer = "encoder.layer.{}"
+    names = {
+        "0.op.qkv": [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")],
+        "0.op.out": [f"{layer}.attention.output.dense"],
+        "0.after": [f"{layer}.attention.output.LayerNorm"],
+        "1.op.up": [f"{layer}.intermediate.dense"],
+        "1.op.down": [f"{layer}.output.dense"],
+        "1.after": [f"{layer}.output.LayerNorm"],
+    }
+    found = [
+        same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
+        same("embedding.positions.weight", "embeddings.position_embeddings.weight"),
+        same("embedding.segments.weight", "embeddings.token_type_embeddings.weight"),
+        *linear("embedding.norm", "embeddings.LayerNorm"),
+        *by_layer(len(spec.stack("encoder").layers), names),
+    ]
+    return within("encoder", found)
+
+
+def head_dropout(config: Mapping[str, Any], spec: ModelSpec) -> float:
+    """The dropout before a head's last map."""
+    own = config.get("classifier_dropout")
+    return float(spec.stack("encoder").embedding.dropout if own is None else own)
+
+
+def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """A linear map of each token."""
+    head = Head(pool="none", outputs=labels(config), dropout=head_dropout(config, spec))
+    return head, linear("head.out", "classifier")
+
+
+def spans(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """For each token, whether an answer begins and whether it ends there."""
+    return Head(pool="none", outputs=2), linear("head.out", "qa_outputs")
+
+
+def pooled(spec: ModelSpec, bend: Bend, dense: str, out: str, **head: Any) -> Made:
+    """A dense map of the first token, bent, and a linear map, by these names."""
+    mapped = Dense(outputs=spec.stack("encoder").width, bend=bend)
+    weights = [*linear("head.dense", dense), *linear("head.out", out)]
+    return Head(pool="first", dense=mapped, **head), weights
+
+
+def masked_tokens(spec: ModelSpec, bend: Bend, dense: str, norm: str, bias: str) -> Made:
+    """What the masked tokens are: a dense map, bent and normed, then the table's rows."""
+    embedding, width = spec.stack("encoder").embedding, spec.stack("encoder").width
+    head = Head(
+        pool="none",
+        dense=Dense(outputs=width, bend=bend, norm=embedding.norm),
+        outputs=embedding.vocabulary,
+        share=embedding.share,
+    )
+    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm)]
+    return head, [*names, same("head.out.bias", bias)]

@@ -1,0 +1,198 @@
+"""An encoder and a decoder that reads it, as many published configs spell them, read and written.
+
+What differs between kin is where norms stand and what is added to the tokens' vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from lmwright.models.family import (
+    BENDS,
+    Weight,
+    bend_name,
+    labels,
+    linear,
+    same,
+    within,
+)
+from lmwright.models.spec import (
+    Attention,
+    Dense,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Stack,
+    Sublayer,
+)
+
+NORM = Norm(eps=1e-5)
+"""No config says another."""
+
+
+def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
+    """The config's words for two sides of one size."""
+    both = (("layers", layers), ("attention_heads", heads), ("ffn_dim", inner))
+    sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in both}
+    return {"d_model": width, **sides}
+
+
+def read_sides(
+    config: Mapping[str, Any], norms: Literal["before", "after"], **embedding: Any
+) -> ModelSpec:
+    """The spec of a complete config, with norms before or after each op, and with the first also
+    after the last one. ``embedding``: fields of the embeddings beside those of their tokens."""
+
+    def side(name: str) -> Stack:
+        """The encoder or the decoder."""
+        width, heads = config["d_model"], config[f"{name}_attention_heads"]
+        drop = config["dropout"]
+        own = Attention(
+            heads=heads,
+            kv_heads=heads,
+            head_width=width // heads,
+            scale=(width // heads) ** -0.5,
+            dropout=config["attention_dropout"],
+            sees="all" if name == "encoder" else "causal",
+        )
+        feed_forward = FeedForward(
+            inner=config[f"{name}_ffn_dim"],
+            bend=BENDS[config["activation_function"]],
+            drops=bool(config["activation_dropout"]),
+        )
+        cross = replace(own, sees="all", reads="encoder")
+        ops = (own, feed_forward) if name == "encoder" else (own, cross, feed_forward)
+        bare = (Sublayer(op=op, dropout=drop) for op in ops)
+        layer = tuple(
+            replace(each, before=NORM) if norms == "before" else replace(each, after=NORM)
+            for each in bare
+        )
+        table = Embedding(
+            vocabulary=config["vocab_size"],
+            scale=math.sqrt(width) if config["scale_embedding"] else 1.0,
+            dropout=drop,
+            share="tokens",
+            **embedding,
+        )
+        return Stack(
+            name=name,
+            width=width,
+            embedding=table,
+            layers=(layer,) * config[f"{name}_layers"],
+            norm=NORM if norms == "before" else None,
+        )
+
+    return ModelSpec(stacks=(side("encoder"), side("decoder")))
+
+
+def write_sides(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec without its type: :func:`read_sides` the other way."""
+    found: dict[str, Any] = {"is_encoder_decoder": True}
+    for stack in spec.stacks:
+        attention, feed_forward = stack.layers[0][0].op, stack.layers[0][-1].op
+        assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
+        embedding = stack.embedding
+        found |= {
+            "d_model": stack.width,
+            "vocab_size": embedding.vocabulary,
+            "max_position_embeddings": embedding.positions - embedding.first_position,
+            "scale_embedding": embedding.scale != 1.0,
+            "dropout": embedding.dropout,
+            "attention_dropout": attention.dropout,
+            "activation_dropout": embedding.dropout if feed_forward.drops else 0.0,
+            "activation_function": bend_name(feed_forward.bend),
+            f"{stack.name}_layers": len(stack.layers),
+            f"{stack.name}_attention_heads": attention.heads,
+            f"{stack.name}_ffn_dim": feed_forward.inner,
+        }
+    return found
+
+
+def side_weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    alone = len({stack.embedding.share for stack in spec.stacks}) > 1
+    found = []
+    for stack in spec.stacks:
+        name, embedding, own = stack.name, stack.embedding, []
+        if alone or name == "encoder":
+            table = f"{name}.embed_tokens.weight" if alone else "shared.weight"
+            own.append(same("embedding.tokens.weight", table))
+        if embedding.positions and embedding.sinusoids is None:
+            own.append(same("embedding.positions.weight", f"{name}.embed_positions.weight"))
+        for norm in ("token_norm", "norm"):
+            if getattr(embedding, norm):
+                own += linear(f"embedding.{norm}", f"{name}.layernorm_embedding")
+        if stack.norm:
+            own += linear("norm", f"{name}.layer_norm")
+        for number, layer in enumerate(stack.layers):
+            for place, sublayer in enumerate(layer):
+                ours, theirs = f"layers.{number}.{place}", f"{name}.layers.{number}"
+                own += sublayer_weights(sublayer, ours, theirs)
+        found += within(name, own)
+    return found
+
+
+def sublayer_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
+    """The weights of one op and its norm."""
+    op, norm = sublayer.op, f"{ours}.before" if sublayer.before else f"{ours}.after"
+    if isinstance(op, FeedForward):
+        return [
+            *linear(f"{ours}.op.up", f"{theirs}.fc1"),
+            *linear(f"{ours}.op.down", f"{theirs}.fc2"),
+            *linear(norm, f"{theirs}.final_layer_norm"),
+        ]
+    assert isinstance(op, Attention)
+    name = f"{theirs}.encoder_attn" if op.reads else f"{theirs}.self_attn"
+    q, k, v, out = (f"{name}.{part}_proj" for part in ("q", "k", "v", "out"))
+    maps = (
+        [*linear(f"{ours}.op.q", q), *linear(f"{ours}.op.kv", k, v)]
+        if op.reads
+        else linear(f"{ours}.op.qkv", q, k, v)
+    )
+    return [*maps, *linear(f"{ours}.op.out", out), *linear(norm, f"{name}_layer_norm")]
+
+
+def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by the rows of the decoder's table and a bias."""
+    embedding = spec.stack("decoder").embedding
+    bias = Weight(
+        "head.out.bias",
+        ("final_logits_bias",),
+        lambda parts: parts[0].flatten(),
+        lambda whole: [whole[None]],
+    )
+    return Head(pool="none", outputs=embedding.vocabulary, share=embedding.share), [bias]
+
+
+def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A dense map of the decoder's last token, tanh, and a linear map, where both sides read the
+    document, the decoder one token late (Lewis et al. 2020, section 3.1). The published class
+    drops before the dense map too."""
+    head = Head(
+        pool="last",
+        dense=Dense(outputs=spec.stack("decoder").width, bend="tanh"),
+        dropout=config.get("classifier_dropout", 0.0),
+        outputs=labels(config),
+    )
+    names = (("head.dense", "dense"), ("head.out", "out_proj"))
+    return head, [w for o, t in names for w in linear(o, f"classification_head.{t}")]
+
+
+UNREAD = (
+    "lm_head.",
+    "final_logits_bias",
+    "classification_head.",
+    "qa_outputs.",
+    "shared.",
+    "encoder.embed_tokens.",
+    "decoder.embed_tokens.",
+    "encoder.embed_positions.",
+    "decoder.embed_positions.",
+)
+"""How names begin of what belongs to heads, stands twice, or follows from the spec; for
+``Family.unread``, which lets weights of the body be read all the same."""

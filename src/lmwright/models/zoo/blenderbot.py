@@ -1,0 +1,95 @@
+"""BlenderBot (Roller et al. 2021): an encoder and a deeper decoder, for conversation.
+
+The larger sizes are pre-norm; the smallest one is post-norm, with norms in its embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family
+from lmwright.models.spec import ModelSpec
+from lmwright.models.two_sides import (
+    NORM,
+    UNREAD,
+    next_token,
+    read_sides,
+    side_weights,
+    sizes,
+    write_sides,
+)
+
+SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et al. 2021, table 2)
+    "90m": (8, 8, 512, 16, 2048),
+    "400m": (2, 12, 1280, 32, 5120),
+    "1b": (2, 12, 2560, 32, 10240),
+    "3b": (2, 24, 2560, 32, 10240),
+    "9b": (4, 32, 4096, 32, 16384),
+}
+LEFT_OUT = {
+    **sizes(2, 2560, 32, 10240),
+    "decoder_layers": 24,
+    "vocab_size": 8008,
+    "max_position_embeddings": 128,
+    "activation_function": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "scale_embedding": False,
+}
+"""What a config means that does not say."""
+LEFT_OUT_SMALL = {
+    **LEFT_OUT,
+    **sizes(8, 512, 16, 2048),
+    "vocab_size": 50265,
+    "max_position_embeddings": 512,
+}
+"""The same for the smallest size."""
+
+
+def sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size."""
+    layers, deeper, *parts = SIZES[size]
+    found = {**sizes(layers, *parts), "decoder_layers": deeper, "scale_embedding": True}
+    words = vocabulary or (54944 if size == "90m" else 8008)
+    return (small if size == "90m" else spec)({**found, "vocab_size": words})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json`` of the larger sizes; without their words it is 3B."""
+    whole = {**LEFT_OUT, **config}
+    return read_sides(whole, "before", positions=whole["max_position_embeddings"])
+
+
+def small(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json`` of the smallest size."""
+    whole = {**LEFT_OUT_SMALL, **config}
+    plain = read_sides(whole, "after", positions=whole["max_position_embeddings"], norm=NORM)
+    encoder, decoder = plain.stacks
+    # The decoder was trained with its norm on the tokens alone, the encoder with it on the sum.
+    own = replace(decoder.embedding, norm=None, token_norm=NORM)
+    return ModelSpec(stacks=(encoder, replace(decoder, embedding=own)))
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    return {"model_type": "blenderbot", **write_sides(spec)}
+
+
+def small_config(spec: ModelSpec) -> dict[str, Any]:
+    """The same for the smallest size."""
+    return {"model_type": "blenderbot-small", **write_sides(spec)}
+
+
+FAMILY = Family(
+    name="blenderbot",
+    spec=spec,
+    config=config,
+    weights=side_weights,
+    heads={"lm": next_token},
+    prefix="model.",
+    unread=UNREAD,
+)
+SMALL = replace(FAMILY, name="blenderbot-small", spec=small, config=small_config)

@@ -1,0 +1,147 @@
+"""DistilBERT (Sanh et al. 2019): BERT with half of its layers, without segments and pooler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.bidirectional import (
+    Made,
+    encoder,
+    labelled_tokens,
+    masked_tokens,
+    parts,
+    pooled,
+    spans,
+)
+from lmwright.models.family import (
+    BENDS,
+    Family,
+    Weight,
+    bend_name,
+    by_layer,
+    labels,
+    linear,
+    same,
+    within,
+)
+from lmwright.models.spec import Embedding, ModelSpec, Norm, Sinusoids
+
+SIZES = {"base": (6, 768, 12, 3072)}  # layers, width, heads, inner (Sanh et al. 2019, section 3)
+
+
+def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
+    """The spec of a published size."""
+    layers, width, heads, inner = SIZES[size]
+    found = {"n_layers": layers, "dim": width, "n_heads": heads, "hidden_dim": inner}
+    return spec({**found, "vocab_size": vocabulary})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as published."""
+    embedding = Embedding(
+        vocabulary=config.get("vocab_size", 30522),
+        positions=config.get("max_position_embeddings", 512),
+        sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_pos_embds") else None,
+        norm=Norm(eps=1e-12),
+        dropout=config.get("dropout", 0.1),
+        share="tokens",
+    )
+    return encoder(
+        embedding,
+        width=config.get("dim", 768),
+        layers=config.get("n_layers", 6),
+        heads=config.get("n_heads", 12),
+        inner=config.get("hidden_dim", 3072),
+        bend=BENDS[config.get("activation", "gelu")],
+        attention_dropout=config.get("attention_dropout", 0.1),
+    )
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    stack, attention, feed_forward, _ = parts(spec)
+    return {
+        "model_type": "distilbert",
+        "vocab_size": stack.embedding.vocabulary,
+        "max_position_embeddings": stack.embedding.positions,
+        "sinusoidal_pos_embds": stack.embedding.sinusoids is not None,
+        "dim": stack.width,
+        "n_layers": len(stack.layers),
+        "n_heads": attention.heads,
+        "hidden_dim": feed_forward.inner,
+        "activation": bend_name(feed_forward.bend),
+        "dropout": stack.embedding.dropout,
+        "attention_dropout": attention.dropout,
+    }
+
+
+def weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    stack, layer = spec.stack("encoder"), "transformer.layer.{}"
+    names = {
+        "0.op.qkv": [f"{layer}.attention.{part}_lin" for part in "qkv"],
+        "0.op.out": [f"{layer}.attention.out_lin"],
+        "0.after": [f"{layer}.sa_layer_norm"],
+        "1.op.up": [f"{layer}.ffn.lin1"],
+        "1.op.down": [f"{layer}.ffn.lin2"],
+        "1.after": [f"{layer}.output_layer_norm"],
+    }
+    found = [
+        same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
+        *linear("embedding.norm", "embeddings.LayerNorm"),
+        *by_layer(len(stack.layers), names),
+    ]
+    if stack.embedding.sinusoids is None:
+        found.append(same("embedding.positions.weight", "embeddings.position_embeddings.weight"))
+    return within("encoder", found)
+
+
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """A dense map of the first token, ReLU, and a linear map."""
+    drop, count = config.get("seq_classif_dropout", 0.2), labels(config)
+    return pooled(spec, "relu", "pre_classifier", "classifier", outputs=count, dropout=drop)
+
+
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """The same with one number a document, by which several are compared."""
+    drop = config.get("seq_classif_dropout", 0.2)
+    return pooled(spec, "relu", "pre_classifier", "classifier", outputs=1, dropout=drop)
+
+
+def answer(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """Where an answer begins and ends, with a dropout of its own."""
+    head, weights = spans(config, spec)
+    return replace(head, dropout=config.get("qa_dropout", 0.1)), weights
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """What the masked tokens are."""
+    bend = BENDS[config.get("activation", "gelu")]
+    names = "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"
+    return masked_tokens(spec, bend, *names)
+
+
+FAMILY = Family(
+    name="distilbert",
+    spec=spec,
+    config=config,
+    weights=weights,
+    heads={
+        "classify": classifier,
+        "lm": language_model,
+        "tokens": labelled_tokens,
+        "spans": answer,
+        "choice": choice,
+    },
+    prefix="distilbert.",
+    # The table of sinusoids is stored too, as numbers that the spec gives anyway.
+    unread=(
+        "embeddings.position_embeddings.",
+        "pre_classifier.",
+        "classifier.",
+        "qa_outputs.",
+        "vocab_",
+    ),
+)

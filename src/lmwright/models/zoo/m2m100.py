@@ -1,0 +1,81 @@
+"""M2M-100 (Fan et al. 2021) and, dense, NLLB (NLLB Team 2022): translators of many languages.
+
+Pre-norm sides with a norm at each one's end and sinusoidal positions; languages are tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family, Weight
+from lmwright.models.spec import Head, ModelSpec, Sinusoids
+from lmwright.models.two_sides import (
+    UNREAD,
+    next_token,
+    read_sides,
+    side_weights,
+    sizes,
+    write_sides,
+)
+
+SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published configs)
+    "418m": (12, 1024, 16, 4096, 128112),
+    "1.2b": (24, 1024, 16, 8192, 128112),
+    "nllb-600m": (12, 1024, 16, 4096, 256206),
+    "nllb-1.3b": (24, 1024, 16, 8192, 256206),
+    "nllb-3.3b": (24, 2048, 16, 8192, 256206),
+}
+LEFT_OUT = {
+    **sizes(12, 1024, 16, 4096),
+    "vocab_size": 128112,
+    "max_position_embeddings": 1024,
+    "activation_function": "relu",
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "scale_embedding": True,
+}
+"""What a config means that does not say."""
+
+
+def sized(size: str) -> ModelSpec:
+    """The spec of a published size."""
+    *parts, vocabulary = SIZES[size]
+    return spec({**sizes(*parts), "vocab_size": vocabulary})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; positions begin after the padding's number."""
+    whole = {**LEFT_OUT, **config}
+    first = whole.get("pad_token_id", 1) + 1
+    return read_sides(
+        whole,
+        "before",
+        positions=whole["max_position_embeddings"] + first,
+        first_position=first,
+        sinusoids=Sinusoids(interleaved=False, spaced=True),
+    )
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    pad = spec.stack("encoder").embedding.first_position - 1
+    return {"model_type": "m2m_100", **write_sides(spec), "pad_token_id": pad}
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by the table's rows alone."""
+    return replace(next_token(config, spec)[0], bias=False), []
+
+
+FAMILY = Family(
+    name="m2m_100",
+    spec=spec,
+    config=config,
+    weights=side_weights,
+    heads={"lm": language_model},
+    prefix="model.",
+    unread=UNREAD,
+)

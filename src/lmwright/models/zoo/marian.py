@@ -1,0 +1,85 @@
+"""Marian's translators (Junczys-Dowmunt et al. 2018; Tiedemann and Thottingal 2020).
+
+Post-norm sides as those of Vaswani et al. 2017, with sinusoidal positions and a trained bias of
+the vocabulary; one vocabulary for both languages, or one for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family
+from lmwright.models.spec import ModelSpec, Sinusoids, Stack
+from lmwright.models.two_sides import (
+    UNREAD,
+    next_token,
+    read_sides,
+    side_weights,
+    sizes,
+    write_sides,
+)
+
+SIZES = {  # layers of each side, width, heads, inner (the published configs)
+    "base": (6, 512, 8, 2048),
+    "big": (6, 1024, 16, 4096),
+}
+LEFT_OUT = {
+    **sizes(12, 1024, 16, 4096),
+    "vocab_size": 58101,
+    "max_position_embeddings": 1024,
+    "activation_function": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "scale_embedding": False,
+}
+"""What a config means that does not say."""
+
+
+def sized(size: str, vocabulary: int = 58101) -> ModelSpec:
+    """The spec of a published size; they scale their embeddings, read 512 tokens, bend by SiLU."""
+    more = {"scale_embedding": True, "max_position_embeddings": 512, "activation_function": "silu"}
+    return spec({**sizes(*SIZES[size]), "vocab_size": vocabulary, **more})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as in its published class."""
+    whole = {**LEFT_OUT, **config}
+    rows, sinusoids = whole["max_position_embeddings"], Sinusoids(interleaved=False)
+    plain = read_sides(whole, "after", positions=rows, sinusoids=sinusoids)
+    if whole.get("share_encoder_decoder_embeddings", True):
+        return plain
+    encoder, decoder = plain.stacks
+    words = whole.get("decoder_vocab_size") or whole["vocab_size"]
+    return ModelSpec(stacks=(with_table(encoder, "source"), with_table(decoder, "target", words)))
+
+
+def with_table(stack: Stack, share: str, vocabulary: int = 0) -> Stack:
+    """A side whose table has another key, and another vocabulary if one is given."""
+    words = vocabulary or stack.embedding.vocabulary
+    return replace(stack, embedding=replace(stack.embedding, share=share, vocabulary=words))
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    source, target = (stack.embedding for stack in spec.stacks)
+    return {
+        "model_type": "marian",
+        **write_sides(spec),
+        "vocab_size": source.vocabulary,
+        "decoder_vocab_size": target.vocabulary,
+        "share_encoder_decoder_embeddings": source.share == target.share,
+    }
+
+
+FAMILY = Family(
+    name="marian",
+    spec=spec,
+    config=config,
+    weights=side_weights,
+    heads={"lm": next_token},
+    prefix="model.",
+    unread=UNREAD,
+)

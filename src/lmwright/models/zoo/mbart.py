@@ -1,0 +1,69 @@
+"""mBART (Liu et al. 2020): BART over many languages, pre-norm and with a norm at each side's end.
+
+The languages are tokens of the vocabulary. mBART-50 (Tang et al. 2020) has 25 more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmwright.models.family import Family
+from lmwright.models.spec import ModelSpec
+from lmwright.models.two_sides import (
+    NORM,
+    UNREAD,
+    last_token,
+    next_token,
+    read_sides,
+    side_weights,
+    sizes,
+    write_sides,
+)
+
+SIZES = {  # layers of each side, width, heads, inner, vocabulary (Liu et al. 2020, section 2.2)
+    "cc25": (12, 1024, 16, 4096, 250027),
+    "50": (12, 1024, 16, 4096, 250054),
+}
+LEFT_OUT = {
+    **sizes(12, 1024, 16, 4096),
+    "vocab_size": 50265,
+    "max_position_embeddings": 1024,
+    "activation_function": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "scale_embedding": False,
+}
+"""What a config means that does not say."""
+FIRST_POSITION = 2
+"""The table's first two rows stand for nothing: its numbers began after the padding's."""
+
+
+def sized(size: str) -> ModelSpec:
+    """The spec of a published size; all of them scale their embeddings."""
+    *parts, vocabulary = SIZES[size]
+    return spec({**sizes(*parts), "vocab_size": vocabulary, "scale_embedding": True})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as in its published class."""
+    whole = {**LEFT_OUT, **config}
+    rows = whole["max_position_embeddings"] + FIRST_POSITION
+    return read_sides(whole, "before", positions=rows, first_position=FIRST_POSITION, norm=NORM)
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    return {"model_type": "mbart", **write_sides(spec)}
+
+
+FAMILY = Family(
+    name="mbart",
+    spec=spec,
+    config=config,
+    weights=side_weights,
+    heads={"lm": next_token, "classify": last_token},
+    prefix="model.",
+    unread=UNREAD,
+)

@@ -1,0 +1,101 @@
+"""RoBERTa (Liu et al. 2019), and over a hundred languages XLM-R (Conneau et al. 2020).
+
+BERT's layers; positions begin after the padding's row, and the heads are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.bidirectional import (
+    Made,
+    encoder_weights,
+    head_dropout,
+    labelled_tokens,
+    masked_tokens,
+    pooled,
+    read_encoder,
+    spans,
+    write_encoder,
+)
+from lmwright.models.family import Family, labels
+from lmwright.models.spec import ModelSpec
+
+SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1; Conneau et al. 2020)
+    "base": (12, 768, 12, 3072),
+    "large": (24, 1024, 16, 4096),
+}
+
+
+def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
+    """The spec of a published size; those of XLM-R have a vocabulary of 250,002."""
+    layers, width, heads, inner = SIZES[size]
+    return spec(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+        }
+    )
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``. Its ``max_position_embeddings`` counts the rows of the table,
+    of which those up to the padding's number stand for no place."""
+    return read_encoder(config, first_position=config.get("pad_token_id", 1) + 1)
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    pad = spec.stack("encoder").embedding.first_position - 1
+    return {"model_type": "roberta", **write_encoder(spec), "pad_token_id": pad}
+
+
+def xlm_r_config(spec: ModelSpec) -> dict[str, Any]:
+    """The same for XLM-R."""
+    return {**config(spec), "model_type": "xlm-roberta"}
+
+
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """A dense map of the first token, tanh, and a linear map. The published class drops before
+    the dense map too."""
+    drop, count = head_dropout(config, spec), labels(config)
+    names = "classifier.dense", "classifier.out_proj"
+    return pooled(spec, "tanh", *names, outputs=count, dropout=drop)
+
+
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """One number a document, by which several are compared, from the pooler."""
+    drop = spec.stack("encoder").embedding.dropout
+    names = "roberta.pooler.dense", "classifier"
+    return pooled(spec, "tanh", *names, outputs=1, dropout=drop)
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """What the masked tokens are; the bend is GELU whatever the layers have."""
+    return masked_tokens(spec, "gelu", "lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+
+
+FAMILY = Family(
+    name="roberta",
+    spec=spec,
+    config=config,
+    weights=encoder_weights,
+    heads={
+        "classify": classifier,
+        "lm": language_model,
+        "tokens": labelled_tokens,
+        "spans": spans,
+        "choice": choice,
+    },
+    prefix="roberta.",
+    unread=("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
+)
+XLM_R = replace(FAMILY, name="xlm-roberta", config=xlm_r_config)

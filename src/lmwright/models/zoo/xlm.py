@@ -1,0 +1,143 @@
+"""XLM (Conneau and Lample 2019): encoders over several languages, each with a vector of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmwright.core.errors import BadInput
+from lmwright.models.bidirectional import Made, encoder, labelled_tokens, parts, spans
+from lmwright.models.family import Family, Weight, by_layer, labels, linear, same, within
+from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
+
+SIZES = {  # layers, width, heads (Conneau and Lample 2019, section 5.1, and the published weights)
+    "en": (12, 2048, 16),
+    "xnli15": (12, 1024, 8),
+    "17": (16, 1280, 16),
+    "100": (16, 1280, 16),
+}
+
+
+def sized(size: str, vocabulary: int = 200000) -> ModelSpec:
+    """The spec of a published size; the languages' vectors are those of ``xnli15`` alone."""
+    layers, width, heads = SIZES[size]
+    found = {"n_layers": layers, "emb_dim": width, "n_heads": heads, "vocab_size": vocabulary}
+    return spec({**found, "n_langs": 15 if size == "xnli15" else 1})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as in its published class. Languages
+    are the segments that a token belongs to."""
+    width = config.get("emb_dim", 2048)
+    languages = config.get("n_langs", 1) if config.get("use_lang_emb", True) else 0
+    embedding = Embedding(
+        vocabulary=config.get("vocab_size", config.get("n_words", 30145)),
+        positions=config.get("max_position_embeddings", 512),
+        sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_embeddings") else None,
+        segments=languages if languages > 1 else 0,
+        norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
+        dropout=config.get("dropout", 0.1),
+        share="tokens",
+    )
+    return encoder(
+        embedding,
+        width=width,
+        layers=config.get("n_layers", 12),
+        heads=config.get("n_heads", 16),
+        inner=4 * width,
+        bend="gelu" if config.get("gelu_activation", True) else "relu",
+        attention_dropout=config.get("attention_dropout", 0.1),
+        sees="causal" if config.get("causal", False) else "all",
+    )
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    stack, attention, feed_forward, norm = parts(spec)
+    if feed_forward.inner != 4 * stack.width:
+        raise BadInput(f"an inner width of {feed_forward.inner}", "four times the width, for XLM")
+    return {
+        "model_type": "xlm",
+        "vocab_size": stack.embedding.vocabulary,
+        "max_position_embeddings": stack.embedding.positions,
+        "sinusoidal_embeddings": stack.embedding.sinusoids is not None,
+        "n_langs": stack.embedding.segments or 1,
+        "use_lang_emb": stack.embedding.segments > 0,
+        "emb_dim": stack.width,
+        "n_layers": len(stack.layers),
+        "n_heads": attention.heads,
+        "gelu_activation": feed_forward.bend == "gelu",
+        "causal": attention.sees == "causal",
+        "layer_norm_eps": norm.eps,
+        "dropout": stack.embedding.dropout,
+        "attention_dropout": attention.dropout,
+    }
+
+
+def weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    stack = spec.stack("encoder")
+    names = {
+        "0.op.qkv": [f"attentions.{{}}.{part}_lin" for part in "qkv"],
+        "0.op.out": ["attentions.{}.out_lin"],
+        "0.after": ["layer_norm1.{}"],
+        "1.op.up": ["ffns.{}.lin1"],
+        "1.op.down": ["ffns.{}.lin2"],
+        "1.after": ["layer_norm2.{}"],
+    }
+    found = [
+        same("embedding.tokens.weight", "embeddings.weight"),
+        *linear("embedding.norm", "layer_norm_emb"),
+        *by_layer(len(stack.layers), names),
+    ]
+    if stack.embedding.sinusoids is None:
+        found.append(same("embedding.positions.weight", "position_embeddings.weight"))
+    if stack.embedding.segments:
+        found.append(same("embedding.segments.weight", "lang_embeddings.weight"))
+    return within("encoder", found)
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """The token, by the table's rows and a bias."""
+    head = Head(pool="none", outputs=spec.stack("encoder").embedding.vocabulary, share="tokens")
+    return head, [same("head.out.bias", "pred_layer.proj.bias")]
+
+
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """A linear map of the first token."""
+    drop = config.get("summary_first_dropout", 0.1)
+    head = Head(pool="first", outputs=labels(config), dropout=drop)
+    return head, linear("head.out", "sequence_summary.summary")
+
+
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+    """One number a document from those of the classifier, by which several are compared."""
+    head = Head(pool="first", dense=Dense(outputs=labels(config), bend="none"), outputs=1)
+    names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
+    return head, [weight for pair in names for weight in linear(*pair)]
+
+
+FAMILY = Family(
+    name="xlm",
+    spec=spec,
+    config=config,
+    weights=weights,
+    heads={
+        "classify": classifier,
+        "lm": language_model,
+        "tokens": labelled_tokens,
+        "spans": spans,
+        "choice": choice,
+    },
+    prefix="transformer.",
+    # The table of sinusoids is stored too, as numbers that the spec gives anyway.
+    unread=(
+        "position_ids",
+        "position_embeddings.",
+        "pred_layer.",
+        "sequence_summary.",
+        "logits_proj.",
+        "classifier.",
+        "qa_outputs.",
+    ),
+)

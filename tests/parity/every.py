@@ -1,0 +1,91 @@
+"""What every case of every family is held to; a module imports these and says its ``CASES``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from lmwright.models.files.folder import read_folder
+from tests.parity.harness import (
+    Case,
+    compare,
+    compare_gradients,
+    documents,
+    generated,
+    logits_of_reference,
+    mutations,
+    ours,
+    reference,
+    specs,
+)
+
+
+def test_logits_equal_the_reference(case: Case) -> None:
+    model = reference(case)
+    compare(case, model, ours(case, model))
+
+
+def test_gradients_equal_the_reference(case: Case) -> None:
+    model = reference(case)
+    compare_gradients(case, model, ours(case, model))
+
+
+def test_logits_equal_the_reference_in_single_precision(case: Case) -> None:
+    model = reference(case, double=False)
+    compare(case, model, ours(case, model))
+
+
+def test_every_wrong_spec_is_noticed(case: Case) -> None:
+    """Of other heads than a language model's the head alone: the body is that one's."""
+    model, whole = reference(case), case.head == "lm"
+    wrongs = {
+        what: wrong
+        for what, wrong in mutations(specs(case), case.unseen).items()
+        if whole or what.startswith("1.")
+    }
+    with torch.no_grad():
+        wanted = logits_of_reference(case, model, documents(case))
+    unnoticed = []
+    for what, wrong in wrongs.items():
+        try:
+            compare(case, model, ours(case, model, wrong), wanted)
+        except (AssertionError, RuntimeError, IndexError):
+            continue
+        unnoticed.append(what)
+    assert not unnoticed
+    assert len(wrongs) >= (10 if whole else 2)
+
+
+def test_the_config_written_is_read_back(case: Case) -> None:
+    right = case.family.spec(case.settings)
+    assert case.family.spec(case.family.config(right)) == right
+
+
+def test_a_folder_that_the_reference_wrote_is_read(case: Case, tmp_path: Path) -> None:
+    model = reference(case, double=False)
+    model.save_pretrained(tmp_path)
+    # It names special tokens of the full vocabulary, which the tiny one lacks.
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    words = {f"w{number}": number for number in range(4)}
+    (tmp_path / "tokenizer.json").write_text(Tokenizer(WordLevel(words, "w0")).to_str())
+    found, network = read_folder(tmp_path), ours(case, model)
+    head, own = found.heads[case.head]
+    assert (found.spec, head) == (network.spec, network.head_spec)
+    read = found.weights | own
+    for name, weight in network.named_parameters():
+        assert torch.equal(read.pop(name), weight), name
+    assert not read
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generated_tokens_equal_the_reference(generating: Case, beams: int) -> None:
+    model = reference(generating)
+    network = ours(generating, model)
+    for prompt in documents(generating)[:3]:
+        left, right = generated(generating, model, network, prompt, beams)
+        assert left == right
+        assert len(left) > 1
