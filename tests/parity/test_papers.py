@@ -346,7 +346,7 @@ def test_three_beams_have_the_scores_of_the_equations(name):
         logs = torch.log_softmax(paper.plain(weights, paper.config, whole), dim=-1)
         rows = logs[len(prompt) - 1 : -1]
         own = rows[range(8), each.tokens].sum() / 8
-        assert each.score == pytest.approx(float(own), rel=1e-9)
+        assert each.score == pytest.approx(own.item(), rel=1e-9)
 
 
 def test_megatron_tensors_have_the_names_of_its_checkpoints():

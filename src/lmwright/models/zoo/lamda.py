@@ -57,8 +57,9 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
 
 def glam_sized(size: str, vocabulary: int = 256000) -> ModelSpec:
     """The spec of a published size of GLaM."""
-    *dense, experts = GLAM_SIZES[size]
-    return glam({**settings(*dense, vocabulary), "num_experts": experts})
+    layers, width, heads, head_width, inner, experts = GLAM_SIZES[size]
+    dense = settings(layers, width, heads, head_width, inner, vocabulary)
+    return glam({**dense, "num_experts": experts})
 
 
 def settings(
