@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lmwright.core.errors import BadInput
 from lmwright.models.family import to_ours
 from lmwright.models.ragged import Noise, pack
-from lmwright.models.zoo import gemma3, gpt, megatron, mixtral
+from lmwright.models.zoo import gemma3, gpt, lamda, megatron, mixtral, palm
+from lmwright.tables import resolve
 from tests.parity.harness import (
     Case,
     compare,
@@ -101,6 +103,7 @@ def one_by_one(gate: str, value: str, last: str, block: str):
 AS_MIXTRAL = one_by_one("w1", "w3", "w2", "block_sparse_moe")
 AS_QWEN2 = one_by_one("gate_proj", "up_proj", "down_proj", "mlp")
 ALIKE = frozenset({"late"})  # a softmax over the chosen ones is a normalised softmax over all
+LAMDAS = lamda.FAMILY, lamda.GLAM
 LAST = frozenset({"sees"})  # the last token of the last layer sees all before it anyway
 
 CASES = {
@@ -293,3 +296,46 @@ def test_an_even_load_costs_what_the_reference_says():
     losses: list[Tensor] = []
     network.hidden(pack(documents(case)), noise=Noise(seed=0, step=0), losses=losses)
     torch.testing.assert_close(sum(losses), torch.tensor(0.03 * 2, dtype=torch.float64))
+
+
+FORMER = {  # config.json as it was published at first -> the reference's class, which reads it too
+    "Gemma3TextConfig": {
+        "num_hidden_layers": 7,
+        "rope_theta": 2e6,
+        "rope_local_base_freq": 9000.0,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window_pattern": 3,
+        "sliding_window": 512,
+    },
+    "BloomConfig": {"n_embed": 96, "num_attention_heads": 12, "n_layer": 5},
+    "MixtralConfig": {"rope_theta": 3e5, "num_hidden_layers": 2},
+    "Qwen2MoeConfig": {
+        "rope_theta": 3e5,
+        "num_hidden_layers": 6,
+        "use_sliding_window": True,
+        "sliding_window": 100,
+        "max_window_layers": 4,
+    },
+    "OpenAIGPTConfig": {"n_embd": 96},
+}
+FAMILIES = (gpt.FAMILY, gemma3.FAMILY, megatron.BLOOM, mixtral.FAMILY, mixtral.QWEN2_MOE)
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_a_former_config_is_read_as_the_reference_reads_it(name):
+    kind = getattr(pytest.importorskip("transformers"), name)
+    (family,) = (each for each in FAMILIES if each.name == kind.model_type)
+    assert family.spec(FORMER[name]) == family.spec(kind(**FORMER[name]).to_dict())
+    assert family.spec({}) == family.spec(kind().to_dict())
+
+
+@pytest.mark.parametrize("families", [FAMILIES, (megatron.FAMILY, palm.FAMILY, *LAMDAS)])
+def test_a_family_is_found_by_the_name_that_its_configs_have(families):
+    for family in families:
+        assert resolve("families", family.name) is family
+        assert family.config(family.spec({"n_layer": 2}))["model_type"] == family.name
+
+
+def test_residuals_from_behind_the_norms_are_refused():
+    with pytest.raises(BadInput, match="behind the norms"):
+        megatron.bloom({"apply_residual_connection_post_layernorm": True})

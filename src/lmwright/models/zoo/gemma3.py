@@ -116,6 +116,7 @@ def kinds(config: Mapping[str, Any]) -> list[str]:
 
 def rotary(config: Mapping[str, Any], kind: str, head_width: int) -> Rotary:
     """The angles of one kind of layer, of today's form or of the former one."""
+    config = {"max_position_embeddings": 131072, **config}
     if kind in (config.get("rope_parameters") or {}):
         return read_rotary(config, head_width, part=kind)
     if kind == GLOBAL:

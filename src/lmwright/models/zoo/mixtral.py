@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, Weight, linear, rows, same, stacked
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
@@ -82,7 +83,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     rotary = read_rotary(config, head_width, base=1e6)
     attention = Attention(
         heads=heads,
-        kv_heads=config.get("num_key_value_heads", 8),
+        kv_heads=config.get("num_key_value_heads", 8) or heads,
         head_width=head_width,
         scale=head_width**-0.5,
         dropout=config.get("attention_dropout", 0.0),
@@ -160,6 +161,8 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     assert isinstance(attention, Attention) and isinstance(attention.positions, Rotary)
     assert stack.norm
     routed = experts(spec)
+    if not routed:
+        raise BadInput("a spec without experts", "a layer that routes")
     cost = routed[0].balance * len(routed) / routed[0].top
     return {
         "vocab_size": stack.embedding.vocabulary,
