@@ -244,7 +244,7 @@ def small(lines) -> dict:
     """A file's metadata of the kind "gpt2" with control, typed and unused tokens."""
     tokens, merges = byte_pairs(lines[:500])
     types = [NORMAL] * len(tokens) + [CONTROL, CONTROL, TYPED, UNUSED]
-    more = ["<|endoftext|>", "<|im_end|>", "<tool_call>", "[PAD]"]
+    more = ["<|endoftext|>", "<|im_end|>", "<extra>", "[PAD]"]
     end = len(tokens)
     return metadata_of(
         "gpt2", tokens + more, types, merges=merges, pre="qwen2",
@@ -257,8 +257,8 @@ def test_a_small_byte_level_model_gives_the_ids_of_transformers(small, lines, pr
     tokens, merges = small["tokenizer.ggml.tokens"], small["tokenizer.ggml.merges"]
     vocabulary = {token: number for number, token in enumerate(tokens[:-1])}
     reference = kind(vocab=vocabulary, merges=[tuple(each.split(" ")) for each in merges])
-    reference.add_tokens([tokenizers.AddedToken("<tool_call>", normalized=False)])
-    rows = [*lines, "a<tool_call>b", "ends in spaces   ", "12345 ٣٤٥ x²"]
+    reference.add_tokens([tokenizers.AddedToken("<extra>", normalized=False)])
+    rows = [*lines, "a<extra>b", "ends in spaces   ", "12345 ٣٤٥ x²"]
     ours = Tokenizer(tokenizer_json({**small, "tokenizer.ggml.pre": pre}, "x"))
     wanted = reference(rows, add_special_tokens=False)["input_ids"]
     assert differing(ids_of(ours, rows), wanted, rows) == []
@@ -269,7 +269,7 @@ def test_control_tokens_are_text_when_typed_and_ends_are_set_when_asked(small):
     end = small["tokenizer.ggml.bos_token_id"]
     asked = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
     ours = Tokenizer(tokenizer_json({**small, **asked}, "x"))
-    ids = ours.encode(["<|endoftext|><|im_end|><tool_call>[PAD]"], MOST)[0].tolist()
+    ids = ours.encode(["<|endoftext|><|im_end|><extra>[PAD]"], MOST)[0].tolist()
     assert (ids[0], ids[-1]) == (end, end + 1)
     assert not {end, end + 1, end + 3} & set(ids[1:-1])
     assert end + 2 in ids
@@ -279,7 +279,6 @@ def test_the_tokenizer_comes_back_from_a_written_file(small, tmp_path):
     write_gguf(tmp_path / "x.gguf", small, {}, {})
     again = tokenizer_of(read_gguf(tmp_path / "x.gguf"))
     assert again.data == tokenizer_json(small, "x")
-    assert Tokenizer(again.inner.to_str().encode()).inner.to_str() == again.inner.to_str()
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ makes it use fp64 there too, so that both sides can be held to nine digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -61,7 +61,8 @@ class Case:
     fields of the spec of which a wrong value changes nothing here. ``segments``: the reference's
     name for the segments of tokens, if any are drawn. ``fixed`` names parameters of the reference
     that are not drawn. ``generates``: whether it says what follows a prompt (by default whether
-    its language model reads forwards).
+    its language model reads forwards). ``on_disk`` gives the
+    reference's tensors as its checkpoints have them, where they differ.
     """
 
     family: Family
@@ -76,6 +77,7 @@ class Case:
     generates: bool | None = None
     given: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    on_disk: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,10 +123,13 @@ def tensors_of(case: Case, model: Any, gradients: bool = False) -> dict[str, Ten
     """The reference's weights, or their gradients, under the names of a checkpoint."""
     found = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
-        found[name.removeprefix(case.family.prefix)] = weight.grad if gradients else weight
-    for name, buffer in model.named_buffers():
+        if gradients and not weight.requires_grad:
+            continue
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        found[name.removeprefix(case.family.prefix)] = gradient if gradients else weight
+    for name, buffer in () if gradients else model.named_buffers():
         found.setdefault(name.removeprefix(case.family.prefix), buffer)
-    return found
+    return case.on_disk(found)
 
 
 def mapped(case: Case, setting: ModelSpec) -> list:
@@ -235,11 +240,7 @@ def compare_gradients(case: Case, model: Any, network: Network) -> None:
         losses[-1].backward()
     torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-11)
     setting = network.spec
-    theirs = {
-        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-        for name, weight in tensors_of(case, model).items()
-        if weight.requires_grad
-    }
+    theirs = tensors_of(case, model, gradients=True)
     wanted = to_ours([w for w in mapped(case, setting) if set(w.theirs) <= set(theirs)], theirs)
     untrained = {w.ours for w in mapped(case, setting) if not set(w.theirs) <= set(theirs)}
     for name, weight in network.named_parameters():
@@ -356,6 +357,8 @@ def others(name: str, value: Any) -> list[Any]:
         return [value * 1.25 + (0.5 if value == 0 else 0)]
     if name in ("residual", "interleaved", "spaced", "both_ways", "late", "normalise", "backward"):
         return [not value]
+    if name == "top":
+        return [value - 1 if value > 1 else value + 1]
     if name == "slopes":
         return [tuple(reversed(value))]
     if name == "first_position":

@@ -181,7 +181,8 @@ def beam_search(
 
     At each step every beam is continued by every token; of the best twice as many as there are
     beams those that end are put aside (if they are among the first ``beams``), the first others
-    go on. It is over when no running beam can score above the worst of those put aside.
+    go on. It is over when no running beam can score above the worst of those put aside, or with
+    ``most`` tokens, where those that have not ended count too.
     """
     beams, ended = decoding.beams, decoding.ends
     reader = Reader(network, 1, None if source is None else [source])
@@ -213,9 +214,8 @@ def beam_search(
         logs_bv = torch.log_softmax(
             reader.read([np.array([token]) for _, _, token in going]).double(), dim=-1
         )
-    if len(done) < beams:
-        pairs = zip(running, scores_b.tolist(), strict=True)
-        done += [scored(begun, score, decoding) for begun, score in pairs]
+    pairs = zip(running, scores_b.tolist(), strict=True)
+    done += [scored(begun, score, decoding) for begun, score in pairs]
     return sorted(done, key=lambda each: -each.score)[:beams]
 
 

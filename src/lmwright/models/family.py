@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmwright.models.network import build
 from lmwright.models.spec import Bend, Head, ModelSpec
 
 BENDS: dict[str, Bend] = {
@@ -60,9 +61,20 @@ def rows(ours: str, theirs: Sequence[str], sizes: Sequence[int] | None = None) -
     return Weight(ours, tuple(theirs), torch.cat, part)
 
 
-def stacked(ours: str, theirs: Sequence[str]) -> Weight:
-    """Tensors of one shape, side by side along a new first dimension."""
-    return Weight(ours, tuple(theirs), torch.stack, lambda w: w.unbind())
+def stacked(ours: str, theirs: Sequence[str], below: int = 1) -> Weight:
+    """Tensors of one shape, side by side along a new first dimension.
+
+    Each stands for ``below`` tensors, one below the other.
+    """
+
+    def join(found: list[Tensor]) -> Tensor:
+        groups = [found[at : at + below] for at in range(0, len(found), below)]
+        return torch.stack([torch.cat(group) for group in groups])
+
+    def part(whole: Tensor) -> Sequence[Tensor]:
+        return [piece for each in whole.unbind() for piece in each.chunk(below)]
+
+    return Weight(ours, tuple(theirs), join, part)
 
 
 def heads_apart(ours: str, theirs: str, heads: int, parts: int = 3) -> Weight:
@@ -84,6 +96,11 @@ def linear(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
     """Weight and bias of a linear map or a norm, those of several below one another."""
     leaves = ("weight", "bias") if bias else ("weight",)
     return [rows(f"{ours}.{leaf}", [f"{each}.{leaf}" for each in theirs]) for leaf in leaves]
+
+
+def own_names(spec: ModelSpec) -> list[Weight]:
+    """Every weight under our own name, where no checkpoint was published that says another."""
+    return [same(name, name) for name, _ in build(spec).named_parameters()]
 
 
 def by_layer(layers: int, names: Mapping[str, Sequence[str]]) -> list[Weight]:

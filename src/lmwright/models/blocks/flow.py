@@ -29,8 +29,9 @@ class Notes:
     """What to note of a pass besides its result, and heads to mask.
 
     ``states``: for each stack the states (n, d) that its layers took in and its last ones.
-    ``weights``: for each attention, by the name of its sublayer (``decoder.3.0``), the attention
-    weights (heads, queries, keys) of each document in the stream's order; only if ``maps``.
+    ``weights``: for each attention, by the name of its sublayer (``decoder.3.0``; of a branch
+    ``decoder.3.0.1``), the attention weights (heads, queries, keys) of each document in the
+    stream's order; only if ``maps``.
     ``heads``: factors (heads,) for the heads of a sublayer, 0 masks one.
     """
 

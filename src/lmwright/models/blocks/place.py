@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """``name`` of the sublayer (``decoder.3.0``), ``width`` of what it reads, ``widths`` of the
-    stacks before it, ``sites`` numbers for its places of noise, ``rate`` of its dropout."""
+    """``name`` of the sublayer (``decoder.3.0``; of a branch ``decoder.3.0.1``), ``width`` of what
+    it reads, ``widths`` of the stacks before it, ``sites`` numbers for its places of noise,
+    ``rate`` of its dropout."""
 
     name: str
     width: int

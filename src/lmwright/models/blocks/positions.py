@@ -92,7 +92,7 @@ def yarn(
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, setting.width - 1)
     numbers_f = torch.arange(len(plain_f), dtype=torch.float64)
-    stretched_f = ((numbers_f - first) / max(last - first, 1e-3)).clamp(0, 1)
+    stretched_f = ((numbers_f - first) / (last - first or 1e-3)).clamp(0, 1)
     return plain_f * (1 - stretched_f) + plain_f / scaling.factor * stretched_f
 
 

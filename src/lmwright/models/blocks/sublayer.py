@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,7 +72,10 @@ class Parallel(nn.Module):
     def __init__(self, setting: spec.Parallel, place: Place) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norm(each.before, place.width) for each in setting.branches)
-        self.ops = nn.ModuleList(OPS[each.op.op](each.op, place) for each in setting.branches)
+        self.ops = nn.ModuleList(
+            OPS[each.op.op](each.op, replace(place, name=f"{place.name}.{number}"))
+            for number, each in enumerate(setting.branches)
+        )
         self.width = place.width
         self.mixes_tokens = any(op.mixes_tokens for op in self.ops)
 

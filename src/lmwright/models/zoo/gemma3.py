@@ -1,0 +1,215 @@
+"""Gemma 3 (Gemma Team 2025), its text part.
+
+Norms stand before and after every op, with gains of one plus the weight, also over each query
+and key. Most layers see a window and turn fast (local), every sixth sees all and turns slowly
+(global). Embeddings are multiplied by the square root of their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family, Weight, linear, rows, same
+from lmwright.models.rotary import read_rotary, write_rotary
+from lmwright.models.spec import (
+    Attention,
+    Bend,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Rotary,
+    Stack,
+    Sublayer,
+)
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+BENDS: dict[str, Bend] = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
+
+SIZES = {  # layers, width, heads, key heads, head width, inner, window, global angles' divisor
+    "270m": (18, 640, 4, 1, 256, 2048, 512, 1),
+    "1b": (26, 1152, 4, 1, 256, 6912, 512, 1),
+    "4b": (34, 2560, 8, 4, 256, 10240, 1024, 8),
+    "12b": (48, 3840, 16, 8, 256, 15360, 1024, 8),
+    "27b": (62, 5376, 32, 16, 128, 21504, 1024, 8),
+}  # as their published configs say
+
+
+def sized(size: str, vocabulary: int = 262144) -> ModelSpec:
+    """The spec of a published size."""
+    layers, width, heads, key_heads, head_width, inner, window, divisor = SIZES[size]
+    return spec(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "head_dim": head_width,
+            "query_pre_attn_scalar": width // heads if size == "27b" else head_width,
+            "intermediate_size": inner,
+            "sliding_window": window,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 32768 if divisor == 1 else 131072,
+            "rope_scaling": {"rope_type": "linear", "factor": divisor} if divisor > 1 else None,
+        }
+    )
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as its reference has it."""
+    width, heads = config.get("hidden_size", 2304), config.get("num_attention_heads", 8)
+    head_width, bias = config.get("head_dim", 256), config.get("attention_bias", False)
+    norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False, offset=1.0)
+    feed_forward = FeedForward(
+        inner=config.get("intermediate_size", 9216),
+        bend=BENDS[config.get("hidden_activation", "gelu_pytorch_tanh")],
+        gated=True,
+        bias=False,
+    )
+    window, both_ways = (
+        config.get("sliding_window", 4096),
+        config.get("use_bidirectional_attention"),
+    )
+    if both_ways and window:
+        window = window // 2 + 1  # published as a whole span, to both sides
+
+    def layer(kind: str) -> tuple[Sublayer, ...]:
+        """A local or a global layer."""
+        attention = Attention(
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads", 4),
+            head_width=head_width,
+            scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
+            dropout=config.get("attention_dropout", 0.0),
+            bias=bias,
+            out_bias=bias,
+            sees="all" if both_ways else "causal",
+            window=(window or 0) * (kind == LOCAL),
+            positions=rotary(config, kind, head_width),
+            head_norm=norm,
+        )
+        ops = (attention, feed_forward)
+        return tuple(Sublayer(op=op, before=norm, within=norm) for op in ops)
+
+    embedding = Embedding(
+        vocabulary=config.get("vocab_size", 262208), scale=width**0.5, share="tokens"
+    )
+    stack = Stack(
+        name="decoder",
+        width=width,
+        embedding=embedding,
+        layers=tuple(map(layer, kinds(config))),
+        norm=norm,
+    )
+    return ModelSpec(stacks=(stack,), context=config.get("max_position_embeddings", 131072))
+
+
+def kinds(config: Mapping[str, Any]) -> list[str]:
+    """The kind of each layer, told one by one or by a pattern."""
+    every = config.get("sliding_window_pattern", 6)
+    numbers = range(1, config.get("num_hidden_layers", 26) + 1)
+    return config.get("layer_types") or [GLOBAL if n % every == 0 else LOCAL for n in numbers]
+
+
+def rotary(config: Mapping[str, Any], kind: str, head_width: int) -> Rotary:
+    """The angles of one kind of layer, of today's form or of the former one."""
+    config = {"max_position_embeddings": 131072, **config}
+    if kind in (config.get("rope_parameters") or {}):
+        return read_rotary(config, head_width, part=kind)
+    if kind == GLOBAL:
+        return read_rotary(config, head_width, base=1e6)
+    local = {"rope_theta": config.get("rope_local_base_freq", 1e4), "rope_scaling": None}
+    return read_rotary({**config, **local}, head_width)
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    stack = spec.stack("decoder")
+    attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
+    assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
+    ops = [layer[0].op for layer in stack.layers]
+    angles = {
+        LOCAL if op.window else GLOBAL: write_rotary(op.positions, op.head_width)
+        for op in ops
+        if isinstance(op, Attention) and isinstance(op.positions, Rotary)
+    }
+    windows = [op.window for op in ops if isinstance(op, Attention)]
+    window, both_ways = max(windows), attention.sees == "all"
+    return {
+        "model_type": "gemma3_text",
+        "vocab_size": stack.embedding.vocabulary,
+        "hidden_size": stack.width,
+        "intermediate_size": feed_forward.inner,
+        "num_hidden_layers": len(stack.layers),
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_width,
+        "hidden_activation": {ours: theirs for theirs, ours in BENDS.items()}[feed_forward.bend],
+        "query_pre_attn_scalar": round(attention.scale**-2),
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": stack.norm.eps,
+        "layer_types": [LOCAL if each else GLOBAL for each in windows],
+        "sliding_window": (window - 1) * 2 if both_ways and window else window,
+        "use_bidirectional_attention": both_ways,
+        "rope_parameters": angles,
+        "attention_bias": attention.bias,
+        "attention_dropout": attention.dropout,
+    }
+
+
+def weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for."""
+    found = [
+        same("embedding.tokens.weight", "embed_tokens.weight"),
+        same("norm.weight", "norm.weight"),
+    ]
+    for number, (first, _) in enumerate(spec.stack("decoder").layers):
+        assert isinstance(first.op, Attention)
+        at, keys = f"layers.{number}", first.op.kv_heads * first.op.head_width
+        sizes = first.op.heads * first.op.head_width, keys, keys
+        parts = [f"{at}.self_attn.{part}_proj" for part in "qkv"]
+        for leaf in ("weight", "bias")[: 1 + first.op.bias]:
+            found.append(rows(f"{at}.0.op.qkv.{leaf}", [f"{p}.{leaf}" for p in parts], sizes))
+        norms = {
+            "0.op.q_norm": "self_attn.q_norm",
+            "0.op.k_norm": "self_attn.k_norm",
+            "0.before": "input_layernorm",
+            "0.within": "post_attention_layernorm",
+            "1.before": "pre_feedforward_layernorm",
+            "1.within": "post_feedforward_layernorm",
+        }
+        ups = f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"
+        found += [
+            *linear(f"{at}.0.op.out", f"{at}.self_attn.o_proj", bias=first.op.out_bias),
+            *linear(f"{at}.1.op.up", *ups, bias=False),
+            *linear(f"{at}.1.op.down", f"{at}.mlp.down_proj", bias=False),
+            *(same(f"{at}.{o}.weight", f"{at}.{t}.weight") for o, t in norms.items()),
+        ]
+    return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by the table's rows or by a map of its own."""
+    head = Head(
+        pool="none",
+        outputs=spec.stack("decoder").embedding.vocabulary,
+        bias=False,
+        cap=config.get("final_logit_softcapping") or 0.0,
+    )
+    if config.get("tie_word_embeddings", True):
+        return replace(head, share="tokens"), []
+    return head, [same("head.out.weight", "lm_head.weight")]
+
+
+FAMILY = Family(
+    name="gemma3_text",
+    spec=spec,
+    config=config,
+    weights=weights,
+    heads={"lm": language_model},
+    prefix="model.",
+    unread=("lm_head.", "score."),
+)

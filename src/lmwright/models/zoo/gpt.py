@@ -1,0 +1,128 @@
+"""GPT (Radford et al. 2018): decoders of post-norm layers with learned positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmwright.models.family import Family, Weight, linear, same, transposed
+from lmwright.models.spec import (
+    Attention,
+    Bend,
+    Embedding,
+    FeedForward,
+    Head,
+    ModelSpec,
+    Norm,
+    Stack,
+    Sublayer,
+)
+
+BENDS: dict[str, Bend] = {"gelu": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
+"""What its configs call GELU is computed by tanh."""
+
+SIZES = {"gpt": (12, 768, 12)}  # layers, width, heads (Radford et al. 2018, section 4.1)
+
+
+def sized(size: str, vocabulary: int = 40478) -> ModelSpec:
+    """The spec of a published size."""
+    layers, width, heads = SIZES[size]
+    return spec({"n_layer": layers, "n_embd": width, "n_head": heads, "vocab_size": vocabulary})
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as published."""
+    width, heads = config.get("n_embd", 768), config.get("n_head", 12)
+    drop = config.get("resid_pdrop", 0.1)
+    after = Norm(eps=config.get("layer_norm_epsilon", 1e-5))
+    attention = Attention(
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        scale=(width // heads) ** -0.5,
+        dropout=config.get("attn_pdrop", 0.1),
+        sees="causal",
+    )
+    feed_forward = FeedForward(inner=4 * width, bend=BENDS[config.get("afn", "gelu")])
+    layer = tuple(Sublayer(op=op, after=after, dropout=drop) for op in (attention, feed_forward))
+    embedding = Embedding(
+        vocabulary=config.get("vocab_size", 40478),
+        positions=config.get("n_positions", 512),
+        dropout=config.get("embd_pdrop", 0.1),
+        share="tokens",
+    )
+    layers = (layer,) * config.get("n_layer", 12)
+    return ModelSpec(
+        stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers),)
+    )
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    stack = spec.stack("decoder")
+    attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
+    after = stack.layers[0][0].after
+    assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and after
+    return {
+        "model_type": "openai-gpt",
+        "vocab_size": stack.embedding.vocabulary,
+        "n_positions": stack.embedding.positions,
+        "n_embd": stack.width,
+        "n_layer": len(stack.layers),
+        "n_head": attention.heads,
+        "afn": {ours: theirs for theirs, ours in reversed(BENDS.items())}[feed_forward.bend],
+        "layer_norm_epsilon": after.eps,
+        "resid_pdrop": stack.layers[0][0].dropout,
+        "embd_pdrop": stack.embedding.dropout,
+        "attn_pdrop": attention.dropout,
+    }
+
+
+def weights(spec: ModelSpec) -> list[Weight]:
+    """Which tensors each of our weights stands for; matrices are stored the other way round."""
+    found = [
+        same("embedding.tokens.weight", "tokens_embed.weight"),
+        same("embedding.positions.weight", "positions_embed.weight"),
+    ]
+    maps = (
+        ("0.op.qkv", "attn.c_attn"),
+        ("0.op.out", "attn.c_proj"),
+        ("1.op.up", "mlp.c_fc"),
+        ("1.op.down", "mlp.c_proj"),
+    )
+    for at in range(len(spec.stack("decoder").layers)):
+        for ours, theirs in maps:
+            found.append(transposed(f"layers.{at}.{ours}.weight", f"h.{at}.{theirs}.weight"))
+            found.append(same(f"layers.{at}.{ours}.bias", f"h.{at}.{theirs}.bias"))
+        found += [
+            *linear(f"layers.{at}.0.after", f"h.{at}.ln_1"),
+            *linear(f"layers.{at}.1.after", f"h.{at}.ln_2"),
+        ]
+    return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
+
+
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by the table's rows."""
+    outputs = spec.stack("decoder").embedding.vocabulary
+    return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
+
+
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A linear map of the last token."""
+    outputs = len(config.get("id2label", "12"))
+    return Head(pool="last", outputs=outputs, bias=False), [same("head.out.weight", "score.weight")]
+
+
+MASKS = tuple(f"h.{number}.attn.bias" for number in range(SIZES["gpt"][0]))
+"""Masks that older checkpoints hold as if they were weights."""
+
+FAMILY = Family(
+    name="openai-gpt",
+    spec=spec,
+    config=config,
+    weights=weights,
+    heads={"lm": language_model, "classify": classifier},
+    prefix="transformer.",
+    unread=("lm_head.", "score.", "position_ids", *MASKS),
+)
