@@ -1,0 +1,64 @@
+"""Families are leaves: nothing else knows one of them by name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from lmwright.models.anatomy import anatomy
+from lmwright.tables import FAMILIES, resolve
+
+SOURCE = Path(__file__).parents[2] / "src" / "lmwright"
+OTHERS = (
+    "tables.py",  # the table of names
+    "core/assets.py",  # names of published files
+    "text/",  # ways to spell tokens and chats, which have families' names
+    "models/files/gguf_tokenizer.py",  # the same, in that format
+)
+
+
+def words_of(path: Path) -> set[str]:
+    """Names and texts of a module's code, without its docstrings and comments."""
+    tree = ast.parse(path.read_text("utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.FunctionDef | ast.ClassDef):
+            found.add(getattr(node, "id", "") or getattr(node, "name", ""))
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return {word.lower() for each in found for word in re.findall(r"[A-Za-z0-9]+", each)}
+
+
+def test_no_family_is_named_outside_the_zoo():
+    words = {word for name in FAMILIES for word in re.split(r"[-_]", name)}
+    names = {word for word in words if not word.isdigit()} - {"small", "text", "moe", "openai"}
+    paths = [path for path in SOURCE.rglob("*.py") if "zoo" not in path.parts]
+    assert len(paths) > 150
+    for path in paths:
+        where = str(path.relative_to(SOURCE))
+        if not where.startswith(OTHERS):
+            assert not names & words_of(path), where
+
+
+def test_no_family_imports_another():
+    for path in (SOURCE / "models" / "zoo").glob("*.py"):
+        assert "lmwright.models.zoo" not in path.read_text("utf-8"), path.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_published_size_can_be_built_and_drawn(name):
+    family = resolve("families", name)
+    module = __import__(family.spec.__module__, fromlist=["SIZES"])
+    for size in module.SIZES:
+        setting = module.sized(size)
+        found = anatomy(setting, None)
+        assert found.parameters > 1_000_000
+        assert found.drawing
