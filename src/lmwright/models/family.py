@@ -125,7 +125,7 @@ def labels(config: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class InGguf:
-    """How a family stands in GGUF files.
+    """How a family stands in GGUF files, where it is called ``architecture``.
 
     ``config`` makes its ``config.json`` of the architecture's metadata (keys without the
     architecture's name), ``metadata`` the other way from a spec. ``names`` maps GGUF's names of
@@ -133,6 +133,7 @@ class InGguf:
     tensor, known by the checkpoint's name, where the format stores it otherwise.
     """
 
+    architecture: str
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
     metadata: Callable[[ModelSpec], dict[str, Any]]
     names: Mapping[str, str]

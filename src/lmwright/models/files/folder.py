@@ -22,7 +22,7 @@ from lmwright.models.files.weights import (
     write_tensors,
 )
 from lmwright.models.network import build
-from lmwright.models.spec import Head, ModelSpec
+from lmwright.models.spec import Head, ModelSpec, read_spec
 from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -116,7 +116,8 @@ def spec_of(
 ) -> tuple[ModelSpec, dict[str, Head]]:
     """The spec of a config and the heads that its family knows; BadInput for one that is none."""
     try:
-        setting = family.spec(config)
+        # Through the schema, for a config may hold anything in place of a number.
+        setting = read_spec(family.spec(config).to_json(), where)
         return setting, {name: make(config, setting)[0] for name, make in family.heads.items()}
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise BadInput(

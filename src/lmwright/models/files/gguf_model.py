@@ -64,14 +64,15 @@ def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
     """A file, what it says of its model, and its tensors by a checkpoint's names."""
     file = read_gguf(path)
     name = file.metadata.get(ARCHITECTURE)
-    known = [each for each in entries("families") if resolve("families", each).gguf]
+    families = [resolve("families", each) for each in entries("families")]
+    known = {each.gguf.architecture: each for each in reversed(families) if each.gguf}
     if name not in known:
         raise BadInput(
             f"{path.name}: the architecture {name!r}",
             f"one that lmwright reads: {', '.join(sorted(known))}",
             nearest(str(name), known),
         )
-    family: Family = resolve("families", str(name))
+    family: Family = known[name]
     form = family.gguf
     assert form is not None  # of those that are known
     metadata = {
@@ -165,10 +166,10 @@ def write_gguf_model(
         own = f"{pattern.format(number.group() if number else '')}.{leaf}"
         tensors[own] = form.written(name, tensor.detach(), setting).contiguous()
     metadata = {
-        ARCHITECTURE: family.name,
+        ARCHITECTURE: form.architecture,
         "general.file_type": FORMATS[format],
         "general.quantization_version": 2,
-        **{f"{family.name}.{key}": value for key, value in form.metadata(setting).items()},
+        **{f"{form.architecture}.{key}": value for key, value in form.metadata(setting).items()},
         **tokens,
     }
     formats = {name: format for name, tensor in tensors.items() if tensor.ndim > 1}

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, rows, same
+from torch import Tensor
+
+from lmwright.core.errors import BadInput
+from lmwright.models.family import Family, InGguf, Weight, linear, rows, same
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -204,6 +207,77 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
     return head, [same("head.out.weight", "lm_head.weight")]
 
 
+GGUF_NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "output": "lm_head",
+    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
+    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
+    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
+    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
+    "blk.{}.attn_q_norm": "layers.{}.self_attn.q_norm",
+    "blk.{}.attn_k_norm": "layers.{}.self_attn.k_norm",
+    "blk.{}.attn_norm": "layers.{}.input_layernorm",
+    "blk.{}.post_attention_norm": "layers.{}.post_attention_layernorm",
+    "blk.{}.ffn_norm": "layers.{}.pre_feedforward_layernorm",
+    "blk.{}.post_ffw_norm": "layers.{}.post_feedforward_layernorm",
+    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
+    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
+    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
+}
+GGUF_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+}
+LARGEST_LAYERS = 62
+"""Of the one size whose scores are scaled by its width, which GGUF does not say."""
+
+
+def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that GGUF's metadata describes."""
+    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    large = found["num_hidden_layers"] == LARGEST_LAYERS
+    heads = found["num_attention_heads"]
+    found["query_pre_attn_scalar"] = found["hidden_size"] // heads if large else found["head_dim"]
+    if "rope.scaling.factor" in metadata:
+        factor = metadata["rope.scaling.factor"]
+        found["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+    return found
+
+
+def to_metadata(setting: ModelSpec) -> dict[str, Any]:
+    """GGUF's metadata of a spec; BadInput for what the format would get wrong."""
+    described = config(setting)
+    angles = described.pop("rope_parameters")
+    described["rope_theta"] = angles[GLOBAL]["rope_theta"]
+    found = {theirs: described[ours] for theirs, ours in GGUF_FIELDS.items()}
+    if angles[GLOBAL]["rope_type"] == "linear":
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": angles[GLOBAL]["factor"]}
+    found["attention.value_length"] = found["attention.key_length"]
+    read_back = from_metadata(found) | {"vocab_size": described["vocab_size"]}
+    if spec(read_back) != setting.with_dropout(0.0):
+        raise BadInput("a model that GGUF's metadata do not tell whole", "one of published shape")
+    return found
+
+
+def without_one(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """Gains as a checkpoint has them, of which one is taken; GGUF has them whole."""
+    return tensor - 1.0 if name.endswith("norm.weight") else tensor
+
+
+def with_one(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """:func:`without_one` the other way."""
+    return tensor + 1.0 if name.endswith("norm.weight") else tensor
+
+
 FAMILY = Family(
     name="gemma3_text",
     spec=spec,
@@ -212,4 +286,5 @@ FAMILY = Family(
     heads={"lm": language_model},
     prefix="model.",
     unread=("lm_head.", "score."),
+    gguf=InGguf("gemma3", from_metadata, to_metadata, GGUF_NAMES, without_one, with_one),
 )

@@ -234,13 +234,18 @@ def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f"rotary positions scaled by {kind!r} in a GGUF file", "none or linear")
     found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
     if kind == "linear":
-        found["rope_scaling"] = {"type": kind, "factor": metadata["rope.scaling.factor"]}
+        scaling = {"type": kind, "factor": metadata["rope.scaling.factor"]}
+        if original := metadata.get("rope.scaling.original_context_length"):
+            scaling["original_max_position_embeddings"] = original
+        found["rope_scaling"] = scaling
     return found
 
 
 def to_metadata(spec: ModelSpec) -> dict[str, Any]:
     """GGUF's metadata of a spec; BadInput for positions that the format would get wrong."""
     described = config(spec) | {"sliding_window": max(windows(spec)) or None}
+    if described["sliding_window"]:
+        raise BadInput("layers that see a window", "layers that GGUF has for this family")
     rope = described["rope_parameters"]
     if rope["rope_type"] not in ("default", "linear"):
         raise BadInput(f"rotary positions scaled by {rope['rope_type']!r}", "none or linear")
@@ -248,6 +253,8 @@ def to_metadata(spec: ModelSpec) -> dict[str, Any]:
     found = {theirs: described[ours] for theirs, ours in GGUF_FIELDS.items()}
     if rope["rope_type"] == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope["factor"]}
+        original = rope["original_max_position_embeddings"]
+        found["rope.scaling.original_context_length"] = original
     found["attention.value_length"] = found["attention.key_length"]
     found["rope.dimension_count"] = found["attention.key_length"]
     return {name: value for name, value in found.items() if value is not None}
@@ -280,7 +287,7 @@ def heads_of(name: str, spec: ModelSpec) -> int:
     return known.get(name.split(".")[-2], 0)
 
 
-KIN_IN_GGUF = InGguf(from_metadata, to_metadata, GGUF_NAMES)
+IN_GGUF = InGguf("llama", from_metadata, to_metadata, GGUF_NAMES, partners_apart, partners_together)
 
 FAMILY = Family(
     name="llama",
@@ -290,7 +297,13 @@ FAMILY = Family(
     heads={"lm": language_model},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
-    gguf=replace(KIN_IN_GGUF, read=partners_apart, written=partners_together),
+    gguf=IN_GGUF,
 )
 MISTRAL = replace(FAMILY, name="mistral", spec=mistral, config=mistral_config)
-QWEN2 = replace(FAMILY, name="qwen2", spec=qwen2, config=qwen2_config, gguf=KIN_IN_GGUF)
+QWEN2 = replace(
+    FAMILY,
+    name="qwen2",
+    spec=qwen2,
+    config=qwen2_config,
+    gguf=InGguf("qwen2", from_metadata, to_metadata, GGUF_NAMES),
+)
