@@ -31,7 +31,7 @@ def published(tmp_path: Path) -> Path:
     folder = tmp_path / "published"
     network = build(spec(CONFIG))
     initialise(network, seed=1)
-    write_folder(folder, FAMILY, network.spec, dict(network.named_parameters()))
+    write_folder(folder, FAMILY, network)
     (folder / "tokenizer.json").write_text(wordpiece().to_str())
     return folder
 

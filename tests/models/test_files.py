@@ -15,6 +15,7 @@ from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.weights import read_tensors
 from lmwright.models.model import load_model
+from lmwright.models.network import build, fill
 from lmwright.models.spec import Head
 from lmwright.models.zoo.bert import FAMILY, SIZES, sized, spec
 from tests.models.conftest import CONFIG, change_config
@@ -41,7 +42,9 @@ def refused(folder: Path, kind: type[LmwrightError], *words: str) -> None:
 def test_a_folder_is_read_as_it_was_written(published, tmp_path):
     found = read_folder(published)
     assert found.spec == spec(CONFIG)
-    write_folder(tmp_path / "again", FAMILY, found.spec, found.weights)
+    network = build(found.spec)
+    fill(network, found.weights)
+    write_folder(tmp_path / "again", FAMILY, network)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from lmwright.models.files.folder import read_folder
+from lmwright.models.files.folder import read_folder, write_folder
 from tests.parity.harness import (
     Case,
     compare,
@@ -23,6 +23,10 @@ from tests.parity.harness import (
     reference,
     specs,
 )
+
+SAID = ("id2label", "label2id", "pad_token_id", "bos_token_id", "eos_token_id")
+SAID += ("scale_decoder_outputs", "final_logit_softcapping")
+"""What a config says beside the network."""
 
 
 def test_logits_equal_the_reference(case: Case) -> None:
@@ -81,6 +85,26 @@ def test_a_folder_that_the_reference_wrote_is_read(case: Case, tmp_path: Path) -
     for name, weight in network.named_parameters():
         assert torch.equal(read.pop(name), weight), name
     assert not read
+
+
+def test_the_reference_reads_what_is_written(case: Case, tmp_path: Path) -> None:
+    """Into its own class, no weight missing or left over, with equal logits."""
+    import transformers
+
+    model = reference(case, double=False)
+    network = ours(case, model)
+    said = {name: case.settings[name] for name in SAID if name in case.settings}
+    write_folder(tmp_path, case.family, network, case.head, said=said)
+    routed = any("expert" in name for name in case.settings)
+    more = {"experts_implementation": "eager"} if routed else {}
+    again, loading = getattr(transformers, case.model).from_pretrained(
+        tmp_path, output_loading_info=True, attn_implementation="eager", dtype="float32", **more
+    )
+    prefix, unread = case.family.prefix, case.family.unread
+    missing = [name.removeprefix(prefix) for name in loading["missing_keys"]]
+    assert not [name for name in missing if not name.startswith(unread)]
+    assert not loading["unexpected_keys"]
+    compare(case, again.eval(), network)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

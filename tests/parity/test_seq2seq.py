@@ -16,6 +16,7 @@ from tests.parity.every import (  # noqa: F401
     test_logits_equal_the_reference,
     test_logits_equal_the_reference_in_single_precision,
     test_the_config_written_is_read_back,
+    test_the_reference_reads_what_is_written,
 )
 from tests.parity.harness import Case, documents, in_double, ours, reference
 

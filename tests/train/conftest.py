@@ -98,6 +98,6 @@ def small(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     network = build(spec(SMALL))
     initialise(network, seed=1)
-    write_folder(folder, FAMILY, network.spec, dict(network.named_parameters()))
+    write_folder(folder, FAMILY, network)
     (folder / "tokenizer.json").write_bytes(asset_file(TOKENIZER).read_bytes())
     return folder

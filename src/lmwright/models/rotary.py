@@ -94,6 +94,12 @@ def context_of(rotary: Rotary, most: int) -> int:
     return most if scaling is None else max(most, int(scaling.original * scaling.factor))
 
 
+def unstretched(rotary: Rotary, context: int) -> int:
+    """What a config says for the longest document: of some scalings what it was without them."""
+    scaling = rotary.scaling
+    return scaling.original if scaling and scaling.kind in ("linear", "dynamic") else context
+
+
 def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
     """The ``rope_parameters`` of a config: :func:`read_rotary` the other way."""
     written: dict[str, Any] = {"rope_theta": rotary.base, "rope_type": "default"}

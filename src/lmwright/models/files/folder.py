@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmwright.core.durable import write_json
+from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.models.family import Family, to_ours, to_theirs
 from lmwright.models.files.weights import (
@@ -21,7 +21,7 @@ from lmwright.models.files.weights import (
     refuse_pickle,
     write_tensors,
 )
-from lmwright.models.network import build
+from lmwright.models.network import Network, build
 from lmwright.models.spec import Head, ModelSpec, read_spec
 from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
@@ -148,12 +148,45 @@ def template_of(folder: Path) -> str:
 
 
 def write_folder(
-    folder: Path, family: Family, setting: ModelSpec, weights: Mapping[str, Tensor]
+    folder: Path,
+    family: Family,
+    network: Network,
+    head: str = "",
+    tokenizer: Tokenizer | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write config and weights under the family's published names."""
+    """Write config and weights under the family's published names, which others read.
+
+    ``head`` is what the network's head does (``lm``), by the family's word for it; ``said`` is what
+    the config says beside the network (``eos_token_id``, ``id2label``). BadInput for a head that
+    the family does not have, or that is not the network's.
+    """
+    setting, weights = network.spec, dict(network.named_parameters())
+    config = {**family.config(setting), **(said or {})}
+    tensors = to_theirs(family.weights(setting), weights)
+    if head:
+        if head not in family.heads:
+            raise BadInput(
+                f"a {family.name} model with the head {head!r}",
+                "one of its heads",
+                nearest(head, family.heads),
+            )
+        config["tie_word_embeddings"] = bool(network.head_spec and network.head_spec.share)
+        own, names = family.heads[head](config, setting)
+        if network.head_spec is None or alike(own) != alike(network.head_spec):
+            raise BadInput(f"another head than {head!r} of {family.name}", "that one")
+        tensors = {f"{family.prefix}{name}": tensor for name, tensor in tensors.items()}
+        tensors |= to_theirs(names, weights)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", family.config(setting))
-    write_tensors(folder / WEIGHTS, to_theirs(family.weights(setting), weights))
+    write_json(folder / "config.json", config)
+    write_tensors(folder / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
+    if tokenizer is not None:
+        write_bytes(folder / "tokenizer.json", tokenizer.data)
+
+
+def alike(head: Head) -> Head:
+    """A head without what changes in training alone."""
+    return replace(head, dropout=0.0)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, Weight, linear, rows, same
-from lmwright.models.rotary import context_of, read_rotary, write_rotary
+from lmwright.models.rotary import context_of, read_rotary, unstretched, write_rotary
 from lmwright.models.spec import (
     Attention,
     Embedding,
@@ -131,7 +131,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
         "hidden_act": "silu",
-        "max_position_embeddings": spec.context,
+        "max_position_embeddings": unstretched(attention.positions, spec.context),
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
