@@ -273,7 +273,7 @@ def test_a_recurrent_layer_goes_on_from_its_cache(name):
 def test_what_reads_from_the_end_cannot_go_on(name):
     setting = CELLS.get(name, spec.Convolution(widths=(3,), channels=4, bend="relu"))
     batch, x_nd = stream()
-    with pytest.raises(BadInput, match="from the end|convolution"):
+    with pytest.raises(BadInput, match=r"from the end|convolution"):
         op(setting)(x_nd, Flow(batch, cache=Cache(len(LENGTHS))))
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmwright.core.errors import BadInput
 from lmwright.models import spec
 from lmwright.models.blocks.flow import Flow, Kept
 from lmwright.models.blocks.norm import norm
@@ -172,6 +173,13 @@ class Attention(nn.Module):
         """The same where keys and values of former tokens are in the cache."""
         assert flow.cache is not None
         past, batch = flow.cache.lengths, flow.batch
+        known = self.setting.positions
+        if self.setting.sees.startswith("ordered") or (
+            batch.segments_n is not None and isinstance(known, spec.Relative) and known.segments
+        ):
+            raise BadInput(
+                "attention by segments or an order of factorisation", "one that reads on by places"
+            )
         k_all, v_all = flow.cache.extend(self.name, k, v, batch)
         last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
         own = batch if len(q) == len(batch.tokens_n) else batch.ends(last=True)
@@ -217,10 +225,8 @@ class Attention(nn.Module):
         which case it is None where the fused product can do without.
         """
         setting, known = self.setting, self.setting.positions
-        name = (id(batch), table.group.start)
-        at = flow.once(
-            ("at", *name, setting.reads), lambda: where(table, batch, keys, flow, setting)
-        )
+        name = (id(batch), table.group.start, setting.reads)
+        at = flow.once(("at", *name), lambda: where(table, batch, keys, flow, setting))
         explicit = (
             setting.cap or flow.notes is not None or (flow.noise is not None and setting.dropout)
         )
