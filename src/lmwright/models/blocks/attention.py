@@ -34,13 +34,11 @@ class Ends:
 
     batch: Ragged
     rows: list[int]
-    kept: slice
 
     @classmethod
     def of(cls, batch: Ragged, last: bool) -> Ends:
         """The first or last tokens of a batch."""
-        kept = slice(-1, None) if last else slice(0, 1)
-        return cls(batch.ends(last), batch.end_rows(last), kept)
+        return cls(batch.ends(last), batch.end_rows(last))
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Attention(nn.Module):
         batch = flow.batch if only is None else only.batch
         q, k, v, keys = self.mapped(x_nd, flow, only)
         rows = [
-            self.mixed(table, batch, keys, flow, only).transpose(1, 2).flatten(0, 1)
+            self.mixed(table, batch, keys, flow).transpose(1, 2).flatten(0, 1)
             for table in self.tables(q, k, v, batch, keys, flow)
         ]
         mixed_nmh = torch.cat(rows)
@@ -190,9 +188,7 @@ class Attention(nn.Module):
             length = group.key_length
             yield Table(group, part, k_all[those, :, :length], v_all[those, :, :length])
 
-    def mixed(
-        self, table: Table, batch: Ragged, keys: Ragged, flow: Flow, only: Ends | None
-    ) -> Tensor:
+    def mixed(self, table: Table, batch: Ragged, keys: Ragged, flow: Flow) -> Tensor:
         """The values that the queries of one group take: (b, m, q, h)."""
         setting, noise, notes = self.setting, flow.noise, flow.notes
         added, causal = self.added(table, batch, keys, flow)
@@ -202,9 +198,9 @@ class Attention(nn.Module):
             notes.weights.setdefault(self.name, []).extend(weights.detach().unbind(0))
             return weights @ v
         if noise is not None and setting.dropout:
-            kept = None if only is None else only.kept
-            rate = setting.dropout
-            mask = noise.weights(table.group, setting.heads, table.q, rate, self.site, kept)
+            group, rate = table.group, setting.dropout
+            parts = batch.parts and batch.parts[group.first : group.first + len(group.documents)]
+            mask = noise.weights(group, setting.heads, table.q, rate, self.site, parts)
             k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
             if setting.cap or (added is not None and added.requires_grad):
                 weights = weights_of(table.q, k, added, setting.scale, setting.cap)
