@@ -2,6 +2,10 @@
 
     python -m benchmarks.quality            # about an hour on two quiet cores
     python -m benchmarks.quality --rows 600 --test 1000
+    python -m benchmarks.quality --rows 4000 --kept trials.jsonl
+
+With ``--kept`` every training that ends is written down, and one that is there is not done again:
+a run that was stopped goes on. The file is of one commit; begin another for other code.
 
 The same weights, rows, order, steps and token cap; the learning rate of each side is tuned apart,
 with equal trials (each rate by its mean over three seeds: by one alone an unstable rate may win),
@@ -20,6 +24,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,13 +60,27 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--tune", type=int, default=1000)
     parser.add_argument("--test", type=int, default=3000)
+    parser.add_argument("--kept", type=Path, help="the trainings that are done, to go on from")
     chosen = parser.parse_args()
     rows = sentences(chosen.rows, chosen.tune, chosen.test)
     began = time.perf_counter()
+    kept = read_kept(chosen.kept)
+
+    def done(side: str, fit: Fit, part: str, rate: float, seed: int) -> np.ndarray:
+        """Which rows of a part (n,) a training gets right, now or when it was done."""
+        name = f"{side} {part} rate {rate} seed {seed}, {chosen.rows} {chosen.tune} {chosen.test}"
+        if name not in kept:
+            kept[name] = fit(rows["train"], rows[part], rate, seed)
+            if chosen.kept:
+                with chosen.kept.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps([name, kept[name].astype(int).tolist()]) + "\n")
+        note(name, kept[name].mean())
+        return kept[name]
+
     best, trials = {}, {}
     for side, fit in SIDES.items():
         scores = {
-            rate: float(np.mean([fit(rows["train"], rows["tune"], rate, s) for s in TUNING_SEEDS]))
+            rate: float(np.mean([done(side, fit, "tune", rate, s) for s in TUNING_SEEDS]))
             for rate in RATES
         }
         best[side], trials[side] = max(scores, key=lambda rate: scores[rate]), scores
@@ -68,8 +88,7 @@ def main() -> int:
     right: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
     for seed in range(SEEDS):
         for side, fit in SIDES.items():
-            right[side].append(fit(rows["train"], rows["test"], best[side], seed))
-            note(side, "seed", seed, right[side][-1].mean())
+            right[side].append(done(side, fit, "test", best[side], seed))
     ours, peer = (np.stack(right[side]).astype(float) for side in ("ours", "peer"))
     draws = seeds_difference(ours, peer, DRAWS, stream(0, "quality"))
     lower = float(np.quantile(draws, ALPHA))
@@ -102,6 +121,14 @@ def main() -> int:
     }
     print(json.dumps(line), flush=True)
     return 0 if verdict == "not inferior" else 1
+
+
+def read_kept(path: Path | None) -> dict[str, np.ndarray]:
+    """The trainings that a file holds, by their names."""
+    if path is None or not path.is_file():
+        return {}
+    pairs = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return {name: np.array(right, dtype=bool) for name, right in pairs}
 
 
 def note(*words: Any) -> None:
@@ -205,7 +232,8 @@ def fit_peer(
     return chosen == np.array([int(row["label"]) for row in held])
 
 
-SIDES = {"ours": fit_ours, "peer": fit_peer}
+Fit = Callable[[list[dict[str, str]], list[dict[str, str]], float, int], np.ndarray]
+SIDES: dict[str, Fit] = {"ours": fit_ours, "peer": fit_peer}
 
 if __name__ == "__main__":
     sys.exit(main())

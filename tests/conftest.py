@@ -13,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Plain asserts outside the tests' own modules show their values too.
+pytest.register_assert_rewrite("tests.parity.every", "tests.parity.harness")
+
 MAILS = pytest.mark.skipif(
     shutil.which("npm") is None, reason="this machine lacks npm, through which the mails come"
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.parity.every", "tests.parity.harness")
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case."""

@@ -116,16 +116,24 @@ class Network(nn.Module):
         tie(self)
 
     def forward(
-        self, batch: Batch, noise: Noise | None = None, cache: Cache | None = None
+        self,
+        batch: Batch,
+        noise: Noise | None = None,
+        cache: Cache | None = None,
+        losses: list[Tensor] | None = None,
     ) -> Tensor:
-        """What the head gives: (b, outputs) a document as packed, or (n, outputs) a token."""
+        """What the head gives: (b, outputs) a document as packed, or (n, outputs) a token.
+
+        ``losses`` takes what ops add to the loss: routed experts, for an even load.
+        """
         if self.head is None:
             raise TypeError("this network has no head")
         pool = self.head.setting.pool
         if pool in ("first", "last") and self.gives_last:
-            states_bd, ends = self.ends(batch, noise, cache, last=pool == "last")
+            states_bd, ends = self.ends(batch, noise, cache, pool == "last", losses)
             return self.head(states_bd, ends, noise)
-        return self.look(batch, noise, cache)[0]
+        hidden_nd = self.hidden(batch, noise, cache, losses=losses)
+        return self.head(hidden_nd, self.given_batch(batch), noise)
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """What the head gives for each document's last token alone: (b, outputs) as packed."""
@@ -176,7 +184,12 @@ class Network(nn.Module):
         )
 
     def ends(
-        self, batch: Batch, noise: Noise | None, cache: Cache | None, last: bool
+        self,
+        batch: Batch,
+        noise: Noise | None,
+        cache: Cache | None,
+        last: bool,
+        losses: list[Tensor] | None = None,
     ) -> tuple[Tensor, Ragged]:
         """The states (b, d) of each document's first or last token, and these tokens' batch."""
         if not self.gives_last:
@@ -188,6 +201,8 @@ class Network(nn.Module):
         flow.batch, flow.memo = stream_of(batch, given), {}
         stack: Stack = self.stacks[given]  # type: ignore[assignment]
         found = stack.ends(flow, last)
+        if losses is not None:
+            losses += flow.losses
         if cache is not None:
             cache.advance(self.given_batch(batch))
         return found

@@ -45,10 +45,12 @@ class Classify:
         ]
 
     def loss(self, network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
-        """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7)."""
-        return F.cross_entropy(
-            logits(network, examples, noise), targets(examples), label_smoothing=self.smoothing
-        )
+        """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), and what the
+        network's ops add to it."""
+        added: list[Tensor] = []
+        rows = logits(network, examples, noise, added)
+        loss = F.cross_entropy(rows, targets(examples), label_smoothing=self.smoothing)
+        return sum(added, loss)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss (nats, unsmoothed) and accuracy."""
@@ -63,10 +65,15 @@ class Classify:
         return {"log_loss": total / len(examples), "accuracy": right / len(examples)}
 
 
-def logits(network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
-    """Logits (examples, labels)."""
+def logits(
+    network: nn.Module,
+    examples: Sequence[Example],
+    noise: Noise | None,
+    losses: list[Tensor] | None = None,
+) -> Tensor:
+    """Logits (examples, labels); ``losses`` takes what the network's ops add to the loss."""
     batch = pack([each.tokens for each in examples], [each.document for each in examples])
-    return network(batch, noise)
+    return network(batch, noise, losses=losses)
 
 
 def targets(examples: Sequence[Example]) -> Tensor:

@@ -41,7 +41,7 @@ SIZES = {  # layers, width, heads (Radford et al. 2019, table 2; Brown et al. 20
     "gpt3-xl": (24, 2048, 24),
     "gpt3-2.7b": (32, 2560, 32),
     "gpt3-6.7b": (32, 4096, 32),
-    "gpt3-13b": (40, 5140, 40),
+    "gpt3-13b": (40, 5120, 40),  # the table says 5140, but 40 heads of 128
     "gpt3-175b": (96, 12288, 96),
 }
 
@@ -160,6 +160,13 @@ def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[W
     return Head(pool="last", outputs=outputs, bias=False), [same("head.out.weight", "score.weight")]
 
 
+MASKS = tuple(
+    f"h.{number}.attn.{name}"
+    for number in range(max(layers for layers, _, _ in SIZES.values()))
+    for name in ("bias", "masked_bias")
+)
+"""Masks that older checkpoints hold as if they were weights."""
+
 FAMILY = Family(
     name="gpt2",
     spec=spec,
@@ -167,5 +174,5 @@ FAMILY = Family(
     weights=weights,
     heads={"lm": language_model, "classify": classifier},
     prefix="transformer.",
-    unread=("lm_head.", "score."),
+    unread=("lm_head.", "score.", *MASKS),
 )

@@ -57,6 +57,7 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as published for the 7B size."""
+    config = {"max_position_embeddings": 2048, **config}
     width, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
     head_width = config.get("head_dim") or width // heads
     norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False)
@@ -84,7 +85,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     layers = (layer,) * config.get("num_hidden_layers", 32)
     return ModelSpec(
         stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers, norm=norm),),
-        context=context_of(rotary, config.get("max_position_embeddings", 2048)),
+        context=context_of(rotary, config["max_position_embeddings"]),
     )
 
 
