@@ -113,9 +113,10 @@ def families() -> str:
     lines = [
         "# Families of models",
         "",
-        "A name is the `model_type` of a folder's `config.json`. Parameters are counted with a",
-        "language model's head. A GGUF name stands where that format is read and written. Tests",
-        "are those that hold a family to its original, under `tests/parity`.",
+        "A name is the `model_type` of a folder's `config.json`. A GGUF name stands where that",
+        "format is read and written. Tests are those that hold a family to its original, under",
+        "`tests/parity`. Parameters are those of the body alone, and with a language model's head,",
+        "which adds little where it shares the table of tokens.",
         "",
         "| family | heads | GGUF | tests |",
         "|---|---|---|---|",
@@ -132,10 +133,10 @@ def families() -> str:
         lines += ["", f"## {', '.join(f'`{name}`' for name in names)}", "", sentence(path)]
         found = {name: each for name in names if (each := sizes_of(name))}
         if found:
-            lines += ["", "| size | parameters |", "|---|---:|"]
+            lines += ["", "| size | parameters | with a head |", "|---|---:|---:|"]
         for name, sizes in found.items():
             mark = f"`{name}` " if len(found) > 1 else ""
-            lines += [f"| {mark}{size} | {counted(name, each)} |" for size, each in sizes.items()]
+            lines += [f"| {mark}{size} | {counts(name, each)} |" for size, each in sizes.items()]
     return "\n".join(lines)
 
 
@@ -181,21 +182,26 @@ def comes_back(family: Family, setting: ModelSpec) -> bool:
         return False
 
 
-def counted(name: str, setting: ModelSpec) -> str:
-    """How many parameters a size has, to three digits."""
+def counts(name: str, setting: ModelSpec) -> str:
+    """How many parameters a size has, without and with its language model's head."""
     family = resolve("families", name)
     head, _ = family.heads["lm"](family.config(setting), setting)
-    count = anatomy(setting, head).parameters
-    unit, word = (1e9, "billion") if count >= 1e9 else (1e6, "million")
-    digits = max(0, 2 - len(str(int(count / unit))) + 1)
-    return f"{count / unit:,.{digits}f} {word}"
+    return " | ".join(in_words(anatomy(setting, each).parameters) for each in (None, head))
+
+
+def in_words(count: int) -> str:
+    """A number to three digits, in millions or billions."""
+    unit, word = (1e9, "billion") if count >= 999_500_000 else (1e6, "million")
+    return f"{float(f'{count / unit:.3g}'):,g} {word}"
 
 
 def proofs(place: str) -> list[str]:
     """The test modules that name a family; ValueError if there is none."""
     module, _, attribute = place.partition(":")
-    leaf = module.rpartition(".")[2]
-    named = re.compile(rf"\b{leaf}\.{attribute}\b|zoo\.{leaf} import [^\n]*\b{attribute}\b")
+    leaf, names = module.rpartition(".")[2], attribute
+    if attribute == "FAMILY":
+        names = "(FAMILY|spec)"
+    named = re.compile(rf"\b{leaf}\.{names}\b|zoo\.{leaf} import [^\n]*\b{names}\b")
     paths = sorted((ROOT / "tests" / "parity").glob("test_*.py"))
     found = [f"`{path.stem}`" for path in paths if named.search(path.read_text("utf-8"))]
     if not found:
