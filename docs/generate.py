@@ -1,7 +1,7 @@
 """Writes the generated pages of the docs, or checks (--check) that they are up to date.
 
 The map of folders comes from their own sentences, the command line from its table and
-signatures, the settings from the dataclasses. Nobody types them.
+signatures, the settings from the dataclasses, the families from their leaves. Nobody types them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmwright.tables import SECTIONS, STAGES, VERBS, resolve
+from lmwright.models.anatomy import anatomy
+from lmwright.models.family import Family
+from lmwright.models.spec import ModelSpec
+from lmwright.tables import FAMILIES, SECTIONS, STAGES, VERBS, resolve
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lmwright"
@@ -105,7 +108,113 @@ def row(field: dataclasses.Field[Any]) -> str:
     return f"| `{field.name}` | `{kind}` | {default} |"
 
 
-PAGES = {"map.md": folder_map, "command-line.md": command_line, "settings.md": settings}
+def families() -> str:
+    """Every family with its sizes, heads and files, and the tests that hold it to its original."""
+    lines = [
+        "# Families of models",
+        "",
+        "A name is the `model_type` of a folder's `config.json`. A GGUF name stands where that",
+        "format is read and written. Tests are those that hold a family to its original, under",
+        "`tests/parity`. Parameters are those of the body alone, and with a language model's head,",
+        "which adds little where it shares the table of tokens.",
+        "",
+        "| family | heads | GGUF | tests |",
+        "|---|---|---|---|",
+    ]
+    leaves: dict[str, list[str]] = {}
+    for name, place in FAMILIES.items():
+        leaves.setdefault(place.partition(":")[0], []).append(name)
+        family = resolve("families", name)
+        heads = ", ".join(f"`{head}`" for head in sorted(family.heads))
+        form = f"`{family.gguf.architecture}`" if family.gguf else "–"
+        lines.append(f"| `{name}` | {heads} | {form} | {', '.join(proofs(place))} |")
+    for module, names in leaves.items():
+        path = SOURCE.parent / f"{module.replace('.', '/')}.py"
+        lines += ["", f"## {', '.join(f'`{name}`' for name in names)}", "", sentence(path)]
+        found = {name: each for name in names if (each := sizes_of(name))}
+        if found:
+            lines += ["", "| size | parameters | with a head |", "|---|---:|---:|"]
+        for name, sizes in found.items():
+            mark = f"`{name}` " if len(found) > 1 else ""
+            lines += [f"| {mark}{size} | {counts(name, each)} |" for size, each in sizes.items()]
+    return "\n".join(lines)
+
+
+def sizes_of(name: str) -> dict[str, ModelSpec]:
+    """The published sizes of a family, from its leaf's tables of sizes.
+
+    ``X_SIZES`` and ``x_sized`` belong to the family whose constant begins with X, ``SIZES`` and
+    ``sized`` to the leaf's ``FAMILY``, or to another one without a table that alone can write them.
+    """
+    place, _, attribute = FAMILIES[name].partition(":")
+    module = import_module(place)
+    prefixes = [each.removesuffix("_SIZES") for each in vars(module) if each.endswith("_SIZES")]
+    own = next((each for each in prefixes if attribute.startswith(each)), "")
+    table, make = (f"{own}_SIZES", f"{own.lower()}_sized") if own else ("SIZES", "sized")
+    specs = {size: getattr(module, make)(size) for size in getattr(module, table)}
+    if own:
+        return specs
+    if attribute == "FAMILY":
+        others = [
+            resolve("families", other)
+            for other, where in FAMILIES.items()
+            if where.partition(":")[0] == place and other != name
+        ]
+        mine = module.FAMILY
+        return {
+            size: each
+            for size, each in specs.items()
+            if comes_back(mine, each) or not any(comes_back(other, each) for other in others)
+        }
+    family = getattr(module, attribute)
+    return {
+        size: each
+        for size, each in specs.items()
+        if comes_back(family, each) and not comes_back(module.FAMILY, each)
+    }
+
+
+def comes_back(family: Family, setting: ModelSpec) -> bool:
+    """Whether a family's own config says all that a spec holds."""
+    try:
+        return family.spec(family.config(setting)) == setting
+    except (AssertionError, KeyError, StopIteration):
+        return False
+
+
+def counts(name: str, setting: ModelSpec) -> str:
+    """How many parameters a size has, without and with its language model's head."""
+    family = resolve("families", name)
+    head, _ = family.heads["lm"](family.config(setting), setting)
+    return " | ".join(in_words(anatomy(setting, each).parameters) for each in (None, head))
+
+
+def in_words(count: int) -> str:
+    """A number to three digits, in millions or billions."""
+    unit, word = (1e9, "billion") if count >= 999_500_000 else (1e6, "million")
+    return f"{float(f'{count / unit:.3g}'):,g} {word}"
+
+
+def proofs(place: str) -> list[str]:
+    """The test modules that name a family; ValueError if there is none."""
+    module, _, attribute = place.partition(":")
+    leaf, names = module.rpartition(".")[2], attribute
+    if attribute == "FAMILY":
+        names = "(FAMILY|spec)"
+    named = re.compile(rf"\b{leaf}\.{names}\b|zoo\.{leaf} import [^\n]*\b{names}\b")
+    paths = sorted((ROOT / "tests" / "parity").glob("test_*.py"))
+    found = [f"`{path.stem}`" for path in paths if named.search(path.read_text("utf-8"))]
+    if not found:
+        raise ValueError(f"no test under tests/parity names {place}")
+    return found
+
+
+PAGES = {
+    "map.md": folder_map,
+    "command-line.md": command_line,
+    "settings.md": settings,
+    "families.md": families,
+}
 
 
 def main(arguments: list[str]) -> int:

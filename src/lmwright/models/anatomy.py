@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from torch import nn
+
 from lmwright.models import spec
+from lmwright.models.blocks.feed_forward import Experts
+from lmwright.models.blocks.positions import Buckets
 from lmwright.models.network import Network, build, size
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
@@ -40,7 +44,7 @@ def anatomy(setting: spec.ModelSpec, head: spec.Head | None, at: int = 1024) -> 
     network = build(setting, head)
     ops = [op for stack in setting.stacks for layer in stack.layers for op in ops_of(layer)]
     kept = [op for op in ops if isinstance(op, spec.Attention) and op.sees != "all"]
-    active = active_weights(network, ops)
+    active = active_weights(network)
     pairs = sum(
         4 * op.heads * op.head_width * min(at, op.window or at)
         for op in ops
@@ -104,21 +108,20 @@ OPS = {
 }
 
 
-def active_weights(network: Network, ops: Sequence[Any]) -> int:
+def active_weights(network: Network) -> int:
     """Weights of products that a token meets: all matrices but tables, of experts the chosen."""
     tables = {id(s.embedding.tokens.weight) for s in network.stacks.values() if s.embedding.tokens}  # type: ignore[union-attr]
     out = network.head.out.weight if network.head is not None and network.head.out else None
-    whole = sum(
-        weight.numel()
-        for name, weight in network.named_parameters()
-        if weight.ndim > 1 and id(weight) not in tables and ".embedding." not in name
-    )
-    if out is not None and id(out) in tables:
-        whole += out.numel()
-    for op in ops:
-        if isinstance(op, spec.Experts):
-            each = network.width * op.inner * (3 if op.gated else 2)
-            whole -= (op.experts - op.top) * each
+    whole = 0 if out is None or id(out) not in tables else out.numel()
+    for name, weight in network.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        is_table = isinstance(network.get_submodule(path), nn.Embedding | Buckets)
+        if weight.ndim > 1 and not is_table and "bias" not in leaf:
+            whole += weight.numel()
+    for module in network.modules():
+        if isinstance(module, Experts):
+            each = module.up[0].numel() + module.down[0].numel()
+            whole -= (module.setting.experts - module.setting.top) * each
     return whole
 
 

@@ -10,8 +10,10 @@
 | ``lecun`` | normal, variance 1 / in (LeCun et al. 1998, section 4.6) |
 | ``orthogonal`` | rows or columns orthonormal (Saxe et al. 2014) |
 
-Biases are 0 and gains such that a norm begins as plain; shares of a mix begin alike. Tables of
-embeddings are normal with ``std`` under every scheme.
+Matrices that are stored as one (queries, keys and values; a gate and its value; the gates of a
+recurrent cell) are drawn each by itself. Biases are 0 and gains such that a norm begins as plain;
+shares of a mix begin alike. Tables of embeddings, and vectors that are learned beside the maps of
+attention, are normal with ``std`` under every scheme.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lmwright.core.random import key
-from lmwright.models.blocks.feed_forward import Experts
+from lmwright.models.blocks.attention import Attention
+from lmwright.models.blocks.feed_forward import Experts, FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
-from lmwright.models.blocks.positions import Buckets
+from lmwright.models.blocks.positions import Buckets, Relative
 from lmwright.models.network import Network, put, tie
 
 Scheme = Literal[
@@ -60,23 +63,23 @@ def initialise(network: Network, seed: int, initial: Initial = Initial()) -> Non
     for name, parameter in list(network.named_parameters()):
         if not parameter.is_meta:
             continue
-        module = network.get_submodule(name.rpartition(".")[0])
         generator = Generator().manual_seed(key(seed, "weight", name) % (1 << 63))
-        drawn = first_value(parameter.shape, module, name, layers, initial, generator)
+        drawn = first_value(parameter.shape, network, name, layers, initial, generator)
         put(network, name, nn.Parameter(drawn))
     tie(network)
 
 
 def first_value(
     shape: torch.Size,
-    module: nn.Module,
+    network: Network,
     name: str,
     layers: int,
     initial: Initial,
     generator: Generator,
 ) -> Tensor:
     """The first value of one weight."""
-    leaf = name.rpartition(".")[2]
+    path, _, leaf = name.rpartition(".")
+    module = network.get_submodule(path)
     if isinstance(module, LayerNorm | RmsNorm):
         return torch.full(shape, 0.0 if leaf == "bias" else 1.0 - module.offset)
     if leaf == "mix_scale":
@@ -84,12 +87,31 @@ def first_value(
     if leaf == "mix" or "bias" in leaf:
         return torch.zeros(shape)
     empty = torch.empty(shape)
-    if len(shape) < 2 or isinstance(module, nn.Embedding | Buckets):
+    beside = isinstance(module, Relative) and leaf != "map"
+    if len(shape) < 2 or beside or isinstance(module, nn.Embedding | Buckets):
         return empty.normal_(0.0, initial.std, generator=generator)
-    if isinstance(module, Experts):
-        parts = [first_matrix(part, name, layers, initial, generator) for part in empty]
-        return torch.stack(parts)
-    return first_matrix(empty, name, layers, initial, generator)
+    sizes = rows_of_parts(network, path, leaf)
+    for matrix in empty if isinstance(module, Experts) else [empty]:
+        for part in matrix.split(sizes) if sizes else [matrix]:
+            first_matrix(part, name, layers, initial, generator)
+    return empty
+
+
+def rows_of_parts(network: Network, path: str, leaf: str) -> list[int]:
+    """Rows of each of the matrices that are stored as one; empty for one matrix."""
+    module = network.get_submodule(path)
+    above, _, own = path.rpartition(".")
+    parent = network.get_submodule(above)
+    if isinstance(parent, Attention) and own in ("qkv", "kv"):
+        return parent.sizes if own == "qkv" else parent.sizes[1:]
+    if isinstance(parent, FeedForward) and own == "up" and parent.gated:
+        return [parent.down.in_features] * 2
+    if isinstance(module, Experts) and leaf == "up" and module.setting.gated:
+        return [module.setting.inner] * 2
+    if isinstance(module, nn.RNNBase) and not leaf.startswith("weight_hr"):
+        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        return [module.hidden_size] * gates
+    return []
 
 
 def first_matrix(

@@ -114,6 +114,7 @@ def language_model(published: Published) -> LanguageModel:
     head = published.described.heads["lm"]
     _, weights = published.heads.get("lm", (head, {}))
     network = build(published.spec, head)
+    refuse_other(network)
     fill(network, {**published.weights, **weights})
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
     if missing:

@@ -129,8 +129,7 @@ class Network(nn.Module):
         if self.head is None:
             raise TypeError("this network has no head")
         pool = self.head.setting.pool
-        plain = self.spec.given == self.spec.stacks[-1:] and not self.spec.mixed
-        if pool in ("first", "last") and plain:
+        if pool in ("first", "last") and self.gives_last:
             states_bd, ends = self.ends(batch, noise, cache, pool == "last", losses)
             return self.head(states_bd, ends, noise)
         hidden_nd = self.hidden(batch, noise, cache, losses=losses)
@@ -140,7 +139,12 @@ class Network(nn.Module):
         """What the head gives for each document's last token alone: (b, outputs) as packed."""
         if self.head is None:
             raise TypeError("this network has no head")
-        states_bd, ends = self.ends(batch, None, cache, last=True)
+        if self.gives_last:
+            states_bd, ends = self.ends(batch, None, cache, last=True)
+        else:
+            given = self.given_batch(batch)
+            states_bd = self.hidden(batch, None, cache)[given.end_rows(last=True)]
+            ends = given.ends(last=True)
         found: Tensor = self.head(states_bd, ends, None)
         return ends.as_packed(found) if self.head.setting.pool == "none" else found
 
@@ -188,10 +192,10 @@ class Network(nn.Module):
         losses: list[Tensor] | None = None,
     ) -> tuple[Tensor, Ragged]:
         """The states (b, d) of each document's first or last token, and these tokens' batch."""
+        if not self.gives_last:
+            raise TypeError("the network gives more, or others, than its last stack's states")
         flow = self.begun(batch, noise, cache, None)
         *before, given = [stack.name for stack in self.spec.stacks]
-        if self.spec.given[0].name != given:
-            raise TypeError("the last stack is not the one that the network gives")
         for name in before:
             self.run(name, batch, flow)
         flow.batch, flow.memo = stream_of(batch, given), {}
@@ -202,6 +206,11 @@ class Network(nn.Module):
         if cache is not None:
             cache.advance(self.given_batch(batch))
         return found
+
+    @property
+    def gives_last(self) -> bool:
+        """Whether the last stack's last states are all that the network gives."""
+        return self.spec.given == self.spec.stacks[-1:] and not self.spec.mixed
 
     def begun(
         self, batch: Batch, noise: Noise | None, cache: Cache | None, notes: Notes | None

@@ -54,7 +54,8 @@ class Ragged:
     ``documents[j]`` is the number under which its noise is drawn. ``segments_n`` numbers the
     segments that a document's tokens belong to (None: all to the first); ``ranks_n`` their places
     in an order of factorisation; ``prefixes`` how many first tokens of each document all of its
-    tokens see.
+    tokens see. Where the tokens are some of a longer stream's, ``parts`` has for each document
+    which of its rows is the first here, and how many it has there.
     """
 
     tokens_n: Tensor
@@ -65,6 +66,7 @@ class Ragged:
     segments_n: Tensor | None = None
     ranks_n: Tensor | None = None
     prefixes: tuple[int, ...] | None = None
+    parts: tuple[tuple[int, int], ...] | None = None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First row and row after the last one, document by document."""
@@ -101,6 +103,7 @@ class Ragged:
             segments_n=None if self.segments_n is None else self.segments_n[rows],
             ranks_n=None if self.ranks_n is None else self.ranks_n[rows],
             prefixes=self.prefixes,
+            parts=tuple((length - 1 if last else 0, length) for length in self.lengths()),
         )
 
     def end_rows(self, last: bool) -> list[int]:
@@ -179,14 +182,17 @@ class Noise:
     def __init__(self, seed: int, step: int) -> None:
         self.key = key(seed, "dropout", step)
 
-    def fill(self, mask: np.ndarray, rate: float, site: int, document: int) -> None:
+    def fill(self, mask: np.ndarray, rate: float, site: int, document: int, first: int = 0) -> None:
         """Set a flat float ``mask`` to 0 with probability ``rate``, else to 1 / (1 - rate).
 
-        Bits are compared sixteen at a time, so the rate is kept to within 2**-17.
+        Bits are compared sixteen at a time, so the rate is kept to within 2**-17. The mask is that
+        from number ``first`` on of a longer one.
         """
         low, high = document % WORD, document // WORD
-        bits = np.random.Philox(key=self.key, counter=counter(site, low, high))
-        words = bits.random_raw((mask.size + 3) // 4).view(np.uint16)[: mask.size]
+        block, over = divmod(first, 16)
+        bits = np.random.Philox(key=self.key, counter=counter(block, site, low, high))
+        words = bits.random_raw((over + mask.size + 3) // 4).view(np.uint16)
+        words = words[over : over + mask.size]
         kept = words >= np.uint16(round(rate * 65536))
         np.multiply(kept, mask.dtype.type(1 / (1 - rate)), out=mask, dtype=mask.dtype)
 
@@ -194,8 +200,10 @@ class Noise:
         """A mask for one vector a token, shaped and typed as ``like_nd``."""
         width = like_nd.shape[1]
         mask = np.empty(like_nd.numel(), dtype=numpy_type(like_nd))
-        for document, (start, stop) in zip(batch.documents, batch.spans(), strict=True):
-            self.fill(mask[start * width : stop * width], rate, site, document)
+        parts = batch.parts or [(0, 0)] * len(batch.documents)
+        spans = zip(batch.documents, batch.spans(), parts, strict=True)
+        for document, (start, stop), (first, _) in spans:
+            self.fill(mask[start * width : stop * width], rate, site, document, first * width)
         return torch.from_numpy(mask).view(like_nd.shape)
 
     def weights(
@@ -205,23 +213,23 @@ class Noise:
         like: Tensor,
         rate: float,
         site: int,
-        kept: slice | None = None,
+        parts: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """A mask for a group's attention weights: (documents * heads, length, key length).
 
-        ``kept``: which of a document's rows its queries are, where not all of them are asked for;
-        they get the noise that a pass over all would give them.
+        ``parts``: for each document the first of its rows that its queries are, and how many it
+        has in all; they get the noise that a pass over all would give them.
         """
-        rows, keys = group.length, group.key_length
-        mask = np.empty((len(group.documents), heads, rows, keys), dtype=numpy_type(like))
-        whole = None if kept is None else np.empty((heads, keys, keys), dtype=mask.dtype)
-        for place, document in enumerate(group.documents):
-            if whole is None:
-                self.fill(mask[place].reshape(-1), rate, site, document)
-            else:
-                self.fill(whole.reshape(-1), rate, site, document)
-                mask[place] = whole[:, kept]
-        return torch.from_numpy(mask.reshape(-1, rows, keys))
+        keys = group.key_length
+        mask = np.empty((len(group.documents), heads, group.length, keys), dtype=numpy_type(like))
+        for place, (document, own) in enumerate(zip(group.documents, mask, strict=True)):
+            if parts is None:
+                self.fill(own.reshape(-1), rate, site, document)
+                continue
+            first, rows = parts[place]
+            for head, one in enumerate(own):
+                self.fill(one.reshape(-1), rate, site, document, (head * rows + first) * keys)
+        return torch.from_numpy(mask.reshape(-1, group.length, keys))
 
     def vectors(self, batch: Ragged, like_bd: Tensor, rate: float, site: int) -> Tensor:
         """A mask for one vector a document of the stream, shaped and typed as ``like_bd``."""
@@ -238,9 +246,9 @@ class Noise:
         return torch.from_numpy(mask.repeat(batch.lengths(), axis=0))
 
 
-def counter(site: int, low: int, high: int) -> np.ndarray:
+def counter(block: int, site: int, low: int, high: int) -> np.ndarray:
     """Philox's four words: the first counts blocks, the others name the place of the noise."""
-    return np.array([0, site, low, high], dtype=np.uint64)
+    return np.array([block, site, low, high], dtype=np.uint64)
 
 
 def numpy_type(tensor: Tensor) -> type[np.floating]:

@@ -23,6 +23,8 @@ from lmwright.core.errors import BadInput
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
 
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 Bend = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "none"]
 
 
@@ -56,7 +58,7 @@ class Scaling:
     __pydantic_config__ = STRICT
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
     factor: float = 1.0
-    original: int = 0
+    original: Count = 0
     low: float = 1.0
     high: float = 4.0
     attention: float = 1.0
@@ -76,7 +78,7 @@ class Rotary:
     __pydantic_config__ = STRICT
     kind: Literal["rotary"] = "rotary"
     base: float
-    width: int
+    width: Count
     partners: Literal["halves", "pairs"] = "halves"
     scaling: Scaling | None = None
 
@@ -100,8 +102,8 @@ class Buckets:
 
     __pydantic_config__ = STRICT
     kind: Literal["buckets"] = "buckets"
-    buckets: int
-    distance: int
+    buckets: Count
+    distance: Count
     both_ways: bool
     share: str = ""
 
@@ -138,15 +140,15 @@ class Attention:
 
     __pydantic_config__ = STRICT
     op: Literal["attention"] = "attention"
-    heads: int
-    kv_heads: int
-    head_width: int
+    heads: Positive
+    kv_heads: Positive
+    head_width: Positive
     scale: float
     dropout: float = 0.0
     bias: bool = True
     out_bias: bool = True
     sees: Literal["all", "causal", "prefix", "ordered", "ordered_before"] = "all"
-    window: int = 0
+    window: Count = 0
     positions: Positions | None = None
     head_norm: Norm | None = None
     cap: float = 0.0
@@ -164,7 +166,7 @@ class FeedForward:
 
     __pydantic_config__ = STRICT
     op: Literal["feed_forward"] = "feed_forward"
-    inner: int
+    inner: Count
     bend: Bend
     gated: bool = False
     bias: bool = True
@@ -183,15 +185,15 @@ class Experts:
 
     __pydantic_config__ = STRICT
     op: Literal["experts"] = "experts"
-    experts: int
-    top: int
-    inner: int
+    experts: Count
+    top: Count
+    inner: Count
     bend: Bend
     gated: bool = True
     bias: bool = False
     late: bool = False
     normalise: bool = True
-    shared: int = 0
+    shared: Count = 0
     shared_gate: bool = False
     balance: float = 0.0
 
@@ -207,10 +209,10 @@ class Recurrent:
     __pydantic_config__ = STRICT
     op: Literal["recurrent"] = "recurrent"
     cell: Literal["rnn", "gru", "lstm"]
-    hidden: int
+    hidden: Count
     backward: bool = False
     both_ways: bool = False
-    project: int = 0
+    project: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +224,8 @@ class Convolution:
 
     __pydantic_config__ = STRICT
     op: Literal["convolution"] = "convolution"
-    widths: tuple[int, ...]
-    channels: int
+    widths: tuple[Positive, ...]
+    channels: Count
     bend: Bend
 
 
@@ -233,7 +235,7 @@ class Projection:
 
     __pydantic_config__ = STRICT
     op: Literal["projection"] = "projection"
-    outputs: int
+    outputs: Count
     bend: Bend = "none"
     bias: bool = True
 
@@ -304,12 +306,12 @@ class Embedding:
     """
 
     __pydantic_config__ = STRICT
-    vocabulary: int
+    vocabulary: Count
     scale: float = 1.0
-    positions: int = 0
-    first_position: int = 0
+    positions: Count = 0
+    first_position: Count = 0
     sinusoids: Sinusoids | None = None
-    segments: int = 0
+    segments: Count = 0
     vector: bool = False
     token_norm: Norm | None = None
     norm: Norm | None = None
@@ -327,7 +329,7 @@ class Stack:
 
     __pydantic_config__ = STRICT
     name: str
-    width: int
+    width: Positive
     embedding: Embedding
     layers: tuple[tuple[Sublayer, ...], ...]
     norm: Norm | None = None
@@ -340,7 +342,7 @@ class Dense:
     """A linear map to ``outputs``, bent and normed, before a head's last one."""
 
     __pydantic_config__ = STRICT
-    outputs: int
+    outputs: Count
     bend: Bend
     norm: Norm | None = None
 
@@ -357,7 +359,7 @@ class Head:
 
     __pydantic_config__ = STRICT
     pool: Literal["none", "mean", "max", "first", "last"]
-    outputs: int
+    outputs: Count
     dense: Dense | None = None
     bias: bool = True
     dropout: float = 0.0
@@ -381,7 +383,7 @@ class ModelSpec:
     stacks: Annotated[tuple[Stack, ...], Field(min_length=1)]
     gives: tuple[str, ...] = ()
     mixed: bool = False
-    context: int = 0
+    context: Count = 0
 
     def stack(self, name: str) -> Stack:
         """The stack called ``name``; BadInput if there is none."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmwright.core.errors import BadInput
 from lmwright.models import spec
 from lmwright.models.blocks.flow import Flow, Kept
 from lmwright.models.blocks.norm import norm
@@ -33,13 +34,11 @@ class Ends:
 
     batch: Ragged
     rows: list[int]
-    kept: slice
 
     @classmethod
     def of(cls, batch: Ragged, last: bool) -> Ends:
         """The first or last tokens of a batch."""
-        kept = slice(-1, None) if last else slice(0, 1)
-        return cls(batch.ends(last), batch.end_rows(last), kept)
+        return cls(batch.ends(last), batch.end_rows(last))
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Attention(nn.Module):
         batch = flow.batch if only is None else only.batch
         q, k, v, keys = self.mapped(x_nd, flow, only)
         rows = [
-            self.mixed(table, batch, keys, flow, only).transpose(1, 2).flatten(0, 1)
+            self.mixed(table, batch, keys, flow).transpose(1, 2).flatten(0, 1)
             for table in self.tables(q, k, v, batch, keys, flow)
         ]
         mixed_nmh = torch.cat(rows)
@@ -172,6 +171,13 @@ class Attention(nn.Module):
         """The same where keys and values of former tokens are in the cache."""
         assert flow.cache is not None
         past, batch = flow.cache.lengths, flow.batch
+        known = self.setting.positions
+        if self.setting.sees.startswith("ordered") or (
+            batch.segments_n is not None and isinstance(known, spec.Relative) and known.segments
+        ):
+            raise BadInput(
+                "attention by segments or an order of factorisation", "one that reads on by places"
+            )
         k_all, v_all = flow.cache.extend(self.name, k, v, batch)
         last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
         own = batch if len(q) == len(batch.tokens_n) else batch.ends(last=True)
@@ -182,9 +188,7 @@ class Attention(nn.Module):
             length = group.key_length
             yield Table(group, part, k_all[those, :, :length], v_all[those, :, :length])
 
-    def mixed(
-        self, table: Table, batch: Ragged, keys: Ragged, flow: Flow, only: Ends | None
-    ) -> Tensor:
+    def mixed(self, table: Table, batch: Ragged, keys: Ragged, flow: Flow) -> Tensor:
         """The values that the queries of one group take: (b, m, q, h)."""
         setting, noise, notes = self.setting, flow.noise, flow.notes
         added, causal = self.added(table, batch, keys, flow)
@@ -194,9 +198,9 @@ class Attention(nn.Module):
             notes.weights.setdefault(self.name, []).extend(weights.detach().unbind(0))
             return weights @ v
         if noise is not None and setting.dropout:
-            kept = None if only is None else only.kept
-            rate = setting.dropout
-            mask = noise.weights(table.group, setting.heads, table.q, rate, self.site, kept)
+            group, rate = table.group, setting.dropout
+            parts = batch.parts and batch.parts[group.first : group.first + len(group.documents)]
+            mask = noise.weights(group, setting.heads, table.q, rate, self.site, parts)
             k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
             if setting.cap or (added is not None and added.requires_grad):
                 weights = weights_of(table.q, k, added, setting.scale, setting.cap)
@@ -217,10 +221,8 @@ class Attention(nn.Module):
         which case it is None where the fused product can do without.
         """
         setting, known = self.setting, self.setting.positions
-        name = (id(batch), table.group.start)
-        at = flow.once(
-            ("at", *name, setting.reads), lambda: where(table, batch, keys, flow, setting)
-        )
+        name = (id(batch), table.group.start, setting.reads)
+        at = flow.once(("at", *name), lambda: where(table, batch, keys, flow, setting))
         explicit = (
             setting.cap or flow.notes is not None or (flow.noise is not None and setting.dropout)
         )

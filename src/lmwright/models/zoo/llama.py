@@ -40,8 +40,8 @@ SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Gratta
 }
 
 
-def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
-    """The spec of a published size."""
+def sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size; from the third on the vocabulary has 128,256 tokens."""
     layers, width, heads, key_heads, inner = SIZES[size]
     return spec(
         {
@@ -50,7 +50,7 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
             "num_attention_heads": heads,
             "num_key_value_heads": key_heads,
             "intermediate_size": inner,
-            "vocab_size": vocabulary,
+            "vocab_size": vocabulary or (128256 if size[:2] in ("3-", "3.") else 32000),
         }
     )
 

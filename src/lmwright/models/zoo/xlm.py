@@ -10,18 +10,19 @@ from lmwright.models.bidirectional import Made, encoder, labelled_tokens, parts,
 from lmwright.models.family import Family, Weight, by_layer, labels, linear, same, within
 from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 
-SIZES = {  # layers, width, heads (Conneau and Lample 2019, section 5.1, and the published weights)
-    "en": (12, 2048, 16),
-    "xnli15": (12, 1024, 8),
-    "17": (16, 1280, 16),
-    "100": (16, 1280, 16),
+SIZES = {  # layers, width, heads, tokens (Conneau and Lample 2019, section 5.1; published weights)
+    "en": (12, 2048, 16, 30145),
+    "xnli15": (12, 1024, 8, 95000),
+    "17": (16, 1280, 16, 200000),
+    "100": (16, 1280, 16, 200000),
 }
 
 
-def sized(size: str, vocabulary: int = 200000) -> ModelSpec:
+def sized(size: str, vocabulary: int = 0) -> ModelSpec:
     """The spec of a published size; the languages' vectors are those of ``xnli15`` alone."""
-    layers, width, heads = SIZES[size]
-    found = {"n_layers": layers, "emb_dim": width, "n_heads": heads, "vocab_size": vocabulary}
+    layers, width, heads, tokens = SIZES[size]
+    words = vocabulary or tokens
+    found = {"n_layers": layers, "emb_dim": width, "n_heads": heads, "vocab_size": words}
     return spec({**found, "n_langs": 15 if size == "xnli15" else 1})
 
 

@@ -1,0 +1,189 @@
+"""``lmwright generate`` and ``chat`` on tiny folders: the text of whole passes, or a fault."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmwright.cli.main import main
+from lmwright.models.files.folder import read_folder
+from lmwright.models.network import build, fill
+from lmwright.models.ragged import pack
+from tests.cli.folders import change, folder_of
+
+PROMPT = "w3 w17 w9"
+
+
+def likeliest(folder: str, prompt: list[int], most: int) -> str:
+    """The likeliest tokens one after another, each by a pass over all before it."""
+    found = read_folder(Path(folder))
+    network = build(found.spec, found.heads["lm"][0])
+    fill(network, found.weights)
+    pair = len(found.spec.stacks) > 1
+    known = [0] if pair else list(prompt)
+    start = len(known)
+    for _ in range(most):
+        target = pack([np.array(known)])
+        batch = {"encoder": pack([np.array(prompt)]), "decoder": target} if pair else target
+        with torch.no_grad():
+            known.append(int(network(batch)[-1].argmax()))
+    return " ".join(f"w{number}" for number in known[start:])
+
+
+def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a verb prints, if it succeeds."""
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def fault(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a verb says if it fails; it writes no text."""
+    assert main(words) == 1
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err and "fault of lmwright" not in told.err
+    *_, line = told.err.splitlines()
+    assert line.startswith("lmwright: ") and told.out == ""
+    return line
+
+
+@pytest.fixture(params=["gpt2", "t5"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return folder_of(request.param, tmp_path / request.param)
+
+
+def test_the_likeliest_text_is_that_of_whole_passes(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = likeliest(folder, [3, 17, 9], 8)
+    assert len(set(wanted.split())) > 1
+    assert said(["generate", folder, PROMPT, "--max-tokens", "8"], capsys).split() == wanted.split()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT))
+    assert said(["generate", folder, "-", "--max-tokens", "8"], capsys).split() == wanted.split()
+    narrow = ("--max-tokens", "8", "--temperature", "9", "--top-k", "1")
+    one = said(["generate", folder, PROMPT, *narrow], capsys)
+    assert one.split() == wanted.split()
+
+
+def test_what_is_drawn_depends_on_the_seed(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", folder, PROMPT, "--max-tokens", "10", "--temperature", "5", "--seed"]
+    texts = [said([*words, seed], capsys) for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+    assert all(len(text.split()) == 10 for text in texts)
+
+
+def test_beams_find_no_worse_than_the_likeliest_tokens(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "3"], capsys)
+    assert len(text.split()) == 4
+    one = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "1"], capsys)
+    assert one.split() == likeliest(folder, [3, 17, 9], 4).split()
+
+
+def test_an_end_that_the_folder_names_ends_the_text(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = likeliest(folder, [3, 17, 9], 8).split()
+    end = whole[3]
+    change(folder, eos_token_id=int(end[1:]))
+    text = said(["generate", folder, PROMPT, "--max-tokens", "8"], capsys)
+    assert text.split() == whole[: whole.index(end)]
+
+
+def test_the_text_stops_where_the_context_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16 tokens: a prompt of 15 leaves room for one, one of 16 or 17 for none."""
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    prompt = [f"w{number}" for number in range(17)]
+    assert len(said(["generate", folder, " ".join(prompt[:3])], capsys).split()) == 13
+    wanted = likeliest(folder, list(range(15)), 1)
+    assert said(["generate", folder, " ".join(prompt[:15])], capsys).split() == [wanted]
+    for count in (16, 17):
+        line = fault(["generate", folder, " ".join(prompt[:count])], capsys)
+        assert f"{count + 1} tokens; wanted: at most 16" in line
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(
+    folder: str, prompt: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "an empty prompt" in fault(["generate", folder, prompt], capsys)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
+    assert "an empty prompt" in fault(["generate", folder, "-"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--top-p", "0"], "top_p 0.0"),
+        (["--top-p", "1.5"], "top_p 1.5"),
+        (["--top-p", "nan"], "top_p nan"),
+        (["--temperature", "inf"], "temperature inf"),
+        (["--beams", "2", "--temperature", "1"], "beams with a temperature"),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(
+    tmp_path: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    assert told in fault(["generate", folder, PROMPT, *options], capsys)
+
+
+def test_more_beams_than_tokens_are_no_fault_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    text = said(["generate", folder, PROMPT, "--beams", "50", "--max-tokens", "3"], capsys)
+    assert len(text.split()) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("bert", "does not foretell the next token"),
+        ("llama", "the model has no head.out.weight"),
+    ],
+)
+def test_what_is_no_language_model_is_refused(
+    tmp_path: Path, kind: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(kind, tmp_path / kind)
+    assert told in fault(["generate", folder, PROMPT], capsys)
+    assert told in fault(["chat", folder], capsys)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_without_a_part_is_refused(
+    folder: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(folder) / missing).unlink()
+    assert missing in fault(["generate", folder, PROMPT], capsys)
+
+
+def test_a_chat_needs_a_template(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PROMPT}\n"))
+    assert "no chat template" in fault(["chat", folder], capsys)
+
+
+def test_a_chat_answers_each_line_with_all_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    (Path(folder) / "chat_template.jinja").write_text(template)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w3 w17\nw5\n\nw6\n"))
+    answers = said(["chat", folder, "--max-tokens", "3", "--temperature", "0"], capsys).splitlines()
+    first = likeliest(folder, [3, 17], 3).split()
+    assert answers[0].split() == first
+    known = [3, 17, *(int(word[1:]) for word in first), 5]
+    assert answers[1].split() == likeliest(folder, known, 3).split()
+    assert len(answers) == 2
