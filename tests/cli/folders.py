@@ -53,8 +53,7 @@ def folder_of(kind: str, folder: Path) -> str:
     network, generator = build(family.spec(config)), torch.Generator().manual_seed(9)
     shapes = {name: weight.shape for name, weight in network.named_parameters()}
     fill(network, {n: torch.randn(s, generator=generator) for n, s in shapes.items()})
-    weights = dict(network.named_parameters(remove_duplicate=False))
-    write_folder(folder, family, network.spec, weights)
+    write_folder(folder, family, network)
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     (folder / "tokenizer.json").write_text(made.to_str())

@@ -232,7 +232,7 @@ def test_a_source_changes_its_own_target_alone(name):
     assert [torch.equal(*rows) for rows in pairs] == [True, True, False, True, True]
 
 
-@pytest.mark.parametrize("name", set(PAIRS) - {"one window", "one table of distances"})
+@pytest.mark.parametrize("name", sorted(set(PAIRS) - {"one window", "one table of distances"}))
 @torch.no_grad()
 def test_targets_step_by_step_equal_the_whole_pass(name):
     """With the source read once, and documents taken twice or left."""
