@@ -13,9 +13,9 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from lmwright.models.files.folder import read_folder, write_folder
+from lmwright.models.files.folder import write_folder
 from lmwright.models.initial import initialise
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.language import LanguageModel
 from lmwright.models.network import build
 from lmwright.models.zoo.llama import FAMILY, spec
 from lmwright.serve.completions import Writing, routes
