@@ -15,6 +15,10 @@ import torch
 
 from lmwright.models.language import LanguageModel
 from lmwright.serve.connection import Connection
+from lmwright.serve.parameters import read_chat, wishes
+from lmwright.serve.request import RequestFault
+from lmwright.serve.settings import Serve
+from lmwright.text.chat import ChatTemplate
 from tests.serve.live import check_error, head
 from tests.serve.talking import Talk, talking
 from tests.serve.test_connections import wait_until
@@ -431,3 +435,34 @@ def test_other_routes_are_guarded_as_ever(talk: Talk) -> None:
         check_error(status, answer, wanted)
     status, _, answer = talk.ask("POST", TEXT, b'{"prompt": "a"}', {"Host": "evil.example"})
     check_error(status, answer, 403)
+
+
+def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageModel) -> None:
+    template = ChatTemplate("{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}")
+    greedy = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    settings = Serve()
+    for name in ("now", "tokenizer", "self"):
+        body = json.loads(said(f'"chat_template_kwargs": {{"{name}": "x"}}')[1])
+        with pytest.raises(RequestFault) as caught:
+            wishes(read_chat(body, settings), greedy)
+        assert caught.value.status == 400 and name in caught.value.message
+    template.close()
+
+
+def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate(loop + "{{ messages[0].content }}")
+    with talking(LanguageModel(model.network, model.tokenizer, model.ends, template)) as talk:
+        status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
+        check_error(status, answer, 400)
+        assert idle(talk)
+        talk.complete("a")
+    template.close()
+
+
+def test_a_model_without_a_template_completes_only(model: LanguageModel) -> None:
+    with talking(LanguageModel(model.network, model.tokenizer, model.ends)) as talk:
+        status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
+        check_error(status, answer, 400)
+        assert "no chat template" in answer["error"]["message"]
+        talk.complete("a")
