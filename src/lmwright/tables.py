@@ -98,7 +98,10 @@ VERBS = {
         "lmwright.cli.act:withdraw",
         "Withdraw a source: list and bar what learnt from it.",
     ),
-    "serve": ("lmwright.cli.serve:serve", "Answer over HTTP from what an alias names."),
+    "serve": (
+        "lmwright.cli.serve:serve",
+        "Answer over HTTP from what an alias names, or from a language model.",
+    ),
     "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
     "replay": (
         "lmwright.cli.replay:replay",

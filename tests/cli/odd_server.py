@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmwright.cli import main, serve
+from lmwright.serve import server
 from tests.serve.fake import Counting, Words, loaded
 
 
@@ -32,5 +33,5 @@ def odd(*_: Any) -> Any:
 
 if __name__ == "__main__":
     serve.load_version = odd
-    serve.STEP_SECONDS, serve.WRITE_SECONDS = 0.5, 1
+    serve.STEP_SECONDS, server.WRITE_SECONDS = 0.5, 1
     sys.exit(main.main(sys.argv[1:]))

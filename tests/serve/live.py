@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lmwright.cli.serve import Drained, bind, loop_factory
 from lmwright.serve import routes
+from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine, Loaded
-from lmwright.serve.routes import Service, make_app
+from lmwright.serve.routes import Service
+from lmwright.serve.server import Drained, bind, loop_factory
 from lmwright.serve.settings import Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -27,7 +28,9 @@ class Live:
         self.settings = Serve(**{"port": 0, **settings})
         self.engine = Engine(loaded, self.settings.batch_tokens, self.settings.queue_tokens)
         self.service = Service("fake@production", self.engine, self.settings)
-        routers = [routes.routes(self.service), *([more(self.service)] if more else [])]
+        self.begin([routes.routes(self.service), *([more(self.service)] if more else [])])
+
+    def begin(self, routers: list[Any]) -> None:
         self.server = Drained(make_app(self.service, routers), self.settings, self.engine)
         self.listener = bind(self.settings)
         self.listener.listen(1024)

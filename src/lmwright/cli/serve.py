@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
-import uvicorn
 
 from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.cli.serve_language import is_language_model, serve_language
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, make_recipe
 from lmwright.loop import routes as loop_routes
@@ -26,49 +21,71 @@ from lmwright.loop.circle import Circle
 from lmwright.loop.traffic import Traffic, traffic_folder
 from lmwright.loop.watch import Watch
 from lmwright.serve import routes as serve_routes
-from lmwright.serve.connection import HEAD_BYTES, Connection
+from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
-from lmwright.serve.routes import Service, make_app
+from lmwright.serve.routes import Service
+from lmwright.serve.server import Drained, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 from lmwright.tables import SECTIONS, resolve
 
-log = logging.getLogger("lmwright.serve")
-
 STEP_SECONDS = 5.0
 """How long a last step may take when the server ends."""
-WRITE_SECONDS = 5
-"""How long clients may take to read their last answers."""
 
 
 def serve(
-    alias: Annotated[str, typer.Argument(help="NAME@ALIAS, as in reviews@production.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="NAME@ALIAS, as in reviews@production; or a language model: "
+            "its folder, a .gguf file, or asset:NAME/PATH."
+        ),
+    ],
     recipe: Annotated[
         Path | None, typer.Option(help="Take serve, watch and retrain from this recipe.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Instead of the recipe's serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of the recipe's serve.port.")] = None,
+    keys: Annotated[str | None, typer.Option(help="Instead of the recipe's serve.keys.")] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Answer over HTTP from what an alias names, follow it when it moves, and watch."""
-    opened = open_store(store)
-    known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, alias)
-    settings: Serve = known.sections.get("serve") or Serve()
-    changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
+    """Answer over HTTP: from what an alias names, which is followed and watched, or from a model
+    that writes."""
+    given = {"host": host, "port": port, "keys": keys}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if is_language_model(address):
+        known = open_recipe(recipe, []) if recipe else None
+        settings = settings_of(known, changed)
+        code = listening(settings, lambda listener: serve_language(address, settings, listener))
+    else:
+        opened = open_store(store)
+        known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, address)
+        settings = settings_of(known, changed)
+        code = listening(settings, lambda listener: run(address, known, opened, settings, listener))
+    if code:
+        raise typer.Exit(code)
+
+
+def settings_of(recipe: Recipe | None, changed: Mapping[str, Any]) -> Serve:
+    """The section ``serve`` of a recipe, with what the command line says instead."""
+    settings: Serve = (recipe.sections.get("serve") if recipe else None) or Serve()
     settings = Serve(**{**vars(settings), **changed})
     settings.check()
+    return settings
+
+
+def listening(settings: Serve, serving: Callable[[socket.socket], Coroutine[Any, Any, int]]) -> int:
+    """The exit code of a server on its address, which is taken before anything is loaded."""
     listener = bind(settings)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            code = runner.run(run(alias, known, opened, settings, listener))
+            return runner.run(serving(listener))
     finally:
         listener.close()
-    if code:
-        raise typer.Exit(code)
 
 
 def recipe_in_service(store: Store, alias: str) -> Recipe:
@@ -129,9 +146,7 @@ async def run(
         await server.serve(sockets=[listener])
         if server.forced:
             leave(circle, server.forced)
-    if server.dead:
-        return 3
-    return 0 if server.drained else 1
+    return server.exit_code
 
 
 def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
@@ -147,115 +162,8 @@ def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
         ) from None
 
 
-def begin_listening(alias: str, listener: socket.socket, settings: Serve) -> None:
-    """Listen, and only then print the address, so that whoever reads it is not turned away."""
-    try:
-        listener.listen(1024)
-    except OSError as error:
-        raise taken(settings, error) from None
-    with suppress(OSError):  # whoever started us may not read
-        print(f"serving {alias} on {address(listener)}", flush=True)
-
-
 def leave(circle: Circle, sig: int) -> None:
     """End now. What was stored is safe: every write is whole or not there."""
     if circle.process is not None and circle.process.poll() is None:
         circle.process.terminate()
     os._exit(128 + sig)
-
-
-class Drained(uvicorn.Server):
-    """A server that drains at the first SIGTERM or SIGINT and stops at once at the second."""
-
-    def __init__(self, app: object, settings: Serve, engine: Engine) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,  # type: ignore[arg-type]
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # or any client could pretend to be another
-                lifespan="off",
-                http=Connection,
-                ws="none",
-                h11_max_incomplete_event_size=HEAD_BYTES,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=WRITE_SECONDS,
-            )
-        )
-        self.engine, self.settings = engine, settings
-        self.faults: Callable[[], Sequence[str]] = tuple
-        self.told: Sequence[str] = ()
-        self.stopping: float | None = None
-        self.forced = 0
-        self.dead = False
-        self.drained = False
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: no new texts, finish the old ones. Second: now."""
-        self.engine.draining = True
-        if self.stopping is None:
-            self.stopping = time.monotonic()
-        else:
-            self.forced = sig
-            self.should_exit = self.force_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Stop when everything under way is answered, or will not be, or the engine has died."""
-        if not self.engine.worker.is_alive():
-            self.dead = True
-            return True
-        if self.stopping is not None and not self.should_exit:
-            self.drained = self.engine.queued == 0
-            late = time.monotonic() - self.stopping > self.settings.drain_seconds
-            self.should_exit = self.drained or late
-        if counter % 10 == 0:
-            self.look_round(time.monotonic())
-        return bool(await super().on_tick(counter))
-
-    def look_round(self, now: float) -> None:
-        """End connections that wait for ever, and log the loop's faults when they change."""
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
-                connection.sweep(now)
-        faults = self.faults()
-        if faults != self.told:
-            self.told = faults
-            for fault in filter(None, faults):
-                log.error("the loop has a fault: %s", fault)
-
-
-def bind(settings: Serve) -> socket.socket:
-    """A socket on the server's address, not listening yet; BadInput when it is taken."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((settings.host, settings.port))
-    except (OSError, UnicodeError) as error:
-        bound.close()
-        raise taken(settings, error) from None
-    return bound
-
-
-def taken(settings: Serve, error: Exception) -> BadInput:
-    """What to say when an address cannot be had."""
-    return BadInput(
-        f"{settings.host}:{settings.port} cannot be listened on: "
-        f"{getattr(error, 'strerror', None) or error}",
-        "a free port of this machine",
-        "choose another with --port (0 takes any free one)",
-    )
-
-
-def address(listener: socket.socket) -> str:
-    """Where to reach a socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed, the standard one otherwise."""
-    if find_spec("uvloop") is None:
-        return None
-    return cast("Callable[[], asyncio.AbstractEventLoop]", import_module("uvloop").new_event_loop)

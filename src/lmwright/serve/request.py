@@ -41,7 +41,8 @@ class RequestFault(Exception):
 def strict_json(data: bytes) -> dict[str, Any]:
     """A request's body as a mapping: UTF-8, no doubled keys, no NaN.
 
-    Depth is not measured: every field is checked for its own type, and none nests.
+    Depth is not measured: every field is checked for its own type, and what may nest (a template's
+    extras) is bounded where it is read.
     """
     try:
         text = data.decode("utf-8")

@@ -1,34 +1,23 @@
-"""The routes of serving: classify, models, health, readiness, metrics."""
+"""The routes of a classifier: classify, models."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lmwright.core.errors import BadInput
+from lmwright.serve.app import add_health, requests_counter, while_there
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
-from lmwright.serve.guard import App, Guard, Receive, Scope, Send
 from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
 from lmwright.serve.settings import Serve
-
-log = logging.getLogger("lmwright.serve")
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,7 @@ class Service:
 
     def __post_init__(self) -> None:
         """Make the counters."""
-        self.requests = Counter(
-            "lmwright_requests",
-            "Requests by route and status",
-            ["route", "status"],
-            registry=self.registry,
-        )
+        self.requests = requests_counter(self.registry)
         self.seconds = Histogram(
             "lmwright_request_seconds",
             "Seconds from request to answer",
@@ -138,20 +122,7 @@ def routes(service: Service) -> APIRouter:
         }
         return {"object": "list", "data": [entry]}
 
-    @router.get("/health", summary="Whether the server is well")
-    async def health() -> JSONResponse:
-        fault = service.engine.healthy()
-        return JSONResponse({"status": fault or "ok"}, status_code=503 if fault else 200)
-
-    @router.get("/ready", summary="Whether the server takes requests")
-    async def ready() -> JSONResponse:
-        fault = service.engine.healthy() or ("draining" if service.engine.draining else "")
-        return JSONResponse({"status": fault or "ready"}, status_code=503 if fault else 200)
-
-    @router.get("/metrics", summary="Counters for Prometheus")
-    async def metrics() -> Response:
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
-
+    add_health(router, service)
     return router
 
 
@@ -167,22 +138,10 @@ async def ask(
         raise RequestFault(status, str(busy), headers={"Retry-After": str(busy.seconds)}) from None
     except BadInput as fault:
         raise RequestFault(413, str(fault), "input") from None
-    gone = asyncio.ensure_future(disconnection(request))
     answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-    either: set[asyncio.Future[Any]] = {gone, answers}
     try:
-        await asyncio.wait(
-            either,
-            timeout=service.settings.request_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if not answers.done():
-            if gone.done():
-                raise RequestFault(499, "the client went away")
-            raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"})
-        found = await answers
+        found = await while_there(request, answers, service.settings.request_seconds)
     finally:
-        gone.cancel()
         service.engine.forget(client, futures)
     return loaded, [checked(answer) for answer in found]
 
@@ -194,14 +153,6 @@ def checked(answer: Answer | BaseException) -> Answer:
     if isinstance(answer, BaseException):
         raise answer
     return answer
-
-
-async def disconnection(request: Request) -> None:
-    """Return when the client has gone."""
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            return
 
 
 def describe(alias: str, served: Served) -> dict[str, Any]:
@@ -223,88 +174,3 @@ def describe(alias: str, served: Served) -> dict[str, Any]:
         "results": results,
         "usage": {"tokens": sum(one.tokens for one in served.answers)},
     }
-
-
-def make_app(service: Service, routers: Sequence[APIRouter]) -> App:
-    """Routers put together behind the guard; every error leaves in the one shape."""
-    app = FastAPI(
-        title="lmwright",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        dependencies=[Depends(refuse_query)],
-    )
-    for router in routers:
-        app.include_router(router)
-
-    async def fault(request: Request, error: Exception) -> Response:
-        known = as_fault(error)
-        return Response(known.to_bytes(), known.status, known.headers, "application/json")
-
-    for kind in (RequestFault, HTTPException, Exception):
-        app.add_exception_handler(kind, fault)
-    return counted(Guard(head_as_get(app), service.settings), service)
-
-
-def refuse_query(request: Request) -> None:
-    """Refuse what would otherwise be ignored."""
-    if request.url.query:
-        raise RequestFault(400, "no route takes a query; parameters stand in the body of a POST")
-
-
-def head_as_get(app: App) -> App:
-    """Answer HEAD as GET; the connection, which still sees HEAD, sends no body."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("method") != "HEAD":
-            await app(scope, receive, send)
-            return
-        inner = {**scope, "method": "GET"}
-        try:
-            await app(inner, receive, send)
-        finally:
-            scope["route"] = inner.get("route")
-
-    return answer
-
-
-def counted(app: App, service: Service) -> App:
-    """Count requests under their route's own path, never under what a client typed."""
-
-    async def count(scope: Scope, receive: Receive, send: Send) -> None:
-        status, began = 0, time.monotonic()
-
-        async def watch(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await app(scope, receive, watch)
-        finally:
-            if scope["type"] == "http":
-                path = getattr(scope.get("route"), "path", "unknown")
-                service.requests.labels(path, str(status)).inc()
-                if service.settings.log_requests:
-                    facts = {
-                        "route": path,
-                        "status": status,
-                        "client": scope.get("client_name", ""),
-                        "milliseconds": round(1000 * (time.monotonic() - began), 2),
-                    }
-                    log.info("request", extra={"facts": facts})
-
-    return count
-
-
-def as_fault(error: Exception) -> RequestFault:
-    """Any error as one that may be shown."""
-    if isinstance(error, RequestFault):
-        return error
-    if isinstance(error, HTTPException):
-        words = {404: "no such route", 405: "this route does not take that method"}
-        given = dict(error.headers or {})
-        return RequestFault(
-            error.status_code, words.get(error.status_code, "refused"), headers=given
-        )
-    return RequestFault(500, "the server failed; its log says why")

@@ -18,7 +18,9 @@ class Serve(Settings):
     itself is stored nowhere). Without it only this machine is listened to.
     ``hosts`` are further names under which the server may be addressed.
     No client may hold more than half of ``queue_tokens``. ``log_requests`` writes a line of JSON
-    for each request; faults are always logged.
+    for each request; faults are always logged. For language models: ``queue_requests`` may be
+    under way at once (half of them one client's), an answer has at most ``max_tokens`` and all
+    answers to a request take at most ``answer_seconds``.
     """
 
     host: str = "127.0.0.1"
@@ -30,7 +32,10 @@ class Serve(Settings):
     max_body_bytes: int = 4_000_000
     queue_tokens: int = 200_000
     batch_tokens: int = 2048
+    queue_requests: int = 32
+    max_tokens: int = 4096
     request_seconds: float = 30.0
+    answer_seconds: float = 600.0
     drain_seconds: float = 20.0
     log_requests: bool = False
 
@@ -43,11 +48,11 @@ class Serve(Settings):
                 "set serve.keys to a file of NAME ROLE SHA256 lines, or host to 127.0.0.1",
             )
         limits = ("max_texts", "max_characters", "max_body_bytes", "queue_tokens", "batch_tokens")
-        for name in limits:
+        for name in (*limits, "queue_requests", "max_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
         if not 0 <= self.port <= 65535:
             raise BadInput(f"serve.port is {self.port}", "0 (any free one) to 65535")
-        for name in ("request_seconds", "drain_seconds"):
+        for name in ("request_seconds", "answer_seconds", "drain_seconds"):
             if not 0 < getattr(self, name) <= 3600:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "seconds, up to 3600")

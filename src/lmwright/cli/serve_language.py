@@ -1,0 +1,56 @@
+"""``lmwright serve`` for a model that writes: chat completions and completions over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from lmwright.core.assets import is_asset
+from lmwright.models.files.published import read_published
+from lmwright.models.language import language_model
+from lmwright.serve.app import make_app
+from lmwright.serve.completions import Writing, routes
+from lmwright.serve.log import json_log
+from lmwright.serve.server import Drained, begin_listening
+from lmwright.serve.settings import Serve
+from lmwright.serve.writer import Writer
+from lmwright.store.versions import ALIAS
+
+TOKEN_SECONDS = 5.0
+"""How long a last token may take when the server ends."""
+
+
+def is_language_model(address: str) -> bool:
+    """Whether an address is that of a model, and no alias and no hash of a version."""
+    if ALIAS.fullmatch(address):
+        return False
+    if is_asset(address) or Path(address).exists():
+        return True
+    return "@" not in address and ("/" in address or address.lower().endswith(".gguf"))
+
+
+def name_of(address: str) -> str:
+    """What a model goes by: the last part of its address, which tells nobody where it is."""
+    path = Path(address.removeprefix("asset:"))
+    last = path.resolve().name if path.name in ("", "..") else path.name
+    return last[: -len(".gguf")] if last.lower().endswith(".gguf") else last
+
+
+async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
+    """Serve until told to stop; the exit code, as that of an alias's server."""
+    model, name = language_model(read_published(address)), name_of(address)
+    with ExitStack() as ends:
+        ends.enter_context(json_log())
+        if model.template is not None:
+            ends.callback(model.template.close)
+        writer = Writer(model, settings.queue_requests)
+        ends.callback(writer.close, TOKEN_SECONDS)
+        service = Writing(name, writer, settings)
+        server = Drained(make_app(service, [routes(service)]), settings, writer)
+        begin_listening(name, listener, settings)
+        await server.serve(sockets=[listener])
+        if server.forced:
+            os._exit(128 + server.forced)
+    return server.exit_code

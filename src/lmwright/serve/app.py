@@ -1,0 +1,185 @@
+"""The application: routers behind the guard, requests counted, every error in the one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, MutableMapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from starlette.exceptions import HTTPException
+
+from lmwright.serve.guard import App, Guard, Receive, Scope, Send
+from lmwright.serve.request import RequestFault
+from lmwright.serve.settings import Serve
+
+log = logging.getLogger("lmwright.serve")
+
+
+class Works(Protocol):
+    """What a server must know of that which answers: a thread, and how much is under way on it."""
+
+    worker: threading.Thread
+    draining: bool
+
+    @property
+    def queued(self) -> int:
+        """How much is under way, in whatever it is counted; 0 when nothing is."""
+
+    def healthy(self) -> str:
+        """Why it is unwell, or an empty string."""
+
+
+class Serves(Protocol):
+    """What an application must know of the service behind it."""
+
+    settings: Serve
+    registry: CollectorRegistry
+    requests: Counter
+
+    @property
+    def engine(self) -> Works:
+        """What answers."""
+
+
+def requests_counter(registry: CollectorRegistry) -> Counter:
+    """The counter of requests, as every service has it."""
+    return Counter(
+        "lmwright_requests", "Requests by route and status", ["route", "status"], registry=registry
+    )
+
+
+def add_health(router: APIRouter, service: Serves) -> None:
+    """The routes that every server has: health, readiness, metrics."""
+
+    @router.get("/health", summary="Whether the server is well")
+    async def health() -> JSONResponse:
+        fault = service.engine.healthy()
+        return JSONResponse({"status": fault or "ok"}, status_code=503 if fault else 200)
+
+    @router.get("/ready", summary="Whether the server takes requests")
+    async def ready() -> JSONResponse:
+        fault = service.engine.healthy() or ("draining" if service.engine.draining else "")
+        return JSONResponse({"status": fault or "ready"}, status_code=503 if fault else 200)
+
+    @router.get("/metrics", summary="Counters for Prometheus")
+    async def metrics() -> Response:
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def disconnection(request: Request) -> None:
+    """Return when the client has gone."""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+T = TypeVar("T")
+
+
+async def while_there(request: Request, wanted: Awaitable[T], seconds: float) -> T:
+    """What is waited for; RequestFault when the client goes first, or the time is over."""
+    gone = asyncio.ensure_future(disconnection(request))
+    future = asyncio.ensure_future(wanted)
+    either: set[asyncio.Future[Any]] = {gone, future}
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            if gone.done():
+                raise RequestFault(499, "the client went away")
+            raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"})
+        return await future
+    finally:
+        gone.cancel()
+        future.cancel()
+
+
+def make_app(service: Serves, routers: Sequence[APIRouter]) -> App:
+    """Routers put together behind the guard; every error leaves in the one shape."""
+    app = FastAPI(
+        title="lmwright",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(refuse_query)],
+    )
+    for router in routers:
+        app.include_router(router)
+
+    async def fault(request: Request, error: Exception) -> Response:
+        known = as_fault(error)
+        return Response(known.to_bytes(), known.status, known.headers, "application/json")
+
+    for kind in (RequestFault, HTTPException, Exception):
+        app.add_exception_handler(kind, fault)
+    return counted(Guard(head_as_get(app), service.settings), service)
+
+
+def refuse_query(request: Request) -> None:
+    """Refuse what would otherwise be ignored."""
+    if request.url.query:
+        raise RequestFault(400, "no route takes a query; parameters stand in the body of a POST")
+
+
+def head_as_get(app: App) -> App:
+    """Answer HEAD as GET; the connection, which still sees HEAD, sends no body."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") != "HEAD":
+            await app(scope, receive, send)
+            return
+        inner = {**scope, "method": "GET"}
+        try:
+            await app(inner, receive, send)
+        finally:
+            scope["route"] = inner.get("route")
+
+    return answer
+
+
+def counted(app: App, service: Serves) -> App:
+    """Count requests under their route's own path, never under what a client typed."""
+
+    async def count(scope: Scope, receive: Receive, send: Send) -> None:
+        status, began = 0, time.monotonic()
+
+        async def watch(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await app(scope, receive, watch)
+        finally:
+            if scope["type"] == "http":
+                path = getattr(scope.get("route"), "path", "unknown")
+                service.requests.labels(path, str(status)).inc()
+                if service.settings.log_requests:
+                    facts = {
+                        "route": path,
+                        "status": status,
+                        "client": scope.get("client_name", ""),
+                        "milliseconds": round(1000 * (time.monotonic() - began), 2),
+                    }
+                    log.info("request", extra={"facts": facts})
+
+    return count
+
+
+def as_fault(error: Exception) -> RequestFault:
+    """Any error as one that may be shown."""
+    if isinstance(error, RequestFault):
+        return error
+    if isinstance(error, HTTPException):
+        words = {404: "no such route", 405: "this route does not take that method"}
+        given = dict(error.headers or {})
+        return RequestFault(
+            error.status_code, words.get(error.status_code, "refused"), headers=given
+        )
+    return RequestFault(500, "the server failed; its log says why")

@@ -1,0 +1,246 @@
+"""The routes of a language model: chat completions, completions, models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from lmwright.serve.app import add_health, requests_counter, while_there
+from lmwright.serve.engine import Busy, Failed
+from lmwright.serve.guard import Receive, Scope, Send
+from lmwright.serve.parameters import Asked, read_chat, read_text, wishes
+from lmwright.serve.request import RequestFault, printable, strict_json
+from lmwright.serve.settings import Serve
+from lmwright.serve.shapes import CHAT, TEXT, Shape
+from lmwright.serve.writer import Job, Writer
+from lmwright.serve.written import Said, Wish
+
+
+@dataclass
+class Writing:
+    """What the routes of a language model share: the name it goes by, its writer, its counters."""
+
+    name: str
+    engine: Writer
+    settings: Serve
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        """Make the counters."""
+        self.created = int(time.time())
+        self.requests = requests_counter(self.registry)
+        self.seconds = Histogram(
+            "lmwright_request_seconds",
+            "Seconds from request to the end of its answer",
+            registry=self.registry,
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500),
+        )
+        self.tokens = Counter(
+            "lmwright_tokens", "Tokens read and written", ["kind"], registry=self.registry
+        )
+        Gauge(
+            "lmwright_queued_requests", "Requests under way", registry=self.registry
+        ).set_function(lambda: self.engine.queued)
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse the name of another model."""
+        if name not in (None, self.name):
+            known = f"this is {printable(self.name)}"
+            raise RequestFault(404, f"no model {printable(str(name))}; {known}", "model")
+
+
+def routes(service: Writing) -> APIRouter:
+    """The router of a language model."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", summary="Answer a conversation")
+    async def chat(request: Request) -> Response:
+        asked = read_chat(strict_json(await request.body()), service.settings)
+        return await answer(service, request, asked, CHAT)
+
+    @router.post("/v1/completions", summary="Go on from a prompt")
+    async def complete(request: Request) -> Response:
+        asked = read_text(strict_json(await request.body()), service.settings)
+        return await answer(service, request, asked, TEXT)
+
+    @router.get("/v1/models", summary="What answers here")
+    async def models() -> dict[str, Any]:
+        entry = {
+            "id": service.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "lmwright",
+            "context": service.engine.model.longest,
+        }
+        return {"object": "list", "data": [entry]}
+
+    add_health(router, service)
+    return router
+
+
+@dataclass
+class Exchange:
+    """One request and what comes of it: its job, and what was said and not yet sent.
+
+    ``began`` and ``until`` are times of the monotonic clock.
+    """
+
+    service: Writing
+    asked: Asked
+    shape: Shape
+    job: Job
+    news: asyncio.Queue[tuple[int, Said | Failed | None]]
+
+    def __post_init__(self) -> None:
+        """The clock, and what every part of the answer carries."""
+        self.began = time.monotonic()
+        self.until = self.began + self.service.settings.answer_seconds
+        self.head = {
+            "id": f"{self.shape.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": self.service.name,
+        }
+        self.wishes: Sequence[Wish] = ()
+        self.counts: dict[int, int] = {}
+
+    async def said(self) -> AsyncIterator[tuple[int, Said]]:
+        """What is said of each answer, as it comes; RequestFault when that fails."""
+        while True:
+            try:
+                number, news = await asyncio.wait_for(
+                    self.news.get(), self.until - time.monotonic()
+                )
+            except TimeoutError:
+                raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"}) from None
+            if isinstance(news, Failed):
+                raise RequestFault(500, news.found)
+            if news is None:
+                return
+            self.counts[number] = news.count
+            yield number, news
+
+    def usage(self) -> dict[str, int]:
+        """The tokens of each prompt, once, and those that were chosen."""
+        read = sum(len(wish.prompt) for wish in self.wishes[:: self.asked.n])
+        chosen = sum(self.counts.values())
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": chosen,
+            "total_tokens": read + chosen,
+        }
+
+    def leave(self) -> None:
+        """Give the place back, and count what was done."""
+        self.service.engine.leave(self.job)
+        self.service.seconds.observe(time.monotonic() - self.began)
+        for kind, count in self.usage().items():
+            if kind != "total_tokens":
+                self.service.tokens.labels(kind.removesuffix("_tokens")).inc(count)
+
+
+async def answer(service: Writing, request: Request, asked: Asked, shape: Shape) -> Response:
+    """The answer to a checked request, whole or as it comes."""
+    service.check_name(asked.model)
+    exchange = Exchange(service, asked, shape, *place_for(service, request))
+    try:
+        exchange.wishes = await asyncio.to_thread(wishes, asked, service.engine.model)
+        service.engine.begin(exchange.job, exchange.wishes)
+        if asked.stream:
+            return Events(events(exchange), exchange.leave)
+        body = await while_there(request, whole(exchange), service.settings.answer_seconds)
+    except BaseException:
+        exchange.leave()
+        raise
+    exchange.leave()
+    return JSONResponse(body)
+
+
+def place_for(
+    service: Writing, request: Request
+) -> tuple[Job, asyncio.Queue[tuple[int, Said | Failed | None]]]:
+    """A place in the queue, and where the news of it arrive; RequestFault when there is none."""
+    loop = asyncio.get_running_loop()
+    news: asyncio.Queue[tuple[int, Said | Failed | None]] = asyncio.Queue()
+
+    def say(number: int, said: Said | Failed | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it all who waited
+            loop.call_soon_threadsafe(news.put_nowait, (number, said))
+
+    try:
+        return service.engine.reserve(request.scope.get("client_name", ""), say), news
+    except Busy as busy:
+        closed = service.engine.draining or service.engine.closing
+        status = 503 if closed else 429
+        raise RequestFault(status, str(busy), headers={"Retry-After": str(busy.seconds)}) from None
+
+
+async def whole(exchange: Exchange) -> dict[str, Any]:
+    """The body of an answer that is given at once."""
+    parts: dict[int, list[Said]] = {}
+    async for number, said in exchange.said():
+        parts.setdefault(number, []).append(said)
+    told = exchange.asked.top is not None
+    choices = [exchange.shape.choice(number, joined(parts[number]), told) for number in parts]
+    return {
+        **exchange.head,
+        "object": exchange.shape.object,
+        "choices": choices,
+        "usage": exchange.usage(),
+    }
+
+
+def joined(parts: Sequence[Said]) -> Said:
+    """The parts of one answer as one."""
+    text = "".join(part.text for part in parts)
+    tokens = tuple(token for part in parts for token in part.tokens)
+    return Said(text, tokens, parts[-1].count, parts[-1].finish)
+
+
+async def events(exchange: Exchange) -> AsyncIterator[bytes]:
+    """The body of an answer that is given as it comes, a server-sent event each."""
+    more: dict[str, Any] = {"usage": None} if exchange.asked.usage else {}
+    head = {**exchange.head, "object": exchange.shape.part_object}
+    told, begun = exchange.asked.top is not None, set[int]()
+    try:
+        async for number, said in exchange.said():
+            parts = exchange.shape.parts(number, said, told, first=number not in begun)
+            begun.add(number)
+            for part in parts:
+                yield event({**head, "choices": [part], **more})
+    except RequestFault as fault:
+        yield event(fault.body())
+        return
+    if exchange.asked.usage:
+        yield event({**head, "choices": [], "usage": exchange.usage()})
+    yield b"data: [DONE]\n\n"
+
+
+def event(value: dict[str, Any]) -> bytes:
+    """One server-sent event: JSON in ASCII, so that no text can end a line."""
+    return b"data: " + json.dumps(value).encode("ascii") + b"\n\n"
+
+
+class Events(StreamingResponse):
+    """A stream of events; ``leave`` is called when it ends, however it does."""
+
+    def __init__(self, content: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-cache"}
+        super().__init__(content, headers=headers, media_type="text/event-stream")
+        self.leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end, or until the client has gone."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.leave()

@@ -1,0 +1,124 @@
+"""A tiny language model with drawn weights, and a real server for it on a loopback port."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from lmwright.models.files.folder import write_folder
+from lmwright.models.initial import initialise
+from lmwright.models.language import LanguageModel
+from lmwright.models.network import build
+from lmwright.models.zoo.llama import FAMILY, spec
+from lmwright.serve.completions import Writing, routes
+from lmwright.serve.settings import Serve
+from lmwright.serve.writer import Writer
+from lmwright.text.templates import CHATML
+from tests.serve.live import Live
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = CHATML + "{%- if enable_thinking is defined and enable_thinking %}<think>{% endif %}"
+CONFIG = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+
+
+def byte_level() -> tokenizers.Tokenizer:
+    """All bytes, a few words, and the tokens that steer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {each: place for place, each in enumerate(alphabet)}
+    merges = [("t", "h"), ("a", "n")]
+    for pair in merges:
+        vocabulary["".join(pair)] = len(vocabulary)
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(CONTROL)
+    return made
+
+
+def write_model(folder: Path) -> Path:
+    """A published folder: config, weights that tell tokens apart, tokenizer, template."""
+    tokenizer = byte_level()
+    config = {**CONFIG, "vocab_size": tokenizer.get_vocab_size()}
+    setting = spec(config)
+    network = build(setting, FAMILY.heads["lm"](config, setting)[0])
+    initialise(network, seed=3)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim > 1:
+                weight.mul_(8)
+    write_folder(folder, FAMILY, setting, dict(network.named_parameters()))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    path = folder / "config.json"
+    ends = tokenizer.token_to_id("<|endoftext|>")
+    more = {"eos_token_id": ends, "tie_word_embeddings": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    return folder
+
+
+class Gated(LanguageModel):
+    """The model, with a gate before each token and a count of those that passed it."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(model.network, model.tokenizer, model.ends, model.template, model.start)
+        self.open, self.passed = threading.Event(), 0
+        self.open.set()
+
+    def answer(self, *words: Any) -> Iterator[Any]:
+        for piece in super().answer(*words):
+            assert self.open.wait(30)
+            self.passed += 1
+            yield piece
+
+
+class Talk(Live):
+    """A server for the tiny model."""
+
+    def __init__(self, model: LanguageModel, **settings: Any) -> None:
+        self.settings = Serve(**{"port": 0, **settings})
+        self.model = Gated(model)
+        self.engine: Any = Writer(self.model, self.settings.queue_requests)
+        self.service: Any = Writing("tiny", self.engine, self.settings)
+        self.begin([routes(self.service)])
+
+    def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:
+        return self.ask("POST", path, body, timeout=30)
+
+    def complete(self, prompt: Any, **more: Any) -> Any:
+        status, _, body = self.post("/v1/completions", prompt=prompt, **more)
+        assert status == 200, body
+        return body
+
+    def chat(self, *said: str, **more: Any) -> Any:
+        messages = [{"role": "user", "content": each} for each in said]
+        status, _, body = self.post("/v1/chat/completions", messages=messages, **more)
+        assert status == 200, body
+        return body
+
+
+@contextmanager
+def talking(model: LanguageModel, **settings: Any) -> Iterator[Talk]:
+    """A server for the length of a block."""
+    talk = Talk(model, **settings)
+    try:
+        yield talk
+    finally:
+        talk.model.open.set()
+        talk.stop()

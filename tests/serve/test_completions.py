@@ -1,0 +1,242 @@
+"""Completions and chats over HTTP: the model's own words, whole or as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+
+from lmwright.core.random import stream
+from lmwright.models.decode import Decoding
+from lmwright.models.language import LanguageModel
+from lmwright.models.ragged import pack
+from tests.serve.talking import Talk
+
+PROMPTS = ["hello there", "日本 and ü", "x"]
+HOT = {"temperature": 1.3, "top_p": 0.95}
+
+
+@pytest.fixture(scope="module")
+def client(talk: Talk) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{talk.port}/v1", api_key="none", max_retries=0
+    ) as client:
+        yield client
+
+
+def own(
+    model: LanguageModel, ids: np.ndarray, most: int, seed: int, index: int = 0, **how: Any
+) -> tuple[str, list[Any], str]:
+    """The answer without a server: its text, its picks, and why it ended."""
+    decoding = Decoding(most, ends=model.ends, **how)
+    pieces = list(model.answer(ids, decoding, stream(seed, "answer", index)))
+    picks = list({id(piece.pick): piece.pick for piece in pieces}.values())
+    reason = "stop" if picks[-1].token in model.ends else "length"
+    return "".join(piece.text for piece in pieces), picks, reason
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_completion_is_the_models_own(
+    model: LanguageModel, client: openai.OpenAI, prompt: str, seed: int
+) -> None:
+    text, picks, reason = own(model, model.prompt(prompt), 90, seed, **HOT)
+    given: Any = dict(model="tiny", prompt=prompt, max_tokens=90, seed=seed, **HOT)
+    whole = client.completions.create(**given)
+    assert whole.object == "text_completion" and whole.model == "tiny"
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == (text, reason)
+    assert whole.usage and whole.usage.prompt_tokens == len(model.prompt(prompt))
+    assert whole.usage.completion_tokens == len(picks)
+    parts = list(client.completions.create(**given, stream=True))
+    assert "".join(part.choices[0].text for part in parts) == text
+    assert [part.choices[0].finish_reason for part in parts] == [None] * (len(parts) - 1) + [reason]
+    assert len({part.id for part in parts}) == 1 and parts[0].usage is None
+    ids = model.prompt(prompt).tolist()
+    assert client.completions.create(**{**given, "prompt": ids}).choices[0].text == text
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_an_answer_in_a_chat_is_the_models_own(
+    model: LanguageModel, client: openai.OpenAI, seed: int
+) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello <|im_end|> 日本"}]},
+    ]
+    plain = [messages[0], {"role": "user", "content": "Hello <|im_end|> 日本"}]
+    ids = model.chat(plain)
+    assert (ids == model.tokenizer.control["<|im_end|>"]).sum() == 2  # the typed one is text
+    text, _, reason = own(model, ids, 40, seed, temperature=1.0)
+    given: Any = {"model": "tiny", "messages": messages, "max_completion_tokens": 40, "seed": seed}
+    whole = client.chat.completions.create(**given)
+    choice = whole.choices[0]
+    assert (whole.object, choice.message.role) == ("chat.completion", "assistant")
+    assert (choice.message.content, choice.finish_reason) == (text, reason)
+    assert whole.usage and whole.usage.prompt_tokens == len(ids)
+    parts = list(
+        client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True})
+    )
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert "".join(p.choices[0].delta.content or "" for p in parts[:-1]) == text
+    assert parts[-2].choices[0].finish_reason == reason
+    assert parts[-1].choices == [] and parts[-1].usage == whole.usage
+    assert all(part.usage is None for part in parts[:-1])
+
+
+def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> None:
+    ids = model.prompt("x")
+    seed = next(
+        seed for seed in range(50) if own(model, ids, 100, seed, temperature=2.0)[2] == "stop"
+    )
+    text, picks, _ = own(model, ids, 100, seed, temperature=2.0)
+    body = talk.complete("x", seed=seed, max_tokens=100, temperature=2)
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["text"] == text and "<|" not in text
+    assert body["usage"]["completion_tokens"] == len(picks) < 100
+
+
+def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.OpenAI) -> None:
+    ids = model.chat([{"role": "user", "content": "hello"}])
+    _, picks, _ = own(model, ids, 30, 5, temperature=1.0)
+    given: Any = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 30,
+        "seed": 5,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    found = client.chat.completions.create(**given).choices[0].logprobs
+    assert found is not None and found.content is not None
+    picks = [pick for pick in picks if pick.token not in model.ends]
+    for said, pick in zip(found.content, picks, strict=True):
+        assert said.logprob == pytest.approx(pick.log, abs=1e-12)
+        tops = torch.sort(pick.logs_v, descending=True).values[:3].tolist()
+        assert [each.logprob for each in said.top_logprobs] == pytest.approx(tops, abs=1e-12)
+        assert said.bytes == list(model.tokenizer.bytes_of(model.tokenizer.token(pick.token)))
+    parts = list(client.chat.completions.create(**given, stream=True))
+    streamed = [each for p in parts if (got := p.choices[0].logprobs) for each in got.content or []]
+    assert streamed == found.content
+
+
+def test_an_echo_tells_how_likely_the_prompt_was(model: LanguageModel, talk: Talk) -> None:
+    prompt = "the 日本"
+    ids = model.prompt(prompt)
+    given: Any = {"max_tokens": 4, "temperature": 0, "logprobs": 2, "echo": True}
+    choice = talk.complete(prompt, **given)["choices"][0]
+    text, picks, _ = own(model, ids, 4, 0)
+    assert choice["text"] == prompt + text
+    told = choice["logprobs"]
+    with torch.inference_mode():
+        all_ids = np.concatenate([ids, [pick.token for pick in picks]])
+        logs = torch.log_softmax(model.network(pack([all_ids])).double(), -1)
+    wanted = [float(logs[place, token]) for place, token in enumerate(all_ids[1:])]
+    assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
+    assert told["token_logprobs"][1:] == pytest.approx(wanted, abs=1e-4)
+    assert told["text_offset"] == sorted(told["text_offset"])
+    assert told["text_offset"][:3] == [0, 2, 3]  # "th", "e", " "
+    assert all(2 <= len(each) <= 3 for each in told["top_logprobs"][1:])
+    assert "bytes:\\xe6" in told["tokens"]
+    assert talk.complete(ids.tolist(), **given)["choices"][0] == choice
+    plain = talk.complete(prompt, max_tokens=4, temperature=0, echo=True)["choices"][0]
+    assert (plain["text"], plain["logprobs"]) == (choice["text"], None)
+    streamed = events(talk, "/v1/completions", prompt=prompt, **given)
+    assert "".join(each["choices"][0]["text"] for each in streamed) == choice["text"]
+    tokens = [
+        token
+        for each in streamed
+        if each["choices"][0]["logprobs"]
+        for token in each["choices"][0]["logprobs"]["tokens"]
+    ]
+    assert tokens == told["tokens"]
+
+
+def events(talk: Talk, path: str, **body: Any) -> list[Any]:
+    """The events of a stream; the last one says that it is over."""
+    status, headers, data = talk.post(path, **body, stream=True)
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    lines = data.decode("ascii").split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def test_a_stop_ends_an_answer_and_is_not_shown(model: LanguageModel, talk: Talk) -> None:
+    text, _, _ = own(model, model.prompt("x"), 60, 7, temperature=1.0)
+    for first, length in ((20, 3), (5, 1), (11, 6)):
+        stop = text[first : first + length]
+        wanted = text[: text.find(stop)]
+        given: Any = {"max_tokens": 60, "seed": 7, "stop": ["never in it", stop], "logprobs": 0}
+        choice = talk.complete("x", **given)["choices"][0]
+        assert (choice["text"], choice["finish_reason"]) == (wanted, "stop")
+        assert all(offset < len(wanted) for offset in choice["logprobs"]["text_offset"])
+        parts = events(talk, "/v1/completions", prompt="x", **given)
+        assert "".join(each["choices"][0]["text"] for each in parts) == wanted
+        assert parts[-1]["choices"][0]["finish_reason"] == "stop"
+        offsets = [
+            offset
+            for each in parts
+            if each["choices"][0]["logprobs"]
+            for offset in each["choices"][0]["logprobs"]["text_offset"]
+        ]
+        assert offsets == choice["logprobs"]["text_offset"]
+    begun = text[-2:] + "\U0010ffff"  # what looks like the beginning of a stop is shown at last
+    choice = talk.complete("x", max_tokens=60, seed=7, stop=begun)["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (text, "length")
+
+
+def test_several_prompts_have_several_answers_each(model: LanguageModel, talk: Talk) -> None:
+    body = talk.complete(["one", "three"], n=2, seed=9, max_tokens=8, echo=True)
+    assert [each["index"] for each in body["choices"]] == [0, 1, 2, 3]
+    for index, prompt in enumerate(["one", "one", "three", "three"]):
+        text = own(model, model.prompt(prompt), 8, 9, index, temperature=1.0)[0]
+        assert body["choices"][index]["text"] == prompt + text
+    assert body["choices"][0]["text"] != body["choices"][1]["text"]
+    assert body["usage"]["prompt_tokens"] == sum(len(model.prompt(p)) for p in ("one", "three"))
+    ids = [model.prompt(p).tolist() for p in ("one", "three")]
+    again = talk.complete(ids, n=2, seed=9, max_tokens=8, echo=True)
+    assert again["choices"] == body["choices"] and again["usage"] == body["usage"]
+    parts = events(talk, "/v1/completions", prompt=ids, n=2, seed=9, max_tokens=8, echo=True)
+    for index in range(4):
+        mine = [each["choices"][0] for each in parts if each["choices"][0]["index"] == index]
+        assert "".join(each["text"] for each in mine) == body["choices"][index]["text"]
+
+
+def test_without_a_seed_answers_differ_and_a_template_takes_its_extras(
+    model: LanguageModel, talk: Talk
+) -> None:
+    answers = {talk.chat("hello", max_tokens=20)["choices"][0]["message"]["content"] for _ in "abc"}
+    assert len(answers) == 3
+    plain = talk.chat("hello", max_tokens=1)["usage"]["prompt_tokens"]
+    more = talk.chat("hello", max_tokens=1, chat_template_kwargs={"enable_thinking": True})
+    assert more["usage"]["prompt_tokens"] == plain + len(model.tokenizer.ids("<think>"))
+
+
+def test_an_answer_fills_the_context_and_not_more(model: LanguageModel, talk: Talk) -> None:
+    assert model.longest == 128
+    ids = [65] * 120
+    assert talk.complete(ids, max_tokens=8, temperature=0)["usage"]["completion_tokens"] == 8
+    assert talk.complete(ids, temperature=0)["usage"]["completion_tokens"] == 8  # 16 do not fit
+    assert talk.complete([65] * 127, max_tokens=1)["usage"]["total_tokens"] == 128
+    for body in ({"prompt": ids, "max_tokens": 9}, {"prompt": [65] * 128}, {"prompt": [65] * 129}):
+        status, _, answer = talk.post("/v1/completions", **body)
+        assert (status, answer["error"]["param"] in ("prompt", "max_tokens")) == (400, True)
+    chat = talk.chat("hello", temperature=0)["usage"]
+    assert chat["total_tokens"] == 128 or chat["completion_tokens"] < 128
+
+
+def test_the_client_sees_errors_as_its_own_kinds(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.completions.create(model="other", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="tools is not supported") as caught:
+        client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "x"}],
+            tools=[{"type": "function", "function": {"name": "f"}}],
+        )
+    assert caught.value.param == "tools"
+    assert [each.id for each in client.models.list()] == ["tiny"]
