@@ -63,7 +63,7 @@ def write_model(folder: Path) -> Path:
         for weight in network.parameters():
             if weight.ndim > 1:
                 weight.mul_(8)
-    write_folder(folder, FAMILY, setting, dict(network.named_parameters()))
+    write_folder(folder, FAMILY, network, "lm")
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     path = folder / "config.json"

@@ -117,7 +117,11 @@ def spec_of(
     """The spec of a config and the heads that its family knows; BadInput for one that is none."""
     try:
         # Through the schema, for a config may hold anything in place of a number.
-        setting = read_spec(family.spec(config).to_json(), where)
+        made = family.spec(config).to_json()
+        try:
+            setting = read_spec(made, where)
+        except BadInput as error:
+            raise BadInput(error.found, f"a {family.name} config", FETCH_AGAIN) from None
         return setting, {name: make(config, setting)[0] for name, make in family.heads.items()}
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise BadInput(
