@@ -366,7 +366,7 @@ def test_only_the_guilty_request_fails(talk: Talk, usual: Any, monkeypatch: Any)
         logits = proper(self, batch, cache)
         tokens = batch.tokens_n.tolist()
         if 1 in tokens:
-            raise ValueError("asked to fail at /tmp/x.py")
+            raise ValueError(f"asked to fail at {__file__}")
         return torch.full_like(logits, torch.nan) if 2 in tokens else logits
 
     monkeypatch.setattr(network, "next", odd)

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, rows, same
+from lmwright.models.family import Family, InGguf, Weight, linear, same
+from lmwright.models.one_side import maps_apart
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -171,11 +172,8 @@ def weights(spec: ModelSpec) -> list[Weight]:
     ]
     for number, (first, _) in enumerate(spec.stack("decoder").layers):
         assert isinstance(first.op, Attention)
-        at, keys = f"layers.{number}", first.op.kv_heads * first.op.head_width
-        sizes = first.op.heads * first.op.head_width, keys, keys
-        parts = [f"{at}.self_attn.{part}_proj" for part in "qkv"]
-        for leaf in ("weight", "bias")[: 1 + first.op.bias]:
-            found.append(rows(f"{at}.0.op.qkv.{leaf}", [f"{p}.{leaf}" for p in parts], sizes))
+        at = f"layers.{number}"
+        found += maps_apart(number, first.op)
         norms = {
             "0.op.q_norm": "self_attn.q_norm",
             "0.op.k_norm": "self_attn.k_norm",

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.models.family import Family, Weight, rows, same, transposed
+from lmwright.models.one_side import last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
     Embedding,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Stack,
@@ -148,18 +148,6 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
-
-
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A linear map of the last token."""
-    outputs = len(config.get("id2label", "12"))
-    return Head(pool="last", outputs=outputs, bias=False), [same("head.out.weight", "score.weight")]
-
-
 MASKS = tuple(
     f"h.{number}.attn.{name}"
     for number in range(max(layers for layers, _, _ in SIZES.values()))
@@ -172,7 +160,7 @@ FAMILY = Family(
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": language_model, "classify": classifier},
+    heads={"lm": tied_next_token, "classify": last_token},
     prefix="transformer.",
     unread=("lm_head.", "score.", *MASKS),
 )

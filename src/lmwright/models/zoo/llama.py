@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, rows, same
+from lmwright.models.family import Family, InGguf, Weight, linear, same
+from lmwright.models.one_side import maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, unstretched, write_rotary
 from lmwright.models.spec import (
     Attention,
     Embedding,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Rotary,
@@ -175,11 +175,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
         attention, feed_forward = (sublayer.op for sublayer in layer)
         assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
         ours, theirs = f"layers.{number}", f"layers.{number}"
-        keys = attention.kv_heads * attention.head_width
-        sizes = attention.heads * attention.head_width, keys, keys
-        parts = [f"{theirs}.self_attn.{part}_proj" for part in "qkv"]
-        for leaf in ("weight", "bias")[: 1 + attention.bias]:
-            found.append(rows(f"{ours}.0.op.qkv.{leaf}", [f"{p}.{leaf}" for p in parts], sizes))
+        found += maps_apart(number, attention)
         mlp, dense = f"{theirs}.mlp", feed_forward.bias
         found += [
             *linear(f"{ours}.0.op.out", f"{theirs}.self_attn.o_proj", bias=attention.out_bias),
@@ -189,15 +185,6 @@ def weights(spec: ModelSpec) -> list[Weight]:
             same(f"{ours}.1.before.weight", f"{theirs}.post_attention_layernorm.weight"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
-
-
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by a map of its own or by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    if config.get("tie_word_embeddings", False):
-        return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
-    head = Head(pool="none", outputs=outputs, bias=False)
-    return head, [same("head.out.weight", "lm_head.weight")]
 
 
 GGUF_NAMES = {
@@ -295,7 +282,7 @@ FAMILY = Family(
     spec=spec,
     config=llama_config,
     weights=weights,
-    heads={"lm": language_model},
+    heads={"lm": next_token},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
     gguf=IN_GGUF,

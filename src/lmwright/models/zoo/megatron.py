@@ -15,12 +15,12 @@ from typing import Any
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.family import Family, Weight, heads_apart, linear, same
+from lmwright.models.one_side import last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
     Embedding,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Slopes,
@@ -202,24 +202,12 @@ def layer_weights(spec: ModelSpec, layers: str, attention: str) -> list[Weight]:
     return found
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
-
-
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A linear map of the last token."""
-    outputs = len(config.get("id2label", "12"))
-    return Head(pool="last", outputs=outputs, bias=False), [same("head.out.weight", "score.weight")]
-
-
 FAMILY = Family(
     name="megatron",
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": language_model},
+    heads={"lm": tied_next_token},
     prefix="language_model.",
 )
 BLOOM = Family(
@@ -227,7 +215,7 @@ BLOOM = Family(
     spec=bloom,
     config=bloom_config,
     weights=bloom_weights,
-    heads={"lm": language_model, "classify": classifier},
+    heads={"lm": tied_next_token, "classify": last_token},
     prefix="transformer.",
     unread=("lm_head.", "score."),
 )

@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, Weight, linear, rows, same, stacked
+from lmwright.models.family import Family, Weight, linear, same, stacked
+from lmwright.models.one_side import maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
     Embedding,
     Experts,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Rotary,
@@ -242,11 +242,8 @@ def body(spec: ModelSpec) -> list[Weight]:
     ]
     for number, (first, _) in enumerate(spec.stack("decoder").layers):
         assert isinstance(first.op, Attention)
-        at, keys = f"layers.{number}", first.op.kv_heads * first.op.head_width
-        sizes = first.op.heads * first.op.head_width, keys, keys
-        parts = [f"{at}.self_attn.{part}_proj" for part in "qkv"]
-        for leaf in ("weight", "bias")[: 1 + first.op.bias]:
-            found.append(rows(f"{at}.0.op.qkv.{leaf}", [f"{p}.{leaf}" for p in parts], sizes))
+        at = f"layers.{number}"
+        found += maps_apart(number, first.op)
         found += [
             same(f"{at}.0.op.out.weight", f"{at}.self_attn.o_proj.weight"),
             same(f"{at}.0.before.weight", f"{at}.input_layernorm.weight"),
@@ -285,21 +282,12 @@ def gated(ours: str, theirs: str, names: tuple[str, str, str]) -> list[Weight]:
     ]
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by a map of its own or by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    if config.get("tie_word_embeddings", False):
-        return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
-    head = Head(pool="none", outputs=outputs, bias=False)
-    return head, [same("head.out.weight", "lm_head.weight")]
-
-
 FAMILY = Family(
     name="mixtral",
     spec=spec,
     config=mixtral_config,
     weights=weights,
-    heads={"lm": language_model},
+    heads={"lm": next_token},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
 )
