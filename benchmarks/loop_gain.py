@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.finetune import REVIEWS
+from benchmarks.peer import REVIEWS
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.data.corpus import read_rows

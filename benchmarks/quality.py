@@ -31,8 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.finetune import REVIEWS
-from benchmarks.peer import START, padded, peer_model
+from benchmarks.peer import REVIEWS, START, padded, peer_model
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference

@@ -1,0 +1,79 @@
+"""Sides of a comparison, each a process of its own, that work in turns.
+
+A neighbour on the machine then slows all sides alike, and each one's peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def in_turns(
+    commands: Mapping[str, Sequence[str]], rounds: int, warm_ups: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """Each side's reports, a round each, those of the first rounds, which warm up, left out.
+
+    A command is what follows ``python -m``; its process does one round for each line that it
+    reads, and prints the round's report as a JSON object with the key ``turn`` first.
+    """
+    children = {
+        side: subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for side, command in commands.items()
+    }
+    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in children}
+    try:
+        for _ in range(warm_ups + rounds):
+            for side, child in children.items():
+                turns[side].append(ask(child, commands[side]))
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
+    return {side: reports[warm_ups:] for side, reports in turns.items()}
+
+
+def ask(child: subprocess.Popen[str], command: Sequence[str]) -> dict[str, Any]:
+    """Give a child its turn and wait for what it did."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    for line in child.stdout:
+        # A peer may print a log of its own between the reports.
+        if line.startswith('{"turn"'):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    raise SystemExit(f"a side ended before its turn; to see why: python -m {' '.join(command)}")
+
+
+def wait() -> None:
+    """In a child: block until the turn is given; the child ends when none will come."""
+    if not sys.stdin.readline():
+        sys.exit()
+
+
+def report(turn: int, **facts: Any) -> None:
+    """In a child: say what a turn brought."""
+    print(json.dumps({"turn": turn, **facts}), flush=True)
+
+
+def ratios(
+    ours: Sequence[dict[str, Any]],
+    peer: Sequence[dict[str, Any]],
+    speed: Callable[[Sequence[dict[str, Any]]], float],
+) -> tuple[float, list[float]]:
+    """Ours to the peer's speed over all rounds, and the least, median and most of a round."""
+    rounds = [speed([one]) / speed([other]) for one, other in zip(ours, peer, strict=True)]
+    spread = [round(each, 2) for each in (min(rounds), statistics.median(rounds), max(rounds))]
+    return round(speed(ours) / speed(peer), 2), spread
