@@ -91,6 +91,7 @@ VERBS = {
     "chat": ("lmwright.cli.write:chat", "Talk to a language model in the terminal."),
     "inspect": ("lmwright.cli.inspect:inspect", "Draw a model; say what it holds and costs."),
     "compare": ("lmwright.cli.inspect:compare", "Show what two models are made of."),
+    "export": ("lmwright.cli.export:export", "Write a model in a format that others read."),
     "doctor": ("lmwright.cli.doctor:doctor", "Check the machine, or explain a run that failed."),
     "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
     "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),

@@ -50,6 +50,7 @@ class Cache:
     def __init__(self, documents: int) -> None:
         self.lengths = [0] * documents
         self.kept: dict[str, Any] = {}
+        self.found: tuple[Ragged, Tensor, Tensor] | None = None
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> tuple[Tensor, ...]:
         """Keys and values (documents, kv heads, room, head width) with new ones (n, kv, h) added.
@@ -62,12 +63,18 @@ class Cache:
             old_k, old_v = self.with_room(old_k, k_new, need), self.with_room(old_v, v_new, need)
             self.kept[name] = old_k, old_v
         k, v = self.kept[name]
-        for place, (start, stop) in enumerate(batch.spans()):
-            first = self.lengths[place]
-            last = first + stop - start
-            k[place, :, first:last] = k_new[start:stop].transpose(0, 1)
-            v[place, :, first:last] = v_new[start:stop].transpose(0, 1)
+        document_n, place_n = self.places(batch)
+        k[document_n, :, place_n], v[document_n, :, place_n] = k_new, v_new
         return k, v
+
+    def places(self, batch: Ragged) -> tuple[Tensor, Tensor]:
+        """The document of each new token (n,), and its place there; found once for all layers."""
+        if self.found is None or self.found[0] is not batch:
+            lengths = torch.tensor(batch.lengths())
+            document_n = torch.arange(len(lengths)).repeat_interleave(lengths)
+            first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
+            self.found = batch, document_n, torch.arange(len(document_n)) + first_n[document_n]
+        return self.found[1:]
 
     def with_room(self, old: Tensor | None, like: Tensor, need: int) -> Tensor:
         """A buffer for ``need`` tokens and as many again, with the old contents."""
@@ -79,11 +86,13 @@ class Cache:
 
     def advance(self, batch: Ragged) -> None:
         """Count the tokens of a batch that went through the whole network."""
+        self.found = None
         pairs = zip(self.lengths, batch.lengths(), strict=True)
         self.lengths = [past + new for past, new in pairs]
 
     def choose(self, places: Sequence[int]) -> None:
         """Go on with these documents (an old one may be taken twice, or left)."""
+        self.found = None
         self.lengths = [self.lengths[place] for place in places]
         self.kept = {name: chosen(value, places) for name, value in self.kept.items()}
 

@@ -1,0 +1,80 @@
+"""A published language model, written anew in a format that others read."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmwright.core.durable import TEMPORARY, commit_folder, write_bytes, write_json
+from lmwright.core.errors import BadInput, nearest
+from lmwright.models.files.folder import Published, write_folder
+from lmwright.models.files.gguf import read_gguf
+from lmwright.models.files.gguf_model import FORMATS, write_gguf_model
+from lmwright.models.files.published import is_gguf, located, read_published
+from lmwright.models.language import LanguageModel, language_model
+
+FOLDER = "folder"
+OF_TOKENIZER = "tokenizer."
+"""How GGUF's names of what describes a tokenizer begin."""
+
+
+def export_model(address: str, out: Path, form: str) -> None:
+    """Write the model at ``address`` to ``out``, as a folder in fp32 or a GGUF file.
+
+    BadInput: ``out`` is there already, an unknown form, a model that writes nothing, one that the
+    form cannot hold, and a folder's tokenizer for a GGUF file, which only another one has.
+    """
+    if form != FOLDER and form not in FORMATS:
+        raise BadInput(f"the form {form!r}", "a known one", nearest(form, [FOLDER, *FORMATS]))
+    if out.exists():
+        raise BadInput(f"{out} is there already", "a new name", "choose another, or remove it")
+    if form == FOLDER:
+        published = read_published(address)
+        as_folder(published, language_model(published), out)
+        return
+    path = located(address)
+    if not is_gguf(path):
+        raise BadInput(
+            f"{path.name}, whose tokenizer is not described as GGUF has it",
+            "a GGUF file",
+            "export the model as a folder",
+        )
+    tokens = {
+        key: value
+        for key, value in read_gguf(path).metadata.items()
+        if key.startswith(OF_TOKENIZER)
+    }
+    published = read_published(address)
+    as_gguf(published, language_model(published), out, form, tokens)
+
+
+def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
+    """Config, weights, tokenizer, ends of an answer and chat template; all of it or nothing."""
+    described = published.described
+    roles = {
+        f"{role}_token_id": ids[0] for role, ids in model.tokenizer.roles.items() if len(ids) == 1
+    }
+    said: dict[str, Any] = {**roles}
+    if described.ends:
+        said["eos_token_id"] = list(described.ends)
+    if described.start is not None:
+        said["decoder_start_token_id"] = described.start
+    beside = out.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        write_folder(beside, published.family, model.network, "lm", model.tokenizer, said)
+        write_json(beside / "generation_config.json", said)
+        if described.template:
+            write_bytes(beside / "chat_template.jinja", described.template.encode())
+        commit_folder(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def as_gguf(
+    published: Published, model: LanguageModel, out: Path, form: str, tokens: Mapping[str, Any]
+) -> None:
+    """One file, with the metadata of a tokenizer as they are."""
+    write_gguf_model(out, model.network, published.family, published.described.config, tokens, form)
