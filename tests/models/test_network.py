@@ -395,6 +395,35 @@ def test_wrong_json_is_refused_with_the_field_named(path):
         assert all(word in str(told.value) for word in words[-2:]), (value, str(told.value))
 
 
+UNFIT = {
+    "stacks.1.layers.0.0.op.kv_heads": (3, "cannot share 3 kv_heads"),
+    "stacks.1.name": ("one", "one name"),
+    "stacks.1.weights_of": ("enkoder", "weights_of 'enkoder'"),
+    "gives": (["third"], "'third'"),
+}
+
+
+@pytest.mark.parametrize("path", UNFIT)
+def test_parts_that_do_not_fit_one_another_are_refused(path):
+    value, told = UNFIT[path]
+    with pytest.raises(BadInput, match="folder/spec") as fault:
+        read_spec(broken(path, value), "folder/spec.json")
+    assert told in str(fault.value)
+
+
+def test_a_stack_that_reads_a_later_one_or_none_is_refused():
+    made = ModelSpec(stacks=PAIR).to_json()
+    for stacks in (made["stacks"][::-1], made["stacks"][1:]):
+        with pytest.raises(BadInput, match="no earlier stack"):
+            read_spec({**made, "stacks": stacks}, "here")
+
+
+@pytest.mark.parametrize("top", [0, 5])
+def test_more_experts_than_there_are_are_refused(top):
+    with pytest.raises(ValueError, match="of 4 experts"):
+        spec.Experts(experts=4, top=top, inner=8, bend="silu")
+
+
 @pytest.mark.parametrize("value", [None, [], 3, "spec", {}])
 def test_what_is_no_spec_at_all_is_refused(value):
     with pytest.raises(BadInput, match="here: "):

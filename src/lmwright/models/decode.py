@@ -15,7 +15,7 @@ from lmwright.core.errors import BadInput
 from lmwright.models.blocks.flow import Cache
 from lmwright.models.network import Network
 from lmwright.models.ragged import pack
-from lmwright.models.spec import Attention, Convolution, ModelSpec, Parallel, Recurrent, Stack
+from lmwright.models.spec import Attention, Convolution, ModelSpec, Recurrent, Stack
 
 
 @dataclass(frozen=True)
@@ -250,10 +250,7 @@ def refuse_other(network: Network) -> None:
 
 def reads_forwards(stack: Stack) -> bool:
     """Whether no token of a stack depends on later ones of its own document."""
-    ops = [sublayer.op for layer in stack.layers for sublayer in layer]
-    for op in list(ops):
-        ops += [branch.op for branch in op.branches] if isinstance(op, Parallel) else []
-    for op in ops:
+    for op in stack.ops():
         if isinstance(op, Attention) and not op.reads and op.sees == "all":
             return False
         if isinstance(op, Convolution) or (

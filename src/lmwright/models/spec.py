@@ -12,7 +12,7 @@ the other took in (two streams). Weights that are shared are shared by key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -155,6 +155,11 @@ class Attention:
     reads: str = ""
     each_layer: bool = False
 
+    def __post_init__(self) -> None:
+        """ValueError where heads cannot share keys alike."""
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} kv_heads alike")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForward:
@@ -196,6 +201,11 @@ class Experts:
     shared: Count = 0
     shared_gate: bool = False
     balance: float = 0.0
+
+    def __post_init__(self) -> None:
+        """ValueError where a token cannot go to so many experts."""
+        if not 1 <= self.top <= self.experts:
+            raise ValueError(f"top is {self.top}, of {self.experts} experts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +346,14 @@ class Stack:
     drops: bool = False
     weights_of: str = ""
 
+    def ops(self) -> Iterator[Op]:
+        """Every op, those of branches too."""
+        for layer in self.layers:
+            for sublayer in layer:
+                yield sublayer.op
+                if isinstance(sublayer.op, Parallel):
+                    yield from (branch.op for branch in sublayer.op.branches)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
@@ -384,6 +402,27 @@ class ModelSpec:
     gives: tuple[str, ...] = ()
     mixed: bool = False
     context: Count = 0
+
+    def __post_init__(self) -> None:
+        """ValueError where stacks do not fit one another."""
+        names = [stack.name for stack in self.stacks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stacks have one name: {', '.join(names)}")
+        for name in set(self.gives) - set(names):
+            raise ValueError(f"gives names {name!r}, and there is no such stack")
+        for place, stack in enumerate(self.stacks):
+            known = {each.name: each for each in self.stacks[:place]}
+            if stack.weights_of and stack.weights_of not in known:
+                raise ValueError(f"{stack.name}: weights_of {stack.weights_of!r}, no earlier stack")
+            for op in stack.ops():
+                if not isinstance(op, Attention) or not op.reads:
+                    continue
+                if op.reads not in known:
+                    raise ValueError(f"{stack.name}: reads {op.reads!r}, no earlier stack")
+                if op.each_layer and len(known[op.reads].layers) < len(stack.layers):
+                    raise ValueError(
+                        f"{stack.name} has more layers than {op.reads!r}, read by each"
+                    )
 
     def stack(self, name: str) -> Stack:
         """The stack called ``name``; BadInput if there is none."""
