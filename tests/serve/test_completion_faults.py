@@ -44,6 +44,14 @@ def content(value: str) -> tuple[str, str]:
     return messages(f'[{{"role": "user", "content": {value}}}]')
 
 
+RIGHT = {
+    ("temperature", "1.5"),
+    *(
+        (name, value)
+        for name in ("presence_penalty", "frequency_penalty")
+        for value in ("1.5", "-1")
+    ),
+}
 BAD: dict[str, tuple[tuple[str, str], int]] = {
     **{
         f"{name} {value[:20]}": (make(f'"{name}": {value}'), 400)
@@ -62,8 +70,7 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
             (text, "frequency_penalty"),
         )
         for value in NUMBERS
-        if (name, value) not in {("logprobs", "true"), ("temperature", "1.5")}
-        or (make is text and value == "true")
+        if (name, value) not in {("logprobs", "true"), *RIGHT} or (make is text and value == "true")
     },
     **{
         f"top_logprobs {value[:20]}": (said(f'"logprobs": true, "top_logprobs": {value}'), 400)
@@ -80,9 +87,14 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
     "seed": (said('"seed": 9223372036854775808'), 400),
     "seed of text": (said('"seed": "1"'), 400),
     "many biases": (said(f'"logit_bias": {json.dumps({str(n): 1 for n in range(10_000)})}'), 400),
-    "bias": (text('"logit_bias": {"5": 1.5}'), 400),
+    "bias beyond": (text('"logit_bias": {"5": 100.5}'), 400),
+    "bias of text": (text('"logit_bias": {"5": "1"}'), 400),
+    "bias of truth": (text('"logit_bias": {"5": true}'), 400),
+    "bias of nothing's token": (text('"logit_bias": {"99999": 1}'), 400),
+    "bias of a word": (text('"logit_bias": {"the": 1}'), 400),
+    "bias of one id twice": (text('"logit_bias": {"5": 1, "05": 2}'), 400),
     "bias of a list": (text('"logit_bias": [1]'), 400),
-    "penalty": (said('"presence_penalty": 0.5'), 400),
+    "penalty beyond": (said('"presence_penalty": 2.5'), 400),
     "too many answers": (text('"n": 16', json.dumps(["a"] * 5)), 400),
     # item 2
     "empty prompt": (text("", '""'), 400),

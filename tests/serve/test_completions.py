@@ -88,6 +88,28 @@ def test_an_answer_in_a_chat_is_the_models_own(
     assert all(part.usage is None for part in parts[:-1])
 
 
+@pytest.mark.parametrize(
+    ("named", "how"),
+    [
+        ({"presence_penalty": 1.5}, {"presence": 1.5}),
+        ({"frequency_penalty": -0.5}, {"frequency": -0.5}),
+        ({"logit_bias": {"7": 4, "9": -100}}, {"bias": ((7, 4.0), (9, -100.0))}),
+    ],
+    ids=["presence", "frequency", "bias"],
+)
+def test_what_leans_is_honoured(
+    model: LanguageModel, client: openai.OpenAI, named: dict[str, Any], how: dict[str, Any]
+) -> None:
+    ids = model.prompt("the")
+    text, picks, _ = own(model, ids, 60, 3, temperature=1.0, **how)
+    assert text != own(model, ids, 60, 3, temperature=1.0)[0]
+    given: Any = {"model": "tiny", "max_tokens": 60, "seed": 3, **named}
+    found = client.completions.create(prompt="the", logprobs=0, **given).choices[0]
+    assert found.text == text and found.logprobs is not None
+    logs = [pick.log for pick in picks if pick.token not in model.ends]
+    assert found.logprobs.token_logprobs == pytest.approx(logs, abs=1e-12)
+
+
 def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> None:
     ids = model.prompt("x")
     seed = next(

@@ -4,6 +4,7 @@ against it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class Decoding:
     log-probabilities divided by their length to the power of ``length_penalty`` (Wu et al. 2016,
     section 7, in its simple form). A document ends with one of the ids ``ends``, which is given
     too, or after ``most`` tokens.
+
+    Before all of that ``bias`` is added to the logits of some ids, and from those of each token
+    that the answer has already ``presence`` is taken once and ``frequency`` each time.
     """
 
     most: int
@@ -37,6 +41,9 @@ class Decoding:
     beams: int = 1
     length_penalty: float = 1.0
     ends: tuple[int, ...] = ()
+    bias: tuple[tuple[int, float], ...] = ()
+    presence: float = 0.0
+    frequency: float = 0.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -51,18 +58,25 @@ class Decoding:
                 raise BadInput(f"{name} {getattr(self, name)}", "a number in its range")
         if self.beams > 1 and self.temperature:
             raise BadInput("beams with a temperature", "either", "leave temperature at 0")
+        if self.beams > 1 and self.leans:
+            raise BadInput("beams with a bias or a penalty", "either", "leave them out")
+
+    @property
+    def leans(self) -> bool:
+        """Whether tokens are not chosen by the model's own logits."""
+        return bool(self.bias or self.presence or self.frequency)
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A token that was chosen, and the model's log-probabilities (vocabulary,) at its place."""
+    """A token that was chosen, and the model's own log-probabilities (vocabulary,) at its place."""
 
     token: int
     logs_v: Tensor
 
     @property
     def log(self) -> float:
-        """The token's own log-probability, before temperature and cuts."""
+        """The token's own log-probability, before bias, penalties, temperature and cuts."""
         return float(self.logs_v[self.token])
 
 
@@ -132,9 +146,15 @@ def generate(
     """What follows each prompt, a token at a time: at each step, document -> its token."""
     reader = Reader(network, len(prompts), sources)
     active, new = list(range(len(prompts))), list(prompts)
+    written: list[list[int]] = [[] for _ in prompts]
     for _ in range(decoding.most):
         logs = torch.log_softmax(reader.read(new).double(), dim=-1)
-        picks = [Pick(pick(row, decoding, rng), row) for row in logs]
+        picks = [
+            Pick(pick(leaning(row, written[n], decoding), decoding, rng), row)
+            for n, row in zip(active, logs, strict=True)
+        ]
+        for n, each in zip(active, picks, strict=True):
+            written[n].append(each.token)
         yield dict(zip(active, picks, strict=True))
         going = [n for n, each in enumerate(picks) if each.token not in decoding.ends]
         if not going:
@@ -143,6 +163,18 @@ def generate(
             reader.choose(going)
         active = [active[n] for n in going]
         new = [np.array([picks[n].token]) for n in going]
+
+
+def leaning(logs_v: Tensor, written: Sequence[int], decoding: Decoding) -> Tensor:
+    """Logits with bias and penalties, for an answer that has the tokens ``written`` so far."""
+    if not decoding.leans:
+        return logs_v
+    logits_v = logs_v.clone()
+    for token, more in decoding.bias:
+        logits_v[token] += more
+    for token, count in Counter(written).items():
+        logits_v[token] -= decoding.presence + count * decoding.frequency
+    return logits_v
 
 
 def pick(logs_v: Tensor, decoding: Decoding, rng: np.random.Generator) -> int:

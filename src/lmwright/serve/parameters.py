@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ MOST_CHOICES = 16
 MOST_STOPS = 16
 MOST_STOP_CHARACTERS = 256
 MOST_ALTERNATIVES = 20
+MOST_BIASES = 1024
+MOST_BIAS = 100
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 SHORT = 16
 """Tokens of a completion that does not say how many it wants."""
 NOT_THE_CALLERS = {"now", "self", "tokenizer"}
@@ -58,6 +62,9 @@ class Asked:
     usual: int
     temperature: float
     top_p: float
+    presence: float
+    frequency: float
+    bias: tuple[tuple[int, float], ...]
     n: int
     seed: int
     stops: tuple[str, ...]
@@ -112,11 +119,6 @@ def read_text(body: dict[str, Any], settings: Serve) -> Asked:
 
 def common(body: dict[str, Any]) -> dict[str, Any]:
     """What both kinds of request may hold."""
-    for name in ("presence_penalty", "frequency_penalty"):
-        if number(body, name, 0.0, -2.0, 2.0):
-            raise RequestFault(400, f"{name} other than 0 is not supported", name)
-    if body.get("logit_bias") not in (None, {}):
-        raise RequestFault(400, "logit_bias is not supported", "logit_bias")
     temperature = number(body, "temperature", 1.0, 0.0, 2.0)
     if 0 < temperature < 1e-6:  # logits divided by it might be no numbers
         raise RequestFault(400, "temperature must be 0, or at least 0.000001", "temperature")
@@ -130,6 +132,9 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
         "model": None if model is None else checked_text(model, "model", 256),
         "temperature": temperature,
         "top_p": top_p,
+        "presence": number(body, "presence_penalty", 0.0, -2.0, 2.0),
+        "frequency": number(body, "frequency_penalty", 0.0, -2.0, 2.0),
+        "bias": bias_of(body.get("logit_bias")),
         "n": whole(body, "n", 1, 1, MOST_CHOICES),
         "seed": secrets.randbits(63) if seed is None else seed,
         "stops": stops_of(body.get("stop")),
@@ -140,6 +145,11 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
 
 def wishes(asked: Asked, model: LanguageModel) -> list[Wish]:
     """The answers that a request wants, n to each prompt; RequestFault where the model refuses."""
+    for token, _ in asked.bias:
+        try:
+            model.tokenizer.token(token)
+        except BadInput as fault:
+            raise RequestFault(400, in_words(fault), "logit_bias") from None
     given: Sequence[str | np.ndarray | None] = asked.prompts or (None,)
     found: list[Wish] = []
     for prompt in given:
@@ -191,6 +201,9 @@ def decoding_of(asked: Asked, model: LanguageModel, used: int, room: int) -> Dec
         temperature=asked.temperature,
         top_p=asked.top_p,
         ends=model.ends,
+        bias=asked.bias,
+        presence=asked.presence,
+        frequency=asked.frequency,
     )
 
 
@@ -257,6 +270,26 @@ def prompts_of(value: Any, settings: Serve) -> tuple[str | np.ndarray, ...]:
 def is_ids(value: Any) -> bool:
     """Whether this is a list of whole numbers, at least one."""
     return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
+
+
+def bias_of(value: Any) -> tuple[tuple[int, float], ...]:
+    """Ids, and what is added to their logits."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+        raise RequestFault(
+            400, f"logit_bias must be an object of at most {MOST_BIASES} ids", "logit_bias"
+        )
+    found: dict[int, float] = {}
+    for key, more in value.items():
+        if not TOKEN_ID.fullmatch(key) or int(key) in found:
+            raise RequestFault(400, "logit_bias: a key is no id, or twice there", "logit_bias")
+        if type(more) not in (int, float) or not -MOST_BIAS <= more <= MOST_BIAS:
+            raise RequestFault(
+                400, f"logit_bias: numbers from {-MOST_BIAS} to {MOST_BIAS}", "logit_bias"
+            )
+        found[int(key)] = float(more)
+    return tuple(found.items())
 
 
 def stops_of(value: Any) -> tuple[str, ...]:
