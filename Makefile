@@ -30,7 +30,7 @@ lint: env-test
 	$(BIN)/python docs/generate.py --check
 
 bench: env-test
-	for claim in finetune serving quality; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+	for claim in finetune forward serving quality; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
 
 env: .venv/ready
 env-test: .venv/ready-test

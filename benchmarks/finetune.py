@@ -21,14 +21,14 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.peer import REVIEWS, START, padded, peer_model
-from benchmarks.turns import in_turns, ratios, report, wait
+from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.encoder import from_published
@@ -78,9 +78,9 @@ def result(
     peer: str, dropout: float, threads: int, turns: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The ratio of tokens a second over all rounds, with each round's, and the losses' distance."""
-    ours, theirs = turns["ours"], turns[peer]
-    ratio, spread = ratios(ours, theirs, speed)
-    apart = loss_distance(ours, theirs, stepwise=not dropout and peer != "grouped")
+    ours, theirs = turns["ours"][1:], turns[peer][1:]
+    ratio, spread = ratios(ours, theirs)
+    apart = loss_distance(turns["ours"], turns[peer], stepwise=not dropout and peer != "grouped")
     bound = LOSS_BOUND[0.0 if not dropout and peer != "grouped" else 0.1]
     return {
         "name": f"finetune {peer}",
@@ -101,11 +101,6 @@ def result(
         "loss_distance": float(f"{apart:.2g}"),
         "equal": apart <= bound,
     }
-
-
-def speed(turns: Sequence[dict[str, Any]]) -> float:
-    """Non-padding tokens a second over several turns."""
-    return sum(turn["tokens"] for turn in turns) / sum(turn["seconds"] for turn in turns)
 
 
 def loss_distance(ours: list[dict[str, Any]], peer: list[dict[str, Any]], stepwise: bool) -> float:

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.peer import REVIEWS, START
-from benchmarks.turns import in_turns, ratios, report, wait
+from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.decode import Decoding, generate
@@ -120,8 +120,8 @@ def against_peers(work: str, model: str, rows: int, threads: int) -> list[dict[s
     )
     found = []
     for peer in peers:
-        ours, theirs = turns["ours"], turns[peer]
-        ratio, spread = ratios(ours, theirs, speed)
+        ours, theirs = turns["ours"][1:], turns[peer][1:]
+        ratio, spread = ratios(ours, theirs)
         grouped = "" if peer == "peer" else f" {peer}"
         apart = distance(work, ours, theirs, stepwise=peer != "grouped")
         found.append(
@@ -145,11 +145,6 @@ def against_peers(work: str, model: str, rows: int, threads: int) -> list[dict[s
             }
         )
     return found
-
-
-def speed(turns: Sequence[dict[str, Any]]) -> float:
-    """Tokens a second over several turns."""
-    return sum(turn["tokens"] for turn in turns) / sum(turn["seconds"] for turn in turns)
 
 
 def distance(

@@ -9,14 +9,12 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def in_turns(
-    commands: Mapping[str, Sequence[str]], rounds: int, warm_ups: int = 1
-) -> dict[str, list[dict[str, Any]]]:
-    """Each side's reports, a round each, those of the first rounds, which warm up, left out.
+def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Each side's reports: that of a warm-up, then one a round.
 
     A command is what follows ``python -m``; its process does one round for each line that it
     reads, and prints the round's report as a JSON object with the key ``turn`` first.
@@ -33,14 +31,14 @@ def in_turns(
     }
     turns: dict[str, list[dict[str, Any]]] = {side: [] for side in children}
     try:
-        for _ in range(warm_ups + rounds):
+        for _ in range(1 + rounds):
             for side, child in children.items():
                 turns[side].append(ask(child, commands[side]))
     finally:
         for child in children.values():
             child.kill()
             child.wait()
-    return {side: reports[warm_ups:] for side, reports in turns.items()}
+    return turns
 
 
 def ask(child: subprocess.Popen[str], command: Sequence[str]) -> dict[str, Any]:
@@ -68,10 +66,13 @@ def report(turn: int, **facts: Any) -> None:
     print(json.dumps({"turn": turn, **facts}), flush=True)
 
 
+def speed(turns: Sequence[dict[str, Any]]) -> float:
+    """Tokens a second over several turns."""
+    return sum(turn["tokens"] for turn in turns) / sum(turn["seconds"] for turn in turns)
+
+
 def ratios(
-    ours: Sequence[dict[str, Any]],
-    peer: Sequence[dict[str, Any]],
-    speed: Callable[[Sequence[dict[str, Any]]], float],
+    ours: Sequence[dict[str, Any]], peer: Sequence[dict[str, Any]]
 ) -> tuple[float, list[float]]:
     """Ours to the peer's speed over all rounds, and the least, median and most of a round."""
     rounds = [speed([one]) / speed([other]) for one, other in zip(ours, peer, strict=True)]

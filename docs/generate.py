@@ -72,7 +72,8 @@ def option(name: str, parameter: inspect.Parameter) -> str:
     extra = getattr(parameter.annotation, "__metadata__", (None,))[0]
     flag = name.replace("_", "-")
     is_argument = type(extra).__name__ == "ArgumentInfo"
-    shown = f"`{flag.upper()}`" if is_argument else f"`--{flag}`"
+    declared = getattr(extra, "param_decls", None) or [f"--{flag}"]
+    shown = f"`{flag.upper()}`" if is_argument else f"`{declared[0]}`"
     default = parameter.default
     ending = "" if default in (inspect.Parameter.empty, None, "", [], False) else f" (`{default}`)"
     words = getattr(extra, "help", None) or ""
