@@ -72,8 +72,10 @@ def option(name: str, parameter: inspect.Parameter) -> str:
     extra = getattr(parameter.annotation, "__metadata__", (None,))[0]
     flag = name.replace("_", "-")
     is_argument = type(extra).__name__ == "ArgumentInfo"
-    declared = getattr(extra, "param_decls", None) or [f"--{flag}"]
-    shown = f"`{flag.upper()}`" if is_argument else f"`{declared[0]}`"
+    # Inside Annotated the first name that an option declares lands in the place of its default.
+    first = str(getattr(extra, "default", ""))
+    declared = first if first.startswith("--") else f"--{flag}"
+    shown = f"`{flag.upper()}`" if is_argument else f"`{declared}`"
     default = parameter.default
     ending = "" if default in (inspect.Parameter.empty, None, "", [], False) else f" (`{default}`)"
     words = getattr(extra, "help", None) or ""
