@@ -7,16 +7,22 @@ import torch
 import torch.nn.functional as F
 
 from lmwright.models import products
-from lmwright.models.products import Linear
+from lmwright.models.products import Linear, has_onednn, prefers_onednn
 
 SHAPES = [(384, 1536), (1536, 384), (7, 3)]
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "plain"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With oneDNN where this CPU has it, and without."""
-    if not request.param:
-        monkeypatch.setattr(products, "has_onednn", lambda: False)
+    """With oneDNN where this torch has it, and without."""
+    preferred = request.param and has_onednn()
+    monkeypatch.setattr(products, "prefers_onednn", lambda: preferred)
+
+
+@pytest.mark.parametrize(("capability", "preferred"), [("AVX512", True), ("AVX2", False)])
+def test_onednn_is_preferred_where_it_is_the_faster_one(capability, preferred, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert prefers_onednn() == (preferred and has_onednn())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,8 +1,8 @@
 """Linear maps through the faster of the CPU's two libraries for matrix products.
 
-torch sends fp32 products to MKL, which on some CPUs leaves a tenth to a quarter of what oneDNN
-reaches on the very same product. Which of the two is right is a question of the machine and of
-the shape; both are in torch, and what they give differs by rounding only.
+torch sends fp32 products to MKL, which on CPUs with AVX-512 leaves a tenth to a quarter of what
+oneDNN reaches on the very same product; without AVX-512 it is MKL that leads (docs/log.md). Both
+are in torch, and what they give differs by rounding only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Linear(nn.Linear):
 
 def linear(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
     """x Wᵀ + b, of a stream (n, in) to (n, out)."""
-    if not has_onednn() or x_ni.dtype != torch.float32 or x_ni.device.type != "cpu":
+    if not prefers_onednn() or x_ni.dtype != torch.float32 or x_ni.device.type != "cpu":
         return F.linear(x_ni, weight_oi, bias_o)
     if torch.is_grad_enabled():
         mapped: Tensor = Map.apply(x_ni, weight_oi, bias_o)
@@ -63,6 +63,11 @@ def through_onednn(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Te
     """x Wᵀ + b by oneDNN."""
     y_no: Tensor = torch.ops.mkldnn._linear_pointwise(x_ni, weight_oi, bias_o, "none", [], "")
     return y_no
+
+
+def prefers_onednn() -> bool:
+    """Whether products go through oneDNN: by a rule and not a timing, so that bits stay."""
+    return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @functools.cache
