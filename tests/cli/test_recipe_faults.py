@@ -137,6 +137,7 @@ WHOLE = (
         ("promote.alias=../x", ["promote.alias is '../x'"]),
         ("watch.retention_days=.nan", ["watch.retention_days is nan", "finite"]),
         ("train.max_tokens=1000000", ["max_tokens is 1000000", "at most"]),
+        ("train.max_tokens=513", ["max_tokens is 513", "reads 512 tokens", "at most 512"]),
         ("train.max_tokens=0", ["max_tokens is 0", "at least"]),
     ],
 )

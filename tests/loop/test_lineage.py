@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from lmwright.cli.main import main
-from lmwright.loop.lineage import of_row, of_version
+from lmwright.loop.lineage import of_row, of_source, of_version
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import current
 from tests.small_recipe import write_recipe
@@ -93,3 +93,36 @@ def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
         "rows": 600,
         "sources": {"rotten": {"rows": 600, "licence": "for research"}},
     }
+
+
+def test_a_source_leads_to_what_learnt_from_it_and_apart_to_what_is_below_it(made: Any) -> None:
+    found = of_source(made[0], "rotten")
+    models = {output(made, "baselines", name) for name in ("tfidf", "majority", "tfidf_all")}
+    assert set(found["made_with_it"]) == models | {output(made, "promote", "version")}
+    assert found["served_as"] == ["made@production from decision 1"]
+    assert found["made_beside_it"] == {
+        output(made, "data", "rows"): "data",
+        output(made, "evaluate", "scores"): "evaluate",
+        output(made, "audit", "audit"): "audit",
+        output(made, "detect", "detectors"): "detect",
+    }
+
+
+def test_a_model_that_drew_no_row_of_a_source_was_not_made_with_it(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "rare.csv").write_text("text,label\na rare and tender film,positive\n")
+    text = recipe.read_text()
+    source = f"{{name: rare, path: {tmp_path / 'rare.csv'}}}"
+    recipe.write_text(text.replace("sources: [", f"sources: [{source}, "))
+    words = ["run", str(recipe), "--store", str(tmp_path / "store")]
+    assert main([*words, "--set", "baselines.rows=40", "--anyway"]) == 0
+    store = Store(tmp_path / "store")
+    found = of_source(store, "rare")
+    results = {result.kind: result for result in store.all_results()}
+    tfidf = results["baselines"].outputs["tfidf"]
+    drawn = (
+        "rare" in parquet.read_table(store.artifact(tfidf) / "rows.parquet")["source"].to_pylist()
+    )
+    assert not drawn  # one row of 751; the draw is seeded
+    assert tfidf not in found["made_with_it"]
+    assert tfidf in found["made_beside_it"]

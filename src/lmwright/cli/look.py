@@ -103,8 +103,11 @@ def lineage(
         print(pretty(of_version(opened, opened.find(name))))
     else:
         found = of_source(opened, name)
-        if not found["made_with_it"]:
-            raise BadInput(f"nothing here is called {name!r}", "an answer, version, row or source")
+        if not found["made_with_it"] and not found["made_beside_it"]:
+            raise BadInput(
+                f"nothing here is called {name!r} or learnt from it",
+                "an answer, version, row or source",
+            )
         print(pretty(found))
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmwright.core.assets import asset_file, is_asset
 from lmwright.core.errors import Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
@@ -29,7 +28,6 @@ from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
 from lmwright.models.encoder import LONGEST, Encoder, from_published
-from lmwright.models.files.folder import read_folder
 from lmwright.models.model import load_model
 from lmwright.models.network import Network
 from lmwright.models.ragged import Noise, pack
@@ -471,9 +469,7 @@ def beginning(recipe: Recipe, store: Store) -> Encoder:
         model = load_model(store.artifact(given))
         if isinstance(model, Encoder):
             return at_rate(model, 0.0, min(most, positions(model)))
-    start = training.start
-    folder = asset_file(start) if is_asset(start) else Path(start)
-    published = read_folder(folder)
+    published = training.published()
     labels = ("a", "b")
     head = resolve("tasks", training.task)(labels, 0.0).head(0.0)
     most = min(most, published.spec.longest or LONGEST)

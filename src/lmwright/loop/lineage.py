@@ -17,7 +17,7 @@ from lmwright.evals.rows import read_split
 from lmwright.loop.traffic import Traffic
 from lmwright.store.run import runs_with
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import aliases, ancestors, descendants, history
+from lmwright.store.versions import aliases, ancestors, history, learnt_from
 
 
 def of_version(store: Store, content: str) -> dict[str, Any]:
@@ -106,17 +106,20 @@ def of_row(store: Store, row: str) -> dict[str, Any]:
         "row": found,
         "held_in": held,
         "used_otherwise": {word: sorted(set(made)) for word, made in sorted(other.items())},
-        **consequences(store, learners(store, row)),
+        **consequences(store, learners(store, "id", row)),
     }
 
 
-def learners(store: Store, row: str) -> dict[str, str]:
-    """Artifact -> kind of stage: the models that learnt from a row, and the versions of these."""
+def learners(store: Store, column: str, value: str) -> dict[str, str]:
+    """Artifact -> kind of stage: models that learnt from a row or source, and their versions.
+
+    ``column`` of a model's list of rows is ``id`` or ``source``.
+    """
     touched: dict[str, str] = {}
     results = list(store.all_results())
     for result in results:
         for content in result.outputs.values():
-            if lists(row_list(store, content), row):
+            if lists(row_list(store, content), column, value):
                 touched[content] = result.kind
     grown = -1
     while grown < len(touched):
@@ -145,7 +148,7 @@ def other_uses(
         yield "calibrated", outputs["scores"]
     elif result.kind == "evaluate" and split in settings["splits"]:
         scores = store.artifact(outputs["scores"])
-        if lists(scores / settings["models"][0] / f"{split}.parquet", row):
+        if lists(scores / settings["models"][0] / f"{split}.parquet", "id", row):
             yield "judged", outputs["scores"]
     elif result.kind == "detect" and places.intersection(settings["reference"]):
         yield "compared", outputs["detectors"]
@@ -155,23 +158,27 @@ def other_uses(
             yield "gated", outputs["version"]
 
 
-def lists(path: Path, row: str) -> bool:
-    """Whether a Parquet file with a column ``id`` is here and names a row."""
+def lists(path: Path, column: str, value: str) -> bool:
+    """Whether a Parquet file is here and has a value in a column."""
     if not path.is_file():
         return False
-    return parquet.read_table(path, columns=["id"], filters=[("id", "=", row)]).num_rows > 0
+    return parquet.read_table(path, columns=[column], filters=[(column, "=", value)]).num_rows > 0
 
 
 def of_source(store: Store, source: str) -> dict[str, Any]:
-    """Every artifact and version that learnt from a source."""
-    touched: dict[str, str] = {}
-    for result in store.all_results():
-        if source in result.facts.get("learns_from", []):
-            for content in result.outputs.values():
-                touched[content] = result.kind
-                for below in descendants(store, content):
-                    touched.update(dict.fromkeys(below.outputs.values(), below.kind))
-    return {"source": source, **consequences(store, touched)}
+    """Every model and version that learnt from rows of a source, and the other artifacts below it.
+
+    ``made_with_it`` are those whose own lists of rows name the source, as in :func:`of_row`;
+    ``made_beside_it`` all other artifacts that hold it or were made from what holds it (scores,
+    detectors, a model that drew none of its rows): withdrawing the source bars these too.
+    """
+    learnt = learners(store, "source", source)
+    beside = {
+        content: sorted({result.kind for result in store.makers(content)})[0]
+        for content in learnt_from(store, source)
+        if content not in learnt
+    }
+    return {"source": source, "made_beside_it": beside, **consequences(store, learnt)}
 
 
 def of_answer(store: Store, answer: str) -> dict[str, Any]:

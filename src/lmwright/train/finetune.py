@@ -20,7 +20,7 @@ from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
-from lmwright.models.files.folder import read_folder
+from lmwright.models.files.folder import Published, read_folder
 from lmwright.models.model import load_model
 from lmwright.models.network import Network, build, fill, size
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
@@ -228,12 +228,23 @@ class Train(Stage):
                     "train from the published start instead",
                 )
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
-        folder = asset_file(self.start) if is_asset(self.start) else Path(self.start)
-        published = read_folder(folder)
         drawn = from_published(
-            published, labels, task.head(max(self.dropout, 0.0)), self.max_tokens, self.seed
+            self.published(), labels, task.head(max(self.dropout, 0.0)), self.max_tokens, self.seed
         )
         return at_rate(drawn, self.dropout, self.max_tokens)
+
+    def published(self) -> Published:
+        """The published start; BadInput if its texts cannot be as long as ``max_tokens``."""
+        folder = asset_file(self.start) if is_asset(self.start) else Path(self.start)
+        found = read_folder(folder)
+        longest = found.spec.longest or LONGEST
+        if self.max_tokens > longest:
+            raise BadInput(
+                f"max_tokens is {self.max_tokens}, and {self.start} reads {longest} tokens",
+                f"at most {longest}",
+                "lower max_tokens, or start from a model with more positions",
+            )
+        return found
 
     def training_rows(self, work: Work) -> pa.Table:
         """The rows to learn from, sorted by id: a balanced subset, and all further rows."""
