@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= lmwright-store
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-long lint env env-test bench clean
+.PHONY: quickstart test test-long lint env env-test env-long bench clean
 
 quickstart: env
 	$(BIN)/lmwright plan recipes/quickstart.yaml --store $(STORE)
@@ -19,7 +19,7 @@ quickstart: env
 test: env-test
 	$(BIN)/python tests/run.py
 
-test-long: env-test
+test-long: env-long
 	$(BIN)/python tests/run.py --long
 
 lint: env-test
@@ -34,6 +34,7 @@ bench: env-test
 
 env: .venv/ready
 env-test: .venv/ready-test
+env-long: .venv/ready-long
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -42,6 +43,10 @@ env-test: .venv/ready-test
 
 .venv/ready-test: .venv/ready
 	$(PIP) -c constraints.txt -e ".[serve,hf,postgres,test,lint]"
+	touch $@
+
+.venv/ready-long: .venv/ready-test
+	$(PIP) -c constraints.txt -e ".[s3,test-long]"
 	touch $@
 
 clean:

@@ -23,7 +23,7 @@ def s3_server() -> Iterator[str]:
     beside = Path(sys.executable).parent / "moto_server"
     program = os.environ.get("LMWRIGHT_TEST_S3") or shutil.which(beside) or ""
     if not program or find_spec("s3fs") is None:
-        pytest.skip("this machine lacks an S3 server and driver (pip install 'moto[server]' s3fs)")
+        pytest.skip("this machine lacks an S3 server and driver (make env-long)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
