@@ -41,7 +41,7 @@ from lmwright.train.loop import Descent, State, train
 from lmwright.train.optim import adamw
 
 PEERS = ("dynamic", "grouped", "max_length")
-LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 3, 3, 0
+LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 5, 3, 0
 WARM_UP = 1
 STEPS = WARM_UP + ROUNDS * STEPS_A_ROUND
 LR, DECAY, CLIP = 5e-5, 0.01, 1.0

@@ -1,4 +1,4 @@
-"""Freed blocks are reused without new pages, and given back to the system when that is asked for."""
+"""Freed blocks are reused without new pages, and given back when that is asked for."""
 
 from __future__ import annotations
 
