@@ -56,13 +56,16 @@ class LanguageModel:
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with what the model wants in front; BadInput if there are none.
 
-        What the tokenizer would put behind a finished text is left out: the text goes on.
+        What the tokenizer would put behind a finished text is left out, as the text goes on; not
+        behind a source, which is finished.
         """
-        around = self.tokenizer.encode([""], 64)[0]
+        around, least = self.tokenizer.encode([""], 64)[0], 1
         whole = self.tokenizer.encode([text], 1 << 30)[0]
+        if self.start is not None:
+            around, least = around[:0], len(around) + 1
         while len(around) and len(whole) and whole[-1] in self.ends and around[-1] == whole[-1]:
             around, whole = around[:-1], whole[:-1]
-        if not len(whole):
+        if len(whole) < least:
             raise BadInput("an empty prompt", "a text to go on from")
         return whole
 

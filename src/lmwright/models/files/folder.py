@@ -1,4 +1,4 @@
-"""A published model's folder (config.json, safetensors, tokenizer.json), read and written."""
+"""A published model's folder (config.json, safetensors, a tokenizer), read and written."""
 
 from __future__ import annotations
 
@@ -71,9 +71,10 @@ class Published:
 def read_folder(folder: Path) -> Published:
     """Read a published folder without running anything in it.
 
-    BadInput: no such folder, no config, remote code, a family we do not have, only pickles, a
-    tokenizer with more tokens than the embedding. Corrupt: truncated, missing or extra tensors,
-    wrong shapes, weights that are not finite.
+    Its tokenizer may be in any format that ``text/formats`` reads; tokenizer.json goes first.
+    BadInput: no such folder, no config, remote code, a family we do not have, only pickles, no
+    tokenizer, or one with more tokens than the embedding. Corrupt: truncated, missing or extra
+    tensors, wrong shapes, weights that are not finite.
     """
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
@@ -87,7 +88,7 @@ def read_folder(folder: Path) -> Published:
     }
     wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
     check_fit(body, {name: tuple(each.shape) for name, each in wanted.items()}, str(folder))
-    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
     return Published(described, ours, heads_of(family, config, setting, theirs), tokenizer)
@@ -285,5 +286,5 @@ def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> N
         raise BadInput(
             f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",
             f"at most {rows - 1}, as the embedding has {rows} rows",
-            "take tokenizer.json and weights from the same model",
+            "take tokenizer and weights from the same model",
         )
