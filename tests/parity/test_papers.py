@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.models.anatomy import anatomy
 from lmwright.models.decode import Decoding, beam_search, generate
 from lmwright.models.family import Family, to_ours, to_theirs
 from lmwright.models.network import Network, build, fill, size
 from lmwright.models.ragged import pack
 from lmwright.models.spec import ModelSpec
-from lmwright.models.zoo import gemma3, lamda, megatron, mixtral, palm
+from lmwright.models.zoo import gemma3, lamda, llama, megatron, mixtral, palm, roberta
 from tests.parity.harness import STD, mutations
 
 Weights = dict[str, Tensor]
@@ -388,6 +389,40 @@ def test_published_sizes_have_the_published_number_of_weights(name):
     own = stack.embedding.vocabulary * stack.width if name in list(COUNTS)[-4:] else 0
     digits = len(str(billions).partition(".")[2])
     assert abs((size(build(spec)) + own) / 1e9 - billions) < 10**-digits
+
+
+EXACT = {  # family, spec, whether the head is the table, weights of the published safetensors
+    "mistral 7b": (llama.MISTRAL, llama.mistral_sized("7b"), False, 7_241_732_096),
+    "mistral nemo": (llama.MISTRAL, llama.mistral_sized("nemo-12b"), False, 12_247_782_400),
+    "mistral small": (llama.MISTRAL, llama.mistral_sized("small-24b"), False, 23_572_403_200),
+    "mistral large": (llama.MISTRAL, llama.mistral_sized("large-123b"), False, 122_610_069_504),
+    "qwen2 0.5b": (llama.QWEN2, llama.qwen2_sized("0.5b"), True, 494_032_768),
+    "qwen2 1.5b": (llama.QWEN2, llama.qwen2_sized("1.5b"), True, 1_543_714_304),
+    "qwen2.5 3b": (llama.QWEN2, llama.qwen2_sized("2.5-3b"), True, 3_085_938_688),
+    "qwen2 7b": (llama.QWEN2, llama.qwen2_sized("7b"), False, 7_615_616_512),
+    "qwen2.5 14b": (llama.QWEN2, llama.qwen2_sized("2.5-14b"), False, 14_770_033_664),
+    "qwen2.5 32b": (llama.QWEN2, llama.qwen2_sized("2.5-32b"), False, 32_763_876_352),
+    "qwen2 72b": (llama.QWEN2, llama.qwen2_sized("72b"), False, 72_706_203_648),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_published_sizes_have_exactly_the_published_number_of_weights(name):
+    family, spec, tied, wanted = EXACT[name]
+    config = {**family.config(spec), "tie_word_embeddings": tied}
+    head, _ = family.heads["lm"](config, spec)
+    assert anatomy(spec, head).parameters == wanted
+    assert tied == (name.partition(" ")[2] in {size.removeprefix("2.5-") for size in llama.TIED})
+    assert family.spec(config) == spec
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("base", 278_043_648), ("large", 559_890_432)])
+def test_xlm_r_has_exactly_the_published_number_of_weights(name, wanted):
+    """Published with a pooler, which the body does not have."""
+    spec = roberta.xlm_r_sized(name)
+    width = spec.stacks[0].width
+    assert size(build(spec)) + width * (width + 1) == wanted
+    assert roberta.XLM_R.spec(roberta.XLM_R.config(spec)) == spec
 
 
 def test_the_largest_lamda_has_the_published_number_of_weights_beside_the_table():

@@ -38,6 +38,23 @@ SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Gratta
     "3.2-1b": (16, 2048, 32, 8, 8192),
     "3.2-3b": (28, 3072, 24, 8, 8192),
 }
+MISTRAL_SIZES = {  # layers, width, inner, vocabulary, window (Jiang et al. 2023; published configs)
+    "7b": (32, 4096, 14336, 32000, 4096),
+    "nemo-12b": (40, 5120, 14336, 131072, 0),
+    "small-24b": (40, 5120, 32768, 131072, 0),
+    "large-123b": (88, 12288, 28672, 32768, 0),
+}
+QWEN2_SIZES = {  # layers, width, heads, key heads, inner (Yang et al. 2024, table 1)
+    "0.5b": (24, 896, 14, 2, 4864),
+    "1.5b": (28, 1536, 12, 2, 8960),
+    "2.5-3b": (36, 2048, 16, 2, 11008),  # those of 2.5 are as their published configs say
+    "7b": (28, 3584, 28, 4, 18944),
+    "2.5-14b": (48, 5120, 40, 8, 13824),
+    "2.5-32b": (64, 5120, 40, 8, 27648),
+    "72b": (80, 8192, 64, 8, 29568),
+}
+TIED = {"3.2-1b", "3.2-3b", "0.5b", "1.5b", "2.5-3b"}
+"""Sizes, of any of the three, whose head is published as the table of tokens."""
 
 
 def sized(size: str, vocabulary: int = 0) -> ModelSpec:
@@ -51,6 +68,41 @@ def sized(size: str, vocabulary: int = 0) -> ModelSpec:
             "num_key_value_heads": key_heads,
             "intermediate_size": inner,
             "vocab_size": vocabulary or (128256 if size[:2] in ("3-", "3.") else 32000),
+        }
+    )
+
+
+def mistral_sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size of Mistral, with 8 key heads and heads of 128."""
+    layers, width, inner, words, window = MISTRAL_SIZES[size]
+    return mistral(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": 96 if size == "large-123b" else 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary or words,
+            "sliding_window": window or None,
+            "rms_norm_eps": 1e-5,
+        }
+    )
+
+
+def qwen2_sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size of Qwen2; from 7B on the table has 128 rows more."""
+    layers, width, heads, key_heads, inner = QWEN2_SIZES[size]
+    return qwen2(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary or (151936 if size in TIED else 152064),
+            "max_position_embeddings": 32768,
+            "rope_theta": 1e6,
         }
     )
 
