@@ -20,6 +20,7 @@ from torch import Tensor
 from lmwright.models.anatomy import anatomy
 from lmwright.models.decode import Decoding, beam_search, generate
 from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.network import Network, build, fill, size
 from lmwright.models.ragged import pack
 from lmwright.models.spec import ModelSpec
@@ -311,6 +312,41 @@ def test_every_wrong_spec_is_noticed(name):
                 for left, plain in zip(found, right, strict=True)
             )
             assert not close, what
+
+
+UNTIED = {  # what a config says, and the name of the map in a folder
+    "megatron": ({"untie_embeddings_and_output_weights": True}, "language_model.output_layer"),
+    **{name: ({"tie_word_embeddings": False}, "head.out") for name in ("palm", "lamda", "glam")},
+}
+
+
+@pytest.mark.parametrize("name", UNTIED)
+def test_a_head_of_its_own_is_read_and_written_if_the_config_says_so(name, tmp_path):
+    """Logits by the drawn map, from the hidden states that the equations give to the table."""
+    said, own = UNTIED[name]
+    paper = PAPERS[name]
+    config = {**paper.config, **said}
+    weights, setting = paper.weights(torch.float32), paper.family.spec(config)
+    head, names = paper.family.heads["lm"](config, setting)
+    assert head.share == "" and [each.theirs for each in names] == [(f"{own}.weight",)]
+    network = build(setting, head)
+    tensors = to_ours(paper.family.weights(setting), weights)
+    drawn = torch.randn(61, 24, generator=torch.Generator().manual_seed(3))
+    fill(network, {n: t.detach().clone() for n, t in tensors.items()} | {"head.out.weight": drawn})
+    write_folder(tmp_path, paper.family, network, "lm")
+    shape = {"vocab": {"w0": 0}, "type": "WordLevel", "unk_token": "w0"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": shape}))
+    found = read_folder(tmp_path)
+    read, parts = found.heads["lm"]
+    assert (found.spec, read) == (setting, head)
+    again = build(found.spec, read)
+    fill(again, {**found.weights, **parts})
+    hidden = again.hidden(pack(documents()))
+    with torch.no_grad():
+        wanted = hidden * head.scale @ drawn.T
+        torch.testing.assert_close(again(pack(documents())), wanted, rtol=1e-4, atol=1e-4)
+        tied = both(paper, paper.network(weights), weights)
+        assert not torch.allclose(torch.cat([left for left, _ in tied]), wanted)
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -13,6 +13,7 @@ from lmwright.models.family import (
     by_layer,
     labels,
     linear,
+    of_tokens,
     same,
     within,
 )
@@ -154,14 +155,23 @@ def pooled(spec: ModelSpec, bend: Bend, dense: str, out: str, **head: Any) -> Ma
     return Head(pool="first", dense=mapped, **head), weights
 
 
-def masked_tokens(spec: ModelSpec, bend: Bend, dense: str, norm: str, bias: str) -> Made:
-    """What the masked tokens are: a dense map, bent and normed, then the table's rows."""
+def masked_tokens(
+    config: Mapping[str, Any],
+    spec: ModelSpec,
+    bend: Bend,
+    dense: str,
+    norm: str,
+    own: str,
+    bias: str,
+) -> Made:
+    """What the masked tokens are: a dense map, bent and normed, then the table's rows and
+    ``bias``, or the map ``own`` with a bias of its own."""
     embedding, width = spec.stack("encoder").embedding, spec.stack("encoder").width
-    head = Head(
+    plain = Head(
         pool="none",
         dense=Dense(outputs=width, bend=bend, norm=embedding.norm),
         outputs=embedding.vocabulary,
-        share=embedding.share,
     )
-    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm)]
-    return head, [*names, same("head.out.bias", bias)]
+    head, weights = of_tokens(config, plain, embedding, own)
+    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm), *weights]
+    return head, [*names, same("head.out.bias", f"{own}.bias" if weights else bias)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmwright.models.network import build
-from lmwright.models.spec import Bend, Head, ModelSpec
+from lmwright.models.spec import Bend, Embedding, Head, ModelSpec
 
 BENDS: dict[str, Bend] = {
     "gelu": "gelu",
@@ -121,6 +121,17 @@ def within(stack: str, weights: Sequence[Weight]) -> list[Weight]:
 def labels(config: Mapping[str, Any]) -> int:
     """How many labels the head of a ``config.json`` tells apart; two where it does not say."""
     return config.get("num_labels") or len(config.get("id2label") or ()) or 2
+
+
+def of_tokens(
+    config: Mapping[str, Any], head: Head, table: Embedding, own: str, tied: bool = True
+) -> tuple[Head, list[Weight]]:
+    """A head of tokens by the table's rows, or by a map of its own, which a checkpoint calls
+    ``own``: as the config says (``tie_word_embeddings``) or, where it does not, as ``tied`` does.
+    """
+    if config.get("tie_word_embeddings", tied):
+        return replace(head, share=table.share), []
+    return replace(head, share=""), [same("head.out.weight", f"{own}.weight")]
 
 
 @dataclass(frozen=True)

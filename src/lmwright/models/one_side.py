@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Weight, labels, rows, same
+from lmwright.models.family import Weight, labels, of_tokens, rows, same
 from lmwright.models.spec import Attention, Head, ModelSpec
 
 
 def tied_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
+    """The next token, by the table's rows or, if the config says so, by a map of its own."""
+    table = spec.stack("decoder").embedding
+    head = Head(pool="none", outputs=table.vocabulary, bias=False)
+    return of_tokens(config, head, table, "lm_head")
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by a map of its own or, if the config says so, by the table's rows."""
-    if config.get("tie_word_embeddings", False):
-        return tied_next_token(config, spec)
-    head = Head(pool="none", outputs=spec.stack("decoder").embedding.vocabulary, bias=False)
-    return head, [same("head.out.weight", "lm_head.weight")]
+    return tied_next_token({"tie_word_embeddings": False, **config}, spec)
+
+
+def scaled_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, from states divided by the square root of their width, by the table's rows
+    or, if the config says so, by a map of its own; under our own names."""
+    stack = spec.stack("decoder")
+    outputs, scale = stack.embedding.vocabulary, stack.width**-0.5
+    head = Head(pool="none", outputs=outputs, bias=False, scale=scale)
+    return of_tokens(config, head, stack.embedding, "head.out")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:

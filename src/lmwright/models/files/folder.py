@@ -164,7 +164,7 @@ def write_folder(
 
     ``head`` is what the network's head does (``lm``), by the family's word for it; ``said`` is what
     the config says beside the network (``eos_token_id``, ``id2label``). BadInput for a head that
-    the family does not have, or that is not the network's.
+    the family does not have, that is not the network's, or that shares otherwise than it can say.
     """
     setting, weights = network.spec, dict(network.named_parameters())
     config = {**family.config(setting), **(said or {})}
@@ -177,6 +177,11 @@ def write_folder(
                 nearest(head, family.heads),
             )
         config["tie_word_embeddings"] = bool(network.head_spec and network.head_spec.share)
+        if tables(family.spec(config)) != tables(setting):
+            raise BadInput(
+                f"a head {head!r} that does not go with how many tables of tokens there are",
+                f"both as a {family.name} config can say it",
+            )
         own, names = family.heads[head](config, setting)
         if network.head_spec is None or alike(own) != alike(network.head_spec):
             raise BadInput(f"another head than {head!r} of {family.name}", "that one")
@@ -187,6 +192,11 @@ def write_folder(
     write_tensors(folder / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
     if tokenizer is not None:
         write_bytes(folder / "tokenizer.json", tokenizer.data)
+
+
+def tables(setting: ModelSpec) -> set[str]:
+    """The keys of a network's tables of tokens."""
+    return {s.embedding.share for s in setting.stacks if s.embedding.vocabulary}
 
 
 def alike(head: Head) -> Head:

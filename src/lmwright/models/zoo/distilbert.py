@@ -119,8 +119,8 @@ def answer(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """What the masked tokens are."""
     bend = BENDS[config.get("activation", "gelu")]
-    names = "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"
-    return masked_tokens(spec, bend, *names)
+    names = "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
+    return masked_tokens(config, spec, bend, *names)
 
 
 FAMILY = Family(

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, same
+from lmwright.models.family import Family, InGguf, Weight, linear, of_tokens, same
 from lmwright.models.one_side import maps_apart
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
@@ -194,15 +194,9 @@ def weights(spec: ModelSpec) -> list[Weight]:
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by the table's rows or by a map of its own."""
-    head = Head(
-        pool="none",
-        outputs=spec.stack("decoder").embedding.vocabulary,
-        bias=False,
-        cap=config.get("final_logit_softcapping") or 0.0,
-    )
-    if config.get("tie_word_embeddings", True):
-        return replace(head, share="tokens"), []
-    return head, [same("head.out.weight", "lm_head.weight")]
+    table, cap = spec.stack("decoder").embedding, config.get("final_logit_softcapping") or 0.0
+    head = Head(pool="none", outputs=table.vocabulary, bias=False, cap=cap)
+    return of_tokens(config, head, table, "lm_head")
 
 
 GGUF_NAMES = {

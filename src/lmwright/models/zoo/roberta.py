@@ -87,7 +87,8 @@ def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """What the masked tokens are; the bend is GELU whatever the layers have."""
-    return masked_tokens(spec, "gelu", "lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+    names = "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"
+    return masked_tokens(config, spec, "gelu", *names)
 
 
 FAMILY = Family(
