@@ -22,6 +22,8 @@ def inspect(model: Address, tokens: At = 1024) -> None:
     print("\n".join(found.drawing))
     print()
     show([model], [found])
+    if left := describe(model).left:
+        print(f"\nnot read: {left}")
 
 
 def compare(one: Address, other: Address, tokens: At = 1024) -> None:

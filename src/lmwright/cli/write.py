@@ -66,7 +66,10 @@ def chat(
 def opened_model(address: str) -> LanguageModel:
     """The language model at an address."""
     print(f"reading {address}", file=sys.stderr, flush=True)
-    return language_model(read_published(address))
+    published = read_published(address)
+    if left := published.described.left:
+        print(f"not read: {left}", file=sys.stderr, flush=True)
+    return language_model(published)
 
 
 def decoding_of(

@@ -152,6 +152,21 @@ class InGguf:
     written: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
 
 
+@dataclass(frozen=True)
+class InLarger:
+    """How a family's text stands in a model of more than text.
+
+    ``config`` is where the larger ``config.json`` has the text's, ``prefixes`` may stand before
+    all names of its tensors. Tensors whose names begin as one of ``others`` are not read; in words
+    they are ``left``.
+    """
+
+    config: str
+    prefixes: tuple[str, ...]
+    others: tuple[str, ...]
+    left: str
+
+
 HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
@@ -163,7 +178,8 @@ class Family:
     head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
     belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
-    to today's. ``gguf`` is there for families that the format knows.
+    to today's. ``gguf`` is there for families that the format knows, ``larger`` for those that
+    are part of a model of more than text, of which the text is read and written alone.
     """
 
     name: str
@@ -175,6 +191,7 @@ class Family:
     unread: tuple[str, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict)
     gguf: InGguf | None = None
+    larger: InLarger | None = None
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -46,6 +46,11 @@ class Described:
     start: int | None
     template: str
 
+    @property
+    def left(self) -> str:
+        """What of the model is not read, in words."""
+        return self.family.larger.left if self.family.larger else ""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -78,7 +83,8 @@ def read_folder(folder: Path) -> Published:
     """
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
-    theirs = renamed(read_shards(folder), family)
+    others = family.larger.others if family.larger else ()
+    theirs = renamed(read_shards(folder, others), family)
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
     body = {
@@ -96,8 +102,9 @@ def read_folder(folder: Path) -> Published:
 
 def describe_folder(folder: Path) -> Described:
     """What a folder says of its model; BadInput as :func:`read_folder`."""
-    config = read_config(folder)
-    family = family_of(config, folder)
+    whole = read_config(folder)
+    family = family_of(whole, folder)
+    config = text_config(whole, family, folder)
     generation = optional_json(folder / "generation_config.json")
     said = {**config, **{name: value for name, value in generation.items() if value is not None}}
     ends = said.get("eos_token_id")
@@ -128,6 +135,20 @@ def spec_of(
         raise BadInput(
             f"{where}: {type(error).__name__}: {error}", f"a {family.name} config", FETCH_AGAIN
         ) from None
+
+
+def text_config(whole: dict[str, Any], family: Family, folder: Path) -> dict[str, Any]:
+    """The config of a model's text, to which a larger model's own words are added."""
+    if family.larger is None:
+        return whole
+    inner = whole.get(family.larger.config)
+    if not isinstance(inner, dict):
+        raise BadInput(
+            f"{folder / 'config.json'} has no {family.larger.config}",
+            f"a {family.name} config",
+            FETCH_AGAIN,
+        )
+    return {**inner, **whole}
 
 
 def ids_of(value: Any) -> tuple[int, ...]:
@@ -246,26 +267,30 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
     return resolve("families", str(name))
 
 
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or from the shards that an index names."""
+def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """All tensors of the folder, from one file or from the shards that an index names, but for
+    those whose names begin as one of ``others`` does."""
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         names = set(read_json_object(index).get("weight_map", {}).values())
         if any(Path(str(name)).name != name for name in names):
             raise BadInput(f"{index} names a file outside its folder", "names of files beside it")
-        shards = [read_tensors(folder / name) for name in sorted(names)]
+        shards = [read_tensors(folder / name, others) for name in sorted(names)]
         return {name: tensor for shard in shards for name, tensor in shard.items()}
     if not (folder / WEIGHTS).is_file():
         for path in sorted(folder.iterdir()):
             if path.suffix in PICKLED:
                 refuse_pickle(path)
-    return read_tensors(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS, others)
 
 
 def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """The tensors' names as they are in a checkpoint of today without a head."""
     found = {}
+    outer = family.larger.prefixes if family.larger else ()
     for name, tensor in theirs.items():
+        for prefix in outer:
+            name = name.removeprefix(prefix)
         for old, new in family.former.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         found[name.removeprefix(family.prefix)] = tensor

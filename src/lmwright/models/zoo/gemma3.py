@@ -1,4 +1,4 @@
-"""Gemma 3 (Gemma Team 2025), its text part.
+"""Gemma 3 (Gemma Team 2025), its text part; from 4B on it is published with one for images.
 
 Norms stand before and after every op, with gains of one plus the weight, also over each query
 and key. Most layers see a window and turn fast (local), every sixth sees all and turns slowly
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, of_tokens, same
+from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
 from lmwright.models.one_side import maps_apart
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
@@ -40,6 +40,8 @@ SIZES = {  # layers, width, heads, key heads, head width, inner, window, global 
     "12b": (48, 3840, 16, 8, 256, 15360, 1024, 8),
     "27b": (62, 5376, 32, 16, 128, 21504, 1024, 8),
 }  # as their published configs say
+WITH_IMAGES_SIZES = ("4b", "12b", "27b")
+"""Those that are published with a part for images, and 64 rows more in the table."""
 
 
 def sized(size: str, vocabulary: int = 262144) -> ModelSpec:
@@ -60,6 +62,11 @@ def sized(size: str, vocabulary: int = 262144) -> ModelSpec:
             "rope_scaling": {"rope_type": "linear", "factor": divisor} if divisor > 1 else None,
         }
     )
+
+
+def with_images_sized(size: str, vocabulary: int = 262208) -> ModelSpec:
+    """The spec of the text of a published size with a part for images."""
+    return sized(size, vocabulary)
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -280,3 +287,18 @@ FAMILY = Family(
     unread=("lm_head.", "score."),
     gguf=InGguf("gemma3", from_metadata, to_metadata, GGUF_NAMES, without_one, with_one),
 )
+VISION = ("vision_tower", "multi_modal_projector")
+"""What belongs to the part for images."""
+
+WITH_IMAGES = replace(
+    FAMILY,
+    name="gemma3",
+    gguf=None,
+    larger=InLarger(
+        config="text_config",
+        prefixes=("language_model.", "model.language_model."),
+        others=tuple(f"{before}{part}." for before in ("", "model.") for part in VISION),
+        left="its part for images",
+    ),
+)
+"""What its folders with a part for images are called; they are written as text alone."""
