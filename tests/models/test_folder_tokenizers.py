@@ -182,6 +182,7 @@ def test_sentencepiece_of_t5_writes(tmp_path, capsys):
     as_transformers(tokenizer, reference)
     assert tokenizer.control["<extra_id_0>"] == reference.convert_tokens_to_ids("<extra_id_0>")
     assert tokenizer.roles == {"unk": (2,), "eos": (1,), "pad": (0,)}
+    assert tokenizer.behind() == 1
     wanted = continued(model, reference(PROMPT)["input_ids"])
     assert generated(tmp_path, capsys) == tokenizer.decode(wanted)
     assert len(set(wanted)) > 1
@@ -199,6 +200,7 @@ def test_sentencepiece_of_llama(tmp_path):
     tokenizer = read_folder(tmp_path).tokenizer
     same(tokenizer, [[1, *line] for line in by_sentencepiece(path, {}, 0)])
     assert tokenizer.roles == {"unk": (0,), "bos": (1,), "eos": (2,), "pad": (2000,)}
+    assert tokenizer.behind() == 0
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 2001}')
     with pytest.raises(Corrupt, match=r"'<pad>' has id 2001; wanted: ids from 2000 on"):
         read_folder(tmp_path)
@@ -216,6 +218,7 @@ def test_sentencepiece_of_xlnet(tmp_path):
         vocab=pieces, unk_id=0, _spm_precompiled_charsmap=charsmap
     )
     as_transformers(tokenizer, reference)
+    assert tokenizer.behind() == 2
     assert tokenizer.ids("``Fine'' café").tolist() == tokenizer.ids('"Fine" cafe').tolist()
     settings(tmp_path, do_lower_case=True)
     assert read_tokenizer(tmp_path).ids("FINE").tolist() == tokenizer.ids("fine").tolist()

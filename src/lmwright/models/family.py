@@ -179,7 +179,8 @@ class Family:
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
     belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
     to today's. ``gguf`` is there for families that the format knows, ``larger`` for those that
-    are part of a model of more than text, of which the text is read and written alone.
+    are part of a model of more than text, of which the text is read and written alone. ``writes``
+    makes the spec that says what comes next, where that is more than the one that reads a text.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Family:
     former: Mapping[str, str] = field(default_factory=dict)
     gguf: InGguf | None = None
     larger: InLarger | None = None
+    writes: Callable[[ModelSpec], ModelSpec] = lambda setting: setting
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,13 @@ class Described:
 @dataclass(frozen=True)
 class Published:
     """A published model: what it says of itself, our weights, and its heads, by what they do, with
-    those of their weights that are there."""
+    those of their weights that are there. ``more`` are weights that only writing needs."""
 
     described: Described
     weights: dict[str, Tensor]
     heads: dict[str, tuple[Head, dict[str, Tensor]]]
     tokenizer: Tokenizer
+    more: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -97,7 +98,8 @@ def read_folder(folder: Path) -> Published:
     tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
-    return Published(described, ours, heads_of(family, config, setting, theirs), tokenizer)
+    heads = heads_of(family, config, setting, theirs)
+    return Published(described, ours, heads, tokenizer, more_of(family, setting, theirs))
 
 
 def describe_folder(folder: Path) -> Described:
@@ -312,6 +314,13 @@ def heads_of(
         if here or not own:
             found[name] = head, to_ours(here, theirs)
     return found
+
+
+def more_of(family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that the network has only where it writes, as far as the folder has them."""
+    names = {weight.ours for weight in family.weights(setting)}
+    more = [weight for weight in family.weights(family.writes(setting)) if weight.ours not in names]
+    return to_ours([w for w in more if all(each in theirs for each in w.theirs)], theirs)
 
 
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:

@@ -87,7 +87,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def two_streams(plain: ModelSpec) -> ModelSpec:
-    """Content and query stream: what pre-training and generation use."""
+    """Content and query stream: what pre-training and generation use.
+
+    What is known is seen both ways, so that each new token is read by all of them anew; the
+    reference does so only if its memory is switched off.
+    """
     content = plain.stack("content")
 
     def seeing(**fields: Any) -> tuple[tuple[Sublayer, ...], ...]:
@@ -206,4 +210,5 @@ FAMILY = Family(
     heads={"lm": language_model, "classify": classifier},
     prefix="transformer.",
     unread=("mask_emb", "lm_loss.", "sequence_summary.", "logits_proj."),
+    writes=two_streams,
 )
