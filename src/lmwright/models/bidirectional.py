@@ -70,19 +70,20 @@ def parts(spec: ModelSpec) -> tuple[Stack, Attention, FeedForward, Norm]:
     raise BadInput("the spec is no encoder of post-norm layers", "attention, then feed-forward")
 
 
-def read_encoder(config: Mapping[str, Any], first_position: int = 0) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as its published classes have it."""
-    embedding = Embedding(
+def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as its published classes have it.
+    ``embedding``: fields of the embedding beside those of its tables."""
+    table = Embedding(
         vocabulary=config.get("vocab_size", 30522),
         positions=config.get("max_position_embeddings", 512),
-        first_position=first_position,
         segments=config.get("type_vocab_size", 2),
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("hidden_dropout_prob", 0.1),
         share="tokens",
+        **embedding,
     )
     return encoder(
-        embedding,
+        table,
         width=config.get("hidden_size", 768),
         layers=config.get("num_hidden_layers", 12),
         heads=config.get("num_attention_heads", 12),

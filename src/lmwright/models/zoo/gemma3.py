@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
-from lmwright.models.one_side import maps_apart
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -206,35 +206,13 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
     return of_tokens(config, head, table, "lm_head")
 
 
-GGUF_NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
-    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
-    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
-    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
+NAMES = {
+    **GGUF_NAMES,
     "blk.{}.attn_q_norm": "layers.{}.self_attn.q_norm",
     "blk.{}.attn_k_norm": "layers.{}.self_attn.k_norm",
-    "blk.{}.attn_norm": "layers.{}.input_layernorm",
     "blk.{}.post_attention_norm": "layers.{}.post_attention_layernorm",
     "blk.{}.ffn_norm": "layers.{}.pre_feedforward_layernorm",
     "blk.{}.post_ffw_norm": "layers.{}.post_feedforward_layernorm",
-    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
-    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
-    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
-}
-GGUF_FIELDS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
 }
 LARGEST_LAYERS = 62
 """Of the one size whose scores are scaled by its width, which GGUF does not say."""
@@ -285,7 +263,7 @@ FAMILY = Family(
     heads={"lm": language_model},
     prefix="model.",
     unread=("lm_head.", "score."),
-    gguf=InGguf("gemma3", from_metadata, to_metadata, GGUF_NAMES, without_one, with_one),
+    gguf=InGguf("gemma3", from_metadata, to_metadata, NAMES, without_one, with_one),
 )
 VISION = ("vision_tower", "multi_modal_projector")
 """What belongs to the part for images."""

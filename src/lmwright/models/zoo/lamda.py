@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, own_names
+from lmwright.models.family import Family, own_names
 from lmwright.models.one_side import scaled_next_token
 from lmwright.models.spec import (
     Attention,
@@ -183,16 +183,11 @@ def glam_config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def weights(spec: ModelSpec) -> list[Weight]:
-    """Our own names."""
-    return own_names(spec)
-
-
 FAMILY = Family(
     name="lamda",
     spec=spec,
     config=config,
-    weights=weights,
+    weights=own_names,
     heads={"lm": scaled_next_token},
     unread=("head.",),
 )

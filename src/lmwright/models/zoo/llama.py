@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, Weight, linear, same
-from lmwright.models.one_side import maps_apart, next_token
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, unstretched, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -239,32 +239,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
-GGUF_NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
-    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
-    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
-    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
-    "blk.{}.attn_norm": "layers.{}.input_layernorm",
-    "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm",
-    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
-    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
-    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
-}
-GGUF_FIELDS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
-}
+NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +302,7 @@ def heads_of(name: str, spec: ModelSpec) -> int:
     return known.get(name.split(".")[-2], 0)
 
 
-IN_GGUF = InGguf("llama", from_metadata, to_metadata, GGUF_NAMES, partners_apart, partners_together)
+IN_GGUF = InGguf("llama", from_metadata, to_metadata, NAMES, partners_apart, partners_together)
 
 FAMILY = Family(
     name="llama",
@@ -345,5 +320,5 @@ QWEN2 = replace(
     name="qwen2",
     spec=qwen2,
     config=qwen2_config,
-    gguf=InGguf("qwen2", from_metadata, to_metadata, GGUF_NAMES),
+    gguf=InGguf("qwen2", from_metadata, to_metadata, NAMES),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family, Weight, own_names
+from lmwright.models.family import Family, own_names
 from lmwright.models.one_side import scaled_next_token
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
@@ -106,16 +106,11 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def weights(spec: ModelSpec) -> list[Weight]:
-    """Our own names."""
-    return own_names(spec)
-
-
 FAMILY = Family(
     name="palm",
     spec=spec,
     config=config,
-    weights=weights,
+    weights=own_names,
     heads={"lm": scaled_next_token},
     unread=("head.",),
 )
