@@ -139,7 +139,11 @@ def families() -> str:
             lines += ["", "| size | parameters | with a head |", "|---|---:|---:|"]
         for name, sizes in found.items():
             mark = f"`{name}` " if len(found) > 1 else ""
-            lines += [f"| {mark}{size} | {counts(name, each)} |" for size, each in sizes.items()]
+            tied = getattr(import_module(module), "TIED", ())
+            lines += [
+                f"| {mark}{size} | {counts(name, each, size in tied)} |"
+                for size, each in sizes.items()
+            ]
     return "\n".join(lines)
 
 
@@ -185,10 +189,12 @@ def comes_back(family: Family, setting: ModelSpec) -> bool:
         return False
 
 
-def counts(name: str, setting: ModelSpec) -> str:
-    """How many parameters a size has, without and with its language model's head."""
+def counts(name: str, setting: ModelSpec, tied: bool) -> str:
+    """How many parameters a size has, without and with its language model's head, which is
+    published as the table of tokens if ``tied``, else as its family has it."""
     family = resolve("families", name)
-    head, _ = family.heads["lm"](family.config(setting), setting)
+    more = {"tie_word_embeddings": True} if tied else {}
+    head, _ = family.heads["lm"]({**family.config(setting), **more}, setting)
     return " | ".join(in_words(anatomy(setting, each).parameters) for each in (None, head))
 
 

@@ -34,6 +34,7 @@ FAMILIES = {
     "mistral": "lmwright.models.zoo.llama:MISTRAL",
     "qwen2": "lmwright.models.zoo.llama:QWEN2",
     "gemma3_text": "lmwright.models.zoo.gemma3:FAMILY",
+    "gemma3": "lmwright.models.zoo.gemma3:WITH_IMAGES",
     "mixtral": "lmwright.models.zoo.mixtral:FAMILY",
     "qwen2_moe": "lmwright.models.zoo.mixtral:QWEN2_MOE",
     "palm": "lmwright.models.zoo.palm:FAMILY",

@@ -9,6 +9,7 @@ import pytest
 
 from lmwright.cli.inspect import anatomy_of
 from lmwright.cli.main import main
+from lmwright.models.files.published import describe
 from lmwright.models.zoo import gpt2
 from tests.cli.folders import change, folder_of
 
@@ -53,7 +54,7 @@ def by_hand(kind: str, at: int) -> dict[str, int]:
 @pytest.mark.parametrize("at", [1, 100])
 @pytest.mark.parametrize("kind", ["gpt2", "t5", "mixtral"])
 def test_figures_equal_those_counted_by_hand(tmp_path: Path, kind: str, at: int) -> None:
-    found, wanted = anatomy_of(folder_of(kind, tmp_path / kind), at), by_hand(kind, at)
+    found, wanted = anatomy_of(describe(folder_of(kind, tmp_path / kind)), at), by_hand(kind, at)
     assert found.parameters == sum(found.parts.values()) == wanted["held"]
     assert found.active == wanted["active"]
     assert found.flops == wanted["flops"]
@@ -65,9 +66,9 @@ def test_figures_equal_those_counted_by_hand(tmp_path: Path, kind: str, at: int)
 
 def test_a_window_bounds_the_cost_of_attention(tmp_path: Path) -> None:
     folder = folder_of("mixtral", tmp_path / "mixtral")
-    whole = anatomy_of(folder, 100)
+    whole = anatomy_of(describe(folder), 100)
     change(folder, sliding_window=10)
-    assert whole.flops - anatomy_of(folder, 100).flops == 3 * 4 * 12 * (100 - 10)
+    assert whole.flops - anatomy_of(describe(folder), 100).flops == 3 * 4 * 12 * (100 - 10)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5", "mixtral"])

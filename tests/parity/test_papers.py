@@ -17,12 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.models.anatomy import anatomy
 from lmwright.models.decode import Decoding, beam_search, generate
 from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.network import Network, build, fill, size
 from lmwright.models.ragged import pack
 from lmwright.models.spec import ModelSpec
-from lmwright.models.zoo import gemma3, lamda, megatron, mixtral, palm
+from lmwright.models.zoo import gemma3, lamda, llama, megatron, mixtral, palm, roberta
 from tests.parity.harness import STD, mutations
 
 Weights = dict[str, Tensor]
@@ -312,6 +314,41 @@ def test_every_wrong_spec_is_noticed(name):
             assert not close, what
 
 
+UNTIED = {  # what a config says, and the name of the map in a folder
+    "megatron": ({"untie_embeddings_and_output_weights": True}, "language_model.output_layer"),
+    **{name: ({"tie_word_embeddings": False}, "head.out") for name in ("palm", "lamda", "glam")},
+}
+
+
+@pytest.mark.parametrize("name", UNTIED)
+def test_a_head_of_its_own_is_read_and_written_if_the_config_says_so(name, tmp_path):
+    """Logits by the drawn map, from the hidden states that the equations give to the table."""
+    said, own = UNTIED[name]
+    paper = PAPERS[name]
+    config = {**paper.config, **said}
+    weights, setting = paper.weights(torch.float32), paper.family.spec(config)
+    head, names = paper.family.heads["lm"](config, setting)
+    assert head.share == "" and [each.theirs for each in names] == [(f"{own}.weight",)]
+    network = build(setting, head)
+    tensors = to_ours(paper.family.weights(setting), weights)
+    drawn = torch.randn(61, 24, generator=torch.Generator().manual_seed(3))
+    fill(network, {n: t.detach().clone() for n, t in tensors.items()} | {"head.out.weight": drawn})
+    write_folder(tmp_path, paper.family, network, "lm")
+    shape = {"vocab": {"w0": 0}, "type": "WordLevel", "unk_token": "w0"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": shape}))
+    found = read_folder(tmp_path)
+    read, parts = found.heads["lm"]
+    assert (found.spec, read) == (setting, head)
+    again = build(found.spec, read)
+    fill(again, {**found.weights, **parts})
+    hidden = again.hidden(pack(documents()))
+    with torch.no_grad():
+        wanted = hidden * head.scale @ drawn.T
+        torch.testing.assert_close(again(pack(documents())), wanted, rtol=1e-4, atol=1e-4)
+        tied = both(paper, paper.network(weights), weights)
+        assert not torch.allclose(torch.cat([left for left, _ in tied]), wanted)
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_config_written_is_read_back(name):
     family = PAPERS[name].family
@@ -388,6 +425,40 @@ def test_published_sizes_have_the_published_number_of_weights(name):
     own = stack.embedding.vocabulary * stack.width if name in list(COUNTS)[-4:] else 0
     digits = len(str(billions).partition(".")[2])
     assert abs((size(build(spec)) + own) / 1e9 - billions) < 10**-digits
+
+
+EXACT = {  # family, spec, whether the head is the table, weights of the published safetensors
+    "mistral 7b": (llama.MISTRAL, llama.mistral_sized("7b"), False, 7_241_732_096),
+    "mistral nemo": (llama.MISTRAL, llama.mistral_sized("nemo-12b"), False, 12_247_782_400),
+    "mistral small": (llama.MISTRAL, llama.mistral_sized("small-24b"), False, 23_572_403_200),
+    "mistral large": (llama.MISTRAL, llama.mistral_sized("large-123b"), False, 122_610_069_504),
+    "qwen2 0.5b": (llama.QWEN2, llama.qwen2_sized("0.5b"), True, 494_032_768),
+    "qwen2 1.5b": (llama.QWEN2, llama.qwen2_sized("1.5b"), True, 1_543_714_304),
+    "qwen2.5 3b": (llama.QWEN2, llama.qwen2_sized("2.5-3b"), True, 3_085_938_688),
+    "qwen2 7b": (llama.QWEN2, llama.qwen2_sized("7b"), False, 7_615_616_512),
+    "qwen2.5 14b": (llama.QWEN2, llama.qwen2_sized("2.5-14b"), False, 14_770_033_664),
+    "qwen2.5 32b": (llama.QWEN2, llama.qwen2_sized("2.5-32b"), False, 32_763_876_352),
+    "qwen2 72b": (llama.QWEN2, llama.qwen2_sized("72b"), False, 72_706_203_648),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_published_sizes_have_exactly_the_published_number_of_weights(name):
+    family, spec, tied, wanted = EXACT[name]
+    config = {**family.config(spec), "tie_word_embeddings": tied}
+    head, _ = family.heads["lm"](config, spec)
+    assert anatomy(spec, head).parameters == wanted
+    assert tied == (name.partition(" ")[2] in {size.removeprefix("2.5-") for size in llama.TIED})
+    assert family.spec(config) == spec
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("base", 278_043_648), ("large", 559_890_432)])
+def test_xlm_r_has_exactly_the_published_number_of_weights(name, wanted):
+    """Published with a pooler, which the body does not have."""
+    spec = roberta.xlm_r_sized(name)
+    width = spec.stacks[0].width
+    assert size(build(spec)) + width * (width + 1) == wanted
+    assert roberta.XLM_R.spec(roberta.XLM_R.config(spec)) == spec
 
 
 def test_the_largest_lamda_has_the_published_number_of_weights_beside_the_table():

@@ -13,7 +13,8 @@ from lmwright.models.files.export import FOLDER, export_model
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="A model's folder, a .gguf file, or asset:NAME/PATH.")
+        str,
+        typer.Argument(help="A model's folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."),
     ],
     out: Annotated[Path, typer.Argument(help="A new folder, or a new .gguf file.")],
     form: Annotated[

@@ -10,28 +10,34 @@ from rich.console import Console
 from rich.table import Table
 
 from lmwright.models.anatomy import Anatomy, anatomy
+from lmwright.models.files.folder import Described
 from lmwright.models.files.published import describe
 
-Address = Annotated[str, typer.Argument(help="A model's folder, a .gguf file, or asset:NAME/PATH.")]
+Address = Annotated[
+    str,
+    typer.Argument(help="A model's folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."),
+]
 At = Annotated[int, typer.Option(help="Tokens of context for the cost of attention.", min=1)]
 
 
 def inspect(model: Address, tokens: At = 1024) -> None:
     """Draw a model's architecture; say what it holds, needs and costs."""
-    found = anatomy_of(model, tokens)
+    described = describe(model)
+    found = anatomy_of(described, tokens)
     print("\n".join(found.drawing))
     print()
     show([model], [found])
+    if described.left:
+        print(f"\nnot read: {described.left}")
 
 
 def compare(one: Address, other: Address, tokens: At = 1024) -> None:
     """Show what two models are made of side by side."""
-    show([one, other], [anatomy_of(each, tokens) for each in (one, other)])
+    show([one, other], [anatomy_of(describe(each), tokens) for each in (one, other)])
 
 
-def anatomy_of(address: str, tokens: int) -> Anatomy:
+def anatomy_of(described: Described, tokens: int) -> Anatomy:
     """What a published model is made of, with its language model's head if it has one."""
-    described = describe(address)
     heads = described.heads
     return anatomy(described.spec, heads.get("lm") or next(iter(heads.values()), None), tokens)
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lmwright.core.assets import is_asset
+from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.files.published import read_published
 from lmwright.models.language import language_model
 from lmwright.serve.app import make_app
@@ -24,6 +25,8 @@ TOKEN_SECONDS = 5.0
 
 def is_language_model(address: str) -> bool:
     """Whether an address is that of a model, and no alias and no hash of a version."""
+    if is_hub(address):
+        return True
     if ALIAS.fullmatch(address):
         return False
     if is_asset(address) or Path(address).exists():
@@ -33,6 +36,8 @@ def is_language_model(address: str) -> bool:
 
 def name_of(address: str) -> str:
     """What a model goes by: the last part of its address, which tells nobody where it is."""
+    if is_hub(address):
+        return name_and_revision(address)[0].rpartition("/")[2]
     path = Path(address.removeprefix("asset:"))
     last = path.resolve().name if path.name in ("", "..") else path.name
     return last[: -len(".gguf")] if last.lower().endswith(".gguf") else last

@@ -15,7 +15,10 @@ from lmwright.models.decode import Decoding
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
 
-Address = Annotated[str, typer.Argument(help="A model's folder, a .gguf file, or asset:NAME/PATH.")]
+Address = Annotated[
+    str,
+    typer.Argument(help="A model's folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."),
+]
 Most = Annotated[int, typer.Option(help="At most so many tokens an answer.", min=1)]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)]
 TopK = Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 0: all.", min=0)]
@@ -66,7 +69,10 @@ def chat(
 def opened_model(address: str) -> LanguageModel:
     """The language model at an address."""
     print(f"reading {address}", file=sys.stderr, flush=True)
-    return language_model(read_published(address))
+    published = read_published(address)
+    if left := published.described.left:
+        print(f"not read: {left}", file=sys.stderr, flush=True)
+    return language_model(published)
 
 
 def decoding_of(

@@ -13,6 +13,7 @@ from lmwright.models.family import (
     by_layer,
     labels,
     linear,
+    of_tokens,
     same,
     within,
 )
@@ -69,19 +70,20 @@ def parts(spec: ModelSpec) -> tuple[Stack, Attention, FeedForward, Norm]:
     raise BadInput("the spec is no encoder of post-norm layers", "attention, then feed-forward")
 
 
-def read_encoder(config: Mapping[str, Any], first_position: int = 0) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as its published classes have it."""
-    embedding = Embedding(
+def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
+    """The spec of a ``config.json``; what it leaves out is as its published classes have it.
+    ``embedding``: fields of the embedding beside those of its tables."""
+    table = Embedding(
         vocabulary=config.get("vocab_size", 30522),
         positions=config.get("max_position_embeddings", 512),
-        first_position=first_position,
         segments=config.get("type_vocab_size", 2),
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("hidden_dropout_prob", 0.1),
         share="tokens",
+        **embedding,
     )
     return encoder(
-        embedding,
+        table,
         width=config.get("hidden_size", 768),
         layers=config.get("num_hidden_layers", 12),
         heads=config.get("num_attention_heads", 12),
@@ -154,14 +156,23 @@ def pooled(spec: ModelSpec, bend: Bend, dense: str, out: str, **head: Any) -> Ma
     return Head(pool="first", dense=mapped, **head), weights
 
 
-def masked_tokens(spec: ModelSpec, bend: Bend, dense: str, norm: str, bias: str) -> Made:
-    """What the masked tokens are: a dense map, bent and normed, then the table's rows."""
+def masked_tokens(
+    config: Mapping[str, Any],
+    spec: ModelSpec,
+    bend: Bend,
+    dense: str,
+    norm: str,
+    own: str,
+    bias: str,
+) -> Made:
+    """What the masked tokens are: a dense map, bent and normed, then the table's rows and
+    ``bias``, or the map ``own`` with a bias of its own."""
     embedding, width = spec.stack("encoder").embedding, spec.stack("encoder").width
-    head = Head(
+    plain = Head(
         pool="none",
         dense=Dense(outputs=width, bend=bend, norm=embedding.norm),
         outputs=embedding.vocabulary,
-        share=embedding.share,
     )
-    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm)]
-    return head, [*names, same("head.out.bias", bias)]
+    head, weights = of_tokens(config, plain, embedding, own)
+    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm), *weights]
+    return head, [*names, same("head.out.bias", f"{own}.bias" if weights else bias)]

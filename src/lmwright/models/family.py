@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmwright.models.network import build
-from lmwright.models.spec import Bend, Head, ModelSpec
+from lmwright.models.spec import Bend, Embedding, Head, ModelSpec
 
 BENDS: dict[str, Bend] = {
     "gelu": "gelu",
@@ -123,6 +123,17 @@ def labels(config: Mapping[str, Any]) -> int:
     return config.get("num_labels") or len(config.get("id2label") or ()) or 2
 
 
+def of_tokens(
+    config: Mapping[str, Any], head: Head, table: Embedding, own: str, tied: bool = True
+) -> tuple[Head, list[Weight]]:
+    """A head of tokens by the table's rows, or by a map of its own, which a checkpoint calls
+    ``own``: as the config says (``tie_word_embeddings``) or, where it does not, as ``tied`` does.
+    """
+    if config.get("tie_word_embeddings", tied):
+        return replace(head, share=table.share), []
+    return replace(head, share=""), [same("head.out.weight", f"{own}.weight")]
+
+
 @dataclass(frozen=True)
 class InGguf:
     """How a family stands in GGUF files, where it is called ``architecture``.
@@ -141,6 +152,21 @@ class InGguf:
     written: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
 
 
+@dataclass(frozen=True)
+class InLarger:
+    """How a family's text stands in a model of more than text.
+
+    ``config`` is where the larger ``config.json`` has the text's, ``prefixes`` may stand before
+    all names of its tensors. Tensors whose names begin as one of ``others`` are not read; in words
+    they are ``left``.
+    """
+
+    config: str
+    prefixes: tuple[str, ...]
+    others: tuple[str, ...]
+    left: str
+
+
 HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
@@ -152,7 +178,9 @@ class Family:
     head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
     the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
     belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
-    to today's. ``gguf`` is there for families that the format knows.
+    to today's. ``gguf`` is there for families that the format knows, ``larger`` for those that
+    are part of a model of more than text, of which the text is read and written alone. ``writes``
+    makes the spec that says what comes next, where that is more than the one that reads a text.
     """
 
     name: str
@@ -164,6 +192,8 @@ class Family:
     unread: tuple[str, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict)
     gguf: InGguf | None = None
+    larger: InLarger | None = None
+    writes: Callable[[ModelSpec], ModelSpec] = lambda setting: setting
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

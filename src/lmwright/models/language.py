@@ -56,13 +56,15 @@ class LanguageModel:
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with what the model wants in front; BadInput if there are none.
 
-        What the tokenizer would put behind a finished text is left out: the text goes on.
+        What the tokenizer would put behind a finished text is left out, as the text goes on; not
+        behind a source, which is finished.
         """
-        around = self.tokenizer.encode([""], 64)[0]
-        whole = self.tokenizer.encode([text], 1 << 30)[0]
-        while len(around) and len(whole) and whole[-1] in self.ends and around[-1] == whole[-1]:
-            around, whole = around[:-1], whole[:-1]
-        if not len(whole):
+        whole, least = self.tokenizer.encode([text], 1 << 30)[0], 1
+        if self.start is None:
+            whole = whole[: len(whole) - self.tokenizer.behind()]
+        else:
+            least += len(self.tokenizer.encode([""], 64)[0])
+        if len(whole) < least:
             raise BadInput("an empty prompt", "a text to go on from")
         return whole
 
@@ -113,9 +115,9 @@ def language_model(published: Published) -> LanguageModel:
         raise BadInput(f"a {published.family.name} model", "a language model")
     head = published.described.heads["lm"]
     _, weights = published.heads.get("lm", (head, {}))
-    network = build(published.spec, head)
+    network = build(published.family.writes(published.spec), head)
     refuse_other(network)
-    fill(network, {**published.weights, **weights})
+    fill(network, {**published.weights, **published.more, **weights})
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
     if missing:
         raise BadInput(

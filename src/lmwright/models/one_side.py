@@ -1,26 +1,33 @@
-"""What decoders without an encoder share: their heads, and the names of their maps."""
+"""What decoders without an encoder share: their heads, and the names of their maps and numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Weight, labels, rows, same
+from lmwright.models.family import Weight, labels, of_tokens, rows, same
 from lmwright.models.spec import Attention, Head, ModelSpec
 
 
 def tied_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows."""
-    outputs = spec.stack("decoder").embedding.vocabulary
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens"), []
+    """The next token, by the table's rows or, if the config says so, by a map of its own."""
+    table = spec.stack("decoder").embedding
+    head = Head(pool="none", outputs=table.vocabulary, bias=False)
+    return of_tokens(config, head, table, "lm_head")
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by a map of its own or, if the config says so, by the table's rows."""
-    if config.get("tie_word_embeddings", False):
-        return tied_next_token(config, spec)
-    head = Head(pool="none", outputs=spec.stack("decoder").embedding.vocabulary, bias=False)
-    return head, [same("head.out.weight", "lm_head.weight")]
+    return tied_next_token({"tie_word_embeddings": False, **config}, spec)
+
+
+def scaled_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, from states divided by the square root of their width, by the table's rows
+    or, if the config says so, by a map of its own; under our own names."""
+    stack = spec.stack("decoder")
+    outputs, scale = stack.embedding.vocabulary, stack.width**-0.5
+    head = Head(pool="none", outputs=outputs, bias=False, scale=scale)
+    return of_tokens(config, head, stack.embedding, "head.out")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
@@ -38,3 +45,32 @@ def maps_apart(number: int, attention: Attention) -> list[Weight]:
         rows(f"{at}.0.op.qkv.{leaf}", [f"{part}.{leaf}" for part in parts], sizes)
         for leaf in ("weight", "bias")[: 1 + attention.bias]
     ]
+
+
+GGUF_NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "output": "lm_head",
+    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
+    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
+    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
+    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
+    "blk.{}.attn_norm": "layers.{}.input_layernorm",
+    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
+    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
+    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
+}
+"""GGUF's names of modules that gated decoders have, and a checkpoint's; for ``InGguf.names``."""
+GGUF_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+}
+"""The words of GGUF's metadata for what a config says of them."""

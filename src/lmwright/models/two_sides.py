@@ -16,6 +16,7 @@ from lmwright.models.family import (
     bend_name,
     labels,
     linear,
+    of_tokens,
     same,
     within,
 )
@@ -46,7 +47,9 @@ def read_sides(
     config: Mapping[str, Any], norms: Literal["before", "after"], **embedding: Any
 ) -> ModelSpec:
     """The spec of a complete config, with norms before or after each op, and with the first also
-    after the last one. ``embedding``: fields of the embeddings beside those of their tokens."""
+    after the last one. ``embedding``: fields of the embeddings beside those of their tokens. Where
+    words are not tied, each side has a table of its own."""
+    tied = config.get("tie_word_embeddings", True)
 
     def side(name: str) -> Stack:
         """The encoder or the decoder."""
@@ -76,7 +79,7 @@ def read_sides(
             vocabulary=config["vocab_size"],
             scale=math.sqrt(width) if config["scale_embedding"] else 1.0,
             dropout=drop,
-            share="tokens",
+            share="tokens" if tied else {"encoder": "source", "decoder": "target"}[name],
             **embedding,
         )
         return Stack(
@@ -92,7 +95,8 @@ def read_sides(
 
 def write_sides(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec without its type: :func:`read_sides` the other way."""
-    found: dict[str, Any] = {"is_encoder_decoder": True}
+    tied = len({stack.embedding.share for stack in spec.stacks}) == 1
+    found: dict[str, Any] = {"is_encoder_decoder": True, "tie_word_embeddings": tied}
     for stack in spec.stacks:
         attention, feed_forward = stack.layers[0][0].op, stack.layers[0][-1].op
         assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
@@ -158,15 +162,22 @@ def sublayer_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the rows of the decoder's table and a bias."""
-    embedding = spec.stack("decoder").embedding
+    """The next token, by the rows of the decoder's table or a map of its own, and a bias."""
+    head, own = next_token_alone(config, spec)
     bias = Weight(
         "head.out.bias",
         ("final_logits_bias",),
         lambda parts: parts[0].flatten(),
         lambda whole: [whole[None]],
     )
-    return Head(pool="none", outputs=embedding.vocabulary, share=embedding.share), [bias]
+    return replace(head, bias=True), [*own, bias]
+
+
+def next_token_alone(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The same without a bias."""
+    table = spec.stack("decoder").embedding
+    head = Head(pool="none", outputs=table.vocabulary, bias=False)
+    return of_tokens(config, head, table, "lm_head")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:

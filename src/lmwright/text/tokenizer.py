@@ -78,6 +78,12 @@ class Tokenizer:
             ids.append(np.array(whole.ids, dtype=np.int32))
         return ids
 
+    def behind(self) -> int:
+        """How many special tokens :meth:`encode` puts behind a text."""
+        letter = self.inner.encode("a", add_special_tokens=False)
+        mask = self.inner.post_process(letter).special_tokens_mask
+        return mask[::-1].index(0) if 0 in mask else 0
+
     def ids(self, text: str) -> np.ndarray:
         """The ids (int32) of a text, all of them, without special tokens round it."""
         found = self.inner.encode(self.prepared(text), add_special_tokens=False)

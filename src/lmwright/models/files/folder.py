@@ -1,10 +1,10 @@
-"""A published model's folder (config.json, safetensors, tokenizer.json), read and written."""
+"""A published model's folder (config.json, safetensors, a tokenizer), read and written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,22 @@ class Described:
     start: int | None
     template: str
 
+    @property
+    def left(self) -> str:
+        """What of the model is not read, in words."""
+        return self.family.larger.left if self.family.larger else ""
+
 
 @dataclass(frozen=True)
 class Published:
     """A published model: what it says of itself, our weights, and its heads, by what they do, with
-    those of their weights that are there."""
+    those of their weights that are there. ``more`` are weights that only writing needs."""
 
     described: Described
     weights: dict[str, Tensor]
     heads: dict[str, tuple[Head, dict[str, Tensor]]]
     tokenizer: Tokenizer
+    more: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -71,13 +77,15 @@ class Published:
 def read_folder(folder: Path) -> Published:
     """Read a published folder without running anything in it.
 
-    BadInput: no such folder, no config, remote code, a family we do not have, only pickles, a
-    tokenizer with more tokens than the embedding. Corrupt: truncated, missing or extra tensors,
-    wrong shapes, weights that are not finite.
+    Its tokenizer may be in any format that ``text/formats`` reads; tokenizer.json goes first.
+    BadInput: no such folder, no config, remote code, a family we do not have, only pickles, no
+    tokenizer, or one with more tokens than the embedding. Corrupt: truncated, missing or extra
+    tensors, wrong shapes, weights that are not finite.
     """
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
-    theirs = renamed(read_shards(folder), family)
+    others = family.larger.others if family.larger else ()
+    theirs = renamed(read_shards(folder, others), family)
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
     body = {
@@ -87,16 +95,18 @@ def read_folder(folder: Path) -> Published:
     }
     wanted = to_theirs(mapped, dict(build(setting).named_parameters()))
     check_fit(body, {name: tuple(each.shape) for name, each in wanted.items()}, str(folder))
-    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
-    return Published(described, ours, heads_of(family, config, setting, theirs), tokenizer)
+    heads = heads_of(family, config, setting, theirs)
+    return Published(described, ours, heads, tokenizer, more_of(family, setting, theirs))
 
 
 def describe_folder(folder: Path) -> Described:
     """What a folder says of its model; BadInput as :func:`read_folder`."""
-    config = read_config(folder)
-    family = family_of(config, folder)
+    whole = read_config(folder)
+    family = family_of(whole, folder)
+    config = text_config(whole, family, folder)
     generation = optional_json(folder / "generation_config.json")
     said = {**config, **{name: value for name, value in generation.items() if value is not None}}
     ends = said.get("eos_token_id")
@@ -127,6 +137,20 @@ def spec_of(
         raise BadInput(
             f"{where}: {type(error).__name__}: {error}", f"a {family.name} config", FETCH_AGAIN
         ) from None
+
+
+def text_config(whole: dict[str, Any], family: Family, folder: Path) -> dict[str, Any]:
+    """The config of a model's text, to which a larger model's own words are added."""
+    if family.larger is None:
+        return whole
+    inner = whole.get(family.larger.config)
+    if not isinstance(inner, dict):
+        raise BadInput(
+            f"{folder / 'config.json'} has no {family.larger.config}",
+            f"a {family.name} config",
+            FETCH_AGAIN,
+        )
+    return {**inner, **whole}
 
 
 def ids_of(value: Any) -> tuple[int, ...]:
@@ -163,7 +187,7 @@ def write_folder(
 
     ``head`` is what the network's head does (``lm``), by the family's word for it; ``said`` is what
     the config says beside the network (``eos_token_id``, ``id2label``). BadInput for a head that
-    the family does not have, or that is not the network's.
+    the family does not have, that is not the network's, or that shares otherwise than it can say.
     """
     setting, weights = network.spec, dict(network.named_parameters())
     config = {**family.config(setting), **(said or {})}
@@ -176,6 +200,11 @@ def write_folder(
                 nearest(head, family.heads),
             )
         config["tie_word_embeddings"] = bool(network.head_spec and network.head_spec.share)
+        if tables(family.spec(config)) != tables(setting):
+            raise BadInput(
+                f"a head {head!r} that does not go with how many tables of tokens there are",
+                f"both as a {family.name} config can say it",
+            )
         own, names = family.heads[head](config, setting)
         if network.head_spec is None or alike(own) != alike(network.head_spec):
             raise BadInput(f"another head than {head!r} of {family.name}", "that one")
@@ -186,6 +215,11 @@ def write_folder(
     write_tensors(folder / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
     if tokenizer is not None:
         write_bytes(folder / "tokenizer.json", tokenizer.data)
+
+
+def tables(setting: ModelSpec) -> set[str]:
+    """The keys of a network's tables of tokens."""
+    return {s.embedding.share for s in setting.stacks if s.embedding.vocabulary}
 
 
 def alike(head: Head) -> Head:
@@ -235,26 +269,30 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
     return resolve("families", str(name))
 
 
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or from the shards that an index names."""
+def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """All tensors of the folder, from one file or from the shards that an index names, but for
+    those whose names begin as one of ``others`` does."""
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         names = set(read_json_object(index).get("weight_map", {}).values())
         if any(Path(str(name)).name != name for name in names):
             raise BadInput(f"{index} names a file outside its folder", "names of files beside it")
-        shards = [read_tensors(folder / name) for name in sorted(names)]
+        shards = [read_tensors(folder / name, others) for name in sorted(names)]
         return {name: tensor for shard in shards for name, tensor in shard.items()}
     if not (folder / WEIGHTS).is_file():
         for path in sorted(folder.iterdir()):
             if path.suffix in PICKLED:
                 refuse_pickle(path)
-    return read_tensors(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS, others)
 
 
 def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """The tensors' names as they are in a checkpoint of today without a head."""
     found = {}
+    outer = family.larger.prefixes if family.larger else ()
     for name, tensor in theirs.items():
+        for prefix in outer:
+            name = name.removeprefix(prefix)
         for old, new in family.former.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         found[name.removeprefix(family.prefix)] = tensor
@@ -278,6 +316,13 @@ def heads_of(
     return found
 
 
+def more_of(family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that the network has only where it writes, as far as the folder has them."""
+    names = {weight.ours for weight in family.weights(setting)}
+    more = [weight for weight in family.weights(family.writes(setting)) if weight.ours not in names]
+    return to_ours([w for w in more if all(each in theirs for each in w.theirs)], theirs)
+
+
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
     """BadInput if the tokenizer can give an id that the embedding does not have."""
     rows = min(s.embedding.vocabulary for s in setting.stacks if s.embedding.vocabulary)
@@ -285,5 +330,5 @@ def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> N
         raise BadInput(
             f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",
             f"at most {rows - 1}, as the embedding has {rows} rows",
-            "take tokenizer.json and weights from the same model",
+            "take tokenizer and weights from the same model",
         )

@@ -1,4 +1,4 @@
-"""A published model, in whichever form it comes: a folder, or one GGUF file."""
+"""A published model, in whichever form it comes: a folder, a name of the hub, or one GGUF file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 from lmwright.core.assets import asset_file, is_asset
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
+from lmwright.models.files.hub import hub_folder, is_hub
 
 
-def located(address: str) -> Path:
-    """Where a model is: a path of this machine, or ``asset:NAME/inside``."""
+def located(address: str, weights: bool = True) -> Path:
+    """Where a model is: a path of this machine, ``asset:NAME/inside``, or ``hub:OWNER/NAME``,
+    which is fetched, without its ``weights`` if they are not asked for."""
+    if is_hub(address):
+        return hub_folder(address, weights)
     return asset_file(address) if is_asset(address) else Path(address)
 
 
@@ -22,7 +26,7 @@ def read_published(address: str) -> Published:
 
 def describe(address: str) -> Described:
     """What a model says of itself; its weights are left where they are."""
-    path = located(address)
+    path = located(address, weights=False)
     return describe_gguf(path) if is_gguf(path) else describe_folder(path)
 
 

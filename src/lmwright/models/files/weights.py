@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from lmwright.core.durable import write_bytes
@@ -36,8 +37,9 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
 FETCH_AGAIN = "fetch or copy the file again"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file by name; half precision becomes fp32.
+def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file by name; half precision becomes fp32. Those whose names
+    begin as one of ``others`` does are left where they are.
 
     Raises BadInput for a pickle (unopened) or a missing file, Corrupt when the header and the
     bytes do not fit together or a weight is not a finite number.
@@ -46,7 +48,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadInput(f"{path.name} is not in {path.parent}", "a safetensors file", FETCH_AGAIN)
     check_header(path)
-    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in list(file.keys()) if not name.startswith(others)]
+        tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise Corrupt(

@@ -72,9 +72,8 @@ def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """What the masked tokens are."""
     bend, theirs = BENDS[config.get("hidden_act", "gelu")], "cls.predictions"
-    return masked_tokens(
-        spec, bend, f"{theirs}.transform.dense", f"{theirs}.transform.LayerNorm", f"{theirs}.bias"
-    )
+    names = "transform.dense", "transform.LayerNorm", "decoder", "bias"
+    return masked_tokens(config, spec, bend, *(f"{theirs}.{name}" for name in names))
 
 
 FAMILY = Family(

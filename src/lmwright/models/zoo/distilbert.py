@@ -8,27 +8,38 @@ from typing import Any
 
 from lmwright.models.bidirectional import (
     Made,
-    encoder,
     labelled_tokens,
     masked_tokens,
-    parts,
     pooled,
+    read_encoder,
     spans,
+    write_encoder,
 )
 from lmwright.models.family import (
     BENDS,
     Family,
     Weight,
-    bend_name,
     by_layer,
     labels,
     linear,
     same,
     within,
 )
-from lmwright.models.spec import Embedding, ModelSpec, Norm, Sinusoids
+from lmwright.models.spec import ModelSpec, Sinusoids
 
 SIZES = {"base": (6, 768, 12, 3072)}  # layers, width, heads, inner (Sanh et al. 2019, section 3)
+WORDS = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_position_embeddings",
+}
+"""Its configs' words, and those that the encoders share."""
 
 
 def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
@@ -40,41 +51,18 @@ def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as published."""
-    embedding = Embedding(
-        vocabulary=config.get("vocab_size", 30522),
-        positions=config.get("max_position_embeddings", 512),
-        sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_pos_embds") else None,
-        norm=Norm(eps=1e-12),
-        dropout=config.get("dropout", 0.1),
-        share="tokens",
-    )
-    return encoder(
-        embedding,
-        width=config.get("dim", 768),
-        layers=config.get("n_layers", 6),
-        heads=config.get("n_heads", 12),
-        inner=config.get("hidden_dim", 3072),
-        bend=BENDS[config.get("activation", "gelu")],
-        attention_dropout=config.get("attention_dropout", 0.1),
-    )
+    shared = {theirs: config[own] for own, theirs in WORDS.items() if own in config}
+    sinusoids = Sinusoids(interleaved=True) if config.get("sinusoidal_pos_embds") else None
+    plain = {"num_hidden_layers": 6, "type_vocab_size": 0}
+    return read_encoder({**plain, **shared}, sinusoids=sinusoids)
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec: :func:`spec` the other way."""
-    stack, attention, feed_forward, _ = parts(spec)
-    return {
-        "model_type": "distilbert",
-        "vocab_size": stack.embedding.vocabulary,
-        "max_position_embeddings": stack.embedding.positions,
-        "sinusoidal_pos_embds": stack.embedding.sinusoids is not None,
-        "dim": stack.width,
-        "n_layers": len(stack.layers),
-        "n_heads": attention.heads,
-        "hidden_dim": feed_forward.inner,
-        "activation": bend_name(feed_forward.bend),
-        "dropout": stack.embedding.dropout,
-        "attention_dropout": attention.dropout,
-    }
+    shared, embedding = write_encoder(spec), spec.stack("encoder").embedding
+    found = {own: shared[theirs] for own, theirs in WORDS.items()}
+    sinusoidal = embedding.sinusoids is not None
+    return {"model_type": "distilbert", **found, "sinusoidal_pos_embds": sinusoidal}
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
@@ -119,8 +107,8 @@ def answer(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """What the masked tokens are."""
     bend = BENDS[config.get("activation", "gelu")]
-    names = "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"
-    return masked_tokens(spec, bend, *names)
+    names = "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
+    return masked_tokens(config, spec, bend, *names)
 
 
 FAMILY = Family(

@@ -1,4 +1,4 @@
-"""Gemma 3 (Gemma Team 2025), its text part.
+"""Gemma 3 (Gemma Team 2025), its text part; from 4B on it is published with one for images.
 
 Norms stand before and after every op, with gains of one plus the weight, also over each query
 and key. Most layers see a window and turn fast (local), every sixth sees all and turns slowly
@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, same
-from lmwright.models.one_side import maps_apart
+from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -40,6 +40,8 @@ SIZES = {  # layers, width, heads, key heads, head width, inner, window, global 
     "12b": (48, 3840, 16, 8, 256, 15360, 1024, 8),
     "27b": (62, 5376, 32, 16, 128, 21504, 1024, 8),
 }  # as their published configs say
+WITH_IMAGES_SIZES = ("4b", "12b", "27b")
+"""Those that are published with a part for images, and 64 rows more in the table."""
 
 
 def sized(size: str, vocabulary: int = 262144) -> ModelSpec:
@@ -60,6 +62,11 @@ def sized(size: str, vocabulary: int = 262144) -> ModelSpec:
             "rope_scaling": {"rope_type": "linear", "factor": divisor} if divisor > 1 else None,
         }
     )
+
+
+def with_images_sized(size: str, vocabulary: int = 262208) -> ModelSpec:
+    """The spec of the text of a published size with a part for images."""
+    return sized(size, vocabulary)
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -194,46 +201,18 @@ def weights(spec: ModelSpec) -> list[Weight]:
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by the table's rows or by a map of its own."""
-    head = Head(
-        pool="none",
-        outputs=spec.stack("decoder").embedding.vocabulary,
-        bias=False,
-        cap=config.get("final_logit_softcapping") or 0.0,
-    )
-    if config.get("tie_word_embeddings", True):
-        return replace(head, share="tokens"), []
-    return head, [same("head.out.weight", "lm_head.weight")]
+    table, cap = spec.stack("decoder").embedding, config.get("final_logit_softcapping") or 0.0
+    head = Head(pool="none", outputs=table.vocabulary, bias=False, cap=cap)
+    return of_tokens(config, head, table, "lm_head")
 
 
-GGUF_NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
-    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
-    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
-    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
+NAMES = {
+    **GGUF_NAMES,
     "blk.{}.attn_q_norm": "layers.{}.self_attn.q_norm",
     "blk.{}.attn_k_norm": "layers.{}.self_attn.k_norm",
-    "blk.{}.attn_norm": "layers.{}.input_layernorm",
     "blk.{}.post_attention_norm": "layers.{}.post_attention_layernorm",
     "blk.{}.ffn_norm": "layers.{}.pre_feedforward_layernorm",
     "blk.{}.post_ffw_norm": "layers.{}.post_feedforward_layernorm",
-    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
-    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
-    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
-}
-GGUF_FIELDS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
 }
 LARGEST_LAYERS = 62
 """Of the one size whose scores are scaled by its width, which GGUF does not say."""
@@ -284,5 +263,20 @@ FAMILY = Family(
     heads={"lm": language_model},
     prefix="model.",
     unread=("lm_head.", "score."),
-    gguf=InGguf("gemma3", from_metadata, to_metadata, GGUF_NAMES, without_one, with_one),
+    gguf=InGguf("gemma3", from_metadata, to_metadata, NAMES, without_one, with_one),
 )
+VISION = ("vision_tower", "multi_modal_projector")
+"""What belongs to the part for images."""
+
+WITH_IMAGES = replace(
+    FAMILY,
+    name="gemma3",
+    gguf=None,
+    larger=InLarger(
+        config="text_config",
+        prefixes=("language_model.", "model.language_model."),
+        others=tuple(f"{before}{part}." for before in ("", "model.") for part in VISION),
+        left="its part for images",
+    ),
+)
+"""What its folders with a part for images are called; they are written as text alone."""

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, own_names
+from lmwright.models.family import Family, own_names
+from lmwright.models.one_side import scaled_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -27,7 +28,6 @@ from lmwright.models.spec import (
     Embedding,
     Experts,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Stack,
@@ -183,23 +183,12 @@ def glam_config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def weights(spec: ModelSpec) -> list[Weight]:
-    """Our own names."""
-    return own_names(spec)
-
-
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows, of states made smaller."""
-    stack = spec.stack("decoder")
-    outputs, scale = stack.embedding.vocabulary, stack.width**-0.5
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens", scale=scale), []
-
-
 FAMILY = Family(
     name="lamda",
     spec=spec,
     config=config,
-    weights=weights,
-    heads={"lm": language_model},
+    weights=own_names,
+    heads={"lm": scaled_next_token},
+    unread=("head.",),
 )
 GLAM = replace(FAMILY, name="glam", spec=glam, config=glam_config)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, Weight, linear, same
-from lmwright.models.one_side import maps_apart, next_token
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, unstretched, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -38,6 +38,23 @@ SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Gratta
     "3.2-1b": (16, 2048, 32, 8, 8192),
     "3.2-3b": (28, 3072, 24, 8, 8192),
 }
+MISTRAL_SIZES = {  # layers, width, inner, vocabulary, window (Jiang et al. 2023; published configs)
+    "7b": (32, 4096, 14336, 32000, 4096),
+    "nemo-12b": (40, 5120, 14336, 131072, 0),
+    "small-24b": (40, 5120, 32768, 131072, 0),
+    "large-123b": (88, 12288, 28672, 32768, 0),
+}
+QWEN2_SIZES = {  # layers, width, heads, key heads, inner (Yang et al. 2024, table 1)
+    "0.5b": (24, 896, 14, 2, 4864),
+    "1.5b": (28, 1536, 12, 2, 8960),
+    "2.5-3b": (36, 2048, 16, 2, 11008),  # those of 2.5 are as their published configs say
+    "7b": (28, 3584, 28, 4, 18944),
+    "2.5-14b": (48, 5120, 40, 8, 13824),
+    "2.5-32b": (64, 5120, 40, 8, 27648),
+    "72b": (80, 8192, 64, 8, 29568),
+}
+TIED = {"3.2-1b", "3.2-3b", "0.5b", "1.5b", "2.5-3b"}
+"""Sizes, of any of the three, whose head is published as the table of tokens."""
 
 
 def sized(size: str, vocabulary: int = 0) -> ModelSpec:
@@ -51,6 +68,41 @@ def sized(size: str, vocabulary: int = 0) -> ModelSpec:
             "num_key_value_heads": key_heads,
             "intermediate_size": inner,
             "vocab_size": vocabulary or (128256 if size[:2] in ("3-", "3.") else 32000),
+        }
+    )
+
+
+def mistral_sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size of Mistral, with 8 key heads and heads of 128."""
+    layers, width, inner, words, window = MISTRAL_SIZES[size]
+    return mistral(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": 96 if size == "large-123b" else 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary or words,
+            "sliding_window": window or None,
+            "rms_norm_eps": 1e-5,
+        }
+    )
+
+
+def qwen2_sized(size: str, vocabulary: int = 0) -> ModelSpec:
+    """The spec of a published size of Qwen2; from 7B on the table has 128 rows more."""
+    layers, width, heads, key_heads, inner = QWEN2_SIZES[size]
+    return qwen2(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "intermediate_size": inner,
+            "vocab_size": vocabulary or (151936 if size in TIED else 152064),
+            "max_position_embeddings": 32768,
+            "rope_theta": 1e6,
         }
     )
 
@@ -187,32 +239,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
-GGUF_NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "blk.{}.attn_q": "layers.{}.self_attn.q_proj",
-    "blk.{}.attn_k": "layers.{}.self_attn.k_proj",
-    "blk.{}.attn_v": "layers.{}.self_attn.v_proj",
-    "blk.{}.attn_output": "layers.{}.self_attn.o_proj",
-    "blk.{}.attn_norm": "layers.{}.input_layernorm",
-    "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm",
-    "blk.{}.ffn_gate": "layers.{}.mlp.gate_proj",
-    "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
-    "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
-}
-GGUF_FIELDS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
-}
+NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +302,7 @@ def heads_of(name: str, spec: ModelSpec) -> int:
     return known.get(name.split(".")[-2], 0)
 
 
-IN_GGUF = InGguf("llama", from_metadata, to_metadata, GGUF_NAMES, partners_apart, partners_together)
+IN_GGUF = InGguf("llama", from_metadata, to_metadata, NAMES, partners_apart, partners_together)
 
 FAMILY = Family(
     name="llama",
@@ -293,5 +320,5 @@ QWEN2 = replace(
     name="qwen2",
     spec=qwen2,
     config=qwen2_config,
-    gguf=InGguf("qwen2", from_metadata, to_metadata, GGUF_NAMES),
+    gguf=InGguf("qwen2", from_metadata, to_metadata, NAMES),
 )

@@ -6,14 +6,13 @@ Pre-norm sides with a norm at each one's end and sinusoidal positions; languages
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight
-from lmwright.models.spec import Head, ModelSpec, Sinusoids
+from lmwright.models.family import Family
+from lmwright.models.spec import ModelSpec, Sinusoids
 from lmwright.models.two_sides import (
     UNREAD,
-    next_token,
+    next_token_alone,
     read_sides,
     side_weights,
     sizes,
@@ -65,17 +64,12 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     return {"model_type": "m2m_100", **write_sides(spec), "pad_token_id": pad}
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows alone."""
-    return replace(next_token(config, spec)[0], bias=False), []
-
-
 FAMILY = Family(
     name="m2m_100",
     spec=spec,
     config=config,
     weights=side_weights,
-    heads={"lm": language_model},
+    heads={"lm": next_token_alone},
     prefix="model.",
     unread=UNREAD,
 )

@@ -71,6 +71,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": source.vocabulary,
         "decoder_vocab_size": target.vocabulary,
         "share_encoder_decoder_embeddings": source.share == target.share,
+        "tie_word_embeddings": True,
     }
 
 

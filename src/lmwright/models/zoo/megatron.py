@@ -14,13 +14,14 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
-from lmwright.models.family import Family, Weight, heads_apart, linear, same
+from lmwright.models.family import Family, Weight, heads_apart, linear, of_tokens, same
 from lmwright.models.one_side import last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
     Embedding,
     FeedForward,
+    Head,
     ModelSpec,
     Norm,
     Slopes,
@@ -202,13 +203,22 @@ def layer_weights(spec: ModelSpec, layers: str, attention: str) -> list[Weight]:
     return found
 
 
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The next token, by the table's rows or, if the arguments say so, by a map of its own."""
+    table = spec.stack("decoder").embedding
+    tied = not config.get("untie_embeddings_and_output_weights", False)
+    head = Head(pool="none", outputs=table.vocabulary, bias=False)
+    return of_tokens(config, head, table, "language_model.output_layer", tied)
+
+
 FAMILY = Family(
     name="megatron",
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": tied_next_token},
+    heads={"lm": language_model},
     prefix="language_model.",
+    unread=("output_layer.",),
 )
 BLOOM = Family(
     name="bloom",

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family, Weight, own_names
+from lmwright.models.family import Family, own_names
+from lmwright.models.one_side import scaled_next_token
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
     Branch,
     Embedding,
     FeedForward,
-    Head,
     ModelSpec,
     Norm,
     Parallel,
@@ -106,22 +106,11 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def weights(spec: ModelSpec) -> list[Weight]:
-    """Our own names."""
-    return own_names(spec)
-
-
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows, of states made smaller."""
-    stack = spec.stack("decoder")
-    outputs, scale = stack.embedding.vocabulary, stack.width**-0.5
-    return Head(pool="none", outputs=outputs, bias=False, share="tokens", scale=scale), []
-
-
 FAMILY = Family(
     name="palm",
     spec=spec,
     config=config,
-    weights=weights,
-    heads={"lm": language_model},
+    weights=own_names,
+    heads={"lm": scaled_next_token},
+    unread=("head.",),
 )

@@ -23,14 +23,16 @@ from lmwright.models.bidirectional import (
 from lmwright.models.family import Family, labels
 from lmwright.models.spec import ModelSpec
 
-SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1; Conneau et al. 2020)
+SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1)
     "base": (12, 768, 12, 3072),
     "large": (24, 1024, 16, 4096),
 }
+XLM_R_SIZES = SIZES
+"""The same shapes (Conneau et al. 2020, section 3), with a larger vocabulary."""
 
 
 def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
-    """The spec of a published size; those of XLM-R have a vocabulary of 250,002."""
+    """The spec of a published size."""
     layers, width, heads, inner = SIZES[size]
     return spec(
         {
@@ -44,6 +46,11 @@ def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
             "layer_norm_eps": 1e-5,
         }
     )
+
+
+def xlm_r_sized(size: str, vocabulary: int = 250002) -> ModelSpec:
+    """The spec of a published size of XLM-R."""
+    return sized(size, vocabulary)
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -80,7 +87,8 @@ def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """What the masked tokens are; the bend is GELU whatever the layers have."""
-    return masked_tokens(spec, "gelu", "lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+    names = "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"
+    return masked_tokens(config, spec, "gelu", *names)
 
 
 FAMILY = Family(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, rows, same
+from lmwright.models.family import Family, Weight, linear, of_tokens, rows, same
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -173,14 +173,10 @@ def op_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by the table's rows and states made smaller, or by a map of its own."""
-    stack = spec.stack("decoder")
-    head = Head(pool="none", outputs=stack.embedding.vocabulary, bias=False)
-    tied = config.get("tie_word_embeddings", True)
-    if config.get("scale_decoder_outputs", tied):
-        head = replace(head, scale=stack.width**-0.5)
-    if tied:
-        return replace(head, share="tokens"), []
-    return head, [same("head.out.weight", "lm_head.weight")]
+    stack, tied = spec.stack("decoder"), config.get("tie_word_embeddings", True)
+    scale = stack.width**-0.5 if config.get("scale_decoder_outputs", tied) else 1.0
+    head = Head(pool="none", outputs=stack.embedding.vocabulary, bias=False, scale=scale)
+    return of_tokens(config, head, stack.embedding, "lm_head")
 
 
 FAMILY = Family(

@@ -7,7 +7,16 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.bidirectional import Made, encoder, labelled_tokens, parts, spans
-from lmwright.models.family import Family, Weight, by_layer, labels, linear, same, within
+from lmwright.models.family import (
+    Family,
+    Weight,
+    by_layer,
+    labels,
+    linear,
+    of_tokens,
+    same,
+    within,
+)
 from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 
 SIZES = {  # layers, width, heads, tokens (Conneau and Lample 2019, section 5.1; published weights)
@@ -99,9 +108,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """The token, by the table's rows and a bias."""
-    head = Head(pool="none", outputs=spec.stack("encoder").embedding.vocabulary, share="tokens")
-    return head, [same("head.out.bias", "pred_layer.proj.bias")]
+    """The token, by the table's rows or a map of its own, and a bias."""
+    table, own = spec.stack("encoder").embedding, "pred_layer.proj"
+    head, weights = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, own)
+    return head, [*weights, same("head.out.bias", f"{own}.bias")]
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.family import Family, Weight, linear, same
+from lmwright.models.family import Family, Weight, linear, of_tokens, same
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -87,7 +87,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def two_streams(plain: ModelSpec) -> ModelSpec:
-    """Content and query stream: what pre-training and generation use."""
+    """Content and query stream: what pre-training and generation use.
+
+    What is known is seen both ways, so that each new token is read by all of them anew; the
+    reference does so only if its memory is switched off.
+    """
     content = plain.stack("content")
 
     def seeing(**fields: Any) -> tuple[tuple[Sublayer, ...], ...]:
@@ -180,10 +184,10 @@ def columns_by_head(ours: str, theirs: str, attention: Attention) -> Weight:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The token, by the table's rows and a bias."""
-    outputs = spec.stack("content").embedding.vocabulary
-    head = Head(pool="none", outputs=outputs, share="tokens")
-    return head, [same("head.out.bias", "lm_loss.bias")]
+    """The token, by the table's rows or a map of its own, and a bias."""
+    table = spec.stack("content").embedding
+    head, own = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, "lm_loss")
+    return head, [*own, same("head.out.bias", "lm_loss.bias")]
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
@@ -206,4 +210,5 @@ FAMILY = Family(
     heads={"lm": language_model, "classify": classifier},
     prefix="transformer.",
     unread=("mask_emb", "lm_loss.", "sequence_summary.", "logits_proj."),
+    writes=two_streams,
 )

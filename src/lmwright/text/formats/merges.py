@@ -26,7 +26,12 @@ from lmwright.text.formats.layout import (
     twice,
     utf8,
 )
-from lmwright.text.formats.sidecars import added_beside, roles_beside, settings_beside
+from lmwright.text.formats.sidecars import (
+    added_beside,
+    class_beside,
+    roles_beside,
+    settings_beside,
+)
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -45,7 +50,7 @@ KINDS = {
     "Qwen2Tokenizer": "qwen2",
     "CLIPTokenizer": "clip",
 }
-"""``tokenizer_class`` of tokenizer_config.json -> which way a text is cut and closed in."""
+"""The class of a tokenizer -> which way a text is cut and closed in."""
 ROLES = {
     "gpt2": {"bos": "<|endoftext|>", "eos": "<|endoftext|>"},
     "roberta": {
@@ -64,7 +69,7 @@ ROLES = {
 
 
 def read_merges(vocabulary: Path, merges: Path) -> Converted:
-    """The tokenizer of vocab.json and merges.txt, of the class that tokenizer_config.json names.
+    """The tokenizer of vocab.json and merges.txt, of the class that the files beside them name.
 
     Without one it is CLIP's if its words end in ``</w>``, else GPT-2's. BadInput for another
     class; Corrupt for ids with holes, a token or merge twice, a merge of or to an unknown token.
@@ -77,7 +82,7 @@ def read_merges(vocabulary: Path, merges: Path) -> Converted:
         {**known, **{name: token["id"] for name, token in added.items()}}.values(), vocabulary
     )
     settings = settings_beside(vocabulary.parent)
-    kind = kind_of(settings, known, vocabulary)
+    kind = kind_of(class_beside(vocabulary.parent), known, vocabulary)
     return converted(kind, known, pairs, added, settings, vocabulary.parent)
 
 
@@ -217,19 +222,17 @@ def check_merges(pairs: list[list[str]], known: Mapping[str, int], path: Path) -
                 )
 
 
-def kind_of(settings: Mapping[str, Any], known: Mapping[str, int], path: Path) -> str:
-    """Which of the four kinds the folder's tokenizer is."""
-    name = settings.get("tokenizer_class")
-    if name is None:
+def kind_of(name: str, known: Mapping[str, int], path: Path) -> str:
+    """Which of the four kinds a tokenizer of this class (nothing: none is named) is."""
+    if not name:
         return "clip" if any(word.endswith(WORD_END) for word in known) else "gpt2"
-    plain = str(name).removesuffix("Fast")
-    if plain not in KINDS:
+    if name not in KINDS:
         raise BadInput(
             f"{path.parent}: no tokenizer class {name!r} is known for {path.name}",
             "a class whose way of cutting words is known, or a tokenizer.json",
-            nearest(plain, KINDS),
+            nearest(name, KINDS),
         )
-    return KINDS[plain]
+    return KINDS[name]
 
 
 def unpacked(data: bytes, path: Path) -> bytes:

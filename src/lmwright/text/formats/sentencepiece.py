@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.text.formats.layout import (
     FETCH_AGAIN,
     LONGEST,
@@ -28,12 +28,18 @@ from lmwright.text.formats.layout import (
     tokenizer_json,
     twice,
 )
-from lmwright.text.formats.sidecars import roles_beside, settings_beside
+from lmwright.text.formats.sidecars import (
+    added_beside,
+    class_beside,
+    roles_beside,
+    settings_beside,
+)
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
 BONUS = -0.1
 """The score of a user's symbol: better than a normal piece's, as those are logarithms."""
+MOST_SENTINELS = 10_000
 ALL = 1 << 20
 """More spaces than stand before a text."""
 OTHER_RECIPE = "take the model's tokenizer.json"
@@ -60,40 +66,150 @@ class PieceModel:
     squeeze: bool
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a class of tokenizers adds to a model, given the settings beside it: pieces round its
+    own, special tokens round a text, steps before its normalizer. ``sides`` name roles; None: as
+    the settings say.
+    """
+
+    pieces: Callable[[tuple[Piece, ...], Mapping[str, Any]], tuple[Piece, ...]] = (
+        lambda pieces, settings: pieces
+    )
+    sides: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    steps: Callable[[Mapping[str, Any]], list[dict[str, Any]]] = lambda settings: []
+
+
+def with_sentinels(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """T5: behind the model's pieces stand those that mark what was left out, the last one first."""
+    count = settings.get("extra_ids", 100)
+    if type(count) is not int or not 0 <= count <= MOST_SENTINELS:
+        raise ValueError(f"extra_ids is {count!r}")
+    names = [f"<extra_id_{number}>" for number in reversed(range(count))]
+    return (*pieces, *(Piece(name, 0.0, CONTROL) for name in names))
+
+
+def as_fairseq(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """XLM-R: fairseq's own four tokens in place of the model's first three, a mask at the end."""
+    if [piece.text for piece in pieces[:3]] != ["<unk>", "<s>", "</s>"]:
+        raise ValueError("the model does not begin with <unk>, <s> and </s>")
+    first = [("<s>", CONTROL), ("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN)]
+    found = (*(Piece(name, 0.0, kind) for name, kind in first), *pieces[3:])
+    return (*found, Piece("<mask>", 0.0, CONTROL))
+
+
+def without_accents(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """XLNet: quotes of one kind, no accents, and lower case if that is set."""
+    quotes = [
+        {"type": "Replace", "pattern": {"String": pair}, "content": '"'} for pair in ("``", "''")
+    ]
+    lower = [{"type": "Lowercase"}] if settings.get("do_lower_case") else []
+    return [*quotes, {"type": "NFKD"}, {"type": "StripAccents"}, *lower]
+
+
+KINDS = {
+    "": Kind(),
+    "LlamaTokenizer": Kind(),
+    "GemmaTokenizer": Kind(),
+    "T5Tokenizer": Kind(with_sentinels, ((), ("eos",))),
+    "XLMRobertaTokenizer": Kind(
+        as_fairseq,
+        (("cls",), ("sep",)),
+        {"cls": "<s>", "sep": "</s>", "mask": "<mask>"},
+    ),
+    "XLNetTokenizer": Kind(
+        sides=((), ("sep", "cls")),
+        roles={"sep": "<sep>", "cls": "<cls>", "mask": "<mask>"},
+        steps=without_accents,
+    ),
+}
+"""The class of a tokenizer -> what it adds to a SentencePiece model."""
+
+
 def read_sentencepiece(path: Path) -> Converted:
     """The tokenizer of a unigram or BPE model; the ids are the places of the pieces.
 
     As in SentencePiece nothing is put round a text, unless a tokenizer_config.json beside the
-    file asks for it (``add_bos_token``, ``add_eos_token``). Corrupt if the file is not a whole
-    model; BadInput for what no tokenizer.json can say.
+    file asks for it (``add_bos_token``, ``add_eos_token``), or the files beside it name a class
+    that adds more. Corrupt if the file is not a whole model; BadInput for a class of which that is
+    not known, and for what no tokenizer.json can say.
     """
+    kind = kind_of(class_beside(path.parent), path)
+    settings = settings_beside(path.parent)
     model = parsed(read_bytes(path), path)
+    try:
+        model = replace(model, pieces=kind.pieces(model.pieces, settings))
+    except ValueError as error:
+        raise Corrupt(f"{path}: {error}", f"what {class_beside(path.parent)} has") from None
+    beside = added_beside(path.parent)
+    model = with_added(model, beside.values(), path)
     check(model, path)
     names = [piece.text for piece in model.pieces]
     ids = {name: place for place, name in enumerate(names)}
-    roles: dict[str, tuple[int, ...]] = {
-        role: (place,)
-        for role, name in (("unk", ""), ("bos", "<s>"), ("eos", "</s>"), ("pad", "<pad>"))
-        for place, piece in enumerate(model.pieces)
-        if (piece.kind == UNKNOWN if role == "unk" else (piece.kind, piece.text) == (CONTROL, name))
-    }
-    roles |= roles_beside(path.parent, ids)
-    settings = settings_beside(path.parent)
+    roles = roles_of(model, kind) | roles_beside(path.parent, ids)
     sides = [
-        [(names[roles[role][0]], roles[role][0])]
-        if settings.get(f"add_{role}_token") and role in roles
-        else []
-        for role in ("bos", "eos")
+        [(names[roles[role][0]], roles[role][0]) for role in side]
+        for side in sides_of(kind, settings, roles, path)
     ]
+    added = {token["id"]: token for token in [*added_of(model), *beside.values()]}
     data = tokenizer_json(
         unigram_of(model) if model.kind == UNIGRAM else bpe_of(model, ids),
-        normalizer=normalizer_of(model),
+        normalizer=normalizer_of(model, kind.steps(settings)),
         pre_tokenizer=first_space() if model.dummy_prefix and in_pieces(model) else None,
         post_processor=around(*sides),
         decoder=decoder_of(model),
-        added=added_of(model),
+        added=added.values(),
     )
     return Converted(data, roles)
+
+
+def sides_of(
+    kind: Kind, settings: Mapping[str, Any], roles: Mapping[str, Any], path: Path
+) -> tuple[tuple[str, ...], ...]:
+    """The roles of what stands before and after a text; Corrupt for one that nothing plays."""
+    if kind.sides is None:
+        asked = (role if settings.get(f"add_{role}_token") else "" for role in ("bos", "eos"))
+        return tuple((role,) if role in roles else () for role in asked)
+    for role in (*kind.sides[0], *kind.sides[1]):
+        if role not in roles:
+            raise Corrupt(f"{path} has no {role} token", "one, by its class", FETCH_AGAIN)
+    return kind.sides
+
+
+def with_added(model: PieceModel, added: Iterable[Mapping[str, Any]], path: Path) -> PieceModel:
+    """The model with the tokens that were added later behind its pieces; Corrupt for a hole, or
+    for another piece that has one's id."""
+    pieces = list(model.pieces)
+    for number, name in sorted((token["id"], token["content"]) for token in added):
+        if number == len(pieces):
+            pieces.append(Piece(name, 0.0, CONTROL))
+        elif number > len(pieces) or pieces[number].text != name:
+            raise Corrupt(
+                f"{path.parent}: the added token {name!r} has id {number}",
+                f"ids from {len(pieces)} on, without a hole",
+                "take all files from the same model",
+            )
+    return replace(model, pieces=tuple(pieces))
+
+
+def kind_of(name: str, path: Path) -> Kind:
+    """What a class of tokenizers (nothing: none is named) adds."""
+    if name not in KINDS:
+        raise BadInput(
+            f"{path.parent}: no tokenizer class {name!r} is known for {path.name}",
+            "a class of which it is known what it adds, or a tokenizer.json",
+            nearest(name, [each for each in KINDS if each]),
+        )
+    return KINDS[name]
+
+
+def roles_of(model: PieceModel, kind: Kind) -> dict[str, tuple[int, ...]]:
+    """The special tokens that have their roles by the model's own word, or by their class's."""
+    names = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", **kind.roles}
+    special = {piece.text: n for n, piece in enumerate(model.pieces) if piece.kind == CONTROL}
+    found = {role: (special[name],) for role, name in names.items() if name in special}
+    return {"unk": ([piece.kind for piece in model.pieces].index(UNKNOWN),), **found}
 
 
 def check(model: PieceModel, path: Path) -> None:
@@ -164,14 +280,14 @@ def bpe_of(model: PieceModel, ids: dict[str, int]) -> dict:
     )
 
 
-def normalizer_of(model: PieceModel) -> dict:
+def normalizer_of(model: PieceModel, first: Sequence[dict[str, Any]] = ()) -> dict:
     """Characters mapped, spaces squeezed, one put in front, and all spelled U+2581."""
-    steps: list[dict[str, Any]] = []
+    steps = list(first)
     if model.charsmap:
         charsmap = base64.b64encode(model.charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if model.squeeze:
-        steps += [replace(" {2,}", " "), replace(r"\A ", ""), replace(rf"[ {SPACE}]+\z", "")]
+        steps += [replaced(" {2,}", " "), replaced(r"\A ", ""), replaced(rf"[ {SPACE}]+\z", "")]
     if model.dummy_prefix and not in_pieces(model):
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
@@ -193,7 +309,7 @@ def first_space() -> dict:
     )
 
 
-def replace(pattern: str, content: str) -> dict:
+def replaced(pattern: str, content: str) -> dict:
     """Replace each match of a regular expression."""
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 

@@ -12,13 +12,50 @@ from lmwright.text.formats.layout import FETCH_AGAIN, added_token, read_object
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 SETTINGS = "tokenizer_config.json"
 GENERATION = "generation_config.json"
+CONFIG = "config.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+UNTOLD = ("PreTrainedTokenizer", "TokenizersBackend")
+"""What ``tokenizer_class`` is where the way of a tokenizer stands in its tokenizer.json alone."""
+CLASSES = {
+    "bart": "BartTokenizer",
+    "bert": "BertTokenizer",
+    "blenderbot": "BlenderbotTokenizer",
+    "blenderbot-small": "BlenderbotSmallTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
+    "mbart": "MBartTokenizer",
+    "openai-gpt": "OpenAIGPTTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen2_moe": "Qwen2Tokenizer",
+    "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "xlm": "XLMTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "xlnet": "XLNetTokenizer",
+}
+"""A model's ``model_type`` -> the class of its tokenizer, where its files alone could mislead."""
 
 
 def settings_beside(folder: Path) -> dict[str, Any]:
     """The folder's tokenizer_config.json; empty if it has none."""
     path = folder / SETTINGS
     return read_object(path) if path.is_file() else {}
+
+
+def class_beside(folder: Path) -> str:
+    """The class of the folder's tokenizer, without ``Fast``; nothing if no file tells.
+
+    tokenizer_config.json goes before config.json, which may name the class or only the model.
+    """
+    path = folder / CONFIG
+    config = read_object(path) if path.is_file() else {}
+    for said in (settings_beside(folder), config):
+        name = str(said.get("tokenizer_class") or "").removesuffix("Fast")
+        if name and name not in UNTOLD:
+            return name
+    return CLASSES.get(str(config.get("model_type")), "")
 
 
 def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

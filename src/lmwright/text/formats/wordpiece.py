@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmwright.core.errors import Corrupt
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.text.formats.layout import (
     FETCH_AGAIN,
     Converted,
@@ -14,9 +14,16 @@ from lmwright.text.formats.layout import (
     tokenizer_json,
     twice,
 )
-from lmwright.text.formats.sidecars import added_beside, roles_beside, settings_beside
+from lmwright.text.formats.sidecars import (
+    added_beside,
+    class_beside,
+    roles_beside,
+    settings_beside,
+)
 
 ROLES = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+KINDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+"""Classes of tokenizers that cut a text as BERT's does."""
 LONGEST_WORD = 100
 """BERT takes a longer word for unknown."""
 
@@ -24,8 +31,16 @@ LONGEST_WORD = 100
 def read_wordpiece(path: Path) -> Converted:
     """The tokenizer of a vocab.txt; lower case and accents as tokenizer_config.json says.
 
-    Corrupt if a token stands there twice or [UNK], [CLS] or [SEP] is missing.
+    Corrupt if a token stands there twice or [UNK], [CLS] or [SEP] is missing; BadInput if a file
+    beside it names another class of tokenizers.
     """
+    kind = class_beside(path.parent)
+    if kind and kind not in KINDS:
+        raise BadInput(
+            f"{path.parent}: no tokenizer class {kind!r} is known for {path.name}",
+            "a class whose way of cutting words is BERT's, or a tokenizer.json",
+            nearest(kind, KINDS),
+        )
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     words = lines[:-1] if not lines[-1] else lines
     if len(set(words)) < len(words):

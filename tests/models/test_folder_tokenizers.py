@@ -1,0 +1,247 @@
+"""Folders without a tokenizer.json: the ids of the reference, and texts written from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+
+from lmwright.cli.main import main
+from lmwright.core.assets import asset_file
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.models.files.folder import read_folder
+from lmwright.text.tokenizer import read_tokenizer
+from tests.conftest import MAILS
+from tests.text.lines import lines, reviews
+from tests.text.test_formats import WORDPIECE, same, train
+
+transformers = pytest.importorskip("transformers")
+
+PROMPT = "The best thing about this film is"
+SMALL = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64}
+TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 9}
+T5 = {"d_model": 8, "d_kv": 4, "d_ff": 9, "num_layers": 2, "num_heads": 2}
+OF_T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+
+
+def write(folder: Path, kind: str, **config) -> object:
+    """A model of the reference with weights drawn wide, written by it."""
+    torch.manual_seed(3)
+    model = getattr(transformers, kind)
+    model = model(model.config_class(**config)).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_()
+    model.tie_weights()
+    model.save_pretrained(folder)
+    return model
+
+
+def write_tokenizer(folder: Path, tokenizer) -> None:
+    """What the reference writes, with its vocabulary as the files that there were before."""
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def settings(folder: Path, **fields: object) -> None:
+    """The folder's tokenizer_config.json."""
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+
+
+def generated(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What ``lmwright generate`` goes on with."""
+    capsys.readouterr()
+    assert main(["generate", str(folder), PROMPT, "--max-tokens", "6"]) == 0
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+def continued(model, ids: list[int]) -> list[int]:
+    """The reference's likeliest tokens; of an encoder's text, or after a prompt."""
+    pair = model.config.is_encoder_decoder
+    found = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        max_new_tokens=6,
+        do_sample=False,
+    )[0].tolist()
+    return found[1:] if pair else found[len(ids) :]
+
+
+def test_vocab_txt(tmp_path):
+    words = asset_file(WORDPIECE).read_text("utf-8").split("\n")[:-1]
+    reference = transformers.BertTokenizer(vocab={word: n for n, word in enumerate(words)})
+    write(tmp_path, "BertForMaskedLM", **TINY, vocab_size=len(words))
+    write_tokenizer(tmp_path, reference)
+    assert sorted(each.name for each in tmp_path.glob("*vocab*")) == ["vocab.txt"]
+    tokenizer = read_folder(tmp_path).tokenizer
+    same(tokenizer, reference(list(lines()))["input_ids"])
+    roles = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+    assert tokenizer.roles == {role: (words.index(name),) for role, name in roles.items()}
+    settings(tmp_path, tokenizer_class="BertJapaneseTokenizer")
+    with pytest.raises(BadInput, match=r"'BertJapaneseTokenizer' is known for vocab\.txt"):
+        read_folder(tmp_path)
+
+
+@MAILS
+def test_vocab_json_with_merges(tmp_path, capsys):
+    folder = asset_file("asset:gpt2-merges/encoder.json").parent
+    rows = (folder / "vocab.bpe").read_text("utf-8").split("\n")[1:]
+    reference = transformers.GPT2Tokenizer(
+        vocab=json.loads((folder / "encoder.json").read_text("utf-8")),
+        merges=[tuple(row.split()) for row in rows if row],
+    )
+    model = write(tmp_path, "GPT2LMHeadModel", **SMALL)
+    write_tokenizer(tmp_path, reference)
+    tokenizer = read_folder(tmp_path).tokenizer
+    same(tokenizer, reference(list(lines()))["input_ids"])
+    assert tokenizer.roles == {"bos": (50256,), "eos": (50256,), "unk": (50256,)}
+    wanted = continued(model, reference(PROMPT)["input_ids"])
+    assert generated(tmp_path, capsys) == reference.decode(wanted)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "openai-gpt"}))
+    with pytest.raises(BadInput, match=r"'OpenAIGPTTokenizer' is known for vocab\.json"):
+        read_tokenizer(tmp_path)
+
+
+def by_sentencepiece(path: Path, ids: dict[int, int], shift: int) -> list[list[int]]:
+    """SentencePiece's own ids of all lines, those named replaced, the others shifted."""
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    found = reference.encode(list(lines()))
+    return [[ids.get(each, each + shift) for each in line] for line in found]
+
+
+def nearly_same(tokenizer, wanted: list[list[int]]) -> None:
+    """The wanted ids of all lines, but for a few with cuts of equal scores (see test_formats)."""
+    found = tokenizer.encode(lines(), 1_000_000)
+    other = [n for n, ids in enumerate(found) if ids.tolist() != wanted[n]]
+    assert len(other) <= 0.002 * len(wanted), (lines()[other[0]], found[other[0]])
+    assert all(len(found[n]) == len(wanted[n]) for n in other)
+
+
+def as_transformers(tokenizer, reference) -> None:
+    """The ids of the reference's own class on real lines without control characters, which its
+    library maps otherwise than SentencePiece."""
+    some = [line for line in reviews()[:20_000:9] if line.isprintable()]
+    assert len(some) > 1500
+    found, wanted = tokenizer.encode(some, 1_000_000), reference(some)["input_ids"]
+    other = [line for line, a, b in zip(some, found, wanted, strict=True) if a.tolist() != b]
+    assert len(other) <= 0.004 * len(some), other[0]
+
+
+def vocabulary_of(path: Path) -> tuple[list[tuple[str, float]], bytes]:
+    """A model's pieces with their scores, as SentencePiece says, and its map of characters."""
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [(reference.id_to_piece(n), reference.get_score(n)) for n in range(len(reference))]
+    data = path.read_bytes()
+    place = data.rindex(b"\x0a\x08nmt_nfkc\x12")  # the normalizer's name, then its map's length
+    size = shift = 0
+    place += 11
+    while True:
+        size |= (data[place] & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if data[place - 1] < 0x80:
+            return pieces, data[place : place + size]
+
+
+def test_sentencepiece_of_xlm_r(tmp_path):
+    path = train(tmp_path, vocab_size=2000, model_type="unigram")
+    path = path.rename(tmp_path / "sentencepiece.bpe.model")
+    write(tmp_path, "XLMRobertaForMaskedLM", **TINY, vocab_size=2002)
+    tokenizer = read_folder(tmp_path).tokenizer  # the class follows from the model's type
+    wanted = by_sentencepiece(path, {0: 3, 1: 0, 2: 2}, 1)
+    nearly_same(tokenizer, [[0, *line, 2] for line in wanted])
+    pieces, charsmap = vocabulary_of(path)
+    first = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    reference = transformers.XLMRobertaTokenizer(
+        vocab=[*first, *pieces[3:], ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap
+    )
+    as_transformers(tokenizer, reference)
+    for role, ids in tokenizer.roles.items():
+        assert ids == (getattr(reference, f"{role}_token_id"),)
+    assert len(tokenizer.roles) == 7
+    assert tokenizer.size() == len(reference) == 2002
+
+
+def test_sentencepiece_of_t5_writes(tmp_path, capsys):
+    path = train(tmp_path, vocab_size=2000, model_type="unigram", **OF_T5)
+    path = path.rename(tmp_path / "spiece.model")
+    more = {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0}
+    model = write(tmp_path, "T5ForConditionalGeneration", **T5, vocab_size=2128, **more)
+    settings(tmp_path, tokenizer_class="T5Tokenizer", extra_ids=100, eos_token="</s>")
+    tokenizer = read_folder(tmp_path).tokenizer
+    nearly_same(tokenizer, [[*line, 1] for line in by_sentencepiece(path, {}, 0)])
+    pieces, charsmap = vocabulary_of(path)
+    sentinels = [(f"<extra_id_{number}>", 0.0) for number in range(99, -1, -1)]
+    reference = transformers.T5Tokenizer(
+        vocab=[*pieces, *sentinels], _spm_precompiled_charsmap=charsmap
+    )
+    as_transformers(tokenizer, reference)
+    assert tokenizer.control["<extra_id_0>"] == reference.convert_tokens_to_ids("<extra_id_0>")
+    assert tokenizer.roles == {"unk": (2,), "eos": (1,), "pad": (0,)}
+    assert tokenizer.behind() == 1
+    wanted = continued(model, reference(PROMPT)["input_ids"])
+    assert generated(tmp_path, capsys) == tokenizer.decode(wanted)
+    assert len(set(wanted)) > 1
+    assert main(["generate", str(tmp_path), " "]) == 1
+    assert "an empty prompt" in capsys.readouterr().err
+
+
+def test_sentencepiece_of_llama(tmp_path):
+    more = {"byte_fallback": True, "remove_extra_whitespaces": False}
+    path = train(tmp_path, vocab_size=2000, model_type="bpe", **more)
+    path = path.rename(tmp_path / "tokenizer.model")
+    write(tmp_path, "LlamaForCausalLM", **TINY, vocab_size=2001)
+    (tmp_path / "added_tokens.json").write_text('{"<pad>": 2000}')
+    settings(tmp_path, tokenizer_class="LlamaTokenizer", add_bos_token=True, pad_token="<pad>")
+    tokenizer = read_folder(tmp_path).tokenizer
+    same(tokenizer, [[1, *line] for line in by_sentencepiece(path, {}, 0)])
+    assert tokenizer.roles == {"unk": (0,), "bos": (1,), "eos": (2,), "pad": (2000,)}
+    assert tokenizer.behind() == 0
+    (tmp_path / "added_tokens.json").write_text('{"<pad>": 2001}')
+    with pytest.raises(Corrupt, match=r"'<pad>' has id 2001; wanted: ids from 2000 on"):
+        read_folder(tmp_path)
+
+
+def test_sentencepiece_of_xlnet(tmp_path):
+    symbols = ["<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+    path = train(tmp_path, vocab_size=2000, model_type="unigram", control_symbols=symbols)
+    path = path.rename(tmp_path / "spiece.model")
+    shape = {"d_model": 8, "n_layer": 2, "n_head": 2, "d_inner": 9}
+    write(tmp_path, "XLNetLMHeadModel", **shape, vocab_size=2000)
+    tokenizer = read_folder(tmp_path).tokenizer
+    pieces, charsmap = vocabulary_of(path)
+    reference = transformers.XLNetTokenizer(
+        vocab=pieces, unk_id=0, _spm_precompiled_charsmap=charsmap
+    )
+    as_transformers(tokenizer, reference)
+    assert tokenizer.behind() == 2
+    assert tokenizer.ids("``Fine'' café").tolist() == tokenizer.ids('"Fine" cafe').tolist()
+    settings(tmp_path, do_lower_case=True)
+    assert read_tokenizer(tmp_path).ids("FINE").tolist() == tokenizer.ids("fine").tolist()
+
+
+@pytest.mark.parametrize("name", ["MBartTokenizer", "M2M100Tokenizer"])
+def test_a_class_that_adds_unknown_things_is_refused(tmp_path, name):
+    train(tmp_path, vocab_size=500, model_type="unigram")
+    settings(tmp_path, tokenizer_class=name)
+    with pytest.raises(BadInput, match=rf"{name}' is known for m\.model.*a tokenizer\.json"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        ("T5Tokenizer", {"extra_ids": -1}, "extra_ids is -1"),
+        ("XLNetTokenizer", {}, "no sep token"),
+        ("XLMRobertaTokenizer", {}, "does not begin with <unk>, <s> and </s>"),
+    ],
+)
+def test_a_model_that_is_not_its_class_is_refused(tmp_path, name, fields, told):
+    train(tmp_path, vocab_size=500, model_type="unigram", **OF_T5)
+    settings(tmp_path, tokenizer_class=name, **fields)
+    with pytest.raises(Corrupt, match=told):
+        read_tokenizer(tmp_path)
