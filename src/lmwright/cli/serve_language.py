@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmwright.core.assets import is_asset
 from lmwright.models.files.published import read_published
+from lmwright.models.hosted import is_hosted
 from lmwright.models.language import language_model
 from lmwright.serve.app import make_app
 from lmwright.serve.completions import Writing, routes
@@ -26,7 +27,7 @@ def is_language_model(address: str) -> bool:
     """Whether an address is that of a model, and no alias and no hash of a version."""
     if ALIAS.fullmatch(address):
         return False
-    if is_asset(address) or Path(address).exists():
+    if is_asset(address) or is_hosted(address) or Path(address).exists():
         return True
     return "@" not in address and ("/" in address or address.lower().endswith(".gguf"))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.core.random import stream
 from lmwright.models.decode import Decoding, Pick, beam_search, generate, refuse_long, refuse_other
 from lmwright.models.files.folder import Published
 from lmwright.models.network import Network, build, fill
@@ -80,6 +81,22 @@ class LanguageModel:
         refuse_long(self.network.spec, max(used, len(prompt)) + (self.start is None))
         return (self.longest - used) if self.longest is not None else 1 << 20
 
+    def complete(self, text: str, how: Decoding, seed: int = 0) -> Iterator[str]:
+        """What follows a text, piece by piece, within the room that there is."""
+        return self.texts(self.prompt(text), how, seed)
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], how: Decoding, seed: int = 0
+    ) -> Iterator[str]:
+        """The answer to a conversation, piece by piece."""
+        return self.texts(self.chat(messages), how, seed)
+
+    def texts(self, prompt: np.ndarray, how: Decoding, seed: int) -> Iterator[str]:
+        """The texts of an answer; what is drawn is what a server draws for the same seed."""
+        decoding = replace(how, most=min(how.most, self.room(prompt)), ends=self.ends)
+        rng = stream(seed, "answer", 0)
+        return (piece.text for piece in self.answer(prompt, decoding, rng))
+
     def answer(
         self, prompt: np.ndarray, decoding: Decoding, rng: np.random.Generator
     ) -> Iterator[Piece]:
@@ -90,7 +107,7 @@ class LanguageModel:
         begin, sources = prompt, None
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]
-        stream = self.tokenizer.stream()
+        text = self.tokenizer.stream()
         if decoding.beams > 1:
             source = None if sources is None else sources[0]
             best = beam_search(self.network, begin, decoding, source)[0]
@@ -100,10 +117,10 @@ class LanguageModel:
             picks = (step[0] for step in steps)
         for pick in picks:
             if pick.token in decoding.ends:
-                yield Piece(stream.finish(), pick)
+                yield Piece(text.finish(), pick)
                 return
-            yield Piece(stream.push([pick.token]), pick)
-        if rest := stream.finish():
+            yield Piece(text.push([pick.token]), pick)
+        if rest := text.finish():
             yield Piece(rest, pick)
 
 

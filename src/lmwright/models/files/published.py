@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmwright.core.assets import asset_file, is_asset
+from lmwright.core.errors import BadInput
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
+from lmwright.models.hosted import is_hosted
 
 
 def located(address: str) -> Path:
-    """Where a model is: a path of this machine, or ``asset:NAME/inside``."""
+    """Where a model is: a path of this machine, or ``asset:NAME/inside``; BadInput if elsewhere."""
+    if is_hosted(address):
+        raise BadInput(
+            "a hosted model, of which nothing is on this machine",
+            "a model's folder, a .gguf file, or asset:NAME/PATH",
+            "generate and chat with hosted models, or evaluate them",
+        )
     return asset_file(address) if is_asset(address) else Path(address)
 
 
