@@ -18,6 +18,7 @@ from lmwright.models.language import language_model
 from lmwright.models.network import build, fill
 from lmwright.models.ragged import pack
 from tests.cli.folders import change, folder_of
+from tests.models.test_foreign import folder_of as foreign_folder
 from tests.serve.talking import talking, write_model
 
 PROMPT = "w3 w17 w9"
@@ -202,6 +203,21 @@ def test_a_hosted_model_stands_where_one_of_this_machine_does(
         assert said(["chat", *words, *drawn], capsys) == "\n".join([*both, ""])
     assert model.template is not None
     model.template.close()
+
+
+def test_a_family_that_is_not_ours_writes_and_says_through_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = foreign_folder("opt", tmp_path / "opt")
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    assert main(["generate", str(folder), "w3 w17", "--max-tokens", "4"]) == 0
+    told = capsys.readouterr()
+    line = "opt is not of lmwright's core; it runs through transformers"
+    assert told.err.splitlines() == [f"reading {folder}", line]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w3 w17\n"))
+    answer = said(["chat", str(folder), "--max-tokens", "4", "--temperature", "0"], capsys)
+    assert answer == told.out and answer.split()
 
 
 def test_an_address_that_cannot_be_asked_is_said_in_words(

@@ -7,10 +7,10 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from lmwright.cli.write import say
 from lmwright.core.assets import is_asset
-from lmwright.models.files.published import read_published
+from lmwright.models.authors import language_model_at
 from lmwright.models.hosted import is_hosted
-from lmwright.models.language import language_model
 from lmwright.serve.app import make_app
 from lmwright.serve.completions import Writing, routes
 from lmwright.serve.log import json_log
@@ -41,7 +41,7 @@ def name_of(address: str) -> str:
 
 async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server."""
-    model, name = language_model(read_published(address)), name_of(address)
+    model, name = language_model_at(address, say), name_of(address)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         if model.template is not None:

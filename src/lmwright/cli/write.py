@@ -78,8 +78,13 @@ def chat(
 def opened(address: str, key_from: str) -> Author:
     """Whatever writes at an address."""
     if not is_hosted(address):
-        print(f"reading {address}", file=sys.stderr, flush=True)
-    return author_at(address, key_from)
+        say(f"reading {address}")
+    return author_at(address, key_from, say)
+
+
+def say(line: str) -> None:
+    """A line beside the text."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def asked() -> str:

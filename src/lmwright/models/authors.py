@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from lmwright.core.errors import BadInput
 from lmwright.models.decode import Decoding
-from lmwright.models.files.published import read_published
+from lmwright.models.files.published import is_gguf, located, read_published
+from lmwright.models.foreign import foreign_model, is_foreign
 from lmwright.models.hosted import hosted, is_hosted
-from lmwright.models.language import language_model
+from lmwright.models.language import LanguageModel, language_model
 
 
 class Author(Protocol):
@@ -24,10 +25,21 @@ class Author(Protocol):
         """The answer to a conversation, as it is made."""
 
 
-def author_at(address: str, key_from: str = "") -> Author:
-    """The model at an address; ``key_from`` names the variable with a hosted one's key."""
+def author_at(address: str, key_from: str, say: Callable[[str], None]) -> Author:
+    """The model at an address; ``key_from`` names the variable with a hosted one's key.
+
+    ``say`` is told what a user should know of how it runs.
+    """
     if is_hosted(address):
         return hosted(address, key_from)
     if key_from:
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
+    return language_model_at(address, say)
+
+
+def language_model_at(address: str, say: Callable[[str], None]) -> LanguageModel[Any]:
+    """The language model of this machine at an address: of our core, or run by transformers."""
+    path = located(address)
+    if not is_gguf(path) and is_foreign(path):
+        return foreign_model(path, say)
     return language_model(read_published(address))
