@@ -101,6 +101,17 @@ class Foreign:
             cache.advance(batch)
         return batch.as_packed(torch.stack(rows))
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """The last hidden states (n, d) of a stream's tokens."""
+        if not isinstance(batch, Ragged):
+            raise TypeError("this network reads one stream")
+        rows = []
+        for first, end in batch.spans():
+            tokens_1n = batch.tokens_n[None, first:end]
+            found = self.model(input_ids=tokens_1n, output_hidden_states=True)
+            rows.append(found.hidden_states[-1][0])
+        return torch.cat(rows)
+
 
 @dataclass(frozen=True)
 class Caches:

@@ -51,6 +51,36 @@ class Hosted:
         said = {"messages": list(messages)}
         return self.streamed("chat/completions", said, how, seed, replied)
 
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        how: Decoding,
+        seed: int = 0,
+        top: int = 0,
+    ) -> dict[str, Any]:
+        """The answer to a conversation as the endpoint gives it, whole: one of its ``choices``.
+
+        ``top`` asks for the log-probabilities of so many alternatives to each token.
+        """
+        told = {"logprobs": True, "top_logprobs": top} if top else {}
+        body = {"messages": list(messages), **self.settings(how, seed), **told}
+        try:
+            found = self.endpoint.post("chat/completions", body)
+        except Rejected as fault:
+            if NEWER not in fault.said:
+                raise
+            found = self.endpoint.post("chat/completions", renamed(body))
+        if not (choices := self.choices(found)):
+            raise self.endpoint.fault("answers nothing", b"")
+        return choices[0]
+
+    def text(self, choice: Mapping[str, Any]) -> str:
+        """The text of such an answer, without halves of characters."""
+        text = replied(choice)
+        if not isinstance(text, str):
+            raise self.endpoint.fault("answers in a shape that we do not know", b"")
+        return text.encode("utf-8", "replace").decode()
+
     def streamed(
         self,
         path: str,
