@@ -58,7 +58,7 @@ def whole(model: Asked, ids: list[int], count: int) -> float:
 
 def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(chatty: Asked) -> None:
     texts = ["so so", "a film", "x" * 99]
-    found = chatty.logits(chatty.prepare(texts))
+    found = chatty.logits(chatty.prepare(texts)) + chatty.prior
     for row, text in zip(found, texts, strict=True):
         message = [{"role": "user", "content": f"bad, good? {text[:50]} ="}]
         prompt = chatty.model.chat(message).tolist()
@@ -70,13 +70,19 @@ def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(cha
 
 def test_names_of_several_tokens_are_followed_from_where_they_part(plain: Asked) -> None:
     """Two names begin alike; after what all share, the log-probabilities are those of passes."""
-    found = plain.logits(plain.prepare(["w1 w2", "w11"]))
+    found = plain.logits(plain.prepare(["w1 w2", "w11"])) + plain.prior
     for row, text in zip(found, ([1, 2], [11]), strict=True):
         for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
             ids = [5, *text, 6, *name]
             assert value == pytest.approx(whole(plain, ids, len(name)), abs=1e-4)
     assert shared([np.array([1, 2, 3]), np.array([1, 2])]) == 1
     assert shared([np.array([1, 2, 3]), np.array([1, 4, 3])]) == 1
+
+
+def test_what_a_model_says_of_texts_without_content_is_taken_off(plain: Asked) -> None:
+    nothing = plain.logits(plain.prepare(["N/A", "", "[MASK]"])) + plain.prior
+    np.testing.assert_allclose(log_softmax(nothing, axis=1).mean(axis=0), plain.prior)
+    assert len({*plain.prior}) == 3
 
 
 def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: Asked) -> None:
@@ -102,6 +108,10 @@ def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) 
     with pytest.raises(BadInput, match="config"):
         load_model(tmp_path / "two")
     description = json.loads((tmp_path / "one" / "model.json").read_text())
+    odd_prior = {**description, "prior": [0.5]}
+    (tmp_path / "one" / "model.json").write_text(json.dumps(odd_prior))
+    with pytest.raises(Corrupt, match="the prior is"):
+        load_model(tmp_path / "one")
     description["question"]["names"].pop()
     (tmp_path / "one" / "model.json").write_text(json.dumps(description))
     with pytest.raises(Corrupt, match="no question"):
@@ -117,7 +127,7 @@ def test_a_text_that_is_too_long_is_cut_until_its_question_fits(
     longest = plain.model.longest or 0
     assert longest - 6 < item.cost + max(map(len, item.rests)) <= longest
     wordy = Question("w1 " * 40 + "{text}", WORDY.names, 50)
-    made = Asked(plain.labels, wordy, plain.model, plain.source)
+    made = Asked(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
     with pytest.raises(BadInput, match="tokens without its text"):
         made.prepare(["w1"])
 

@@ -17,9 +17,9 @@ from lmwright.core.stamp import reachable
 from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
 from lmwright.models.asked import opened
-from lmwright.models.asked_hosted import AskedHosted, By, Way, is_row
+from lmwright.models.asked_hosted import AskedHosted, By, Way
 from lmwright.models.hosted import hosted, is_hosted
-from lmwright.models.question import INSTRUCTION, Question, question_of
+from lmwright.models.question import INSTRUCTION, Question, is_row, question_of
 from lmwright.tables import FAMILIES, module_of
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -128,7 +128,7 @@ class Ask(Stage):
             labels, question, self.model, code, lambda line: work.record("said", line=line)
         )
         model.save(work.out(self.gives_as))
-        return facts
+        return facts | {"prior": model.prior}
 
     def asked(self, work: Work, labels: tuple[str, ...], question: Question) -> int:
         """Ask about all texts of the splits, but for those that were answered before a kill."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import log_softmax
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
@@ -20,11 +21,12 @@ from lmwright.models.decode import Reader
 from lmwright.models.files.published import is_gguf, located
 from lmwright.models.language import LanguageModel
 from lmwright.models.model import read_description
-from lmwright.models.question import Question, read_question
+from lmwright.models.question import Question, is_row, read_question
 from lmwright.models.ragged import pack
 
 COPIED = {".json", ".jinja", ".safetensors"}
 """What of a published folder is read."""
+CONTENT_FREE = ("N/A", "", "[MASK]")
 FOLDER, FILE = "published", "published.gguf"
 
 
@@ -49,11 +51,13 @@ class Posed:
 class Asked:
     """A language model that is asked for a label. fp32 on the CPU, a text at a time.
 
-    The logits are the log-probabilities of the labels' names as the answer, so that their softmax
-    is the model's choice among the names alone. The question is a message where the model has a
-    chat template, else a text to go on from. What the model prefers whatever the text is not taken
-    out of them. A text's vector is the mean of
-    the hidden states of its question.
+    The logits are the log-probabilities of the labels' names as the answer, less what they are
+    where the text says nothing (Zhao et al. 2021, whose content-free texts these are): what the
+    model prefers to say whatever it is asked. The question is a message where the model has a chat
+    template, else a text to go on from. A text's vector is the mean of the hidden states of its
+    question.
+
+    ``prior`` is what is taken off, found by asking where it is not given.
     """
 
     kind = "asked"
@@ -65,11 +69,13 @@ class Asked:
         model: LanguageModel[Any],
         source: Path,
         code: str = "",
+        prior: Sequence[float] | None = None,
     ) -> None:
         if len(model.network.streams) > 1:
             raise BadInput("a language model with an encoder", "a decoder alone")
         self.labels, self.question, self.model = tuple(labels), question, model
         self.source, self.code = source, code
+        self.prior = self.without_content() if prior is None else list(prior)
 
     def prepare(self, texts: Sequence[str]) -> list[Posed]:
         """The ids of each text's question with every answer."""
@@ -101,11 +107,21 @@ class Asked:
         return [np.concatenate([prompt, self.model.tokenizer.ids(name)]) for name in names]
 
     def logits(self, batch: Sequence[Posed]) -> np.ndarray:
-        """The log-probability of each label's name as the answer, float64 (texts, labels)."""
-        return np.array([self.scores(item) for item in batch]).reshape(len(batch), -1)
+        """What the text adds to each label's log-probability, float64 (texts, labels)."""
+        scores = np.array([self.scores(item) for item in batch])
+        return scores.reshape(len(batch), len(self.labels)) - self.prior
+
+    def without_content(self) -> list[float]:
+        """The mean log-probability of each label among the labels, for texts that say nothing."""
+        scores = np.array([self.scores(item) for item in self.prepare(CONTENT_FREE)])
+        means: list[float] = log_softmax(scores, axis=1).mean(axis=0).tolist()
+        return means
 
     def scores(self, item: Posed) -> list[float]:
-        """The same for one text: the question is read once, the answers side by side from there."""
+        """The log-probability of each label's name as the answer to one question.
+
+        The question is read once, and the answers side by side from there.
+        """
         reader = Reader(self.model.network, 1)
         logs_bv = torch.log_softmax(reader.read([item.shared]).double(), dim=-1)
         scores = [float(logs_bv[0, rest[0]]) for rest in item.rests]
@@ -148,6 +164,7 @@ class Asked:
             "kind": self.kind,
             "labels": list(self.labels),
             "question": self.question.to_json(),
+            "prior": self.prior,
             "code": self.code,
         }
         write_json(folder / "model.json", description)
@@ -161,15 +178,30 @@ class Asked:
         source = folder / (FILE if (folder / FILE).is_file() else FOLDER)
         if not source.exists():
             raise Corrupt(f"{folder} holds no language model", f"{FOLDER} or {FILE}")
-        return opened(labels, question, str(source), str(description.get("code", "")))
+        prior = description.get("prior")
+        if not is_row(prior, len(labels)):
+            raise Corrupt(f"{where}: the prior is {prior!r}", f"{len(labels)} numbers")
+        model = language_model_at(str(source), unsaid)
+        return cls(labels, question, model, source, str(description.get("code", "")), prior)
 
 
 def opened(
-    labels: Sequence[str], question: Question, address: str, code: str = "", say: Any = None
+    labels: Sequence[str],
+    question: Question,
+    address: str,
+    code: str = "",
+    say: Callable[[str], None] | None = None,
 ) -> Asked:
-    """A classifier by the language model at an address; ``say`` is told how that runs."""
-    model = language_model_at(address, say or (lambda line: None))
+    """A classifier by the language model at an address; ``say`` is told how that runs.
+
+    ``code`` stands for the code that reads it, and makes the artifact another where that changes.
+    """
+    model = language_model_at(address, say or unsaid)
     return Asked(labels, question, model, located(address), code)
+
+
+def unsaid(line: str) -> None:
+    """Nothing: how the model runs was said when it was first read."""
 
 
 def shared(wholes: Sequence[np.ndarray]) -> int:

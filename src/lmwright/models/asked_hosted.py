@@ -19,7 +19,7 @@ from lmwright.models.decode import Decoding
 from lmwright.models.files.folder import read_json_object
 from lmwright.models.hosted import Hosted, hosted
 from lmwright.models.model import read_description
-from lmwright.models.question import Question, read_question
+from lmwright.models.question import Question, is_row, read_question
 
 By = Literal["logprobs", "samples"]
 TOP = 20
@@ -203,15 +203,6 @@ def places_of(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
     except (KeyError, TypeError, ValueError):
         return []
     return found
-
-
-def is_row(row: Any, count: int) -> bool:
-    """Whether something is one finite number a label."""
-    return (
-        isinstance(row, list)
-        and len(row) == count
-        and all(type(each) in (int, float) and math.isfinite(each) for each in row)
-    )
 
 
 def key_of(text: str) -> str:

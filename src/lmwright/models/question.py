@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,3 +110,12 @@ def read_question(value: Any, labels: Sequence[str], where: str) -> Question:
         return Question(value["instruction"], names, value["max_characters"])
     except (KeyError, TypeError, ValueError, BadInput) as fault:
         raise Corrupt(f"{where}: no question ({fault})", "a question as it was written") from None
+
+
+def is_row(row: Any, count: int) -> bool:
+    """Whether something is one finite number a label."""
+    return (
+        isinstance(row, list)
+        and len(row) == count
+        and all(type(each) in (int, float) and math.isfinite(each) for each in row)
+    )
