@@ -15,6 +15,7 @@ from lmwright.core.errors import BadInput, nearest
 STAGES = {
     "data": "lmwright.data.prepare:Data",
     "train": "lmwright.train.finetune:Train",
+    "ask": "lmwright.evals.ask:Ask",
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
     "audit": "lmwright.audit.audit:Audit",
@@ -59,6 +60,8 @@ MODELS = {
     "encoder": "lmwright.models.encoder:Encoder",
     "tfidf": "lmwright.models.tfidf:Tfidf",
     "majority": "lmwright.models.majority:Majority",
+    "asked": "lmwright.models.asked:Asked",
+    "asked-hosted": "lmwright.models.asked_hosted:AskedHosted",
 }
 
 AUDITS = {

@@ -16,6 +16,7 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.cli.serve_language import is_language_model, name_of
+from tests.models.test_foreign import folder_of as foreign_folder
 from tests.serve.talking import write_model
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(folder: Path) -> Iterator[Any]:
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(*more: str) -> tuple[subprocess.Popen[str], str]:
+    def begin(*more: str, at: Path = folder) -> tuple[subprocess.Popen[str], str]:
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         process = subprocess.Popen(
-            [sys.executable, "-m", "lmwright.cli.main", "serve", str(folder), "--port", "0", *more],
+            [sys.executable, "-m", "lmwright.cli.main", "serve", str(at), "--port", "0", *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -43,7 +44,7 @@ def start(folder: Path) -> Iterator[Any]:
         processes.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("serving tiny-1.5b on http://127.0.0.1:"), process.communicate()
+        assert line.startswith(f"serving {at.name} on http://127.0.0.1:"), process.communicate()
         return process, line.split()[-1] + "/v1"
 
     yield begin
@@ -68,6 +69,19 @@ def test_a_stop_finishes_the_answer_under_way_and_takes_no_other(start: Any) -> 
     assert ended == set(range(16))
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_family_that_is_not_ours_answers_and_says_through_what(
+    start: Any, tmp_path: Path
+) -> None:
+    process, url = start(at=foreign_folder("gpt_neox", tmp_path / "neox"))
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        made = client.completions.create(model="neox", prompt="w3", max_tokens=4, temperature=0)
+    assert len(made.choices[0].text.split()) == 4
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert err == "gpt_neox is not of lmwright's core; it runs through transformers\n"
+    assert process.returncode == 0
 
 
 def test_a_key_is_asked_for_on_every_route(start: Any, tmp_path: Path) -> None:

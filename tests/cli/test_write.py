@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from lmwright.cli.main import main
+from lmwright.models.decode import Decoding
 from lmwright.models.files.folder import read_folder
+from lmwright.models.files.published import read_published
+from lmwright.models.language import language_model
 from lmwright.models.network import build, fill
 from lmwright.models.ragged import pack
 from tests.cli.folders import change, folder_of
+from tests.models.test_foreign import folder_of as foreign_folder
+from tests.serve.talking import talking, write_model
 
 PROMPT = "w3 w17 w9"
 
@@ -165,6 +170,70 @@ def test_a_folder_without_a_part_is_refused(
 ) -> None:
     (Path(folder) / missing).unlink()
     assert missing in fault(["generate", folder, PROMPT], capsys)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "hosted"])
+def test_a_hosted_model_stands_where_one_of_this_machine_does(
+    tmp_path: Path,
+    here: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The words that two verbs print, from the folder and from a server of it."""
+    folder = write_model(tmp_path / "tiny")
+    model = language_model(read_published(str(folder)))
+    drawn = ("--max-tokens", "9", "--temperature", "1.5", "--seed", "3", "--top-p", "0.9")
+    with talking(model) as talk:
+        address = f"hosted:tiny@http://127.0.0.1:{talk.port}/v1"
+        words = [str(folder)] if here else [address]
+        how = Decoding(9, temperature=1.5, top_p=0.9)
+        assert said(["generate", *words, "The", *drawn], capsys) == (
+            "".join(model.complete("The", how, 3)) + "\n"
+        )
+        hello = [{"role": "user", "content": "hello"}]
+        first = "".join(model.reply(hello, how, 3))
+        assert said(["generate", *words, "hello", "--message", *drawn], capsys) == first + "\n"
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nagain\n\n"))
+        second = [
+            *hello,
+            {"role": "assistant", "content": first},
+            {"role": "user", "content": "again"},
+        ]
+        both = [first, "".join(model.reply(second, how, 4))]
+        assert said(["chat", *words, *drawn], capsys) == "\n".join([*both, ""])
+    assert model.template is not None
+    model.template.close()
+
+
+def test_a_family_that_is_not_ours_writes_and_says_through_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = foreign_folder("opt", tmp_path / "opt")
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    assert main(["generate", str(folder), "w3 w17", "--max-tokens", "4"]) == 0
+    told = capsys.readouterr()
+    line = "opt is not of lmwright's core; it runs through transformers"
+    assert told.err.splitlines() == [f"reading {folder}", line]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w3 w17\n"))
+    answer = said(["chat", str(folder), "--max-tokens", "4", "--temperature", "0"], capsys)
+    assert answer == told.out and answer.split()
+
+
+def test_an_address_that_cannot_be_asked_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "hosted:m@https://x.example/v1"
+    assert "SOME_KEY is not set" in fault(
+        ["generate", address, "x", "--key-from", "SOME_KEY"], capsys
+    )
+    assert "not the key" in fault(["chat", address, "--key-from", "sk-hush"], capsys)
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    assert "a key for a model of this machine" in fault(
+        ["generate", folder, PROMPT, "--key-from", "SOME_KEY"], capsys
+    )
+    for verb in ("inspect", "serve"):
+        assert "nothing is on this machine" in fault([verb, address], capsys)
 
 
 def test_a_chat_needs_a_template(

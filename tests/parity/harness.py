@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lmwright.models.decode import Decoding, beam_search, generate, reads_forwards
+from lmwright.models.decode import Decoding, beam_search, generate
 from lmwright.models.family import Family, to_ours
 from lmwright.models.network import Network, build, fill
 from lmwright.models.ragged import Ragged, order_of_pairs, pack
@@ -90,7 +90,7 @@ class Case:
         if self.generates is not None:
             return self.generates
         last = self.family.spec(self.settings).stacks[-1]
-        return self.head == "lm" and reads_forwards(last)
+        return self.head == "lm" and last.reads_forwards
 
 
 def made_config(case: Case) -> Any:

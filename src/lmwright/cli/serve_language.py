@@ -7,10 +7,11 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from lmwright.cli.write import say
 from lmwright.core.assets import is_asset
+from lmwright.models.authors import language_model_at
 from lmwright.models.files.hub import is_hub, name_and_revision
-from lmwright.models.files.published import read_published
-from lmwright.models.language import language_model
+from lmwright.models.hosted import is_hosted
 from lmwright.serve.app import make_app
 from lmwright.serve.completions import Writing, routes
 from lmwright.serve.log import json_log
@@ -29,7 +30,7 @@ def is_language_model(address: str) -> bool:
         return True
     if ALIAS.fullmatch(address):
         return False
-    if is_asset(address) or Path(address).exists():
+    if is_asset(address) or is_hosted(address) or Path(address).exists():
         return True
     return "@" not in address and ("/" in address or address.lower().endswith(".gguf"))
 
@@ -45,7 +46,7 @@ def name_of(address: str) -> str:
 
 async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server."""
-    model, name = language_model(read_published(address)), name_of(address)
+    model, name = language_model_at(address, say), name_of(address)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         if model.template is not None:

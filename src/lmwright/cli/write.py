@@ -6,18 +6,19 @@ import sys
 from collections.abc import Iterable
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from lmwright.core.errors import BadInput
-from lmwright.core.random import stream
+from lmwright.models.authors import Author, author_at
 from lmwright.models.decode import Decoding
-from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.hosted import is_hosted
 
 Address = Annotated[
     str,
-    typer.Argument(help="A model's folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."),
+    typer.Argument(
+        help="A model's folder, a .gguf file, asset:NAME/PATH, hub:OWNER/NAME, "
+        "or hosted:MODEL@https://HOST/v1."
+    ),
 ]
 Most = Annotated[int, typer.Option(help="At most so many tokens an answer.", min=1)]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)]
@@ -25,24 +26,33 @@ TopK = Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest of this probability.")]
 Beams = Annotated[int, typer.Option(help="Hypotheses that are kept; above 1 none is drawn.", min=1)]
 Seed = Annotated[int, typer.Option(help="For what is drawn.")]
+KeyFrom = Annotated[
+    str, typer.Option(help="The variable of the environment that holds a hosted model's key.")
+]
 
 
 def generate(
     model: Address,
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - is stdin.")],
+    message: Annotated[
+        bool, typer.Option("--message", help="The prompt is a message, which the model answers.")
+    ] = False,
     max_tokens: Most = 256,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     beams: Beams = 1,
     seed: Seed = 0,
+    key_from: KeyFrom = "",
 ) -> None:
     """Go on from a prompt; the text appears as it is made."""
+    how = Decoding(max_tokens, temperature, top_k, top_p, beams)
     text = sys.stdin.read() if prompt == "-" else prompt
-    opened = opened_model(model)
-    ids = opened.prompt(text)
-    decoding = decoding_of(opened, ids, max_tokens, temperature, top_k, top_p, beams)
-    show(piece.text for piece in opened.answer(ids, decoding, stream(seed, "generate")))
+    author = opened(model, key_from)
+    if message:
+        show(author.reply([{"role": "user", "content": text}], how, seed))
+    else:
+        show(author.complete(text, how, seed))
 
 
 def chat(
@@ -53,46 +63,29 @@ def chat(
     top_k: TopK = 0,
     top_p: TopP = 0.9,
     seed: Seed = 0,
+    key_from: KeyFrom = "",
 ) -> None:
     """Talk to a model: a line is a message, an empty line or the end of the input stops."""
-    opened = opened_model(model)
+    how = Decoding(max_tokens, temperature, top_k, top_p)
+    author = opened(model, key_from)
     messages = [{"role": "system", "content": system}] if system else []
-    rng = stream(seed, "chat")
     while said := asked():
         messages.append({"role": "user", "content": said})
-        ids = opened.chat(messages)
-        decoding = decoding_of(opened, ids, max_tokens, temperature, top_k, top_p, 1)
-        answer = show(piece.text for piece in opened.answer(ids, decoding, rng))
+        answer = show(author.reply(messages, how, seed))
         messages.append({"role": "assistant", "content": answer})
+        seed += 1  # or an answer would be drawn as the one before it was
 
 
-def opened_model(address: str) -> LanguageModel:
-    """The language model at an address."""
-    print(f"reading {address}", file=sys.stderr, flush=True)
-    published = read_published(address)
-    if left := published.described.left:
-        print(f"not read: {left}", file=sys.stderr, flush=True)
-    return language_model(published)
+def opened(address: str, key_from: str) -> Author:
+    """Whatever writes at an address."""
+    if not is_hosted(address):
+        say(f"reading {address}")
+    return author_at(address, key_from, say)
 
 
-def decoding_of(
-    model: LanguageModel,
-    ids: np.ndarray,
-    most: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    beams: int,
-) -> Decoding:
-    """How to choose tokens, within the room that the prompt leaves."""
-    return Decoding(
-        most=min(most, model.room(ids)),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        beams=beams,
-        ends=model.ends,
-    )
+def say(line: str) -> None:
+    """A line beside the text."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def asked() -> str:

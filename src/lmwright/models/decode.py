@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.flow import Cache
-from lmwright.models.network import Network
+from lmwright.models.network import Batch
 from lmwright.models.ragged import pack
-from lmwright.models.spec import Attention, Convolution, ModelSpec, Recurrent, Stack
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,33 @@ class Pick:
         return float(self.logs_v[self.token])
 
 
+class Foretells(Protocol):
+    """What decoding needs of a network: ours, or another's behind an adapter.
+
+    ``longest`` is the longest document in tokens, if there is a bound. ``streams`` are the names
+    of what is read: one; a source and what goes on from it; or, with ``two_streams``, content and
+    query. ``foretells`` says whether it gives, for each token, what comes next.
+    """
+
+    @property
+    def longest(self) -> int | None: ...
+
+    @property
+    def streams(self) -> tuple[str, ...]: ...
+
+    @property
+    def two_streams(self) -> bool: ...
+
+    @property
+    def foretells(self) -> bool: ...
+
+    def next(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """Logits (documents, vocabulary) of what follows each document's last token.
+
+        The cache holds what was read before, and takes what is read now.
+        """
+
+
 class Reader:
     """A network that says what comes next for several documents, which it reads bit by bit.
 
@@ -88,12 +115,11 @@ class Reader:
     """
 
     def __init__(
-        self, network: Network, documents: int, sources: Sequence[np.ndarray] | None = None
+        self, network: Foretells, documents: int, sources: Sequence[np.ndarray] | None = None
     ) -> None:
         refuse_other(network)
         self.network, self.known = network, [np.empty(0, np.int64)] * documents
-        self.stacks = [stack.name for stack in network.spec.stacks]
-        self.two_streams = network.spec.stacks[-1].embedding.vector
+        self.stacks, self.two_streams = network.streams, network.two_streams
         encodes = len(self.stacks) > 1 and not self.two_streams
         if encodes and sources is None:
             raise BadInput("no source", "a text for the encoder to read")
@@ -106,7 +132,7 @@ class Reader:
         past = [len(known) for known in self.known]
         pairs = zip(self.known, tokens, strict=True)
         self.known = [np.concatenate([known, new]) for known, new in pairs]
-        refuse_long(self.network.spec, max(map(len, self.known)))
+        refuse_long(self.network, max(map(len, self.known)))
         order = range(len(tokens))
         if self.two_streams:
             return self.from_two_streams(order)
@@ -137,7 +163,7 @@ class Reader:
 
 
 def generate(
-    network: Network,
+    network: Foretells,
     prompts: Sequence[np.ndarray],
     decoding: Decoding,
     rng: np.random.Generator,
@@ -207,7 +233,7 @@ class Hypothesis:
 
 
 def beam_search(
-    network: Network, prompt: np.ndarray, decoding: Decoding, source: np.ndarray | None = None
+    network: Foretells, prompt: np.ndarray, decoding: Decoding, source: np.ndarray | None = None
 ) -> list[Hypothesis]:
     """The best answers to one prompt, best first.
 
@@ -265,28 +291,15 @@ def scored(begun: Begun, score: float, decoding: Decoding) -> Hypothesis:
     return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty, logs)
 
 
-def refuse_long(spec: ModelSpec, tokens: int) -> None:
+def refuse_long(network: Foretells, tokens: int) -> None:
     """Raise BadInput for a document above the longest that a network reads."""
-    if spec.longest is not None and tokens > spec.longest:
-        raise BadInput(f"{tokens} tokens", f"at most {spec.longest}", "shorten the text")
+    if network.longest is not None and tokens > network.longest:
+        raise BadInput(f"{tokens} tokens", f"at most {network.longest}", "shorten the text")
 
 
-def refuse_other(network: Network) -> None:
+def refuse_other(network: Foretells) -> None:
     """Raise BadInput for a network that cannot say what comes next."""
-    head, last = network.head_spec, network.spec.stacks[-1]
-    if head is None or head.pool != "none" or not reads_forwards(last):
+    if not network.foretells:
         raise BadInput(
             "this model does not foretell the next token", "a decoder with a language-model head"
         )
-
-
-def reads_forwards(stack: Stack) -> bool:
-    """Whether no token of a stack depends on later ones of its own document."""
-    for op in stack.ops():
-        if isinstance(op, Attention) and not op.reads and op.sees == "all":
-            return False
-        if isinstance(op, Convolution) or (
-            isinstance(op, Recurrent) and op.both_ways | op.backward
-        ):
-            return False
-    return True

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from lmwright.core.errors import BadInput
-from lmwright.models.decode import Decoding, Pick, beam_search, generate, refuse_long, refuse_other
+from lmwright.core.random import stream
+from lmwright.models.decode import (
+    Decoding,
+    Foretells,
+    Pick,
+    beam_search,
+    generate,
+    refuse_long,
+    refuse_other,
+)
 from lmwright.models.files.folder import Published
 from lmwright.models.network import Network, build, fill
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.tokenizer import Tokenizer
+
+N = TypeVar("N", bound=Foretells)
 
 ENDS_OF_TURNS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
 """Control tokens with which published chat models end an answer, beside the one that they name."""
@@ -27,7 +38,7 @@ class Piece:
     pick: Pick
 
 
-class LanguageModel:
+class LanguageModel(Generic[N]):
     """What a published language model gives as text. fp32 on the CPU.
 
     ``ends`` are the ids that end an answer; ``start`` is what a decoder with an encoder begins
@@ -36,7 +47,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        network: Network,
+        network: N,
         tokenizer: Tokenizer,
         ends: tuple[int, ...],
         template: ChatTemplate | None = None,
@@ -51,7 +62,7 @@ class LanguageModel:
     @property
     def longest(self) -> int | None:
         """The longest prompt and answer together, in tokens."""
-        return self.network.spec.longest
+        return self.network.longest
 
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with what the model wants in front; BadInput if there are none.
@@ -79,8 +90,24 @@ class LanguageModel:
     def room(self, prompt: np.ndarray) -> int:
         """How many tokens an answer may have; BadInput for a prompt that leaves none."""
         used = 1 if self.start is not None else len(prompt)
-        refuse_long(self.network.spec, max(used, len(prompt)) + (self.start is None))
+        refuse_long(self.network, max(used, len(prompt)) + (self.start is None))
         return (self.longest - used) if self.longest is not None else 1 << 20
+
+    def complete(self, text: str, how: Decoding, seed: int = 0) -> Iterator[str]:
+        """What follows a text, piece by piece, within the room that there is."""
+        return self.texts(self.prompt(text), how, seed)
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], how: Decoding, seed: int = 0
+    ) -> Iterator[str]:
+        """The answer to a conversation, piece by piece."""
+        return self.texts(self.chat(messages), how, seed)
+
+    def texts(self, prompt: np.ndarray, how: Decoding, seed: int) -> Iterator[str]:
+        """The texts of an answer; what is drawn is what a server draws for the same seed."""
+        decoding = replace(how, most=min(how.most, self.room(prompt)), ends=self.ends)
+        rng = stream(seed, "answer", 0)
+        return (piece.text for piece in self.answer(prompt, decoding, rng))
 
     def answer(
         self, prompt: np.ndarray, decoding: Decoding, rng: np.random.Generator
@@ -92,7 +119,7 @@ class LanguageModel:
         begin, sources = prompt, None
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]
-        stream = self.tokenizer.stream()
+        text = self.tokenizer.stream()
         if decoding.beams > 1:
             source = None if sources is None else sources[0]
             best = beam_search(self.network, begin, decoding, source)[0]
@@ -102,14 +129,14 @@ class LanguageModel:
             picks = (step[0] for step in steps)
         for pick in picks:
             if pick.token in decoding.ends:
-                yield Piece(stream.finish(), pick)
+                yield Piece(text.finish(), pick)
                 return
-            yield Piece(stream.push([pick.token]), pick)
-        if rest := stream.finish():
+            yield Piece(text.push([pick.token]), pick)
+        if rest := text.finish():
             yield Piece(rest, pick)
 
 
-def language_model(published: Published) -> LanguageModel:
+def language_model(published: Published) -> LanguageModel[Network]:
     """The language model of what was published; BadInput if it is none, or lacks its head."""
     if "lm" not in published.described.heads:
         raise BadInput(f"a {published.family.name} model", "a language model")
@@ -123,14 +150,22 @@ def language_model(published: Published) -> LanguageModel:
         raise BadInput(
             f"the model has no {missing[0]}", "a language model with its head", "take another file"
         )
-    described, tokenizer = published.described, published.tokenizer
-    template = (
-        ChatTemplate(described.template, tokenizer.special_text(), tokenizer.control)
-        if described.template
-        else None
-    )
-    start = None
+    described, start = published.described, None
     if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
         start = described.start or 0
-    ends = (*described.ends, *tokenizer.roles.get("eos", ()))
-    return LanguageModel(network, tokenizer, ends, template, start)
+    return speaking(network, published.tokenizer, described.ends, described.template, start)
+
+
+def speaking(
+    network: N,
+    tokenizer: Tokenizer,
+    ends: tuple[int, ...],
+    template: str = "",
+    start: int | None = None,
+) -> LanguageModel[N]:
+    """A network with its tokenizer, whose own end joins ``ends``; no template is an empty one."""
+    all_ends = (*ends, *tokenizer.roles.get("eos", ()))
+    chats = (
+        ChatTemplate(template, tokenizer.special_text(), tokenizer.control) if template else None
+    )
+    return LanguageModel(network, tokenizer, all_ends, chats, start)

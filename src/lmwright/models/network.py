@@ -208,6 +208,27 @@ class Network(nn.Module):
         return found
 
     @property
+    def longest(self) -> int | None:
+        """The longest document in tokens, if there is a bound."""
+        return self.spec.longest
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The names of the streams that it reads, the one that it goes on with last."""
+        return tuple(stack.name for stack in self.spec.stacks)
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether it asks about places in one stream and knows what stands there from another."""
+        return bool(self.spec.stacks[-1].embedding.vector)
+
+    @property
+    def foretells(self) -> bool:
+        """Whether it says of each token which one comes next."""
+        head = self.head_spec
+        return head is not None and head.pool == "none" and self.spec.stacks[-1].reads_forwards
+
+    @property
     def gives_last(self) -> bool:
         """Whether the last stack's last states are all that the network gives."""
         return self.spec.given == self.spec.stacks[-1:] and not self.spec.mixed

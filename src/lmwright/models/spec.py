@@ -354,6 +354,18 @@ class Stack:
                 if isinstance(sublayer.op, Parallel):
                     yield from (branch.op for branch in sublayer.op.branches)
 
+    @property
+    def reads_forwards(self) -> bool:
+        """Whether no token depends on later ones of its own document."""
+        for op in self.ops():
+            if isinstance(op, Attention) and not op.reads and op.sees == "all":
+                return False
+            if isinstance(op, Convolution) or (
+                isinstance(op, Recurrent) and op.both_ways | op.backward
+            ):
+                return False
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:

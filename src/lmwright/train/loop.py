@@ -57,7 +57,7 @@ class Loss(Protocol):
     ) -> Tensor: ...
 
 
-Periodic = Sequence[tuple[int, Callable[[State], None]]]
+Periodic = Sequence[tuple[int, Callable[[State], object]]]
 Record = Callable[..., None]
 
 

@@ -126,10 +126,10 @@ class Kept:
 
 
 def chosen(value: Any, places: Sequence[int]) -> Any:
-    """Some documents of what an op keeps: a tensor or a tuple of them by document, or ``Kept``."""
+    """Some documents of what is kept: of a tensor, of each in a tuple, or as it chooses itself."""
     if isinstance(value, tuple):
         return tuple(chosen(each, places) for each in value)
-    return value.choose(places) if isinstance(value, Kept) else value[list(places)]
+    return value[list(places)] if isinstance(value, Tensor) else value.choose(places)
 
 
 @dataclass

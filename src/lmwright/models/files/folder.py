@@ -107,18 +107,22 @@ def describe_folder(folder: Path) -> Described:
     whole = read_config(folder)
     family = family_of(whole, folder)
     config = text_config(whole, family, folder)
-    generation = optional_json(folder / "generation_config.json")
-    said = {**config, **{name: value for name, value in generation.items() if value is not None}}
-    ends = said.get("eos_token_id")
+    said = said_in(folder, config)
     start = said.get("decoder_start_token_id")
     return Described(
         family,
         config,
         *spec_of(family, config, f"{folder / 'config.json'}"),
-        ends=ids_of(ends),
+        ends=ids_of(said.get("eos_token_id")),
         start=start if isinstance(start, int) else None,
         template=template_of(folder),
     )
+
+
+def said_in(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, with what ``generation_config.json`` says instead."""
+    generation = optional_json(folder / "generation_config.json")
+    return {**config, **{name: value for name, value in generation.items() if value is not None}}
 
 
 def spec_of(
@@ -326,6 +330,11 @@ def more_of(family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor]) ->
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
     """BadInput if the tokenizer can give an id that the embedding does not have."""
     rows = min(s.embedding.vocabulary for s in setting.stacks if s.embedding.vocabulary)
+    check_rows(tokenizer, rows, where)
+
+
+def check_rows(tokenizer: Tokenizer, rows: int, where: Path) -> None:
+    """BadInput if the tokenizer can give an id that is none of ``rows``."""
     if tokenizer.highest() >= rows:
         raise BadInput(
             f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",

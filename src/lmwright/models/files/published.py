@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmwright.core.assets import asset_file, is_asset
+from lmwright.core.errors import BadInput
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
 from lmwright.models.files.hub import hub_folder, is_hub
+from lmwright.models.hosted import is_hosted
 
 
 def located(address: str, weights: bool = True) -> Path:
     """Where a model is: a path of this machine, ``asset:NAME/inside``, or ``hub:OWNER/NAME``,
-    which is fetched, without its ``weights`` if they are not asked for."""
+    which is fetched, without its ``weights`` if they are not asked for. BadInput if elsewhere."""
+    if is_hosted(address):
+        raise BadInput(
+            "a hosted model, of which nothing is on this machine",
+            "a model's folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME",
+            "generate and chat with hosted models, or evaluate them",
+        )
     if is_hub(address):
         return hub_folder(address, weights)
     return asset_file(address) if is_asset(address) else Path(address)

@@ -1,0 +1,202 @@
+"""A language model of a family that is not of our core: its network is run by transformers.
+
+Of the folder transformers sees nothing: config, weights and tokenizer are read and checked here,
+and handed over as values, so neither code nor a pickle nor another address can come from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
+from lmwright.models.blocks.flow import Cache
+from lmwright.models.files.folder import (
+    check_rows,
+    ids_of,
+    read_config,
+    read_shards,
+    said_in,
+    template_of,
+)
+from lmwright.models.files.weights import FETCH_AGAIN, some
+from lmwright.models.language import LanguageModel, speaking
+from lmwright.models.network import Batch
+from lmwright.models.ragged import Ragged
+from lmwright.tables import entries
+from lmwright.text.tokenizer import read_tokenizer
+
+KEPT = "transformers"
+PROBE = 5
+"""Tokens of the probe that shows whether reading bit by bit is reading the whole."""
+CLOSE = 1e-3
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder's config names a family, and none of ours."""
+    kind = read_config(folder).get("model_type")
+    return isinstance(kind, str) and kind not in entries("families")
+
+
+def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[Foreign]:
+    """The language model in a folder of such a family, in fp32 on the CPU; ``say`` is told so.
+
+    MissingPart without transformers. BadInput: what transformers has no causal language model for
+    or cannot build, quantised weights, one whose answers depend on how its text is cut, a tokenizer
+    with more tokens than the embedding. Corrupt: weights that are not those of the config.
+    """
+    config = read_config(folder)
+    kind, where = str(config["model_type"]), str(folder / "config.json")
+    model = loaded(kind, config, read_shards(folder), where)
+    say(f"{kind} is not of lmwright's core; it runs through transformers")
+    network = Foreign(model)
+    check_reading(network, where)
+    tokenizer = read_tokenizer(folder)
+    check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    ends = ids_of(said_in(folder, config).get("eos_token_id"))
+    return speaking(network, tokenizer, ends, template_of(folder))
+
+
+class Foreign:
+    """A causal language model of transformers behind the protocol of our decoder.
+
+    It reads each document by itself, with a cache of its own.
+    """
+
+    streams: tuple[str, ...] = ("decoder",)
+    two_streams = False
+    foretells = True
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.longest = longest if isinstance(longest, int) and longest > 0 else None
+        takes = inspect.signature(model.forward).parameters
+        self.how = {
+            "use_cache": True,
+            **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}),
+        }
+
+    def next(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """Logits (documents, vocabulary) of what follows each document's last token."""
+        if not isinstance(batch, Ragged):
+            raise TypeError("this network reads one stream")
+        past = None if cache is None else cache.kept.get(KEPT)
+        rows, kept = [], []
+        for place, (first, end) in enumerate(batch.spans()):
+            own = None if past is None else past.caches[place]
+            tokens_1n = batch.tokens_n[None, first:end]
+            found = self.model(input_ids=tokens_1n, past_key_values=own, **self.how)
+            rows.append(found.logits[0, -1].float())
+            kept.append(found.past_key_values)
+        if cache is not None:
+            cache.kept[KEPT] = Caches(tuple(kept))
+            cache.advance(batch)
+        return batch.as_packed(torch.stack(rows))
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The last hidden states (n, d) of a stream's tokens."""
+        if not isinstance(batch, Ragged):
+            raise TypeError("this network reads one stream")
+        rows = []
+        for first, end in batch.spans():
+            tokens_1n = batch.tokens_n[None, first:end]
+            found = self.model(input_ids=tokens_1n, output_hidden_states=True)
+            rows.append(found.hidden_states[-1][0])
+        return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Caches:
+    """What transformers keeps of each document; a pass changes it in its place."""
+
+    caches: tuple[Any, ...]
+
+    def choose(self, places: Sequence[int]) -> Caches:
+        """Those of some documents; one that is taken again is copied."""
+        taken = [place in places[:number] for number, place in enumerate(places)]
+        pairs = zip(places, taken, strict=True)
+        return Caches(
+            tuple(deepcopy(self.caches[p]) if again else self.caches[p] for p, again in pairs)
+        )
+
+
+def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Any:
+    """The model that transformers makes of a config and weights."""
+    try:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES,
+        )
+        from transformers.utils import logging
+    except ImportError:
+        raise MissingPart(
+            f"{where}: {kind!r} is not of lmwright's core, and transformers is not installed",
+            "transformers, or a family that lmwright has",
+            "pip install 'lmwright[hf]'",
+        ) from None
+    if kind not in NAMES:
+        raise BadInput(
+            f"{where}: neither lmwright nor transformers has a language model {kind!r}",
+            "a family that one of them has",
+            nearest(kind, {*entries("families"), *NAMES}),
+        )
+    if "quantization_config" in config:
+        raise BadInput(f"{where}: quantised weights", "weights in fp32, fp16 or bf16")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = getattr(transformers, NAMES[kind]).from_pretrained(
+            None,
+            config=CONFIG_MAPPING[kind].from_dict(dict(config)),
+            state_dict=weights,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a config can make strange code raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(
+            f"{where}: transformers cannot build it ({line[:300]})", f"a {kind} model", FETCH_AGAIN
+        ) from error
+    for what in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, report[f"{what}_keys"])):
+            raise Corrupt(
+                f"{where}: {what} weights {some(names)}", f"those of a {kind}", FETCH_AGAIN
+            )
+    return model.eval()
+
+
+@torch.inference_mode()
+def check_reading(network: Foreign, where: str) -> None:
+    """BadInput unless a text that is read bit by bit gives what it gives when read at once."""
+    takes = inspect.signature(network.model.forward).parameters
+    if "past_key_values" not in takes:
+        raise BadInput(f"{where}: a model that keeps no keys and values", "a decoder that does")
+    rows = network.model.get_input_embeddings().weight.shape[0]
+    tokens_1n = (torch.arange(PROBE) % rows)[None]
+    whole_nv = network.model(input_ids=tokens_1n).logits[0]
+    own, found = None, []
+    for place in range(PROBE):
+        said = network.model(
+            input_ids=tokens_1n[:, place : place + 1], past_key_values=own, use_cache=True
+        )
+        own = said.past_key_values
+        found.append(said.logits[0, -1])
+        if own is None:
+            raise BadInput(f"{where}: a model that keeps no keys and values", "a decoder that does")
+    apart = float((torch.stack(found) - whole_nv).abs().max())
+    if not apart <= CLOSE * max(1.0, float(whole_nv.abs().max())):
+        raise BadInput(
+            f"{where}: read token by token it says something else than read at once",
+            "a decoder that reads forwards",
+            "take a model that was made to write",
+        )

@@ -1,0 +1,329 @@
+"""A language model asked for a label: its log-probabilities of the names, here and hosted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from lmwright.core.errors import BadInput, Corrupt, LmwrightError
+from lmwright.core.hashing import tree
+from lmwright.models.asked import Asked, opened, shared
+from lmwright.models.asked_hosted import AskedHosted, Way, key_of
+from lmwright.models.model import load_model
+from lmwright.models.question import INSTRUCTION, Question, question_of
+from lmwright.models.ragged import pack
+from tests.cli.folders import folder_of as ours
+from tests.models.odd_endpoint import Odd, odd, response
+from tests.models.test_foreign import folder_of as foreign
+from tests.serve.talking import talking, write_model
+
+LABELS = ("down", "up")
+QUESTION = Question("{labels}? {text} =", ("bad", "good"), 50)
+WORDY = Question("w5 {text} w6", ("w7 w8 w9", "w7 w3", "w4"), 200)
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    folder = write_model(tmp_path_factory.mktemp("models") / "tiny")
+    made = opened(LABELS, QUESTION, str(folder))
+    yield made
+    made.model.template.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "opt"])
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """A model without a template, of ours and through transformers."""
+    make = {"gpt2": ours, "opt": foreign}[request.param]
+    folder = make(request.param, tmp_path_factory.mktemp("models") / request.param)
+    return opened(("a", "b", "c"), WORDY, str(folder))
+
+
+@torch.inference_mode()
+def whole(model: Asked, ids: list[int], count: int) -> float:
+    """The log-probability of the last ``count`` ids after those before them, by one pass."""
+    network, logits = model.model.network, []
+    for end in range(len(ids) - count, len(ids)):
+        logits.append(network.next(pack([np.array(ids[:end])]), None)[0].double())
+    logs_nv = torch.log_softmax(torch.stack(logits), dim=-1)
+    return float(logs_nv[range(count), ids[-count:]].sum())
+
+
+def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(chatty: Asked) -> None:
+    texts = ["so so", "a film", "x" * 99]
+    found = chatty.logits(chatty.prepare(texts)) + chatty.prior
+    for row, text in zip(found, texts, strict=True):
+        message = [{"role": "user", "content": f"bad, good? {text[:50]} ="}]
+        prompt = chatty.model.chat(message).tolist()
+        for value, name in zip(row, QUESTION.names, strict=True):
+            ids = chatty.model.tokenizer.ids(name).tolist()
+            assert value == pytest.approx(whole(chatty, prompt + ids, len(ids)), abs=1e-4)
+    assert len({*found[:, 0]}) == 3
+
+
+def test_names_of_several_tokens_are_followed_from_where_they_part(plain: Asked) -> None:
+    """Two names begin alike; after what all share, the log-probabilities are those of passes."""
+    found = plain.logits(plain.prepare(["w1 w2", "w11"])) + plain.prior
+    for row, text in zip(found, ([1, 2], [11]), strict=True):
+        for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
+            ids = [5, *text, 6, *name]
+            assert value == pytest.approx(whole(plain, ids, len(name)), abs=1e-4)
+    assert shared([np.array([1, 2, 3]), np.array([1, 2])]) == 1
+    assert shared([np.array([1, 2, 3]), np.array([1, 4, 3])]) == 1
+
+
+def test_what_a_model_says_of_texts_without_content_is_taken_off(plain: Asked) -> None:
+    nothing = plain.logits(plain.prepare(["N/A", "", "[MASK]"])) + plain.prior
+    np.testing.assert_allclose(log_softmax(nothing, axis=1).mean(axis=0), plain.prior)
+    assert len({*plain.prior}) == 3
+
+
+def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: Asked) -> None:
+    items = plain.prepare(["w1 w2", "w11"])
+    logits, vectors = plain.look(items)
+    assert np.array_equal(logits, plain.logits(items))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    with torch.inference_mode():
+        mean = plain.model.network.hidden(pack([items[1].shared])).mean(dim=0).numpy()
+    np.testing.assert_allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-5)
+    assert items[0].ids.tolist() == [1, 2] and items[0].cost == 4
+
+
+def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) -> None:
+    plain.save(tmp_path / "one")
+    loaded = load_model(tmp_path / "one")
+    assert isinstance(loaded, Asked) and loaded.labels == plain.labels
+    wanted = plain.logits(plain.prepare(["w1", "w2 w3"]))
+    assert np.array_equal(loaded.logits(loaded.prepare(["w1", "w2 w3"])), wanted)
+    loaded.save(tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    (tmp_path / "two" / "published" / "config.json").unlink()
+    with pytest.raises(BadInput, match="config"):
+        load_model(tmp_path / "two")
+    description = json.loads((tmp_path / "one" / "model.json").read_text())
+    odd_prior = {**description, "prior": [0.5]}
+    (tmp_path / "one" / "model.json").write_text(json.dumps(odd_prior))
+    with pytest.raises(Corrupt, match="the prior is"):
+        load_model(tmp_path / "one")
+    description["question"]["names"].pop()
+    (tmp_path / "one" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(Corrupt, match="no question"):
+        load_model(tmp_path / "one")
+
+
+def test_a_text_that_is_too_long_is_cut_until_its_question_fits(
+    chatty: Asked, plain: Asked
+) -> None:
+    long = chatty.prepare(["é" * 50])[0]
+    assert long.cost + max(map(len, long.rests)) <= 128
+    (item,) = plain.prepare([" ".join(f"w{n}" for n in range(40))])
+    longest = plain.model.longest or 0
+    assert longest - 6 < item.cost + max(map(len, item.rests)) <= longest
+    wordy = Question("w1 " * 40 + "{text}", WORDY.names, 50)
+    made = Asked(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
+    with pytest.raises(BadInput, match="tokens without its text"):
+        made.prepare(["w1"])
+
+
+def test_a_model_with_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="with an encoder"):
+        opened(("a", "b", "c"), WORDY, ours("t5", tmp_path / "t5"))
+
+
+def test_a_question_is_filled_once_and_in_nothing_but_its_holes() -> None:
+    assert QUESTION.about("{labels} {text} {x}") == "bad, good? {labels} {text} {x} ="
+    made = question_of(INSTRUCTION, ("0", "1"), {"0": "no"}, 3)
+    assert "no, 1." in made.about("abcdef") and "Text: abc\n" in made.about("abcdef")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("no hole", ("a", "b"), 5), "without {text}"),
+        (("{text}", ("good", "Goodness"), 5), "begins the names of several labels"),
+        (("{text}", ("a", "a"), 5), "begins the names of several labels"),
+        (("{text}", ("a", " b"), 5), "without spaces"),
+        (("{text}", ("a", ""), 5), "without spaces"),
+        (("{text}", ("a", "b"), 0), "max_characters is 0"),
+    ],
+)
+def test_a_question_that_is_none_is_refused(words: Any, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Question(*words)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("good", 1), (" Good.\n", 1), ("**bad**", 0), ("It is good!", 1), ("goodness", None),
+        ("bad or good", None), ("not sure", None), ("", None),
+    ],
+)  # fmt: skip
+def test_an_answer_says_a_label_or_none(answer: str, label: int | None) -> None:
+    assert QUESTION.label_of(answer) == label
+
+
+def way(url: str, **more: Any) -> Way:
+    plain = {"key_from": "", "by": "logprobs", "samples": 4, "max_tokens": 8, "seed": 0}
+    return Way(**{"address": f"hosted:tiny@{url}", **plain, **more})
+
+
+def told(*places: tuple[str, dict[str, float]]) -> bytes:
+    """An answer whose tokens come with these probabilities."""
+    content = [
+        {
+            "token": token,
+            "logprob": math.log(likely[token]),
+            "top_logprobs": [
+                {"token": each, "logprob": math.log(p) if p else -9999.0}
+                for each, p in likely.items()
+            ],
+        }
+        for token, likely in places
+    ]
+    message = {"message": {"content": "x"}, "logprobs": {"content": content}}
+    return response(200, {"choices": [{**message, "finish_reason": "stop"}]})
+
+
+def answers(*texts: str | None) -> list[bytes]:
+    return [
+        response(200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+        for text in texts
+    ]
+
+
+def logits(one: Odd, question: Question = QUESTION, **more: Any) -> list[float]:
+    """What one text comes to."""
+    labels = [str(number) for number in range(len(question.names))]
+    model = AskedHosted(labels, question, way(one.url, **more))
+    return model.logits(model.prepare(["a text"]))[0].tolist()
+
+
+def test_our_own_server_tells_what_the_same_model_says_here(chatty: Asked) -> None:
+    """The names are tokens among the twenty likeliest, and one that is not."""
+    text = "a film"
+    message = [{"role": "user", "content": f"{text}?"}]
+    network, tokenizer = chatty.model.network, chatty.model.tokenizer
+    with torch.inference_mode():
+        row_v = network.next(pack([chatty.model.chat(message)]), None)[0]
+    logs_v = torch.log_softmax(row_v.double(), dim=-1)
+    order = [each for each in logs_v.argsort(descending=True).tolist() if each < 256]
+    letters = [each for each in order if tokenizer.decode([each]).strip().isalnum()]
+    top = set(logs_v.argsort(descending=True)[:20].tolist())
+    inside, outside = [n for n in letters if n in top], [n for n in letters if n not in top]
+    first = inside[0]
+    second = next(
+        n for n in inside if tokenizer.decode([n]).lower() != tokenizer.decode([first]).lower()
+    )
+    last = next(
+        n for n in reversed(outside)
+        if tokenizer.decode([n]).lower() not in {tokenizer.decode([k]).lower() for k in top}
+    )  # fmt: skip
+    names = tuple(tokenizer.decode([n]) for n in (first, second, last))
+    with talking(chatty.model) as talk:
+        model = AskedHosted(
+            ("a", "b", "c"),
+            Question("{text}?", names, 50),
+            way(f"http://127.0.0.1:{talk.port}/v1"),
+        )
+        found = model.logits(model.prepare([text]))[0]
+    alike = [
+        float(
+            torch.logsumexp(
+                logs_v[[k for k in top if tokenizer.decode([k]).strip().lower() == name.lower()]], 0
+            )
+        )
+        for name in names[:2]
+    ]
+    assert found[:2].tolist() == pytest.approx(alike, abs=1e-4)
+    assert found[2] == pytest.approx(float(logs_v[sorted(top)].min()), abs=1e-4)
+
+
+def test_what_is_told_is_summed_over_all_that_begins_a_name() -> None:
+    places = {"good": 0.5, " GO": 0.2, "b": 0.1, "Bad": 0.1, "other": 0.05, " ": 0.01}
+    with odd(told(("good", places))) as one:
+        assert logits(one) == pytest.approx([math.log(0.2), math.log(0.7)])
+    body = one.asked[0][2]
+    assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["temperature"] == 0
+    assert body["messages"] == [{"role": "user", "content": "bad, good? a text ="}]
+    assert body["max_tokens"] == 8 and "stream" not in body
+
+
+def test_an_answer_is_followed_until_one_name_is_left() -> None:
+    question = Question("{text}", ("positive", "possible", "neg"), 50)
+    first = ("pos", {"pos": 0.8, "neg": 0.15})
+    second = ("itive", {"itive": 0.75, "sible": 0.25})
+    with odd(told(first, second)) as one:
+        wanted = [0.8 * 0.75, 0.8 * 0.25, 0.15]
+        assert logits(one, question) == pytest.approx(np.log(wanted).tolist())
+
+
+def test_a_label_that_is_not_told_gets_the_least_that_is() -> None:
+    with odd(told(("good", {"good": 0.9, "x": 0.04}))) as one:
+        assert logits(one) == pytest.approx([math.log(0.04), math.log(0.9)])
+    with odd(told(("what", {"what": 0.9, "x": 0.0}))) as one:
+        assert logits(one) == [-100, -100]
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": [{"token": "x"}]}])
+def test_an_endpoint_that_tells_nothing_is_refused_by_name(logprobs: Any) -> None:
+    choice = {"message": {"content": "good"}, "logprobs": logprobs, "finish_reason": "stop"}
+    with (
+        odd(response(200, {"choices": [choice]})) as one,
+        pytest.raises(BadInput, match=r"tells no log-probabilities.*set by to samples"),
+    ):
+        logits(one)
+
+
+def test_samples_are_shares_of_seeded_answers() -> None:
+    with odd(*answers("Good.", "good", "bad", "neither")) as one:
+        found = logits(one, by="samples", seed=7)
+    assert found == pytest.approx(np.log([1.5 / 5, 2.5 / 5]).tolist())
+    bodies = [body for _, _, body in one.asked]
+    assert [body["seed"] for body in bodies] == [7, 8, 9, 10]
+    assert all(body["temperature"] == 1 and "logprobs" not in body for body in bodies)
+    with odd(*answers(None)) as one:
+        assert len({*logits(one, by="samples")}) == 1
+
+
+def test_answers_are_kept_and_nobody_is_asked_twice(tmp_path: Path) -> None:
+    with odd(*answers("good")) as one:
+        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", key_from="ODD_KEY"))
+        with pytest.raises(BadInput, match="ODD_KEY is not set"):
+            model.logits(model.prepare(["x"]))
+        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples"))
+        noted: dict[str, list[float]] = {}
+        model.keep(["a", "b", "a"], noted.__setitem__)
+        assert len(one.asked) == 8 and noted == model.answers
+        model.save(tmp_path / "one")
+        loaded = load_model(tmp_path / "one")
+        items = loaded.prepare(["b", "a"])
+        rows, vectors = loaded.look(items)
+        assert rows.tolist() == [noted[key_of("b")], noted[key_of("a")]] and len(one.asked) == 8
+        np.testing.assert_allclose(vectors**2, np.exp(log_softmax(rows, axis=1)), atol=1e-6)
+        loaded.logits(loaded.prepare(["new"]))
+        assert len(one.asked) == 12
+    loaded.save(tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert items[0].ids.tolist() == loaded.prepare(["b"])[0].ids.tolist()
+    (tmp_path / "one" / "answers.json").write_text('{"x": [1.0]}')
+    with pytest.raises(Corrupt, match="2 numbers each"):
+        load_model(tmp_path / "one")
+
+
+def test_an_endpoint_that_fails_is_no_answer() -> None:
+    refused = response(400, {"error": {"message": "no logprobs here"}})
+    for answer, said in (
+        (refused, "no logprobs here"),
+        (response(200, {"choices": []}), "nothing"),
+    ):
+        with odd(answer) as one, pytest.raises(LmwrightError, match=said):
+            logits(one)
