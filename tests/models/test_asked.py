@@ -21,6 +21,7 @@ from lmwright.models.model import load_model
 from lmwright.models.question import INSTRUCTION, Question, question_of
 from lmwright.models.ragged import pack
 from tests.cli.folders import folder_of as ours
+from tests.cli.test_export import gguf_of
 from tests.models.odd_endpoint import Odd, odd, response
 from tests.models.test_foreign import folder_of as foreign
 from tests.serve.talking import talking, write_model
@@ -118,6 +119,16 @@ def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) 
         load_model(tmp_path / "one")
 
 
+def test_a_gguf_file_is_saved_as_the_one_file_that_it_is(tmp_path: Path) -> None:
+    address = gguf_of("llama", tmp_path / "tiny.gguf")
+    made = opened(("a", "b"), Question("Q{text}?", ("AB", "C"), 9), address)
+    made.save(tmp_path / "one")
+    assert (tmp_path / "one" / "published.gguf").read_bytes() == Path(address).read_bytes()
+    loaded = load_model(tmp_path / "one")
+    rows = [each.logits(each.prepare(["DEF", "5"])) for each in (made, loaded)]
+    assert np.array_equal(*rows) and len({*rows[0][:, 0]}) == 2
+
+
 def test_a_text_that_is_too_long_is_cut_until_its_question_fits(
     chatty: Asked, plain: Asked
 ) -> None:
@@ -130,6 +141,20 @@ def test_a_text_that_is_too_long_is_cut_until_its_question_fits(
     made = Asked(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
     with pytest.raises(BadInput, match="tokens without its text"):
         made.prepare(["w1"])
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (Question("{text}", WORDY.names, 9), "empty without its text"),
+        (Question("w1 {text}", ("w7", "odd", "strange"), 9), "one to this model's tokenizer"),
+    ],
+)
+def test_a_question_that_tells_a_model_nothing_is_refused(
+    plain: Asked, question: Question, said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        Asked(plain.labels, question, plain.model, plain.source)
 
 
 def test_a_model_with_an_encoder_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ class Asked:
             wholes = self.wholes(text)
         common = shared(wholes)
         rests = tuple(each[common:] for each in wholes)
+        if not common:
+            raise BadInput(
+                "a question that is empty without its text", "an instruction that says something"
+            )
+        if not apart(rests):
+            raise BadInput(
+                f"names that are one to this model's tokenizer: {', '.join(self.question.names)}",
+                "names of which none begins another as tokens either",
+                "say how the labels are to be called: names: {LABEL: NAME}",
+            )
         return Posed(wholes[0][:common], rests, self.model.tokenizer.ids(text))
 
     def wholes(self, text: str) -> list[np.ndarray]:
@@ -209,3 +220,9 @@ def shared(wholes: Sequence[np.ndarray]) -> int:
     most = min(map(len, wholes)) - 1
     same = [len({int(each[place]) for each in wholes}) == 1 for place in range(most)]
     return same.index(False) if False in same else most
+
+
+def apart(rests: Sequence[np.ndarray]) -> bool:
+    """Whether none of some sequences begins another."""
+    found = sorted(tuple(each.tolist()) for each in rests)
+    return all(longer[: len(short)] != short for short, longer in pairwise(found))
