@@ -211,6 +211,7 @@ def test_a_family_that_is_not_ours_writes_and_says_through_what(
     folder = foreign_folder("opt", tmp_path / "opt")
     template = "{% for message in messages %}{{ message.content }} {% endfor %}"
     (folder / "chat_template.jinja").write_text(template)
+    capsys.readouterr()  # what the reference says while it writes
     assert main(["generate", str(folder), "w3 w17", "--max-tokens", "4"]) == 0
     told = capsys.readouterr()
     line = "opt is not of lmwright's core; it runs through transformers"
