@@ -28,14 +28,13 @@ from lmwright.models.files.gguf_tokenizer import (
     UNKNOWN,
     UNUSED,
     WORDS,
-    Fields,
-    merges_of,
     steps_on_bytes,
     steps_on_pieces,
     tokenizer_json,
 )
 from lmwright.models.language import ENDS_OF_TURNS
 from lmwright.text.formats.byte_level import spelled, unspelled
+from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer
 
 AS_FOLDER = "export the model as a folder"
@@ -101,10 +100,10 @@ def vocabulary_of(
         **roles_told(source, tokenizer, ends),
     }
     told = {f"tokenizer.ggml.{word}": value for word, value in words.items()}
+    made = tokenizer_json(told, where)
     if source.kind == "llama":
-        compare_merges(source, Fields(told, where))
-    again = Tokenizer(tokenizer_json(told, where), where)
-    compare_ids(source, tokenizer, again)
+        compare_merges(source, json.loads(made)["model"]["merges"])
+    compare_ids(source, tokenizer, Tokenizer(made, where))
     return told
 
 
@@ -114,6 +113,9 @@ def source_of(tokenizer: Tokenizer, where: str) -> Source:
     bare = Source(described, where, {}, {})
     check_model(bare)
     tokens = {number: token for token, number in bare.model["vocab"].items()}
+    if len(tokens) < len(bare.model["vocab"]):
+        found = twice(bare.model["vocab"].values())
+        raise bare.refused(f"several tokens with the id {found}", "one token an id")
     pieces = bare.kind == "llama"
     types = {
         number: BYTE if pieces and token in BYTES else NORMAL for number, token in tokens.items()
@@ -234,6 +236,8 @@ def flat(part: Any) -> list[Mapping[str, Any]]:
 
 def short(part: Any) -> str:
     """A part as an error shows it."""
+    if part is None:
+        return "none"
     text = json.dumps(part, ensure_ascii=False)
     return text if len(text) < 200 else f"{text[:200]} ..."
 
@@ -249,6 +253,8 @@ def tokens_told(source: Source, rows: int) -> dict[str, Any]:
             token = token.replace(SPACE, " ")
         tokens.append(token)
         types.append(kind)
+    if len(set(tokens)) < len(tokens):
+        raise source.refused(f"the token {twice(tokens)!r} with two ids", "each token once")
     told = {"tokens": tokens, "token_type": np.array(types, np.int32)}
     if source.kind == "llama":
         return {**told, "scores": scores_of(source, tokens, types)}
@@ -279,29 +285,24 @@ def scores_of(source: Source, tokens: Sequence[str], types: Sequence[int]) -> np
     return np.array(found, np.float32)
 
 
-def compare_merges(source: Source, fields: Fields) -> None:
+def compare_merges(source: Source, again: Iterable[Sequence[str]]) -> None:
     """BadInput unless the scores give the merges of normal pieces again, piece by piece in order.
 
     Among the merges that make one piece the order is the reader's, in SentencePiece by place.
     """
-    wanted = [("".join(pair), *pair) for pair in source.merges if normal(source, fields, pair)]
-    found = [("".join(pair), *pair) for pair in merges_of(fields)]
-    more, less = set(found) - set(wanted), set(wanted) - set(found)
-    if more or less:
-        _, left, right = min(more or less)
+    pieces = {token for number, token in source.tokens.items() if source.types[number] == NORMAL}
+    wanted = [(left + right, left, right) for left, right in source.merges]
+    wanted = [merge for merge in wanted if pieces.issuperset(merge)]
+    found = [(left + right, left, right) for left, right in again]
+    if different := set(found) ^ set(wanted):
+        piece, left, right = min(different)
+        there = "a" if (piece, left, right) in wanted else "no"
         raise source.refused(
-            f"{'no ' if more else ''}merge of {left!r} and {right!r}",
+            f"{there} merge of {left!r} and {right!r}",
             "the merges of SentencePiece: of every two pieces that together are one",
         )
     if [piece for piece, *_ in found] != [piece for piece, *_ in wanted]:
         raise source.refused("merges of one piece before and after another's", "piece by piece")
-
-
-def normal(source: Source, fields: Fields, pair: Iterable[str]) -> bool:
-    """Whether a merge is of normal pieces."""
-    left, right = pair
-    numbers = [fields.ids.get(each) for each in (left, right, left + right)]
-    return all(number is not None and fields.types[number] == NORMAL for number in numbers)
 
 
 def roles_told(source: Source, tokenizer: Tokenizer, ends: Sequence[int]) -> dict[str, Any]:
