@@ -34,12 +34,12 @@ CONFIG: dict[str, Any] = {
     "sliding_window": None,
     "tie_word_embeddings": False,
 }
-GEMMA = CONFIG | {"sliding_window": 8, "num_hidden_layers": 6, "tie_word_embeddings": True}
+GEMMA = CONFIG | {"sliding_window": 8, "num_hidden_layers": 6}
 FAMILIES: dict[str, tuple[Family, dict[str, Any], str]] = {
     "llama": (llama.FAMILY, CONFIG, "llama-bpe"),
     "llama, tied": (llama.FAMILY, CONFIG | {"tie_word_embeddings": True}, "smollm"),
     "mistral": (llama.MISTRAL, CONFIG, "pieces after a space"),
-    "qwen2": (llama.QWEN2, CONFIG | {"tie_word_embeddings": True}, "qwen2"),
+    "qwen2": (llama.QWEN2, CONFIG | {"tie_word_embeddings": True, "head_dim": 16}, "qwen2"),
     "gemma3": (gemma3.FAMILY, GEMMA, "pieces"),
 }
 TEMPLATE = (

@@ -118,7 +118,7 @@ def test_gemma_as_transformers_writes_it_gives_the_ids_of_its_gguf_file(tmp_path
     ]
     before = Tokenizer(json.dumps(described, ensure_ascii=False).encode())
     after = told_and_read(before, len(tokens), (1,), tmp_path)
-    texts = [*LINES, *real_lines()[1]]
+    texts = [line for line in [*LINES, *real_lines()[1]] if "▁" not in line]
     same_ids(before, after, texts)
     original = tokenizer_of(file)
     for text in texts:
@@ -225,8 +225,8 @@ def test_what_gguf_cannot_tell_is_refused_by_name(fault):
 
 
 def test_ids_that_would_not_come_back_are_refused():
-    """Typed spaces that only a raw text has: GGUF looks for them where pieces are spelled."""
-    tokenizer = changed("pieces", added_like(content="  ", normalized=False))
+    """Typed spaces that no raw text has: GGUF looks for them where pieces are spelled."""
+    tokenizer = changed("pieces", added_like(content="▁▁▁", normalized=False))
     with pytest.raises(BadInput, match="the ids of"):
         vocabulary_of(tokenizer, 704, (2,), "x")
 

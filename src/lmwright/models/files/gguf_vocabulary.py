@@ -49,9 +49,11 @@ ODD = [
     " \n\n \t\r\n\n\n\n",
     "it's I'LL WE'VE '' 1234567 3.14 x² ½ ٣٤٥",
     "e\u0301 \u212b \ufb01 \uac00 \u1100\u1161 \U0001f9ff\u200d\ufe0f",
-    f"{SPACE} {SPACE}{SPACE} {SPACE}a",
 ]
-"""Texts that tell apart what is easily taken for the same."""
+"""Texts that tell apart what is easily taken for the same.
+
+None spells U+2581 itself, which stands for a space in pieces: readers of the format differ there.
+"""
 
 
 @dataclass(frozen=True)
