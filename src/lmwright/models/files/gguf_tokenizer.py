@@ -17,6 +17,7 @@ import numpy as np
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.models.files.gguf import Gguf
 from lmwright.models.files.weights import FETCH_AGAIN
+from lmwright.models.memory import uncollected
 from lmwright.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, TYPED, UNUSED, BYTE = range(1, 7)
@@ -67,7 +68,8 @@ ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 def tokenizer_of(file: Gguf) -> Tokenizer:
     """The file's tokenizer. BadInput for a kind that we do not have, Corrupt for a broken one."""
     where = f"{file.path.name}: tokenizer.ggml"
-    return Tokenizer(tokenizer_json(file.metadata, where), where, roles_of(file.metadata))
+    with uncollected():
+        return Tokenizer(tokenizer_json(file.metadata, where), where, roles_of(file.metadata))
 
 
 def roles_of(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

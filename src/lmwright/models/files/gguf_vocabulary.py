@@ -33,6 +33,7 @@ from lmwright.models.files.gguf_tokenizer import (
     tokenizer_json,
 )
 from lmwright.models.language import ENDS_OF_TURNS
+from lmwright.models.memory import uncollected
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer
@@ -95,17 +96,18 @@ def vocabulary_of(
     ``rows`` of the embedding are named, those without a token as unused. ``ends`` are the ids that
     end an answer. BadInput names the part that GGUF has no words for.
     """
-    source = source_of(tokenizer, where)
-    words = {
-        **steps_told(source),
-        **tokens_told(source, rows),
-        **roles_told(source, tokenizer, ends),
-    }
-    told = {f"tokenizer.ggml.{word}": value for word, value in words.items()}
-    made = tokenizer_json(told, where)
-    if source.kind == "llama":
-        compare_merges(source, json.loads(made)["model"]["merges"])
-    compare_ids(source, tokenizer, Tokenizer(made, where))
+    with uncollected():
+        source = source_of(tokenizer, where)
+        words = {
+            **steps_told(source),
+            **tokens_told(source, rows),
+            **roles_told(source, tokenizer, ends),
+        }
+        told = {f"tokenizer.ggml.{word}": value for word, value in words.items()}
+        made = tokenizer_json(told, where)
+        if source.kind == "llama":
+            compare_merges(source, json.loads(made)["model"]["merges"])
+        compare_ids(source, tokenizer, Tokenizer(made, where))
     return told
 
 
