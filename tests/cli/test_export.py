@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
 from tests.cli.folders import folder_of
+from tests.models.speaking import FAMILIES, speaking_folder
 from tests.models.test_gguf_model import KIN, TOKENS, made
 
 transformers = pytest.importorskip("transformers")
@@ -80,10 +83,95 @@ def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
         assert torch.equal(weight, after.weights[name]), name
 
 
+FAR = {"F32": 1e-5, "F16": 1e-2, "BF16": 1e-1, "Q8_0": 1e-1, "Q4_0": 1.0}
+"""How far logits may move, as a share of their norm: by rounding weights to 24, 11, 8 bits, and to
+8 and 4 in blocks."""
+
+
+@pytest.mark.parametrize("form", FAR)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_folder_becomes_a_gguf_file(name, form, tmp_path, capsys):
+    folder, out = speaking_folder(name, tmp_path / "my model"), tmp_path / "out.gguf"
+    assert main(["export", folder, str(out), "--as", form]) == 0
+    before, after = (language_model(read_published(str(each))) for each in (folder, out))
+    with torch.no_grad():
+        left, right = (each.network(pack([IDS])) for each in (before, after))
+    assert float((left - right).norm() / left.norm()) < FAR[form]
+    if form == "F32" and name != "gemma3":  # whose gains are stored with one added
+        assert torch.equal(left, right)
+    texts = ["Say it's good, 12 times.", "  a\n\nb", "<extra> é 日本"]
+    for text in texts:
+        ids = before.prompt(text).tolist()
+        assert ids == after.prompt(text).tolist()
+        assert before.tokenizer.decode(ids) == after.tokenizer.decode(ids)
+    messages = [{"role": "user", "content": "Hello <|im_end|>"}]
+    assert before.chat(messages).tolist() == after.chat(messages).tolist()
+    assert set(before.ends) == set(after.ends) and len(before.ends) == 3
+    assert read_gguf(out).metadata["general.name"] == "my model"
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_gguf_package_reads_what_a_folder_became(name, tmp_path, capsys):
+    folder, out = speaking_folder(name, tmp_path / "in"), tmp_path / "out.gguf"
+    assert main(["export", folder, str(out), "--as", "F32"]) == 0
+    theirs, ours = gguf.GGUFReader(out), read_gguf(out)
+    assert {each.name for each in theirs.tensors} == set(ours.tensors)
+    for each in theirs.tensors:
+        wanted = ours.tensor(each.name).numpy()
+        assert np.array_equal(gguf.dequantize(each.data, each.tensor_type), wanted)
+    for key, wanted in ours.metadata.items():
+        found = theirs.fields[key].contents()
+        assert found == (wanted.tolist() if isinstance(wanted, np.ndarray) else wanted), key
+    template = theirs.fields["tokenizer.chat_template"].contents()
+    assert template == read_published(folder).described.template
+
+
+def test_a_folder_and_a_gguf_file_become_each_other(tmp_path, capsys):
+    """Folder, file, folder, file: both files are the same bytes but for the model's name."""
+    folder = speaking_folder("llama", tmp_path / "a")
+    steps = [folder, *(str(tmp_path / each) for each in ("a.gguf", "b", "b.gguf"))]
+    for left, right, form in zip(steps, steps[1:], ("F32", "folder", "F32"), strict=False):
+        assert main(["export", left, right, "--as", form]) == 0
+    first, last = (read_gguf(Path(each)) for each in (steps[1], steps[3]))
+    assert first.metadata.keys() == last.metadata.keys()
+    for key, value in first.metadata.items():
+        assert key == "general.name" or np.array_equal(value, last.metadata[key]), key
+    for name in first.tensors:
+        assert np.array_equal(first.blocks(name), last.blocks(name)), name
+
+
+def test_what_a_gguf_file_says_of_itself_goes_along(tmp_path, capsys):
+    family, config = KIN["llama"]
+    said = {"general.name": "Ours", "general.license": "mit", "general.tags": ["a", "b"]}
+    more = {**TOKENS, **said, "general.alignment": 64}
+    write_gguf_model(tmp_path / "x.gguf", made(family, config), family, config, more, "F32")
+    out = tmp_path / "y.gguf"
+    assert main(["export", str(tmp_path / "x.gguf"), str(out), "--as", "Q8_0"]) == 0
+    metadata = read_gguf(out).metadata
+    assert said.items() <= metadata.items() and "general.alignment" not in metadata
+    assert metadata["general.file_type"] == 7
+
+
 FAULTS = {
     "an unknown form": (["--as", "Q9_9"], "Q8_0"),
-    "a folder's tokenizer": (["--as", "Q8_0"], "folder"),
+    "a family that GGUF files are not written of": (["--as", "Q8_0"], "gemma3_text, llama"),
 }
+
+
+def test_a_tokenizer_without_words_in_gguf_is_refused(tmp_path, capsys):
+    folder = speaking_folder("llama", tmp_path / "in")
+    path = Path(folder) / "tokenizer.json"
+    described = json.loads(path.read_text("utf-8"))
+    described["model"] = {
+        "type": "WordLevel",
+        "vocab": described["model"]["vocab"],
+        "unk_token": "a",
+    }
+    path.write_text(json.dumps(described), "utf-8")
+    assert main(["export", folder, str(tmp_path / "out.gguf"), "--as", "Q8_0"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "'WordLevel', which GGUF cannot tell" in told and "as a folder" in told
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("case", FAULTS)

@@ -94,14 +94,23 @@ def test_two_writings_are_the_same_bytes(tmp_path):
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
+def test_three_ends_of_an_answer_are_read(tmp_path):
+    family, config = KIN["llama"]
+    more = {**TOKENS, "tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 7}
+    write_gguf_model(tmp_path / "x.gguf", made(family, config), family, config, more, "F32")
+    assert read_gguf_model(tmp_path / "x.gguf").described.ends == (3, 5, 7)
+
+
 @pytest.mark.parametrize(
     ("family", "config", "format"),
     [
         (gpt2.FAMILY, {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 60}, "F16"),
         (llama.FAMILY, CONFIG, "Q3_K"),
         (llama.MISTRAL, CONFIG | {"sliding_window": 8}, "F16"),
+        (llama.FAMILY, CONFIG | {"attention_bias": True}, "F16"),
+        (gemma3.FAMILY, GEMMA | {"final_logit_softcapping": 30.0}, "F16"),
     ],
-    ids=["family", "format", "window"],
+    ids=["family", "format", "window", "biases", "capped logits"],
 )
 def test_what_the_format_cannot_hold_is_refused(family, config, format, tmp_path):
     with pytest.raises(BadInput):

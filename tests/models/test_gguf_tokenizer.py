@@ -275,6 +275,22 @@ def test_control_tokens_are_text_when_typed_and_ends_are_set_when_asked(small):
     assert end + 2 in ids
 
 
+def test_roles_are_read_where_there_is_such_a_token(small, tmp_path):
+    end = small["tokenizer.ggml.bos_token_id"]
+    more = {"unknown_token_id": 2**32 - 1, "padding_token_id": end + 3}  # absent, and unused
+    metadata = small | {f"tokenizer.ggml.{key}": value for key, value in more.items()}
+    write_gguf(tmp_path / "x.gguf", metadata, {}, {})
+    ours = tokenizer_of(read_gguf(tmp_path / "x.gguf"))
+    assert ours.roles == {"bos": (end,), "eos": (end + 1,)}
+
+
+def test_a_file_of_llama_3_begins_a_text_with_bos_unless_it_says_no(small):
+    silent = {key: value for key, value in small.items() if not key.endswith("add_bos_token")}
+    for pre, first in (("llama-bpe", [small["tokenizer.ggml.bos_token_id"]]), ("gpt-2", [])):
+        ours = Tokenizer(tokenizer_json({**silent, "tokenizer.ggml.pre": pre}, "x"))
+        assert ours.encode([""], 8)[0].tolist() == first
+
+
 def test_the_tokenizer_comes_back_from_a_written_file(small, tmp_path):
     write_gguf(tmp_path / "x.gguf", small, {}, {})
     again = tokenizer_of(read_gguf(tmp_path / "x.gguf"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from lmwright.models.memory import uncollected
 
 # In a process of its own, whose heap no other test has shaped.
 SCRIPT = """
@@ -55,3 +58,13 @@ def test_a_freed_block_is_not_faulted_in_again():
     usual, kept = map(int, done.stdout.split())
     # Twenty fresh mappings of 8 MB are 40,000 pages of 4 KB, or fewer where pages are huge.
     assert 10 * kept < usual
+
+
+def test_the_collector_rests_and_goes_on_whatever_happens():
+    assert gc.isenabled()
+    with pytest.raises(ValueError), uncollected():
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()

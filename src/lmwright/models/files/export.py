@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,23 @@ from lmwright.core.durable import TEMPORARY, commit_folder, write_bytes, write_j
 from lmwright.core.errors import BadInput, nearest
 from lmwright.models.files.folder import Published, write_folder
 from lmwright.models.files.gguf import read_gguf
-from lmwright.models.files.gguf_model import FORMATS, write_gguf_model
-from lmwright.models.files.published import is_gguf, located, read_published
+from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
+from lmwright.models.files.gguf_vocabulary import vocabulary_of
+from lmwright.models.files.published import describe, is_gguf, located, read_published
 from lmwright.models.language import LanguageModel, language_model
 
 FOLDER = "folder"
-OF_TOKENIZER = "tokenizer."
-"""How GGUF's names of what describes a tokenizer begin."""
+GOES_ALONG = re.compile(
+    r"tokenizer\..*|general\.(?!architecture$|file_type$|quantization_|alignment$).*"
+)
+"""What of a GGUF file's metadata is true of it in every form."""
 
 
 def export_model(address: str, out: Path, form: str) -> None:
     """Write the model at ``address`` to ``out``, as a folder in fp32 or a GGUF file.
 
     BadInput: ``out`` is there already, an unknown form, a model that writes nothing, one that the
-    form cannot hold, and a folder's tokenizer for a GGUF file, which only another one has.
+    form cannot hold, and a tokenizer that GGUF has no words for.
     """
     if form != FOLDER and form not in FORMATS:
         raise BadInput(f"the form {form!r}", "a known one", nearest(form, [FOLDER, *FORMATS]))
@@ -35,20 +38,9 @@ def export_model(address: str, out: Path, form: str) -> None:
         published = read_published(address)
         as_folder(published, language_model(published), out)
         return
-    path = located(address)
-    if not is_gguf(path):
-        raise BadInput(
-            f"{path.name}, whose tokenizer is not described as GGUF has it",
-            "a GGUF file",
-            "export the model as a folder",
-        )
-    tokens = {
-        key: value
-        for key, value in read_gguf(path).metadata.items()
-        if key.startswith(OF_TOKENIZER)
-    }
+    form_of(describe(address).family)
     published = read_published(address)
-    as_gguf(published, language_model(published), out, form, tokens)
+    as_gguf(published, language_model(published), out, form, located(address))
 
 
 def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
@@ -73,8 +65,19 @@ def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def as_gguf(
-    published: Published, model: LanguageModel, out: Path, form: str, tokens: Mapping[str, Any]
-) -> None:
-    """One file, with the metadata of a tokenizer as they are."""
-    write_gguf_model(out, model.network, published.family, published.described.config, tokens, form)
+def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:
+    """One file with the tokenizer, chat template and ends of an answer in GGUF's words.
+
+    From a GGUF file they are taken as they are, with what it says of its name and licence.
+    """
+    described = published.described
+    if is_gguf(source):
+        metadata = read_gguf(source).metadata
+        beside = {key: value for key, value in metadata.items() if GOES_ALONG.fullmatch(key)}
+    else:
+        rows = published.spec.stack("decoder").embedding.vocabulary
+        beside = {"general.type": "model", "general.name": source.resolve().name}
+        beside |= vocabulary_of(model.tokenizer, rows, model.ends, source.name)
+        if described.template:
+            beside["tokenizer.chat_template"] = described.template
+    write_gguf_model(out, model.network, published.family, described.config, beside, form)

@@ -14,6 +14,7 @@ from lmwright.models.family import Family, InGguf, Weight, to_ours, to_theirs
 from lmwright.models.files.folder import (
     Described,
     Published,
+    alike,
     check_vocabulary,
     heads_of,
     ids_of,
@@ -87,7 +88,9 @@ def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
     config["vocab_size"] = file.tensors[tensors["embed_tokens.weight"]].shape[0]
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     setting, heads = spec_of(family, config, path.name)
-    ends = ids_of([file.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot")])
+    ends = ids_of(
+        [file.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom")]
+    )
     template = str(file.metadata.get("tokenizer.chat_template", ""))
     return file, Described(family, config, setting, heads, ends, None, template), tensors
 
@@ -142,19 +145,19 @@ def write_gguf_model(
     network: Network,
     family: Family,
     config: Mapping[str, Any],
-    tokens: Mapping[str, Any],
+    beside: Mapping[str, Any],
     format: str,
 ) -> None:
     """Write a network as one GGUF file: matrices in ``format``, vectors in F32.
 
-    ``tokens`` is the metadata of the tokenizer. Raises BadInput for a family or a format that
-    cannot be written.
+    ``beside`` is the metadata of the tokenizer and whatever else goes along. Raises BadInput for a
+    family, a spec, a head or a format that cannot be written; then nothing is.
     """
-    if family.gguf is None or format not in FORMATS:
-        raise BadInput(
-            f"{family.name} as {format}", f"a family that GGUF has, as {', '.join(FORMATS)}"
-        )
-    form, setting = family.gguf, network.spec
+    form, setting = form_of(family), network.spec
+    if format not in FORMATS:
+        raise BadInput(f"the format {format!r}", "a known one", nearest(format, FORMATS))
+    told = form.metadata(setting)
+    check_told(network, family, form.config(told))
     weights: list[Weight] = [*family.weights(setting), *family.heads["lm"](config, setting)[1]]
     ours = dict(network.named_parameters())
     back = {theirs: gguf for gguf, theirs in form.names.items()}
@@ -169,8 +172,37 @@ def write_gguf_model(
         ARCHITECTURE: form.architecture,
         "general.file_type": FORMATS[format],
         "general.quantization_version": 2,
-        **{f"{form.architecture}.{key}": value for key, value in form.metadata(setting).items()},
-        **tokens,
+        **{f"{form.architecture}.{key}": value for key, value in told.items()},
+        **beside,
     }
     formats = {name: format for name, tensor in tensors.items() if tensor.ndim > 1}
     write_gguf(path, metadata, tensors, formats)
+
+
+def form_of(family: Family) -> InGguf:
+    """How a family stands in GGUF files; BadInput for one that does not."""
+    if family.gguf is None:
+        known = {
+            each.name for name in entries("families") if (each := resolve("families", name)).gguf
+        }
+        raise BadInput(
+            f"{family.name}, of which GGUF files are not written",
+            f"one of {', '.join(sorted(known))}",
+            "export the model as a folder",
+        )
+    return family.gguf
+
+
+def check_told(network: Network, family: Family, config: Mapping[str, Any]) -> None:
+    """BadInput unless the config that is read back makes the same network and head."""
+    head, setting = network.head_spec, network.spec
+    vocabulary = setting.stacks[-1].embedding.vocabulary
+    tied = head is not None and bool(head.share)
+    config = {**config, "vocab_size": vocabulary, "tie_word_embeddings": tied}
+    same = family.spec(config) == setting.with_dropout(0.0)
+    if not same or head is None or alike(family.heads["lm"](config, setting)[0]) != alike(head):
+        raise BadInput(
+            f"a {family.name} model that differs from what GGUF's metadata can tell of it",
+            "one of published shape",
+            "export the model as a folder",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.models.files.gguf import Gguf
 from lmwright.models.files.weights import FETCH_AGAIN
+from lmwright.models.memory import uncollected
 from lmwright.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, TYPED, UNUSED, BYTE = range(1, 7)
@@ -25,21 +27,60 @@ NORMAL, UNKNOWN, CONTROL, TYPED, UNUSED, BYTE = range(1, 7)
 LONGEST_PIECE = 256
 SPACE = "▁"
 CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
-WORDS = {
-    "gpt-2": rf"{CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
-    "qwen2": rf"(?i:{CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""How a text is cut before merging, by the name that ``tokenizer.ggml.pre`` has for it."""
+WORDS = rf"{CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
 
-COMPOSED = {"qwen2"}
-"""Those whose text is brought into Unicode's form NFC first."""
+
+def words(digits: str) -> str:
+    """Words with at most one other character before them, numbers, the rest with its line ends."""
+    return (
+        rf"(?i:{CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How a text is cut before merging: at the matches of one pattern after another.
+
+    A ``composed`` text is brought into Unicode's form NFC first. A ``whole`` piece that is a token
+    is not merged from its parts. ``begin`` says that a text begins with bos where the file does
+    not say.
+    """
+
+    patterns: tuple[str, ...]
+    composed: bool = False
+    whole: bool = False
+    begin: bool = False
+
+
+CUTS = {
+    "gpt-2": Cuts((WORDS,)),
+    "qwen2": Cuts((words(r"\p{N}"),), composed=True),
+    "llama-bpe": Cuts((words(r"\p{N}{1,3}"),), whole=True, begin=True),
+    "smollm": Cuts((r"\p{N}", WORDS)),
+}
+"""The cuts by the name that ``tokenizer.ggml.pre`` has for them."""
+
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""What plays a role, by GGUF's word for it."""
 
 
 def tokenizer_of(file: Gguf) -> Tokenizer:
     """The file's tokenizer. BadInput for a kind that we do not have, Corrupt for a broken one."""
     where = f"{file.path.name}: tokenizer.ggml"
-    return Tokenizer(tokenizer_json(file.metadata, where), where)
+    with uncollected():
+        return Tokenizer(tokenizer_json(file.metadata, where), where, roles_of(file.metadata))
+
+
+def roles_of(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The ids of the roles that the metadata give to a token that is there."""
+    types = metadata["tokenizer.ggml.token_type"]
+    found = {role: metadata.get(f"tokenizer.ggml.{word}_token_id") for role, word in ROLES.items()}
+    return {
+        role: (number,)
+        for role, number in found.items()
+        if isinstance(number, int) and number < len(types) and types[number] != UNUSED
+    }
 
 
 def tokenizer_json(metadata: Mapping[str, Any], where: str) -> bytes:
@@ -54,9 +95,14 @@ def tokenizer_json(metadata: Mapping[str, Any], where: str) -> bytes:
         "truncation": None,
         "padding": None,
         **kinds[kind](fields),
-        "post_processor": ends(fields, begin=kind == "llama"),
+        "post_processor": ends(fields, begins(kind, fields)),
     }
     return json.dumps(made, ensure_ascii=False).encode()
+
+
+def begins(kind: str, fields: Fields) -> bool:
+    """Whether a text begins with bos where the file does not say."""
+    return kind == "llama" or CUTS[fields.get("pre", str)].begin
 
 
 class Fields:
@@ -149,32 +195,52 @@ def ends(fields: Fields, begin: bool) -> dict[str, Any] | None:
 
 
 def on_bytes(fields: Fields) -> dict[str, Any]:
-    """Normaliser, cuts, model and decoder of the kind "gpt2"."""
+    """Tokens, steps and model of the kind "gpt2"."""
     name = fields.get("pre", str)
-    if name not in WORDS:
-        raise BadInput(f"{fields.where}.pre is {name!r}", "cuts that we have", nearest(name, WORDS))
+    if name not in CUTS:
+        raise BadInput(f"{fields.where}.pre is {name!r}", "cuts that we have", nearest(name, CUTS))
     merges = [merge.split(" ") for merge in fields.get("merges", list)]
     if any(len(merge) != 2 for merge in merges):
         raise fields.broken("merges", "has a merge that is not of two", "two pieces each")
-    spelt = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    cut = {"type": "Split", "pattern": {"Regex": WORDS[name]}, "behavior": "Isolated"}
     return {
         "added_tokens": added(fields, respelt=False),
-        "normalizer": {"type": "NFC"} if name in COMPOSED else None,
+        **steps_on_bytes(name),
+        "model": model(fields.ids, merges, None, whole=CUTS[name].whole),
+    }
+
+
+def steps_on_bytes(name: str) -> dict[str, Any]:
+    """Normaliser, cuts and decoder of the kind "gpt2" with the cuts of this name."""
+    spelt = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    cuts = [
+        {"type": "Split", "pattern": {"Regex": each}, "behavior": "Isolated", "invert": False}
+        for each in CUTS[name].patterns
+    ]
+    return {
+        "normalizer": {"type": "NFC"} if CUTS[name].composed else None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [{**cut, "invert": False}, {**spelt, "use_regex": False}],
+            "pretokenizers": [*cuts, {**spelt, "use_regex": False}],
         },
-        "model": model(fields.ids, merges, None),
         "decoder": {**spelt, "use_regex": False},
     }
 
 
 def on_pieces(fields: Fields) -> dict[str, Any]:
-    """Normaliser, model and decoder of the kind "llama"; there are no cuts."""
+    """Tokens, steps and model of the kind "llama"; there are no cuts."""
     before = fields.get("add_space_prefix", bool, True)
+    return {
+        # The space before a text would come before each typed token, too.
+        "added_tokens": added(fields, respelt=not before),
+        **steps_on_pieces(before),
+        "model": model(fields.ids, merges_of(fields), fields.token("unknown_token_id")),
+    }
+
+
+def steps_on_pieces(before: bool) -> dict[str, Any]:
+    """Normaliser and decoder of the kind "llama", with a space ``before`` a text or without."""
     to_piece = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-    to_text = [
+    to_text: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
@@ -183,16 +249,15 @@ def on_pieces(fields: Fields) -> dict[str, Any]:
         to_piece = [{"type": "Prepend", "prepend": SPACE}, *to_piece]
         to_text += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     return {
-        # The space before a text would come before each typed token, too.
-        "added_tokens": added(fields, respelt=not before),
         "normalizer": {"type": "Sequence", "normalizers": to_piece},
         "pre_tokenizer": None,
-        "model": model(fields.ids, merges_of(fields), fields.token("unknown_token_id")),
         "decoder": {"type": "Sequence", "decoders": to_text},
     }
 
 
-def model(ids: dict[str, int], merges: list[list[str]], unknown: str | None) -> dict[str, Any]:
+def model(
+    ids: dict[str, int], merges: list[list[str]], unknown: str | None, whole: bool = False
+) -> dict[str, Any]:
     """The byte-pair encoding; with a token for the ``unknown`` it falls back to bytes first."""
     return {
         "type": "BPE",
@@ -202,7 +267,7 @@ def model(ids: dict[str, int], merges: list[list[str]], unknown: str | None) -> 
         "end_of_word_suffix": None,
         "fuse_unk": unknown is not None,
         "byte_fallback": unknown is not None,
-        "ignore_merges": False,
+        "ignore_merges": whole,
         "vocab": ids,
         "merges": merges,
     }
