@@ -176,6 +176,7 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated(name: str) -> None
         "", "x.example", "ftp://x.example", "https://", "https://x.example:99999/v1",
         "https://me:hush@x.example/v1", "https://x.example/v1?key=hush", "https://x.example/#hush",
         "http://x.example/v1", "http://10.0.0.1/v1", "http://localhost.example/v1",
+        "https://x..example", f"https://{'x' * 64}.example",
         "https://x.example/a b", "https://x.example/\n", "https://[::1/v1",
     ],
 )  # fmt: skip

@@ -140,6 +140,7 @@ def test_the_newer_name_of_a_setting_is_used_where_the_older_is_refused() -> Non
         streamed({"choices": {}}),
         streamed({"choices": ["a"]}),
         streamed({"choices": [{"delta": "a"}]}),
+        streamed({"choices": [{}]}),
         streamed({"choices": [{"delta": {"content": 5}}]}),
         response(200, {"object": "list"}),
     ],
@@ -154,6 +155,7 @@ def test_an_answer_may_come_whole_refused_or_with_half_a_character() -> None:
         ({"content": "a\ud83d"}, "a?"),
         ({"content": None, "refusal": "no"}, "no"),
         ({"content": None}, ""),
+        (None, ""),
     ):
         whole = {"choices": [{"message": message, "finish_reason": "stop"}]}
         with odd(response(200, whole)) as one:

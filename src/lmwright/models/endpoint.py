@@ -103,7 +103,7 @@ class Endpoint:
                 if data == b"[DONE]":
                     return
                 found = self.object(data)
-                if "error" in found:
+                if found.get("error"):
                     raise self.fault("breaks off", json.dumps(found).encode())
                 yield found
 
@@ -333,7 +333,9 @@ def checked_address(url: str) -> SplitResult:
     wanted = "https://HOST/v1, or http:// for this machine itself"
     try:
         found = urlsplit(url)
-        known = found.port != 0 and bool(found.hostname) and url.isascii() and url.isprintable()
+        labels = (found.hostname or "").removesuffix(".").split(".")
+        known = found.port != 0 and url.isascii() and url.isprintable()
+        known = known and all(0 < len(label) < 64 for label in labels)
     except ValueError:
         known = False
     if not known or " " in url or found.scheme not in ("http", "https"):

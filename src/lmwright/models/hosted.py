@@ -146,12 +146,12 @@ class Hosted:
 
 def completed(choice: Mapping[str, Any]) -> Any:
     """The text in a piece of a completion."""
-    return choice.get("text")
+    return choice.get("text") or ""
 
 
 def replied(choice: Mapping[str, Any]) -> Any:
     """The text in a piece of an answer, or in one that is given whole; a refusal is an answer."""
-    said = choice.get("delta", choice.get("message"))
+    said = choice.get("delta") or choice.get("message") or {}
     if not isinstance(said, dict):
         return None
     return said.get("content") or said.get("refusal") or ""
