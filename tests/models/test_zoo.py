@@ -19,6 +19,7 @@ OTHERS = (
     "core/assets.py",  # names of published files
     "text/",  # ways to spell tokens and chats, which have families' names
     "models/files/gguf_tokenizer.py",  # the same, in that format
+    "models/files/gguf_vocabulary.py",
 )
 
 
