@@ -34,7 +34,7 @@ from lmwright.train.task import Task
 COLUMNS = ["id", "text", "label", "source"]
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 TRIM_EVERY = 50
-"""Steps after which freed memory goes back: it costs as much as some page faults a step."""
+"""Steps after which freed memory goes back, whose pages the next step must then fault in anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
