@@ -34,9 +34,22 @@ CONFIG: dict[str, Any] = {
     "sliding_window": None,
     "tie_word_embeddings": False,
 }
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 GEMMA = CONFIG | {"sliding_window": 8, "num_hidden_layers": 6}
 FAMILIES: dict[str, tuple[Family, dict[str, Any], str]] = {
     "llama": (llama.FAMILY, CONFIG, "llama-bpe"),
+    "llama, stretched": (
+        llama.FAMILY,
+        CONFIG | {"max_position_embeddings": 2**17, "rope_parameters": STRETCHED},
+        "llama-bpe",
+    ),
     "llama, tied": (llama.FAMILY, CONFIG | {"tie_word_embeddings": True}, "smollm"),
     "mistral": (llama.MISTRAL, CONFIG, "pieces after a space"),
     "qwen2": (llama.QWEN2, CONFIG | {"tie_word_embeddings": True, "head_dim": 16}, "qwen2"),

@@ -41,12 +41,45 @@ CONFIG = {
     "attention_dropout": 0.0,
     "rms_norm_eps": float(np.float32(1e-6)),  # the format has 32 bits for it
 }
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 16,
+    "long_factor": [2.0] * 16,
+    "original_max_position_embeddings": 32,
+}
 GEMMA = CONFIG | {"sliding_window": 4, "num_hidden_layers": 6}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 KIN: dict[str, tuple[Family, dict]] = {
     "llama": (llama.FAMILY, CONFIG),
     "llama, stretched": (
         llama.FAMILY,
         CONFIG | {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    ),
+    "llama, stretched by divisors": (
+        llama.FAMILY,
+        CONFIG | {"max_position_embeddings": 2**17, "rope_parameters": STRETCHED},
+    ),
+    "llama, other divisors": (
+        llama.FAMILY,
+        CONFIG
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "factor": 1.0,
+                "attention_factor": 1.0,
+                "short_factor": [1 + place / 8 for place in range(16)],
+                "long_factor": [1 + place / 8 for place in range(16)],
+            }
+        },
     ),
     "qwen2": (llama.QWEN2, CONFIG | {"tie_word_embeddings": True}),
     "gemma3": (gemma3.FAMILY, GEMMA),
@@ -108,9 +141,15 @@ def test_three_ends_of_an_answer_are_read(tmp_path):
         (llama.FAMILY, CONFIG, "Q3_K"),
         (llama.MISTRAL, CONFIG | {"sliding_window": 8}, "F16"),
         (llama.FAMILY, CONFIG | {"attention_bias": True}, "F16"),
+        (
+            llama.FAMILY,
+            CONFIG | {"rope_parameters": {**STRETCHED, "original_max_position_embeddings": 4096}},
+            "F16",
+        ),
+        (llama.FAMILY, CONFIG | {"rope_parameters": LONG}, "F16"),
         (gemma3.FAMILY, GEMMA | {"final_logit_softcapping": 30.0}, "F16"),
     ],
-    ids=["family", "format", "window", "biases", "capped logits"],
+    ids=["family", "format", "window", "biases", "other turns", "two lengths", "capped logits"],
 )
 def test_what_the_format_cannot_hold_is_refused(family, config, format, tmp_path):
     with pytest.raises(BadInput):
@@ -135,7 +174,17 @@ DAMAGES = {
     "no layers said": (lambda m, t: m.pop("llama.block_count"), Corrupt),
     "a tensor less": (lambda m, t: t.pop("blk.1.attn_q.weight"), Corrupt),
     "a tensor more": (lambda m, t: t.update({"blk.9.attn_q.weight": torch.ones(2, 2)}), Corrupt),
-    "an unknown tensor": (lambda m, t: t.update({"rope_freqs.weight": torch.ones(2)}), Corrupt),
+    "an unknown tensor": (lambda m, t: t.update({"rope_facts.weight": torch.ones(2)}), Corrupt),
+    "too few divisors": (lambda m, t: t.update({"rope_freqs.weight": torch.ones(2)}), BadInput),
+    "a divisor of 0": (lambda m, t: t.update({"rope_freqs.weight": torch.arange(16.0)}), BadInput),
+    "divisors for heads of no number": (
+        lambda m, t: (
+            t.update({"rope_freqs.weight": torch.ones(16)}),
+            m.pop("llama.attention.key_length"),
+            m.update({"llama.attention.head_count": 0}),
+        ),
+        BadInput,
+    ),
     "another shape": (lambda m, t: t.update({"output_norm.weight": torch.ones(3)}), Corrupt),
     "no table": (lambda m, t: t.pop("token_embd.weight"), Corrupt),
     "a wrong width": (lambda m, t: m.update({"llama.embedding_length": 63}), BadInput),
@@ -157,5 +206,5 @@ def test_a_damaged_file_is_refused(name, tmp_path):
     path = damaged(tmp_path, change)
     with pytest.raises((BadInput, Corrupt)) as caught:
         read_gguf_model(path)
-    assert "y.gguf" in str(caught.value) or name == "positions scaled"
+    assert "y.gguf" in str(caught.value)
     assert isinstance(caught.value, error | Corrupt)

@@ -141,7 +141,9 @@ class InGguf:
     ``config`` makes its ``config.json`` of the architecture's metadata (keys without the
     architecture's name), ``metadata`` the other way from a spec. ``names`` maps GGUF's names of
     modules to a checkpoint's, ``{}`` for the layer's number. ``read`` and ``written`` change a
-    tensor, known by the checkpoint's name, where the format stores it otherwise.
+    tensor, known by the checkpoint's name, where the format stores it otherwise. ``settings`` are
+    tensors of the file, in F32, that are no weights: the architecture's metadata has them as numpy
+    arrays under their names.
     """
 
     architecture: str
@@ -150,6 +152,7 @@ class InGguf:
     names: Mapping[str, str]
     read: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
     written: Callable[[str, Tensor, ModelSpec], Tensor] = lambda name, tensor, spec: tensor
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+import torch
+
 from lmwright.core.errors import BadInput
+from lmwright.models.blocks.positions import frequencies
 from lmwright.models.spec import Rotary, Scaling
 
 KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
@@ -119,3 +124,47 @@ def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
         written |= {"short_factor": list(scaling.short), "long_factor": list(scaling.long)}
         written["attention_factor"] = scaling.attention
     return written
+
+
+def divisors(rotary: Rotary) -> np.ndarray:
+    """What each frequency (width / 2) is divided by, whatever the document's length; fp32.
+
+    Raises BadInput for a scaling that says more than that.
+    """
+    scaling = rotary.scaling
+    if scaling is not None and (scaling.short != scaling.long or scaling.attention != 1):
+        raise BadInput(
+            "rotary positions that change with the length or scale their sines",
+            "a divisor for each frequency",
+        )
+    (plain_f, _), (scaled_f, _) = (
+        frequencies(each, longest=1) for each in (replace(rotary, scaling=None), rotary)
+    )
+    return (plain_f / scaled_f).to(torch.float32).numpy()
+
+
+def read_divisors(found_f: np.ndarray, base: float, width: int) -> dict[str, Any]:
+    """The ``rope_scaling`` of a config whose frequencies are divided by these numbers.
+
+    Raises BadInput where they are not one above 0 for each two of ``width``.
+    """
+    fit = found_f.shape == (width // 2,) and bool(np.isfinite(found_f).all() and found_f.min() > 0)
+    if not fit:
+        raise BadInput(
+            f"divisors of rotary frequencies of shape {found_f.shape}, or not all above 0",
+            f"{width // 2} numbers above 0",
+        )
+    # Every published LLaMA from 3.1 on has these numbers; only they can be told from the divisors.
+    usual = Scaling(kind="llama3", factor=float(found_f.max()), original=8192)
+    rotary = Rotary(base=base, width=width, scaling=usual)
+    if np.allclose(divisors(rotary), found_f, rtol=1e-6, atol=0):
+        return {
+            "rope_type": "llama3",
+            "factor": usual.factor,
+            "low_freq_factor": usual.low,
+            "high_freq_factor": usual.high,
+            "original_max_position_embeddings": usual.original,
+        }
+    factors = found_f.astype(float).tolist()
+    scaling = {"rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0}
+    return {**scaling, "short_factor": factors, "long_factor": factors}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
@@ -81,10 +82,12 @@ def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
         for key, value in file.metadata.items()
         if key.startswith(f"{name}.")
     }
-    tensors = {spelt(form.names, each, path): each for each in file.tensors}
+    told = [each for each in form.settings if each in file.tensors]
+    metadata |= {each: file.tensor(each).numpy() for each in told}
+    tensors = {spelt(form.names, each, path): each for each in file.tensors if each not in told}
     if "embed_tokens.weight" not in tensors:
         raise Corrupt(f"{path.name} has no table of tokens", "token_embd.weight", FETCH_AGAIN)
-    config = form.config(metadata)
+    config = config_of(form, metadata, path)
     config["vocab_size"] = file.tensors[tensors["embed_tokens.weight"]].shape[0]
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     setting, heads = spec_of(family, config, path.name)
@@ -93,6 +96,20 @@ def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
     )
     template = str(file.metadata.get("tokenizer.chat_template", ""))
     return file, Described(family, config, setting, heads, ends, None, template), tensors
+
+
+def config_of(form: InGguf, metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config that a file's metadata describes; BadInput, naming the file, for one of none."""
+    try:
+        return form.config(metadata)
+    except BadInput as error:
+        raise BadInput(f"{path.name}: {error.found}", error.wanted, error.cure) from None
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise BadInput(
+            f"{path.name}: {type(error).__name__}: {error}",
+            f"metadata of a {form.architecture} model",
+            FETCH_AGAIN,
+        ) from None
 
 
 class Lazy(Mapping[str, Tensor]):
@@ -161,7 +178,7 @@ def write_gguf_model(
     weights: list[Weight] = [*family.weights(setting), *family.heads["lm"](config, setting)[1]]
     ours = dict(network.named_parameters())
     back = {theirs: gguf for gguf, theirs in form.names.items()}
-    tensors: dict[str, Tensor] = {}
+    tensors = {each: torch.from_numpy(told.pop(each)) for each in form.settings if each in told}
     for name, tensor in to_theirs(weights, ours).items():
         stem, _, leaf = name.rpartition(".")
         number = re.search(r"\d+", stem)

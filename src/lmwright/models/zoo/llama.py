@@ -15,7 +15,14 @@ from torch import Tensor
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, Weight, linear, same
 from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
-from lmwright.models.rotary import context_of, read_rotary, unstretched, write_rotary
+from lmwright.models.rotary import (
+    context_of,
+    divisors,
+    read_divisors,
+    read_rotary,
+    unstretched,
+    write_rotary,
+)
 from lmwright.models.spec import (
     Attention,
     Embedding,
@@ -239,15 +246,23 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
+DIVISORS = "rope_freqs.weight"
+"""GGUF's tensor of what the frequencies of rotary positions are divided by."""
 NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The config that GGUF's metadata describes; BadInput for positions that we would get wrong."""
     kind = metadata.get("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise BadInput(f"rotary positions scaled by {kind!r} in a GGUF file", "none or linear")
+    if kind not in ("none", "linear") or (kind == "linear" and DIVISORS in metadata):
+        raise BadInput(
+            f"rotary positions scaled by {kind!r} in a GGUF file", "none, linear or by divisors"
+        )
     found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    if DIVISORS in metadata:
+        width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
+        base = found.get("rope_theta", 10000.0)
+        found["rope_scaling"] = read_divisors(metadata[DIVISORS], base, width)
     if kind == "linear":
         scaling = {"type": kind, "factor": metadata["rope.scaling.factor"]}
         if original := metadata.get("rope.scaling.original_context_length"):
@@ -262,10 +277,14 @@ def to_metadata(spec: ModelSpec) -> dict[str, Any]:
     if described["sliding_window"]:
         raise BadInput("layers that see a window", "layers that GGUF has for this family")
     rope = described["rope_parameters"]
-    if rope["rope_type"] not in ("default", "linear"):
-        raise BadInput(f"rotary positions scaled by {rope['rope_type']!r}", "none or linear")
+    if rope["rope_type"] not in ("default", "linear", "llama3", "longrope"):
+        raise BadInput(
+            f"rotary positions scaled by {rope['rope_type']!r}", "none, linear or by divisors"
+        )
     described["rope_theta"] = rope["rope_theta"]
     found = {theirs: described[ours] for theirs, ours in GGUF_FIELDS.items()}
+    if rope["rope_type"] in ("llama3", "longrope"):
+        found[DIVISORS] = divisors(read_rotary({"rope_parameters": rope}, described["head_dim"]))
     if rope["rope_type"] == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope["factor"]}
         original = rope["original_max_position_embeddings"]
@@ -302,7 +321,15 @@ def heads_of(name: str, spec: ModelSpec) -> int:
     return known.get(name.split(".")[-2], 0)
 
 
-IN_GGUF = InGguf("llama", from_metadata, to_metadata, NAMES, partners_apart, partners_together)
+IN_GGUF = InGguf(
+    "llama",
+    from_metadata,
+    to_metadata,
+    NAMES,
+    partners_apart,
+    partners_together,
+    settings=(DIVISORS,),
+)
 
 FAMILY = Family(
     name="llama",
@@ -320,5 +347,5 @@ QWEN2 = replace(
     name="qwen2",
     spec=qwen2,
     config=qwen2_config,
-    gguf=InGguf("qwen2", from_metadata, to_metadata, NAMES),
+    gguf=InGguf("qwen2", from_metadata, to_metadata, NAMES, settings=(DIVISORS,)),
 )
