@@ -46,6 +46,37 @@ print(kept - resident("VmRSS"))
 """
 
 
+# A bend whose kernel oneDNN makes anew for every shape.
+SHAPES = """
+import ctypes, sys, torch
+from lmwright.models.memory import keep_few_kernels
+
+class Heap(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+heap = ctypes.CDLL(None).mallinfo2
+heap.restype = Heap
+if sys.argv[1] == "few":
+    keep_few_kernels()
+used = []
+for rows in range(1, 1001):
+    if rows in (100, 1000):
+        used.append(heap().uordblks)
+    torch.nn.functional.gelu(torch.ones(rows, 7))
+print(used[1] - used[0])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc tells its own heap")
+def test_few_kernels_of_past_shapes_are_kept():
+    kept = [
+        int(subprocess.check_output([sys.executable, "-c", SHAPES, how], timeout=60))
+        for how in ("few", "usual")
+    ]
+    assert 10 * kept[0] < kept[1], kept
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own setting")
 def test_freed_blocks_between_others_are_given_back():
     done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, timeout=60)

@@ -28,6 +28,7 @@ from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
 from lmwright.models.encoder import LONGEST, Encoder, from_published
+from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
 from lmwright.models.network import Network
 from lmwright.models.ragged import Noise, pack
@@ -246,6 +247,7 @@ def track_record(store: Store) -> dict[str, Past]:
 
 def probe(known: Sources, training: Train) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
+    keep_few_kernels()  # as the training will, which may follow in this process
     texts = known.sample()
     prepared = known.model.prepare(texts)
     peak = Peak()

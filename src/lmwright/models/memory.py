@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names' numbers in glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # the most that glibc accepts
 KEPT_IN_ALL = 1 << 30
+KERNELS = "64"  # where all products are oneDNN's a step has about two dozen shapes
 
 
 def keep_freed_memory() -> bool:
@@ -26,6 +28,17 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(MMAP_THRESHOLD, LARGEST_KEPT) == 1
     return mallopt(TRIM_THRESHOLD, KEPT_IN_ALL) == 1 and kept
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the kernels of a few training steps, not those of hundreds.
+
+    It makes kernels for each new shape and keeps 1,024 of them. Batches of ever other sizes never
+    ask for an old one again, but what it kept lay all over the heap between the holes of freed
+    tensors, which therefore grew with every step (docs/log.md). Only before its first kernel does
+    oneDNN ask; a setting of the user's own stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
 
 
 def give_back_freed_memory() -> bool:

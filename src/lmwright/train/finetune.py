@@ -21,7 +21,7 @@ from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
-from lmwright.models.memory import give_back_freed_memory
+from lmwright.models.memory import give_back_freed_memory, keep_few_kernels
 from lmwright.models.model import load_model
 from lmwright.models.network import Network, build, fill, size
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
@@ -143,6 +143,7 @@ class Train(Stage):
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
+        keep_few_kernels()
         labels = read_labels(work.inputs["rows"])
         task: Task = resolve("tasks", self.task)(labels, self.smoothing)
         model = self.beginning(work, labels, task)
