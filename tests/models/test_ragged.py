@@ -123,7 +123,7 @@ def test_attention_equals_its_formula(sight, noisy):
     for document, length in zip(flow.batch.documents, flow.batch.lengths(), strict=True):
         mask = np.empty(4 * length**2)
         Noise(4, 5).fill(mask, 0.4, made.site, document)
-        masks.append(torch.from_numpy(mask).view(4, length, length))
+        masks.append(torch.from_numpy(mask).view(length, 4, length).transpose(0, 1))
     wanted = by_formula(made, flow.batch, x_nd, seen, masks if noisy else None)
     torch.testing.assert_close(made(x_nd, flow), wanted, rtol=1e-10, atol=1e-12)
 

@@ -6,8 +6,10 @@ knows padding; what a document gives does not depend on its neighbours in the ba
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,9 @@ from torch import Tensor
 
 from lmwright.core.random import key
 
-WORD = 1 << 64
+FRESH: dict[str, Any] = {"bit_generator": "SFC64", "has_uint32": 0, "uinteger": 0}
+ONE = (1).to_bytes(8, "little")  # where SFC64's own counter begins
+MIXED = 12  # numbers after which its authors hold a state for mixed
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Ragged:
     ``documents[j]`` is the number under which its noise is drawn. ``segments_n`` numbers the
     segments that a document's tokens belong to (None: all to the first); ``ranks_n`` their places
     in an order of factorisation; ``prefixes`` how many first tokens of each document all of its
-    tokens see. Where the tokens are some of a longer stream's, ``parts`` has for each document
-    which of its rows is the first here, and how many it has there.
+    tokens see. Where the tokens are some of a longer stream's, ``firsts`` has for each document
+    which of its rows is the first here.
     """
 
     tokens_n: Tensor
@@ -66,7 +70,7 @@ class Ragged:
     segments_n: Tensor | None = None
     ranks_n: Tensor | None = None
     prefixes: tuple[int, ...] | None = None
-    parts: tuple[tuple[int, int], ...] | None = None
+    firsts: tuple[int, ...] | None = None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First row and row after the last one, document by document."""
@@ -103,7 +107,7 @@ class Ragged:
             segments_n=None if self.segments_n is None else self.segments_n[rows],
             ranks_n=None if self.ranks_n is None else self.ranks_n[rows],
             prefixes=self.prefixes,
-            parts=tuple((length - 1 if last else 0, length) for length in self.lengths()),
+            firsts=tuple(length - 1 if last else 0 for length in self.lengths()),
         )
 
     def end_rows(self, last: bool) -> list[int]:
@@ -174,35 +178,44 @@ def order_of_pairs(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray])
 class Noise:
     """Dropout that is a function of seed, step, document and site, and of nothing else.
 
-    Counter-based bits (Philox, Salmon et al. 2011): the key is made of seed and step, the
-    counter of site and document. So a document's noise is the same in whatever company it is
-    packed, and a resumed run needs no generator's state.
+    Each document has a stream of its own at each site (SFC64 of Doty-Humphrey's PractRand, its
+    state a hash of all four; numpy's Philox takes three times as long). So a document's noise is
+    the same in whatever company it is packed, and a resumed run needs no generator's state.
     """
 
     def __init__(self, seed: int, step: int) -> None:
-        self.key = key(seed, "dropout", step)
+        self.key = key(seed, "dropout", step).to_bytes(16, "little")
+        self.bits = np.random.SFC64(0)
 
     def fill(self, mask: np.ndarray, rate: float, site: int, document: int, first: int = 0) -> None:
-        """Set a flat float ``mask`` to 0 with probability ``rate``, else to 1 / (1 - rate).
+        """Set a float ``mask`` to 0 with probability ``rate``, else to 1 / (1 - rate).
 
-        Bits are compared sixteen at a time, so the rate is kept to within 2**-17. The mask is that
-        from number ``first`` on of a longer one.
+        The mask is that from number ``first`` on of a longer one.
         """
-        low, high = document % WORD, document // WORD
-        block, over = divmod(first, 16)
-        bits = np.random.Philox(key=self.key, counter=counter(block, site, low, high))
-        words = bits.random_raw((over + mask.size + 3) // 4).view(np.uint16)
-        words = words[over : over + mask.size]
-        kept = words >= np.uint16(round(rate * 65536))
+        kept = self.kept(mask.size, rate, site, document, first).reshape(mask.shape)
         np.multiply(kept, mask.dtype.type(1 / (1 - rate)), out=mask, dtype=mask.dtype)
+
+    def kept(self, count: int, rate: float, site: int, document: int, first: int) -> np.ndarray:
+        """Which of ``count`` numbers from ``first`` on are kept.
+
+        Bits are compared sixteen at a time, so the rate is kept to within 2**-17.
+        """
+        name = f"{site} {document}".encode()
+        digest = hashlib.blake2b(name, digest_size=24, key=self.key).digest()
+        words = np.frombuffer(digest + ONE, dtype="<u8").astype(np.uint64)
+        self.bits.state = {**FRESH, "state": {"state": words}}
+        self.bits.random_raw(MIXED, output=False)
+        drawn = self.bits.random_raw((first + count + 3) // 4).view(np.uint16)
+        kept: np.ndarray = drawn[first : first + count] >= np.uint16(round(rate * 65536))
+        return kept
 
     def rows(self, batch: Ragged, like_nd: Tensor, rate: float, site: int) -> Tensor:
         """A mask for one vector a token, shaped and typed as ``like_nd``."""
         width = like_nd.shape[1]
         mask = np.empty(like_nd.numel(), dtype=numpy_type(like_nd))
-        parts = batch.parts or [(0, 0)] * len(batch.documents)
-        spans = zip(batch.documents, batch.spans(), parts, strict=True)
-        for document, (start, stop), (first, _) in spans:
+        firsts = batch.firsts or [0] * len(batch.documents)
+        spans = zip(batch.documents, batch.spans(), firsts, strict=True)
+        for document, (start, stop), first in spans:
             self.fill(mask[start * width : stop * width], rate, site, document, first * width)
         return torch.from_numpy(mask).view(like_nd.shape)
 
@@ -213,22 +226,19 @@ class Noise:
         like: Tensor,
         rate: float,
         site: int,
-        parts: Sequence[tuple[int, int]] | None = None,
+        firsts: Sequence[int] | None = None,
     ) -> Tensor:
         """A mask for a group's attention weights: (documents * heads, length, key length).
 
-        ``parts``: for each document the first of its rows that its queries are, and how many it
-        has in all; they get the noise that a pass over all would give them.
+        ``firsts``: for each document the first of its rows that its queries are; they get the
+        noise that a pass over all would give them.
         """
         keys = group.key_length
         mask = np.empty((len(group.documents), heads, group.length, keys), dtype=numpy_type(like))
-        for place, (document, own) in enumerate(zip(group.documents, mask, strict=True)):
-            if parts is None:
-                self.fill(own.reshape(-1), rate, site, document)
-                continue
-            first, rows = parts[place]
-            for head, one in enumerate(own):
-                self.fill(one.reshape(-1), rate, site, document, (head * rows + first) * keys)
+        own_firsts = [0] * len(mask) if firsts is None else firsts
+        for document, own, first in zip(group.documents, mask, own_firsts, strict=True):
+            # A row has the noise of all heads before the next row has any.
+            self.fill(own.swapaxes(0, 1), rate, site, document, first * heads * keys)
         return torch.from_numpy(mask.reshape(-1, group.length, keys))
 
     def vectors(self, batch: Ragged, like_bd: Tensor, rate: float, site: int) -> Tensor:
@@ -244,11 +254,6 @@ class Noise:
         for row, document in zip(mask, batch.documents, strict=True):
             self.fill(row, rate, site, document)
         return torch.from_numpy(mask.repeat(batch.lengths(), axis=0))
-
-
-def counter(block: int, site: int, low: int, high: int) -> np.ndarray:
-    """Philox's four words: the first counts blocks, the others name the place of the noise."""
-    return np.array([block, site, low, high], dtype=np.uint64)
 
 
 def numpy_type(tensor: Tensor) -> type[np.floating]:

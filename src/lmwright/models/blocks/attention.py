@@ -199,8 +199,9 @@ class Attention(nn.Module):
             return weights @ v
         if noise is not None and setting.dropout:
             group, rate = table.group, setting.dropout
-            parts = batch.parts and batch.parts[group.first : group.first + len(group.documents)]
-            mask = noise.weights(group, setting.heads, table.q, rate, self.site, parts)
+            own = slice(group.first, group.first + len(group.documents))
+            firsts = batch.firsts and batch.firsts[own]
+            mask = noise.weights(group, setting.heads, table.q, rate, self.site, firsts)
             k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
             if setting.cap or (added is not None and added.requires_grad):
                 weights = weights_of(table.q, k, added, setting.scale, setting.cap)
