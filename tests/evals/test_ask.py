@@ -72,7 +72,7 @@ def test_a_hosted_model_is_asked_once_although_the_run_breaks_off(
             client.sendall(refused if len(texts) == 31 else says(texts[-1]))
 
         one.answers = [answer]
-        hosted = {"by": "samples", "samples": 1, "key_from": "ODD_KEY"}
+        hosted = {"by": "samples", "samples": 1, "key_from": "ODD_KEY", "at_once": 1}
         words = recipe(tmp_path, model=f"hosted:m@{one.url}", hosted=hosted)
         assert main(words) == 1
         told = capsys.readouterr()
@@ -118,6 +118,10 @@ def test_a_family_that_is_not_ours_is_asked_too(
         (
             {"model": "hosted:x@https://x.example/v1", "hosted": Hosting(samples=0)},
             "hosted.samples is 0",
+        ),
+        (
+            {"model": "hosted:x@https://x.example/v1", "hosted": Hosting(at_once=65)},
+            "hosted.at_once is 65",
         ),
         (
             {"model": "hosted:x@https://x.example/v1", "hosted": Hosting(key_from="sk-hush")},

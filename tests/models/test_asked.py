@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,6 +319,39 @@ def test_samples_are_shares_of_seeded_answers() -> None:
     assert all(body["temperature"] == 1 and "logprobs" not in body for body in bodies)
     with odd(*answers(None)) as one:
         assert len({*logits(one, by="samples")}) == 1
+
+
+def test_several_texts_are_asked_about_at_once() -> None:
+    meet = threading.Barrier(3)
+
+    def together(client: socket.socket) -> None:
+        meet.wait(10)
+        client.sendall(*answers("good"))
+
+    with odd(together) as one:
+        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", samples=1))
+        noted: dict[str, list[float]] = {}
+        model.keep([*"abcdef", "a"], noted.__setitem__, at_once=3)
+        assert len(one.asked) == 6 and noted == model.answers and len(noted) == 6
+
+
+def test_answers_under_way_when_one_fails_are_kept() -> None:
+    failed = threading.Event()
+
+    def after(client: socket.socket) -> None:
+        assert failed.wait(10)
+        client.sendall(*answers("good"))
+
+    def refuse(client: socket.socket) -> None:
+        client.sendall(response(400, {"error": {"message": "no more"}}))
+        failed.set()
+
+    with odd(after, after, refuse, after) as one:
+        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", samples=1))
+        noted: dict[str, list[float]] = {}
+        with pytest.raises(BadInput, match="no more"):
+            model.keep([str(n) for n in range(1000)], noted.__setitem__, at_once=3)
+        assert len(noted) == len(model.answers) == len(one.asked) - 1 == 2
 
 
 def test_answers_are_kept_and_nobody_is_asked_twice(tmp_path: Path) -> None:

@@ -32,14 +32,15 @@ class Hosting(Settings):
 
     ``key_from`` names the variable of the environment with its key. The probabilities are those
     that the endpoint tells ``by`` logprobs, or the shares of drawn ``samples``. All texts of
-    ``splits`` are asked about at once and the answers kept, so that nobody is asked twice; later
-    ones, in serving say, are asked about as they come.
+    ``splits`` are asked about beforehand, ``at_once`` of them side by side, and the answers kept,
+    so that nobody is asked twice; later ones, in serving say, are asked about as they come.
     """
 
     key_from: str = ""
     by: By = "logprobs"
     samples: int = 5
     max_tokens: int = 16
+    at_once: int = 4
     splits: tuple[str, ...] = ("calibration", "gate", "test")
 
 
@@ -103,7 +104,7 @@ class Ask(Stage):
             raise BadInput(f"gives_as is {self.gives_as!r}", "small letters, digits and _")
         if self.is_hosted:
             hosted(self.model, self.hosting.key_from)
-            for name, most in (("samples", 100), ("max_tokens", 100_000)):
+            for name, most in (("samples", 100), ("max_tokens", 100_000), ("at_once", 64)):
                 if not 1 <= getattr(self.hosting, name) <= most:
                     raise BadInput(
                         f"hosted.{name} is {getattr(self.hosting, name)}", f"from 1 to {most}"
@@ -154,7 +155,7 @@ class Ask(Stage):
             work.progress(len(model.answers), len(texts), "asking")
 
         try:
-            model.keep(texts, note)
+            model.keep(texts, note, self.hosting.at_once)
         finally:
             journal.close()
         work.measured(asked=len(model.answers) - begun, answered_before=begun)

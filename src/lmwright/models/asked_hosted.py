@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,14 +106,35 @@ class AskedHosted:
         messages = [{"role": "user", "content": self.question.about(text)}]
         return self.told(messages) if self.way.by == "logprobs" else self.drawn(messages)
 
-    def keep(self, texts: Sequence[str], note: Callable[[str, list[float]], None]) -> None:
-        """Ask about those texts that have no answer yet; ``note`` is told of each at once."""
-        for item in self.prepare(texts):
-            key = key_of(item.text)
-            if key not in self.answers:
-                found = self.ask(item.text)
-                note(key, found)
-                self.answers[key] = found
+    def keep(
+        self, texts: Sequence[str], note: Callable[[str, list[float]], None], at_once: int = 1
+    ) -> None:
+        """Ask about those texts that have no answer yet, several ``at_once``.
+
+        ``note`` is told of each answer when it comes, also of those that were under way when
+        another failed; that fault is then raised.
+        """
+        wanted = {key_of(item.text): item.text for item in self.prepare(texts)}
+        waiting = iter([key for key in wanted if key not in self.answers])
+        fault: BaseException | None = None
+        with ThreadPoolExecutor(at_once) as pool:
+            asked: dict[Future[list[float]], str] = {}
+            while True:
+                if fault is None:
+                    more = islice(waiting, at_once - len(asked))
+                    asked |= {pool.submit(self.ask, wanted[key]): key for key in more}
+                if not asked:
+                    break
+                for done in wait(asked, return_when=FIRST_COMPLETED).done:
+                    key = asked.pop(done)
+                    if failed := done.exception():
+                        fault = fault or failed
+                    else:
+                        found = done.result()
+                        self.answers[key] = found
+                        note(key, found)
+        if fault is not None:
+            raise fault
 
     def told(self, messages: Sequence[Mapping[str, Any]]) -> list[float]:
         """Logits by what is told of the answer's tokens."""

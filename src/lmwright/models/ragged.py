@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmwright.core.random import key
 
-FRESH: dict[str, Any] = {"bit_generator": "SFC64", "has_uint32": 0, "uinteger": 0}
+FRESH = {"bit_generator": "SFC64", "has_uint32": 0, "uinteger": 0}
 ONE = (1).to_bytes(8, "little")  # where SFC64's own counter begins
 MIXED = 12  # numbers after which its authors hold a state for mixed
 
@@ -203,7 +203,8 @@ class Noise:
         name = f"{site} {document}".encode()
         digest = hashlib.blake2b(name, digest_size=24, key=self.key).digest()
         words = np.frombuffer(digest + ONE, dtype="<u8").astype(np.uint64)
-        self.bits.state = {**FRESH, "state": {"state": words}}
+        state: Any = {**FRESH, "state": {"state": words}}
+        self.bits.state = state
         self.bits.random_raw(MIXED, output=False)
         drawn = self.bits.random_raw((first + count + 3) // 4).view(np.uint16)
         kept: np.ndarray = drawn[first : first + count] >= np.uint16(round(rate * 65536))
