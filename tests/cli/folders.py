@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lmwright.models.family import Family
 from lmwright.models.files.folder import write_folder
 from lmwright.models.network import build, fill
-from lmwright.models.zoo import bert, gpt2, llama, mixtral, t5
+from lmwright.models.zoo import bart, bert, gpt2, llama, mixtral, t5, xlnet
 
 WORDS = [f"w{number}" for number in range(40)]
 GPT2 = {"vocab_size": 40, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
@@ -37,6 +37,18 @@ BERT = {
     "intermediate_size": 12,
     "max_position_embeddings": 16,
 }
+BART = {
+    "vocab_size": 40,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 32,
+}
+XLNET = {"vocab_size": 40, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 20}
 LLAMA = {name: value for name, value in MIXTRAL.items() if "experts" not in name}
 KINDS: dict[str, tuple[Family, dict[str, Any]]] = {
     "gpt2": (gpt2.FAMILY, GPT2),
@@ -44,16 +56,25 @@ KINDS: dict[str, tuple[Family, dict[str, Any]]] = {
     "mixtral": (mixtral.FAMILY, MIXTRAL),
     "bert": (bert.FAMILY, BERT),
     "llama": (llama.FAMILY, LLAMA),
+    "bart": (bart.FAMILY, BART),
+    "xlnet": (xlnet.FAMILY, XLNET),
 }
+
+WITH_HEADS = {"bart", "xlnet"}
+"""Those whose heads, or whose way of writing, have weights beside the body's."""
 
 
 def folder_of(kind: str, folder: Path) -> str:
     """A folder of this family, its weights drawn wide; returns its path."""
     family, config = KINDS[kind]
-    network, generator = build(family.spec(config)), torch.Generator().manual_seed(9)
+    setting, head = family.spec(config), None
+    if kind in WITH_HEADS:
+        setting = family.writes(setting)
+        head = family.heads["lm"](config, setting)[0]
+    network, generator = build(setting, head), torch.Generator().manual_seed(9)
     shapes = {name: weight.shape for name, weight in network.named_parameters()}
     fill(network, {n: torch.randn(s, generator=generator) for n, s in shapes.items()})
-    write_folder(folder, family, network)
+    write_folder(folder, family, network, "lm" if kind in WITH_HEADS else "")
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     (folder / "tokenizer.json").write_text(made.to_str())

@@ -159,9 +159,43 @@ def test_a_question_that_tells_a_model_nothing_is_refused(
         Asked(plain.labels, question, plain.model, plain.source)
 
 
-def test_a_model_with_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="with an encoder"):
-        opened(("a", "b", "c"), WORDY, ours("t5", tmp_path / "t5"))
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_reads_the_question_and_the_decoder_is_asked(
+    family: str, tmp_path: Path
+) -> None:
+    made = opened(("a", "b", "c"), WORDY, ours(family, tmp_path / family))
+    items = made.prepare(["w1 w2", "w11"])
+    logits, vectors = made.look(items)
+    source, target = made.model.network.streams
+    for row, vector, item in zip(logits + made.prior, vectors, items, strict=True):
+        assert item.source is not None and item.cost == len(item.source)
+        for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
+            read = pack([item.source]), pack([np.array([made.model.start, *name])])
+            with torch.inference_mode():
+                logs_nv = torch.log_softmax(
+                    made.model.network(dict(zip((source, target), read, strict=True))), dim=-1
+                )
+            wanted = sum(float(logs_nv[place, token]) for place, token in enumerate(name))
+            assert value == pytest.approx(wanted, abs=1e-4)
+        with torch.inference_mode():
+            mean = made.model.network.encoded(pack([item.source])).mean(dim=0).numpy()
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+    assert len({*logits[:, 0]}) == 2
+    made.save(tmp_path / "one")
+    loaded = load_model(tmp_path / "one")
+    assert np.array_equal(loaded.logits(loaded.prepare(["w1 w2", "w11"])), logits)
+
+
+def test_a_long_text_is_cut_until_the_encoder_can_read_it(tmp_path: Path) -> None:
+    made = opened(("a", "b", "c"), WORDY, ours("bart", tmp_path / "bart"))
+    (item,) = made.prepare([" ".join(f"w{n % 30}" for n in range(60))])
+    longest = made.model.longest or 0
+    assert longest - 6 < item.cost <= longest == 32
+
+
+def test_a_model_that_reads_the_question_anew_for_each_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="anew for each token"):
+        opened(("a", "b", "c"), WORDY, ours("xlnet", tmp_path / "xlnet"))
 
 
 def test_a_question_is_filled_once_and_in_nothing_but_its_holes() -> None:

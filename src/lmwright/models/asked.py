@@ -36,17 +36,19 @@ class Posed:
     """A text as a question.
 
     ``shared`` are the ids that all answers have in front, ``rests`` what each label's has of its
-    own; ``ids`` are those of the text alone.
+    own; ``ids`` are those of the text alone. The question is ``source`` where an encoder reads it,
+    else part of what is shared.
     """
 
     shared: np.ndarray
     rests: tuple[np.ndarray, ...]
     ids: np.ndarray
+    source: np.ndarray | None = None
 
     @property
     def cost(self) -> int:
         """How many tokens the question is."""
-        return len(self.shared)
+        return len(self.shared if self.source is None else self.source)
 
 
 class Asked:
@@ -54,9 +56,9 @@ class Asked:
 
     The logits are the log-probabilities of the labels' names as the answer, less what they are
     where the text says nothing (Zhao et al. 2021, whose content-free texts these are): what the
-    model prefers to say whatever it is asked. The question is a message where the model has a chat
-    template, else a text to go on from. A text's vector is the mean of the hidden states of its
-    question.
+    model prefers to say whatever it is asked. The question is what the encoder reads where there is
+    one, else a message where the model has a chat template, else a text to go on from. A text's
+    vector is the mean of the hidden states of its question.
 
     ``prior`` is what is taken off, found by asking where it is not given.
     """
@@ -72,8 +74,11 @@ class Asked:
         code: str = "",
         prior: Sequence[float] | None = None,
     ) -> None:
-        if len(model.network.streams) > 1:
-            raise BadInput("a language model with an encoder", "a decoder alone")
+        if model.network.two_streams:
+            raise BadInput(
+                "a language model that reads the question anew for each token of an answer",
+                "one that reads it once",
+            )
         self.labels, self.question, self.model = tuple(labels), question, model
         self.source, self.code = source, code
         self.prior = self.without_content() if prior is None else list(prior)
@@ -85,8 +90,8 @@ class Asked:
     def posed(self, text: str) -> Posed:
         """One text's question, and the answers from where they part; what is too long is cut."""
         text = text[: self.question.max_characters]
-        wholes = self.wholes(text)
-        while (over := max(map(len, wholes)) - (self.model.longest or 1 << 30)) > 0:
+        source, wholes = self.read(text)
+        while (over := longest([source, *wholes]) - (self.model.longest or 1 << 30)) > 0:
             if not text:
                 raise BadInput(
                     f"a question of {over + (self.model.longest or 0)} tokens without its text",
@@ -94,7 +99,7 @@ class Asked:
                     "shorten the instruction, or take another model",
                 )
             text = text[:-over]
-            wholes = self.wholes(text)
+            source, wholes = self.read(text)
         common = shared(wholes)
         rests = tuple(each[common:] for each in wholes)
         if not common:
@@ -107,15 +112,21 @@ class Asked:
                 "names of which none begins another as tokens either",
                 "say how the labels are to be called: names: {LABEL: NAME}",
             )
-        return Posed(wholes[0][:common], rests, self.model.tokenizer.ids(text))
+        return Posed(wholes[0][:common], rests, self.model.tokenizer.ids(text), source)
 
-    def wholes(self, text: str) -> list[np.ndarray]:
-        """The ids of a text's question with each answer."""
-        asked, names = self.question.about(text), self.question.names
-        if self.model.template is None:
-            return [self.model.prompt(f"{asked} {name}") for name in names]
-        prompt = self.model.chat([{"role": "user", "content": asked}])
-        return [np.concatenate([prompt, self.model.tokenizer.ids(name)]) for name in names]
+    def read(self, text: str) -> tuple[np.ndarray | None, list[np.ndarray]]:
+        """What an encoder reads of a text's question, and what the decoder does with each answer.
+
+        Without an encoder that is the question with the answer.
+        """
+        asked, names, model = self.question.about(text), self.question.names, self.model
+        if model.start is None and model.template is None:
+            return None, [model.prompt(f"{asked} {name}") for name in names]
+        if model.start is None:
+            source, begin = None, model.chat([{"role": "user", "content": asked}])
+        else:
+            source, begin = model.prompt(asked), np.array([model.start])
+        return source, [np.concatenate([begin, model.tokenizer.ids(name)]) for name in names]
 
     def logits(self, batch: Sequence[Posed]) -> np.ndarray:
         """What the text adds to each label's log-probability, float64 (texts, labels)."""
@@ -133,7 +144,7 @@ class Asked:
 
         The question is read once, and the answers side by side from there.
         """
-        reader = Reader(self.model.network, 1)
+        reader = Reader(self.model.network, 1, None if item.source is None else [item.source])
         logs_bv = torch.log_softmax(reader.read([item.shared]).double(), dim=-1)
         scores = [float(logs_bv[0, rest[0]]) for rest in item.rests]
         going, places = list(range(len(item.rests))), [0] * len(item.rests)
@@ -152,8 +163,10 @@ class Asked:
         """The mean hidden state of each question, at length 1: float32 (texts, width)."""
         rows = []
         for item in batch:
-            ragged = pack([item.shared])
-            pooled_1d = mean_pool(self.model.network.hidden(ragged), ragged)
+            network = self.model.network
+            ragged = pack([item.shared if item.source is None else item.source])
+            states_nd = (network.hidden if item.source is None else network.encoded)(ragged)
+            pooled_1d = mean_pool(states_nd, ragged)
             rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
         return np.stack(rows)
 
@@ -213,6 +226,11 @@ def opened(
 
 def unsaid(line: str) -> None:
     """Nothing: how the model runs was said when it was first read."""
+
+
+def longest(sequences: Sequence[np.ndarray | None]) -> int:
+    """The length of the longest of those that there are."""
+    return max(len(each) for each in sequences if each is not None)
 
 
 def shared(wholes: Sequence[np.ndarray]) -> int:

@@ -183,6 +183,12 @@ class Network(nn.Module):
             share * each for share, each in zip(shares, side_by_side, strict=True)
         )
 
+    def encoded(self, batch: Ragged) -> Tensor:
+        """The states (n, d) of the first stack alone, which a decoder with an encoder reads."""
+        flow, first = self.begun(batch, None, None, None), self.spec.stacks[0].name
+        self.run(first, batch, flow)
+        return flow.read[first].last
+
     def ends(
         self,
         batch: Batch,
