@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 import torch
 
 from lmwright.cli.main import main
@@ -50,6 +52,11 @@ def write_tokenizer(folder: Path, tokenizer) -> None:
 def settings(folder: Path, **fields: object) -> None:
     """The folder's tokenizer_config.json."""
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+
+
+def without_tokens() -> list[str]:
+    """All lines but those that spell a special token, which is text to us and none to others."""
+    return [line for line in lines() if not re.search(r"</?(s|unk|pad|mask)>", line)]
 
 
 def generated(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -102,9 +109,55 @@ def test_vocab_json_with_merges(tmp_path, capsys):
     wanted = continued(model, reference(PROMPT)["input_ids"])
     assert generated(tmp_path, capsys) == reference.decode(wanted)
     (tmp_path / "tokenizer_config.json").unlink()
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "openai-gpt"}))
-    with pytest.raises(BadInput, match=r"'OpenAIGPTTokenizer' is known for vocab\.json"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm"}))
+    with pytest.raises(BadInput, match=r"'XLMTokenizer' is known for vocab\.json"):
         read_tokenizer(tmp_path)
+
+
+@MAILS
+def test_vocab_json_of_blenderbot(tmp_path):
+    """GPT-2's words and merges under its special tokens; an answer's end stands behind a text."""
+    folder = asset_file("asset:gpt2-merges/encoder.json").parent
+    words = json.loads((folder / "encoder.json").read_text("utf-8"))
+    for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>"):
+        words[name] = len(words)
+    rows = (folder / "vocab.bpe").read_text("utf-8").split("\n")[1:]
+    merges = [tuple(row.split()) for row in rows if row]
+    reference = transformers.BlenderbotTokenizer(vocab=words, merges=merges)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blenderbot"}))
+    write_tokenizer(tmp_path, reference)
+    (tmp_path / "tokenizer_config.json").unlink()
+    tokenizer = read_tokenizer(tmp_path)
+    end = words["</s>"]
+    texts = without_tokens()
+    same(tokenizer, [[*ids, end] for ids in reference(texts)["input_ids"]], texts)
+    assert tokenizer.ids("film").tolist() == [words["Ġfilm"]]
+    assert tokenizer.behind() == 1 and tokenizer.roles["eos"] == (end,)
+
+
+def test_vocab_json_of_gpt(tmp_path, capsys):
+    trained = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", end_of_word_suffix="</w>")
+    )
+    trained.normalizer = tokenizers.normalizers.BertNormalizer()
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    )
+    trained.train_from_iterator(reviews()[:3000], trainer)
+    trained.model.save(str(tmp_path))
+    model = write(tmp_path, "OpenAIGPTLMHeadModel", **SMALL, vocab_size=2000)
+    rows = (tmp_path / "merges.txt").read_text("utf-8").split("\n")[1:]
+    reference = transformers.OpenAIGPTTokenizer(
+        vocab=json.loads((tmp_path / "vocab.json").read_text("utf-8")),
+        merges=[tuple(row.split()) for row in rows if row],
+    )
+    tokenizer = read_folder(tmp_path).tokenizer  # the class follows from the model's type
+    texts = without_tokens()
+    same(tokenizer, reference(texts)["input_ids"], texts)
+    assert tokenizer.roles["unk"] == (0,) and tokenizer.ids("ZEBRAS").tolist()
+    wanted = continued(model, reference(PROMPT)["input_ids"])
+    assert generated(tmp_path, capsys) == reference.decode(wanted)
 
 
 def by_sentencepiece(path: Path, ids: dict[int, int], shift: int) -> list[list[int]]:
@@ -166,6 +219,32 @@ def test_sentencepiece_of_xlm_r(tmp_path):
     assert tokenizer.size() == len(reference) == 2002
 
 
+def test_sentencepiece_of_mbart(tmp_path):
+    """As XLM-R's, with a token for each language, one of which stands behind a text."""
+    path = train(tmp_path, vocab_size=2000, model_type="unigram")
+    path = path.rename(tmp_path / "sentencepiece.bpe.model")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mbart"}))
+    tokenizer = read_tokenizer(tmp_path)
+    wanted = by_sentencepiece(path, {0: 3, 1: 0, 2: 2}, 1)
+    first = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    languages = transformers.models.mbart.tokenization_mbart.FAIRSEQ_LANGUAGE_CODES
+    more = [(name, 0.0) for name in (*languages, "<mask>")]
+    reference = transformers.MBartTokenizer(vocab=[*first, *vocabulary_of(path)[0][3:], *more])
+    number = reference.lang_code_to_id["en_XX"]
+    nearly_same(tokenizer, [[*line, 2, number] for line in wanted])
+    assert tokenizer.size() == len(reference) == 2027 and tokenizer.behind() == 2
+    plain = reference("a film")["input_ids"]
+    assert tokenizer.encode(["a film"], 99)[0].tolist() == plain
+    for role in ("bos", "eos", "pad", "unk", "mask"):
+        assert tokenizer.roles[role] == (getattr(reference, f"{role}_token_id"),)
+    settings(tmp_path, src_lang="ro_RO")
+    other = read_tokenizer(tmp_path).encode(["a film"], 99)[0]
+    assert other.tolist() == [*plain[:-1], reference.lang_code_to_id["ro_RO"]]
+    settings(tmp_path, src_lang="xx_XX")
+    with pytest.raises(Corrupt, match="no language token"):
+        read_tokenizer(tmp_path)
+
+
 def test_sentencepiece_of_t5_writes(tmp_path, capsys):
     path = train(tmp_path, vocab_size=2000, model_type="unigram", **OF_T5)
     path = path.rename(tmp_path / "spiece.model")
@@ -224,7 +303,7 @@ def test_sentencepiece_of_xlnet(tmp_path):
     assert read_tokenizer(tmp_path).ids("FINE").tolist() == tokenizer.ids("fine").tolist()
 
 
-@pytest.mark.parametrize("name", ["MBartTokenizer", "M2M100Tokenizer"])
+@pytest.mark.parametrize("name", ["MarianTokenizer", "M2M100Tokenizer"])
 def test_a_class_that_adds_unknown_things_is_refused(tmp_path, name):
     train(tmp_path, vocab_size=500, model_type="unigram")
     settings(tmp_path, tokenizer_class=name)

@@ -1,4 +1,6 @@
-"""vocab.json with merges.txt (GPT-2, RoBERTa, Qwen 2, CLIP), and CLIP's list of merges alone."""
+"""vocab.json with merges.txt (GPT, GPT-2, RoBERTa, BlenderBot, Qwen 2, CLIP), and CLIP's list of
+merges alone.
+"""
 
 from __future__ import annotations
 
@@ -48,24 +50,47 @@ KINDS = {
     "RobertaTokenizer": "roberta",
     "BartTokenizer": "roberta",
     "Qwen2Tokenizer": "qwen2",
+    "BlenderbotTokenizer": "blenderbot",
     "CLIPTokenizer": "clip",
+    "OpenAIGPTTokenizer": "gpt",
 }
 """The class of a tokenizer -> which way a text is cut and closed in."""
+ROBERTA = {
+    "bos": "<s>",
+    "eos": "</s>",
+    "unk": "<unk>",
+    "sep": "</s>",
+    "pad": "<pad>",
+    "cls": "<s>",
+    "mask": "<mask>",
+}
 ROLES = {
+    "gpt": {"unk": "<unk>"},
     "gpt2": {"bos": "<|endoftext|>", "eos": "<|endoftext|>"},
-    "roberta": {
-        "bos": "<s>",
-        "eos": "</s>",
-        "unk": "<unk>",
-        "sep": "</s>",
-        "pad": "<pad>",
-        "cls": "<s>",
-        "mask": "<mask>",
-    },
+    "roberta": ROBERTA,
+    "blenderbot": ROBERTA,
     "qwen2": {"eos": "<|endoftext|>", "pad": "<|endoftext|>"},
     "clip": {"bos": CLIP_START, "eos": CLIP_END, "pad": CLIP_END},
 }
 """The special tokens that these tokenizers have where no file beside them says otherwise."""
+
+NORMALIZERS: dict[str, dict] = {
+    "qwen2": {"type": "NFC"},
+    "clip": sequence(
+        "normalizers",
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ),
+    "gpt": {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": None,
+        "lowercase": True,
+    },
+}
+"""What is done to the whole text first, where anything is."""
 
 
 def read_merges(vocabulary: Path, merges: Path) -> Converted:
@@ -111,7 +136,7 @@ def converted(
     settings: Mapping[str, Any],
     folder: Path | None,
 ) -> Converted:
-    """The tokenizer.json of one of the four kinds."""
+    """The tokenizer.json of one of the kinds."""
     ids = known | {name: token["id"] for name, token in added.items()}
     roles: dict[str, tuple[int, ...]] = {
         role: (ids[name],) for role, name in ROLES[kind].items() if name in ids
@@ -123,10 +148,12 @@ def converted(
     tokens = {number: added_token(number, names[number]) for number in sorted(special)}
     tokens |= {token["id"]: token for token in added.values()}
     parts: dict[str, Any] = {"pre_tokenizer": cut(kind, settings), "decoder": BYTE_LEVEL}
-    suffix = WORD_END if kind == "clip" else None
-    unknown = CLIP_END if kind == "clip" else None
-    if kind in ("qwen2", "clip"):
-        parts["normalizer"] = normalizer(kind)
+    suffix = WORD_END if kind in ("clip", "gpt") else None
+    unknown = {"clip": CLIP_END, "gpt": "<unk>"}.get(kind)
+    if kind in NORMALIZERS:
+        parts["normalizer"] = NORMALIZERS[kind]
+    if kind == "gpt":
+        parts["decoder"] = {"type": "BPEDecoder", "suffix": WORD_END}
     closed = closing(kind, settings, roles, names)
     data = tokenizer_json(
         bpe(ids, pairs, end_of_word_suffix=suffix, unk_token=unknown),
@@ -139,7 +166,10 @@ def converted(
 
 def cut(kind: str, settings: Mapping[str, Any]) -> dict:
     """How a text becomes words, whose bytes are then spelled as characters."""
-    letters = {**BYTE_LEVEL, "add_prefix_space": bool(settings.get("add_prefix_space", False))}
+    space = bool(settings.get("add_prefix_space", kind == "blenderbot"))
+    letters = {**BYTE_LEVEL, "add_prefix_space": space}
+    if kind == "gpt":
+        return {"type": "BertPreTokenizer"}
     if kind == "clip":
         wanted = {**split(CLIP), "behavior": "Removed", "invert": True}
         return sequence("pretokenizers", wanted, BYTE_LEVEL)
@@ -147,14 +177,6 @@ def cut(kind: str, settings: Mapping[str, Any]) -> dict:
         return sequence("pretokenizers", split(QWEN2), letters)
     # The built-in pattern is GPT-2's; unlike Split it sees the space that is put in front.
     return {**letters, "use_regex": True}
-
-
-def normalizer(kind: str) -> dict:
-    """NFC; for CLIP also white space as one space, and lower case."""
-    if kind == "qwen2":
-        return {"type": "NFC"}
-    space = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
-    return sequence("normalizers", {"type": "NFC"}, space, {"type": "Lowercase"})
 
 
 def closing(
@@ -176,6 +198,8 @@ def closing(
             "trim_offsets": True,
             "add_prefix_space": bool(settings.get("add_prefix_space", False)),
         }
+    if kind == "blenderbot":
+        return around([], [(names[roles["eos"][0]], roles["eos"][0])])
     sides = []
     for role in ("bos", "eos"):
         wanted = settings.get(f"add_{role}_token") and role in roles
@@ -223,7 +247,7 @@ def check_merges(pairs: list[list[str]], known: Mapping[str, int], path: Path) -
 
 
 def kind_of(name: str, known: Mapping[str, int], path: Path) -> str:
-    """Which of the four kinds a tokenizer of this class (nothing: none is named) is."""
+    """Which of the kinds a tokenizer of this class (nothing: none is named) is."""
     if not name:
         return "clip" if any(word.endswith(WORD_END) for word in known) else "gpt2"
     if name not in KINDS:

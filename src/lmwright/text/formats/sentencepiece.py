@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ BONUS = -0.1
 MOST_SENTINELS = 10_000
 ALL = 1 << 20
 """More spaces than stand before a text."""
+LANGUAGES = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN",
+    "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP",
+    "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
+)  # fmt: skip
+"""The languages of mBART (Liu et al. 2020, table 1), in the order of their tokens."""
 OTHER_RECIPE = "take the model's tokenizer.json"
 
 
@@ -77,7 +83,7 @@ class Kind:
         lambda pieces, settings: pieces
     )
     sides: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    roles: Mapping[str, str] = field(default_factory=dict)
+    roles: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda settings: {}
     steps: Callable[[Mapping[str, Any]], list[dict[str, Any]]] = lambda settings: []
 
 
@@ -99,6 +105,12 @@ def as_fairseq(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[
     return (*found, Piece("<mask>", 0.0, CONTROL))
 
 
+def with_languages(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """mBART: as XLM-R, with the languages' tokens before the mask."""
+    *found, mask = as_fairseq(pieces, settings)
+    return (*found, *(Piece(name, 0.0, CONTROL) for name in LANGUAGES), mask)
+
+
 def without_accents(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """XLNet: quotes of one kind, no accents, and lower case if that is set."""
     quotes = [
@@ -106,6 +118,11 @@ def without_accents(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     lower = [{"type": "Lowercase"}] if settings.get("do_lower_case") else []
     return [*quotes, {"type": "NFKD"}, {"type": "StripAccents"}, *lower]
+
+
+def roles_of_languages(settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """mBART: who plays which role, and the language that a text is said to be in."""
+    return {"mask": "<mask>", "language": settings.get("src_lang") or "en_XX"}
 
 
 KINDS = {
@@ -116,11 +133,12 @@ KINDS = {
     "XLMRobertaTokenizer": Kind(
         as_fairseq,
         (("cls",), ("sep",)),
-        {"cls": "<s>", "sep": "</s>", "mask": "<mask>"},
+        lambda settings: {"cls": "<s>", "sep": "</s>", "mask": "<mask>"},
     ),
+    "MBartTokenizer": Kind(with_languages, ((), ("eos", "language")), roles_of_languages),
     "XLNetTokenizer": Kind(
         sides=((), ("sep", "cls")),
-        roles={"sep": "<sep>", "cls": "<cls>", "mask": "<mask>"},
+        roles=lambda settings: {"sep": "<sep>", "cls": "<cls>", "mask": "<mask>"},
         steps=without_accents,
     ),
 }
@@ -147,7 +165,7 @@ def read_sentencepiece(path: Path) -> Converted:
     check(model, path)
     names = [piece.text for piece in model.pieces]
     ids = {name: place for place, name in enumerate(names)}
-    roles = roles_of(model, kind) | roles_beside(path.parent, ids)
+    roles = roles_of(model, kind.roles(settings)) | roles_beside(path.parent, ids)
     sides = [
         [(names[roles[role][0]], roles[role][0]) for role in side]
         for side in sides_of(kind, settings, roles, path)
@@ -204,9 +222,9 @@ def kind_of(name: str, path: Path) -> Kind:
     return KINDS[name]
 
 
-def roles_of(model: PieceModel, kind: Kind) -> dict[str, tuple[int, ...]]:
+def roles_of(model: PieceModel, more: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """The special tokens that have their roles by the model's own word, or by their class's."""
-    names = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", **kind.roles}
+    names = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", **more}
     special = {piece.text: n for n, piece in enumerate(model.pieces) if piece.kind == CONTROL}
     found = {role: (special[name],) for role, name in names.items() if name in special}
     return {"unk": ([piece.kind for piece in model.pieces].index(UNKNOWN),), **found}
