@@ -1,4 +1,4 @@
-"""How the process holds on to freed memory, gives it back, and makes many small things at once."""
+"""How the process holds on to freed memory and few kernels, and makes many small things at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names' numbers in glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # the most that glibc accepts
 KEPT_IN_ALL = 1 << 30
-KERNELS = "64"  # where all products are oneDNN's a step has about two dozen shapes
+KERNELS = "32"  # where all products are oneDNN's a step has about two dozen shapes
 
 
 def keep_freed_memory() -> bool:
@@ -23,7 +22,8 @@ def keep_freed_memory() -> bool:
     CPU that took a sixth to a third of a training step. Says whether it could be set: other
     C libraries than glibc keep their own ways.
     """
-    mallopt = of_glibc("mallopt")
+    linux = sys.platform.startswith("linux")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if linux else None
     if mallopt is None:
         return False
     kept = mallopt(MMAP_THRESHOLD, LARGEST_KEPT) == 1
@@ -39,21 +39,6 @@ def keep_few_kernels() -> None:
     oneDNN ask; a setting of the user's own stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
-
-
-def give_back_freed_memory() -> bool:
-    """Give all freed pages back to the system, and say whether the C library can.
-
-    Batches of ever other sizes leave holes that no later tensor fits: kept, they grew a training
-    that used 2.4 GB at its largest step to 6.0 GB within 550 steps (docs/log.md).
-    """
-    trim = of_glibc("malloc_trim")
-    return trim is not None and trim(0) == 1
-
-
-def of_glibc(name: str) -> Any:
-    """One of glibc's own functions, or None where another C library is at work."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 @contextmanager

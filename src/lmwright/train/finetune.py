@@ -21,7 +21,7 @@ from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
-from lmwright.models.memory import give_back_freed_memory, keep_few_kernels
+from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
 from lmwright.models.network import Network, build, fill, size
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
@@ -33,8 +33,6 @@ from lmwright.train.task import Task
 
 COLUMNS = ["id", "text", "label", "source"]
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-TRIM_EVERY = 50
-"""Steps after which freed memory goes back, whose pages the next step must then fault in anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +207,6 @@ class Train(Stage):
                     self.checkpoint_every,
                     lambda state: checkpoints.save(state, network, optimizer, best),
                 ),
-                (TRIM_EVERY, lambda state: give_back_freed_memory()),
             ],
             work.record,
         )
