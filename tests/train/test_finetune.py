@@ -7,13 +7,16 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
+from lmwright.models.calibration import fit_temperature
 from lmwright.models.model import load_model
+from lmwright.tasks import classify
 from lmwright.train import checkpoint
 from lmwright.train.finetune import Train, read_rows
 from tests.train.conftest import FakeWork, write_rows
@@ -147,17 +150,44 @@ def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path
     """A rate this high overfits a hundred sentences soon."""
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, epochs=30, evaluate_every=10, patience=2).run(work)
-    scores = {each["step"]: each["log_loss"] for each in work.named("evaluated")}
+    scores = {each["step"]: each["scaled_log_loss"] for each in work.named("evaluated")}
     assert facts["best_step"] == min(scores, key=scores.__getitem__)
-    assert facts["stop_log_loss"] == min(scores.values())
+    assert facts["stop_scaled_log_loss"] == min(scores.values())
     assert facts["steps"] == facts["best_step"] + 20 < 300
     assert facts["ended"] == "no better for 2 scores"
     model = load_model(work.folder / "model")
     table = pq.read_table(rows / "stop.parquet").to_pylist()
-    logits = torch.from_numpy(model.logits(model.prepare([row["text"] for row in table])))
-    targets = torch.tensor([model.labels.index(row["label"]) for row in table])
-    loss = torch.nn.functional.cross_entropy(logits, targets).item()
-    assert loss == pytest.approx(facts["stop_log_loss"], rel=1e-5)
+    logits = model.logits(model.prepare([row["text"] for row in table]))
+    targets = np.array([model.labels.index(row["label"]) for row in table])
+    logits = torch.from_numpy(logits / fit_temperature(logits, targets))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets)).item()
+    assert loss == pytest.approx(facts["stop_scaled_log_loss"], rel=1e-5)
+
+
+def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_path, monkeypatch):
+    """Of two scores, the later orders texts better and is ten times too sure of itself."""
+    scores = iter([(4, 1.0), (12, 10.0)])
+
+    def logits(network, piece, noise):
+        every, sure = next(scores)
+        margins = [sure * (2 * each.target - 1) for each in piece]
+        margins = [-m if place % every == 0 else m for place, m in enumerate(margins)]
+        return torch.tensor([[-m, m] for m in margins])
+
+    monkeypatch.setattr(classify, "logits", logits)
+    monkeypatch.setattr(classify.Classify, "loss", steps_of_zero)
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    facts = replace(stage, evaluate_every=10, stop_rows=24).run(work)
+    early, late = work.named("evaluated")
+    assert early["log_loss"] < late["log_loss"]
+    assert early["scaled_log_loss"] > late["scaled_log_loss"]
+    assert early["accuracy"] < late["accuracy"]
+    assert facts["best_step"] == late["step"] == 20
+
+
+def steps_of_zero(task, network, examples, noise):
+    """A loss whose steps leave the weights nearly as they are."""
+    return 0.0 * sum(weight.sum() for weight in network.parameters())
 
 
 def test_curves_tell_the_whole_run(stage, rows, tmp_path):
@@ -166,7 +196,7 @@ def test_curves_tell_the_whole_run(stage, rows, tmp_path):
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
     assert [point["step"] for point in curves] == list(range(1, 21))
     assert curves[-1]["tokens"] == facts["tokens"]
-    assert [point["step"] for point in curves if "stop_log_loss" in point] == [7, 14, 20]
+    assert [point["step"] for point in curves if "stop_scaled_log_loss" in point] == [7, 14, 20]
     rates = [point["lr"] for point in curves]
     assert max(rates) == rates[2] == 3e-3
     assert sorted(rates[2:], reverse=True) == rates[2:]

@@ -189,12 +189,16 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
         curves = evidence.load(result, "model", "curves.json")
         if result is None or not curves:
             continue
-        stop = [(p["step"], p["stop_log_loss"]) for p in curves if "stop_log_loss" in p]
+        stop, scaled = (
+            [(p["step"], p[name]) for p in curves if name in p]
+            for name in ("stop_log_loss", "stop_scaled_log_loss")
+        )
         raw = [(p["step"], p["loss"]) for p in curves]
         series = [
             Line("loss of each step", thinned(raw), "faint"),
             Line("loss, smoothed", thinned(smoothed(raw)), "s1"),
             Line("log-loss on the stop split", stop, "s2", dots=True),
+            Line("the same at its best temperature", scaled, "s4", dots=True),
         ]
         found.append(
             {

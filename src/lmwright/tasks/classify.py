@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.core.errors import BadInput, nearest
+from lmwright.metrics.classification import log_losses
+from lmwright.models.calibration import fit_temperature, softmax
 from lmwright.models.encoder import MOST_TOKENS_AT_ONCE, Encoder, pieces
 from lmwright.models.ragged import Noise, pack
 from lmwright.models.spec import Head
@@ -22,6 +26,7 @@ class Classify:
 
     labels: tuple[str, ...]
     smoothing: float = 0.0
+    judged_by: ClassVar[str] = "scaled_log_loss"
 
     def head(self, dropout: float) -> Head:
         """The mean over the tokens, as the start was pre-trained with, then one linear map."""
@@ -53,16 +58,23 @@ class Classify:
         return sum(added, loss)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean log-loss (nats, unsmoothed) and accuracy."""
-        total, right = 0.0, 0
+        """Mean log-loss (nats, unsmoothed), the same at the best temperature, and accuracy.
+
+        Every model gets a temperature before it is used (models/calibration.py), so weights that
+        are merely too sure of themselves must not lose to weights that order texts worse.
+        """
+        found = np.empty((len(examples), len(self.labels)))
         with torch.inference_mode():
             costs = [len(example.tokens) for example in examples]
             for places in pieces(costs, MOST_TOKENS_AT_ONCE):
                 piece = [examples[place] for place in places]
-                rows, wanted = logits(network, piece, None).double(), targets(piece)
-                total += float(F.cross_entropy(rows, wanted, reduction="sum"))
-                right += int((rows.argmax(dim=1) == wanted).sum())
-        return {"log_loss": total / len(examples), "accuracy": right / len(examples)}
+                found[places] = logits(network, piece, None).double().numpy()
+        wanted = targets(examples).numpy()
+        return {
+            "log_loss": mean_log_loss(found, wanted),
+            "scaled_log_loss": mean_log_loss(found / fit_temperature(found, wanted), wanted),
+            "accuracy": float((found.argmax(axis=1) == wanted).mean()),
+        }
 
 
 def logits(
@@ -79,3 +91,8 @@ def logits(
 def targets(examples: Sequence[Example]) -> Tensor:
     """The places of the right labels, int64."""
     return torch.tensor([example.target for example in examples])
+
+
+def mean_log_loss(rows: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean log-loss (nats) of logits (n, labels) against the places of the right labels (n,)."""
+    return float(log_losses(wanted, softmax(rows)).mean())

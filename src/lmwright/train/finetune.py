@@ -46,7 +46,9 @@ class Train(Stage):
     those that decide when to stop; ``max_tokens`` cuts a text.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The stop split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
-    (0: never), and the best weights are kept. ``dropout`` below 0 keeps the start's own rates.
+    (0: never), and the best weights are kept: those with the least log-loss at their own best
+    temperature, since every model is given one before use. ``dropout`` below 0 keeps the
+    start's own rates.
     """
 
     task: str = "classify"
@@ -148,8 +150,8 @@ class Train(Stage):
         table = self.training_rows(work)
         stop = same_rows(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
         batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
-        judged = examples(task, model, stop)
-        state, seconds, new_tokens = self.fit(work, model.network, task, batches, judged)
+        held_out = examples(task, model, stop)
+        state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
         out = work.out("model")
         model.save(out)
         write_json(out / "curves.json", state.curves)
@@ -162,13 +164,13 @@ class Train(Stage):
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
-            "stop_log_loss": state.best_loss,
+            f"stop_{task.judged_by}": state.best_loss,
             "parameters": size(model.network),
             "labels": list(labels),
         }
 
     def fit(
-        self, work: Work, network: Network, task: Task, batches: Batches, judged: list[Any]
+        self, work: Work, network: Network, task: Task, batches: Batches, held_out: list[Any]
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         optimizer = adamw(network, self.weight_decay)
@@ -180,12 +182,13 @@ class Train(Stage):
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = task.score(network, judged)
-            refuse_infinite(scores["log_loss"], 0.0, state, work.record)
+            scores = task.score(network, held_out)
+            judged = scores[task.judged_by]
+            refuse_infinite(judged, 0.0, state, work.record)
             state.curves[-1].update({f"stop_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
-            if scores["log_loss"] < state.best_loss:
-                state.best_loss, state.best_step, state.worse = scores["log_loss"], state.step, 0
+            if judged < state.best_loss:
+                state.best_loss, state.best_step, state.worse = judged, state.step, 0
                 best.update(copied(network))
             else:
                 state.worse += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -14,7 +14,12 @@ from lmwright.train.batches import Example
 
 
 class Task(Protocol):
-    """What belongs together: examples, head, loss and score."""
+    """What belongs together: examples, head, loss and scores.
+
+    ``judged_by`` names the score that decides which weights are kept; lower is better.
+    """
+
+    judged_by: ClassVar[str]
 
     def head(self, dropout: float) -> Head:
         """The head that answers the task."""
@@ -28,4 +33,4 @@ class Task(Protocol):
         """The mean loss of some examples; with ``noise``, under dropout."""
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Scores on held-out examples; ``log_loss`` is among them, and lower is better."""
+        """Scores on held-out examples by name, that of ``judged_by`` among them."""
