@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 QUIET = 5.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines where there is no terminal, at least."""
+SAME = 60.0
+"""Seconds after which a line comes again there, though nothing moved."""
+TRUSTED = 20.0
+"""Seconds of work from which the time that is left is told."""
 
 
 class Lines:
@@ -17,6 +21,8 @@ class Lines:
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
         self.last = 0.0
+        self.shown = ""
+        self.first: dict[str, tuple[float, float]] = {}
         self.began = time.monotonic()
 
     def begin(self, step: str, state: str) -> None:
@@ -27,12 +33,16 @@ class Lines:
     def progress(self, step: str, done: float, total: float, note: str) -> None:
         """A stage is ``done`` of ``total`` on its way."""
         now = time.monotonic()
+        share = min(done / total, 1.0) if total else 0.0
+        since, from_share = self.first.setdefault(step, (now, share))
         if now - self.last < (0.1 if self.live else QUIET):
             return
-        self.last = now
-        share = min(done / total, 1.0) if total else 0.0
         bar = "█" * int(share * 24) + "·" * (24 - int(share * 24))
-        text = f"  {step:<10} {bar} {share:>4.0%} {note}"
+        text = f"  {step:<10} {bar} {share:>4.0%} {note}".rstrip()
+        if not self.live and text == self.shown and now - self.last < SAME:
+            return
+        self.last, self.shown = now, text
+        text += left(now - since, share - from_share, 1 - share)
         if self.live:
             print(f"\r\x1b[2K{text[:110]}", end="", file=sys.stderr, flush=True)
         else:
@@ -49,3 +59,11 @@ class Lines:
         clear = "\r\x1b[2K" if self.live else ""
         at = time.monotonic() - self.began
         print(f"{clear}[{at:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def left(seconds: float, moved: float, ahead: float) -> str:
+    """How long the rest takes at the pace so far; nothing while that is not to be trusted."""
+    if seconds < TRUSTED or moved <= 0 or ahead <= 0:
+        return ""
+    rest = seconds / moved * ahead
+    return f", {rest / 60:.0f} min left" if rest >= 90 else f", {rest:.0f} s left"
