@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from lmwright.loop.forecast import (
     that_fits,
     track_record,
 )
+from lmwright.models.memory import KERNELS
+from lmwright.models.network import Network
 from lmwright.store.run import plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
@@ -131,6 +134,32 @@ def test_what_cannot_fit_is_refused_before_any_work(
     assert "does not fit: train is foretold" in capsys.readouterr().out
     assert main(["run", *words]) == 1, "nor with the forecast that plan has kept"
     assert store.runs() == []
+
+
+@pytest.mark.parametrize("memory", [1, 10**15])
+def test_a_training_that_follows_still_finds_few_kernels(
+    table: Path, store: Store, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    """oneDNN reads its setting once, before the first model's first pass, whoever makes it."""
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")  # to be put back after the test
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    monkeypatch.setattr(forecast, "machine_memory", lambda: memory)
+    seen: list[str | None] = []
+    passes = Network.forward
+
+    def watched(self: Network, *given: object, **named: object) -> object:
+        seen.append(os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY"))
+        if memory == 1:
+            raise StopIteration  # a probe's other passes tell no more
+        return passes(self, *given, **named)
+
+    monkeypatch.setattr(Network, "forward", watched)
+    if memory == 1:
+        with pytest.raises(StopIteration):
+            that_fits(read(table), store, None)
+    else:
+        assert that_fits(read(table), store, None) is None
+    assert seen and set(seen) == {KERNELS}
 
 
 def test_what_surely_fits_is_not_probed_and_what_is_done_is_not_refused(

@@ -247,7 +247,6 @@ def track_record(store: Store) -> dict[str, Past]:
 
 def probe(known: Sources, training: Train) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
-    keep_few_kernels()  # as the training will, which may follow in this process
     texts = known.sample()
     prepared = known.model.prepare(texts)
     peak = Peak()
@@ -464,6 +463,7 @@ def training_of(recipe: Recipe) -> Train:
 
 def beginning(recipe: Recipe, store: Store) -> Encoder:
     """A model as training starts from, with a fresh head, for the probe."""
+    keep_few_kernels()  # as the training must, which may follow in this process
     training = training_of(recipe)
     most = max(READ_TOKENS, training.max_tokens)
     given = recipe.artifacts.get(training.start_from or "")
