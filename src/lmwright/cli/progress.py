@@ -22,6 +22,7 @@ class Lines:
         self.live = sys.stderr.isatty()
         self.last = 0.0
         self.shown = ""
+        self.stages: set[str] = set()
         self.first: dict[str, tuple[float, float]] = {}
         self.began = time.monotonic()
 
@@ -29,6 +30,7 @@ class Lines:
         """A stage starts, or waits."""
         if state == "running":
             self.line(f"{step}: running")
+            self.stages.add(step)
 
     def progress(self, step: str, done: float, total: float, note: str) -> None:
         """A stage is ``done`` of ``total`` on its way."""
@@ -42,7 +44,9 @@ class Lines:
         if not self.live and text == self.shown and now - self.last < SAME:
             return
         self.last, self.shown = now, text
-        text += left(now - since, share - from_share, 1 - share)
+        # Of a stage only: the pace of traffic says nothing of how long the loop will take.
+        if step in self.stages:
+            text += left(now - since, share - from_share, 1 - share)
         if self.live:
             print(f"\r\x1b[2K{text[:110]}", end="", file=sys.stderr, flush=True)
         else:
