@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput
-from lmwright.models.decode import Decoding, cut, leaning
+from lmwright.models.decode import Decoding, bound, cut, leaning
 
 transformers = pytest.importorskip("transformers")
 
@@ -39,6 +39,16 @@ def test_a_bias_is_the_references(seed):
     wanted = warp(torch.zeros(1, 1, dtype=torch.int64), logits(seed)[None])[0]
     found = leaning(logits(seed), [4, 4], Decoding(most=1, bias=tuple(bias.items())))
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_what_may_not_come_is_the_references(length):
+    scores, known = torch.stack([logits(0), logits(1)]), torch.zeros(2, 1 + length).long()
+    never = transformers.NoBadWordsLogitsProcessor([[4], [17]])
+    first = transformers.ForcedBOSTokenLogitsProcessor(9)
+    found = bound(scores, length, Decoding(most=1, first=9, never=(4, 17)))
+    torch.testing.assert_close(found, first(known, never(known, scores)))
+    assert torch.equal(scores[0], logits(0))
 
 
 def test_penalties_follow_their_formula():

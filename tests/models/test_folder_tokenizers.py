@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ PROMPT = "The best thing about this film is"
 SMALL = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64}
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 9}
 T5 = {"d_model": 8, "d_kv": 4, "d_ff": 9, "num_layers": 2, "num_heads": 2}
+SIDES = {
+    "d_model": 8,
+    **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
+    **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+    **{f"{side}_ffn_dim": 9 for side in ("encoder", "decoder")},
+}
 OF_T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 
 
@@ -59,14 +66,24 @@ def without_tokens() -> list[str]:
     return [line for line in lines() if not re.search(r"</?(s|unk|pad|mask)>", line)]
 
 
-def generated(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def of_marian(pad: int) -> dict[str, object]:
+    """What a config of Marian's says besides its sizes."""
+    return {
+        "pad_token_id": pad,
+        "decoder_start_token_id": pad,
+        "eos_token_id": 0,
+        "forced_eos_token_id": None,
+    }
+
+
+def generated(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What ``lmwright generate`` goes on with."""
     capsys.readouterr()
-    assert main(["generate", str(folder), PROMPT, "--max-tokens", "6"]) == 0
+    assert main(["generate", str(folder), PROMPT, "--max-tokens", "6", *words]) == 0
     return capsys.readouterr().out.removesuffix("\n")
 
 
-def continued(model, ids: list[int]) -> list[int]:
+def continued(model, ids: list[int], **how: object) -> list[int]:
     """The reference's likeliest tokens; of an encoder's text, or after a prompt."""
     pair = model.config.is_encoder_decoder
     found = model.generate(
@@ -74,6 +91,7 @@ def continued(model, ids: list[int]) -> list[int]:
         attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
         max_new_tokens=6,
         do_sample=False,
+        **how,
     )[0].tolist()
     return found[1:] if pair else found[len(ids) :]
 
@@ -167,11 +185,12 @@ def by_sentencepiece(path: Path, ids: dict[int, int], shift: int) -> list[list[i
     return [[ids.get(each, each + shift) for each in line] for line in found]
 
 
-def nearly_same(tokenizer, wanted: list[list[int]]) -> None:
+def nearly_same(tokenizer, wanted: list[list[int]], texts: Sequence[str] = ()) -> None:
     """The wanted ids of all lines, but for a few with cuts of equal scores (see test_formats)."""
-    found = tokenizer.encode(lines(), 1_000_000)
+    texts = texts or lines()
+    found = tokenizer.encode(texts, 1_000_000)
     other = [n for n, ids in enumerate(found) if ids.tolist() != wanted[n]]
-    assert len(other) <= 0.002 * len(wanted), (lines()[other[0]], found[other[0]])
+    assert len(other) <= 0.002 * len(wanted), (texts[other[0]], found[other[0]])
     assert all(len(found[n]) == len(wanted[n]) for n in other)
 
 
@@ -303,11 +322,121 @@ def test_sentencepiece_of_xlnet(tmp_path):
     assert read_tokenizer(tmp_path).ids("FINE").tolist() == tokenizer.ids("fine").tolist()
 
 
-@pytest.mark.parametrize("name", ["MarianTokenizer", "M2M100Tokenizer"])
-def test_a_class_that_adds_unknown_things_is_refused(tmp_path, name):
+def pieces_of(path: Path) -> list[str]:
+    """A model's pieces in their order."""
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return [reference.id_to_piece(number) for number in range(len(reference))]
+
+
+def test_sentencepiece_of_m2m100(tmp_path, capsys):
+    """Ids by a vocab.json, a language before a text and an end behind it."""
+    path = train(tmp_path, vocab_size=2000, model_type="unigram")
+    path = path.rename(tmp_path / "sentencepiece.bpe.model")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m2m_100"}))
+    words = ["<s>", "<pad>", "</s>", "<unk>", *reversed(pieces_of(path)[3:])]
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    tokenizer = read_tokenizer(tmp_path)
+    reference = transformers.M2M100Tokenizer(str(vocabulary), str(path), src_lang="en")
+    texts = without_tokens()
+    numbers = {name: words.index(name) for name in words}
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [[numbers.get(each, 3) for each in line] for line in spm.encode(texts, out_type=str)]
+    first, end = reference.get_lang_id("en"), 2
+    nearly_same(tokenizer, [[first, *line, end] for line in pieces], texts)
+    as_transformers(tokenizer, reference)
+    assert tokenizer.size() == 2001 + 100 and tokenizer.behind() == 1
+    for code in ("af", "en", "zu"):
+        assert tokenizer.control[f"__{code}__"] == reference.get_lang_id(code)
+    assert tokenizer.decode(tokenizer.encode(["a fine film"], 99)[0]) == "a fine film"
+    model = write(tmp_path, "M2M100ForConditionalGeneration", **SIDES, vocab_size=2112)
+    for beams in (1, 3):
+        for source, target in (("en", "fr"), ("zu", "de")):
+            reference.src_lang, first = source, reference.get_lang_id(target)
+            ids = reference(PROMPT)["input_ids"]
+            wanted = continued(model, ids, forced_bos_token_id=first, num_beams=beams)
+            assert wanted[0] == first
+            how = ("--from", source, "--to", target, "--beams", str(beams))
+            assert generated(tmp_path, capsys, *how) == tokenizer.decode(wanted)
+    for word, told in (("--to", "no token says 'xx'"), ("--from", "no token says 'xx'")):
+        assert main(["generate", str(tmp_path), PROMPT, word, "xx"]) == 1
+        assert told in capsys.readouterr().err
+    settings(tmp_path, src_lang="fr")
+    assert read_tokenizer(tmp_path).encode(["a"], 9)[0][0] == reference.get_lang_id("fr")
+    settings(tmp_path, src_lang="xx")
+    with pytest.raises(Corrupt, match="no language token"):
+        read_tokenizer(tmp_path)
+    settings(tmp_path, language_codes="all")
+    with pytest.raises(Corrupt, match="language_codes is 'all'"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words[:1500])}))
+    with pytest.raises(Corrupt, match=r"1499 of the 2000 pieces.*from the same model"):
+        read_tokenizer(tmp_path)
+
+
+def test_sentencepiece_of_marian(tmp_path, capsys):
+    """One vocabulary for two models: texts are cut by the source's, answers read by both."""
+    (tmp_path / "other").mkdir()
+    target = train(tmp_path / "other", vocab_size=1500, model_type="bpe")
+    target = target.rename(tmp_path / "target.spm")
+    source = train(tmp_path, vocab_size=2000, model_type="unigram").rename(tmp_path / "source.spm")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    ours, theirs = pieces_of(source), pieces_of(target)
+    only = [each for each in theirs if each not in ours]
+    assert len(only) > 50
+    words = ["</s>", "<unk>", *sorted({*ours[3:], *only}), ">>fra<<", ">>deu<<", "<pad>"]
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    settings(tmp_path, source_lang="en", target_lang="fr")
+    tokenizer = read_tokenizer(tmp_path)
+    with pytest.warns(UserWarning, match="sacremoses"):
+        reference = transformers.MarianTokenizer(str(source), str(target), str(vocabulary))
+    texts = without_tokens()
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(source))
+    numbers = {word: number for number, word in enumerate(words)}
+    pieces = [[numbers.get(each, 1) for each in line] for line in spm.encode(texts, out_type=str)]
+    nearly_same(tokenizer, [[*line, 0] for line in pieces], texts)
+    as_transformers(tokenizer, reference)
+    assert tokenizer.roles["eos"] == (0,) and tokenizer.roles["pad"] == (len(words) - 1,)
+    assert tokenizer.size() == len(words)
+    for text in (">>fra<< a fine film", ">>deu<<a fine film"):
+        assert tokenizer.encode([text], 99)[0].tolist() == reference(text)["input_ids"]
+    word = next(each for each in only if len(each) > 3 and each.startswith("\u2581"))
+    answer = [numbers[word], numbers["\u2581film"], 0]
+    assert tokenizer.decode(answer) == reference.decode(answer, skip_special_tokens=True)
+    assert tokenizer.token(numbers[word]) == word
+    assert numbers[word] not in tokenizer.ids(f"\0{word} {word} \0{word[1:]}").tolist()
+    pad = len(words) - 1
+    model = write(tmp_path, "MarianMTModel", **SIDES, vocab_size=len(words), **of_marian(pad))
+    with torch.no_grad():
+        model.final_logits_bias[0, pad] = 1e4  # as the likeliest of all, which no answer may have
+    never = {"bad_words_ids": [[pad]], "decoder_start_token_id": pad, "eos_token_id": 0}
+    model.generation_config.update(**never)
+    model.save_pretrained(tmp_path)
+    for beams in (1, 3):
+        wanted = continued(model, reference(PROMPT)["input_ids"], num_beams=beams)
+        assert pad not in wanted
+        assert generated(tmp_path, capsys, "--beams", str(beams)) == tokenizer.decode(wanted)
+    assert main(["generate", str(tmp_path), PROMPT, "--from", "fr"]) == 1
+    assert "no token says 'fr'" in capsys.readouterr().err
+    said = json.loads((tmp_path / "generation_config.json").read_text())
+    for never, told in (([[pad, 3]], "several tokens"), ([[70_000]], "names token 70000")):
+        (tmp_path / "generation_config.json").write_text(
+            json.dumps({**said, "bad_words_ids": never})
+        )
+        assert main(["generate", str(tmp_path), PROMPT]) == 1
+        assert told in capsys.readouterr().err
+    settings(tmp_path, separate_vocabs=True)
+    with pytest.raises(Corrupt, match="each side has ids of its own"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_class_that_adds_unknown_things_is_refused(tmp_path):
     train(tmp_path, vocab_size=500, model_type="unigram")
-    settings(tmp_path, tokenizer_class=name)
-    with pytest.raises(BadInput, match=rf"{name}' is known for m\.model.*a tokenizer\.json"):
+    settings(tmp_path, tokenizer_class="XGLMTokenizer")
+    told = r"'XGLMTokenizer' is known for m\.model.*a tokenizer\.json"
+    with pytest.raises(BadInput, match=told):
         read_tokenizer(tmp_path)
 
 

@@ -12,6 +12,7 @@ from lmwright.core.errors import BadInput
 from lmwright.models.authors import Author, author_at
 from lmwright.models.decode import Decoding
 from lmwright.models.hosted import is_hosted
+from lmwright.models.language import LanguageModel
 
 Address = Annotated[
     str,
@@ -43,12 +44,18 @@ def generate(
     top_p: TopP = 1.0,
     beams: Beams = 1,
     seed: Seed = 0,
+    source: Annotated[
+        str, typer.Option("--from", help="A translator's prompt is in this language (fr, fr_XX).")
+    ] = "",
+    target: Annotated[str, typer.Option("--to", help="A translator answers in this one.")] = "",
     key_from: KeyFrom = "",
 ) -> None:
-    """Go on from a prompt; the text appears as it is made."""
+    """Go on from a prompt, or translate it; the text appears as it is made."""
     how = Decoding(max_tokens, temperature, top_k, top_p, beams)
     text = sys.stdin.read() if prompt == "-" else prompt
     author = opened(model, key_from)
+    if source or target:
+        author = translator(author, source, target)
     if message:
         show(author.reply([{"role": "user", "content": text}], how, seed))
     else:
@@ -81,6 +88,13 @@ def opened(address: str, key_from: str) -> Author:
     if not is_hosted(address):
         say(f"reading {address}")
     return author_at(address, key_from, say)
+
+
+def translator(author: Author, source: str, target: str) -> Author:
+    """A model of this machine for two languages; BadInput for one behind an endpoint."""
+    if not isinstance(author, LanguageModel):
+        raise BadInput("a language for a hosted model", "words", "say it in the prompt")
+    return author.between(source, target)
 
 
 def say(line: str) -> None:

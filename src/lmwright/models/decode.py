@@ -31,7 +31,9 @@ class Decoding:
     too, or after ``most`` tokens.
 
     Before all of that ``bias`` is added to the logits of some ids, and from those of each token
-    that the answer has already ``presence`` is taken once and ``frequency`` each time.
+    that the answer has already ``presence`` is taken once and ``frequency`` each time. An answer
+    begins with ``first``, if that is given (a translator's language, say), and has none of the
+    ids ``never``.
     """
 
     most: int
@@ -44,6 +46,8 @@ class Decoding:
     bias: tuple[tuple[int, float], ...] = ()
     presence: float = 0.0
     frequency: float = 0.0
+    first: int | None = None
+    never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ranges = {
@@ -176,7 +180,7 @@ def generate(
     for _ in range(decoding.most):
         logs = torch.log_softmax(reader.read(new).double(), dim=-1)
         picks = [
-            Pick(pick(leaning(row, written[n], decoding), decoding, rng), row)
+            Pick(pick(chosen_from(row, written[n], decoding), decoding, rng), row)
             for n, row in zip(active, logs, strict=True)
         ]
         for n, each in zip(active, picks, strict=True):
@@ -189,6 +193,22 @@ def generate(
             reader.choose(going)
         active = [active[n] for n in going]
         new = [np.array([picks[n].token]) for n in going]
+
+
+def chosen_from(logs_v: Tensor, written: Sequence[int], decoding: Decoding) -> Tensor:
+    """What a token is chosen by, for an answer that has the tokens ``written`` so far."""
+    return bound(leaning(logs_v, written, decoding), len(written), decoding)
+
+
+def bound(logs: Tensor, length: int, decoding: Decoding) -> Tensor:
+    """Logits (…, vocabulary) without what an answer of so many tokens may not have next."""
+    if decoding.first is not None and length == 0:
+        only = torch.full_like(logs, -torch.inf)
+        only[..., decoding.first] = 0.0
+        return only
+    if not decoding.never:
+        return logs
+    return logs.index_fill(-1, torch.tensor(decoding.never), -torch.inf)
 
 
 def leaning(logs_v: Tensor, written: Sequence[int], decoding: Decoding) -> Tensor:
@@ -251,7 +271,8 @@ def beam_search(
     scores_b[0], logs_bv = 0.0, logs_bv.expand(beams, -1)
     done: list[Hypothesis] = []
     for length in range(1, decoding.most + 1):
-        best, places = (scores_b[:, None] + logs_bv).flatten().topk(2 * beams)
+        allowed_bv = bound(logs_bv, length - 1, decoding)
+        best, places = (scores_b[:, None] + allowed_bv).flatten().topk(2 * beams)
         going: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
             beam, token = divmod(place, logs_bv.shape[1])

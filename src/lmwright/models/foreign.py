@@ -21,6 +21,7 @@ from lmwright.models.blocks.flow import Cache
 from lmwright.models.files.folder import (
     check_rows,
     ids_of,
+    never_in,
     read_config,
     read_shards,
     said_in,
@@ -60,8 +61,9 @@ def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[For
     check_reading(network, where)
     tokenizer = read_tokenizer(folder)
     check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
-    ends = ids_of(said_in(folder, config).get("eos_token_id"))
-    return speaking(network, tokenizer, ends, template_of(folder))
+    said = said_in(folder, config)
+    ends, never = ids_of(said.get("eos_token_id")), never_in(said, folder)
+    return speaking(network, tokenizer, ends, template_of(folder), never=never)
 
 
 class Foreign:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.models.decode import (
     Decoding,
@@ -42,7 +43,8 @@ class LanguageModel(Generic[N]):
     """What a published language model gives as text. fp32 on the CPU.
 
     ``ends`` are the ids that end an answer; ``start`` is what a decoder with an encoder begins
-    with, which reads the prompt as its source.
+    with, which reads the prompt as its source. An answer's first token is ``first``, if given;
+    none is among ``never``.
     """
 
     def __init__(
@@ -52,17 +54,53 @@ class LanguageModel(Generic[N]):
         ends: tuple[int, ...],
         template: ChatTemplate | None = None,
         start: int | None = None,
+        first: int | None = None,
+        never: tuple[int, ...] = (),
     ) -> None:
         refuse_other(network)
         self.network, self.tokenizer, self.template = network, tokenizer, template
         turns = (tokenizer.control.get(name) for name in ENDS_OF_TURNS)
         self.ends = tuple(dict.fromkeys([*ends, *(each for each in turns if each is not None)]))
-        self.start = start
+        self.start, self.first, self.never = start, first, never
+        self.source: int | None = None
 
     @property
     def longest(self) -> int | None:
         """The longest prompt and answer together, in tokens."""
         return self.network.longest
+
+    def between(self, source: str, target: str) -> LanguageModel[N]:
+        """The same model as a translator of texts in one language into another.
+
+        Languages are named as the tokenizer's tokens do, with or without the lines round them
+        (``fr``, ``__fr__``, ``fr_XX``); nothing leaves what the model's files say. BadInput for
+        a language without a token, and for a model that reads or writes none.
+        """
+        found = copy.copy(self)
+        if source:
+            found.source = self.language(source)
+            if "language" not in self.tokenizer.roles:
+                raise BadInput(
+                    f"a source in {source}",
+                    "a model whose texts say their language",
+                    "leave it out",
+                )
+        if target:
+            found.first = self.language(target)
+        return found
+
+    def language(self, name: str) -> int:
+        """The id of a language's token; BadInput if there is none."""
+        if self.start is None:
+            raise BadInput("a language for a model without an encoder", "a translator")
+        for spelt in (name, f"__{name}__"):
+            if spelt in self.tokenizer.control:
+                return self.tokenizer.control[spelt]
+        raise BadInput(
+            f"no token says {name!r}",
+            "a language as the model's tokens name it",
+            nearest(name, [each.strip("_") for each in self.tokenizer.control]),
+        )
 
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with what the model wants in front; BadInput if there are none.
@@ -75,6 +113,8 @@ class LanguageModel(Generic[N]):
             whole = whole[: len(whole) - self.tokenizer.behind()]
         else:
             least += len(self.tokenizer.encode([""], 64)[0])
+            if self.source is not None:
+                whole[whole == self.tokenizer.roles["language"][0]] = self.source
         if len(whole) < least:
             raise BadInput("an empty prompt", "a text to go on from")
         return whole
@@ -116,6 +156,7 @@ class LanguageModel(Generic[N]):
 
         Of beams the best answer, once it is whole.
         """
+        decoding = replace(decoding, first=self.first, never=self.never)
         begin, sources = prompt, None
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]
@@ -150,10 +191,19 @@ def language_model(published: Published) -> LanguageModel[Network]:
         raise BadInput(
             f"the model has no {missing[0]}", "a language model with its head", "take another file"
         )
-    described, start = published.described, None
+    said, start = published.described, None
     if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
-        start = described.start or 0
-    return speaking(network, published.tokenizer, described.ends, described.template, start)
+        start = said.start or 0
+    words = published.spec.stacks[-1].embedding.vocabulary
+    for number in (*said.never, *(() if said.first is None else (said.first,))):
+        if not 0 <= number < words:
+            raise BadInput(
+                f"forced_bos_token_id or bad_words_ids names token {number}",
+                f"one of the model's {words}",
+                "take all files from the same model",
+            )
+    more = {"start": start, "first": said.first, "never": said.never}
+    return speaking(network, published.tokenizer, said.ends, said.template, **more)
 
 
 def speaking(
@@ -161,11 +211,14 @@ def speaking(
     tokenizer: Tokenizer,
     ends: tuple[int, ...],
     template: str = "",
-    start: int | None = None,
+    **more: Any,
 ) -> LanguageModel[N]:
-    """A network with its tokenizer, whose own end joins ``ends``; no template is an empty one."""
+    """A network with its tokenizer, whose own end joins ``ends``; no template is an empty one.
+
+    ``more``: what else a :class:`LanguageModel` takes.
+    """
     all_ends = (*ends, *tokenizer.roles.get("eos", ()))
     chats = (
         ChatTemplate(template, tokenizer.special_text(), tokenizer.control) if template else None
     )
-    return LanguageModel(network, tokenizer, all_ends, chats, start)
+    return LanguageModel(network, tokenizer, all_ends, chats, **more)

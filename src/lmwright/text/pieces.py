@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lmwright.text.formats.byte_level import unspelled
-from lmwright.text.formats.layout import SPACE
+from lmwright.text.formats.layout import OFF, SPACE
 
 BYTE = re.compile("<0x([0-9A-F]{2})>")
 
@@ -139,7 +139,8 @@ def bytes_of(described: Mapping[str, Any]) -> Callable[[str], bytes] | None:
 def piece_bytes(token: str) -> bytes:
     """The bytes of a SentencePiece piece."""
     byte = BYTE.fullmatch(token)
-    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
+    text = token.removeprefix(OFF).replace(SPACE, " ")
+    return bytes([int(byte[1], 16)]) if byte else text.encode()
 
 
 def clip_bytes(token: str) -> bytes:

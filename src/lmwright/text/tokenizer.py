@@ -17,7 +17,7 @@ from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.hashing import hash_bytes
 from lmwright.text.charsmap import Charsmap, read_charsmap
 from lmwright.text.formats.find import convert
-from lmwright.text.formats.layout import FETCH_AGAIN
+from lmwright.text.formats.layout import FETCH_AGAIN, OFF
 from lmwright.text.formats.sidecars import roles_beside
 from lmwright.text.pieces import Stream, bytes_of
 
@@ -142,7 +142,7 @@ class Tokenizer:
         name = self.names.get(number) or (self.inner.id_to_token(number) if inside else None)
         if name is None:
             raise BadInput(f"no token has id {number}", f"an id below {self.size()}")
-        return name
+        return name.removeprefix(OFF)
 
     def ids_of_special(self, name: str) -> tuple[int, ...]:
         """The ids of a role (``eos``, which may be several) or of a special token by its text.

@@ -35,7 +35,8 @@ class Described:
 
     ``heads`` are those that its family knows. ``ends`` are the ids that end an answer, ``start``
     the one that a decoder with an encoder begins with; ``template`` is how its chats are written,
-    if it has one.
+    if it has one. An answer's first token is ``first``, if that is given, and none is among
+    ``never``.
     """
 
     family: Family
@@ -45,6 +46,8 @@ class Described:
     ends: tuple[int, ...]
     start: int | None
     template: str
+    first: int | None = None
+    never: tuple[int, ...] = ()
 
     @property
     def left(self) -> str:
@@ -108,7 +111,7 @@ def describe_folder(folder: Path) -> Described:
     family = family_of(whole, folder)
     config = text_config(whole, family, folder)
     said = said_in(folder, config)
-    start = said.get("decoder_start_token_id")
+    start, first = said.get("decoder_start_token_id"), said.get("forced_bos_token_id")
     return Described(
         family,
         config,
@@ -116,7 +119,22 @@ def describe_folder(folder: Path) -> Described:
         ends=ids_of(said.get("eos_token_id")),
         start=start if isinstance(start, int) else None,
         template=template_of(folder),
+        first=first if isinstance(first, int) else None,
+        never=never_in(said, folder),
     )
+
+
+def never_in(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
+    """The ids that no answer may have; BadInput for several that may not follow each other."""
+    runs = said.get("bad_words_ids") or []
+    single = [each[0] for each in runs if isinstance(each, list) and len(each) == 1]
+    if len(single) < len(runs):
+        raise BadInput(
+            f"{folder}: bad_words_ids has words of several tokens",
+            "single tokens that no answer may have",
+            "take bad_words_ids from generation_config.json and config.json",
+        )
+    return tuple(dict.fromkeys([*ids_of(single), *ids_of(said.get("suppress_tokens"))]))
 
 
 def said_in(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from lmwright.text.formats.wordpiece import read_wordpiece
 
 WHOLE = "tokenizer.json"
 MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+TWO_SIDES = ["source.spm", "target.spm"]
+"""Marian's, which share their ids: texts are cut by the first."""
 PATTERNS = ("*.model", "*.model.v*", "*.spm", "*.tiktoken", "bpe_simple_vocab*", "vocab.txt")
 WANTED = "tokenizer.json, *.model, *.tiktoken, vocab.json with merges.txt, vocab.txt or CLIP's"
 
@@ -40,7 +42,7 @@ def from_folder(folder: Path, encoding: str) -> Converted:
         if (folder / vocabulary).is_file() and (folder / merges).is_file():
             return read_merges(folder / vocabulary, folder / merges)
     found = sorted({path for pattern in PATTERNS for path in folder.glob(pattern)})
-    if len(found) == 1:
+    if len(found) == 1 or [path.name for path in found] == TWO_SIDES:
         return from_file(found[0], encoding)
     if found:
         names = ", ".join(path.name for path in found)

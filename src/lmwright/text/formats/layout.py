@@ -25,6 +25,8 @@ BYTE_LEVEL = {
 }
 SPACE = "\u2581"
 """What stands for a space in the pieces of SentencePiece."""
+OFF = "\0"
+"""What stands before a piece that no text becomes, as this character is taken from texts."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Read by field number (google/sentencepiece ``sentencepiece_model.proto``), witho
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,24 +19,30 @@ from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.text.formats.layout import (
     FETCH_AGAIN,
     LONGEST,
+    OFF,
     SPACE,
     Converted,
     added_token,
     around,
     bpe,
+    check_ids,
     read_bytes,
+    read_object,
     sequence,
     tokenizer_json,
     twice,
 )
 from lmwright.text.formats.sidecars import (
     added_beside,
+    checked_id,
     class_beside,
     roles_beside,
     settings_beside,
 )
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+LANGUAGE = 7
+"""Not in the file: a token that a person may type, to say which language a text is to become."""
 UNIGRAM, BPE = 1, 2
 BONUS = -0.1
 """The score of a user's symbol: better than a normal piece's, as those are logarithms."""
@@ -48,6 +55,28 @@ LANGUAGES = (
     "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
 )  # fmt: skip
 """The languages of mBART (Liu et al. 2020, table 1), in the order of their tokens."""
+MANY_LANGUAGES = {
+    "m2m100": (
+        "af", "am", "ar", "ast", "az", "ba", "be", "bg", "bn", "br", "bs", "ca", "ceb", "cs",
+        "cy", "da", "de", "el", "en", "es", "et", "fa", "ff", "fi", "fr", "fy", "ga", "gd", "gl",
+        "gu", "ha", "he", "hi", "hr", "ht", "hu", "hy", "id", "ig", "ilo", "is", "it", "ja", "jv",
+        "ka", "kk", "km", "kn", "ko", "lb", "lg", "ln", "lo", "lt", "lv", "mg", "mk", "ml", "mn",
+        "mr", "ms", "my", "ne", "nl", "no", "ns", "oc", "or", "pa", "pl", "ps", "pt", "ro", "ru",
+        "sd", "si", "sk", "sl", "so", "sq", "sr", "ss", "su", "sv", "sw", "ta", "th", "tl", "tn",
+        "tr", "uk", "ur", "uz", "vi", "wo", "xh", "yi", "yo", "zh", "zu",
+    ),
+    "wmt21": ("en", "ha", "is", "ja", "cs", "ru", "zh", "de"),
+}  # fmt: skip
+"""The languages of M2M-100 (Fan et al. 2021, table 1) and of its kin for WMT 2021, by the setting
+``language_codes``, in the order of their tokens."""
+VOCABULARY = "vocab.json"
+SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", "<mask>")
+CODE = re.compile(">>[^<>]+<<")
+"""How Marian's translators into several languages are told which one, before the text."""
+NOWHERE = "\ufffe"
+"""No character, so that no piece has it: what a text has in place of :data:`OFF`."""
+LEAST_KNOWN = 0.95
+"""The share of a model's pieces that its vocabulary must have; some are so rare that none does."""
 OTHER_RECIPE = "take the model's tokenizer.json"
 
 
@@ -76,7 +105,7 @@ class PieceModel:
 class Kind:
     """What a class of tokenizers adds to a model, given the settings beside it: pieces round its
     own, special tokens round a text, steps before its normalizer. ``sides`` name roles; None: as
-    the settings say.
+    the settings say. ``listed``: the ids stand in a vocab.json beside the model.
     """
 
     pieces: Callable[[tuple[Piece, ...], Mapping[str, Any]], tuple[Piece, ...]] = (
@@ -85,6 +114,7 @@ class Kind:
     sides: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     roles: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda settings: {}
     steps: Callable[[Mapping[str, Any]], list[dict[str, Any]]] = lambda settings: []
+    listed: bool = False
 
 
 def with_sentinels(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[Piece, ...]:
@@ -111,6 +141,23 @@ def with_languages(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tu
     return (*found, *(Piece(name, 0.0, CONTROL) for name in LANGUAGES), mask)
 
 
+def with_many_languages(
+    pieces: tuple[Piece, ...], settings: Mapping[str, Any]
+) -> tuple[Piece, ...]:
+    """M2M-100: the languages' tokens behind the vocabulary."""
+    name = settings.get("language_codes", "m2m100")
+    if name not in MANY_LANGUAGES:
+        raise ValueError(f"language_codes is {name!r}")
+    return (*pieces, *(Piece(f"__{code}__", 0.0, CONTROL) for code in MANY_LANGUAGES[name]))
+
+
+def of_one_vocabulary(pieces: tuple[Piece, ...], settings: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """Marian: nothing more, but source and target must share their ids."""
+    if settings.get("separate_vocabs"):
+        raise ValueError("separate_vocabs: each side has ids of its own")
+    return pieces
+
+
 def without_accents(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """XLNet: quotes of one kind, no accents, and lower case if that is set."""
     quotes = [
@@ -125,6 +172,11 @@ def roles_of_languages(settings: Mapping[str, Any]) -> Mapping[str, str]:
     return {"mask": "<mask>", "language": settings.get("src_lang") or "en_XX"}
 
 
+def roles_of_many(settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """M2M-100: the language that a text is said to be in."""
+    return {"language": f"__{settings.get('src_lang') or 'en'}__"}
+
+
 KINDS = {
     "": Kind(),
     "LlamaTokenizer": Kind(),
@@ -136,6 +188,10 @@ KINDS = {
         lambda settings: {"cls": "<s>", "sep": "</s>", "mask": "<mask>"},
     ),
     "MBartTokenizer": Kind(with_languages, ((), ("eos", "language")), roles_of_languages),
+    "M2M100Tokenizer": Kind(
+        with_many_languages, (("language",), ("eos",)), roles_of_many, listed=True
+    ),
+    "MarianTokenizer": Kind(of_one_vocabulary, ((), ("eos",)), listed=True),
     "XLNetTokenizer": Kind(
         sides=((), ("sep", "cls")),
         roles=lambda settings: {"sep": "<sep>", "cls": "<cls>", "mask": "<mask>"},
@@ -156,6 +212,8 @@ def read_sentencepiece(path: Path) -> Converted:
     kind = kind_of(class_beside(path.parent), path)
     settings = settings_beside(path.parent)
     model = parsed(read_bytes(path), path)
+    if kind.listed:
+        model = in_order(model, path)
     try:
         model = replace(model, pieces=kind.pieces(model.pieces, settings))
     except ValueError as error:
@@ -163,7 +221,7 @@ def read_sentencepiece(path: Path) -> Converted:
     beside = added_beside(path.parent)
     model = with_added(model, beside.values(), path)
     check(model, path)
-    names = [piece.text for piece in model.pieces]
+    names = [name_of(piece) for piece in model.pieces]
     ids = {name: place for place, name in enumerate(names)}
     roles = roles_of(model, kind.roles(settings)) | roles_beside(path.parent, ids)
     sides = [
@@ -180,6 +238,38 @@ def read_sentencepiece(path: Path) -> Converted:
         added=added.values(),
     )
     return Converted(data, roles)
+
+
+def in_order(model: PieceModel, path: Path) -> PieceModel:
+    """The model with its pieces in the order of a vocab.json beside it.
+
+    A word that the model has no piece for (of the other language, say) is one that no text
+    becomes, unless it is special or a language's. A piece that has no id is left out, so that
+    its text is cut into others; the reference reads it as unknown. Corrupt if the ids have holes,
+    or if the vocabulary is another model's.
+    """
+    ids = read_object(path.with_name(VOCABULARY))
+    check_ids([checked_id(number, path.with_name(VOCABULARY)) for number in ids.values()], path)
+    pieces = {piece.text: piece for piece in model.pieces}
+    known = sum(name in ids for name in pieces)
+    if known < LEAST_KNOWN * len(pieces):
+        raise Corrupt(
+            f"{path.with_name(VOCABULARY)} has {known} of the {len(pieces)} pieces of {path.name}",
+            "nearly all of them",
+            "take all files from the same model",
+        )
+
+    def other(name: str) -> Piece:
+        kind = CONTROL if name in SPECIAL else LANGUAGE if CODE.fullmatch(name) else UNUSED
+        return Piece(name, 0.0, kind)
+
+    listed = sorted(ids, key=lambda name: ids[name])
+    return replace(model, pieces=tuple(pieces.get(name) or other(name) for name in listed))
+
+
+def name_of(piece: Piece) -> str:
+    """What a piece is called in the vocabulary: what is switched off by a name no text has."""
+    return OFF + piece.text if piece.kind == UNUSED else piece.text
 
 
 def sides_of(
@@ -242,7 +332,7 @@ def check(model: PieceModel, path: Path) -> None:
         raise Corrupt(f"{path}: a score is not a finite number", "finite scores", FETCH_AGAIN)
     if model.byte_fallback and kinds.count(BYTE) != 256:
         raise Corrupt(f"{path} has {kinds.count(BYTE)} bytes", "256", FETCH_AGAIN)
-    if UNUSED in kinds:
+    if UNUSED in kinds and model.kind == BPE:
         raise BadInput(f"{path} has pieces that are switched off", "a full model", OTHER_RECIPE)
     if in_pieces(model) and model.squeeze:
         raise BadInput(
@@ -262,10 +352,11 @@ def unigram_of(model: PieceModel) -> dict:
 
     Symbols of the user's get the score that SentencePiece gives them, whatever the file says. A
     byte's piece must never match a text that spells its name; as a score is all that holds it
-    off, it gets one which is worse than that of any pieces that spell it.
+    off, it gets one which is worse than that of any pieces that spell it. What is switched off
+    has the lowest score of the others, from which that of the unknown is reckoned.
     """
-    worst = min(piece.score for piece in model.pieces if piece.kind != BYTE) - 1000.0
-    special = {USER_DEFINED: BONUS, BYTE: worst}
+    lowest = min(piece.score for piece in model.pieces if piece.kind not in (BYTE, UNUSED))
+    special = {USER_DEFINED: BONUS, BYTE: lowest - 1000.0, UNUSED: lowest}
 
     def score(piece: Piece) -> float:
         return special.get(piece.kind, piece.score)
@@ -274,7 +365,7 @@ def unigram_of(model: PieceModel) -> dict:
     return {
         "type": "Unigram",
         "unk_id": kinds.index(UNKNOWN),
-        "vocab": [[piece.text, score(piece)] for piece in model.pieces],
+        "vocab": [[name_of(piece), score(piece)] for piece in model.pieces],
         "byte_fallback": model.byte_fallback,
     }
 
@@ -304,6 +395,8 @@ def normalizer_of(model: PieceModel, first: Sequence[dict[str, Any]] = ()) -> di
     if model.charsmap:
         charsmap = base64.b64encode(model.charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+    if any(piece.kind == UNUSED for piece in model.pieces):
+        steps.append({"type": "Replace", "pattern": {"String": OFF}, "content": NOWHERE})
     if model.squeeze:
         steps += [replaced(" {2,}", " "), replaced(r"\A ", ""), replaced(rf"[ {SPACE}]+\z", "")]
     if model.dummy_prefix and not in_pieces(model):
@@ -334,7 +427,9 @@ def replaced(pattern: str, content: str) -> dict:
 
 def decoder_of(model: PieceModel) -> dict:
     """Pieces to text: bytes joined, spaces back, the one in front taken away."""
+    off = [piece for piece in model.pieces if piece.kind == UNUSED][:1]
     steps: list[dict[str, Any]] = [
+        *({"type": "Replace", "pattern": {"String": OFF}, "content": ""} for _ in off),
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
@@ -351,7 +446,7 @@ def added_of(model: PieceModel) -> list[dict]:
     for place, piece in enumerate(model.pieces):
         if piece.kind in (UNKNOWN, CONTROL):
             found.append(added_token(place, piece.text))
-        elif piece.kind == USER_DEFINED and model.kind == BPE:
+        elif piece.kind == LANGUAGE or (piece.kind == USER_DEFINED and model.kind == BPE):
             found.append(added_token(place, piece.text, special=False))
     return found
 

@@ -59,7 +59,8 @@ def class_beside(folder: Path) -> str:
 
 
 def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The ids of each role (bos, eos, pad, ...) that the folder's files name.
+    """The ids of each role (bos, eos, pad, ...) that the folder's files name, and that of the
+    language of its texts (``src_lang``) as ``language``.
 
     tokenizer_config.json goes before special_tokens_map.json. generation_config.json, which may
     name several ids that end an answer, adds to them. Corrupt if bos or eos is a token without an
@@ -79,6 +80,10 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
                 raise Corrupt(
                     f"{path}: {role}_token is {token!r}", "a token with an id", FETCH_AGAIN
                 )
+    said = settings_beside(folder).get("src_lang")
+    language = next((name for name in (f"__{said}__", said) if name in ids), None)
+    if language is not None:
+        found["language"] = (ids[language],)
     path = folder / GENERATION
     values = read_object(path) if path.is_file() else {}
     for role in ROLES:
