@@ -28,6 +28,8 @@ DESCRIPTION = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
     "chat_template.jinja",
 )
 """What a folder says of its model and its tokenizer."""
