@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 NODES = 120
 """Points of the Gauss–Legendre rule; 60 give the published tables to their last digit."""
@@ -70,9 +70,9 @@ def ewma_run_length(weight: float, limit: float, shift: float = 0.0) -> float:
     edge = limit * np.sqrt(weight / (2 - weight))
     x, w = np.polynomial.legendre.leggauss(NODES)
     x, w = x * edge, w * edge
-    kernel = norm.pdf((x[None, :] - (1 - weight) * x[:, None]) / weight - shift) * w / weight
+    kernel = density((x[None, :] - (1 - weight) * x[:, None]) / weight - shift) * w / weight
     lengths = np.linalg.solve(np.eye(NODES) - kernel, np.ones(NODES))
-    start = norm.pdf(x / weight - shift) * w / weight
+    start = density(x / weight - shift) * w / weight
     return float(1 + start @ lengths)
 
 
@@ -91,10 +91,15 @@ def cusum_run_length(
     return 1 / (1 / up + 1 / _one_sided_cusum(allowance, limit, -shift))
 
 
+def density(x: np.ndarray) -> np.ndarray:
+    """The standard normal density φ."""
+    return np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
+
+
 def _one_sided_cusum(allowance: float, limit: float, shift: float) -> float:
     x, w = np.polynomial.legendre.leggauss(NODES)
     points = np.concatenate([[0.0], (x + 1) * limit / 2])
     kernel = np.empty((NODES + 1, NODES + 1))
-    kernel[:, 0] = norm.cdf(allowance - shift - points)
-    kernel[:, 1:] = norm.pdf(points[None, 1:] + allowance - shift - points[:, None]) * w * limit / 2
+    kernel[:, 0] = ndtr(allowance - shift - points)
+    kernel[:, 1:] = density(points[None, 1:] + allowance - shift - points[:, None]) * w * limit / 2
     return float(np.linalg.solve(np.eye(NODES + 1) - kernel, np.ones(NODES + 1))[0])

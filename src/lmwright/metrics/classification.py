@@ -8,7 +8,6 @@ value (the recall of a class without rows) is NaN.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 SMALLEST = 1e-15
 """Probabilities are held above this, so that one hopeless answer costs 34.5 nats, not infinity."""
@@ -95,6 +94,9 @@ def roc_auc(
     ``positive`` (n,) bool, ``scores`` (n,). NaN when one side has no weight. Equals the area
     under the ROC curve (Hanley and McNeil 1982).
     """
+    # Large: a server, which needs none, starts without it.
+    from scipy.stats import rankdata
+
     positive = np.asarray(positive, dtype=bool)
     if weights is None:
         ones, n = int(positive.sum()), len(positive)

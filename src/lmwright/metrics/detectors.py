@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import stream
@@ -409,8 +409,8 @@ def _score(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     threshold = null[-top]
     scale = max(float((null[-top:] - threshold).mean()), 1e-12)
     logs = np.log(top / n) - np.maximum(statistic - threshold, 0.0) / scale
-    tail = -norm.ppf(np.exp(np.maximum(logs, -700.0)))
-    return np.where(statistic > threshold, tail, -norm.ppf(above))
+    tail = -ndtri(np.exp(np.maximum(logs, -700.0)))
+    return np.where(statistic > threshold, tail, -ndtri(above))
 
 
 def _smooth(before: np.ndarray, score: np.ndarray) -> np.ndarray:

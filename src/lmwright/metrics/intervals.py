@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -37,7 +37,7 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
     """Wilson's score interval (1927, eq. 4 in Brown, Cai and DasGupta 2001) for a share."""
     if trials <= 0:
         return Interval(np.nan, np.nan, np.nan, level)
-    z = norm.ppf(0.5 + level / 2)
+    z = ndtri(0.5 + level / 2)
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     spread = share * (1 - share) / trials + z * z / (4 * trials * trials)
@@ -118,9 +118,9 @@ def quantiles(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def _bca_levels(values: np.ndarray, estimate: float, a: float, level: float) -> np.ndarray:
     """The two percentiles to read off, Efron and Tibshirani (1993) eq. 14.10."""
     below = (np.sum(values < estimate) + 0.5 * np.sum(values == estimate)) / len(values)
-    z0 = norm.ppf(np.clip(below, 1 / (2 * len(values)), 1 - 1 / (2 * len(values))))
-    z = norm.ppf([0.5 - level / 2, 0.5 + level / 2])
-    return norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    z0 = ndtri(np.clip(below, 1 / (2 * len(values)), 1 - 1 / (2 * len(values))))
+    z = ndtri([0.5 - level / 2, 0.5 + level / 2])
+    return ndtr(z0 + (z0 + z) / (1 - a * (z0 + z)))
 
 
 def _acceleration(statistic: Statistic, n: int, groups: np.ndarray | None) -> float:

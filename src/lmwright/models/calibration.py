@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import beta
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
@@ -115,6 +113,8 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
     The loss is convex in 1/T, so a bounded scalar search finds its one minimum.
     """
+    # Large: a server, which fits nothing, starts without it.
+    from scipy.optimize import minimize_scalar
 
     def loss(log_t: float) -> float:
         return float(log_losses(truth, softmax(logits / np.exp(log_t))).mean())
@@ -154,6 +154,9 @@ def fit_threshold(
 
 def upper_error(wrong: int, answered: int, confidence: float) -> float:
     """Clopper and Pearson's (1934) upper bound of an error rate, one-sided."""
+    # Large: a server, which needs none, starts without it.
+    from scipy.stats import beta
+
     if wrong >= answered:
         return 1.0
     return float(beta.ppf(confidence, wrong + 1, answered - wrong))
