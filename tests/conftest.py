@@ -20,7 +20,14 @@ MAILS = pytest.mark.skipif(
     shutil.which("npm") is None, reason="this machine lacks npm, through which the mails come"
 )
 
+WHOLE = Path(__file__).parent / "whole"
+
 LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with the longest tests first, so that no process has one left alone at the end."""
+    items.sort(key=lambda item: WHOLE not in item.path.parents)
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
     rest = [word for word in arguments if word != "--long"]
     skips = Skips()
     marker = "long" if long else "not long"
-    code = pytest.main(["-n", "2", "--dist", "loadfile", "-m", marker, *rest], plugins=[skips])
+    spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    code = pytest.main([*spread, "-m", marker, *rest], plugins=[skips])
     listed = [f"\n  {name}: {why}" for name, why in skips.found.items()]
     print("skipped:", *(listed or ["nothing"]))
     if code:

@@ -124,6 +124,8 @@ def test_what_cannot_fit_is_refused_before_any_work(
     table: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(forecast, "machine_memory", lambda: 3_000_000_000)
+    # Few texts tell a machine's pace badly, and its memory as well as many.
+    monkeypatch.setattr(forecast, "SAMPLE", 32)
     words = [str(table), "--store", str(store.folder), "--set", "train.batch=1000000"]
     assert main(["run", *words]) == 1
     said = capsys.readouterr().err
