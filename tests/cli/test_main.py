@@ -31,6 +31,19 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
         assert any(line.split()[:1] == [verb] for line in words)
 
 
+def test_verbs_that_only_look_do_without_torch() -> None:
+    """It takes two seconds of each of them otherwise."""
+    modules = ("look", "act", "report", "init", "replay", "run", "doctor")
+    code = "import sys\n" + "".join(f"import lmwright.cli.{name}\n" for name in modules)
+    found = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.stdout == "False\n", found.stderr
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0

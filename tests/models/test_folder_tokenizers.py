@@ -421,7 +421,11 @@ def test_sentencepiece_of_marian(tmp_path, capsys):
     assert main(["generate", str(tmp_path), PROMPT, "--from", "fr"]) == 1
     assert "no token says 'fr'" in capsys.readouterr().err
     said = json.loads((tmp_path / "generation_config.json").read_text())
-    for never, told in (([[pad, 3]], "several tokens"), ([[70_000]], "names token 70000")):
+    for never, told in (
+        ([[pad, 3]], "not one token"),
+        (3, "not one token"),
+        ([[70_000]], "names token 70000"),
+    ):
         (tmp_path / "generation_config.json").write_text(
             json.dumps({**said, "bad_words_ids": never})
         )

@@ -25,7 +25,7 @@ from lmwright.metrics.noninferiority import Verdict, allowance, compare
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import Model
 
-TIMED_TEXTS = 128
+TIMED_TEXTS = 32
 TIMED_ROUNDS = 5
 
 

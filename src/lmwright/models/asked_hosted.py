@@ -17,8 +17,8 @@ from scipy.special import softmax
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_bytes
+from lmwright.core.reading import read_json_object
 from lmwright.models.decode import Decoding
-from lmwright.models.files.folder import read_json_object
 from lmwright.models.hosted import Hosted, hosted
 from lmwright.models.model import read_description
 from lmwright.models.question import Question, is_row, read_question

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.blocks.flow import Cache
 from lmwright.models.files.folder import (
     check_rows,
@@ -27,7 +28,7 @@ from lmwright.models.files.folder import (
     said_in,
     template_of,
 )
-from lmwright.models.files.weights import FETCH_AGAIN, some
+from lmwright.models.files.weights import some
 from lmwright.models.language import LanguageModel, speaking
 from lmwright.models.network import Batch
 from lmwright.models.ragged import Ragged

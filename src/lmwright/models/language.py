@@ -73,7 +73,7 @@ class LanguageModel(Generic[N]):
         """The same model as a translator of texts in one language into another.
 
         Languages are named as the tokenizer's tokens do, with or without the lines round them
-        (``fr``, ``__fr__``, ``fr_XX``); nothing leaves what the model's files say. BadInput for
+        (``fr``, ``__fr__``, ``fr_XX``); an empty name leaves what the files say. BadInput for
         a language without a token, and for a model that reads or writes none.
         """
         found = copy.copy(self)

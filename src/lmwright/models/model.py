@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
-from lmwright.models.files.folder import read_json_object
+from lmwright.core.reading import read_json_object
 from lmwright.tables import entries, resolve
 
 

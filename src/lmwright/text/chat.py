@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.disguise import Disguise
-from lmwright.text.formats.layout import FETCH_AGAIN, read_text
+from lmwright.text.formats.layout import read_text
 from lmwright.text.formats.sidecars import settings_beside
 from lmwright.text.template import BoxedTemplate
 from lmwright.text.tokenizer import Tokenizer

@@ -15,9 +15,10 @@ import tokenizers
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.hashing import hash_bytes
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.charsmap import Charsmap, read_charsmap
 from lmwright.text.formats.find import convert
-from lmwright.text.formats.layout import FETCH_AGAIN, OFF
+from lmwright.text.formats.layout import OFF
 from lmwright.text.formats.sidecars import roles_beside
 from lmwright.text.pieces import Stream, bytes_of
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lmwright.core.durable import TEMPORARY, commit_folder, sweep, write_json
 from lmwright.core.errors import LmwrightError, Refused
 from lmwright.core.hashing import tree
-from lmwright.models.files.folder import read_json_object
+from lmwright.core.reading import read_json_object
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
 

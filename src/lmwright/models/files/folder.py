@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.durable import write_bytes, write_json
-from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.errors import BadInput, nearest
+from lmwright.core.reading import FETCH_AGAIN, read_json_object
 from lmwright.models.family import Family, to_ours, to_theirs
 from lmwright.models.files.weights import (
-    FETCH_AGAIN,
     PICKLED,
     check_fit,
     read_tensors,
@@ -127,10 +126,11 @@ def describe_folder(folder: Path) -> Described:
 def never_in(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
     """The ids that no answer may have; BadInput for several that may not follow each other."""
     runs = said.get("bad_words_ids") or []
-    single = [each[0] for each in runs if isinstance(each, list) and len(each) == 1]
-    if len(single) < len(runs):
+    words = runs if isinstance(runs, list) else [runs]
+    single = [each[0] for each in words if isinstance(each, list) and len(each) == 1]
+    if len(single) < len(words):
         raise BadInput(
-            f"{folder}: bad_words_ids has words of several tokens",
+            f"{folder}: bad_words_ids has what is not one token",
             "single tokens that no answer may have",
             "take bad_words_ids from generation_config.json and config.json",
         )
@@ -265,17 +265,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             "use a model without auto_map",
         )
     return config
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that must hold an object."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Corrupt(f"{path}: {error}", "a JSON object", FETCH_AGAIN) from None
-    if not isinstance(value, dict):
-        raise Corrupt(f"{path} holds no JSON object", "a JSON object", FETCH_AGAIN)
-    return value
 
 
 def family_of(config: Mapping[str, Any], folder: Path) -> Family:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from lmwright.core.durable import write_pieces
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.files.quants import DECODERS, ENCODERS, FORMATS, decode, encode
-from lmwright.models.files.weights import FETCH_AGAIN, refuse_pickle
+from lmwright.models.files.weights import refuse_pickle
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

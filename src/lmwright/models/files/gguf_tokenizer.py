@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.files.gguf import Gguf
-from lmwright.models.files.weights import FETCH_AGAIN
 from lmwright.models.memory import uncollected
 from lmwright.text.tokenizer import Tokenizer
 

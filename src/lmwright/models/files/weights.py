@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.reading import FETCH_AGAIN
 
 BYTES = {
     "F64": 8,
@@ -34,7 +35,6 @@ BYTES = {
 }
 LONGEST_HEADER = 100_000_000
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
-FETCH_AGAIN = "fetch or copy the file again"
 
 
 def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:

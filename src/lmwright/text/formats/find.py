@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmwright.core.errors import BadInput
-from lmwright.text.formats.layout import (
-    FETCH_AGAIN,
-    PICKLED,
-    Converted,
-    read_bytes,
-    refused_pickle,
-)
+from lmwright.core.reading import FETCH_AGAIN
+from lmwright.text.formats.layout import PICKLED, Converted, read_bytes, refused_pickle
 from lmwright.text.formats.merges import read_clip, read_merges
 from lmwright.text.formats.ranks import read_ranks
 from lmwright.text.formats.sentencepiece import read_sentencepiece

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.reading import FETCH_AGAIN
 
-FETCH_AGAIN = "fetch or copy the file again"
 LARGEST = 256 * 1024 * 1024
 """No tokenizer file that is in use comes near this many bytes."""
 LONGEST = 512

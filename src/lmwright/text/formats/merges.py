@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.formats.byte_level import CHARACTERS, OTHERS, PRINTABLE
 from lmwright.text.formats.layout import (
     BYTE_LEVEL,
-    FETCH_AGAIN,
     Converted,
     added_token,
     around,

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.formats.byte_level import spelled
 from lmwright.text.formats.layout import (
     BYTE_LEVEL,
-    FETCH_AGAIN,
     LONGEST,
     Converted,
     added_token,

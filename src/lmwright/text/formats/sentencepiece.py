@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.formats.layout import (
-    FETCH_AGAIN,
     LONGEST,
     OFF,
     SPACE,
@@ -145,7 +145,7 @@ def with_many_languages(
     pieces: tuple[Piece, ...], settings: Mapping[str, Any]
 ) -> tuple[Piece, ...]:
     """M2M-100: the languages' tokens behind the vocabulary."""
-    name = settings.get("language_codes", "m2m100")
+    name = str(settings.get("language_codes", "m2m100"))
     if name not in MANY_LANGUAGES:
         raise ValueError(f"language_codes is {name!r}")
     return (*pieces, *(Piece(f"__{code}__", 0.0, CONTROL) for code in MANY_LANGUAGES[name]))
@@ -248,13 +248,14 @@ def in_order(model: PieceModel, path: Path) -> PieceModel:
     its text is cut into others; the reference reads it as unknown. Corrupt if the ids have holes,
     or if the vocabulary is another model's.
     """
-    ids = read_object(path.with_name(VOCABULARY))
-    check_ids([checked_id(number, path.with_name(VOCABULARY)) for number in ids.values()], path)
+    beside = path.with_name(VOCABULARY)
+    ids = read_object(beside)
+    check_ids([checked_id(number, beside) for number in ids.values()], beside)
     pieces = {piece.text: piece for piece in model.pieces}
     known = sum(name in ids for name in pieces)
     if known < LEAST_KNOWN * len(pieces):
         raise Corrupt(
-            f"{path.with_name(VOCABULARY)} has {known} of the {len(pieces)} pieces of {path.name}",
+            f"{beside} has {known} of the {len(pieces)} pieces of {path.name}",
             "nearly all of them",
             "take all files from the same model",
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lmwright.core.errors import Corrupt
-from lmwright.text.formats.layout import FETCH_AGAIN, added_token, read_object
+from lmwright.core.reading import FETCH_AGAIN
+from lmwright.text.formats.layout import added_token, read_object
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 SETTINGS = "tokenizer_config.json"
@@ -81,7 +82,7 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
                     f"{path}: {role}_token is {token!r}", "a token with an id", FETCH_AGAIN
                 )
     said = settings_beside(folder).get("src_lang")
-    language = next((name for name in (f"__{said}__", said) if name in ids), None)
+    language = next((name for name in (f"__{said}__", str(said)) if name in ids), None)
     if language is not None:
         found["language"] = (ids[language],)
     path = folder / GENERATION

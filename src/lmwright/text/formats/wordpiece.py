@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.formats.layout import (
-    FETCH_AGAIN,
     Converted,
     added_token,
     around,
