@@ -61,7 +61,7 @@ def write(folder: Path, text: str) -> str:
         (GOOD.replace("epochs: 1", "lr: .nan"), ["lr is nan", "at least 0"]),
         (GOOD.replace("epochs: 1", "lr: .inf"), ["lr is inf", "at most 1"]),
         (GOOD.replace("epochs: 1", "task: clasify"), ["'clasify'", "did you mean 'classify'"]),
-        (GOOD.replace("epochs: 1", "start: /nowhere"), ["/nowhere is no folder"]),
+        (GOOD.replace("epochs: 1", "start: /nowhere"), ["there is no /nowhere"]),
         (
             GOOD.replace("epochs: 1", "start: 'asset:movie-review/x'"),
             ["'movie-review'", "did you mean"],

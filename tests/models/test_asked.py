@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -119,6 +121,20 @@ def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) 
     (tmp_path / "one" / "model.json").write_text(json.dumps(description))
     with pytest.raises(Corrupt, match="no question"):
         load_model(tmp_path / "one")
+
+
+def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: Asked, tmp_path: Path) -> None:
+    shutil.copytree(plain.source, tmp_path / "start")
+    read = ("vocab.txt", "merges.txt", "vocab.bpe", "spiece.model", "tokenizer.model.v3")
+    read += ("source.spm", "o200k.tiktoken", "chat_template.jinja")
+    for name in (*read, "pytorch_model.bin", "modeling.py", "weights.pt", "README.md"):
+        (tmp_path / "start" / name).write_text("")
+    plain = copy.copy(plain)
+    plain.source = tmp_path / "start"
+    plain.save(tmp_path / "one")
+    found = {path.name for path in (tmp_path / "one" / "published").iterdir()}
+    there = {path.name for path in plain.source.iterdir()}
+    assert found == there - {"pytorch_model.bin", "modeling.py", "weights.pt", "README.md"}
 
 
 def test_a_gguf_file_is_saved_as_the_one_file_that_it_is(tmp_path: Path) -> None:

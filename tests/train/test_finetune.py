@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
 from lmwright.models.calibration import fit_temperature
+from lmwright.models.files import published
 from lmwright.models.model import load_model
 from lmwright.tasks import classify
 from lmwright.train import checkpoint
@@ -144,6 +145,25 @@ def test_another_environment_is_said(stage, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "environment", lambda: {**here, "threads": 64})
     stage.run(work)
     assert work.named("environment differs") == [{"differences": {"threads": [1, 64]}}]
+
+
+def test_a_start_may_be_the_hubs_by_its_revision(stage, small, rows, tmp_path, monkeypatch):
+    snapshot = tmp_path / "snapshot"
+    shutil.copytree(small, snapshot)
+    monkeypatch.setattr(published, "hub_folder", lambda address, weights: snapshot)
+    named = replace(stage, start="hub:someone/tiny@v1")
+    named.check()
+    (content,) = named.reads().values()
+    (snapshot / "README.md").write_text("fetched for others, and not read")
+    assert named.reads() == {"hub:someone/tiny@v1": content}
+    works = [FakeWork({"rows": rows}, tmp_path / each) for each in ("folder", "hub")]
+    for each, work in zip((stage, named), works, strict=True):
+        each.run(work)
+    assert files(works[0]) == files(works[1])
+    (snapshot / "config.json").write_text("{}")
+    assert named.reads() != {"hub:someone/tiny@v1": content}
+    with pytest.raises(BadInput, match="names no revision"):
+        replace(stage, start="hub:someone/tiny").check()
 
 
 def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path):

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmwright.core.assets import asset_hash, is_asset
 from lmwright.core.errors import BadInput
-from lmwright.core.hashing import hash_file, hash_json, hash_tree, tree
+from lmwright.core.hashing import hash_json
 from lmwright.core.journal import Journal, read_journal
 from lmwright.core.stage import Settings, Stage, Work
 from lmwright.core.stamp import reachable
@@ -18,6 +17,7 @@ from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
 from lmwright.models.asked import opened
 from lmwright.models.asked_hosted import AskedHosted, By, Way
+from lmwright.models.files.published import check_address, content_of
 from lmwright.models.hosted import hosted, is_hosted
 from lmwright.models.question import INSTRUCTION, Question, is_row, question_of
 from lmwright.tables import FAMILIES, module_of
@@ -48,11 +48,12 @@ class Hosting(Settings):
 class Ask(Stage):
     """Make a classifier of a language model that is asked for the label of each text.
 
-    ``model`` is the address of a language model: a folder, a .gguf file, ``asset:NAME/PATH`` or
-    ``hosted:MODEL@https://HOST/v1``. The ``instruction`` holds ``{labels}`` and ``{text}``;
-    ``names`` says how a label is called there where its own name says little. Of a text the first
-    ``max_characters`` are shown. ``hosted`` says more of a hosted model. The artifact is called
-    ``gives_as``, so that an asked model can stand beside a trained one.
+    ``model`` is the address of a language model: a folder, a .gguf file, ``asset:NAME/PATH``,
+    ``hub:OWNER/NAME@REVISION`` or ``hosted:MODEL@https://HOST/v1``. The ``instruction`` holds
+    ``{labels}`` and ``{text}``; ``names`` says how a label is called there where its own name
+    says little. Of a text the first ``max_characters`` are shown. ``hosted`` says more of a
+    hosted model. The artifact is called ``gives_as``, so that an asked model can stand beside a
+    trained one.
     """
 
     model: str
@@ -76,12 +77,7 @@ class Ask(Stage):
 
     def reads(self) -> dict[str, str]:
         """The published model, if it is of this machine."""
-        if self.is_hosted:
-            return {}
-        if is_asset(self.model):
-            return {self.model: asset_hash(self.model)}
-        path = Path(self.model)
-        return {self.model: hash_tree(tree(path)) if path.is_dir() else hash_file(path)}
+        return {} if self.is_hosted else {self.model: content_of(self.model)}
 
     def reaches(self) -> tuple[str, ...]:
         """The families' leaves, one of which may be loaded."""
@@ -111,10 +107,8 @@ class Ask(Stage):
                     )
         elif self.hosted is not None:
             raise BadInput("settings of a hosted model", "a hosted model", "leave hosted out")
-        elif is_asset(self.model):
-            asset_hash(self.model)
-        elif not Path(self.model).exists():
-            raise BadInput(f"model: there is no {self.model}", "a language model's address")
+        else:
+            check_address(self.model)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the classifier; of a hosted one with its answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from lmwright.models.model import read_description
 from lmwright.models.question import Question, is_row, read_question
 from lmwright.models.ragged import pack
 
-COPIED = {".json", ".jinja", ".safetensors"}
-"""What of a published folder is read."""
+COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
+"""What of a published folder may be read: config, template, weights, and any tokenizer's files."""
 CONTENT_FREE = ("N/A", "", "[MASK]")
 FOLDER, FILE = "published", "published.gguf"
 
@@ -182,7 +183,7 @@ class Asked:
         else:
             (folder / FOLDER).mkdir()
             for path in sorted(self.source.iterdir()):
-                if path.is_file() and path.suffix in COPIED:
+                if path.is_file() and COPIED.fullmatch(path.name):
                     shutil.copyfile(path, folder / FOLDER / path.name)
         description = {
             "kind": self.kind,

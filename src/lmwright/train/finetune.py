@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.stage import Amounts, Known, Stage, Work, inert
 from lmwright.data.sample import same_rows
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
+from lmwright.models.files.published import check_address, content_of, located
 from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
 from lmwright.models.network import Network, build, fill, size
@@ -39,8 +38,9 @@ SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 class Train(Stage):
     """Tune a model on the rows of the artifact ``rows``.
 
-    ``start`` is a published model's folder (a path or an asset). ``start_from`` names an
-    artifact with an earlier model of ours to go on from instead; ``extra`` names artifacts
+    ``start`` is a published model's folder: a path, an asset, or ``hub:OWNER/NAME@REVISION``,
+    which ``plan`` and ``run`` fetch. ``start_from`` names an artifact with an earlier model of
+    ours to go on from instead; ``extra`` names artifacts
     whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
     the training rows to a subset in which each label keeps its share (0: all), ``stop_rows``
     those that decide when to stop; ``max_tokens`` cuts a text.
@@ -83,9 +83,7 @@ class Train(Stage):
         """The published start, if the run starts from one."""
         if self.start_from:
             return {}
-        if is_asset(self.start):
-            return {self.start: asset_hash(self.start)}
-        return {self.start: hash_tree(tree(Path(self.start)))}
+        return {self.start: content_of(self.start)}
 
     def reaches(self) -> tuple[str, ...]:
         """The task's leaf, the families' leaves and the models' kinds that may be loaded."""
@@ -116,12 +114,8 @@ class Train(Stage):
                 upper = "" if most is None else f" and at most {most}"
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
         module_of("tasks", self.task)
-        if self.start_from:
-            return
-        if is_asset(self.start):
-            asset_hash(self.start)
-        elif not Path(self.start).is_dir():
-            raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
+        if not self.start_from:
+            check_address(self.start)
 
     def amounts(self, known: Known) -> Amounts:
         """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
@@ -240,7 +234,9 @@ class Train(Stage):
 
     def published(self) -> Published:
         """The published start; BadInput if its texts cannot be as long as ``max_tokens``."""
-        folder = asset_file(self.start) if is_asset(self.start) else Path(self.start)
+        folder = located(self.start)
+        if not folder.is_dir():
+            raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
         found = read_folder(folder)
         longest = found.spec.longest or LONGEST
         if self.max_tokens > longest:

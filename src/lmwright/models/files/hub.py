@@ -8,6 +8,7 @@ without a network too.
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lmwright.core.errors import BadInput, MissingPart
@@ -39,6 +40,11 @@ WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.i
 def is_hub(address: str) -> bool:
     """Whether ``address`` names a model of the hub and not a file of this machine."""
     return address.startswith(PREFIX)
+
+
+def is_read(name: str) -> bool:
+    """Whether a file of a model is one of those that are fetched."""
+    return any(fnmatch(name, pattern) for pattern in (*DESCRIPTION, *WEIGHTS))
 
 
 def name_and_revision(address: str) -> tuple[str, str | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmwright.core.assets import asset_file, is_asset
+from lmwright.core.assets import asset_file, asset_hash, is_asset
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_file, hash_tree, tree
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
-from lmwright.models.files.hub import hub_folder, is_hub
+from lmwright.models.files.hub import hub_folder, is_hub, is_read, name_and_revision
 from lmwright.models.hosted import is_hosted
 
 
@@ -24,6 +25,38 @@ def located(address: str, weights: bool = True) -> Path:
     if is_hub(address):
         return hub_folder(address, weights)
     return asset_file(address) if is_asset(address) else Path(address)
+
+
+def check_address(address: str) -> None:
+    """BadInput for an address at which no model of this machine or of the hub can be.
+
+    A name of the hub must say its revision, or a recipe would mean another model tomorrow.
+    """
+    if is_hub(address):
+        if name_and_revision(address)[1] is None:
+            raise BadInput(
+                f"{address} names no revision", "hub:OWNER/NAME@REVISION", "name a commit or a tag"
+            )
+    elif is_asset(address):
+        asset_hash(address)
+    elif not Path(address).exists():
+        raise BadInput(
+            f"there is no {address}",
+            "a published model's folder, asset:NAME/PATH, or hub:OWNER/NAME@REVISION",
+        )
+
+
+def content_of(address: str) -> str:
+    """The hash of the model at an address, which is fetched if it is the hub's."""
+    if is_asset(address):
+        return asset_hash(address)
+    path = located(address)
+    if path.is_file():
+        return hash_file(path)
+    files = tree(path)
+    if is_hub(address):  # whose cache may hold more of it, for others
+        files = {name: entry for name, entry in files.items() if is_read(name)}
+    return hash_tree(files)
 
 
 def read_published(address: str) -> Published:
