@@ -166,6 +166,26 @@ def test_a_start_may_be_the_hubs_by_its_revision(stage, small, rows, tmp_path, m
         replace(stage, start="hub:someone/tiny").check()
 
 
+def test_what_it_learns_from_is_cut_sooner_than_what_it_answers(stage, rows, tmp_path):
+    stage = replace(stage, max_tokens=12, evaluate_every=1000)
+    works = [FakeWork({"rows": rows}, tmp_path / each) for each in ("same", "longer")]
+    facts = [
+        replace(stage, read_tokens=most).run(work)
+        for most, work in zip((0, 48), works, strict=True)
+    ]
+    same, longer = (load_model(work.folder / "model") for work in works)
+    assert (same.max_tokens, longer.max_tokens) == (12, 48)
+    assert facts[0]["tokens"] == facts[1]["tokens"]
+    weights = [load_file(work.folder / "model" / "model.safetensors") for work in works]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    scores = [facts["stop_scaled_log_loss"] for facts in facts]
+    assert scores[0] != scores[1], "it is judged as it will answer"
+    with pytest.raises(BadInput, match=r"read_tokens is 65, and .* reads 64 tokens"):
+        replace(stage, read_tokens=65).run(works[1])
+    with pytest.raises(BadInput, match="read_tokens is 11; wanted: at least 12"):
+        replace(stage, read_tokens=11).check()
+
+
 def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path):
     """A rate this high overfits a hundred sentences soon."""
     work = FakeWork({"rows": rows}, tmp_path / "work")

@@ -43,7 +43,8 @@ class Train(Stage):
     ours to go on from instead; ``extra`` names artifacts
     whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
     the training rows to a subset in which each label keeps its share (0: all), ``stop_rows``
-    those that decide when to stop; ``max_tokens`` cuts a text.
+    those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
+    that is answered (0: the same), which may be longer where the start has the positions.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The stop split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept: those with the least log-loss at their own best
@@ -59,6 +60,7 @@ class Train(Stage):
     epochs: int = 2
     batch: int = 16
     max_tokens: int = 256
+    read_tokens: int = 0
     lr: float = 2e-4
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -97,6 +99,7 @@ class Train(Stage):
             "epochs": (1, None),
             "batch": (1, None),
             "max_tokens": (3, 8192),
+            "read_tokens": (self.max_tokens if self.read_tokens else 0, 8192),
             "lr": (0, 1),
             "warmup": (0, 1),
             "weight_decay": (0, 1),
@@ -128,7 +131,7 @@ class Train(Stage):
         tokens, pairs = known.step("rows/train", self.max_tokens, min(self.batch, rows))
         return Amounts(
             train_tokens=rows * self.epochs * length,
-            read_tokens=scored * length,
+            read_tokens=scored * known.tokens("rows/train", self.reading),
             disk=known.model_bytes(),
             scratch=8 * known.model_bytes(),
             step_tokens=tokens,
@@ -144,6 +147,7 @@ class Train(Stage):
         table = self.training_rows(work)
         stop = same_rows(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
         batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
+        model = cut_at(model, min(self.reading, positions(model)))
         held_out = examples(task, model, stop)
         state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
         out = work.out("model")
@@ -210,6 +214,11 @@ class Train(Stage):
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
 
+    @property
+    def reading(self) -> int:
+        """The most tokens that the model reads of a text that it answers."""
+        return self.read_tokens or self.max_tokens
+
     def settings(self) -> str:
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1))
@@ -233,17 +242,18 @@ class Train(Stage):
         return at_rate(drawn, self.dropout, self.max_tokens)
 
     def published(self) -> Published:
-        """The published start; BadInput if its texts cannot be as long as ``max_tokens``."""
+        """The published start; BadInput if it has not the positions for what it is to read."""
         folder = located(self.start)
         if not folder.is_dir():
             raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
         found = read_folder(folder)
         longest = found.spec.longest or LONGEST
-        if self.max_tokens > longest:
+        name = "max_tokens" if self.max_tokens > longest else "read_tokens"
+        if self.reading > longest:
             raise BadInput(
-                f"max_tokens is {self.max_tokens}, and {self.start} reads {longest} tokens",
+                f"{name} is {getattr(self, name)}, and {self.start} reads {longest} tokens",
                 f"at most {longest}",
-                "lower max_tokens, or start from a model with more positions",
+                f"lower {name}, or start from a model with more positions",
             )
         return found
 
@@ -296,6 +306,11 @@ def at_rate(model: Encoder, dropout: float, max_tokens: int) -> Encoder:
         network = build(network.spec.with_dropout(dropout), head)
         fill(network, dict(model.network.named_parameters()))
     return Encoder(network, model.tokenizer, model.labels, max_tokens)
+
+
+def cut_at(model: Encoder, max_tokens: int) -> Encoder:
+    """The same model with another cap."""
+    return Encoder(model.network, model.tokenizer, model.labels, max_tokens)
 
 
 def positions(model: Encoder) -> int:
