@@ -165,7 +165,7 @@ UNKNOWN = piece(b"<unk>", kind=2)
         (Corrupt, UNKNOWN + b"\n\xff\xff\xff\xff\x7f" + TRAINER, "ends within"),
         (Corrupt, UNKNOWN + b"\xff" * 12, "does not end"),
         (Corrupt, UNKNOWN + piece(b"a") + b"\x12\x05\x18\x01\x98\x02\x01" + PLAIN, "256"),
-        (BadInput, UNKNOWN + piece(b"a", kind=5) + TRAINER, "switched off"),
+        (BadInput, UNKNOWN + piece(b"a", kind=5) + b"\x12\x02\x18\x02" + PLAIN, "switched off"),
         (BadInput, UNKNOWN + piece(b"a") + b"\x12\x02\x18\x03" + PLAIN, "characters"),
         (Corrupt, UNKNOWN + piece(b"a") + TRAINER + b"\x1a\x06\x12\x04\xff\xff\xff\xff", "map"),
     ],

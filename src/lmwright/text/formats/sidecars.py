@@ -82,7 +82,8 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
                     f"{path}: {role}_token is {token!r}", "a token with an id", FETCH_AGAIN
                 )
     said = settings_beside(folder).get("src_lang")
-    language = next((name for name in (f"__{said}__", str(said)) if name in ids), None)
+    spelt = (f"__{said}__", said) if isinstance(said, str) else ()
+    language = next((name for name in spelt if name in ids), None)
     if language is not None:
         found["language"] = (ids[language],)
     path = folder / GENERATION
