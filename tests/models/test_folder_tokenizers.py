@@ -16,8 +16,11 @@ from lmwright.cli.main import main
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.files.folder import read_folder
+from lmwright.models.files.published import read_published
+from lmwright.models.language import language_model
 from lmwright.text.tokenizer import read_tokenizer
 from tests.conftest import MAILS
+from tests.serve.talking import talking
 from tests.text.lines import lines, reviews
 from tests.text.test_formats import WORDPIECE, same, train
 
@@ -350,6 +353,7 @@ def test_sentencepiece_of_m2m100(tmp_path, capsys):
         assert tokenizer.control[f"__{code}__"] == reference.get_lang_id(code)
     assert tokenizer.decode(tokenizer.encode(["a fine film"], 99)[0]) == "a fine film"
     model = write(tmp_path, "M2M100ForConditionalGeneration", **SIDES, vocab_size=2112)
+    over_http = {}
     for beams in (1, 3):
         for source, target in (("en", "fr"), ("zu", "de")):
             reference.src_lang, first = source, reference.get_lang_id(target)
@@ -358,6 +362,17 @@ def test_sentencepiece_of_m2m100(tmp_path, capsys):
             assert wanted[0] == first
             how = ("--from", source, "--to", target, "--beams", str(beams))
             assert generated(tmp_path, capsys, *how) == tokenizer.decode(wanted)
+            if beams == 1:
+                over_http[source, target] = tokenizer.decode(wanted)
+    assert len(set(over_http.values())) == 2
+    with talking(language_model(read_published(str(tmp_path)))) as talk:
+        likeliest = {"max_tokens": 6, "temperature": 0}
+        for (source, target), wanted in over_http.items():
+            body = talk.complete(PROMPT, src_lang=source, tgt_lang=target, **likeliest)
+            assert body["choices"][0]["text"] == wanted
+        for param in ("src_lang", "tgt_lang"):
+            status, _, body = talk.post("/v1/completions", prompt=PROMPT, **{param: "xx"})
+            assert (status, body["error"]["param"]) == (400, param)
     for word, told in (("--to", "no token says 'xx'"), ("--from", "no token says 'xx'")):
         assert main(["generate", str(tmp_path), PROMPT, word, "xx"]) == 1
         assert told in capsys.readouterr().err

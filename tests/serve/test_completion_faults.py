@@ -159,6 +159,11 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
         }.items()
     },
     "echo in a chat": (said('"echo": false'), 400),
+    "a language in a chat": (said('"tgt_lang": "fr"'), 400),
+    "a language for what translates nothing": (text('"tgt_lang": "fr"'), 400),
+    "a language to read in": (text('"src_lang": "fr"'), 400),
+    "a language of a list": (text('"src_lang": ["fr"]'), 400),
+    "a long language": (text(f'"src_lang": "{"f" * 65}"'), 413),
     "messages in a completion": (text(MESSAGES), 400),
     "stream of text": (said('"stream": "true"'), 400),
     "options without a stream": (said('"stream_options": {"include_usage": true}'), 400),

@@ -156,7 +156,8 @@ class LanguageModel(Generic[N]):
 
         Of beams the best answer, once it is whole.
         """
-        decoding = replace(decoding, first=self.first, never=self.never)
+        first = self.first if decoding.first is None else decoding.first
+        decoding = replace(decoding, first=first, never=self.never)
         begin, sources = prompt, None
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]

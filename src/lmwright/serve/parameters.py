@@ -22,7 +22,7 @@ COMMON = {
     "stream_options", "logprobs", "presence_penalty", "frequency_penalty", "logit_bias",
 }  # fmt: skip
 CHAT = COMMON | {"messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"}
-TEXT = COMMON | {"prompt", "echo"}
+TEXT = COMMON | {"prompt", "echo", "src_lang", "tgt_lang"}
 ELSEWHERE = {
     "audio", "best_of", "chat_template", "function_call", "functions", "metadata", "modalities",
     "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
@@ -36,6 +36,7 @@ MOST_MESSAGES = 1000
 MOST_CHOICES = 16
 MOST_STOPS = 16
 MOST_STOP_CHARACTERS = 256
+MOST_LANGUAGE_CHARACTERS = 64
 MOST_ALTERNATIVES = 20
 MOST_BIASES = 1024
 MOST_BIAS = 100
@@ -51,7 +52,8 @@ class Asked:
 
     Of ``prompts`` (texts or ids) and ``messages`` one is empty. ``most`` is how many tokens an
     answer may have; where it is None, ``usual`` many or what there is room for. ``top`` as in
-    :class:`Wish`.
+    :class:`Wish`. ``languages`` are those of a translator's prompts and answers, each empty
+    where the model's files say it.
     """
 
     model: str | None
@@ -72,6 +74,7 @@ class Asked:
     usage: bool
     top: int | None
     echo: bool = False
+    languages: tuple[str, str] = ("", "")
 
 
 def read_chat(body: dict[str, Any], settings: Serve) -> Asked:
@@ -110,6 +113,7 @@ def read_text(body: dict[str, Any], settings: Serve) -> Asked:
         usual=min(SHORT, settings.max_tokens),
         top=whole(body, "logprobs", None, 0, MOST_ALTERNATIVES),
         echo=flag(body, "echo"),
+        languages=(language_of(body, "src_lang"), language_of(body, "tgt_lang")),
         **common(body),
     )
     if len(asked.prompts) * asked.n > settings.max_texts:
@@ -145,6 +149,7 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
 
 def wishes(asked: Asked, model: LanguageModel) -> list[Wish]:
     """The answers that a request wants, n to each prompt; RequestFault where the model refuses."""
+    model = translator(asked.languages, model)
     for token, _ in asked.bias:
         try:
             model.tokenizer.token(token)
@@ -168,6 +173,17 @@ def wishes(asked: Asked, model: LanguageModel) -> list[Wish]:
         for _ in range(asked.n):
             found.append(Wish(ids, decoding, asked.seed, len(found), asked.stops, asked.top, echo))
     return found
+
+
+def translator(languages: tuple[str, str], model: LanguageModel) -> LanguageModel:
+    """The model, as what translates between these languages."""
+    source, target = languages
+    for param, pair in (("src_lang", (source, "")), ("tgt_lang", ("", target))):
+        try:
+            model = model.between(*pair)
+        except BadInput as fault:
+            raise RequestFault(400, in_words(fault), param) from None
+    return model
 
 
 def ids_of(prompt: str | np.ndarray | None, asked: Asked, model: LanguageModel) -> np.ndarray:
@@ -204,6 +220,7 @@ def decoding_of(asked: Asked, model: LanguageModel, used: int, room: int) -> Dec
         bias=asked.bias,
         presence=asked.presence,
         frequency=asked.frequency,
+        first=model.first,
     )
 
 
@@ -290,6 +307,12 @@ def bias_of(value: Any) -> tuple[tuple[int, float], ...]:
             )
         found[int(key)] = float(more)
     return tuple(found.items())
+
+
+def language_of(body: Mapping[str, Any], name: str) -> str:
+    """How a language is named; empty where it is absent or null."""
+    value = body.get(name)
+    return "" if value is None else checked_text(value, name, MOST_LANGUAGE_CHARACTERS)
 
 
 def stops_of(value: Any) -> tuple[str, ...]:
