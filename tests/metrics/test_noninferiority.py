@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
@@ -65,6 +66,82 @@ def test_bounds_approach_students_for_normal_differences():
     lower, upper = ni.one_sided_bounds(gaps, 0.05, stream(4, "t"), draws=20000)
     half = 1.645 * gaps.std(ddof=1) / np.sqrt(3000)
     np.testing.assert_allclose((lower, upper), (gaps.mean() - half, gaps.mean() + half), atol=2e-3)
+
+
+@pytest.mark.parametrize("n", [30, 60, 200, 1234])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.7404, -1 / 3, 1e9])
+def test_differences_that_are_all_equal_are_their_own_bounds(n, value):
+    bounds = ni.one_sided_bounds(np.full(n, value), 0.05, stream(0, "t"))
+    assert bounds == (pytest.approx(value), pytest.approx(value))
+    groups = np.arange(n) % 30
+    assert ni.one_sided_bounds(np.full(n, value), 0.05, stream(0, "t"), 2000, groups) == bounds
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6, -1e9])
+def test_bounds_move_with_the_differences(far):
+    gaps = stream(6, "t").normal(size=300)
+    near = np.array(ni.one_sided_bounds(gaps, 0.05, stream(7, "t")))
+    away = np.array(ni.one_sided_bounds(gaps + far, 0.05, stream(7, "t")))
+    np.testing.assert_allclose(away - far, near, atol=abs(far) * 1e-14 + 1e-12)
+
+
+def score_by_search(worse, better, n, gap):
+    """The score statistic for a difference, its likeliest shares found by search."""
+
+    def unlikely(share):
+        both = share + gap, share
+        rest = 1 - sum(both)
+        counts = worse, better, n - worse - better
+        return -sum(k * math.log(p) for k, p in zip(counts, (*both, rest), strict=True) if k)
+
+    ends = max(0.0, -gap) + 1e-12, (1 - gap) / 2 - 1e-12
+    found = optimize.minimize_scalar(
+        unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}
+    )
+    share = found.x
+    return (worse - better - n * gap) / math.sqrt(n * (2 * share + gap - gap**2))
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "n"), [(1, 7, 21), (6, 16, 161), (1, 0, 44), (12, 3, 450), (0, 2, 450)]
+)
+def test_score_bounds_are_where_the_score_test_ends(worse, better, n):
+    lower, upper = ni.score_bounds(worse, better, n, 0.05)
+    z = stats.norm.isf(0.05)
+    assert score_by_search(worse, better, n, upper) == pytest.approx(-z, abs=1e-4)
+    assert score_by_search(worse, better, n, lower) == pytest.approx(z, abs=1e-4)
+    assert ni.score_bounds(better, worse, n, 0.05) == (-upper, -lower)
+
+
+def test_score_bounds_as_published():
+    """Airway reactivity before and after stem cells, as in Fagerland, Lydersen and Laake 2014."""
+    assert ni.score_bounds(1, 7, 21, 0.025) == (
+        pytest.approx(-0.517, abs=5e-4),
+        pytest.approx(-0.026, abs=5e-4),
+    )
+
+
+def test_right_and_wrong_is_judged_where_few_rows_differ():
+    old = np.zeros(450)
+    for differing in (0, 1, 2, 3):
+        new = (np.arange(450) < differing).astype(float)
+        found = ni.compare(new, old, 0.02, 0.05, stream(8, "t"))
+        assert found.verdict == "not inferior", (differing, found)
+        assert found.upper == pytest.approx((differing + 1.645**2 + 1) / 450, abs=0.005)
+    for same in (0.0, 1.0):
+        upper = ni.compare(np.full(30, same), np.full(30, same), 0.02, 0.05, stream(8, "t")).upper
+        z = stats.norm.isf(0.05)
+        assert upper == pytest.approx(z**2 / (30 + z**2), abs=1e-9)
+    assert ni.score_bounds(30, 0, 30, 0.05)[1] == 1.0
+
+
+@pytest.mark.parametrize("shares", [(0.02, 0.0), (0.03, 0.01), (0.15, 0.13)])
+def test_right_and_wrong_worse_by_the_margin_passes_at_most_alpha_of_the_time_in_simulation(shares):
+    rng, n, trials = stream(9, "t", str(shares)), 300, 4000
+    counts = rng.multinomial(n, (*shares, 1 - sum(shares)), size=trials)
+    uppers = [ni.score_bounds(int(w), int(b), n, 0.05)[1] for w, b, _ in counts]
+    passed = np.mean(np.array(uppers) < 0.02)
+    assert 0.005 < passed < 0.06  # an approximation, within a fifth of what is asked
 
 
 def test_what_is_no_comparison_is_refused():
