@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.gate import Condition, Contender, Gate, Slices, hold
+from lmwright.loop.gate import Condition, Contender, Gate, Slices, hold, lacking
 from lmwright.metrics.noninferiority import allowance
 from lmwright.models.calibration import Calibration
 from tests.serve.fake import Words
@@ -108,6 +108,32 @@ def test_too_few_rows_is_no_pass() -> None:
     found = judged(GATE, Skilled(3.0), Skilled(1.0), fresh=60)
     assert not found["slice label: no"]
     assert not judged(GATE, Skilled(3.0), Skilled(1.0), fresh=20)[QUALITY]
+
+
+@pytest.mark.parametrize("others", [0, 10])
+def test_a_label_of_which_there_are_few_rows_or_none_is_no_pass(others: int) -> None:
+    both = rows(400, "new")  # a "no", a "yes", and so on
+    fresh = both.take([*range(1, 400, 2), *range(0, 2 * others, 2)])
+    contenders = [
+        Contender(Skilled(skill, blind), Calibration(), 1_000_000)
+        for skill, blind in ((3.0, "no"), (1.0, "nothing"))
+    ]
+    gate = Gate(**{**vars(GATE), "kept": ()})
+    found = hold(gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, 0, timed=False)
+    passed = {each.name: each.passed for each in found}
+    assert passed[QUALITY] and passed["slice label: yes"] and not passed["slice label: no"]
+    told = lacking(gate, fresh, LABELS)
+    assert told == f"{others} of 50 rows of the slice label: no"
+
+
+def test_rows_that_are_enough_lack_nothing() -> None:
+    assert lacking(GATE, rows(100, "new"), LABELS) == ""
+    assert lacking(GATE, rows(98, "new"), LABELS) == "49 of 50 rows of the slice label: no"
+    plain = Gate(**{**vars(GATE), "slices": None})
+    assert lacking(plain, rows(30, "new"), LABELS) == ""
+    assert lacking(plain, rows(29, "new"), LABELS) == "29 of 30 rows"
+    by_length = Gate(**{**vars(GATE), "slices": Slices(kinds=("length",), rows=20)})
+    assert "length: quarter" in lacking(by_length, rows(60, "new"), LABELS)
 
 
 def test_a_model_that_is_too_large_fails() -> None:

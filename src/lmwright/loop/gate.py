@@ -21,7 +21,7 @@ from lmwright.core.stage import Settings
 from lmwright.evals.evaluate import row_losses
 from lmwright.evals.predictions import Predictions, judge, predict_logits
 from lmwright.evals.slices import memberships
-from lmwright.metrics.noninferiority import Verdict, allowance, compare
+from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import Model
 
@@ -34,7 +34,8 @@ class Slices(Settings):
     """Kinds of rows on which the candidate must not be worse.
 
     ``kinds`` are ``label``, ``source``, ``length``, ``negation``, ``contrast``, ``digit``; a slice
-    with fewer than ``rows`` rows cannot be judged, and that is no pass.
+    with fewer than ``rows`` rows cannot be judged, and that is no pass. Every label is a slice,
+    also one of which there is no row.
     """
 
     kinds: tuple[Literal["label", "source", "length", "negation", "contrast", "digit"], ...] = (
@@ -139,7 +140,7 @@ def hold(
     ]
     if gate.slices is not None:
         rows = sets[gate.fresh]
-        conditions += slices(gate, gate.slices, rows, *found[gate.fresh], alpha, seed)
+        conditions += slices(gate, gate.slices, rows, labels, *found[gate.fresh], alpha, seed)
     if timed:
         conditions.append(speed(gate, candidate, rival, sets[gate.fresh]))
     conditions.append(size(gate, candidate))
@@ -167,6 +168,7 @@ def slices(
     gate: Gate,
     asked: Slices,
     rows: pa.Table,
+    labels: Sequence[str],
     new: Predictions,
     old: Predictions,
     alpha: float,
@@ -174,9 +176,7 @@ def slices(
 ) -> list[Condition]:
     """Every slice of the kinds asked for: large enough, and not worse by more than the margin."""
     conditions = []
-    for name, member in memberships(rows).items():
-        if name.partition(":")[0] not in asked.kinds or member.all():
-            continue
+    for name, member in members(asked, rows, labels).items():
         name = f"slice {name}"
         verdict = compare(
             row_losses(new, gate.metric)[member],
@@ -188,6 +188,33 @@ def slices(
         )
         conditions.append(Condition(name, verdict.passes, verdict.reason, verdict.to_json()))
     return conditions
+
+
+def members(asked: Slices, rows: pa.Table, labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """The slices asked for, each a bool (n,): those that are not all rows, and every label."""
+    found = {
+        name: member
+        for name, member in memberships(rows).items()
+        if name.partition(":")[0] in asked.kinds and not member.all()
+    }
+    if "label" in asked.kinds:
+        given = np.array(rows.column("label").to_pylist(), dtype=object)
+        found |= {f"label: {name}": given == name for name in labels}
+    return found
+
+
+def lacking(gate: Gate, rows: pa.Table, labels: Sequence[str]) -> str:
+    """What fresh rows are too few for, so that no model could pass; empty if nothing.
+
+    ``rows`` need text, label and source.
+    """
+    if rows.num_rows < FEWEST:
+        return f"{rows.num_rows} of {FEWEST} rows"
+    if gate.slices is not None:
+        for name, member in members(gate.slices, rows, labels).items():
+            if member.sum() < gate.slices.rows:
+                return f"{member.sum()} of {gate.slices.rows} rows of the slice {name}"
+    return ""
 
 
 def speed(gate: Gate, candidate: Contender, rival: Contender, rows: pa.Table) -> Condition:

@@ -100,7 +100,7 @@ def _judge(lower: float, upper: float, margin: float) -> tuple[str, str]:
 
 
 def score_bounds(worse: int, better: int, n: int, alpha: float) -> tuple[float, float]:
-    """Lower and upper bound of the difference of two shares of wrong answers to the same ``n`` rows.
+    """Lower and upper bound of the difference of two shares of wrong answers to ``n`` rows.
 
     The new one is wrong on ``worse`` of them where the old one is right, and right on ``better``
     where that is wrong. The score interval (Tango 1998, Statistics in Medicine 17, 891–908),
