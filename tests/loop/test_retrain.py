@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import make_recipe, read_yaml
-from lmwright.loop.retrain import Retrain, derive, export, harm
+from lmwright.core.recipe import make_recipe, merge, read_yaml
+from lmwright.loop.retrain import Retrain, derive, export, harm, missing, parts
 from lmwright.loop.traffic import part_of
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
@@ -61,7 +61,7 @@ def test_drift_alone_is_no_harm(signs, rows, reason) -> None:
 def test_feedback_is_split_by_its_text_and_nothing_stands_on_both_sides(tmp_path: Path) -> None:
     rows = labelled(300, 0.5)
     rows += [{**rows[0], "truth": "maybe", "number": 999}, {**rows[1], "text": None}]
-    files = export(Store(tmp_path), rows)
+    files = export(Store(tmp_path), parts(rows))
     texts = {}
     for part, (path, count) in files.items():
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -103,19 +103,51 @@ def test_the_gate_gets_no_text_that_an_earlier_gate_may_have_seen(tmp_path: Path
     texts = {
         judged: {
             part: {json.loads(line)["text"] for line in path.read_text().splitlines()}
-            for part, (path, _) in export(store, first + again + new, judged).items()
+            for part, (path, _) in export(store, parts(first + again + new, judged)).items()
         }
         for judged in (0, 300)
     }
     assert texts[300]["gate"] == {row["text"] for row in new}
-    assert len(texts[0]["gate"]) > 100
+    assert len(texts[0]["gate"]) > 100 and "past" not in texts[0]
     assert texts[300]["train"] == texts[0]["train"], "what was learnt from may be learnt again"
+    assert texts[300]["past"] == texts[0]["gate"] - texts[300]["gate"]
+    assert "past" not in export(store, parts(first[:50] + new, 50)), "too few to be judged by"
+
+
+def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_keeps(
+    tmp_path: Path,
+) -> None:
+    raw = read_yaml(RECIPE)
+    raw["stages"]["promote"]["gate"]["kept"] = ["rows/world-imdb", "rows/gate"]
+    settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
+    kept, sources = {}, {}
+    for judged in (0, 300):
+        files = export(Store(tmp_path), parts(labelled(900, 0.5), judged))
+        recipe = make_recipe(
+            derive(raw, settings, "ab" * 32, files, "reviews@production"), "d", resolve, SECTIONS
+        )
+        steps = {step.name: step.stage for step in recipe.steps}
+        kept[judged] = steps["promote"].gate.kept
+        sources[judged] = {each.name: each.role for each in steps["feedback"].sources}
+    assert kept[0] == ("rows/gate", "rows/world-imdb")
+    assert kept[300] == (*kept[0], "feedback/world-feedback-past")
+    assert sources[0] == {"feedback-train": "train", "feedback-gate": "world"}
+    assert sources[300] == {**sources[0], "feedback-past": "world"}
+
+
+def test_what_the_gate_lacks_is_known_before_anything_is_trained() -> None:
+    raw = read_yaml(RECIPE)
+    raw["stages"]["promote"]["gate"]["slices"] = {"kinds": ["label"], "rows": 40}
+    rows = parts(labelled(300, 0.5))
+    assert missing(raw, rows, ["no", "yes"]) == ""
+    assert missing(raw, rows, ["maybe", "no", "yes"]) == "0 of 40 rows of the slice label: maybe"
+    assert "of 30 rows" in missing(raw, parts(labelled(30, 0.5)), ["no", "yes"])
 
 
 def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path) -> None:
     raw = read_yaml(RECIPE) | {"artifacts": {"other": "cd" * 32}}
     settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
-    files = export(Store(tmp_path), labelled(900, 0.5))
+    files = export(Store(tmp_path), parts(labelled(900, 0.5)))
     derived = derive(raw, settings, "ab" * 32, files, "reviews@staging")
     recipe = make_recipe(derived, "derived", resolve, SECTIONS)
     assert [step.name for step in recipe.steps][:2] == ["data", "feedback"]
@@ -146,6 +178,22 @@ def test_what_a_retraining_could_not_run_is_refused_when_the_recipe_is_read(stag
     raw["retrain"] = {**raw["retrain"], "stages": stages}
     with pytest.raises(BadInput, match=f"(?s){found}"):
         make_recipe(raw, "quickstart", resolve, SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"watch": {"keep_text": False}}, "retrain, where texts are not kept"),
+        ({"watch": None}, "retrain, where texts are not kept"),
+        ({"stages": {"promote": {"detectors": None}}}, "promote.detectors: null"),
+        ({"retrain": {"fewest": 59}}, "about 30 texts to judge by, 30 to learn from"),
+        ({"retrain": {"fewest": 250}, "watch": {"gate_share": 0.1}}, "about 25 texts to judge by"),
+    ],
+    ids=["texts", "no section", "detectors", "few", "few to judge by"],
+)
+def test_a_retraining_that_could_never_begin_is_refused(change: dict, found: str) -> None:
+    with pytest.raises(BadInput, match=f"(?s){found}"):
+        make_recipe(merge(read_yaml(RECIPE), change), "quickstart", resolve, SECTIONS)
 
 
 def judged(losses: list[float]) -> list[dict]:

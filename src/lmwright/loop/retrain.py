@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_bytes
 from lmwright.core.random import stream
-from lmwright.core.recipe import merge
+from lmwright.core.recipe import merge, read_settings
 from lmwright.core.stage import Settings
 from lmwright.loop.detect import Detect
+from lmwright.loop.gate import Gate, lacking
 from lmwright.loop.promote import Promote
 from lmwright.loop.traffic import PARTS, bare
+from lmwright.loop.watch import Watch
 from lmwright.metrics.classification import SMALLEST
-from lmwright.metrics.noninferiority import allowance, one_sided_bounds
+from lmwright.metrics.noninferiority import FEWEST, allowance, one_sided_bounds
 from lmwright.store.store import Store
 
-FEWEST_LABELS = 30
+FEWEST_LEARNT = 100
+"""Texts to learn from, at least: of fewer one of the splits may get none."""
+PAST = "past"
+"""Beside the parts of the feedback: what earlier gates judged by, now a world to be remembered."""
 FEEDBACK = "feedback"
 """The stage that a retraining has beside the recipe's, and its artifact."""
 HELD = ["rows/stop", "rows/calibration", "rows/gate", "rows/test"]
@@ -35,8 +41,8 @@ class Retrain(Settings):
     """The trigger and the recipe of a retraining: the section ``retrain`` of a recipe.
 
     Drift alone is not harm. A retraining starts when drift was seen in ``windows`` of the last
-    windows, at least ``fewest`` labelled texts wait to be learnt from and judged by, and one of
-    these holds:
+    windows, at least ``fewest`` labelled texts wait to be learnt from and judged by, those to
+    judge by are as many as the gate wants, and one of these holds:
 
     ``new_labels``  so many labelled texts wait (0: no such reason);
     ``loss``        labelled log-loss is above the reference's by more than this. The chance to
@@ -63,11 +69,10 @@ class Retrain(Settings):
                 f"retrain.windows {self.windows}, new_labels {self.new_labels}, alpha {self.alpha}",
                 "at least one window, labels from 0, alpha above 0 and below 0.5",
             )
-        if self.fewest < FEWEST_LABELS:
-            raise BadInput(f"retrain.fewest is {self.fewest}", f"at least {FEWEST_LABELS}")
 
     def check_in(self, raw: Mapping[str, Any], where: str, make: Callable[..., Any]) -> None:
-        """BadInput for ``stages`` from which no recipe of a retraining can be made."""
+        """BadInput where no retraining could begin, or no recipe of one be made of ``stages``."""
+        self.check_means(raw, where)
         known = {*raw["stages"], FEEDBACK}
         for name in self.stages:
             if name not in known:
@@ -78,6 +83,30 @@ class Retrain(Settings):
         derived = derive(raw, self, "", files, f"{raw['name']}@{Promote.alias}")
         stages = {name: derived[name] for name in ("name", "stages", "artifacts")}
         make(stages, f"{where}: retrain.stages")
+
+    def check_means(self, raw: Mapping[str, Any], where: str) -> None:
+        """BadInput without texts, drift to see, or rows enough to learn from and to judge by."""
+        watch = read_settings(Watch, raw.get("watch") or {}, f"{where}: watch")
+        if not watch.keep_text:
+            raise BadInput(
+                f"{where}: retrain, where texts are not kept",
+                "texts to learn from",
+                "set watch.keep_text: true, or take retrain out",
+            )
+        if (raw["stages"].get("promote") or {}).get("detectors", Promote.detectors) is None:
+            raise BadInput(
+                f"{where}: retrain, and promote.detectors: null",
+                "detectors: a retraining waits for drift",
+                "add the stage detect and take detectors: null out, or take retrain out",
+            )
+        judging = self.fewest * watch.gate_share
+        if judging < FEWEST or self.fewest - judging < FEWEST_LEARNT:
+            raise BadInput(
+                f"{where}: retrain.fewest {self.fewest}, of which watch.gate_share leaves "
+                f"about {judging:.0f} texts to judge by, {self.fewest - judging:.0f} to learn from",
+                f"at least {FEWEST} and {FEWEST_LEARNT}",
+                "raise retrain.fewest",
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +145,8 @@ def harm(
         alpha = allowance(settings.alpha, len(looks))
         lower, _ = one_sided_bounds(losses - reference_loss, alpha, stream(0, "harm"))
         looks = (*looks, len(labelled))
-        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower, "alpha": alpha}
+        least = lower if np.isfinite(lower) else None
+        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": least, "alpha": alpha}
         if lower > settings.loss:
             return Harm(
                 f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence, looks
@@ -138,32 +168,54 @@ def loss_of(row: dict[str, Any]) -> float:
     return -float(np.log(max(row["probabilities"].get(row["truth"], 0.0), SMALLEST)))
 
 
-def export(
-    store: Store, labelled: list[dict[str, Any]], judged: int = 0
-) -> dict[str, tuple[Path, int]]:
-    """Write the labelled texts of each part into a file under its content; part -> file, rows.
+def parts(labelled: list[dict[str, Any]], judged: int = 0) -> dict[str, list[dict[str, str]]]:
+    """The labelled texts of each part, as rows with text, label and the answer's id.
 
     The same text stands once, with the label that was given last; texts that were not kept
-    cannot be learnt from and are left out. So is, of the gate's part, what an earlier gate may
-    have judged by: texts with feedback of a number up to ``judged``.
+    cannot be learnt from and are left out. What an earlier gate may have judged by (texts with
+    feedback of a number up to ``judged``) is no more of the gate's part; it is the past.
     """
-    folder = store.folder / "feedback"
     known = [row for row in labelled if row["text"]]
     stale = {bare(row["text"]) for row in known if row["number"] <= judged}
-    found: dict[str, tuple[Path, int]] = {}
-    for part in PARTS:
-        rows = {
-            row["text"]: {"text": row["text"], "label": row["truth"], "answer": row["id"]}
-            for row in known
-            if row["part"] == part and (part == "train" or bare(row["text"]) not in stale)
+    found: dict[str, dict[str, dict[str, str]]] = {part: {} for part in (*PARTS, PAST)}
+    for row in known:
+        old = row["part"] == "gate" and bare(row["text"]) in stale
+        found[PAST if old else row["part"]][row["text"]] = {
+            "text": row["text"],
+            "label": row["truth"],
+            "answer": row["id"],
         }
-        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows.values()]
+    return {part: list(rows.values()) for part, rows in found.items()}
+
+
+def missing(
+    raw: Mapping[str, Any], found: Mapping[str, list[dict[str, str]]], labels: Sequence[str]
+) -> str:
+    """What the gate of ``raw``, a retraining's recipe, lacks in fresh rows; empty if nothing."""
+    promote = raw["stages"].get("promote") or {}
+    gate = read_settings(Gate, promote.get("gate") or {}, "promote.gate")
+    fresh = found["gate"]
+    columns = {name: [row[name] for row in fresh] for name in ("text", "label")}
+    return lacking(gate, pa.table({**columns, "source": [FEEDBACK] * len(fresh)}), labels)
+
+
+def export(store: Store, found: Mapping[str, list[dict[str, str]]]) -> dict[str, tuple[Path, int]]:
+    """Write the rows of each part into a file under its content; part -> file, rows.
+
+    A past of fewer rows than can be judged by is left out.
+    """
+    folder = store.folder / "feedback"
+    files: dict[str, tuple[Path, int]] = {}
+    for part, rows in found.items():
+        if part == PAST and len(rows) < FEWEST:
+            continue
+        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows]
         data = "".join(line + "\n" for line in sorted(lines)).encode()
         path = folder / f"{part}-{hash_bytes(data)[:24]}.jsonl"
         if not path.exists():
             write_bytes(path, data)
-        found[part] = (path, len(rows))
-    return found
+        files[part] = (path, len(rows))
+    return files
 
 
 def derive(
@@ -176,19 +228,20 @@ def derive(
     """The recipe of a retraining: the old stages, the feedback beside them, the overlay on top.
 
     ``model`` is the content of the model behind ``alias``, which the gate may move. The feedback's
-    training part is a source to learn from, its gate part a world that is kept whole; nothing is
-    learnt from what is near a row of it or of the old splits that models are judged by. The gate
-    judges on that world and asks that the old one is not forgotten. From then on drift is
-    measured from the new world, as far as there are enough rows of it.
+    training part is a source to learn from, its gate part and its past are worlds that are kept
+    whole; nothing is learnt from what is near a row of them or of the old splits that models are
+    judged by. The gate judges on the gate part and asks that nothing is forgotten: the old world,
+    the past, and what the recipe's own gate kept. From then on drift is measured from the new
+    world, as far as there are enough rows of it.
     """
     sources = [
         {
             "name": f"feedback-{part}",
-            "path": str(files[part][0]),
+            "path": str(path),
             "licence": "feedback of users",
             "role": "train" if part == "train" else "world",
         }
-        for part in PARTS
+        for part, (path, _) in files.items()
     ]
     added: dict[str, Any] = {
         FEEDBACK: {
@@ -208,7 +261,9 @@ def derive(
     }
     fresh = f"{FEEDBACK}/world-feedback-gate"
     name, _, tail = alias.partition("@")
-    old = str((raw["stages"].get("promote") or {}).get("gate", {}).get("fresh", "rows/gate"))
+    gate = (raw["stages"].get("promote") or {}).get("gate") or {}
+    past = [f"{FEEDBACK}/world-feedback-{PAST}"] if PAST in files else []
+    kept = list(dict.fromkeys([gate.get("fresh", Gate.fresh), *gate.get("kept", ()), *past]))
     detect = {**DETECT, **(raw["stages"].get("detect") or {})}
     enough = files["gate"][1] >= 3 * int(detect["window"])
     reference = [fresh] if enough else [*detect["reference"], fresh]
@@ -218,7 +273,7 @@ def derive(
         "evaluate": {"splits": ["test"], "extra": [FEEDBACK]},
         "audit": {"extra": [FEEDBACK]},
         "detect": {"reference": reference},
-        "promote": {"alias": tail, "gate": {"fresh": fresh, "kept": [old]}},
+        "promote": {"alias": tail, "gate": {"fresh": fresh, "kept": kept}},
     }
     stages: dict[str, Any] = {}
     for step, value in raw["stages"].items():
