@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from lmwright.cli.main import main
 from lmwright.core.durable import write_json
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, Refused
+from lmwright.core.hashing import hash_json
 from lmwright.data.corpus import COLUMNS, write_rows
 from lmwright.loop.detect import refuse_other_model
 from lmwright.loop.gate import Gate
@@ -18,12 +21,14 @@ from lmwright.loop.promote import SAMPLED, Promote, short_ids, uses
 from lmwright.metrics.noninferiority import allowance
 from lmwright.models.calibration import Calibration
 from lmwright.models.majority import Majority
+from lmwright.store import versions
 from lmwright.store.store import Store
-from lmwright.store.versions import current, move, read_version, roll_back
+from lmwright.store.versions import current, history, move, read_version, roll_back
 from tests.small_recipe import write_recipe
 
 ALIAS = "made@production"
 WEAK = ("--set", "baselines.rows=30")
+PASSES = [{"name": "quality", "passed": True}]
 
 
 def test_a_rerun_after_a_rollback_says_that_nothing_was_promoted(
@@ -135,3 +140,53 @@ def test_two_retrainings_spend_alpha_on_what_they_share(tmp_path: Path) -> None:
         assert len(evidence["gate_rows"]["feedback/gate"]) == SAMPLED
     steps = [allowance(0.05, used) for used in range(3)]
     assert alphas == [(steps[0], steps[0]), (steps[1], steps[1]), (steps[0], steps[2])]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["nothing there", "a version there"])
+def test_an_alias_that_is_moved_while_the_gate_judges_is_judged_again(
+    tmp_path: Path, monkeypatch, first: bool
+) -> None:
+    """A gate compares with what it saw; what a person put there meanwhile is compared too."""
+    store = Store(tmp_path)
+    weak, good, best = (version(store, (5 + k, 5)) for k in (0, 1, 2))
+    if not first:
+        move(store, "reviews@production", weak, {})
+    rivals, recorded = [], []
+
+    def judge(stage, artifacts, store, candidate, rival, in_service):
+        rivals.append((rival, in_service))
+        if len(rivals) == 1:
+            move(store, "reviews@production", good, {"by_hand": "meanwhile"})
+        return {"rival": rival, "asked": hash_json(asdict(stage.gate)), "conditions": PASSES}
+
+    monkeypatch.setattr(Promote, "judge", judge)
+    recipe = SimpleNamespace(name="reviews")
+    artifacts = {"version": best, "majority": "ab" * 32}
+    found = Promote().act(
+        recipe, artifacts, store, lambda event, **facts: recorded.append(event), "ann"
+    )
+    assert found["decision"] == "promote"
+    assert rivals == [(("ab" * 32, False) if first else (weak, True)), (good, True)]
+    assert "alias moved while the gate judged" in recorded
+    assert [entry.hash for entry in history(store, "reviews@production")][-2:] == [good, best]
+    assert store.decisions()[-1]["facts"]["before"] == good
+
+
+def test_a_source_withdrawn_while_the_gate_judges_bars_the_version(
+    tmp_path: Path, monkeypatch
+) -> None:
+    store = Store(tmp_path)
+    best = version(store, (5, 5))
+
+    def judge(stage, artifacts, store, candidate, rival, in_service):
+        monkeypatch.setattr(versions, "sources_of", lambda store, content: {"web"})
+        store.decide("withdraw", {"source": "web", "reason": "a test"})
+        return {"rival": rival, "asked": "", "conditions": PASSES}
+
+    monkeypatch.setattr(Promote, "judge", judge)
+    artifacts = {"version": best, "majority": "ab" * 32}
+    with pytest.raises(Refused, match="learnt from web, which was withdrawn"):
+        Promote().act(
+            SimpleNamespace(name="reviews"), artifacts, store, lambda event, **facts: None
+        )
+    assert current(store, "reviews@production") is None

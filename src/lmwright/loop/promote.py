@@ -21,7 +21,14 @@ from lmwright.loop.gate import Condition, Contender, Gate, hold
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
 from lmwright.store.store import Store
-from lmwright.store.versions import ALIAS, current, move, read_version, refuse_withdrawn
+from lmwright.store.versions import (
+    ALIAS,
+    Moved,
+    current,
+    move,
+    read_version,
+    refuse_withdrawn,
+)
 
 Record = Callable[..., None]
 
@@ -119,7 +126,11 @@ class Promote(Stage):
         passed = all(condition["passed"] for condition in evidence["conditions"])
         record("gate", alias=alias, version=version, passed=passed, **evidence)
         if passed:
-            move(store, alias, version, evidence, author)
+            try:
+                move(store, alias, version, evidence, author, now.decision if now else 0)
+            except Moved:  # by a person, or another run: compared with the wrong one
+                record("alias moved while the gate judged", alias=alias)
+                return self.act(recipe, artifacts, store, record, author)
         else:
             facts = {"alias": alias, "version": version, "before": rival, "evidence": evidence}
             store.decide("refuse", facts, author)

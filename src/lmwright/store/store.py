@@ -19,7 +19,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,12 +229,22 @@ class Store:
 
     # Decisions
 
-    def decide(self, action: str, facts: dict[str, Any], author: str = "") -> dict[str, Any]:
-        """Append an entry to the hash-chained log and return it. One writer at a time."""
+    def decide(
+        self,
+        action: str,
+        facts: dict[str, Any] | Callable[[], dict[str, Any]],
+        author: str = "",
+    ) -> dict[str, Any]:
+        """Append an entry to the hash-chained log and return it. One writer at a time.
+
+        ``facts`` that rest on the log are given as a function, which is called when nobody else
+        can write any more; if it raises, nothing is logged.
+        """
         with self.database.write() as connection:
             while True:
                 self.share_decisions()
-                entry = self.next_entry(connection, action, facts, author)
+                found = facts() if callable(facts) else facts
+                entry = self.next_entry(connection, action, found, author)
                 number = entry["number"]
                 path = self.decision_file(number)
                 if self.remote is None:

@@ -79,20 +79,36 @@ def read_version(store: Store, content: str) -> dict[str, Any]:
     return json.loads((store.artifact(content) / "version.json").read_bytes())
 
 
+class Moved(Refused):
+    """An alias was moved by somebody else between the look at it and the decision."""
+
+
 def move(
-    store: Store, alias: str, content: str, evidence: dict[str, Any], author: str = ""
+    store: Store,
+    alias: str,
+    content: str,
+    evidence: dict[str, Any],
+    author: str = "",
+    since: int | None = None,
 ) -> dict[str, Any]:
-    """Put a version behind an alias and log why. Raises Refused when a source was withdrawn."""
+    """Put a version behind an alias and log why. Raises Refused when a source was withdrawn.
+
+    ``since`` is the decision that put there what the version was compared with (0: nothing was
+    there); Moved is raised when the alias was moved after it. None takes what comes.
+    """
     if not ALIAS.fullmatch(alias):
         raise BadInput(f"{alias[:80]!r} is no alias", "NAME@ALIAS, as in reviews@production")
-    refuse_withdrawn(store, content)
-    now = current(store, alias)
-    facts = {
-        "alias": alias,
-        "version": content,
-        "before": now.hash if now else None,
-        "evidence": evidence,
-    }
+
+    def facts() -> dict[str, Any]:
+        refuse_withdrawn(store, content)
+        now = current(store, alias)
+        if since is not None and since != (now.decision if now else 0):
+            raise Moved(
+                f"{alias} was moved meanwhile", "the alias as it was", "look at it, and try again"
+            )
+        before = now.hash if now else None
+        return {"alias": alias, "version": content, "before": before, "evidence": evidence}
+
     return store.decide("promote", facts, author)
 
 
@@ -101,16 +117,19 @@ def roll_back(store: Store, alias: str, reason: str, author: str = "") -> dict[s
 
     Rolling back twice goes back twice: versions that were rolled away are passed over.
     """
-    stack: list[str] = []
-    for version in history(store, alias):
-        if version.action == "rollback":
-            stack.pop()
-        else:
-            stack.append(version.hash)
-    if len(stack) < 2:
-        raise Refused(f"{alias} has no former version", "at least two promotions")
-    refuse_withdrawn(store, stack[-2])
-    facts = {"alias": alias, "version": stack[-2], "before": stack[-1], "reason": reason}
+
+    def facts() -> dict[str, Any]:
+        stack: list[str] = []
+        for version in history(store, alias):
+            if version.action == "rollback":
+                stack.pop()
+            else:
+                stack.append(version.hash)
+        if len(stack) < 2:
+            raise Refused(f"{alias} has no former version", "at least two promotions")
+        refuse_withdrawn(store, stack[-2])
+        return {"alias": alias, "version": stack[-2], "before": stack[-1], "reason": reason}
+
     return store.decide("rollback", facts, author)
 
 
