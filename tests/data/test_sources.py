@@ -201,6 +201,22 @@ def test_labels_of_other_types(tmp_path):
     assert faults == [Fault("f.parquet:3", "no label", "null")]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), "dictionary"])
+def test_a_row_of_parquet_that_is_not_utf_8_is_set_aside(tmp_path, kind):
+    raw = pa.array([b"fine", b"caf\xe9", b"caf\xc3\xa9"] * 100)
+    text = raw.cast(pa.large_binary() if kind == pa.large_string() else pa.binary())
+    texts = text.view(pa.string() if kind == "dictionary" else kind)
+    if kind == "dictionary":
+        texts = pa.DictionaryArray.from_arrays(pa.array(range(300), pa.int32()), texts)
+    table = pa.table({"text": texts, "label": [1.0] * 300})
+    parquet.write_table(table, tmp_path / "f.parquet")
+    rows, faults = read(tmp_path / "f.parquet")
+    assert [row.text for row in rows[:3]] == ["fine", "café", "fine"] and len(rows) == 200
+    assert {row.label for row in rows} == {"1"}
+    assert [fault.origin for fault in faults[:2]] == ["f.parquet:2", "f.parquet:5"]
+    assert {fault.reason for fault in faults} == {"not utf-8"} and len(faults) == 100
+
+
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
 def test_truncated_parquet(tmp_path, part):
     path = tmp_path / "f.parquet"

@@ -342,11 +342,32 @@ def read_parquet(
             refuse_bomb(about, parquet_bytes(table), path.stat().st_size)
             number = 0
             for batch in table.iter_batches(128, columns=columns):
-                for record in batch.to_pylist():
+                for record in records_of(batch):
                     number += 1
                     yield f"{name}:{number}", record
     except (pa.ArrowException, OSError) as error:
         raise not_parquet(about, error) from None
+
+
+def records_of(batch: Any) -> list[dict[str, Any]]:
+    """A batch's rows; bytes that are not UTF-8 come as lone surrogates, as from other files."""
+    import pyarrow as pa
+
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            raw = column.cast(pa.large_binary()).to_pylist()
+            columns.append([b if b is None else b.decode("utf-8", "surrogateescape") for b in raw])
+        else:
+            columns.append(column.to_pylist())
+    names = batch.schema.names
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def parquet_header(name: str, path: Path, source: Source) -> list[str]:
