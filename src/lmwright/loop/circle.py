@@ -18,8 +18,18 @@ from typing import Any
 import psutil
 
 from lmwright.core.errors import LmwrightError
-from lmwright.core.recipe import Recipe
-from lmwright.loop.retrain import Harm, Retrain, derive, drifts, export, harm, write_recipe
+from lmwright.core.recipe import Recipe, merge
+from lmwright.loop.retrain import (
+    Harm,
+    Retrain,
+    derive,
+    drifts,
+    export,
+    harm,
+    missing,
+    parts,
+    write_recipe,
+)
 from lmwright.loop.traffic import Traffic
 from lmwright.loop.watch import Watcher
 from lmwright.metrics.detectors import signs_from_json
@@ -180,10 +190,10 @@ class Circle:
     def train(self, settings: Retrain, found: Harm) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
-        files = export(self.store, labelled, self.state.get("judged", 0))
-        if not all(rows for _, rows in files.values()):
-            self.enter("alarmed", reason="no labelled texts to learn from and to judge by")
+        rows = parts(labelled, self.state.get("judged", 0))
+        if self.waits(settings, rows):
             return
+        files = export(self.store, rows)
         now = current(self.store, self.service.alias)
         if now is None:
             return
@@ -198,6 +208,18 @@ class Circle:
             failures=0,
             labels=max(row["number"] for row in labelled),
         )
+
+    def waits(self, settings: Retrain, rows: dict[str, list[dict[str, str]]]) -> bool:
+        """Whether there are too few labels for any candidate to pass the gate; says which."""
+        overlaid = {"stages": merge(self.recipe.raw["stages"], settings.stages)}
+        lacks = missing(overlaid, rows, self.service.engine.current.model.labels)
+        if not lacks and not rows["train"]:
+            lacks = "a text to learn from"
+        if lacks:
+            self.enter("alarmed", reason="harm is seen; the gate has too few labels to judge by")
+            if lacks != self.state.get("lacks"):
+                self.note(lacks=lacks)
+        return bool(lacks)
 
     def training(self, settings: Retrain) -> None:
         """Start, resume or await the training process; one that fails is tried again, not for ever.
