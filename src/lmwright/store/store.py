@@ -26,7 +26,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lmwright.core.durable import commit_folder, sweep, sync_folder, write_bytes, write_json
+from lmwright.core.durable import (
+    commit_folder,
+    sweep,
+    sync_folder,
+    sync_tree,
+    write_bytes,
+    write_json,
+)
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import canonical, hash_bytes, hash_json, hash_tree, tree
 from lmwright.store.database import Database, decisions, edges, results, sqlite_url, states
@@ -110,9 +117,17 @@ class Store:
         return self.remote is not None and self.remote.has(f"artifacts/{content}.json")
 
     def add_artifact(self, folder: Path) -> str:
-        """Move a finished folder into the store and return its content hash."""
+        """Move a finished folder into the store and return its content hash.
+
+        One that is there already stays, unless it is damaged: then this one takes its place.
+        """
         content = hash_tree(tree(folder))
-        commit_folder(folder, self.folder / "artifacts" / content)
+        target = self.folder / "artifacts" / content
+        if target.is_dir() and not self.verify(content):
+            sync_tree(folder)  # now, so that the place is empty for two renames only
+            target.rename(self.temporary() / content)
+            # A kill here leaves none: what is missing is made anew. ``gc`` removes the damaged one.
+        commit_folder(folder, target)
         return content
 
     def verify(self, content: str) -> bool:
