@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from lmwright.cli.main import main
+from lmwright.core.recipe import make_recipe
+from lmwright.core.stage import Stage, Work
+from lmwright.data.corpus import SCHEMA
 from lmwright.loop.lineage import of_row, of_source, of_version
+from lmwright.store.run import run_recipe
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import current
 from tests.small_recipe import write_recipe
@@ -126,3 +132,83 @@ def test_a_model_that_drew_no_row_of_a_source_was_not_made_with_it(tmp_path: Pat
     assert not drawn  # one row of 751; the draw is seeded
     assert tfidf not in found["made_with_it"]
     assert tfidf in found["made_beside_it"]
+
+
+ROW = "0" * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Stage):
+    """One row, of one source."""
+
+    def gives(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        row = dict.fromkeys(SCHEMA.names, "x") | {"id": ROW, "source": "ours"}
+        parquet.write_table(pa.Table.from_pylist([row], SCHEMA), work.out("rows") / "train.parquet")
+        (work.out("rows") / "labels.json").write_text('["x"]')
+        return {"learns_from": ["ours"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+    """A model that learnt from that row and comes out another way each time."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("rows",)
+
+    def gives(self) -> tuple[str, ...]:
+        return ("model",)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        rows = (work.inputs["rows"] / "train.parquet").read_bytes()
+        (work.out("model") / "rows.parquet").write_bytes(rows)
+        (work.out("model") / "weights").write_text(str(noise()))
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bind(Stage):
+    """A version of that model."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("model",)
+
+    def gives(self) -> tuple[str, ...]:
+        return ("version",)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        model = work.inputs["model"].name
+        (work.out("version") / "version.json").write_text(json.dumps({"model": model}))
+        return {"model": model}
+
+
+def noise() -> int:
+    """What the model depends on beside its stamp."""
+    return 0
+
+
+def test_a_model_that_came_out_another_way_has_its_lineage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = {"data": Data, "train": Train, "promote": Bind}
+    raw = {"name": "noisy", "stages": dict.fromkeys(stages)}
+    recipe = make_recipe(raw, "noisy.yaml", lambda table, name: stages[name], ())
+    store = Store(tmp_path)
+    first = run_recipe(recipe, store).artifacts
+    monkeypatch.setattr("tests.loop.test_lineage.noise", lambda: 1)
+    then = run_recipe(recipe, store, again=True).artifacts
+    assert first["model"] != then["model"]
+    steps = of_version(store, then["version"])["steps"]
+    assert [(step["kind"], step["attempt"]) for step in steps] == [
+        ("promote", 0),
+        ("train", 1),
+        ("data", 0),
+    ]
+    assert steps[1]["learnt_rows"]["model"]["sources"] == {
+        "ours": {"rows": 1, "licence": "unknown"}
+    }
+    learnt = {made[name] for made in (first, then) for name in ("model", "version")}
+    assert set(of_row(store, ROW)["made_with_it"]) == learnt
+    assert set(of_source(store, "ours")["made_with_it"]) == learnt

@@ -145,6 +145,10 @@ def test_a_different_outcome_elsewhere_comes_first(
     assert shared.result(stamp).outputs == theirs.results["total"].outputs
     assert shared.read_result(stamp, 1).outputs == ours.results["total"].outputs
     assert f"{stamp}/1.json" in whole(remote)["results"]
+    for store in (shared, Store(tmp_path / "third", remote=remote)):
+        for attempt, run in enumerate((theirs, ours)):
+            (maker,) = store.makers(run.artifacts["total"])
+            assert (maker.stamp, maker.attempt) == (stamp, attempt)
 
 
 def test_damage_at_the_remote_is_refused(tmp_path: Path) -> None:

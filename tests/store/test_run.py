@@ -136,6 +136,19 @@ def test_a_missing_artifact_is_made_anew_with_the_same_content(tmp_path: Path) -
     assert run_recipe(recipe(), store).artifacts == run.artifacts
 
 
+def test_a_damaged_artifact_is_put_right_by_doing_it_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = run_recipe(recipe(), store)
+    numbers = store.artifact(run.artifacts["numbers"])
+    for damage in (b"[1, 2]", b""):
+        (numbers / "numbers.json").write_bytes(damage)
+        assert not store.verify(numbers.name)
+        again = run_recipe(recipe(), store, again=True)
+        assert all(store.verify(content) for content in again.artifacts.values())
+        assert again.artifacts == run.artifacts
+        assert not events(store, again.name, "not reproducible")
+
+
 def test_the_decision_log_notices_any_change(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number in range(3):

@@ -63,20 +63,31 @@ class Learn(Stage):
 
     def run(self, work: Work) -> dict[str, Any]:
         rows = (work.inputs["rows"] / "rows.json").read_text()
-        (work.out("model") / "model.json").write_text(json.dumps([rows, self.seed]))
+        (work.out("model") / "model.json").write_text(json.dumps([rows, self.seed, noise()]))
         (work.out("version") / "version.json").write_text(json.dumps({"artifacts": {}, "r": rows}))
-        (work.out("version") / "seed").write_text(str(self.seed))
+        (work.out("version") / "seed").write_text(f"{self.seed} {noise()}")
         return {}
+
+
+def noise() -> int:
+    """What a stage that is not reproducible depends on beside its stamp."""
+    return 0
 
 
 def resolve(table: str, name: str) -> type[Stage]:
     return {"read": Read, "learn": Learn}[name]
 
 
-def make(store: Store, seed: int = 0, sources: tuple[str, ...] = ("ours",), name: str = "toy"):
+def make(
+    store: Store,
+    seed: int = 0,
+    sources: tuple[str, ...] = ("ours",),
+    name: str = "toy",
+    again: bool = False,
+):
     """Run read and learn."""
     raw = {"name": name, "stages": {"read": {"sources": sources}, "learn": {"seed": seed}}}
-    return run_recipe(make_recipe(raw, "toy.yaml", resolve, ()), store)
+    return run_recipe(make_recipe(raw, "toy.yaml", resolve, ()), store, again)
 
 
 def promote(store: Store, **settings: Any) -> str:
@@ -162,6 +173,72 @@ def test_lineage_reads_both_ways(tmp_path: Path) -> None:
     assert below == {run.artifacts[name] for run in (one, two) for name in ("model", "version")}
     assert sources_of(store, one.artifacts["model"]) == {"ours"}
     assert set(learnt_from(store, "ours")) == below | {rows}
+
+
+def twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], dict[str, str]]:
+    """What a recipe that is not reproducible gave first, and what it gave then."""
+    first = make(store)
+    monkeypatch.setattr("tests.store.test_versions.noise", lambda: 7)
+    then = make(store, again=True)
+    assert then.results["learn"].attempt == 1
+    assert first.artifacts["rows"] == then.artifacts["rows"]
+    assert first.artifacts["model"] != then.artifacts["model"]
+    return first.artifacts, then.artifacts
+
+
+def test_lineage_knows_what_came_out_when_it_was_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first, then = twice(store, monkeypatch)
+    for made, attempt in ((first, 0), (then, 1)):
+        makers = store.makers(made["model"])
+        assert [(result.kind, result.attempt) for result in makers] == [("learn", attempt)]
+        assert [r.kind for r in ancestors(store, made["version"])] == ["learn", "read"]
+        assert sources_of(store, made["model"]) == {"ours"}
+    users = store.users(then["rows"])
+    assert [(result.kind, result.attempt) for result in users] == [("learn", 0), ("learn", 1)]
+    below = {h for result in descendants(store, then["rows"]) for h in result.outputs.values()}
+    assert below == {made[name] for made in (first, then) for name in ("model", "version")}
+
+
+def test_withdrawal_reaches_what_came_out_when_it_was_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first, then = twice(store, monkeypatch)
+    move(store, ALIAS, then["version"], {})
+    _, touched = withdraw(store, "ours", "")
+    assert set(touched) == {*first.values(), *then.values()}
+    with pytest.raises(Refused, match="ours"):
+        move(store, ALIAS, then["version"], {})
+
+
+def test_gc_keeps_what_came_out_when_it_was_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    _, then = twice(store, monkeypatch)
+    assert collect(store, keep_runs=1).artifacts == []
+    move(store, ALIAS, then["version"], {})
+    collect(store, keep_runs=0)
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == set(then.values())
+    assert sources_of(store, then["version"]) == {"ours"}
+
+
+def test_an_index_that_knew_first_attempts_only_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    _, then = twice(store, monkeypatch)
+    with store.database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE edges")
+        connection.exec_driver_sql(
+            "CREATE TABLE edges (stamp VARCHAR(64), role VARCHAR(8), name VARCHAR(64), "
+            "artifact VARCHAR(64) NOT NULL, PRIMARY KEY (stamp, role, name))"
+        )
+        connection.exec_driver_sql("DELETE FROM schema_version WHERE number > 1")
+    assert [result.attempt for result in Store(tmp_path).makers(then["model"])] == [1]
 
 
 def test_gc_keeps_what_aliases_need_and_removes_the_rest(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run(folder: Path, **extra: str) -> int:
-    """Run the toy on a store in a process of its own."""
+def run(folder: Path, *words: str, **extra: str) -> int:
+    """Run the toy on a store in a process of its own, or another program: ``-c``, its text, …"""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", **extra}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.whole.toy_run", str(folder)],
+        [sys.executable, *(words or ("-m", "tests.whole.toy_run")), str(folder)],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -91,6 +91,38 @@ def test_a_kill_at_every_ninth_place(shim: Path, tmp_path: Path) -> None:
     places = count(shim, tmp_path)
     assert places > 60
     killed_everywhere(shim, tmp_path, range(1 + places % STRIDE, places, STRIDE))
+
+
+def test_a_kill_while_a_damaged_artifact_is_put_right(shim: Path, tmp_path: Path) -> None:
+    add = (
+        "import sys; from pathlib import Path; from lmwright.store.store import Store; "
+        "Store(Path(sys.argv[1])).add_artifact(Path(sys.argv[1]) / 'tmp' / 'made')"
+    )
+    whole = tmp_path / "whole"
+    (whole / "tmp" / "made").mkdir(parents=True)
+    (whole / "tmp" / "made" / "numbers.json").write_text("[1, 2, 3]")
+    store = Store(whole)
+    damaged = store.artifact(store.add_artifact(whole / "tmp" / "made")) / "numbers.json"
+    store.database.close()
+    damaged.write_text("[1,")
+    left: set[str] = set()
+    for place in range(1, 99):
+        folder = tmp_path / f"at-{place}"
+        made = folder / "tmp" / "made"
+        there = folder / damaged.relative_to(whole)
+        shutil.copytree(whole, folder)
+        made.mkdir()
+        (made / "numbers.json").write_text("[1, 2, 3]")
+        code = run(folder, "-c", add, LD_PRELOAD=str(shim), KILL_AT=str(place))
+        left.add(there.read_text() if there.parent.exists() else "missing")
+        assert len(list((folder / "artifacts").iterdir())) <= 1
+        if code == 0:
+            break
+        made.mkdir(exist_ok=True)
+        (made / "numbers.json").write_text("[1, 2, 3]")
+        assert run(folder, "-c", add) == 0
+        assert there.read_text() == "[1, 2, 3]", place
+    assert code == 0 and left == {"[1,", "missing", "[1, 2, 3]"}
 
 
 @pytest.mark.long

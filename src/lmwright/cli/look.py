@@ -77,7 +77,8 @@ def show_run(store: Store, name: str) -> None:
 
 def show_artifact(store: Store, content: str) -> None:
     """An artifact: who made it, from what, and its files."""
-    print(f"artifact {content}" + ("" if store.verify(content) else "  (damaged!)"))
+    whole = store.verify(content)
+    print(f"artifact {content}" + ("" if whole else "  (damaged! run its recipe with --again)"))
     for result in store.makers(content):
         print(pretty({"made by": result.kind, "inputs": result.inputs, "facts": result.facts}))
     for path in sorted(store.artifact(content).rglob("*")):

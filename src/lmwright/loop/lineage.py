@@ -32,6 +32,7 @@ def of_version(store: Store, content: str) -> dict[str, Any]:
         {
             "kind": result.kind,
             "stamp": result.stamp,
+            "attempt": result.attempt,
             "settings": result.parts["settings"],
             "inputs": result.inputs,
             "outputs": result.outputs,

@@ -29,6 +29,8 @@ edges = sa.Table(
     "edges",
     schema,
     sa.Column("stamp", sa.String(64), primary_key=True),
+    # Programs of before migration 2 that still run write attempt 0 only, and do not name it.
+    sa.Column("attempt", sa.Integer, primary_key=True, server_default="0"),
     sa.Column("role", sa.String(8), primary_key=True),
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("artifact", sa.String(64), nullable=False, index=True),
@@ -55,16 +57,29 @@ states = sa.Table(
 )
 version = sa.Table("schema_version", schema, sa.Column("number", sa.Integer, primary_key=True))
 
+INDEXED = "store: indexed"
+"""The state that says that the index was once made whole."""
+
 
 def create_first(connection: sa.Connection) -> None:
-    """Migration 1: all tables as they first were."""
+    """Migration 1: all tables."""
     schema.create_all(connection)
+
+
+def edges_of_every_attempt(connection: sa.Connection) -> None:
+    """Migration 2: edges were those of attempt 0; the store makes the index anew from its folders.
+
+    In an empty database migration 1 has made them as they are now.
+    """
+    edges.drop(connection)
+    edges.create(connection)
+    connection.execute(states.delete().where(states.c.name == INDEXED))
 
 
 Migrations = tuple[Callable[[sa.Connection], None], ...]
 """In order; a database at version n has had the first n. Never edit one that has shipped."""
 
-MIGRATIONS: Migrations = (create_first,)
+MIGRATIONS: Migrations = (create_first, edges_of_every_attempt)
 
 
 BUSY = (

@@ -71,8 +71,7 @@ def marks(store: Store, keep_runs: int) -> tuple[set[str], set[str]]:
         for head in heads[max(0, len(heads) - keep_runs) :]:
             stamps.update(head.get("results", {}).values())
     for stamp in sorted(stamps):
-        result = store.read_result(stamp, 0)
-        if result is not None:
+        for result in store.attempts(stamp):  # a run's head does not say which it went on with
             roots.update(result.outputs.values())
     needed = set(roots)
     for content in roots:

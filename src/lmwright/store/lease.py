@@ -1,7 +1,9 @@
 """A lease on a stamp: of two runs that want the same result, one works and the other waits.
 
 The holder beats a counter; a waiter watches the counter by its own monotonic clock, so no wall
-clock matters. A holder on this machine whose process is gone loses the lease at once.
+clock matters. A holder on this machine keeps the lease while its process is there, stopped by
+Ctrl-Z or held up by a disk too, and loses it at once when it is gone. One on another machine
+loses it when it misses its beat; if it lives all the same it learns of it before it commits.
 """
 
 from __future__ import annotations
@@ -23,43 +25,85 @@ from lmwright.store.database import Database, leases
 
 BEAT = 2.0
 PATIENCE = 20.0
-"""Seconds between beats, and without a beat before a lease is taken over."""
+"""Seconds between beats, and without a beat before another machine's lease is taken over."""
 SWEEP = "sweep"
 """The lease under which ``gc`` removes what nothing needs."""
+
+
+class Held:
+    """A lease in hand: asked on the way and before a commit whether it still is."""
+
+    def __init__(self, database: Database, stamp: str, me: str) -> None:
+        self.database, self.stamp, self.me = database, stamp, me
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raise LmwrightError if a beat has found that another run took the lease over."""
+        if self.lost.is_set():
+            raise LmwrightError(
+                f"this run no longer holds the lease on {self.stamp[:12]}: another machine "
+                f"takes over what shows no sign of life for {PATIENCE:g} s",
+                "one run at a time on a result",
+                "run again: it waits for the other one and reuses what that makes",
+            )
+
+    def confirm(self) -> None:
+        """The same from the database: after a long stop the next beat may be still to come."""
+        with self.database.read() as connection:
+            query = sa.select(leases.c.stamp).where(mine(self.stamp, self.me))
+            if connection.execute(query).first() is None:
+                self.lost.set()
+        self.check()
+
+    def give_back(self) -> None:
+        """Let another have the lease."""
+        with self.database.write() as connection:
+            connection.execute(leases.delete().where(mine(self.stamp, self.me)))
+
+    def give_back_later(self) -> None:
+        """Try until it can be given back."""
+        while True:
+            time.sleep(BEAT)
+            with suppress(LmwrightError):
+                return self.give_back()
 
 
 @contextmanager
 def lease(
     database: Database, stamp: str, waiting: Callable[[str], None] = lambda owner: None
-) -> Iterator[None]:
+) -> Iterator[Held]:
     """Hold the lease on ``stamp``; first wait while another run that is alive holds it.
 
     ``waiting`` is told once who holds it.
     """
     me = f"{identity()} {threading.get_ident()} {time.monotonic_ns()}"
     acquire(database, stamp, me, waiting)
+    held = Held(database, stamp, me)
     done = threading.Event()
-    heart = threading.Thread(target=beat, args=(database, stamp, me, done), daemon=True)
+    heart = threading.Thread(target=beat, args=(held, done), daemon=True)
     heart.start()
     try:
-        yield
+        yield held
     finally:
         done.set()
         heart.join()
-        # Where it cannot be given back, a full disk say, it is taken over when the beat is missed.
-        with suppress(LmwrightError), database.write() as connection:
-            connection.execute(leases.delete().where(mine(stamp, me)))
+        try:
+            held.give_back()
+        except LmwrightError:  # A full disk, say; and nobody takes it from a process that lives.
+            threading.Thread(target=held.give_back_later, daemon=True).start()
 
 
 @contextmanager
-def run_lease(database: Database, run: str) -> Iterator[None]:
+def run_lease(
+    database: Database, run: str, waiting: Callable[[str], None] = lambda owner: None
+) -> Iterator[None]:
     """Say for as long as a run works that it does, so that no ``gc`` takes what it relies on.
 
     The run says so first and then looks for a sweep, the sweep begins first and then looks for
-    runs; so one of them sees the other, whoever comes first.
+    runs; so one of them sees the other, whoever comes first. ``waiting`` is told who sweeps.
     """
     with lease(database, hash_bytes(run.encode())):
-        with lease(database, SWEEP):
+        with lease(database, SWEEP, waiting):
             pass  # a sweep that had begun is over
         yield
 
@@ -69,8 +113,7 @@ def working(database: Database) -> bool:
     query = sa.select(leases).where(leases.c.stamp != SWEEP)
     with database.read() as connection:
         held = {(row.owner, row.beat) for row in connection.execute(query) if not gone(row.owner)}
-    here = socket.gethostname()
-    if not held or any(owner.split(" ")[0] == here for owner, _ in held):
+    if not held or any(here(owner) for owner, _ in held):
         return bool(held)
     time.sleep(PATIENCE)
     with database.read() as connection:
@@ -78,7 +121,7 @@ def working(database: Database) -> bool:
 
 
 def acquire(database: Database, stamp: str, me: str, waiting: Callable[[str], None]) -> None:
-    """Take the lease, waiting for a live holder and taking over from a dead one."""
+    """Take the lease, waiting for a live holder and taking over from a dead or silent one."""
     seen: tuple[str, int] | None = None
     since = time.monotonic()
     while True:
@@ -87,7 +130,8 @@ def acquire(database: Database, stamp: str, me: str, waiting: Callable[[str], No
             now = (row.owner, row.beat) if row else None
             if now != seen:
                 since = time.monotonic()
-            if now is None or gone(now[0]) or time.monotonic() - since > PATIENCE:
+            late = time.monotonic() - since > PATIENCE
+            if now is None or gone(now[0]) or (late and not here(now[0])):
                 connection.execute(leases.delete().where(leases.c.stamp == stamp))
                 connection.execute(leases.insert().values(stamp=stamp, owner=me, beat=0))
                 return
@@ -97,16 +141,21 @@ def acquire(database: Database, stamp: str, me: str, waiting: Callable[[str], No
         time.sleep(0.25)
 
 
-def beat(database: Database, stamp: str, me: str, done: threading.Event) -> None:
-    """Advance the counter until told to stop; a database that is busy for once is no death."""
+def beat(held: Held, done: threading.Event) -> None:
+    """Advance the counter until told to stop, or until there is none to advance.
+
+    A database that is busy for once is no death.
+    """
     while not done.wait(BEAT):
         try:
-            with database.write() as connection:
-                connection.execute(
-                    leases.update().where(mine(stamp, me)).values(beat=leases.c.beat + 1)
-                )
+            with held.database.write() as connection:
+                ours = leases.update().where(mine(held.stamp, held.me))
+                beaten = connection.execute(ours.values(beat=leases.c.beat + 1)).rowcount
         except LmwrightError:
             continue
+        if not beaten:
+            held.lost.set()
+            return
 
 
 def mine(stamp: str, me: str) -> sa.ColumnElement[bool]:
@@ -119,12 +168,15 @@ def identity() -> str:
     return f"{socket.gethostname()} {os.getpid()} {born(os.getpid())}"
 
 
+def here(owner: str) -> bool:
+    """Whether the holder is a process of this machine."""
+    return owner.split(" ")[0] == socket.gethostname()
+
+
 def gone(owner: str) -> bool:
     """Whether the holder is a process of this machine that no longer lives."""
-    host, pid, birth = owner.split(" ")[:3]
-    if host != socket.gethostname():
-        return False
-    return born(int(pid)) != birth
+    _, pid, birth = owner.split(" ")[:3]
+    return here(owner) and born(int(pid)) != birth
 
 
 def born(pid: int) -> str:

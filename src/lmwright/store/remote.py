@@ -63,7 +63,11 @@ class Remote:
             return
         files = tree(folder)
         if hash_tree(files) != content:
-            raise Corrupt(f"artifact {content[:12]} is damaged here", "its own content")
+            raise Corrupt(
+                f"artifact {content[:12]} is damaged here",
+                "its own content",
+                "run its recipe with --again: what is made anew takes its place",
+            )
         for name, entry in files.items():
             blob = f"blobs/{entry['sha256']}"
             if self.size(blob) == entry["bytes"]:

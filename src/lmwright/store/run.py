@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 import traceback
+import uuid
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -20,7 +21,7 @@ from lmwright.core.errors import BadInput, LmwrightError, nearest
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stamp import Stamp, differences, stamp_of
-from lmwright.store.lease import lease, run_lease
+from lmwright.store.lease import Held, lease, run_lease
 from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
 
@@ -92,7 +93,11 @@ def run_recipe(
     if forecast:
         journal.record("forecast", stages=forecast)
     try:
-        with run_lease(store.database, name):
+        with run_lease(
+            store.database,
+            name,
+            lambda owner: shown.begin(recipe.steps[0].name, f"gc is at work in {owner.split()[1]}"),
+        ):
             for place, step in enumerate(recipe.steps, 1):
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
                 run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
@@ -148,11 +153,11 @@ def run_step(
             store.database,
             stamp.hash,
             lambda owner: shown.begin(step.name, f"the same work is done by {owner.split()[1]}"),
-        ):
+        ) as held:
             found = None if again else store.result(stamp.hash)
             if found is None:
                 shown.begin(step.name, "running")
-                result = work_on(step, stamp, given, store, journal, shown)
+                result = work_on(step, stamp, given, store, journal, shown, held)
                 seconds = time.monotonic() - began
                 shown.end(step.name, "done", seconds, result.facts)
                 return result
@@ -172,13 +177,19 @@ def work_on(
     store: Store,
     journal: Journal,
     shown: Shown,
+    held: Held,
 ) -> Result:
-    """Run a stage under its lease and commit what it gives."""
+    """Run a stage under its lease and commit what it gives, unless the lease was lost."""
     inputs = {own: store.artifact(given[name]) for own, name in step.needs().items()}
-    work = StageWork(step.name, inputs, store.scratch(stamp.hash), journal, shown)
+    work = StageWork(step.name, inputs, store.scratch(stamp.hash), journal, shown, held)
     journal.record("stage began", step=step.name, kind=step.kind, stamp=stamp.hash)
     began, peak = time.monotonic(), Peak()
-    facts = json.loads(json.dumps(step.stage.run(work), allow_nan=False))
+    try:
+        facts = json.loads(json.dumps(step.stage.run(work), allow_nan=False))
+    except OSError:
+        held.confirm()  # its folders may have gone with the lease
+        raise
+    held.confirm()
     outputs = {}
     for artifact in step.stage.gives():
         folder = work.outputs.get(artifact)
@@ -187,6 +198,7 @@ def work_on(
         outputs[artifact] = store.add_artifact(folder)
     seconds = round(time.monotonic() - began, 3)
     work.measured(seconds=seconds, peak_bytes=peak.bytes(), peak_of_stage=peak.own)
+    held.confirm()  # so nobody has removed any of it while it was added
     result = store.add_result(
         Result(
             stamp.hash,
@@ -225,19 +237,22 @@ class StageWork:
         home: Path,
         journal: Journal,
         shown: Shown,
+        held: Held,
     ) -> None:
         self.step, self.inputs, self.home = step, inputs, home
-        self.journal, self.shown = journal, shown
+        self.journal, self.shown, self.held = journal, shown, held
         self.scratch = home / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(home / "out", ignore_errors=True)
+        # Its own, as a holder before that lost the lease unawares may be writing still.
+        self.own = home / "out" / uuid.uuid4().hex
         self.outputs: dict[str, Path] = {}
         self.timed: dict[str, Any] = {}
 
     def out(self, artifact: str) -> Path:
         """An empty folder for an artifact; the same one when asked again."""
         if artifact not in self.outputs:
-            self.outputs[artifact] = self.home / "out" / artifact
+            self.outputs[artifact] = self.own / artifact
             self.outputs[artifact].mkdir(parents=True)
         return self.outputs[artifact]
 
@@ -246,7 +261,8 @@ class StageWork:
         self.journal.record(event, stage=self.step, **facts)
 
     def progress(self, done: float, total: float, note: str = "") -> None:
-        """Show how far the stage is."""
+        """Show how far the stage is; the end of it where another has taken over."""
+        self.held.check()
         self.shown.progress(self.step, done, total, note)
 
     def measured(self, **facts: Any) -> None:

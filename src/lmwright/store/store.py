@@ -26,17 +26,30 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lmwright.core.durable import commit_folder, sweep, sync_folder, write_bytes, write_json
+from lmwright.core.durable import (
+    commit_folder,
+    sweep,
+    sync_folder,
+    sync_tree,
+    write_bytes,
+    write_json,
+)
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import canonical, hash_bytes, hash_json, hash_tree, tree
-from lmwright.store.database import Database, decisions, edges, results, sqlite_url, states
+from lmwright.store.database import (
+    INDEXED,
+    Database,
+    decisions,
+    edges,
+    results,
+    sqlite_url,
+    states,
+)
 from lmwright.store.remote import Remote
 
 FIRST = "0" * 64
 HASH = re.compile(r"[0-9a-f]{4,64}")
 MANIFEST = re.compile(r"[0-9a-f]{64}/[0-9]{1,6}\.json")
-INDEXED = "store: indexed"
-"""The state that says that the index was once made whole."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,17 @@ class Store:
         return self.remote is not None and self.remote.has(f"artifacts/{content}.json")
 
     def add_artifact(self, folder: Path) -> str:
-        """Move a finished folder into the store and return its content hash."""
+        """Move a finished folder into the store and return its content hash.
+
+        One that is there already stays, unless it is damaged: then this one takes its place.
+        """
         content = hash_tree(tree(folder))
-        commit_folder(folder, self.folder / "artifacts" / content)
+        target = self.folder / "artifacts" / content
+        if target.is_dir() and not self.verify(content):
+            sync_tree(folder)  # now, so that the place is empty for two renames only
+            target.rename(self.temporary() / content)
+            # A kill here leaves none: what is missing is made anew. ``gc`` removes the damaged one.
+        commit_folder(folder, target)
         return content
 
     def verify(self, content: str) -> bool:
@@ -174,15 +195,19 @@ class Store:
                     reproduced=same,
                 )
             )
-            if result.attempt == 0:
-                connection.execute(edges.delete().where(edges.c.stamp == result.stamp))
-                for role, names in (("in", result.inputs), ("out", result.outputs)):
-                    for name, content in names.items():
-                        connection.execute(
-                            edges.insert().values(
-                                stamp=result.stamp, role=role, name=name, artifact=content
-                            )
+            of = (edges.c.stamp == result.stamp) & (edges.c.attempt == result.attempt)
+            connection.execute(edges.delete().where(of))
+            for role, names in (("in", result.inputs), ("out", result.outputs)):
+                for name, content in names.items():
+                    connection.execute(
+                        edges.insert().values(
+                            stamp=result.stamp,
+                            attempt=result.attempt,
+                            role=role,
+                            name=name,
+                            artifact=content,
                         )
+                    )
 
     def indexed(self, stamp: str, attempt: int) -> bool:
         """Whether the database knows a result."""
@@ -193,11 +218,15 @@ class Store:
             return connection.execute(query).first() is not None
 
     def all_results(self) -> Iterator[Result]:
-        """Every first result in the store, in the order of their stamps."""
+        """Every result in the store, each attempt of it, in the order of their stamps."""
         for folder in sorted((self.folder / "results").iterdir()):
-            result = self.read_result(folder.name, 0) if folder.is_dir() else None
-            if result is not None:
-                yield result
+            yield from self.attempts(folder.name)
+
+    def attempts(self, stamp: str) -> list[Result]:
+        """The results under a stamp, the first one first."""
+        numbers = sorted(int(p.stem) for p in (self.folder / "results" / stamp).glob("*.json"))
+        found = (self.read_result(stamp, number) for number in numbers)
+        return [result for result in found if result is not None]
 
     def makers(self, content: str) -> list[Result]:
         """The results that gave an artifact."""
@@ -209,12 +238,12 @@ class Store:
 
     def touching(self, content: str, role: str) -> list[Result]:
         """Results with an edge of ``role`` to an artifact."""
-        query = sa.select(edges.c.stamp).where(
+        query = sa.select(edges.c.stamp, edges.c.attempt).where(
             (edges.c.artifact == content) & (edges.c.role == role)
         )
         with self.database.read() as connection:
-            stamps = sorted({row.stamp for row in connection.execute(query)})
-        found = (self.read_result(stamp, 0) for stamp in stamps)
+            places = sorted({(row.stamp, row.attempt) for row in connection.execute(query)})
+        found = (self.read_result(stamp, attempt) for stamp, attempt in places)
         return [result for result in found if result is not None]
 
     def find(self, prefix: str) -> str:
@@ -427,12 +456,7 @@ class Store:
     def rebuild(self) -> None:
         """Make the index anew from the folders; safe while others write, and to repeat."""
         for result in self.all_results():
-            for attempt in range(
-                len(list((self.folder / "results" / result.stamp).glob("*.json")))
-            ):
-                again = self.read_result(result.stamp, attempt)
-                if again is not None:
-                    self.index(again)
+            self.index(result)
         with self.database.write() as connection:
             connection.execute(decisions.delete())
             for entry in self.decisions():

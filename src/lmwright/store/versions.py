@@ -145,7 +145,7 @@ def descendants(store: Store, content: str) -> list[Result]:
 
 def closure(store: Store, content: str, onward: Any, step: Any) -> list[Result]:
     """Follow edges in one direction, each result once."""
-    found: dict[str, Result] = {}
+    found: dict[tuple[str, int], Result] = {}
     todo: list[str] = [content]
     seen: set[str] = set()
     while todo:
@@ -154,7 +154,7 @@ def closure(store: Store, content: str, onward: Any, step: Any) -> list[Result]:
             continue
         seen.add(place)
         for result in step(place):
-            found.setdefault(result.stamp, result)
+            found.setdefault((result.stamp, result.attempt), result)
             todo += onward(result)
     return list(found.values())
 
