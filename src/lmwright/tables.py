@@ -113,7 +113,7 @@ VERBS = {
         "Play a kept world as traffic; the loop reacts.",
     ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
-    "gc": ("lmwright.cli.act:gc", "Remove what no alias, pin or running work needs."),
+    "gc": ("lmwright.cli.act:gc", "Remove what no alias, recent run or running work needs."),
 }
 """Verb -> what it runs and its sentence; help is printed from here without importing anything."""
 

@@ -1,4 +1,4 @@
-"""Garbage collection: removes what no alias, pin, recent run or running work needs."""
+"""Garbage collection: removes what no alias, recent run or running work needs."""
 
 from __future__ import annotations
 
