@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lmwright.core.durable import write_json
+from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
 from lmwright.loop import circle as circle_module
 from lmwright.loop.circle import PAUSES, TICK, Circle
@@ -24,6 +25,7 @@ from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
 from lmwright.serve.settings import Serve
+from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
@@ -163,15 +165,64 @@ def to_training(house: House) -> None:
     assert house.started[0][0].exists()
 
 
+def passed(house: House, content: str) -> None:
+    """Let the run of the retraining make a version, and its gate put it behind the alias."""
+    stamp = "cd" * 32
+    made = Result(stamp, 0, "promote", {"inputs": {}}, {"version": content}, {}, {}, {})
+    house.store.add_result(made)
+    name, folder = house.store.new_run("reviews")
+    raw = read_yaml(house.store.folder / house.circle.state["recipe"])
+    write_head(folder, {"run": name, "recipe": "reviews", "raw": raw, "results": {"p": stamp}})
+    move(house.store, ALIAS, content, {"rival": "", "conditions": []})
+
+
 def test_a_better_version_is_swapped_in(house: House) -> None:
     to_training(house)
     better = version(house.store, 20)
-    move(house.store, ALIAS, better, {})
+    passed(house, better)
     house.started[0][1].code = 0
     house.circle.tick()
     house.circle.tick()
     assert at(house) == "swapped"
     assert house.engine.current.version == better[:16]
+
+
+def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) -> None:
+    served, facts = serving_watched(house), {"log_loss": 0.45, "confidence": 0.8}
+    to_training(house)
+    bad = version(house.store, 30)
+    (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
+    passed(house, bad)
+    house.started[0][1].code = 0
+    with pytest.raises(LmwrightError):
+        house.circle.tick()
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert house.circle.state["reason"] == "the new version cannot be served"
+    assert house.engine.current.version == served[:16]
+    assert Circle.standard(house.circle) == tuple(facts.values())
+    house.answer_and_label(60)
+    house.circle.signs = [DRIFT] * 3
+    house.circle.tick()
+    raw = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())
+    assert raw["artifacts"]["incumbent"] == read_version(house.store, served)["model"]
+
+
+@pytest.mark.parametrize("how", ["rolled back", "by hand", "another run"])
+def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House, how: str) -> None:
+    to_training(house)
+    if how == "rolled back":
+        passed(house, version(house.store, 20))
+        roll_back(house.store, ALIAS, "a test")
+    else:
+        why = {"by_hand": "a test"} if how == "by hand" else {"rival": "", "conditions": []}
+        move(house.store, ALIAS, version(house.store, 20), why)
+    house.started[0][1].code = 0
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert "not by the gate" in house.circle.state["reason"]
 
 
 def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
@@ -297,13 +348,21 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
     again.close()
 
 
-def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
+def serving_watched(house: House) -> str:
+    """A version in service whose detectors know the loss and confidence of their rows."""
     fitted = detectors(house.store)
-    move(house.store, ALIAS, version(house.store, 20, fitted), {})
+    watched = version(house.store, 20, fitted)
     facts = {"log_loss": 0.45, "confidence": 0.8}
     parts: dict[str, Any] = {"inputs": {}}
     made = Result("ab" * 32, 0, "detect", parts, {"detectors": fitted}, facts, {}, {})
     house.store.add_result(made)
+    move(house.store, ALIAS, watched, {})
+    house.circle.tick()
+    return watched
+
+
+def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
+    serving_watched(house)
     assert Circle.standard(house.circle) == (0.45, 0.8)
 
 

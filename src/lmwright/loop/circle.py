@@ -26,8 +26,9 @@ from lmwright.metrics.detectors import signs_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
+from lmwright.store.run import runs_with
 from lmwright.store.store import Store
-from lmwright.store.versions import current, read_version
+from lmwright.store.versions import Version, current, history, read_version
 
 CANARY = ("A plain sentence.", "Another one, a little longer than the first, to be read as well.")
 TICK = 0.5
@@ -168,13 +169,16 @@ class Circle:
             self.note(looked={**asked, "at": list(found.looks)})
         return found
 
+    def served(self) -> dict[str, Any]:
+        """What the version binds together that answers, which may not be what the alias names."""
+        version = self.service.engine.current.version
+        past = history(self.store, self.service.alias)
+        return read_version(self.store, next(one.hash for one in past if one.id == version))
+
     def standard(self) -> tuple[float | None, float]:
-        """The version's log-loss and mean confidence on the rows that its detectors refer to."""
-        now = current(self.store, self.service.alias)
-        if now is None:
-            return None, 1.0
-        bound = read_version(self.store, now.hash)["artifacts"]
-        facts = self.store.makers(bound["detectors"])[0].facts
+        """The served version's log-loss and mean confidence on its detectors' reference rows."""
+        detectors = self.served()["artifacts"]["detectors"]
+        facts = self.store.makers(detectors)[0].facts
         return facts["log_loss"], facts["confidence"]
 
     def train(self, settings: Retrain, found: Harm) -> None:
@@ -187,14 +191,14 @@ class Circle:
         now = current(self.store, self.service.alias)
         if now is None:
             return
-        model = read_version(self.store, now.hash)["model"]
+        model = self.served()["model"]
         raw = derive(self.recipe.raw, settings, model, files, self.service.alias)
         self.enter(
             "training",
             reason=found.reason,
             evidence=found.evidence,
             recipe=str(write_recipe(self.store, raw).relative_to(self.store.folder)),
-            before=now.hash,
+            decision=now.decision,
             failures=0,
             labels=max(row["number"] for row in labelled),
         )
@@ -226,11 +230,23 @@ class Circle:
         """The gate has decided: say whether the new version took over or the old one stays."""
         self.note(labels_used=self.state["labels"], judged=self.state["labels"])
         now = current(self.store, self.service.alias)
-        if now is not None and now.hash != self.state["before"]:
-            self.follow()
-            self.enter("swapped", version=now.id)
-        else:
+        if now is None or now.decision == self.state["decision"]:
             self.enter("kept", reason="the gate did not pass the new version")
+        elif not self.by_gate(now):
+            self.enter("kept", reason="the alias was moved, but not by the gate of the retraining")
+        elif now.id != self.service.engine.current.version:
+            self.enter("kept", reason="the new version cannot be served")
+        else:
+            self.enter("swapped", reason="the gate passed the new version", version=now.id)
+
+    def by_gate(self, now: Version) -> bool:
+        """Whether the gate of a retraining put a version there: no person, and no other run."""
+        facts = self.store.decisions()[now.decision - 1]["facts"]
+        if now.action != "promote" or "by_hand" in facts["evidence"]:
+            return False
+        made = {result.stamp for result in self.store.makers(now.hash)}
+        heads = [head for _, head in runs_with(self.store, made)]
+        return any("incumbent" in (head["raw"].get("artifacts") or {}) for head in heads)
 
     def enter(self, at: str, **facts: Any) -> None:
         """Write a state down. What it does not mention stays known."""
