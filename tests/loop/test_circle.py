@@ -306,6 +306,33 @@ def test_the_loss_is_tested_when_the_labels_have_doubled_only(house: House) -> N
     again.close()
 
 
+@pytest.mark.parametrize("at_fault", ["export", "set_state"])
+def test_a_fault_after_the_loss_was_found_keeps_the_training_back_only_while_it_lasts(
+    house: House, monkeypatch: pytest.MonkeyPatch, at_fault: str
+) -> None:
+    def full(*given: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    house.circle.settings = replace(house.circle.settings, new_labels=0, loss=0.01, confidence=1.0)
+    house.circle.signs = [DRIFT] * 3
+    house.circle.enter("alarmed", reason="drift")
+    house.answer_and_label(60)
+    for place in range(6):
+        house.traffic.give("cls-0", place, "positive", ("negative", "positive"), "")
+    with monkeypatch.context() as patched:
+        patched.setattr(circle_module if at_fault == "export" else house.store, at_fault, full)
+        with pytest.raises(OSError, match="No space"):
+            house.circle.tick()
+        assert at(house) == "alarmed"
+        again = House(house.store.folder)  # what a server would go on from after a SIGKILL here
+        assert at(again) == "alarmed" and "looked" not in again.circle.state
+        again.close()
+    house.circle.tick()
+    assert at(house) == "training"
+    assert "loss" in house.circle.state["reason"]
+    assert house.circle.state["looked"]["at"] == [60]
+
+
 def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     staging = "reviews@staging"
     move(house.store, staging, version(house.store, 12), {})

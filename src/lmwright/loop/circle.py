@@ -152,12 +152,18 @@ class Circle:
             return
         if self.state["at"] != "alarmed":
             self.enter("alarmed", reason="drift", signs=signs[-1])
-        found = self.judge(settings, signs)
+        found, looked = self.judge(settings, signs)
         if found.reason:
-            self.train(settings, found)
+            self.train(settings, found, looked)
+        elif looked:
+            self.note(**looked)
 
-    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> Harm:
-        """Whether the drift is harm, or a chance to learn; looks at the loss are written down."""
+    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> tuple[Harm, dict[str, Any]]:
+        """Whether the drift is harm, or a chance to learn; and a new look at the loss, if any.
+
+        A look that found a reason is written down with the training that it starts: written
+        before, it would keep the training back if that fails to start for a want of space, say.
+        """
         version, used = self.service.engine.current.version, self.state.get("labels_used", 0)
         rows = [row for row in self.traffic.labelled(version) if row["number"] > used]
         asked = {"version": version, "after": used}
@@ -165,9 +171,8 @@ class Circle:
         looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
         found = harm(settings, signs, rows, loss, confidence, looks)
-        if found.looks != looks:
-            self.note(looked={**asked, "at": list(found.looks)})
-        return found
+        new = found.looks != looks
+        return found, {"looked": {**asked, "at": list(found.looks)}} if new else {}
 
     def served(self) -> dict[str, Any]:
         """What the version binds together that answers, which may not be what the alias names."""
@@ -181,11 +186,12 @@ class Circle:
         facts = self.store.makers(detectors)[0].facts
         return facts["log_loss"], facts["confidence"]
 
-    def train(self, settings: Retrain, found: Harm) -> None:
+    def train(self, settings: Retrain, found: Harm, looked: dict[str, Any]) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
         files = export(self.store, labelled, self.state.get("judged", 0))
         if not all(rows for _, rows in files.values()):
+            self.note(**looked)
             self.enter("alarmed", reason="no labelled texts to learn from and to judge by")
             return
         now = current(self.store, self.service.alias)
@@ -201,6 +207,7 @@ class Circle:
             decision=now.decision,
             failures=0,
             labels=max(row["number"] for row in labelled),
+            **looked,
         )
 
     def training(self, settings: Retrain) -> None:
@@ -255,9 +262,10 @@ class Circle:
         self.note(at=at, since=time.time(), **facts)
 
     def note(self, **facts: Any) -> None:
-        """Write facts down beside the state."""
-        self.state = {**self.state, **facts}
-        self.store.set_state(self.name, self.state)
+        """Write facts down beside the state; what cannot be written is not acted upon."""
+        state = {**self.state, **facts}
+        self.store.set_state(self.name, state)
+        self.state = state
 
 
 def start_training(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
