@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
 from lmwright.loop import circle as circle_module
-from lmwright.loop.circle import PAUSES, TICK, Circle
+from lmwright.loop.circle import FORGET_EVERY, PAUSES, TICK, Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.metrics.detectors import NAMES, Detectors, Seen, Sign
 from lmwright.models.calibration import Calibration
@@ -238,12 +239,14 @@ def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
 
 
 def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeypatch) -> None:
-    moment = time.time()
-    monkeypatch.setattr(circle_module.time, "time", lambda: moment)
+    moment, day = 1000.0, time.time()
+    clocks = SimpleNamespace(monotonic=lambda: moment, time=lambda: day)
+    monkeypatch.setattr(circle_module, "time", clocks)
     to_training(house)
     for attempt, pause in enumerate(PAUSES, 1):
         house.started[-1][1].code = 1
         house.circle.tick()
+        day -= 86400  # a clock that is set back keeps nothing waiting
         house.circle.tick()
         assert at(house) == "training" and len(house.started) == attempt, "too early"
         moment += pause + 0.1
@@ -436,15 +439,36 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_forgets_at_its_first_tick_what_grew_too_old_while_it_was_stopped(
-    house: House,
+def test_a_clock_that_leaps_ahead_makes_a_server_forget_after_an_hour_only(
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.answer_and_label(30)
-    with house.traffic.database.write() as connection:
-        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400")
-    assert house.traffic.count() == 30
+    house.answer_and_label(3)
+    steady, day = time.monotonic(), time.time()
+    clocks = SimpleNamespace(monotonic=lambda: steady, time=lambda: day)
+    monkeypatch.setattr(circle_module, "time", clocks)
     house.circle.tick()
-    assert house.traffic.count() == 0
+    leap = 400 * 86400
+    for leapt, kept in ((leap, 3), (-leap, 3), (leap, 3), (0, 0)):  # and back, and ahead to stay
+        steady += FORGET_EVERY + 1
+        day += FORGET_EVERY + 1 + leapt
+        house.circle.tick()
+        assert house.traffic.count() == kept
+
+
+def test_what_grew_too_old_while_a_server_was_stopped_is_forgotten(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.answer_and_label(3)
+    with house.traffic.database.write() as connection:
+        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400 * (place + 1)")
+    house.close()
+    again = House(tmp_path)
+    again.circle.tick()
+    assert again.traffic.count() == 1, "by the newest answer, all others are too old"
+    monkeypatch.setattr(circle_module, "FORGET_EVERY", -1.0)  # an hour later
+    again.circle.tick()
+    assert again.traffic.count() == 0
+    again.close()
 
 
 @pytest.mark.parametrize(("label", "trains"), [("positive", False), ("negative", True)])

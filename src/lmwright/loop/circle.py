@@ -60,7 +60,8 @@ class Circle:
         self.watcher: Watcher | None = None
         self.watch(service.engine.current)
         self.process: subprocess.Popen[bytes] | None = None
-        self.forgot = float("-inf")  # so the first tick forgets: a server may be stopped for days
+        self.again = self.forgot = float("-inf")  # a server that starts begins and forgets at once
+        self.clock = traffic.newest() - time.monotonic()
         self.stopped = threading.Event()
         self.fault = ""
         self.unfit = ""
@@ -93,12 +94,22 @@ class Circle:
         """Follow the alias, then take one step from the present state."""
         self.follow()
         if time.monotonic() - self.forgot > FORGET_EVERY:
-            self.forgot = time.monotonic()
-            self.traffic.forget()
+            self.forget()
         if self.settings is None:
             return
         steps = {"training": self.training, "gated": self.gated}
         steps.get(self.state["at"], self.observing)(self.settings)
+
+    def forget(self) -> None:
+        """Forget by the time that an hour ago's clock says it is now, where today's says more.
+
+        A clock that leaps ahead would take the whole log; so it must have been so for an hour. A
+        server that starts goes by the newest answer first.
+        """
+        self.forgot = time.monotonic()
+        clock = time.time() - self.forgot
+        self.traffic.forget(self.forgot + min(clock, self.clock))
+        self.clock = clock
 
     def follow(self) -> None:
         """Swap in what the alias names, if it is another version than the one in service."""
@@ -216,7 +227,7 @@ class Circle:
         Its labels are used once the gate has decided, or once it is given up.
         """
         if self.process is None:
-            if time.time() < self.state.get("again", 0.0):
+            if time.monotonic() < self.again:
                 return
             self.process = self.start(self.store.folder / self.state["recipe"], self.store.folder)
             return
@@ -228,7 +239,8 @@ class Circle:
         if code == 0:
             self.enter("gated")
         elif failures < len(PAUSES):
-            self.note(failures=failures + 1, again=time.time() + PAUSES[failures])
+            self.note(failures=failures + 1)
+            self.again = time.monotonic() + PAUSES[failures]
         else:
             self.note(labels_used=self.state["labels"])
             self.enter("kept", reason=f"the retraining failed (exit code {code})")

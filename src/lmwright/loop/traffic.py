@@ -250,6 +250,11 @@ class Traffic(Log):
         with self.database.read() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(answers)).scalar() or 0
 
+    def newest(self) -> float:
+        """When the last answer that is kept was given; the beginning of time if none is."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.max(answers.c.time))).scalar() or 0.0
+
     def forget(self, now: float | None = None) -> int:
         """Remove what is older than the retention allows; returns how many answers went."""
         before = self.oldest(now)
