@@ -265,6 +265,19 @@ def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeyp
     assert len(parts(house)["gate"]) > 25, "no gate has judged by the first labels"
 
 
+@pytest.mark.parametrize("code", [130, 143, -2, -15])
+def test_a_training_that_was_interrupted_has_not_failed(house: House, code: int) -> None:
+    to_training(house)
+    for stops in range(2, len(PAUSES) + 4):
+        house.started[-1][1].code = code
+        house.circle.tick()
+        house.circle.again = float("-inf")  # the pause is over
+        house.circle.tick()
+        assert at(house) == "training" and len(house.started) == stops
+    assert house.circle.state["failures"] == 0
+    assert "labels_used" not in house.circle.state
+
+
 def parts(house: House) -> dict[str, set[str]]:
     """The texts of the last retraining's feedback by part."""
     recipe = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())

@@ -7,12 +7,14 @@ What is served is whatever the alias names, so a decision made by hand is follow
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import psutil
@@ -36,6 +38,9 @@ FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
 PAUSES = (10.0, 60.0)
 """Seconds before a training that failed is tried again; after the last one it is given up."""
+
+INTERRUPTED = {code for sig in (SIGINT, SIGTERM) for code in (128 + sig, -sig)}
+"""Exit codes of a training that somebody stopped: it did not fail."""
 
 Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 
@@ -238,6 +243,8 @@ class Circle:
         failures = self.state["failures"]
         if code == 0:
             self.enter("gated")
+        elif code in INTERRUPTED:
+            self.again = time.monotonic() + PAUSES[0]
         elif failures < len(PAUSES):
             self.note(failures=failures + 1)
             self.again = time.monotonic() + PAUSES[failures]
@@ -281,11 +288,18 @@ class Circle:
 
 
 def start_training(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
-    """Run a recipe in a process of its own, a little less urgent than the server."""
-    command = [sys.executable, "-m", "lmwright.cli.main", "run", str(recipe), "--store", str(store)]
+    """Run a recipe in a process of its own, a little less urgent than the server.
+
+    In a session of its own too: a Ctrl-C is meant for the server, which stops it when it ends.
+    """
+    words = ["lmwright.loop.training", str(os.getpid()), str(recipe), str(store)]
     with recipe.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         psutil.Process(process.pid).nice(5)
