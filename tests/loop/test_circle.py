@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lmwright.core.durable import write_json
+from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
 from lmwright.loop import circle as circle_module
-from lmwright.loop.circle import PAUSES, TICK, Circle
+from lmwright.loop.circle import FORGET_EVERY, PAUSES, TICK, Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.metrics.detectors import NAMES, Detectors, Seen, Sign
 from lmwright.models.calibration import Calibration
@@ -24,6 +26,7 @@ from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
 from lmwright.serve.settings import Serve
+from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
@@ -100,8 +103,10 @@ class House:
         self.traffic = Traffic(folder / "traffic" / "reviews@production", True, 30, 0.4)
         self.started: list[tuple[Path, Training]] = []
         raw = read_yaml(RECIPE)
-        raw["retrain"] = {**raw["retrain"], "fewest": 30, "new_labels": 30}
+        raw["stages"]["promote"]["gate"]["slices"] = None
         recipe = make_recipe(raw, "quickstart", resolve, SECTIONS)
+        retrain = replace(recipe.sections["retrain"], fewest=30, new_labels=30)
+        recipe = replace(recipe, sections={**recipe.sections, "retrain": retrain})
         self.circle = Circle(recipe, self.store, self.service, self.traffic, self.start)
         self.circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
         self.answered = 0
@@ -110,7 +115,7 @@ class House:
         self.started.append((recipe, Training()))
         return self.started[-1][1]
 
-    def answer_and_label(self, count: int) -> None:
+    def answer_and_label(self, count: int, label: str = "negative") -> None:
         """Serve texts that were not served before and give their labels back."""
         texts = tuple(f"A text, number {self.answered + k}." for k in range(count))
         loaded, futures = self.engine.admit(list(texts))
@@ -118,7 +123,7 @@ class House:
         labels, name = loaded.model.labels, f"cls-{self.answered}"
         self.traffic.observe(Served(name, time.time(), "", loaded.version, labels, texts, answers))
         for place in range(count):
-            self.traffic.give(name, place, "negative", labels, "")
+            self.traffic.give(name, place, label, labels, "")
         self.answered += count
 
     def close(self) -> None:
@@ -154,7 +159,7 @@ def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
 
 def to_training(house: House) -> None:
     """Bring the circle to the point where a training runs."""
-    house.answer_and_label(60)
+    house.answer_and_label(120)
     house.circle.signs = [DRIFT] * 3
     house.circle.tick()
     assert at(house) == "training"
@@ -163,15 +168,84 @@ def to_training(house: House) -> None:
     assert house.started[0][0].exists()
 
 
+def test_a_retraining_waits_until_its_gate_could_judge(house: House) -> None:
+    gate = house.circle.recipe.raw["stages"]["promote"]["gate"]
+    gate["slices"] = {"kinds": ["label"], "rows": 10}
+    house.circle.signs = [DRIFT] * 3
+    lacks = []
+    for count, label in ((40, "negative"), (80, "negative"), (10, "positive")):
+        house.answer_and_label(count, label)
+        house.circle.tick()
+        assert at(house) == "alarmed" and not house.started
+        assert "too few labels" in house.circle.state["reason"]
+        lacks.append(house.circle.state["lacks"])
+    assert " of 30 rows" in lacks[0]
+    assert lacks[1] == "0 of 10 rows of the slice label: positive"
+    assert lacks[2].endswith("of 10 rows of the slice label: positive") and lacks[2][0] != "0"
+    house.answer_and_label(40, "positive")
+    house.circle.tick()
+    assert at(house) == "training"
+    assert len(parts(house)["gate"]) > 30, "all labels that were waited for are judged by"
+
+
+def passed(house: House, content: str) -> None:
+    """Let the run of the retraining make a version, and its gate put it behind the alias."""
+    stamp = "cd" * 32
+    made = Result(stamp, 0, "promote", {"inputs": {}}, {"version": content}, {}, {}, {})
+    house.store.add_result(made)
+    name, folder = house.store.new_run("reviews")
+    raw = read_yaml(house.store.folder / house.circle.state["recipe"])
+    write_head(folder, {"run": name, "recipe": "reviews", "raw": raw, "results": {"p": stamp}})
+    move(house.store, ALIAS, content, {"rival": "", "conditions": []})
+
+
 def test_a_better_version_is_swapped_in(house: House) -> None:
     to_training(house)
     better = version(house.store, 20)
-    move(house.store, ALIAS, better, {})
+    passed(house, better)
     house.started[0][1].code = 0
     house.circle.tick()
     house.circle.tick()
     assert at(house) == "swapped"
     assert house.engine.current.version == better[:16]
+
+
+def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) -> None:
+    served, facts = serving_watched(house), {"log_loss": 0.45, "confidence": 0.8}
+    to_training(house)
+    bad = version(house.store, 30)
+    (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
+    passed(house, bad)
+    house.started[0][1].code = 0
+    with pytest.raises(LmwrightError):
+        house.circle.tick()
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert house.circle.state["reason"] == "the new version cannot be served"
+    assert house.engine.current.version == served[:16]
+    assert Circle.standard(house.circle) == tuple(facts.values())
+    house.answer_and_label(120)
+    house.circle.signs = [DRIFT] * 3
+    house.circle.tick()
+    raw = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())
+    assert raw["artifacts"]["incumbent"] == read_version(house.store, served)["model"]
+
+
+@pytest.mark.parametrize("how", ["rolled back", "by hand", "another run"])
+def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House, how: str) -> None:
+    to_training(house)
+    if how == "rolled back":
+        passed(house, version(house.store, 20))
+        roll_back(house.store, ALIAS, "a test")
+    else:
+        why = {"by_hand": "a test"} if how == "by hand" else {"rival": "", "conditions": []}
+        move(house.store, ALIAS, version(house.store, 20), why)
+    house.started[0][1].code = 0
+    house.circle.tick()
+    house.circle.tick()
+    assert at(house) == "kept"
+    assert "not by the gate" in house.circle.state["reason"]
 
 
 def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
@@ -187,12 +261,14 @@ def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
 
 
 def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeypatch) -> None:
-    moment = time.time()
-    monkeypatch.setattr(circle_module.time, "time", lambda: moment)
+    moment, day = 1000.0, time.time()
+    clocks = SimpleNamespace(monotonic=lambda: moment, time=lambda: day)
+    monkeypatch.setattr(circle_module, "time", clocks)
     to_training(house)
     for attempt, pause in enumerate(PAUSES, 1):
         house.started[-1][1].code = 1
         house.circle.tick()
+        day -= 86400  # a clock that is set back keeps nothing waiting
         house.circle.tick()
         assert at(house) == "training" and len(house.started) == attempt, "too early"
         moment += pause + 0.1
@@ -209,6 +285,19 @@ def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeyp
     house.answer_and_label(40)
     house.circle.tick()
     assert len(parts(house)["gate"]) > 25, "no gate has judged by the first labels"
+
+
+@pytest.mark.parametrize("code", [130, 143, -2, -15])
+def test_a_training_that_was_interrupted_has_not_failed(house: House, code: int) -> None:
+    to_training(house)
+    for stops in range(2, len(PAUSES) + 4):
+        house.started[-1][1].code = code
+        house.circle.tick()
+        house.circle.again = float("-inf")  # the pause is over
+        house.circle.tick()
+        assert at(house) == "training" and len(house.started) == stops
+    assert house.circle.state["failures"] == 0
+    assert "labels_used" not in house.circle.state
 
 
 def parts(house: House) -> dict[str, set[str]]:
@@ -231,7 +320,7 @@ def test_the_second_gate_judges_by_feedback_that_the_first_has_not_seen(house: H
     assert "labels_used" not in house.circle.state, "nothing is used before the gate's decision"
     house.circle.tick()
     assert at(house) == "kept"
-    house.answer_and_label(60)
+    house.answer_and_label(120)
     house.circle.tick()
     assert at(house) == "training"
     second = parts(house)
@@ -255,6 +344,33 @@ def test_the_loss_is_tested_when_the_labels_have_doubled_only(house: House) -> N
     again.close()
 
 
+@pytest.mark.parametrize("at_fault", ["export", "set_state"])
+def test_a_fault_after_the_loss_was_found_keeps_the_training_back_only_while_it_lasts(
+    house: House, monkeypatch: pytest.MonkeyPatch, at_fault: str
+) -> None:
+    def full(*given: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    house.circle.settings = replace(house.circle.settings, new_labels=0, loss=0.01, confidence=1.0)
+    house.circle.signs = [DRIFT] * 3
+    house.circle.enter("alarmed", reason="drift")
+    house.answer_and_label(120)
+    for place in range(6):
+        house.traffic.give("cls-0", place, "positive", ("negative", "positive"), "")
+    with monkeypatch.context() as patched:
+        patched.setattr(circle_module if at_fault == "export" else house.store, at_fault, full)
+        with pytest.raises(OSError, match="No space"):
+            house.circle.tick()
+        assert at(house) == "alarmed"
+        again = House(house.store.folder)  # what a server would go on from after a SIGKILL here
+        assert at(again) == "alarmed" and "looked" not in again.circle.state
+        again.close()
+    house.circle.tick()
+    assert at(house) == "training"
+    assert "loss" in house.circle.state["reason"]
+    assert house.circle.state["looked"]["at"] == [120]
+
+
 def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     staging = "reviews@staging"
     move(house.store, staging, version(house.store, 12), {})
@@ -262,7 +378,7 @@ def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     circle = Circle(house.circle.recipe, house.store, service, house.traffic, house.start)
     circle.follow()
     circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
-    house.answer_and_label(60)
+    house.answer_and_label(120)
     circle.signs = [DRIFT] * 3
     circle.tick()
     raw = json.loads((house.store.folder / circle.state["recipe"]).read_text())
@@ -297,13 +413,21 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
     again.close()
 
 
-def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
+def serving_watched(house: House) -> str:
+    """A version in service whose detectors know the loss and confidence of their rows."""
     fitted = detectors(house.store)
-    move(house.store, ALIAS, version(house.store, 20, fitted), {})
+    watched = version(house.store, 20, fitted)
     facts = {"log_loss": 0.45, "confidence": 0.8}
     parts: dict[str, Any] = {"inputs": {}}
     made = Result("ab" * 32, 0, "detect", parts, {"detectors": fitted}, facts, {}, {})
     house.store.add_result(made)
+    move(house.store, ALIAS, watched, {})
+    house.circle.tick()
+    return watched
+
+
+def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
+    serving_watched(house)
     assert Circle.standard(house.circle) == (0.45, 0.8)
 
 
@@ -350,15 +474,36 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_forgets_at_its_first_tick_what_grew_too_old_while_it_was_stopped(
-    house: House,
+def test_a_clock_that_leaps_ahead_makes_a_server_forget_after_an_hour_only(
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.answer_and_label(30)
-    with house.traffic.database.write() as connection:
-        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400")
-    assert house.traffic.count() == 30
+    house.answer_and_label(3)
+    steady, day = time.monotonic(), time.time()
+    clocks = SimpleNamespace(monotonic=lambda: steady, time=lambda: day)
+    monkeypatch.setattr(circle_module, "time", clocks)
     house.circle.tick()
-    assert house.traffic.count() == 0
+    leap = 400 * 86400
+    for leapt, kept in ((leap, 3), (-leap, 3), (leap, 3), (0, 0)):  # and back, and ahead to stay
+        steady += FORGET_EVERY + 1
+        day += FORGET_EVERY + 1 + leapt
+        house.circle.tick()
+        assert house.traffic.count() == kept
+
+
+def test_what_grew_too_old_while_a_server_was_stopped_is_forgotten(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.answer_and_label(3)
+    with house.traffic.database.write() as connection:
+        connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400 * (place + 1)")
+    house.close()
+    again = House(tmp_path)
+    again.circle.tick()
+    assert again.traffic.count() == 1, "by the newest answer, all others are too old"
+    monkeypatch.setattr(circle_module, "FORGET_EVERY", -1.0)  # an hour later
+    again.circle.tick()
+    assert again.traffic.count() == 0
+    again.close()
 
 
 @pytest.mark.parametrize(("label", "trains"), [("positive", False), ("negative", True)])

@@ -13,7 +13,7 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.loop.retention import SETTLED, forget_texts
 from lmwright.loop.retrain import export, write_recipe
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.traffic import SETTINGS, Traffic
 from lmwright.serve.engine import Answer
 from lmwright.serve.routes import Served
 from lmwright.store.lease import run_lease
@@ -74,6 +74,20 @@ def test_gc_forgets_answers_past_the_retention_that_their_server_had(
     assert [again.count(), len(again.find("cls-new")), again.labelled()] == [1, 1, []]
     again.close()
     assert OLD.encode() not in b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_lineage_leaves_what_gc_keeps_and_forgets_as_it_was(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.folder / "traffic" / "mine"
+    log = Traffic(folder, True, 7.0, 0.4)
+    log.observe(served("cls-old", OLD, days=8))
+    log.close()
+    settings = (folder / SETTINGS).read_bytes()
+    assert main(["lineage", "cls-none", "--store", str(store.folder)]) == 1
+    assert "cls-none" in capsys.readouterr().err
+    assert (folder / SETTINGS).read_bytes() == settings
+    assert forget_texts(store).answers == 1
 
 
 def test_gc_removes_exported_feedback_once_no_training_reads_it(store: Store) -> None:

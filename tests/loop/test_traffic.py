@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmwright.core.errors import BadInput
-from lmwright.loop.traffic import Traffic, part_of
+from lmwright.core.errors import BadInput, LmwrightError
+from lmwright.loop.traffic import SETTINGS, Log, Traffic, part_of
 from lmwright.serve.engine import Answer
 from lmwright.serve.routes import Served
 
@@ -41,14 +41,15 @@ def open_log(tmp_path: Path):
 def test_texts_are_kept_masked_and_only_where_that_is_allowed(open_log, tmp_path: Path) -> None:
     log = open_log()
     log.observe(served("cls-1", (MAIL,)))
+    log.flush()
     (row,) = log.find("cls-1")
     assert "jane.doe" not in row["text"]
     assert "about the film" in row["text"]
     log.close()
     silent = open_log(keep_text=False)
     silent.observe(served("cls-2", (MAIL,)))
-    assert silent.find("cls-2")[0]["text"] is None
     silent.flush()
+    assert silent.find("cls-2")[0]["text"] is None
     raw = b"".join(path.read_bytes() for path in (tmp_path / "traffic").iterdir())
     assert b"jane.doe" not in raw
 
@@ -141,6 +142,26 @@ def test_a_log_that_cannot_be_written_says_so_and_fails_no_request(open_log, tmp
     log.flush()
     assert log.lost == 1
     assert "cannot be written" in log.fault
+
+
+def test_who_only_looks_at_a_log_changes_neither_it_nor_its_settings(
+    open_log, tmp_path: Path
+) -> None:
+    log = open_log(retention_days=7)
+    log.observe(served("cls-1", ("One.", "Two.")))
+    log.close()
+    folder = tmp_path / "traffic"
+    with sqlite3.connect(folder / "traffic.db") as plain:
+        plain.execute("delete from schema_version where number = 2")
+    names = ("traffic.db", SETTINGS)
+    before = [(folder / name).read_bytes() for name in names]
+    looking = Log(folder)
+    assert [row["text"] for row in looking.find("cls-1")] == ["One.", "Two."]
+    assert looking.answers_of("v1") == ["cls-1"]
+    with pytest.raises(LmwrightError, match="readonly"), looking.database.write() as connection:
+        connection.exec_driver_sql("delete from answers")
+    looking.close()
+    assert [(folder / name).read_bytes() for name in names] == before
 
 
 def test_windows_are_kept_in_order(open_log) -> None:

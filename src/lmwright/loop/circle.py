@@ -7,12 +7,14 @@ What is served is whatever the alias names, so a decision made by hand is follow
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import psutil
@@ -36,8 +38,9 @@ from lmwright.metrics.detectors import signs_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Served, Service
+from lmwright.store.run import runs_with
 from lmwright.store.store import Store
-from lmwright.store.versions import current, read_version
+from lmwright.store.versions import Version, current, history, read_version
 
 CANARY = ("A plain sentence.", "Another one, a little longer than the first, to be read as well.")
 TICK = 0.5
@@ -45,6 +48,9 @@ FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
 PAUSES = (10.0, 60.0)
 """Seconds before a training that failed is tried again; after the last one it is given up."""
+
+INTERRUPTED = {code for sig in (SIGINT, SIGTERM) for code in (128 + sig, -sig)}
+"""Exit codes of a training that somebody stopped: it did not fail."""
 
 Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 
@@ -69,7 +75,8 @@ class Circle:
         self.watcher: Watcher | None = None
         self.watch(service.engine.current)
         self.process: subprocess.Popen[bytes] | None = None
-        self.forgot = float("-inf")  # so the first tick forgets: a server may be stopped for days
+        self.again = self.forgot = float("-inf")  # a server that starts begins and forgets at once
+        self.clock = traffic.newest() - time.monotonic()
         self.stopped = threading.Event()
         self.fault = ""
         self.unfit = ""
@@ -102,12 +109,22 @@ class Circle:
         """Follow the alias, then take one step from the present state."""
         self.follow()
         if time.monotonic() - self.forgot > FORGET_EVERY:
-            self.forgot = time.monotonic()
-            self.traffic.forget()
+            self.forget()
         if self.settings is None:
             return
         steps = {"training": self.training, "gated": self.gated}
         steps.get(self.state["at"], self.observing)(self.settings)
+
+    def forget(self) -> None:
+        """Forget by the time that an hour ago's clock says it is now, where today's says more.
+
+        A clock that leaps ahead would take the whole log; so it must have been so for an hour. A
+        server that starts goes by the newest answer first.
+        """
+        self.forgot = time.monotonic()
+        clock = time.time() - self.forgot
+        self.traffic.forget(self.forgot + min(clock, self.clock))
+        self.clock = clock
 
     def follow(self) -> None:
         """Swap in what the alias names, if it is another version than the one in service."""
@@ -161,12 +178,18 @@ class Circle:
             return
         if self.state["at"] != "alarmed":
             self.enter("alarmed", reason="drift", signs=signs[-1])
-        found = self.judge(settings, signs)
+        found, looked = self.judge(settings, signs)
         if found.reason:
-            self.train(settings, found)
+            self.train(settings, found, looked)
+        elif looked:
+            self.note(**looked)
 
-    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> Harm:
-        """Whether the drift is harm, or a chance to learn; looks at the loss are written down."""
+    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> tuple[Harm, dict[str, Any]]:
+        """Whether the drift is harm, or a chance to learn; and a new look at the loss, if any.
+
+        A look that found a reason is written down with the training that it starts: written
+        before, it would keep the training back if that fails to start for a want of space, say.
+        """
         version, used = self.service.engine.current.version, self.state.get("labels_used", 0)
         rows = [row for row in self.traffic.labelled(version) if row["number"] > used]
         asked = {"version": version, "after": used}
@@ -174,20 +197,22 @@ class Circle:
         looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
         found = harm(settings, signs, rows, loss, confidence, looks)
-        if found.looks != looks:
-            self.note(looked={**asked, "at": list(found.looks)})
-        return found
+        new = found.looks != looks
+        return found, {"looked": {**asked, "at": list(found.looks)}} if new else {}
+
+    def served(self) -> dict[str, Any]:
+        """What the version binds together that answers, which may not be what the alias names."""
+        version = self.service.engine.current.version
+        past = history(self.store, self.service.alias)
+        return read_version(self.store, next(one.hash for one in past if one.id == version))
 
     def standard(self) -> tuple[float | None, float]:
-        """The version's log-loss and mean confidence on the rows that its detectors refer to."""
-        now = current(self.store, self.service.alias)
-        if now is None:
-            return None, 1.0
-        bound = read_version(self.store, now.hash)["artifacts"]
-        facts = self.store.makers(bound["detectors"])[0].facts
+        """The served version's log-loss and mean confidence on its detectors' reference rows."""
+        detectors = self.served()["artifacts"]["detectors"]
+        facts = self.store.makers(detectors)[0].facts
         return facts["log_loss"], facts["confidence"]
 
-    def train(self, settings: Retrain, found: Harm) -> None:
+    def train(self, settings: Retrain, found: Harm, looked: dict[str, Any]) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
         rows = parts(labelled, self.state.get("judged", 0))
@@ -197,16 +222,17 @@ class Circle:
         now = current(self.store, self.service.alias)
         if now is None:
             return
-        model = read_version(self.store, now.hash)["model"]
+        model = self.served()["model"]
         raw = derive(self.recipe.raw, settings, model, files, self.service.alias)
         self.enter(
             "training",
             reason=found.reason,
             evidence=found.evidence,
             recipe=str(write_recipe(self.store, raw).relative_to(self.store.folder)),
-            before=now.hash,
+            decision=now.decision,
             failures=0,
             labels=max(row["number"] for row in labelled),
+            **looked,
         )
 
     def waits(self, settings: Retrain, rows: dict[str, list[dict[str, str]]]) -> bool:
@@ -227,7 +253,7 @@ class Circle:
         Its labels are used once the gate has decided, or once it is given up.
         """
         if self.process is None:
-            if time.time() < self.state.get("again", 0.0):
+            if time.monotonic() < self.again:
                 return
             self.process = self.start(self.store.folder / self.state["recipe"], self.store.folder)
             return
@@ -238,8 +264,11 @@ class Circle:
         failures = self.state["failures"]
         if code == 0:
             self.enter("gated")
+        elif code in INTERRUPTED:
+            self.again = time.monotonic() + PAUSES[0]
         elif failures < len(PAUSES):
-            self.note(failures=failures + 1, again=time.time() + PAUSES[failures])
+            self.note(failures=failures + 1)
+            self.again = time.monotonic() + PAUSES[failures]
         else:
             self.note(labels_used=self.state["labels"])
             self.enter("kept", reason=f"the retraining failed (exit code {code})")
@@ -248,11 +277,23 @@ class Circle:
         """The gate has decided: say whether the new version took over or the old one stays."""
         self.note(labels_used=self.state["labels"], judged=self.state["labels"])
         now = current(self.store, self.service.alias)
-        if now is not None and now.hash != self.state["before"]:
-            self.follow()
-            self.enter("swapped", version=now.id)
-        else:
+        if now is None or now.decision == self.state["decision"]:
             self.enter("kept", reason="the gate did not pass the new version")
+        elif not self.by_gate(now):
+            self.enter("kept", reason="the alias was moved, but not by the gate of the retraining")
+        elif now.id != self.service.engine.current.version:
+            self.enter("kept", reason="the new version cannot be served")
+        else:
+            self.enter("swapped", reason="the gate passed the new version", version=now.id)
+
+    def by_gate(self, now: Version) -> bool:
+        """Whether the gate of a retraining put a version there: no person, and no other run."""
+        facts = self.store.decisions()[now.decision - 1]["facts"]
+        if now.action != "promote" or "by_hand" in facts["evidence"]:
+            return False
+        made = {result.stamp for result in self.store.makers(now.hash)}
+        heads = [head for _, head in runs_with(self.store, made)]
+        return any("incumbent" in (head["raw"].get("artifacts") or {}) for head in heads)
 
     def enter(self, at: str, **facts: Any) -> None:
         """Write a state down. What it does not mention stays known."""
@@ -261,17 +302,25 @@ class Circle:
         self.note(at=at, since=time.time(), **facts)
 
     def note(self, **facts: Any) -> None:
-        """Write facts down beside the state."""
-        self.state = {**self.state, **facts}
-        self.store.set_state(self.name, self.state)
+        """Write facts down beside the state; what cannot be written is not acted upon."""
+        state = {**self.state, **facts}
+        self.store.set_state(self.name, state)
+        self.state = state
 
 
 def start_training(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
-    """Run a recipe in a process of its own, a little less urgent than the server."""
-    command = [sys.executable, "-m", "lmwright.cli.main", "run", str(recipe), "--store", str(store)]
+    """Run a recipe in a process of its own, a little less urgent than the server.
+
+    In a session of its own too: a Ctrl-C is meant for the server, which stops it when it ends.
+    """
+    words = ["lmwright.loop.training", str(os.getpid()), str(recipe), str(store)]
     with recipe.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         psutil.Process(process.pid).nice(5)

@@ -14,7 +14,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
 from lmwright.data.corpus import find_row
 from lmwright.evals.rows import read_split
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.traffic import SETTINGS, Log
 from lmwright.store.run import runs_with
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import aliases, ancestors, history, learnt_from
@@ -207,10 +207,10 @@ def consequences(store: Store, touched: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def logs(store: Store) -> Iterator[Traffic]:
+def logs(store: Store) -> Iterator[Log]:
     """The traffic logs of a store, one after another, each closed again."""
-    for database in sorted((store.folder / "traffic").glob("*/traffic.db")):
-        log = Traffic(database.parent, False, 36500, 0.5)
+    for opened in sorted(store.folder.glob(f"traffic/*/{SETTINGS}")):  # a log that is wholly made
+        log = Log(opened.parent)
         try:
             yield log
         finally:

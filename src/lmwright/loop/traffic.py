@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -87,12 +88,46 @@ def traffic_folder(store: Store, alias: str) -> Path:
     return store.folder / "traffic" / alias
 
 
+DATABASE = "traffic.db"
 SETTINGS = "settings.json"
 """Beside the log: what it was last opened with, so that its retention is known without a server."""
 
 
-class Traffic:
-    """The log of one alias. ``seen`` is called by the writer's thread after each commit."""
+class Unchanged(Database):
+    """A log's database for those who only look: nothing in it is created or brought up to date."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+
+    def migrate(self) -> None:
+        """Leave the schema to the server."""
+
+
+class Log:
+    """What a log holds of answers, to look at: neither it nor its settings change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database: Database = Unchanged(folder / DATABASE)
+
+    def find(self, answer: str) -> list[dict[str, Any]]:
+        """The parts of one answer, for its lineage."""
+        query = sa.select(answers).where(answers.c.id == answer).order_by(answers.c.place)
+        with self.database.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def answers_of(self, version: str) -> list[str]:
+        """The ids of the answers that a version (its short name) gave and that are still kept."""
+        query = sa.select(answers.c.id).where(answers.c.version == version).distinct()
+        with self.database.read() as connection:
+            return sorted(row.id for row in connection.execute(query))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
+
+
+class Traffic(Log):
+    """The log of one alias, to write. ``seen`` is called by its thread after each commit."""
 
     def __init__(
         self,
@@ -104,7 +139,7 @@ class Traffic:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         migrations = (create_first, number_feedback_once)
-        self.database = Database(sqlite_url(folder / "traffic.db"), migrations)
+        self.database = Database(sqlite_url(folder / DATABASE), migrations)
         self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
         settings = {"keep_text": keep_text, "retention_days": retention_days}
         write_json(folder / SETTINGS, {**settings, "gate_share": gate_share})
@@ -137,7 +172,7 @@ class Traffic:
         """Write what waits and end."""
         self.waiting.put(None)
         self.writer.join(60)
-        self.database.close()
+        super().close()
 
     def give(self, answer: str, place: int, label: str, labels: Iterable[str], client: str) -> str:
         """Record what a text's label should have been; returns the part it belongs to.
@@ -193,13 +228,6 @@ class Traffic:
             row["probabilities"] = json.loads(row["probabilities"])
         return rows
 
-    def find(self, answer: str) -> list[dict[str, Any]]:
-        """The parts of one answer, for its lineage."""
-        self.flush()
-        query = sa.select(answers).where(answers.c.id == answer).order_by(answers.c.place)
-        with self.database.read() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
-
     def add_window(self, version: str, signs: dict[str, Any]) -> None:
         """Keep what the detectors said of one window."""
         with self.database.write() as connection:
@@ -222,11 +250,10 @@ class Traffic:
         with self.database.read() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(answers)).scalar() or 0
 
-    def answers_of(self, version: str) -> list[str]:
-        """The ids of the answers that a version (its short name) gave and that are still kept."""
-        query = sa.select(answers.c.id).where(answers.c.version == version).distinct()
+    def newest(self) -> float:
+        """When the last answer that is kept was given; the beginning of time if none is."""
         with self.database.read() as connection:
-            return sorted(row.id for row in connection.execute(query))
+            return connection.execute(sa.select(sa.func.max(answers.c.time))).scalar() or 0.0
 
     def forget(self, now: float | None = None) -> int:
         """Remove what is older than the retention allows; returns how many answers went."""
