@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmwright.cli.replay import Played, send
+from lmwright.cli.progress import Lines
+from lmwright.cli.replay import Played, play, send, tell
 from lmwright.core.random import stream
+from lmwright.loop.routes import routes
+from lmwright.serve.routes import Served
+from tests.loop.test_circle import DRIFT, House
 
 LONGEST = 20
 
@@ -41,3 +49,58 @@ def test_a_refused_text_is_counted_by_itself(status, lost, refused, answered):
     assert (played.sent, played.lost, played.refused) == (4, lost, refused)
     assert played.by_version.get("v", [0, 0]) == [answered, answered]
     assert played.fed_back == answered
+
+
+class Refusing(House):
+    """Stands for a server in lasting drift, whose gate refuses every training and whose loop turns
+    several times between two looks."""
+
+    def start(self, recipe: Path, store: Path) -> Any:
+        training = super().start(recipe, store)
+        training.code = 0
+        return training
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        if path == "/v1/loop":
+            self.circle.signs = [DRIFT] * 3
+            for _ in range(5 if self.answered >= 80 else 1):
+                self.circle.tick()
+            router = routes(self.service, self.traffic, self.circle)
+            look = next(route for route in router.routes if getattr(route, "path", "") == path)
+            return 200, asyncio.run(look.endpoint())  # type: ignore[attr-defined]
+        labels = self.engine.current.model.labels
+        if path == "/v1/feedback":
+            self.traffic.give(body["id"], body["index"], body["label"], labels, "")
+            return 201, {}
+        loaded, futures = self.engine.admit(body["input"])
+        answers, name = tuple(one.result(10) for one in futures), f"cls-{self.answered}"
+        texts, version = tuple(body["input"]), loaded.version
+        self.traffic.observe(Served(name, time.time(), "", version, labels, texts, answers))
+        self.answered += len(texts)
+        results = [
+            {"index": place, "probabilities": dict(zip(labels, one.probabilities, strict=True))}
+            for place, one in enumerate(answers)
+        ]
+        return 200, {"id": name, "version": version, "results": results}
+
+
+def test_a_gate_that_refuses_is_told_though_the_loop_is_alarmed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Refusing(tmp_path)
+    server.circle.settings = replace(server.circle.settings, fewest=80, new_labels=80)
+    try:
+        rows = [(f"A text, number {k}.", "negative") for k in range(200)]
+        played = play(server, rows, 8, 1.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
+        tell(played, Lines())
+        states = [state["at"] for state in played.states]
+        assert server.circle.state["at"] == "alarmed"
+        assert states == ["kept", "alarmed"], "it was alarmed from the first look on"
+        assert played.sent == 88, "after the decision only so many more"
+        told = "".join(capsys.readouterr())
+        assert "kept – the gate did not pass the new version" in told
+        assert "did not come to a decision" not in told
+        later = play(server, rows[:8], 8, 0.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
+        assert not later.decided, "what an earlier replay saw is no decision of this one"
+    finally:
+        server.close()

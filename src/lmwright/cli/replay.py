@@ -25,13 +25,13 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
 from lmwright.evals.rows import read_split
+from lmwright.loop.circle import ENDS
 from lmwright.loop.promote import Promote
 from lmwright.loop.traffic import traffic_folder
 from lmwright.metrics.intervals import wilson
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
 
-ENDS = {"swapped", "kept"}
 REFUSED = {400, 413, 422}
 """Answers that say that a text itself is at fault, as one longer than the server's limit."""
 
@@ -159,7 +159,8 @@ def play(
     played = Played()
     chance = stream(seed, "replay labels")
     waiting: Iterator[tuple[str, str]] = iter(rows)
-    began, left, state = time.monotonic(), len(rows), {"at": "observed"}
+    began, left = time.monotonic(), len(rows)
+    state = server.ask("GET", "/v1/loop")[1] or {"at": "observed"}
     while left > 0 and time.monotonic() - began < seconds:
         if state["at"] == "training" and played.decided:
             return played  # the loop has decided once; what it learns next is for another day
@@ -169,13 +170,15 @@ def play(
             break
         send(server, batch, labelled, chance, played)
         left -= len(batch)
-        before, state = state, look(server, state, played, lines)
-        if state["at"] in ENDS and before["at"] not in ENDS:
+        before, state = played.decided, look(server, state, played, lines)
+        if played.decided and not before:
             left = min(left, after)
         lines.progress("replay", played.sent, len(rows), f"{state['at']}, {played.lost} lost")
         if busy:
             time.sleep(0.5)
-    while state["at"] in {"training", "gated"} and time.monotonic() - began < seconds:
+    while state["at"] in {"training", "gated"} and not played.decided:
+        if time.monotonic() - began > seconds:
+            break
         time.sleep(0.5)  # the texts ran out before the training did
         state = look(server, state, played, lines)
         lines.progress("replay", played.sent, len(rows), f"{state['at']}, no texts left")
@@ -183,11 +186,15 @@ def play(
 
 
 def look(server: Server, state: dict[str, Any], played: Played, lines: Lines) -> dict[str, Any]:
-    """The loop's state; a change is shown and kept."""
+    """The loop's state; a change is shown and kept, an end also that was over between two looks."""
     now: dict[str, Any] = server.ask("GET", "/v1/loop")[1] or state
-    if now.get("at") != state["at"]:
-        lines.line(f"loop: {now.get('at')} – {now.get('reason') or now.get('version')}")
-        played.states.append({**now, "sent": played.sent, "last_window": None})
+    ended = now.get("ended")
+    changes = [{**now, **ended}] if ended and ended != state.get("ended") else []
+    if now["at"] != [state, *changes][-1]["at"]:
+        changes.append(now)
+    for change in changes:
+        lines.line(f"loop: {change['at']} – {change.get('reason') or change.get('version')}")
+        played.states.append({**change, "sent": played.sent, "last_window": None})
     return now
 
 

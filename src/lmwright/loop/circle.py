@@ -46,6 +46,8 @@ CANARY = ("A plain sentence.", "Another one, a little longer than the first, to 
 TICK = 0.5
 FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
+ENDS = ("swapped", "kept")
+"""States in which a retraining ends."""
 PAUSES = (10.0, 60.0)
 """Seconds before a training that failed is tried again; after the last one it is given up."""
 
@@ -296,10 +298,14 @@ class Circle:
         return any("incumbent" in (head["raw"].get("artifacts") or {}) for head in heads)
 
     def enter(self, at: str, **facts: Any) -> None:
-        """Write a state down. What it does not mention stays known."""
+        """Write a state down. What it does not mention stays known.
+
+        An end is kept as ``ended`` too: where drift goes on, the next tick says alarmed again.
+        """
         if self.state["at"] == at and self.state.get("reason") == facts.get("reason"):
             return
-        self.note(at=at, since=time.time(), **facts)
+        entered = {"at": at, "since": time.time(), **facts}
+        self.note(**entered, **({"ended": entered} if at in ENDS else {}))
 
     def note(self, **facts: Any) -> None:
         """Write facts down beside the state; what cannot be written is not acted upon."""
