@@ -233,6 +233,7 @@ class Circle:
             recipe=str(write_recipe(self.store, raw).relative_to(self.store.folder)),
             decision=now.decision,
             failures=0,
+            lacks="",
             labels=max(row["number"] for row in labelled),
             **looked,
         )

@@ -53,7 +53,7 @@ def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
 
     @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
     async def look() -> dict[str, Any]:
-        state = {key: circle.state.get(key) for key in ("at", "since", "reason", "ended")}
+        state = {key: circle.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")}
         return {
             "alias": service.alias,
             "version": service.engine.current.version,
