@@ -149,20 +149,33 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def mistral(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of Mistral: a window on every layer if the config has one."""
-    layers = config.get("num_hidden_layers", 32)
-    return with_window(spec(config), [config.get("sliding_window") or 0] * layers)
+    """The spec of Mistral: a window on every layer, unless the config says that there is none.
+    What it leaves out is as published for 7B."""
+    missing = {"num_key_value_heads": 8, "intermediate_size": 14336, "sliding_window": 4096}
+    config = {**missing, "max_position_embeddings": 131072, **config}
+    plain = spec(config)
+    window = config["sliding_window"] or 0
+    return with_window(plain, [window] * len(plain.stack("decoder").layers))
 
 
 def qwen2(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of Qwen2: biases on queries, keys and values; a window on some layers."""
-    plain = spec({**config, "attention_bias": False})
+    """The spec of Qwen2: biases on queries, keys and values; a window on some layers, if the
+    config uses it. What it leaves out is as in its published class."""
+    missing = {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32}
+    config = {**missing, "max_position_embeddings": 32768, **config, "attention_bias": False}
+    plain = spec(config)
     stack = plain.stack("decoder")
     layers = tuple((with_op(first, bias=True), second) for first, second in stack.layers)
     biased = replace(plain, stacks=(replace(stack, layers=layers),))
-    kinds = config.get("layer_types") or ["full_attention"] * len(layers)
-    window = config.get("sliding_window") or 0
-    return with_window(biased, [window * (kind == "sliding_attention") for kind in kinds])
+    window = config.get("sliding_window", 4096) if config.get("use_sliding_window") else None
+    kinds = config.get("layer_types") or window_pattern(config, len(layers))
+    return with_window(biased, [(window or 0) * (kind == "sliding_attention") for kind in kinds])
+
+
+def window_pattern(config: Mapping[str, Any], count: int) -> list[str]:
+    """Which layers of Qwen2 see a window where a config that uses one does not say it: the last."""
+    first = config.get("max_window_layers", 28)
+    return ["sliding_attention" if n >= first else "full_attention" for n in range(count)]
 
 
 def with_window(plain: ModelSpec, windows: list[int]) -> ModelSpec:
@@ -258,7 +271,9 @@ def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(
             f"rotary positions scaled by {kind!r} in a GGUF file", "none, linear or by divisors"
         )
-    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    # What the format leaves out is none, whatever a config means that does not say it.
+    found: dict[str, Any] = {"sliding_window": None, "num_key_value_heads": None}
+    found |= {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
     if DIVISORS in metadata:
         width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
         base = found.get("rope_theta", 10000.0)
