@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, same
+from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
 from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
 from lmwright.models.rotary import (
     context_of,
@@ -135,7 +135,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 11008),
-        bend="silu",
+        bend=BENDS[config.get("hidden_act", "silu")],
         gated=True,
         bias=config.get("mlp_bias", False),
     )
@@ -202,7 +202,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_act": "silu",
+        "hidden_act": bend_name(feed_forward.bend),
         "max_position_embeddings": unstretched(attention.positions, spec.context),
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),

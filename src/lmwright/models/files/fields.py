@@ -1,0 +1,15 @@
+"""Fields of a ``config.json`` that would change a network's numbers, where we compute one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmwright.core.errors import BadInput
+
+
+def only(config: Mapping[str, Any], **computed: Any) -> None:
+    """BadInput, naming the field, where a config says another value than the one we compute."""
+    for name, value in computed.items():
+        if name in config and config[name] != value:
+            raise BadInput(f"{name} is {config[name]!r}", f"{value!r}, all that lmwright computes")
