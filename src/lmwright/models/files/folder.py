@@ -12,10 +12,11 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
-from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
     PICKLED,
     check_fit,
+    check_floating,
     read_tensors,
     refuse_pickle,
     write_tensors,
@@ -100,8 +101,9 @@ def read_folder(folder: Path) -> Published:
     tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
-    heads = heads_of(family, config, setting, theirs)
-    return Published(described, ours, heads, tokenizer, more_of(family, setting, theirs))
+    heads = heads_of(family, config, setting, theirs, str(folder))
+    more = more_of(family, setting, theirs, str(folder))
+    return Published(described, ours, heads, tokenizer, more)
 
 
 def describe_folder(folder: Path) -> Described:
@@ -311,7 +313,11 @@ def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def heads_of(
-    family: Family, config: Mapping[str, Any], setting: ModelSpec, theirs: Mapping[str, Tensor]
+    family: Family,
+    config: Mapping[str, Any],
+    setting: ModelSpec,
+    theirs: Mapping[str, Tensor],
+    where: str,
 ) -> dict[str, tuple[Head, dict[str, Tensor]]]:
     """The family's heads of which the folder has weights, or that have none of their own."""
     found = {}
@@ -323,15 +329,23 @@ def heads_of(
         ]
         here = [weight for weight in own if all(each in theirs for each in weight.theirs)]
         if here or not own:
-            found[name] = head, to_ours(here, theirs)
+            found[name] = head, made_of(here, theirs, where)
     return found
 
 
-def more_of(family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def more_of(
+    family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
     """The weights that the network has only where it writes, as far as the folder has them."""
     names = {weight.ours for weight in family.weights(setting)}
     more = [weight for weight in family.weights(family.writes(setting)) if weight.ours not in names]
-    return to_ours([w for w in more if all(each in theirs for each in w.theirs)], theirs)
+    return made_of([w for w in more if all(each in theirs for each in w.theirs)], theirs, where)
+
+
+def made_of(weights: list[Weight], theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Our weights from a checkpoint's tensors; Corrupt for one that is not floating point."""
+    check_floating(theirs, (name for weight in weights for name in weight.theirs), where)
+    return to_ours(weights, theirs)
 
 
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
