@@ -233,6 +233,27 @@ def test_a_shard_outside_the_folder_is_refused(published):
     refused(published, BadInput, "outside its folder")
 
 
+def test_a_shard_that_holds_others_than_the_index_says_is_refused(published):
+    """A tensor in two shards, or in one that should not have it, or in none."""
+    shard(published, ["one.safetensors", "two.safetensors"])
+    one, two = (load_file(published / f"{name}.safetensors") for name in ("one", "two"))
+    name, tensor = sorted(one.items())[0]
+    save_file({**two, name: tensor + 1}, published / "two.safetensors")
+    refused(published, Corrupt, f"two.safetensors holds {name}", "index.json")
+    del one[name]
+    save_file(one, published / "one.safetensors")
+    refused(published, Corrupt, f"one.safetensors lacks {name}")
+
+
+@pytest.mark.parametrize("also", ["bert.", ""])
+def test_a_tensor_that_is_there_twice_is_named(published, also):
+    """With a prefix and without one, or under its former name and today's."""
+    name = "encoder.layer.0.output.LayerNorm.weight"
+    other = also + (name if also else name.replace("weight", "gamma"))
+    rewrite(published, lambda tensors: tensors.update({other: tensors[name] + 1}))
+    refused(published, Corrupt, f"{name} is there twice", "one of them")
+
+
 def raw(path: Path, header: object, data: bytes) -> Path:
     """A safetensors file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

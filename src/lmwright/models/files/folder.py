@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.durable import write_bytes, write_json
-from lmwright.core.errors import BadInput, nearest
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
 from lmwright.models.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
@@ -88,7 +88,7 @@ def read_folder(folder: Path) -> Published:
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
     others = family.larger.others if family.larger else ()
-    theirs = renamed(read_shards(folder, others), family)
+    theirs = renamed(read_shards(folder, others), family, str(folder))
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
     body = {
@@ -284,14 +284,25 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
 
 def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """All tensors of the folder, from one file or from the shards that an index names, but for
-    those whose names begin as one of ``others`` does."""
+    those whose names begin as one of ``others`` does. Corrupt for a shard that holds others than
+    the index says, so that none is there twice."""
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        names = set(read_json_object(index).get("weight_map", {}).values())
-        if any(Path(str(name)).name != name for name in names):
+        places = read_json_object(index).get("weight_map", {})
+        if any(Path(str(name)).name != name for name in places.values()):
             raise BadInput(f"{index} names a file outside its folder", "names of files beside it")
-        shards = [read_tensors(folder / name, others) for name in sorted(names)]
-        return {name: tensor for shard in shards for name, tensor in shard.items()}
+        found: dict[str, Tensor] = {}
+        for shard in sorted(set(places.values())):
+            tensors = read_tensors(folder / shard, others)
+            told = {n for n, at in places.items() if at == shard and not n.startswith(others)}
+            if odd := sorted(told ^ tensors.keys()):
+                raise Corrupt(
+                    f"{folder / shard} {'lacks' if odd[0] in told else 'holds'} {odd[0]}",
+                    f"what {index.name} says that it holds",
+                    FETCH_AGAIN,
+                )
+            found |= tensors
+        return found
     if not (folder / WEIGHTS).is_file():
         for path in sorted(folder.iterdir()):
             if path.suffix in PICKLED:
@@ -299,16 +310,23 @@ def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]
     return read_tensors(folder / WEIGHTS, others)
 
 
-def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """The tensors' names as they are in a checkpoint of today without a head."""
-    found = {}
+def renamed(theirs: Mapping[str, Tensor], family: Family, where: str) -> dict[str, Tensor]:
+    """The tensors' names as they are in a checkpoint of today without a head; Corrupt for two that
+    have one name then."""
+    found: dict[str, Tensor] = {}
     outer = family.larger.prefixes if family.larger else ()
-    for name, tensor in theirs.items():
+    for written, tensor in theirs.items():
+        name = written
         for prefix in outer:
             name = name.removeprefix(prefix)
         for old, new in family.former.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        found[name.removeprefix(family.prefix)] = tensor
+        name = name.removeprefix(family.prefix)
+        if name in found:
+            raise Corrupt(
+                f"{where}: {name} is there twice, also as {written}", "one of them", FETCH_AGAIN
+            )
+        found[name] = tensor
     return found
 
 
