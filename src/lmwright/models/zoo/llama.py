@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token, read_fields
 from lmwright.models.rotary import (
     context_of,
     divisors,
@@ -265,7 +265,8 @@ NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that GGUF's metadata describes; BadInput for positions that we would get wrong."""
+    """The config that GGUF's metadata describes; BadInput for positions that we would get wrong,
+    and for a window, which the format has for none of this family's layers."""
     kind = metadata.get("rope.scaling.type", "none")
     if kind not in ("none", "linear") or (kind == "linear" and DIVISORS in metadata):
         raise BadInput(
@@ -273,7 +274,12 @@ def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         )
     # What the format leaves out is none, whatever a config means that does not say it.
     found: dict[str, Any] = {"sliding_window": None, "num_key_value_heads": None}
-    found |= {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    found |= read_fields(metadata)
+    if 0 < (found["sliding_window"] or 0) < found["max_position_embeddings"]:
+        raise BadInput(
+            f"attention.sliding_window is {found['sliding_window']}", "none, or the whole context"
+        )
+    found["sliding_window"] = None
     if DIVISORS in metadata:
         width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
         base = found.get("rope_theta", 10000.0)
