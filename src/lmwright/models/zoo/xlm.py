@@ -1,4 +1,7 @@
-"""XLM (Conneau and Lample 2019): encoders over several languages, each with a vector of its own."""
+"""XLM (Conneau and Lample 2019): encoders over several languages, each with a vector of its own.
+
+A text whose language nobody says gets none of these vectors, as in the reference.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         positions=config.get("max_position_embeddings", 512),
         sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_embeddings") else None,
         segments=languages if languages > 1 else 0,
+        unsaid="none",
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("dropout", 0.1),
         share="tokens",
