@@ -27,6 +27,8 @@ from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
+"""What PEFT leaves beside a model; transformers then reads both together."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,8 @@ def alike(head: Head) -> Head:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``; BadInput if it asks for remote code."""
+    """The folder's ``config.json``; BadInput if it asks for remote code, and where an adapter lies
+    beside it, with which other software would read another model."""
     refuse_pickle(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -265,6 +268,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} asks to run code that comes with the model (auto_map)",
             "a model that our own code can run",
             "use a model without auto_map",
+        )
+    if (folder / ADAPTER).is_file():
+        raise BadInput(
+            f"{folder} has an adapter ({ADAPTER}), which is not read",
+            "weights that the adapter is merged into",
+            f"merge it with the software that made it, or take {ADAPTER} away to read the model "
+            "without it",
         )
     return config
 
