@@ -16,7 +16,7 @@ from lmwright.models.files.gguf_model import write_gguf_model
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
-from tests.cli.folders import folder_of
+from tests.cli.folders import change, folder_of
 from tests.models.speaking import FAMILIES, speaking_folder
 from tests.models.test_gguf_model import KIN, TOKENS, made
 
@@ -72,15 +72,50 @@ def test_a_gguf_file_is_written_in_another_form(form, tmp_path, capsys):
     assert 0 < float((left - right).norm() / left.norm()) < far
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+STEERED = {"forced_bos_token_id": 7, "bad_words_ids": [[5]], "suppress_tokens": [11, 5]}
+STEERED |= {"decoder_start_token_id": 4, "eos_token_id": [2, 9], "pad_token_id": 1}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "bart", "bart, steered"])
 def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
-    folder, out = folder_of(kind, tmp_path / kind), tmp_path / "deeper" / "out"
+    folder, out = folder_of(kind.split(",")[0], tmp_path / "in"), tmp_path / "deeper" / "out"
+    if "steered" in kind:
+        beside = {"generation_config.json": STEERED, "tokenizer_config.json": {"src_lang": "w8"}}
+        for name, value in beside.items():
+            (Path(folder) / name).write_text(json.dumps(value))
     assert main(["export", folder, str(out)]) == 0
     before, after = (read_published(str(each)) for each in (folder, out))
-    assert before.spec == after.spec and before.described.start == after.described.start
-    assert before.described.ends == after.described.ends
+    assert before.spec == after.spec
+    for told in ("start", "ends", "first", "never", "template"):
+        assert getattr(before.described, told) == getattr(after.described, told), told
+    assert before.tokenizer.roles == after.tokenizer.roles
+    if "steered" in kind:
+        assert after.described.never == (5, 11) and after.described.first == 7
+        assert after.tokenizer.roles["language"] == (8,)
+        assert "language_token_id" not in json.loads((out / "config.json").read_text())
     for name, weight in before.weights.items():
         assert torch.equal(weight, after.weights[name]), name
+
+
+def test_a_source_language_with_lines_round_it_is_said_without_them(tmp_path, capsys):
+    """As M2M-100's own tokenizer wants it."""
+    folder, out = folder_of("bart", tmp_path / "in"), tmp_path / "out"
+    path = Path(folder) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"w8"', '"__fr__"'))
+    (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"src_lang": "fr"}))
+    assert main(["export", folder, str(out)]) == 0
+    assert read_published(str(out)).tokenizer.roles["language"] == (8,)
+    assert json.loads((out / "tokenizer_config.json").read_text()) == {"src_lang": "fr"}
+
+
+def test_every_end_of_an_answer_goes_along(tmp_path, capsys):
+    """The config's and, where that is another, the tokenizer's."""
+    folder, out = folder_of("gpt2", tmp_path / "in"), tmp_path / "out"
+    change(folder, eos_token_id=7)
+    (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w2"}))
+    assert main(["export", folder, str(out)]) == 0
+    before, after = (language_model(read_published(str(each))) for each in (folder, out))
+    assert before.ends == after.ends == (7, 2)
 
 
 FAR = {"F32": 1e-5, "F16": 1e-2, "BF16": 1e-1, "Q8_0": 1e-1, "Q4_0": 1.0}

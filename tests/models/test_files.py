@@ -93,6 +93,38 @@ def test_half_precision_becomes_fp32(published):
     assert {each.dtype for each in read_folder(published).weights.values()} == {torch.float32}
 
 
+def test_one_tensor_in_double_precision_becomes_fp32(published):
+    """As the others are: a network of two precisions computes nothing."""
+    name = "encoder.layer.0.output.dense.weight"
+    rewrite(published, lambda tensors: tensors.update({name: tensors[name].double()}))
+    assert {each.dtype for each in read_folder(published).weights.values()} == {torch.float32}
+
+    def beyond(tensors):
+        tensors[name] = torch.full_like(tensors[name], 1e300, dtype=torch.float64)
+
+    rewrite(published, beyond)
+    refused(published, Corrupt, name, "infinity")
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int8, torch.bool])
+@pytest.mark.parametrize("name", ["bert.encoder.layer.1.output.dense.bias", "classifier.weight"])
+def test_weights_that_are_no_floating_point_numbers_are_named(published, name, kind):
+    """Of the body and of a head; what is no weight may be anything."""
+
+    def change(tensors):
+        for each in list(tensors):
+            tensors[f"bert.{each}"] = tensors.pop(each)
+        tensors["bert.embeddings.position_ids"] = torch.arange(16)
+        tensors |= {"classifier.weight": torch.ones(2, 8), "classifier.bias": torch.ones(2)}
+        tensors["bert.pooler.dense.weight"] = torch.ones(8, 8)
+        tensors["bert.pooler.dense.bias"] = torch.ones(8)
+
+    rewrite(published, change)
+    assert "classify" in read_folder(published).heads
+    rewrite(published, lambda tensors: tensors.update({name: tensors[name].to(kind)}))
+    refused(published, Corrupt, name.removeprefix("bert."), str(kind).removeprefix("torch."))
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pkl", "model.ckpt"])
 def test_a_pickle_is_refused_unopened(published, name):
     """The file is a named pipe: whoever opened it would wait for ever."""
@@ -199,6 +231,27 @@ def test_shards_are_read_and_a_missing_one_is_named(published):
 def test_a_shard_outside_the_folder_is_refused(published):
     shard(published, ["one.safetensors", "../two.safetensors"])
     refused(published, BadInput, "outside its folder")
+
+
+def test_a_shard_that_holds_others_than_the_index_says_is_refused(published):
+    """A tensor in two shards, or in one that should not have it, or in none."""
+    shard(published, ["one.safetensors", "two.safetensors"])
+    one, two = (load_file(published / f"{name}.safetensors") for name in ("one", "two"))
+    name, tensor = sorted(one.items())[0]
+    save_file({**two, name: tensor + 1}, published / "two.safetensors")
+    refused(published, Corrupt, f"two.safetensors holds {name}", "index.json")
+    del one[name]
+    save_file(one, published / "one.safetensors")
+    refused(published, Corrupt, f"one.safetensors lacks {name}")
+
+
+@pytest.mark.parametrize("also", ["bert.", ""])
+def test_a_tensor_that_is_there_twice_is_named(published, also):
+    """With a prefix and without one, or under its former name and today's."""
+    name = "encoder.layer.0.output.LayerNorm.weight"
+    other = also + (name if also else name.replace("weight", "gamma"))
+    rewrite(published, lambda tensors: tensors.update({other: tensors[name] + 1}))
+    refused(published, Corrupt, f"{name} is there twice", "one of them")
 
 
 def raw(path: Path, header: object, data: bytes) -> Path:

@@ -197,8 +197,17 @@ def test_no_code_of_a_folder_is_run(broken: Path) -> None:
     assert opened(broken).longest == 32
 
 
+@pytest.mark.parametrize("kind", ["gpt_neox", "gpt2"])
+def test_an_adapter_beside_a_model_is_refused(kind: str, tmp_path: Path) -> None:
+    """Of theirs and of ours: transformers would read both together."""
+    folder = folder_of(kind, tmp_path / kind)
+    assert opened(folder).longest
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere/x"}')
+    assert "has an adapter (adapter_config.json), which is not read" in str(fault(folder))
+
+
 def test_pickles_are_refused_and_other_files_not_looked_at(broken: Path) -> None:
-    (broken / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere/x"}')
+    (broken / "training_args.json").write_text('{"base_model_name_or_path": "elsewhere/x"}')
     assert opened(broken).longest == 32
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     assert "pickle" in str(fault(broken))
@@ -222,7 +231,10 @@ def test_weights_must_be_those_of_the_config(broken: Path) -> None:
     ("fields", "said"),
     [
         ({"model_type": "gpt_neoxx"}, "did you mean 'gpt_neox'?"),
-        ({"model_type": "vit"}, "neither lmwright nor transformers has a language model 'vit'"),
+        ({"model_type": "gpt_neoxx"}, "neither lmwright nor transformers has a family"),
+        ({"model_type": "vit"}, "transformers has 'vit', but not as a causal language model"),
+        ({"model_type": "mt5"}, "transformers has 'mt5', but not as a causal language model"),
+        ({"model_type": "deberta-v2"}, "but not as a causal language model"),
         ({"model_type": 7}, "no family is called 7"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised weights"),
         ({"hidden_size": "wide"}, "transformers cannot build it"),

@@ -200,6 +200,58 @@ DAMAGES = {
 }  # fmt: skip
 
 
+UNTOLD = {  # metadata that changes the numbers -> the config with the same meaning, None: refused
+    "gemma3": {
+        "final_logit_softcapping": (30.0, {"final_logit_softcapping": 30.0}),
+        "rope.freq_base_swa": (500.0, {"rope_local_base_freq": 500.0}),
+        "attention.sliding_window_pattern": (2, {"sliding_window_pattern": 2}),
+        "attention.sliding_window_pattern, layer by layer": (
+            np.array([True, False, True, True, True, False]),
+            {"sliding_window_pattern": 0}
+            | {
+                "layer_types": [
+                    gemma3.LOCAL if n not in (1, 5) else gemma3.GLOBAL for n in range(6)
+                ]
+            },
+        ),
+        "rope.scaling.type": ("yarn", None),
+        "rope.dimension_count": (16, None),
+    },
+    "llama": {
+        "rope.dimension_count": (16, None),
+        "attention.sliding_window": (8, None),
+        "attention.sliding_window, of the whole context": (64, {}),
+        "rope.scaling.attn_factor": (1.5, None),
+        "rope.scaling.attn_factor, of one": (1.0, {}),
+        "rope.scale_linear": (2.0, None),
+        "attention.scale": (0.5, None),
+        "attention.scale, as ever": (32**-0.5, {}),
+        "attention.causal": (False, None),
+    },
+    "qwen2": {"attention.sliding_window": (8, None), "attention.causal": (True, {})},
+}
+
+
+@pytest.mark.parametrize(
+    "case", [(name, key) for name, keys in UNTOLD.items() for key in keys], ids=" ".join
+)
+def test_metadata_that_changes_the_numbers_is_read_or_refused(case, tmp_path):
+    (name, key), (value, means) = case, UNTOLD[case[0]][case[1]]
+    family, config = KIN[name]
+    network, key = made(family, config), f"{family.gguf.architecture}.{key.split(',')[0]}"
+    told = {**TOKENS, key: value}
+    write_gguf_model(tmp_path / "x.gguf", network, family, config, told, "F32")
+    if means is None:
+        with pytest.raises(BadInput, match=r"x\.gguf.*(" + key.partition(".")[2] + "|yarn)"):
+            read_gguf_model(tmp_path / "x.gguf")
+        return
+    found, config = read_gguf_model(tmp_path / "x.gguf"), {**config, **means}
+    assert found.spec == family.spec(config).with_dropout(0.0)
+    assert found.heads["lm"][0] == family.heads["lm"](config, found.spec)[0]
+    if means:
+        assert (found.spec, found.heads["lm"][0]) != (network.spec, network.head_spec)
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_file_is_refused(name, tmp_path):
     change, error = DAMAGES[name]

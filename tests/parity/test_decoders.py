@@ -11,7 +11,7 @@ from torch import Tensor
 from lmwright.core.errors import BadInput
 from lmwright.models.family import to_ours
 from lmwright.models.ragged import Noise, pack
-from lmwright.models.zoo import gemma3, gpt, lamda, megatron, mixtral, palm
+from lmwright.models.zoo import gemma3, gpt, lamda, llama, megatron, mixtral, palm, roberta
 from lmwright.tables import resolve
 from tests.parity.every import (  # noqa: F401
     test_a_folder_that_the_reference_wrote_is_read,
@@ -33,7 +33,7 @@ from tests.parity.harness import (
     tensors_of,
 )
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 GPT = {"vocab_size": 61, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 40}
 GPT |= {"layer_norm_epsilon": 1e-3}
@@ -246,9 +246,20 @@ FORMER = {  # config.json as it was published at first -> the reference's class,
         "sliding_window": 100,
         "max_window_layers": 4,
     },
+    "Qwen2Config": {
+        "rope_theta": 3e5,
+        "num_hidden_layers": 6,
+        "use_sliding_window": True,
+        "sliding_window": 100,
+        "max_window_layers": 4,
+    },
+    "MistralConfig": {"rope_theta": 3e5, "num_hidden_layers": 2, "head_dim": 64},
+    "RobertaConfig": {"num_hidden_layers": 2, "type_vocab_size": 1},
+    "XLMRobertaConfig": {"num_hidden_layers": 2, "type_vocab_size": 1},
     "OpenAIGPTConfig": {"n_embd": 96},
 }
 FAMILIES = (gpt.FAMILY, gemma3.FAMILY, megatron.BLOOM, mixtral.FAMILY, mixtral.QWEN2_MOE)
+FAMILIES += (llama.MISTRAL, llama.QWEN2, roberta.FAMILY, roberta.XLM_R)
 
 
 @pytest.mark.parametrize("name", FORMER)
@@ -257,6 +268,46 @@ def test_a_former_config_is_read_as_the_reference_reads_it(name):
     (family,) = (each for each in FAMILIES if each.name == kind.model_type)
     assert family.spec(FORMER[name]) == family.spec(kind(**FORMER[name]).to_dict())
     assert family.spec({}) == family.spec(kind().to_dict())
+
+
+WINDOWED = {"num_hidden_layers": 3, "num_attention_heads": 32}
+SLIDING = ["sliding_attention"] * 3
+WINDOWS = {
+    "mistral, by default": (llama.MISTRAL, {}, [4096] * 3),
+    "mistral, of its own": (llama.MISTRAL, {"sliding_window": 7}, [7] * 3),
+    "mistral, none": (llama.MISTRAL, {"sliding_window": None}, [0] * 3),
+    "qwen2, by default": (llama.QWEN2, {}, [0] * 3),
+    "qwen2, from the second layer on": (
+        llama.QWEN2,
+        {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+        [0, 7, 7],
+    ),
+    "qwen2, one that is not used": (
+        llama.QWEN2,
+        {"use_sliding_window": False, "sliding_window": 7, "layer_types": SLIDING},
+        [0] * 3,
+    ),
+    "qwen2, layer by layer": (
+        llama.QWEN2,
+        {"use_sliding_window": True, "layer_types": [*SLIDING[1:], "full_attention"]},
+        [4096, 4096, 0],
+    ),
+    "qwen2, null": (
+        llama.QWEN2,
+        {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 1},
+        [0] * 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_each_layer_sees_the_window_that_it_sees_in_the_reference(name):
+    family, config, wanted = WINDOWS[name]
+    assert llama.windows(family.spec(WINDOWED | config)) == wanted
+    made = transformers.AutoConfig.for_model(family.name, **WINDOWED, **config)
+    kinds = getattr(made, "layer_types", None) or SLIDING
+    theirs = [(made.sliding_window or 0) * (kind == SLIDING[0]) for kind in kinds]
+    assert theirs == wanted
 
 
 @pytest.mark.parametrize("families", [FAMILIES, (megatron.FAMILY, palm.FAMILY, *LAMDAS)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.parity.every import (  # noqa: F401
     test_the_config_written_is_read_back,
     test_the_reference_reads_what_is_written,
 )
-from tests.parity.harness import Case, in_double, ours, reference
+from tests.parity.harness import Case, compare, in_double, ours, reference
 
 pytest.importorskip("transformers")
 
@@ -121,6 +123,21 @@ def test_a_causal_xlm_says_what_follows():
         assert step[0].token == int(logits.argmax())
         known = np.append(known, step[0].token)
     assert len(known) == 13 and len(set(known[3:].tolist())) > 1
+
+
+@pytest.mark.parametrize("kind", ["xlm, languages", "bert"])
+def test_a_text_whose_segment_nobody_says_is_read_as_in_the_reference(kind):
+    """XLM's is of no language; BERT's is of the first segment."""
+    case = replace(CASES.get(kind) or Case(bert.FAMILY, "BertForMaskedLM", BERT, "lm"), segments="")
+    model = reference(case)
+    network = ours(case, model)
+    compare(case, model, network)
+    stack = network.spec.stacks[0]
+    other = {"none": "first", "first": "none"}[stack.embedding.unsaid]
+    wrong = replace(stack, embedding=replace(stack.embedding, unsaid=other))
+    setting = replace(network.spec, stacks=(wrong,))
+    with pytest.raises(AssertionError):
+        compare(case, model, ours(case, model, (setting, network.head_spec)))
 
 
 @pytest.mark.parametrize("module", [bert, roberta, distilbert, xlm])

@@ -17,6 +17,7 @@ from lmwright.models.family import (
     same,
     within,
 )
+from lmwright.models.files.fields import only
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -72,7 +73,9 @@ def parts(spec: ModelSpec) -> tuple[Stack, Attention, FeedForward, Norm]:
 
 def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as its published classes have it.
-    ``embedding``: fields of the embedding beside those of its tables."""
+    ``embedding``: fields of the embedding beside those of its tables. BadInput for one that reads
+    another network, or whose positions are not added to the tokens."""
+    only(config, add_cross_attention=False, position_embedding_type="absolute")
     table = Embedding(
         vocabulary=config.get("vocab_size", 30522),
         positions=config.get("max_position_embeddings", 512),
@@ -90,6 +93,7 @@ def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
         inner=config.get("intermediate_size", 3072),
         bend=BENDS[config.get("hidden_act", "gelu")],
         attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+        sees="causal" if config.get("is_decoder", False) else "all",
     )
 
 
@@ -108,6 +112,7 @@ def write_encoder(spec: ModelSpec) -> dict[str, Any]:
         "max_position_embeddings": stack.embedding.positions,
         "type_vocab_size": stack.embedding.segments,
         "layer_norm_eps": norm.eps,
+        "is_decoder": attention.sees == "causal",
     }
 
 
@@ -154,6 +159,15 @@ def pooled(spec: ModelSpec, bend: Bend, dense: str, out: str, **head: Any) -> Ma
     mapped = Dense(outputs=spec.stack("encoder").width, bend=bend)
     weights = [*linear("head.dense", dense), *linear("head.out", out)]
     return Head(pool="first", dense=mapped, **head), weights
+
+
+SUMMARIES: dict[str, Literal["first", "last", "mean"]] = {
+    "first": "first",
+    "last": "last",
+    "mean": "mean",
+    "cls_index": "last",  # where nobody says which token is meant
+}
+"""What a config's ``summary_type`` takes of a document."""
 
 
 def masked_tokens(

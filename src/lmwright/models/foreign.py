@@ -146,9 +146,15 @@ def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], whe
             "transformers, or a family that lmwright has",
             "pip install 'lmwright[hf]'",
         ) from None
+    if kind in CONFIG_MAPPING and kind not in NAMES:
+        raise BadInput(
+            f"{where}: transformers has {kind!r}, but not as a causal language model",
+            "a decoder that says what comes next, or a family that lmwright has",
+            "see docs/families.md for those",
+        )
     if kind not in NAMES:
         raise BadInput(
-            f"{where}: neither lmwright nor transformers has a language model {kind!r}",
+            f"{where}: neither lmwright nor transformers has a family {kind!r}",
             "a family that one of them has",
             nearest(kind, {*entries("families"), *NAMES}),
         )

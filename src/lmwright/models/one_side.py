@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from lmwright.core.errors import BadInput
 from lmwright.models.family import Weight, labels, of_tokens, rows, same
+from lmwright.models.files.fields import only
 from lmwright.models.spec import Attention, Head, ModelSpec
 
 
@@ -74,3 +77,23 @@ GGUF_FIELDS = {
     "rope.freq_base": "rope_theta",
 }
 """The words of GGUF's metadata for what a config says of them."""
+GGUF_COMPUTED: dict[str, Any] = {
+    "attention.causal": True,
+    "attn_logit_softcapping": 0.0,
+    "expert_count": 0,
+    "rope.scale_linear": 1.0,
+    "rope.scaling.attn_factor": 1.0,
+}
+"""GGUF's words for what would change the numbers, at the values that we compute."""
+
+
+def read_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What GGUF's metadata says in a config's words; BadInput for what we would get wrong."""
+    only(metadata, **GGUF_COMPUTED)
+    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
+    only(metadata, **{"rope.dimension_count": width})
+    scale = metadata.get("attention.scale") or width**-0.5
+    if not math.isclose(scale, width**-0.5, rel_tol=1e-6):
+        raise BadInput(f"attention.scale is {scale}", f"one by the square root of {width}")
+    return found

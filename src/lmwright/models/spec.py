@@ -310,7 +310,8 @@ class Embedding:
     """Token (times ``scale``), position and segment vectors, summed; a table of size 0 is absent.
 
     ``positions`` rows are learned unless ``sinusoids`` are given; the first token has the row
-    ``first_position``. ``vector``: one learned vector stands for every token. ``token_norm`` norms
+    ``first_position``. A token whose segment nobody says is of the first, or has none (``unsaid``).
+    ``vector``: one learned vector stands for every token. ``token_norm`` norms
     the token vectors before the others are added, ``norm`` the sum. ``share`` is the key under
     which other tables and heads are the same as the token table.
     """
@@ -322,6 +323,7 @@ class Embedding:
     first_position: Count = 0
     sinusoids: Sinusoids | None = None
     segments: Count = 0
+    unsaid: Literal["first", "none"] = "first"
     vector: bool = False
     token_norm: Norm | None = None
     norm: Norm | None = None

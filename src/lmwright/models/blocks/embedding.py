@@ -31,7 +31,7 @@ class Embedding(nn.Module):
         self.gradient, self.alone = TableGradient(), True
 
     def forward(self, flow: Flow) -> Tensor:
-        """Vectors (n, d) of the stream; without segments every document is of the first."""
+        """Vectors (n, d) of the stream."""
         batch, setting = flow.batch, self.setting
         x_nd = self.norm(self.summed(batch))
         if flow.noise is not None and setting.dropout:
@@ -54,8 +54,8 @@ class Embedding(nn.Module):
             x_nd = x_nd + self.positions(places_n)
         if setting.sinusoids is not None:
             x_nd = x_nd + sinusoids(places_n, self.width, setting.sinusoids).to(x_nd.dtype)
-        if self.segments is not None:
-            known = batch.segments_n
+        known = batch.segments_n
+        if self.segments is not None and not (known is None and setting.unsaid == "none"):
             x_nd = x_nd + (self.segments.weight[0] if known is None else self.segments(known))
         return x_nd
 

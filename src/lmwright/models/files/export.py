@@ -44,25 +44,38 @@ def export_model(address: str, out: Path, form: str) -> None:
 
 
 def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
-    """Config, weights, tokenizer, ends of an answer and chat template; all of it or nothing."""
-    described = published.described
-    roles = {
-        f"{role}_token_id": ids[0] for role, ids in model.tokenizer.roles.items() if len(ids) == 1
-    }
-    said: dict[str, Any] = {**roles}
-    if described.ends:
-        said["eos_token_id"] = list(described.ends)
-    if described.start is not None:
-        said["decoder_start_token_id"] = described.start
+    """Config, weights, tokenizer, what steers its answers and chat template; all or nothing."""
+    described, said = published.described, steering(published)
+    language = published.tokenizer.roles.get("language")
     beside = out.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         write_folder(beside, published.family, model.network, "lm", model.tokenizer, said)
         write_json(beside / "generation_config.json", said)
+        if language:
+            name = published.tokenizer.token(language[0]).removeprefix("__").removesuffix("__")
+            write_json(beside / "tokenizer_config.json", {"src_lang": name})
         if described.template:
             write_bytes(beside / "chat_template.jinja", described.template.encode())
         commit_folder(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def steering(published: Published) -> dict[str, Any]:
+    """Which tokens begin and end an answer or have no place in it, in the words of a config."""
+    described, roles = published.described, dict(published.tokenizer.roles)
+    roles.pop("language", None)  # of texts, not of answers; a tokenizer's settings say it
+    ends = tuple(dict.fromkeys([*described.ends, *roles.pop("eos", ())]))
+    said: dict[str, Any] = {f"{role}_token_id": n for role, (n, *more) in roles.items() if not more}
+    if ends:
+        said["eos_token_id"] = list(ends)
+    if described.start is not None:
+        said["decoder_start_token_id"] = described.start
+    if described.first is not None:
+        said["forced_bos_token_id"] = described.first
+    if described.never:
+        said["suppress_tokens"] = list(described.never)
+    return said
 
 
 def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:

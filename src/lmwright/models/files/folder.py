@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.durable import write_bytes, write_json
-from lmwright.core.errors import BadInput, nearest
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
-from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
     PICKLED,
     check_fit,
+    check_floating,
     read_tensors,
     refuse_pickle,
     write_tensors,
@@ -26,6 +27,8 @@ from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
+"""What PEFT leaves beside a model; transformers then reads both together."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def read_folder(folder: Path) -> Published:
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
     others = family.larger.others if family.larger else ()
-    theirs = renamed(read_shards(folder, others), family)
+    theirs = renamed(read_shards(folder, others), family, str(folder))
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
     body = {
@@ -100,8 +103,9 @@ def read_folder(folder: Path) -> Published:
     tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, setting, folder)
     ours = to_ours(mapped, body)
-    heads = heads_of(family, config, setting, theirs)
-    return Published(described, ours, heads, tokenizer, more_of(family, setting, theirs))
+    heads = heads_of(family, config, setting, theirs, str(folder))
+    more = more_of(family, setting, theirs, str(folder))
+    return Published(described, ours, heads, tokenizer, more)
 
 
 def describe_folder(folder: Path) -> Described:
@@ -250,7 +254,8 @@ def alike(head: Head) -> Head:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``; BadInput if it asks for remote code."""
+    """The folder's ``config.json``; BadInput if it asks for remote code, and where an adapter lies
+    beside it, with which other software would read another model."""
     refuse_pickle(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -263,6 +268,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} asks to run code that comes with the model (auto_map)",
             "a model that our own code can run",
             "use a model without auto_map",
+        )
+    if (folder / ADAPTER).is_file():
+        raise BadInput(
+            f"{folder} has an adapter ({ADAPTER}), which is not read",
+            "weights that the adapter is merged into",
+            f"merge it with the software that made it, or take {ADAPTER} away to read the model "
+            "without it",
         )
     return config
 
@@ -282,14 +294,25 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
 
 def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """All tensors of the folder, from one file or from the shards that an index names, but for
-    those whose names begin as one of ``others`` does."""
+    those whose names begin as one of ``others`` does. Corrupt for a shard that holds others than
+    the index says, so that none is there twice."""
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        names = set(read_json_object(index).get("weight_map", {}).values())
-        if any(Path(str(name)).name != name for name in names):
+        places = read_json_object(index).get("weight_map", {})
+        if any(Path(str(name)).name != name for name in places.values()):
             raise BadInput(f"{index} names a file outside its folder", "names of files beside it")
-        shards = [read_tensors(folder / name, others) for name in sorted(names)]
-        return {name: tensor for shard in shards for name, tensor in shard.items()}
+        found: dict[str, Tensor] = {}
+        for shard in sorted(set(places.values())):
+            tensors = read_tensors(folder / shard, others)
+            told = {n for n, at in places.items() if at == shard and not n.startswith(others)}
+            if odd := sorted(told ^ tensors.keys()):
+                raise Corrupt(
+                    f"{folder / shard} {'lacks' if odd[0] in told else 'holds'} {odd[0]}",
+                    f"what {index.name} says that it holds",
+                    FETCH_AGAIN,
+                )
+            found |= tensors
+        return found
     if not (folder / WEIGHTS).is_file():
         for path in sorted(folder.iterdir()):
             if path.suffix in PICKLED:
@@ -297,21 +320,32 @@ def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]
     return read_tensors(folder / WEIGHTS, others)
 
 
-def renamed(theirs: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """The tensors' names as they are in a checkpoint of today without a head."""
-    found = {}
+def renamed(theirs: Mapping[str, Tensor], family: Family, where: str) -> dict[str, Tensor]:
+    """The tensors' names as they are in a checkpoint of today without a head; Corrupt for two that
+    have one name then."""
+    found: dict[str, Tensor] = {}
     outer = family.larger.prefixes if family.larger else ()
-    for name, tensor in theirs.items():
+    for written, tensor in theirs.items():
+        name = written
         for prefix in outer:
             name = name.removeprefix(prefix)
         for old, new in family.former.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        found[name.removeprefix(family.prefix)] = tensor
+        name = name.removeprefix(family.prefix)
+        if name in found:
+            raise Corrupt(
+                f"{where}: {name} is there twice, also as {written}", "one of them", FETCH_AGAIN
+            )
+        found[name] = tensor
     return found
 
 
 def heads_of(
-    family: Family, config: Mapping[str, Any], setting: ModelSpec, theirs: Mapping[str, Tensor]
+    family: Family,
+    config: Mapping[str, Any],
+    setting: ModelSpec,
+    theirs: Mapping[str, Tensor],
+    where: str,
 ) -> dict[str, tuple[Head, dict[str, Tensor]]]:
     """The family's heads of which the folder has weights, or that have none of their own."""
     found = {}
@@ -323,15 +357,23 @@ def heads_of(
         ]
         here = [weight for weight in own if all(each in theirs for each in weight.theirs)]
         if here or not own:
-            found[name] = head, to_ours(here, theirs)
+            found[name] = head, made_of(here, theirs, where)
     return found
 
 
-def more_of(family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def more_of(
+    family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
     """The weights that the network has only where it writes, as far as the folder has them."""
     names = {weight.ours for weight in family.weights(setting)}
     more = [weight for weight in family.weights(family.writes(setting)) if weight.ours not in names]
-    return to_ours([w for w in more if all(each in theirs for each in w.theirs)], theirs)
+    return made_of([w for w in more if all(each in theirs for each in w.theirs)], theirs, where)
+
+
+def made_of(weights: list[Weight], theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Our weights from a checkpoint's tensors; Corrupt for one that is not floating point."""
+    check_floating(theirs, (name for weight in weights for name in weight.theirs), where)
+    return to_ours(weights, theirs)
 
 
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:

@@ -54,7 +54,7 @@ def read_gguf_model(path: Path) -> Published:
     theirs = Lazy(file, tensors, form, setting)
     tokenizer = tokenizer_of(file)
     check_vocabulary(tokenizer, setting, path)
-    heads = heads_of(family, described.config, setting, theirs)
+    heads = heads_of(family, described.config, setting, theirs, path.name)
     return Published(described, to_ours(mapped, theirs), heads, tokenizer)
 
 
@@ -152,10 +152,14 @@ def check_shapes(
 
 
 class Shape:
-    """A tensor of which only the shape is known yet."""
+    """A tensor of which only the shape is known yet; what GGUF holds becomes fp32."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
+
+    def is_floating_point(self) -> bool:
+        """Whatever its format is."""
+        return True
 
 
 def write_gguf_model(

@@ -32,8 +32,9 @@ DESCRIPTION = (
     "source.spm",
     "target.spm",
     "chat_template.jinja",
+    "adapter_config.json",
 )
-"""What a folder says of its model and its tokenizer."""
+"""What a folder says of its model and its tokenizer, and what tells that it is not all of it."""
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 
 

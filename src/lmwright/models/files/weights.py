@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
 
 
 def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file by name; half precision becomes fp32. Those whose names
-    begin as one of ``others`` does are left where they are.
+    """Every tensor of a safetensors file by name; floating-point numbers become fp32. Those whose
+    names begin as one of ``others`` does are left where they are.
 
     Raises BadInput for a pickle (unopened) or a missing file, Corrupt when the header and the
     bytes do not fit together or a weight is not a finite number.
@@ -50,7 +50,7 @@ def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
     check_header(path)
     with safe_open(path, framework="pt") as file:
         names = [name for name in list(file.keys()) if not name.startswith(others)]
-        tensors = {name: file.get_tensor(name) for name in names}
+        tensors = {name: in_single(file.get_tensor(name)) for name in names}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise Corrupt(
@@ -58,7 +58,7 @@ def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
                 "finite weights",
                 "use an earlier version of this model, or train it again",
             )
-    return {name: widened(tensor) for name, tensor in tensors.items()}
+    return tensors
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -150,15 +150,26 @@ def checked_span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
     return first, last, name
 
 
-def widened(tensor: Tensor) -> Tensor:
-    """Half precision as fp32; other types as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def in_single(tensor: Tensor) -> Tensor:
+    """Floating-point numbers as fp32; other types as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def check_floating(found: Mapping[str, Tensor], names: Iterable[str], where: str) -> None:
+    """Corrupt, naming it, for one of the named tensors that holds no floating-point numbers."""
+    for name in names:
+        if not found[name].is_floating_point():
+            raise Corrupt(
+                f"{where}: {name} holds {str(found[name].dtype).removeprefix('torch.')}",
+                "floating-point weights",
+                "take the model's version in fp32, fp16 or bf16",
+            )
 
 
 def check_fit(
     found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """Corrupt unless ``found`` has exactly the ``wanted`` names and shapes."""
+    """Corrupt unless ``found`` has exactly the ``wanted`` names and shapes, in floating point."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise Corrupt(
@@ -173,6 +184,7 @@ def check_fit(
                 f"{tuple(shape)}, as its config says",
                 "check that weights and config come from the same model",
             )
+    check_floating(found, wanted, where)
 
 
 def some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, read_fields
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -214,17 +214,31 @@ NAMES = {
     "blk.{}.ffn_norm": "layers.{}.pre_feedforward_layernorm",
     "blk.{}.post_ffw_norm": "layers.{}.post_feedforward_layernorm",
 }
+MORE_FIELDS = {
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+"""The words of GGUF's metadata that this family has beside those of its kin."""
 LARGEST_LAYERS = 62
 """Of the one size whose scores are scaled by its width, which GGUF does not say."""
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that GGUF's metadata describes."""
-    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    """The config that GGUF's metadata describes; BadInput for what we would get wrong."""
+    found = read_fields(metadata)
+    found |= {ours: metadata[theirs] for theirs, ours in MORE_FIELDS.items() if theirs in metadata}
+    pattern = metadata.get("attention.sliding_window_pattern")
+    if isinstance(pattern, int):  # every so many layers one sees all
+        found["sliding_window_pattern"] = pattern
+    elif pattern is not None:  # or whether it sees a window, layer by layer
+        found["layer_types"] = [LOCAL if each else GLOBAL for each in pattern]
     large = found["num_hidden_layers"] == LARGEST_LAYERS
     heads = found["num_attention_heads"]
     found["query_pre_attn_scalar"] = found["hidden_size"] // heads if large else found["head_dim"]
-    if "rope.scaling.factor" in metadata:
+    kind = metadata.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
+        raise BadInput(f"rotary positions scaled by {kind!r} in a GGUF file", "none or linear")
+    if kind == "linear" and "rope.scaling.factor" in metadata:
         factor = metadata["rope.scaling.factor"]
         found["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     return found

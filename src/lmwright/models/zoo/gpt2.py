@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.models.family import Family, Weight, rows, same, transposed
+from lmwright.models.files.fields import only
 from lmwright.models.one_side import last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
@@ -61,7 +62,9 @@ def sized(size: str, vocabulary: int = 50257) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the smallest size."""
+    """The spec of a ``config.json``; what it leaves out is as published for the smallest size.
+    BadInput for one that reads another network."""
+    only(config, add_cross_attention=False)
     width, heads = config.get("n_embd", 768), config.get("n_head", 12)
     norm = Norm(eps=config.get("layer_norm_epsilon", 1e-5))
     drop = config.get("resid_pdrop", 0.1)

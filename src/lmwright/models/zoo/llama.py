@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, Weight, linear, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token
+from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token, read_fields
 from lmwright.models.rotary import (
     context_of,
     divisors,
@@ -135,7 +135,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 11008),
-        bend="silu",
+        bend=BENDS[config.get("hidden_act", "silu")],
         gated=True,
         bias=config.get("mlp_bias", False),
     )
@@ -149,20 +149,33 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def mistral(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of Mistral: a window on every layer if the config has one."""
-    layers = config.get("num_hidden_layers", 32)
-    return with_window(spec(config), [config.get("sliding_window") or 0] * layers)
+    """The spec of Mistral: a window on every layer, unless the config says that there is none.
+    What it leaves out is as published for 7B."""
+    missing = {"num_key_value_heads": 8, "intermediate_size": 14336, "sliding_window": 4096}
+    config = {**missing, "max_position_embeddings": 131072, **config}
+    plain = spec(config)
+    window = config["sliding_window"] or 0
+    return with_window(plain, [window] * len(plain.stack("decoder").layers))
 
 
 def qwen2(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of Qwen2: biases on queries, keys and values; a window on some layers."""
-    plain = spec({**config, "attention_bias": False})
+    """The spec of Qwen2: biases on queries, keys and values; a window on some layers, if the
+    config uses it. What it leaves out is as in its published class."""
+    missing = {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32}
+    config = {**missing, "max_position_embeddings": 32768, **config, "attention_bias": False}
+    plain = spec(config)
     stack = plain.stack("decoder")
     layers = tuple((with_op(first, bias=True), second) for first, second in stack.layers)
     biased = replace(plain, stacks=(replace(stack, layers=layers),))
-    kinds = config.get("layer_types") or ["full_attention"] * len(layers)
-    window = config.get("sliding_window") or 0
-    return with_window(biased, [window * (kind == "sliding_attention") for kind in kinds])
+    window = config.get("sliding_window", 4096) if config.get("use_sliding_window") else None
+    kinds = config.get("layer_types") or window_pattern(config, len(layers))
+    return with_window(biased, [(window or 0) * (kind == "sliding_attention") for kind in kinds])
+
+
+def window_pattern(config: Mapping[str, Any], count: int) -> list[str]:
+    """Which layers of Qwen2 see a window where a config that uses one does not say it: the last."""
+    first = config.get("max_window_layers", 28)
+    return ["sliding_attention" if n >= first else "full_attention" for n in range(count)]
 
 
 def with_window(plain: ModelSpec, windows: list[int]) -> ModelSpec:
@@ -189,7 +202,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_act": "silu",
+        "hidden_act": bend_name(feed_forward.bend),
         "max_position_embeddings": unstretched(attention.positions, spec.context),
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
@@ -252,13 +265,21 @@ NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that GGUF's metadata describes; BadInput for positions that we would get wrong."""
+    """The config that GGUF's metadata describes; BadInput for positions that we would get wrong,
+    and for a window, which the format has for none of this family's layers."""
     kind = metadata.get("rope.scaling.type", "none")
     if kind not in ("none", "linear") or (kind == "linear" and DIVISORS in metadata):
         raise BadInput(
             f"rotary positions scaled by {kind!r} in a GGUF file", "none, linear or by divisors"
         )
-    found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
+    # What the format leaves out is none, whatever a config means that does not say it.
+    found: dict[str, Any] = {"sliding_window": None, "num_key_value_heads": None}
+    found |= read_fields(metadata)
+    if 0 < (found["sliding_window"] or 0) < found["max_position_embeddings"]:
+        raise BadInput(
+            f"attention.sliding_window is {found['sliding_window']}", "none, or the whole context"
+        )
+    found["sliding_window"] = None
     if DIVISORS in metadata:
         width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
         base = found.get("rope_theta", 10000.0)

@@ -15,6 +15,7 @@ from typing import Any
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.family import Family, Weight, heads_apart, linear, of_tokens, same
+from lmwright.models.files.fields import only
 from lmwright.models.one_side import last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
@@ -43,6 +44,17 @@ BLOOM_SIZES = {  # layers, width, heads (BigScience 2022, table 3, and the publi
     "7b1": (30, 4096, 32),
     "176b": (70, 14336, 112),
 }
+
+
+COMPUTED = {
+    "apply_residual_connection_post_layernorm": False,
+    "apply_layernorm_1p": False,
+    "normalization": "LayerNorm",
+    "position_embedding_type": "learned_absolute",
+    "squared_relu": False,
+    "swiglu": False,
+}
+"""Arguments of Megatron-LM that lead to other numbers, at the values that lead to ours."""
 
 
 def sized(size: str, vocabulary: int = 50304) -> ModelSpec:
@@ -82,7 +94,9 @@ def decoder(
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of Megatron-LM's arguments; those left out are as its defaults and paper have it."""
+    """The spec of Megatron-LM's arguments; those left out are as its defaults and paper have it.
+    BadInput for layers of another kind."""
+    only(config, **COMPUTED)
     width, drop = config.get("hidden_size", 1024), config.get("hidden_dropout", 0.1)
     by_tanh = config.get("bias_gelu_fusion", True) or config.get("openai_gelu", False)
     stack = decoder(

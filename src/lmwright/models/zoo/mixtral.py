@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, Weight, linear, same, stacked
+from lmwright.models.family import BENDS, Family, Weight, bend_name, linear, same, stacked
 from lmwright.models.one_side import maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
@@ -97,7 +97,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         experts=config.get("num_local_experts", 8),
         top=top,
         inner=config.get("intermediate_size", 14336),
-        bend="silu",
+        bend=BENDS[config.get("hidden_act", "silu")],
         balance=config.get("router_aux_loss_coef", 0.001) * top / count,
     )
     layer = tuple(Sublayer(op=op, before=norm) for op in (attention, experts))
@@ -121,13 +121,13 @@ def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
         experts=config.get("num_experts", 60),
         top=given.get("num_experts_per_tok", 4),
         inner=config.get("moe_intermediate_size", 1408),
-        bend="silu",
+        bend=BENDS[given.get("hidden_act", "silu")],
         normalise=config.get("norm_topk_prob", False),
         shared=config.get("shared_expert_intermediate_size", 5632),
         shared_gate=True,
     )
     dense = FeedForward(
-        inner=config.get("intermediate_size", 5632), bend="silu", gated=True, bias=False
+        inner=config.get("intermediate_size", 5632), bend=routed.bend, gated=True, bias=False
     )
     step, never = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     count = len(stack.layers)
@@ -170,7 +170,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(stack.layers),
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
-        "hidden_act": "silu",
+        "hidden_act": bend_name(routed[0].bend),
         "max_position_embeddings": spec.context,
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),

@@ -55,7 +55,13 @@ def xlm_r_sized(size: str, vocabulary: int = 250002) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``. Its ``max_position_embeddings`` counts the rows of the table,
-    of which those up to the padding's number stand for no place."""
+    of which those up to the padding's number stand for no place; what it leaves out is as in its
+    published class."""
+    return xlm_r({"vocab_size": 50265, **config})
+
+
+def xlm_r(config: Mapping[str, Any]) -> ModelSpec:
+    """The same for XLM-R, whose class leaves out another number of tokens."""
     return read_encoder(config, first_position=config.get("pad_token_id", 1) + 1)
 
 
@@ -106,4 +112,4 @@ FAMILY = Family(
     prefix="roberta.",
     unread=("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
 )
-XLM_R = replace(FAMILY, name="xlm-roberta", config=xlm_r_config)
+XLM_R = replace(FAMILY, name="xlm-roberta", spec=xlm_r, config=xlm_r_config)

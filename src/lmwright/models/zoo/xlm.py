@@ -1,12 +1,22 @@
-"""XLM (Conneau and Lample 2019): encoders over several languages, each with a vector of its own."""
+"""XLM (Conneau and Lample 2019): encoders over several languages, each with a vector of its own.
+
+A text whose language nobody says gets none of these vectors, as in the reference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lmwright.core.errors import BadInput
-from lmwright.models.bidirectional import Made, encoder, labelled_tokens, parts, spans
+from lmwright.models.bidirectional import (
+    SUMMARIES,
+    Made,
+    encoder,
+    labelled_tokens,
+    parts,
+    spans,
+)
 from lmwright.models.family import (
     Family,
     Weight,
@@ -17,6 +27,7 @@ from lmwright.models.family import (
     same,
     within,
 )
+from lmwright.models.files.fields import only
 from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 
 SIZES = {  # layers, width, heads, tokens (Conneau and Lample 2019, section 5.1; published weights)
@@ -37,7 +48,9 @@ def sized(size: str, vocabulary: int = 0) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as in its published class. Languages
-    are the segments that a token belongs to."""
+    are the segments that a token belongs to. BadInput for a decoder of another network, and for a
+    head that tells tokens apart in groups."""
+    only(config, is_encoder=True, asm=False)
     width = config.get("emb_dim", 2048)
     languages = config.get("n_langs", 1) if config.get("use_lang_emb", True) else 0
     embedding = Embedding(
@@ -45,6 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         positions=config.get("max_position_embeddings", 512),
         sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_embeddings") else None,
         segments=languages if languages > 1 else 0,
+        unsaid="none",
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("dropout", 0.1),
         share="tokens",
@@ -115,17 +129,24 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """A linear map of the first token."""
+    """A linear map of the first token, or of what else the config says."""
     drop = config.get("summary_first_dropout", 0.1)
-    head = Head(pool="first", outputs=labels(config), dropout=drop)
+    head = Head(pool=summary(config), outputs=labels(config), dropout=drop)
     return head, linear("head.out", "sequence_summary.summary")
 
 
 def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     """One number a document from those of the classifier, by which several are compared."""
-    head = Head(pool="first", dense=Dense(outputs=labels(config), bend="none"), outputs=1)
+    dense = Dense(outputs=labels(config), bend="none")
+    head = Head(pool=summary(config), dense=dense, outputs=1)
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
     return head, [weight for pair in names for weight in linear(*pair)]
+
+
+def summary(config: Mapping[str, Any]) -> Literal["first", "last", "mean"]:
+    """What of a document is mapped to labels; BadInput where the map is another one, or none."""
+    only(config, summary_use_proj=True, summary_proj_to_labels=True, summary_activation=None)
+    return SUMMARIES[config.get("summary_type", "first")]
 
 
 FAMILY = Family(

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmwright.models.bidirectional import SUMMARIES
 from lmwright.models.family import Family, Weight, linear, of_tokens, same
+from lmwright.models.files.fields import only
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -30,6 +32,7 @@ from lmwright.models.spec import (
 )
 
 BENDS: dict[str, Bend] = {"gelu": "gelu", "relu": "relu", "silu": "silu", "gelu_new": "gelu_tanh"}
+SUMMARY_BENDS: dict[str, Bend] = {**BENDS, "tanh": "tanh"}
 
 SIZES = {  # layers, width, heads, inner (Yang et al. 2019, appendix A.4)
     "base": (12, 768, 12, 3072),
@@ -54,7 +57,9 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The content stream alone, in which every token sees all: what fine-tuning uses."""
+    """The content stream alone, in which every token sees all: what fine-tuning uses. BadInput for
+    a model that reads forwards only, halves its batches, or tells no distances beyond a bound."""
+    only(config, attn_type="bi", bi_data=False, clamp_len=-1)
     width, heads = config.get("d_model", 1024), config.get("n_head", 16)
     head_width = config.get("d_head") or width // heads
     norm = Norm(eps=config.get("layer_norm_eps", 1e-12))
@@ -191,10 +196,14 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A dense map of the last token, tanh, and a linear map."""
+    """A dense map of the last token (or as the config says), tanh, and a linear map."""
+    only(config, summary_use_proj=True, summary_proj_to_labels=False)
+    bend = config.get("summary_activation", "tanh")
     head = Head(
-        pool="last",
-        dense=Dense(outputs=spec.stack("content").width, bend="tanh"),
+        pool=SUMMARIES[config.get("summary_type", "last")],
+        dense=Dense(
+            outputs=spec.stack("content").width, bend=SUMMARY_BENDS[bend] if bend else "none"
+        ),
         dropout=config.get("summary_last_dropout", 0.1),
         outputs=len(config.get("id2label", "12")),
     )
