@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 
 from lmwright.core.random import stream
 from lmwright.models.decode import Decoding
-from lmwright.models.language import LanguageModel
+from lmwright.models.files.published import read_published
+from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
-from tests.serve.talking import Talk
+from tests.serve.talking import Talk, of_pieces, talking, write_model
 
 PROMPTS = ["hello there", "日本 and ü", "x"]
 HOT = {"temperature": 1.3, "top_p": 0.95}
@@ -176,6 +178,34 @@ def test_an_echo_tells_how_likely_the_prompt_was(model: LanguageModel, talk: Tal
         for token in each["choices"][0]["logprobs"]["tokens"]
     ]
     assert tokens == told["tokens"]
+
+
+@pytest.mark.parametrize("kind", ["strip", "metaspace", "wordpiece"])
+def test_an_answer_begins_with_the_space_that_its_prompt_does_not_end_in(
+    tmp_path: Path, kind: str
+) -> None:
+    """Prompt and answer joined are the text of all their ids, by our decoder and the library's."""
+    made = of_pieces(kind)
+    model = language_model(read_published(str(write_model(tmp_path / kind, made))))
+    (the, cat), mark = model.tokenizer.ids("the cat").tolist(), model.tokenizer.control
+    whole = model.tokenizer.decode([the, cat, cat])
+    assert whole == made.decode([the, cat, cat]) == "the cat cat"
+    given: Any = {"max_tokens": 2, "logit_bias": {str(cat): 100}, "temperature": 0}
+    how = Decoding(2, bias=((cat, 100.0),))
+    assert "".join(model.complete("the", how)) == " cat cat"
+    with talking(model) as talk:
+        for prompt in ("the", [the]):
+            assert talk.complete(prompt, **given)["choices"][0]["text"] == " cat cat"
+            told = talk.complete(prompt, **given, echo=True, logprobs=1)["choices"][0]
+            assert told["text"] == whole
+            assert told["logprobs"]["text_offset"] == [0, 3, 7]
+            parts = events(talk, "/v1/completions", prompt=prompt, **given)
+            assert "".join(each["choices"][0]["text"] for each in parts) == " cat cat"
+        # What follows a control token is a text of its own: decoded as the answer alone is.
+        anew = [the, mark["<|im_start|>"]]
+        assert talk.complete(anew, **given)["choices"][0]["text"] == made.decode([cat, cat])
+    assert model.template is not None
+    model.template.close()
 
 
 def events(talk: Talk, path: str, **body: Any) -> list[Any]:

@@ -158,10 +158,11 @@ class LanguageModel(Generic[N]):
         """
         first = self.first if decoding.first is None else decoding.first
         decoding = replace(decoding, first=first, never=self.never)
-        begin, sources = prompt, None
+        begin, sources, text = prompt, None, self.tokenizer.stream()
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]
-        text = self.tokenizer.stream()
+        else:
+            text.follow(prompt.tolist())  # the space between them belongs to the answer
         if decoding.beams > 1:
             source = None if sources is None else sources[0]
             best = beam_search(self.network, begin, decoding, source)[0]
