@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput
-from lmwright.models.decode import Decoding, bound, cut, leaning
+from lmwright.models.decode import Decoding, beam_search, bound, cut, leaning
+from lmwright.models.zoo import gpt2
+from tests.parity.harness import Case, in_double, ours, reference
 
 transformers = pytest.importorskip("transformers")
 
@@ -69,3 +71,44 @@ def test_penalties_follow_their_formula():
 def test_beams_do_not_lean(how):
     with pytest.raises(BadInput, match="beams"):
         Decoding(most=1, beams=2, **how)
+
+
+TINY = Case(
+    gpt2.FAMILY,
+    "GPT2LMHeadModel",
+    {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    "lm",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network of eleven tokens, the reference's and ours."""
+    model = reference(TINY)
+    return model, ours(TINY, model)
+
+
+def of_reference(model, prompt, **how):
+    """What the reference's ``generate`` writes after a prompt, up to the first end."""
+    with in_double(True), torch.no_grad():
+        found = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            do_sample=False,
+            pad_token_id=0,
+            **how,
+        )[0].tolist()[len(prompt) :]
+    ends = how.get("eos_token_id") or []
+    return found[: next((n + 1 for n, each in enumerate(found) if each in ends), len(found))]
+
+
+@pytest.mark.parametrize("ends", [(3, 7), (3, 7, 8), (1, 3, 6, 7, 8)])
+@pytest.mark.parametrize("beams", [2, 3])
+def test_beams_with_several_ends_are_the_references(tiny, ends, beams):
+    model, network = tiny
+    for first in range(11):
+        prompt = [first, 3]
+        how = {"max_new_tokens": 8, "num_beams": beams, "eos_token_id": list(ends)}
+        found = beam_search(network, np.array(prompt), Decoding(8, beams=beams, ends=ends))
+        assert list(found[0].tokens) == of_reference(model, prompt, **how)
+        assert len(found) == beams

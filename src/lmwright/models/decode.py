@@ -257,12 +257,13 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best answers to one prompt, best first.
 
-    At each step every beam is continued by every token; of the best twice as many as there are
-    beams those that end are put aside (if they are among the first ``beams``), the first others
-    go on. It is over when no running beam can score above the worst of those put aside, or with
-    ``most`` tokens, where those that have not ended count too.
+    At each step every beam is continued by every token; of the best (so many that ``beams`` of
+    them cannot end) those that end are put aside if they are among the first ``beams``, and the
+    first others go on. It is over when no running beam can score above the worst of those put
+    aside, or with ``most`` tokens, where those that have not ended count too.
     """
-    beams, ended = decoding.beams, decoding.ends
+    beams, ended = decoding.beams, set(decoding.ends)
+    kept = max(2, 1 + len(ended)) * beams
     reader = Reader(network, 1, None if source is None else [source])
     logs_bv = torch.log_softmax(reader.read([prompt]).double(), dim=-1)
     reader.choose([0] * beams)
@@ -272,7 +273,8 @@ def beam_search(
     done: list[Hypothesis] = []
     for length in range(1, decoding.most + 1):
         allowed_bv = bound(logs_bv, length - 1, decoding)
-        best, places = (scores_b[:, None] + allowed_bv).flatten().topk(2 * beams)
+        all_scores = (scores_b[:, None] + allowed_bv).flatten()
+        best, places = all_scores.topk(min(kept, len(all_scores)))
         going: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
             beam, token = divmod(place, logs_bv.shape[1])
