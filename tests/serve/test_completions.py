@@ -17,6 +17,9 @@ from lmwright.models.decode import Decoding
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
+from lmwright.serve.shapes import text_logprobs
+from lmwright.serve.written import Said, Token, likeliest, named
+from lmwright.text.tokenizer import Tokenizer
 from tests.serve.talking import Talk, of_pieces, talking, write_model
 
 PROMPTS = ["hello there", "日本 and ü", "x"]
@@ -206,6 +209,24 @@ def test_an_answer_begins_with_the_space_that_its_prompt_does_not_end_in(
         assert talk.complete(anew, **given)["choices"][0]["text"] == made.decode([cat, cat])
     assert model.template is not None
     model.template.close()
+
+
+def test_tokens_of_one_text_are_all_told() -> None:
+    """A line's end as a piece and as a byte: the chosen one, else the likelier, has the text."""
+    tokenizer = Tokenizer(of_pieces("strip").to_str().encode())
+    piece, byte, cat = (tokenizer.inner.token_to_id(each) for each in ("\n", "<0x0A>", "▁cat"))
+    logs_v = torch.full((tokenizer.size(),), -9.0)
+    logs_v[[piece, byte, cat]] = torch.tensor([-0.5, -1.0, -2.0])
+    for top, chosen, wanted in (
+        (3, piece, {"\n": -0.5, f"id:{byte}": -1.0, " cat": -2.0}),
+        (3, byte, {f"id:{piece}": -0.5, "\n": -1.0, " cat": -2.0}),
+        (3, cat, {"\n": -0.5, f"id:{byte}": -1.0, " cat": -2.0}),
+        (1, byte, {f"id:{piece}": -0.5, "\n": -1.0}),
+        (0, byte, {"\n": -1.0}),
+    ):
+        told = named(tokenizer, chosen, float(logs_v[chosen]))
+        token = Token(told, likeliest(tokenizer, logs_v, top), 0)
+        assert text_logprobs(Said("", (token,)))["top_logprobs"] == [wanted]
 
 
 def events(talk: Talk, path: str, **body: Any) -> list[Any]:

@@ -43,6 +43,7 @@ class Wish:
 class Likely:
     """A token, its bytes if it has any, and its log-probability (None where nothing was before)."""
 
+    id: int
     text: str
     bytes: tuple[int, ...] | None
     log: float | None
@@ -163,12 +164,13 @@ def named(tokenizer: Tokenizer, number: int, log: float | None) -> Likely:
     try:
         name = tokenizer.token(number)
     except BadInput:
-        return Likely(f"id:{number}", None, least)
+        return Likely(number, f"id:{number}", None, least)
     if tokenizer.bytes_of is not None and number not in tokenizer.names:
         data = tokenizer.bytes_of(name)
     else:
         data = tokenizer.decode([number], special=True).encode()
     try:
-        return Likely(data.decode(), tuple(data), least)
+        text = data.decode()
     except UnicodeDecodeError:
-        return Likely("bytes:" + "".join(f"\\x{each:02x}" for each in data), tuple(data), least)
+        text = "bytes:" + "".join(f"\\x{each:02x}" for each in data)
+    return Likely(number, text, tuple(data), least)
