@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -98,6 +99,38 @@ def test_an_end_that_the_folder_names_ends_the_text(
     change(folder, eos_token_id=int(end[1:]))
     text = said(["generate", folder, PROMPT, "--max-tokens", "8"], capsys)
     assert text.split() == whole[: whole.index(end)]
+
+
+def test_what_the_generation_config_asks_is_kept_or_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    path = tmp_path / "gpt2" / "generation_config.json"
+    words = ["generate", folder, PROMPT, "--max-tokens", "10"]
+    change(folder, no_repeat_ngram_size=2)
+    path.write_text(json.dumps({"no_repeat_ngram_size": 1, "eos_token_id": 5, "min_length": 13}))
+    text = said([*words], capsys).split()
+    assert len({*text, *PROMPT.split()}) == 13 and "w5" not in text
+    path.write_text(json.dumps({"forced_eos_token_id": 5, "eos_token_id": 5, "min_length": 13}))
+    assert len(said(words, capsys).split()) == 9
+    first = likeliest(folder, [3, 17, 9], 1)
+    asks = {"begin_suppress_tokens": [int(first[1:])], "encoder_no_repeat_ngram_size": 3}
+    path.write_text(json.dumps({**asks, "min_new_tokens": 0, "num_beams": 4}))
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert told.out.split()[0] != first
+    line = "not read: encoder_no_repeat_ngram_size 3 of its generation config"
+    assert line in told.err.splitlines()
+    for name, value in (
+        ("repetition_penalty", -1),
+        ("repetition_penalty", "2"),
+        ("no_repeat_ngram_size", 1.5),
+        ("min_length", [3]),
+        ("forced_eos_token_id", 40),
+        ("begin_suppress_tokens", [-1]),
+    ):
+        path.write_text(json.dumps({name: value}))
+        assert name in fault(words, capsys)
 
 
 def test_the_text_stops_where_the_context_ends(

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from lmwright.core.random import stream
-from lmwright.models.decode import Decoding
+from lmwright.models.decode import Decoding, Rules
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
 from lmwright.serve.shapes import text_logprobs
-from lmwright.serve.written import Said, Token, likeliest, named
+from lmwright.serve.written import Said, Token, Wish, likeliest, named, written
 from lmwright.text.tokenizer import Tokenizer
 from tests.serve.talking import Talk, of_pieces, talking, write_model
 
@@ -125,6 +125,14 @@ def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> Non
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["choices"][0]["text"] == text and "<|" not in text
     assert body["usage"]["completion_tokens"] == len(picks) < 100
+
+
+def test_an_end_that_the_length_forces_is_no_stop(model: LanguageModel) -> None:
+    rules = Rules(forced_eos_token_id=model.ends[:1])
+    ending = LanguageModel(model.network, model.tokenizer, model.ends, rules=rules)
+    wish = Wish(model.prompt("x"), Decoding(5, ends=model.ends), seed=0)
+    last = list(written(ending, wish))[-1]
+    assert (last.count, last.finish) == (5, "length")
 
 
 def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.OpenAI) -> None:

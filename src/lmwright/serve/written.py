@@ -97,7 +97,8 @@ def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
         waiting = [token for token in waiting if token.offset >= shown]
         yield Said(text, tuple(begun), count)
         if cut.stopped or ends:
-            finish = "stop"
+            forced = count == wish.decoding.most and model.rules.forced_eos_token_id
+            finish = "length" if forced and not cut.stopped else "stop"
             break
     rest = cut.finish()
     yield Said(rest, () if cut.stopped else tuple(waiting), count, finish)
