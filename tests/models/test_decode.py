@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.decode import Decoding, Rules, beam_search, bound, cut, generate, leaning
 from lmwright.models.zoo import bart, gpt2
 from tests.parity.harness import Case, in_double, ours, reference
@@ -201,3 +201,27 @@ def test_what_is_written_by_rules_is_the_references(case, name, beams):
         assert found == of_reference(model, prompt, cut_off, **{**how, **rules})
         changed = changed or found != of_reference(model, prompt, cut_off, **how)
     assert changed or name == "bonus"  # the tiny models repeat themselves without one
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_no_number_is_said_and_not_written(tiny, odd, monkeypatch):
+    """One logit of one prompt of two; a logit of -inf is a token that is never next."""
+    _, network = tiny
+    prompts, right = [np.array([3, 5]), np.array([4])], network.next
+    how = {"decoding": Decoding(3), "rng": np.random.default_rng(0)}
+
+    def change(value):
+        def next_of(batch, cache):
+            logits = right(batch, cache).clone()
+            logits[-1, 6] = value
+            return logits
+
+        monkeypatch.setattr(network, "next", next_of)
+
+    change(-float("inf"))
+    assert len(list(generate(network, prompts, **how))) == 3
+    change(odd)
+    with pytest.raises(LmwrightError, match="no numbers"):
+        next(generate(network, prompts, **how))
+    with pytest.raises(LmwrightError, match="no numbers"):
+        beam_search(network, prompts[0], Decoding(3, beams=2))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.blocks.flow import Cache
 from lmwright.models.network import Batch
 from lmwright.models.ragged import pack
@@ -151,20 +151,23 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        """Logits (documents, vocabulary) of what follows when these tokens have been read too."""
+        """Logits (documents, vocabulary) of what follows when these tokens have been read too.
+
+        LmwrightError where the network gives no numbers.
+        """
         past = [len(known) for known in self.known]
         pairs = zip(self.known, tokens, strict=True)
         self.known = [np.concatenate([known, new]) for known, new in pairs]
         refuse_long(self.network, max(map(len, self.known)))
         order = range(len(tokens))
         if self.two_streams:
-            return self.from_two_streams(order)
+            return numbers(self.from_two_streams(order))
         stream = pack(tokens, order=order, past=past)
         if self.sources is None:
-            return self.network.next(stream, self.cache)
+            return numbers(self.network.next(stream, self.cache))
         source, target = self.stacks
         whole = pack(self.sources, order=order)
-        return self.network.next({source: whole, target: stream}, self.cache)
+        return numbers(self.network.next({source: whole, target: stream}, self.cache))
 
     def from_two_streams(self, order: range) -> Tensor:
         """The same where everything that is known is seen both ways: nothing can be kept."""
@@ -362,6 +365,17 @@ def scored(begun: Begun, score: float, decoding: Decoding) -> Hypothesis:
     """A hypothesis with its score for its length."""
     tokens, logs = begun
     return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty, logs)
+
+
+def numbers(logits: Tensor) -> Tensor:
+    """The logits; LmwrightError where a row gives no probabilities: NaN, +inf, or -inf alone."""
+    if not logits.amax(dim=-1).isfinite().all():  # NaN is the greatest of its row
+        raise LmwrightError(
+            "the model's logits are no numbers",
+            "finite logits",
+            "look at its weights, or at how they were trained or converted",
+        )
+    return logits
 
 
 def refuse_long(network: Foretells, tokens: int) -> None:

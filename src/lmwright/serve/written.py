@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.models.decode import Decoding, Reader
 from lmwright.models.language import LanguageModel
-from lmwright.serve.engine import Failed
 from lmwright.text.tokenizer import Tokenizer
 
 LEAST_LOG = -9999.0
@@ -72,7 +70,7 @@ class Said:
 def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
     """The answer to a wish, something after every token, be it empty; the last says why it ended.
 
-    Raises Failed when the model gives what is no number.
+    Raises LmwrightError when the model gives what is no number.
     """
     if wish.echo is not None:
         yield from echoed(model, wish)
@@ -83,8 +81,6 @@ def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
         ends = piece.pick.token in wish.decoding.ends
         if piece.pick is not last:  # a rest of text comes with the token that it followed
             count += 1
-            if math.isnan(piece.pick.log):
-                raise Failed("the model gives no number")
             if wish.top is not None and not ends:
                 likely = likeliest(model.tokenizer, piece.pick.logs_v, wish.top)
                 chosen = named(model.tokenizer, piece.pick.token, piece.pick.log)
