@@ -41,6 +41,19 @@ def likeliest(folder: str, prompt: list[int], most: int) -> str:
     return " ".join(f"w{number}" for number in known[start:])
 
 
+def summed(folder: str, prompt: list[int], words: list[str]) -> float:
+    """The summed log-probabilities of an answer's words, by one pass over prompt and answer."""
+    found = read_folder(Path(folder))
+    network = build(found.spec, found.heads["lm"][0])
+    fill(network, found.weights)
+    pair, answer = len(found.spec.stacks) > 1, [int(word[1:]) for word in words]
+    target = pack([np.array([*([0] if pair else prompt), *answer])])
+    batch = {"encoder": pack([np.array(prompt)]), "decoder": target} if pair else target
+    with torch.no_grad():
+        logs = torch.log_softmax(network(batch).double(), -1)[-1 - len(answer) : -1]
+    return float(sum(row[token] for row, token in zip(logs, answer, strict=True)))
+
+
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a verb prints, if it succeeds."""
     assert main(words) == 0
@@ -85,10 +98,12 @@ def test_what_is_drawn_depends_on_the_seed(folder: str, capsys: pytest.CaptureFi
 def test_beams_find_no_worse_than_the_likeliest_tokens(
     folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "3"], capsys)
-    assert len(text.split()) == 4
-    one = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "1"], capsys)
-    assert one.split() == likeliest(folder, [3, 17, 9], 4).split()
+    for prompt in (PROMPT, "w1", "w30 w8", "w5 w5 w22"):
+        words = ["generate", folder, prompt, "--max-tokens", "4", "--beams"]
+        three, one = (said([*words, beams], capsys).split() for beams in ("3", "1"))
+        ids = [int(word[1:]) for word in prompt.split()]
+        assert len(three) == 4 and one == likeliest(folder, ids, 4).split()
+        assert summed(folder, ids, three) >= summed(folder, ids, one) - 1e-4
 
 
 def test_an_end_that_the_folder_names_ends_the_text(
