@@ -14,7 +14,7 @@ from lmwright.cli.main import main
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import write_gguf_model
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.language import LanguageModel, language_model, rules_of
 from lmwright.models.ragged import pack
 from tests.cli.folders import change, folder_of
 from tests.models.speaking import FAMILIES, speaking_folder
@@ -74,6 +74,7 @@ def test_a_gguf_file_is_written_in_another_form(form, tmp_path, capsys):
 
 STEERED = {"forced_bos_token_id": 7, "bad_words_ids": [[5]], "suppress_tokens": [11, 5]}
 STEERED |= {"decoder_start_token_id": 4, "eos_token_id": [2, 9], "pad_token_id": 1}
+STEERED |= {"forced_eos_token_id": 2, "no_repeat_ngram_size": 3, "stop_strings": ["."]}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5", "bart", "bart, steered"])
@@ -89,6 +90,8 @@ def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
     for told in ("start", "ends", "first", "never", "template"):
         assert getattr(before.described, told) == getattr(after.described, told), told
     assert before.tokenizer.roles == after.tokenizer.roles
+    assert rules_of(before.described.generation) == rules_of(after.described.generation)
+    assert before.described.left == after.described.left
     if "steered" in kind:
         assert after.described.never == (5, 11) and after.described.first == 7
         assert after.tokenizer.roles["language"] == (8,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def likeliest(folder: str, prompt: list[int], most: int) -> str:
         with torch.no_grad():
             known.append(int(network(batch)[-1].argmax()))
     return " ".join(f"w{number}" for number in known[start:])
+
+
+def summed(folder: str, prompt: list[int], words: list[str]) -> float:
+    """The summed log-probabilities of an answer's words, by one pass over prompt and answer."""
+    found = read_folder(Path(folder))
+    network = build(found.spec, found.heads["lm"][0])
+    fill(network, found.weights)
+    pair, answer = len(found.spec.stacks) > 1, [int(word[1:]) for word in words]
+    target = pack([np.array([*([0] if pair else prompt), *answer])])
+    batch = {"encoder": pack([np.array(prompt)]), "decoder": target} if pair else target
+    with torch.no_grad():
+        logs = torch.log_softmax(network(batch).double(), -1)[-1 - len(answer) : -1]
+    return float(sum(row[token] for row, token in zip(logs, answer, strict=True)))
 
 
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -84,10 +98,12 @@ def test_what_is_drawn_depends_on_the_seed(folder: str, capsys: pytest.CaptureFi
 def test_beams_find_no_worse_than_the_likeliest_tokens(
     folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "3"], capsys)
-    assert len(text.split()) == 4
-    one = said(["generate", folder, PROMPT, "--max-tokens", "4", "--beams", "1"], capsys)
-    assert one.split() == likeliest(folder, [3, 17, 9], 4).split()
+    for prompt in (PROMPT, "w1", "w30 w8", "w5 w5 w22"):
+        words = ["generate", folder, prompt, "--max-tokens", "4", "--beams"]
+        three, one = (said([*words, beams], capsys).split() for beams in ("3", "1"))
+        ids = [int(word[1:]) for word in prompt.split()]
+        assert len(three) == 4 and one == likeliest(folder, ids, 4).split()
+        assert summed(folder, ids, three) >= summed(folder, ids, one) - 1e-4
 
 
 def test_an_end_that_the_folder_names_ends_the_text(
@@ -98,6 +114,38 @@ def test_an_end_that_the_folder_names_ends_the_text(
     change(folder, eos_token_id=int(end[1:]))
     text = said(["generate", folder, PROMPT, "--max-tokens", "8"], capsys)
     assert text.split() == whole[: whole.index(end)]
+
+
+def test_what_the_generation_config_asks_is_kept_or_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    path = tmp_path / "gpt2" / "generation_config.json"
+    words = ["generate", folder, PROMPT, "--max-tokens", "10"]
+    change(folder, no_repeat_ngram_size=2)
+    path.write_text(json.dumps({"no_repeat_ngram_size": 1, "eos_token_id": 5, "min_length": 13}))
+    text = said([*words], capsys).split()
+    assert len({*text, *PROMPT.split()}) == 13 and "w5" not in text
+    path.write_text(json.dumps({"forced_eos_token_id": 5, "eos_token_id": 5, "min_length": 13}))
+    assert len(said(words, capsys).split()) == 9
+    first = likeliest(folder, [3, 17, 9], 1)
+    asks = {"begin_suppress_tokens": [int(first[1:])], "encoder_no_repeat_ngram_size": 3}
+    path.write_text(json.dumps({**asks, "min_new_tokens": 0, "num_beams": 4}))
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert told.out.split()[0] != first
+    line = "not read: encoder_no_repeat_ngram_size 3 of its generation config"
+    assert line in told.err.splitlines()
+    for name, value in (
+        ("repetition_penalty", -1),
+        ("repetition_penalty", "2"),
+        ("no_repeat_ngram_size", 1.5),
+        ("min_length", [3]),
+        ("forced_eos_token_id", 40),
+        ("begin_suppress_tokens", [-1]),
+    ):
+        path.write_text(json.dumps({name: value}))
+        assert name in fault(words, capsys)
 
 
 def test_the_text_stops_where_the_context_ends(

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.core.errors import BadInput
-from lmwright.models.decode import Decoding, bound, cut, leaning
+from lmwright.core.errors import BadInput, LmwrightError
+from lmwright.models.decode import Decoding, Rules, beam_search, bound, cut, generate, leaning
+from lmwright.models.zoo import bart, gpt2
+from tests.parity.harness import Case, in_double, ours, reference
 
 transformers = pytest.importorskip("transformers")
 
@@ -46,9 +48,51 @@ def test_what_may_not_come_is_the_references(length):
     scores, known = torch.stack([logits(0), logits(1)]), torch.zeros(2, 1 + length).long()
     never = transformers.NoBadWordsLogitsProcessor([[4], [17]])
     first = transformers.ForcedBOSTokenLogitsProcessor(9)
-    found = bound(scores, length, Decoding(most=1, first=9, never=(4, 17)))
-    torch.testing.assert_close(found, first(known, never(known, scores)))
+    how = Decoding(most=9, first=9, never=(4, 17))
+    found = [bound(row, ids.numpy(), length, how) for row, ids in zip(scores, known, strict=True)]
+    torch.testing.assert_close(torch.stack(found), first(known, never(known, scores)))
     assert torch.equal(scores[0], logits(0))
+
+
+RULES = {
+    "penalty": {"repetition_penalty": 9.0},
+    "bonus": {"repetition_penalty": 0.1},
+    "no token twice": {"no_repeat_ngram_size": 1},
+    "no pair twice": {"no_repeat_ngram_size": 2},
+    "no three twice": {"no_repeat_ngram_size": 3},
+    "a least length": {"min_length": 6},
+    "a last token": {"forced_eos_token_id": (7,)},
+    "a beginning": {"begin_suppress_tokens": (0, 1, 2, 3, 4, 5)},
+    "all": {
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 3,
+        "min_length": 5,
+        "forced_eos_token_id": (7,),
+        "begin_suppress_tokens": (0, 7, 9),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("length", [0, 1, 3, 4])
+def test_rules_are_the_references(name, length):
+    rules, scores = RULES[name], logits(length) + 2  # some logits are above 0
+    known = torch.tensor([[4, 9, 4, 4, 9, 4, 9][: 3 + length]])
+    wanted = scores[None]
+    made = {
+        "repetition_penalty": transformers.RepetitionPenaltyLogitsProcessor,
+        "no_repeat_ngram_size": transformers.NoRepeatNGramLogitsProcessor,
+        "min_length": lambda least: transformers.MinLengthLogitsProcessor(least, [7, 8]),
+        "forced_eos_token_id": lambda ids: transformers.ForcedEOSTokenLogitsProcessor(8, [*ids]),
+        "begin_suppress_tokens": lambda ids: transformers.SuppressTokensAtBeginLogitsProcessor(
+            [*ids], 3
+        ),
+    }
+    for each, value in rules.items():
+        wanted = made[each](value)(known, wanted)
+    how = Decoding(most=5, ends=(7, 8), rules=Rules(**rules))
+    torch.testing.assert_close(bound(scores, known[0].numpy(), length, how), wanted[0])
+    assert torch.equal(scores, logits(length) + 2)
 
 
 def test_penalties_follow_their_formula():
@@ -69,3 +113,115 @@ def test_penalties_follow_their_formula():
 def test_beams_do_not_lean(how):
     with pytest.raises(BadInput, match="beams"):
         Decoding(most=1, beams=2, **how)
+
+
+TINY = Case(
+    gpt2.FAMILY,
+    "GPT2LMHeadModel",
+    {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    "lm",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network of eleven tokens, the reference's and ours."""
+    model = reference(TINY)
+    return model, ours(TINY, model)
+
+
+def of_reference(model, prompt, read, **how):
+    """What the reference's ``generate`` writes after what it has ``read``, up to the first end."""
+    with in_double(True), torch.no_grad():
+        found = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            do_sample=False,
+            pad_token_id=0,
+            **how,
+        )[0].tolist()[read:]
+    ends = how.get("eos_token_id") or []
+    return found[: next((n + 1 for n, each in enumerate(found) if each in ends), len(found))]
+
+
+@pytest.mark.parametrize("ends", [(3, 7), (3, 7, 8), (1, 3, 6, 7, 8)])
+@pytest.mark.parametrize("beams", [2, 3])
+def test_beams_with_several_ends_are_the_references(tiny, ends, beams):
+    model, network = tiny
+    for first in range(11):
+        prompt = [first, 3]
+        how = {"max_new_tokens": 8, "num_beams": beams, "eos_token_id": list(ends)}
+        found = beam_search(network, np.array(prompt), Decoding(8, beams=beams, ends=ends))
+        assert list(found[0].tokens) == of_reference(model, prompt, 2, **how)
+        assert len(found) == beams
+
+
+PAIR = Case(
+    bart.FAMILY,
+    "BartForConditionalGeneration",
+    {
+        "vocab_size": 11,
+        "d_model": 8,
+        "max_position_embeddings": 32,
+        **{f"{side}_layers": 1 for side in ("encoder", "decoder")},
+        **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_ffn_dim": 9 for side in ("encoder", "decoder")},
+    },
+    "lm",
+    pairs=True,
+)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("case", [TINY, PAIR], ids=["gpt2", "bart"])
+def test_what_is_written_by_rules_is_the_references(case, name, beams):
+    model = reference(case)
+    network, changed = ours(case, model), False
+    rules = {each: [*v] if isinstance(v, tuple) else v for each, v in RULES[name].items()}
+    for first in (0, 4, 8):
+        prompt = [first, 3, 5]
+        how = {"max_new_tokens": 8, "num_beams": beams, "forced_eos_token_id": None}
+        start, sources = [prompt], None
+        if case.pairs:
+            start, sources = [[2]], [np.array(prompt)]
+            how |= {"decoder_start_token_id": 2, "bos_token_id": 1, "forced_bos_token_id": None}
+        cut_off, ends = len(start[0]), [7, 8]
+        if "min_length" in rules:  # what is written early without the rule
+            ends = [7, of_reference(model, prompt, cut_off, **how, eos_token_id=None)[1]]
+        how |= {"eos_token_id": ends}
+        asked = Decoding(8, beams=beams, ends=tuple(ends), rules=Rules(**RULES[name]))
+        begin = np.array(start[0])
+        if beams > 1:
+            source = sources and sources[0]
+            found = list(beam_search(network, begin, asked, source)[0].tokens)
+        else:
+            steps = generate(network, [begin], asked, np.random.default_rng(0), sources)
+            found = [step[0].token for step in steps]
+        assert found == of_reference(model, prompt, cut_off, **{**how, **rules})
+        changed = changed or found != of_reference(model, prompt, cut_off, **how)
+    assert changed or name == "bonus"  # the tiny models repeat themselves without one
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_no_number_is_said_and_not_written(tiny, odd, monkeypatch):
+    """One logit of one prompt of two; a logit of -inf is a token that is never next."""
+    _, network = tiny
+    prompts, right = [np.array([3, 5]), np.array([4])], network.next
+    how = {"decoding": Decoding(3), "rng": np.random.default_rng(0)}
+
+    def change(value):
+        def next_of(batch, cache):
+            logits = right(batch, cache).clone()
+            logits[-1, 6] = value
+            return logits
+
+        monkeypatch.setattr(network, "next", next_of)
+
+    change(-float("inf"))
+    assert len(list(generate(network, prompts, **how))) == 3
+    change(odd)
+    with pytest.raises(LmwrightError, match="no numbers"):
+        next(generate(network, prompts, **how))
+    with pytest.raises(LmwrightError, match="no numbers"):
+        beam_search(network, prompts[0], Decoding(3, beams=2))

@@ -15,6 +15,7 @@ from tests.parity.harness import (
     Case,
     compare,
     compare_gradients,
+    compare_losses,
     documents,
     generated,
     logits_of_reference,
@@ -36,7 +37,10 @@ def test_logits_equal_the_reference(case: Case) -> None:
 
 def test_gradients_equal_the_reference(case: Case) -> None:
     model = reference(case)
-    compare_gradients(case, model, ours(case, model))
+    network = ours(case, model)
+    compare_gradients(case, model, network)
+    if case.head in ("lm", "classify"):
+        compare_losses(case, model, network)
 
 
 def test_logits_equal_the_reference_in_single_precision(case: Case) -> None:

@@ -61,8 +61,9 @@ class Case:
     fields of the spec of which a wrong value changes nothing here. ``segments``: the reference's
     name for the segments of tokens, if any are drawn. ``fixed`` names parameters of the reference
     that are not drawn. ``generates``: whether it says what follows a prompt (by default whether
-    its language model reads forwards). ``on_disk`` gives the
-    reference's tensors as its checkpoints have them, where they differ.
+    its language model reads forwards). ``shifts``: whether the reference's loss takes a token's
+    label for what comes next (by default whether our network foretells, from one stream).
+    ``on_disk`` gives the reference's tensors as its checkpoints have them, where they differ.
     """
 
     family: Family
@@ -75,6 +76,7 @@ class Case:
     segments: str = ""
     fixed: tuple[str, ...] = ()
     generates: bool | None = None
+    shifts: bool | None = None
     given: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     on_disk: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
@@ -196,23 +198,29 @@ def logits_of_ours(case: Case, network: Network, texts: list[np.ndarray]) -> lis
 def logits_of_reference(case: Case, model: Any, texts: list[np.ndarray]) -> list[Tensor]:
     """The same, one document at a time."""
     found = []
-    double = next(model.parameters()).dtype == torch.float64
-    for place, (source, target) in enumerate(zip(texts, texts[::-1], strict=True)):
-        given = {"input_ids": torch.from_numpy(source)[None], **case.given}
-        if case.pairs:
-            given["decoder_input_ids"] = torch.from_numpy(target)[None]
-        if case.segments:
-            segments = segments_of(case, case.family.spec(case.settings), texts)
-            given[case.segments] = torch.from_numpy(segments[place])[None]
-        if case.head == "choice":
-            given = {name: each[None] for name, each in given.items()}
-        with in_double(double):
-            said = model(**given)
+    for place in range(len(texts)):
+        said = said_by_reference(case, model, texts, place)
         if case.head == "spans":
             found.append(torch.stack([said.start_logits[0], said.end_logits[0]], dim=-1))
         else:
             found.append(said.logits[0])
     return found
+
+
+def said_by_reference(
+    case: Case, model: Any, texts: list[np.ndarray], place: int, **more: Any
+) -> Any:
+    """All that the reference says of one document, given ``more``."""
+    given = {"input_ids": torch.from_numpy(texts[place])[None], **case.given}
+    if case.pairs:
+        given["decoder_input_ids"] = torch.from_numpy(texts[-1 - place])[None]
+    if case.segments:
+        segments = segments_of(case, case.family.spec(case.settings), texts)
+        given[case.segments] = torch.from_numpy(segments[place])[None]
+    if case.head == "choice":
+        given = {name: each[None] for name, each in given.items()}
+    with in_double(next(model.parameters()).dtype == torch.float64):
+        return model(**given, **more)
 
 
 def compare(case: Case, model: Any, network: Network, wanted: list[Tensor] | None = None) -> None:
@@ -224,6 +232,28 @@ def compare(case: Case, model: Any, network: Network, wanted: list[Tensor] | Non
         wanted = wanted or logits_of_reference(case, model, texts)
         for left, right in zip(logits_of_ours(case, network, texts), wanted, strict=True):
             torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+
+
+def compare_losses(case: Case, model: Any, network: Network) -> None:
+    """The reference's own loss, by its ``labels``, is the mean cross-entropy of our logits.
+
+    Labels are of a token's next one, of itself, or of its document.
+    """
+    texts, shifts = documents(case), case.shifts
+    if shifts is None:
+        shifts = network.foretells and not case.pairs and not network.two_streams
+    shifted, pooled = int(shifts), network.head.setting.pool != "none"
+    every = logits_of_ours(case, network, texts)
+    generator = torch.Generator().manual_seed(3)
+    for place, logits in enumerate(every):
+        rows = logits.reshape(-1, logits.shape[-1])
+        if len(rows) <= shifted:
+            continue  # a single token has no next one
+        labels = torch.randint(rows.shape[1], (len(rows),), generator=generator)
+        theirs = labels if pooled else labels[None]
+        wanted = said_by_reference(case, model, texts, place, labels=theirs).loss
+        found = F.cross_entropy(rows[: len(rows) - shifted], labels[shifted:])
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
 
 def compare_gradients(case: Case, model: Any, network: Network) -> None:

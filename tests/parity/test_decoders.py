@@ -126,6 +126,7 @@ CASES = {
         | {"attention_bias": True, "final_logit_softcapping": 9.0, "tie_word_embeddings": False},
         "lm",
         lengths=WINDOW,
+        shifts=True,
     ),
     "bloom": Case(megatron.BLOOM, "BloomForCausalLM", BLOOM, "lm"),
     "bloom, six heads": Case(megatron.BLOOM, "BloomForCausalLM", {**BLOOM, "n_head": 6}, "lm"),

@@ -52,9 +52,28 @@ def byte_level() -> tokenizers.Tokenizer:
     return made
 
 
-def write_model(folder: Path) -> Path:
+def of_pieces(kind: str) -> tokenizers.Tokenizer:
+    """Three words and all bytes, put together again by one ``kind`` of decoder."""
+    mark = "" if kind == "wordpiece" else "▁"
+    names = ["<unk>", *(f"{mark}{word}" for word in ("the", "cat", "an")), "\n"]
+    names += [f"<0x{byte:02X}>" for byte in range(256)]
+    words = {name: place for place, name in enumerate(names)}
+    if kind == "wordpiece":
+        made = tokenizers.Tokenizer(models.WordPiece(words, unk_token="<unk>"))
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    else:
+        made = tokenizers.Tokenizer(models.Unigram([(name, -1.0) for name in names], 0, True))
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    if kind == "strip":
+        steps = decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()
+        made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    made.add_special_tokens(CONTROL)
+    return made
+
+
+def write_model(folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> Path:
     """A published folder: config, weights that tell tokens apart, tokenizer, template."""
-    tokenizer = byte_level()
+    tokenizer = tokenizer or byte_level()
     config = {**CONFIG, "vocab_size": tokenizer.get_vocab_size()}
     setting = spec(config)
     network = build(setting, FAMILY.heads["lm"](config, setting)[0])

@@ -454,6 +454,20 @@ def test_other_routes_are_guarded_as_ever(talk: Talk) -> None:
     check_error(status, answer, 403)
 
 
+def test_a_developer_is_heard(model: LanguageModel) -> None:
+    """By a template that writes users and systems only, and words of its own without a system."""
+    template = ChatTemplate(
+        "{% if messages[0].role != 'system' %}You help.{% endif %}"
+        "{% for m in messages %}{% if m.role in ['system', 'user'] %}{{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
+    asked = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    messages = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "Hi"}]
+    (wish,) = wishes(read_chat({"messages": messages}, Serve()), asked)
+    assert model.tokenizer.decode(wish.prompt.tolist()) == "In French.Hi"
+    template.close()
+
+
 def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageModel) -> None:
     template = ChatTemplate("{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}")
     greedy = LanguageModel(model.network, model.tokenizer, model.ends, template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,14 @@ import pytest
 import torch
 
 from lmwright.core.random import stream
-from lmwright.models.decode import Decoding
-from lmwright.models.language import LanguageModel
+from lmwright.models.decode import Decoding, Rules
+from lmwright.models.files.published import read_published
+from lmwright.models.language import LanguageModel, language_model
 from lmwright.models.ragged import pack
-from tests.serve.talking import Talk
+from lmwright.serve.shapes import text_logprobs
+from lmwright.serve.written import Said, Token, Wish, likeliest, named, written
+from lmwright.text.tokenizer import Tokenizer
+from tests.serve.talking import Talk, of_pieces, talking, write_model
 
 PROMPTS = ["hello there", "日本 and ü", "x"]
 HOT = {"temperature": 1.3, "top_p": 0.95}
@@ -122,6 +127,14 @@ def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> Non
     assert body["usage"]["completion_tokens"] == len(picks) < 100
 
 
+def test_an_end_that_the_length_forces_is_no_stop(model: LanguageModel) -> None:
+    rules = Rules(forced_eos_token_id=model.ends[:1])
+    ending = LanguageModel(model.network, model.tokenizer, model.ends, rules=rules)
+    wish = Wish(model.prompt("x"), Decoding(5, ends=model.ends), seed=0)
+    last = list(written(ending, wish))[-1]
+    assert (last.count, last.finish) == (5, "length")
+
+
 def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.OpenAI) -> None:
     ids = model.chat([{"role": "user", "content": "hello"}])
     _, picks, _ = own(model, ids, 30, 5, temperature=1.0)
@@ -176,6 +189,52 @@ def test_an_echo_tells_how_likely_the_prompt_was(model: LanguageModel, talk: Tal
         for token in each["choices"][0]["logprobs"]["tokens"]
     ]
     assert tokens == told["tokens"]
+
+
+@pytest.mark.parametrize("kind", ["strip", "metaspace", "wordpiece"])
+def test_an_answer_begins_with_the_space_that_its_prompt_does_not_end_in(
+    tmp_path: Path, kind: str
+) -> None:
+    """Prompt and answer joined are the text of all their ids, by our decoder and the library's."""
+    made = of_pieces(kind)
+    model = language_model(read_published(str(write_model(tmp_path / kind, made))))
+    (the, cat), mark = model.tokenizer.ids("the cat").tolist(), model.tokenizer.control
+    whole = model.tokenizer.decode([the, cat, cat])
+    assert whole == made.decode([the, cat, cat]) == "the cat cat"
+    given: Any = {"max_tokens": 2, "logit_bias": {str(cat): 100}, "temperature": 0}
+    how = Decoding(2, bias=((cat, 100.0),))
+    assert "".join(model.complete("the", how)) == " cat cat"
+    with talking(model) as talk:
+        for prompt in ("the", [the]):
+            assert talk.complete(prompt, **given)["choices"][0]["text"] == " cat cat"
+            told = talk.complete(prompt, **given, echo=True, logprobs=1)["choices"][0]
+            assert told["text"] == whole
+            assert told["logprobs"]["text_offset"] == [0, 3, 7]
+            parts = events(talk, "/v1/completions", prompt=prompt, **given)
+            assert "".join(each["choices"][0]["text"] for each in parts) == " cat cat"
+        # What follows a control token is a text of its own: decoded as the answer alone is.
+        anew = [the, mark["<|im_start|>"]]
+        assert talk.complete(anew, **given)["choices"][0]["text"] == made.decode([cat, cat])
+    assert model.template is not None
+    model.template.close()
+
+
+def test_tokens_of_one_text_are_all_told() -> None:
+    """A line's end as a piece and as a byte: the chosen one, else the likelier, has the text."""
+    tokenizer = Tokenizer(of_pieces("strip").to_str().encode())
+    piece, byte, cat = (tokenizer.inner.token_to_id(each) for each in ("\n", "<0x0A>", "▁cat"))
+    logs_v = torch.full((tokenizer.size(),), -9.0)
+    logs_v[[piece, byte, cat]] = torch.tensor([-0.5, -1.0, -2.0])
+    for top, chosen, wanted in (
+        (3, piece, {"\n": -0.5, f"id:{byte}": -1.0, " cat": -2.0}),
+        (3, byte, {f"id:{piece}": -0.5, "\n": -1.0, " cat": -2.0}),
+        (3, cat, {"\n": -0.5, f"id:{byte}": -1.0, " cat": -2.0}),
+        (1, byte, {f"id:{piece}": -0.5, "\n": -1.0}),
+        (0, byte, {"\n": -1.0}),
+    ):
+        told = named(tokenizer, chosen, float(logs_v[chosen]))
+        token = Token(told, likeliest(tokenizer, logs_v, top), 0)
+        assert text_logprobs(Said("", (token,)))["top_logprobs"] == [wanted]
 
 
 def events(talk: Talk, path: str, **body: Any) -> list[Any]:

@@ -421,6 +421,29 @@ def test_messages_that_are_none(templates, messages, words):
         templates["chatml"].render(messages)
 
 
+@pytest.mark.parametrize("name", [*TEMPLATES, "qwen"])
+def test_a_developer_is_the_system_to_a_template_that_knows_no_developers(templates, name):
+    words = "Answer in French."
+    for roles in (["developer", "user"], ["developer", "user", "assistant", "user"]):
+        messages = [{"role": role, "content": f"{role} {words}"} for role in roles]
+        messages[0]["content"] = words
+        system = [{**messages[0], "role": "system"}, *messages[1:]]
+        found = templates[name].text(messages, add_generation_prompt=True)
+        assert words in found.replace(f"user {words}", "")
+        assert found == templates[name].text(system, add_generation_prompt=True)
+
+
+def test_a_template_that_knows_developers_is_given_them():
+    for spelt in ("'developer'", '"developer"'):
+        source = "{% for m in messages %}{% if m.role == " + spelt + " %}D{{ m.content }}"
+        template = ChatTemplate(source + "{% endif %}{% endfor %}")
+        assert template.text([{"role": "developer", "content": "x"}]) == "Dx"
+        template.close()
+    template = ChatTemplate("A developer: {% for m in messages %}{{ m.role }}{% endfor %}")
+    assert template.text([{"role": "developer", "content": "x"}]) == "A developer: system"
+    template.close()
+
+
 def test_messages_nested_without_end(templates):
     deep: list = []
     for _ in range(100_000):

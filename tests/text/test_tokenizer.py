@@ -146,6 +146,26 @@ def test_pieces_joined_are_the_whole_text_and_never_half_a_character(data, kind,
             assert "".join(pieces) == by_library
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from(sorted(KINDS)))
+def test_what_goes_on_from_known_ids_is_the_rest_of_the_text(data, kind):
+    """Any ids without control tokens, the first of them known; but for halves of characters."""
+    tokenizer = KINDS[kind]
+    plain = [each for each in range(tokenizer.size()) if each not in tokenizer.names]
+    known, more = (data.draw(st.lists(st.sampled_from(plain), max_size=6)) for _ in "ab")
+    before, whole = tokenizer.decode(known), tokenizer.decode([*known, *more])
+    stream = tokenizer.stream()
+    stream.follow(known)
+    rest = "".join([*(stream.push([each]) for each in more), stream.finish()])
+    # A decoder of words may take back a space that the known text ended in.
+    if "\ufffd" not in whole + before and whole.startswith(before):
+        assert rest == whole[len(before) :]
+    end = tokenizer.control["<|end|>"]
+    stream = tokenizer.stream()
+    stream.follow([*known, end])
+    assert stream.push(more) + stream.finish() == tokenizer.decode(more)
+
+
 def test_a_character_comes_out_whole():
     tokenizer = KINDS["bytes"]
     stream = tokenizer.stream()

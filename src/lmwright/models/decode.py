@@ -13,10 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.blocks.flow import Cache
 from lmwright.models.network import Batch
 from lmwright.models.ragged import pack
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a model's files ask of its answers, by the names that transformers' ``generate`` reads.
+
+    Tokens that are known, a prompt's too, are made less likely by ``repetition_penalty`` (Keskar
+    et al. 2019, section 4.1: logits above 0 are divided by it, others multiplied); no run of
+    ``no_repeat_ngram_size`` tokens is there twice. Nothing ends before ``min_length`` tokens, what
+    is read before the answer among them; where an answer is as long as it may be, its last token
+    is one of ``forced_eos_token_id``. It does not begin with one of ``begin_suppress_tokens``.
+    """
+
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_length: int = 0
+    forced_eos_token_id: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class Decoding:
     Before all of that ``bias`` is added to the logits of some ids, and from those of each token
     that the answer has already ``presence`` is taken once and ``frequency`` each time. An answer
     begins with ``first``, if that is given (a translator's language, say), and has none of the
-    ids ``never``.
+    ids ``never``; ``rules`` are the model's own.
     """
 
     most: int
@@ -48,6 +66,7 @@ class Decoding:
     frequency: float = 0.0
     first: int | None = None
     never: tuple[int, ...] = ()
+    rules: Rules = Rules()
 
     def __post_init__(self) -> None:
         ranges = {
@@ -132,20 +151,23 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        """Logits (documents, vocabulary) of what follows when these tokens have been read too."""
+        """Logits (documents, vocabulary) of what follows when these tokens have been read too.
+
+        LmwrightError where the network gives no numbers.
+        """
         past = [len(known) for known in self.known]
         pairs = zip(self.known, tokens, strict=True)
         self.known = [np.concatenate([known, new]) for known, new in pairs]
         refuse_long(self.network, max(map(len, self.known)))
         order = range(len(tokens))
         if self.two_streams:
-            return self.from_two_streams(order)
+            return numbers(self.from_two_streams(order))
         stream = pack(tokens, order=order, past=past)
         if self.sources is None:
-            return self.network.next(stream, self.cache)
+            return numbers(self.network.next(stream, self.cache))
         source, target = self.stacks
         whole = pack(self.sources, order=order)
-        return self.network.next({source: whole, target: stream}, self.cache)
+        return numbers(self.network.next({source: whole, target: stream}, self.cache))
 
     def from_two_streams(self, order: range) -> Tensor:
         """The same where everything that is known is seen both ways: nothing can be kept."""
@@ -176,15 +198,14 @@ def generate(
     """What follows each prompt, a token at a time: at each step, document -> its token."""
     reader = Reader(network, len(prompts), sources)
     active, new = list(range(len(prompts))), list(prompts)
-    written: list[list[int]] = [[] for _ in prompts]
-    for _ in range(decoding.most):
-        logs = torch.log_softmax(reader.read(new).double(), dim=-1)
+    for length in range(decoding.most):
+        # Not their logarithms, for a penalty looks at which are above 0.
+        logits = reader.read(new).double()
+        logs = torch.log_softmax(logits, dim=-1)
         picks = [
-            Pick(pick(chosen_from(row, written[n], decoding), decoding, rng), row)
-            for n, row in zip(active, logs, strict=True)
+            Pick(pick(chosen_from(row, known, length, decoding), decoding, rng), logs_v)
+            for row, known, logs_v in zip(logits, reader.known, logs, strict=True)
         ]
-        for n, each in zip(active, picks, strict=True):
-            written[n].append(each.token)
         yield dict(zip(active, picks, strict=True))
         going = [n for n, each in enumerate(picks) if each.token not in decoding.ends]
         if not going:
@@ -195,20 +216,51 @@ def generate(
         new = [np.array([picks[n].token]) for n in going]
 
 
-def chosen_from(logs_v: Tensor, written: Sequence[int], decoding: Decoding) -> Tensor:
-    """What a token is chosen by, for an answer that has the tokens ``written`` so far."""
-    return bound(leaning(logs_v, written, decoding), len(written), decoding)
+def chosen_from(logits_v: Tensor, known: np.ndarray, length: int, decoding: Decoding) -> Tensor:
+    """What a token is chosen by; the last ``length`` of the ids ``known`` are the answer's."""
+    written = known[len(known) - length :].tolist()
+    return bound(leaning(logits_v, written, decoding), known, length, decoding)
 
 
-def bound(logs: Tensor, length: int, decoding: Decoding) -> Tensor:
-    """Logits (…, vocabulary) without what an answer of so many tokens may not have next."""
-    if decoding.first is not None and length == 0:
-        only = torch.full_like(logs, -torch.inf)
-        only[..., decoding.first] = 0.0
-        return only
-    if not decoding.never:
-        return logs
-    return logs.index_fill(-1, torch.tensor(decoding.never), -torch.inf)
+def bound(logits_v: Tensor, known: np.ndarray, length: int, decoding: Decoding) -> Tensor:
+    """Logits or log-probabilities as the model's rules bend them, without what may not be next.
+
+    The last ``length`` of the ids ``known`` are the answer's.
+    """
+    rules = decoding.rules
+    if length == decoding.most - 1 and rules.forced_eos_token_id:
+        return only(logits_v, rules.forced_eos_token_id)
+    if length == 0 and decoding.first is not None:
+        return only(logits_v, (decoding.first,))
+    if rules.repetition_penalty != 1:
+        logits_v = penalised(logits_v, known, rules.repetition_penalty)
+    never = {*decoding.never, *repeating(known, rules.no_repeat_ngram_size)}
+    if len(known) < rules.min_length:
+        never.update(decoding.ends)
+    if length == (decoding.first is not None):
+        never.update(rules.begin_suppress_tokens)
+    return logits_v.index_fill(-1, torch.tensor([*never]), -torch.inf) if never else logits_v
+
+
+def only(logits_v: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Log-probabilities that leave nothing but these tokens, which cost nothing."""
+    return torch.full_like(logits_v, -torch.inf).index_fill(-1, torch.tensor(tokens), 0.0)
+
+
+def penalised(logits_v: Tensor, known: np.ndarray, penalty: float) -> Tensor:
+    """Logits with those of known tokens made lower by a penalty above 1."""
+    tokens = torch.from_numpy(np.unique(known))
+    old = logits_v[tokens]
+    return logits_v.index_put((tokens,), torch.where(old < 0, old * penalty, old / penalty))
+
+
+def repeating(known: np.ndarray, size: int) -> set[int]:
+    """The ids that would make a run of ``size`` tokens that is there already; 0 allows all."""
+    if not 0 < size <= len(known):
+        return set()
+    runs = np.lib.stride_tricks.sliding_window_view(known, size)
+    same = (runs[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
+    return set(runs[same, -1].tolist())
 
 
 def leaning(logs_v: Tensor, written: Sequence[int], decoding: Decoding) -> Tensor:
@@ -257,12 +309,13 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best answers to one prompt, best first.
 
-    At each step every beam is continued by every token; of the best twice as many as there are
-    beams those that end are put aside (if they are among the first ``beams``), the first others
-    go on. It is over when no running beam can score above the worst of those put aside, or with
-    ``most`` tokens, where those that have not ended count too.
+    At each step every beam is continued by every token; of the best (so many that ``beams`` of
+    them cannot end) those that end are put aside if they are among the first ``beams``, and the
+    first others go on. It is over when no running beam can score above the worst of those put
+    aside, or with ``most`` tokens, where those that have not ended count too.
     """
-    beams, ended = decoding.beams, decoding.ends
+    beams, ended = decoding.beams, set(decoding.ends)
+    kept = max(2, 1 + len(ended)) * beams
     reader = Reader(network, 1, None if source is None else [source])
     logs_bv = torch.log_softmax(reader.read([prompt]).double(), dim=-1)
     reader.choose([0] * beams)
@@ -271,8 +324,10 @@ def beam_search(
     scores_b[0], logs_bv = 0.0, logs_bv.expand(beams, -1)
     done: list[Hypothesis] = []
     for length in range(1, decoding.most + 1):
-        allowed_bv = bound(logs_bv, length - 1, decoding)
-        best, places = (scores_b[:, None] + allowed_bv).flatten().topk(2 * beams)
+        pairs = zip(logs_bv, reader.known, strict=True)
+        allowed_bv = torch.stack([bound(row, known, length - 1, decoding) for row, known in pairs])
+        all_scores = (scores_b[:, None] + allowed_bv).flatten()
+        best, places = all_scores.topk(min(kept, len(all_scores)))
         going: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
             beam, token = divmod(place, logs_bv.shape[1])
@@ -293,8 +348,8 @@ def beam_search(
         logs_bv = torch.log_softmax(
             reader.read([np.array([token]) for _, _, token in going]).double(), dim=-1
         )
-    pairs = zip(running, scores_b.tolist(), strict=True)
-    done += [scored(begun, score, decoding) for begun, score in pairs]
+    last = zip(running, scores_b.tolist(), strict=True)
+    done += [scored(begun, score, decoding) for begun, score in last]
     return sorted(done, key=lambda each: -each.score)[:beams]
 
 
@@ -310,6 +365,17 @@ def scored(begun: Begun, score: float, decoding: Decoding) -> Hypothesis:
     """A hypothesis with its score for its length."""
     tokens, logs = begun
     return Hypothesis(tokens, score / len(tokens) ** decoding.length_penalty, logs)
+
+
+def numbers(logits: Tensor) -> Tensor:
+    """The logits; LmwrightError where a row gives no probabilities: NaN, +inf, or -inf alone."""
+    if not logits.amax(dim=-1).isfinite().all():  # NaN is the greatest of its row
+        raise LmwrightError(
+            "the model's logits are no numbers",
+            "finite logits",
+            "look at its weights, or at how they were trained or converted",
+        )
+    return logits
 
 
 def refuse_long(network: Foretells, tokens: int) -> None:

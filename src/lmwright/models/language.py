@@ -15,12 +15,13 @@ from lmwright.models.decode import (
     Decoding,
     Foretells,
     Pick,
+    Rules,
     beam_search,
     generate,
     refuse_long,
     refuse_other,
 )
-from lmwright.models.files.folder import Published
+from lmwright.models.files.folder import Published, ids_of
 from lmwright.models.network import Network, build, fill
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ class LanguageModel(Generic[N]):
 
     ``ends`` are the ids that end an answer; ``start`` is what a decoder with an encoder begins
     with, which reads the prompt as its source. An answer's first token is ``first``, if given;
-    none is among ``never``.
+    none is among ``never``, and all keep the model's ``rules``.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class LanguageModel(Generic[N]):
         start: int | None = None,
         first: int | None = None,
         never: tuple[int, ...] = (),
+        rules: Rules | None = None,
     ) -> None:
         refuse_other(network)
         self.network, self.tokenizer, self.template = network, tokenizer, template
         turns = (tokenizer.control.get(name) for name in ENDS_OF_TURNS)
         self.ends = tuple(dict.fromkeys([*ends, *(each for each in turns if each is not None)]))
         self.start, self.first, self.never = start, first, never
+        self.rules = rules or Rules()
         self.source: int | None = None
 
     @property
@@ -157,11 +160,12 @@ class LanguageModel(Generic[N]):
         Of beams the best answer, once it is whole.
         """
         first = self.first if decoding.first is None else decoding.first
-        decoding = replace(decoding, first=first, never=self.never)
-        begin, sources = prompt, None
+        decoding = replace(decoding, first=first, never=self.never, rules=self.rules)
+        begin, sources, text = prompt, None, self.tokenizer.stream()
         if self.start is not None:
             begin, sources = np.array([self.start]), [prompt]
-        text = self.tokenizer.stream()
+        else:
+            text.follow(prompt.tolist())  # the space between them belongs to the answer
         if decoding.beams > 1:
             source = None if sources is None else sources[0]
             best = beam_search(self.network, begin, decoding, source)[0]
@@ -196,15 +200,48 @@ def language_model(published: Published) -> LanguageModel[Network]:
     if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
         start = said.start or 0
     words = published.spec.stacks[-1].embedding.vocabulary
-    for number in (*said.never, *(() if said.first is None else (said.first,))):
+    rules = rules_of(said.generation)
+    named = {
+        "forced_bos_token_id": () if said.first is None else (said.first,),
+        "bad_words_ids or suppress_tokens": said.never,
+        "forced_eos_token_id": rules.forced_eos_token_id,
+        "begin_suppress_tokens": rules.begin_suppress_tokens,
+    }
+    for name, number in ((name, number) for name, ids in named.items() for number in ids):
         if not 0 <= number < words:
             raise BadInput(
-                f"forced_bos_token_id or bad_words_ids names token {number}",
+                f"{name} names token {number}",
                 f"one of the model's {words}",
                 "take all files from the same model",
             )
-    more = {"start": start, "first": said.first, "never": said.never}
+    more = {"start": start, "first": said.first, "never": said.never, "rules": rules}
     return speaking(network, published.tokenizer, said.ends, said.template, **more)
+
+
+def rules_of(said: Mapping[str, Any]) -> Rules:
+    """The rules that a generation config names; BadInput for one that is none."""
+    rules = Rules(
+        repetition_penalty=said.get("repetition_penalty") or 1.0,
+        no_repeat_ngram_size=said.get("no_repeat_ngram_size") or 0,
+        min_length=said.get("min_length") or 0,
+        forced_eos_token_id=ids_of(said.get("forced_eos_token_id")),
+        begin_suppress_tokens=ids_of(said.get("begin_suppress_tokens")),
+    )
+    right = {
+        "repetition_penalty": isinstance(rules.repetition_penalty, int | float)
+        and 0 < rules.repetition_penalty < float("inf"),
+        "no_repeat_ngram_size": type(rules.no_repeat_ngram_size) is int
+        and rules.no_repeat_ngram_size >= 0,
+        "min_length": type(rules.min_length) is int and rules.min_length >= 0,
+    }
+    for name, good in right.items():
+        if not good:
+            raise BadInput(
+                f"{name} is {getattr(rules, name)!r} in generation_config.json or config.json",
+                "a number in its range",
+                "mend it, or take it out",
+            )
+    return rules
 
 
 def speaking(

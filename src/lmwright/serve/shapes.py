@@ -97,10 +97,17 @@ def text_logprobs(said: Said) -> dict[str, Any]:
 
 
 def alternatives(token: Token) -> dict[str, float | None] | None:
-    """The likeliest tokens and the chosen one; None where nothing was before."""
+    """The likeliest tokens and the chosen one, by their texts; None where nothing was before.
+
+    Of several with one text the chosen one has it, else the likeliest; the others go by their ids.
+    """
     if token.chosen.log is None:
         return None
-    return {each.text: each.log for each in (*token.top, token.chosen)}
+    owners, found = {token.chosen.text: token.chosen.id}, dict[str, float | None]()
+    for each in token.top:
+        owns = owners.setdefault(each.text, each.id) == each.id
+        found[each.text if owns else f"id:{each.id}"] = each.log
+    return {**found, token.chosen.text: token.chosen.log}
 
 
 CHAT = Shape(

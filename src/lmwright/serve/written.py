@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.models.decode import Decoding, Reader
 from lmwright.models.language import LanguageModel
-from lmwright.serve.engine import Failed
 from lmwright.text.tokenizer import Tokenizer
 
 LEAST_LOG = -9999.0
@@ -43,6 +41,7 @@ class Wish:
 class Likely:
     """A token, its bytes if it has any, and its log-probability (None where nothing was before)."""
 
+    id: int
     text: str
     bytes: tuple[int, ...] | None
     log: float | None
@@ -71,7 +70,7 @@ class Said:
 def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
     """The answer to a wish, something after every token, be it empty; the last says why it ended.
 
-    Raises Failed when the model gives what is no number.
+    Raises LmwrightError when the model gives what is no number.
     """
     if wish.echo is not None:
         yield from echoed(model, wish)
@@ -82,8 +81,6 @@ def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
         ends = piece.pick.token in wish.decoding.ends
         if piece.pick is not last:  # a rest of text comes with the token that it followed
             count += 1
-            if math.isnan(piece.pick.log):
-                raise Failed("the model gives no number")
             if wish.top is not None and not ends:
                 likely = likeliest(model.tokenizer, piece.pick.logs_v, wish.top)
                 chosen = named(model.tokenizer, piece.pick.token, piece.pick.log)
@@ -96,7 +93,8 @@ def written(model: LanguageModel, wish: Wish) -> Iterator[Said]:
         waiting = [token for token in waiting if token.offset >= shown]
         yield Said(text, tuple(begun), count)
         if cut.stopped or ends:
-            finish = "stop"
+            forced = count == wish.decoding.most and model.rules.forced_eos_token_id
+            finish = "length" if forced and not cut.stopped else "stop"
             break
     rest = cut.finish()
     yield Said(rest, () if cut.stopped else tuple(waiting), count, finish)
@@ -163,12 +161,13 @@ def named(tokenizer: Tokenizer, number: int, log: float | None) -> Likely:
     try:
         name = tokenizer.token(number)
     except BadInput:
-        return Likely(f"id:{number}", None, least)
+        return Likely(number, f"id:{number}", None, least)
     if tokenizer.bytes_of is not None and number not in tokenizer.names:
         data = tokenizer.bytes_of(name)
     else:
         data = tokenizer.decode([number], special=True).encode()
     try:
-        return Likely(data.decode(), tuple(data), least)
+        text = data.decode()
     except UnicodeDecodeError:
-        return Likely("bytes:" + "".join(f"\\x{each:02x}" for each in data), tuple(data), least)
+        text = "bytes:" + "".join(f"\\x{each:02x}" for each in data)
+    return Likely(number, text, tuple(data), least)

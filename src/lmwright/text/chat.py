@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 OWN = {"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception"}
 """What a template reads that no caller gives as an extra."""
+DEVELOPER = re.compile(r"(['\"])developer\1")
+"""The role as a template's code spells it; text that is printed has no quotes round it."""
 TURN_ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "</s>"}
 """Special tokens with which published models end an answer."""
 TEMPLATE_FILE = "chat_template.jinja"
@@ -54,6 +57,7 @@ class ChatTemplate:
         self.special = dict(special or {})
         self.control = frozenset(control) | frozenset(self.special.values())
         self.box = BoxedTemplate(source)
+        self.knows_developers = bool(DEVELOPER.search(source))
         self.ends = TURN_ENDS | (
             {self.special["eos_token"]} if "eos_token" in self.special else set()
         )
@@ -68,6 +72,8 @@ class ChatTemplate:
     ) -> list[Part]:
         """The conversation as the model sees it, in parts; their texts joined are the whole.
 
+        A developer's message is given as the system's to a template that does not know developers:
+        it would leave it out, or name a role that its model never saw.
         ``allowed`` are extras that the template reads, ``enable_thinking`` say. BadInput for
         messages that are none, an extra that the template does not read, or a template that
         refuses the conversation or takes too much time, memory or room.
@@ -75,7 +81,11 @@ class ChatTemplate:
         check_messages(messages)
         self.check_extras(allowed)
         disguise = Disguise(self.control)
-        given = {"messages": list(messages), "tools": list(tools) if tools else None, **allowed}
+        given = {
+            "messages": [self.known(message) for message in messages],
+            "tools": list(tools) if tools else None,
+            **allowed,
+        }
         variables = {name: disguise.value(each) for name, each in given.items()}
         text = self.box.render(
             {**self.special, **variables, "add_generation_prompt": add_generation_prompt},
@@ -83,6 +93,12 @@ class ChatTemplate:
             now,
         )
         return [Part(*each) for each in disguise.parts(text)]
+
+    def known(self, message: Message) -> Message:
+        """A message in a role that the template knows."""
+        if message["role"] == "developer" and not self.knows_developers:
+            return {**message, "role": "system"}
+        return message
 
     def text(self, messages: Sequence[Message], **settings: Any) -> str:
         """The conversation as one text."""

@@ -46,6 +46,17 @@ class Stream:
         self.ids: list[int] = []
         self.given = ""
 
+    def follow(self, ids: Sequence[int]) -> None:
+        """Go on from these ids, whose text is known; after a control token a text begins anew."""
+        known = [int(each) for each in ids]
+        names = self.tokenizer.names
+        ends = max((place for place, each in enumerate(known) if each in names), default=-1)
+        run = known[ends + 1 :]
+        if self.tokenizer.bytes_of is None:
+            self.ids, self.given = run, self.text_of(run)
+        else:
+            self.push(run)  # takes off the space before the text, and keeps half a character
+
     def push(self, ids: Sequence[int]) -> str:
         """The text that these ids make certain."""
         shown = [int(each) for each in ids]

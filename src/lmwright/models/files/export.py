@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lmwright.core.durable import TEMPORARY, commit_folder, write_bytes, write_json
 from lmwright.core.errors import BadInput, nearest
-from lmwright.models.files.folder import Published, write_folder
+from lmwright.models.decode import Rules
+from lmwright.models.files.folder import UNHEARD, Published, write_folder
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
@@ -75,7 +77,8 @@ def steering(published: Published) -> dict[str, Any]:
         said["forced_bos_token_id"] = described.first
     if described.never:
         said["suppress_tokens"] = list(described.never)
-    return said
+    rules = (*(field.name for field in fields(Rules)), *UNHEARD)
+    return said | {n: described.generation[n] for n in rules if n in described.generation}
 
 
 def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:

@@ -29,6 +29,17 @@ from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
 """What PEFT leaves beside a model; transformers then reads both together."""
+UNHEARD = {
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1,
+    "exponential_decay_length_penalty": None,
+    "forced_decoder_ids": None,
+    "guidance_scale": 1,
+    "min_new_tokens": 0,
+    "sequence_bias": None,
+    "stop_strings": None,
+}
+"""What a generation config may ask of each answer and is not heard, and what asks nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Described:
     ``heads`` are those that its family knows. ``ends`` are the ids that end an answer, ``start``
     the one that a decoder with an encoder begins with; ``template`` is how its chats are written,
     if it has one. An answer's first token is ``first``, if that is given, and none is among
-    ``never``.
+    ``never``; what else its files say of answers is ``generation``.
     """
 
     family: Family
@@ -50,11 +61,17 @@ class Described:
     template: str
     first: int | None = None
     never: tuple[int, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def left(self) -> str:
         """What of the model is not read, in words."""
-        return self.family.larger.left if self.family.larger else ""
+        parts = [self.family.larger.left] if self.family.larger else []
+        for name, nothing in UNHEARD.items():
+            value = self.generation.get(name)
+            if value not in (None, nothing, [], {}):
+                parts.append(f"{name} {str(value)[:40]} of its generation config")
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,8 @@ def describe_folder(folder: Path) -> Described:
         template=template_of(folder),
         first=first if isinstance(first, int) else None,
         never=never_in(said, folder),
+        # As transformers does: config.json is asked where there is no file for it.
+        generation=optional_json(folder / "generation_config.json") or config,
     )
 
 
