@@ -5,15 +5,22 @@
       data: {sources: [...]}
       train: {epochs: 2}
       promote:
-    watch: {window: 200}
+    watch: {keep_text: true}
 
 A key under ``stages`` is the stage's name and, unless it says ``stage: KIND``, its kind too.
-``reads: {rows: feedback}`` and ``writes: {rows: feedback}`` rename its artifacts, so that one
-kind can stand twice.
+A stage needs what earlier ones give: artifacts, which go by names. ``reads`` and ``writes`` rename
+them, so that one kind can stand twice:
+
+    feedback: {stage: data, sources: [...], writes: {rows: feedback}}
+
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
-them. ``extends: OTHER.yaml`` starts from another recipe's fields. ``artifacts`` names what is
-in the store already (name: content hash), so that a stage may need it. The dataclasses behind
-the names are the only schema.
+them. ``extends: OTHER.yaml``, a path from this file's folder, starts from another recipe:
+mappings are laid over its own field by field, everything else replaces what was there.
+``artifacts`` names what is in the store already (name: content hash), so that a stage may need it.
+Last, ``--set STAGE.FIELD=VALUE`` of ``run`` and ``plan`` (or SECTION.FIELD) is laid over all.
+
+Values are those of YAML 1.2: ``no`` is a word, ``1e-4`` a number. The dataclasses behind the
+names are the only schema: an unknown key is refused, and so is one that stands twice.
 """
 
 from __future__ import annotations
