@@ -30,7 +30,7 @@ from lmwright.serve.server import Drained, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
-from lmwright.store.versions import history
+from lmwright.store.versions import history, resolve_version
 from lmwright.tables import SECTIONS, resolve
 
 STEP_SECONDS = 5.0
@@ -63,6 +63,7 @@ def serve(
         code = listening(settings, lambda listener: serve_language(address, settings, listener))
     else:
         opened = open_store(store)
+        resolve_version(opened, address)
         known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, address)
         settings = settings_of(known, changed)
         code = listening(settings, lambda listener: run(address, known, opened, settings, listener))
@@ -94,7 +95,10 @@ def recipe_in_service(store: Store, alias: str) -> Recipe:
     A run that failed, or whose version is not in service, says nothing about what is. Of several
     runs that gave the same version the newest counts: its sections may have changed since.
     """
-    name = alias.partition("@")[0]
+    name, at, _ = alias.partition("@")
+    if not at:
+        cure = "name the alias, or give the recipe with --recipe"
+        raise BadInput(f"{alias!r} is a version, not an alias", "NAME@ALIAS", cure)
     for version in reversed(history(store, alias)):
         stamps = {result.stamp for result in store.makers(version.hash)}
         for run, head in runs_with(store, stamps):
