@@ -231,7 +231,7 @@ def test_an_absent_extra_is_named(mine: Path, capsys, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LMWRIGHT_DATABASE", "postgresql+psycopg://nobody@127.0.0.1/none")
     (mine.parent / "store" / "artifacts").mkdir(parents=True)
     assert main(["runs"]) == 1
-    assert "pip install 'lmwright[postgres]'" in said(capsys)
+    assert "-e '.[postgres]'" in said(capsys)
     monkeypatch.delenv("LMWRIGHT_DATABASE")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setenv("LMWRIGHT_REMOTE", "s3://bucket/folder")
