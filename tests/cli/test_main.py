@@ -13,6 +13,7 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.core.assets import asset_file
 from lmwright.core.recipe import read_recipe
+from lmwright.data.sources import Row, read_source
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, VERBS, resolve
 from tests.small_recipe import write_recipe, write_reviews
@@ -131,6 +132,22 @@ def test_a_relative_path_says_where_it_was_looked_for(
     assert f"taken from {tmp_path / 'below'}" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "small.yaml", "--no-forecast"]) == 0
+
+
+def test_init_writes_the_encoding_of_a_table_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n} schöne Filme über {n} Städte;{'gut' if n % 2 else 'übel'}" for n in range(200)]
+    table = tmp_path / "mine.csv"
+    table.write_bytes("\n".join(["text;label", *rows]).encode("cp1252"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", str(table)]) == 0
+    written = (tmp_path / "mine.yaml").read_text()
+    assert "encoding: cp1252" in written and "# it is not UTF-8" in written
+    recipe = read_recipe(tmp_path / "mine.yaml", resolve, SECTIONS)
+    rows_read = list(read_source(recipe.steps[0].stage.sources[0]))  # type: ignore[attr-defined]
+    assert {row.label for row in rows_read if isinstance(row, Row)} == {"gut", "übel"}
+    assert len(rows_read) == 200
 
 
 def test_init_says_what_columns_there_are(

@@ -15,6 +15,7 @@ import typer
 
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, read_recipe
+from lmwright.data.sources import READERS
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
 
@@ -74,4 +75,7 @@ def stopped_in_words() -> Iterator[None]:
 
 def open_recipe(path: Path, sets: list[str]) -> Recipe:
     """Read a recipe file with ``--set`` overrides."""
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind in READERS and kind != ".json":
+        raise BadInput(f"{path} is a table", "a recipe file", f"for a table: lmwright init {path}")
     return read_recipe(path, resolve, SECTIONS, sets)
