@@ -111,7 +111,7 @@ def guess_source(path: Path, text: str = "", label: str = "") -> Guess:
             "a column of labels",
         )
     found = replace(source, text=of_text.name, label=of_label.name)
-    reasons = (
+    reasons: tuple[str, ...] = (
         f"{rows:,} rows looked at",
         f"text is {of_text.name!r}: {why_text}, {of_text.mean_words:.0f} words on average",
         f"label is {of_label.name!r}: {why_label}, {len(of_label.values)} different values",
