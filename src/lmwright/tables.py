@@ -97,7 +97,10 @@ VERBS = {
     "compare": ("lmwright.cli.inspect:compare", "Show what two models are made of."),
     "export": ("lmwright.cli.export:export", "Write a model in a format that others read."),
     "doctor": ("lmwright.cli.doctor:doctor", "Check the machine, or explain a run that failed."),
-    "promote": ("lmwright.cli.act:promote", "Put a version behind an alias, through the gate."),
+    "promote": (
+        "lmwright.cli.act:promote",
+        "Put a version behind an alias by hand, past the gate.",
+    ),
     "rollback": ("lmwright.cli.act:rollback", "Bring the former version of an alias back."),
     "withdraw": (
         "lmwright.cli.act:withdraw",

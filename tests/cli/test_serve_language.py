@@ -132,11 +132,20 @@ def test_a_name_tells_nobody_where_the_model_is(folder: Path) -> None:
         (["none.gguf"], "none.gguf"),
         (["asset:none/x"], "no asset is called"),
         (["models/none", "--host", "0.0.0.0"], "there are no keys"),
+        (["models/none", "--recipe", "serve.yaml"], "0.0.0.0' and there are no keys"),
+        (["models/none", "--recipe", "wrong.yaml"], "unknown key 'srve'"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_words(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("serve.yaml").write_text("serve: {host: 0.0.0.0}\n")
+    Path("wrong.yaml").write_text("srve: {}\n")
     assert main(["serve", *words, "--port", "0"]) == 1
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told and "fault of lmwright" not in told

@@ -55,3 +55,21 @@ def test_table_without_texts(write_csv):
     rows = [{"a": n, "b": n % 2} for n in range(100)]
     with pytest.raises(BadInput, match="holds texts of several words"):
         guess_source(write_csv(rows, columns=("a", "b")))
+
+
+def test_a_table_of_windows_is_read_in_its_encoding(tmp_path, sentences):
+    rows = [f"Ein schöner Film über {r['text']};{r['label']}" for r in sentences[:40]]
+    path = tmp_path / "t.csv"
+    path.write_bytes("\n".join(["Größe des Texts;label", *rows]).encode("cp1252"))
+    found = guess_source(path, label="label")
+    assert (found.source.text, found.source.encoding) == ("Größe des Texts", "cp1252")
+    assert "not UTF-8" in found.reasons[-1]
+    broken = [*rows[:30], "Ein h\udce4sslicher Film;0"]
+    path.write_bytes("\n".join(["text;label", *broken]).encode("utf-8", "surrogateescape"))
+    found = guess_source(path)
+    assert found.source.encoding == "utf-8" and len(found.reasons) == 3
+
+
+def test_a_column_that_is_not_found_is_named_by_an_option(write_csv):
+    with pytest.raises(BadInput, match="name it with --text COLUMN"):
+        guess_source(write_csv([{"a": n, "b": n % 2} for n in range(100)], columns=("a", "b")))

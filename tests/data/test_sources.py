@@ -260,3 +260,27 @@ def test_hash_is_of_the_content(tmp_path):
     assert source_hash(Source(name="other", path=str(one))) == before
     put(tmp_path, CSV + "x,1\n", "f.csv")
     assert source_hash(Source(name="s", path=str(one))) != before
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|", ","])
+def test_columns_are_separated_by_what_the_header_has(tmp_path, sign):
+    lines = [f"text{sign}label", f'"good{sign} good"{sign}1', f"so so{sign}0"]
+    rows, faults = read(put(tmp_path, "\n".join(lines)))
+    assert [(row.text, row.label) for row in rows] == [(f"good{sign} good", "1"), ("so so", "0")]
+    assert not faults
+
+
+def test_commas_in_texts_separate_nothing_under_another_header(tmp_path):
+    rows, _ = read(put(tmp_path, "text;label\ngood, very good;1\n"))
+    assert rows[0].text == "good, very good"
+
+
+def test_a_sheet_is_to_be_saved_as_csv(tmp_path):
+    path = tmp_path / "f.xlsx"
+    path.write_bytes(b"PK")
+    refused(path, "save it as CSV")
+
+
+def test_a_row_in_another_encoding_names_the_setting(tmp_path):
+    _, faults = read(put(tmp_path, b"text,label\ncaf\xe9,1\n"))
+    assert "encoding: cp1252" in faults[0].detail

@@ -179,7 +179,9 @@ def test_without_transformers_it_is_said_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     found = fault(broken)
-    assert isinstance(found, MissingPart) and "pip install 'lmwright[hf]'" in str(found)
+    assert isinstance(found, MissingPart) and "pip install -c constraints.txt -e '.[hf]'" in str(
+        found
+    )
 
 
 def test_no_code_of_a_folder_is_run(broken: Path) -> None:

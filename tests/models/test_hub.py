@@ -204,7 +204,7 @@ def test_what_is_no_name_is_refused(address):
 
 def test_a_missing_library_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingPart, match=r"pip install 'lmwright\[hub\]'"):
+    with pytest.raises(MissingPart, match=r"-e '\.\[hub\]'"):
         hub_folder("hub:a/b")
 
 

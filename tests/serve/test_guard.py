@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi import APIRouter, Request
 
 from lmwright.core.errors import BadInput
@@ -299,3 +302,21 @@ def test_a_missing_or_unreadable_file_of_keys_is_named(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         Serve(**settings).check()
+
+
+def test_the_guide_serves_other_machines(tmp_path: Path) -> None:
+    """The example of docs/guides/serving.md: its key is one, its section is read, it answers."""
+    guide = (Path(__file__).parents[2] / "docs/guides/serving.md").read_text("utf-8")
+    lines = re.findall(r"^(?:KEY=|echo ).*$", guide, re.M)
+    shell = "\n".join([*lines, 'printf %s "$KEY"'])
+    done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
+    (section,) = re.findall(r"```yaml\nserve:\n(.*?)```", guide, re.S)
+    given = {**yaml.safe_load(section), "keys": str(tmp_path / "keys"), "host": "127.0.0.1"}
+    settings = Serve(**given)
+    with living(loaded(), **{key: value for key, value in given.items() if key != "host"}) as live:
+        for host in settings.hosts:
+            named = {"Host": f"{host}:8000", **bearer(done.stdout)}
+            assert live.ask("POST", "/v1/classify", {"input": "a"}, named)[0] == 200
+            check_error(*live.ask("GET", "/health", None, {"Host": host})[::2], 401)
+        other = {"Host": "other.example.org", **bearer(done.stdout)}
+        check_error(*live.ask("GET", "/health", None, other)[::2], 403)

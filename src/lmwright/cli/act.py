@@ -10,7 +10,7 @@ from lmwright.cli.open import STORE, StoreOption, open_store
 from lmwright.loop.promote import promote_version
 from lmwright.loop.retention import forget_texts
 from lmwright.store.gc import collect
-from lmwright.store.versions import resolve_version, roll_back
+from lmwright.store.versions import aliases, resolve_version, roll_back
 from lmwright.store.versions import withdraw as withdraw_source
 
 AliasArgument = Annotated[str, typer.Argument(help="NAME@ALIAS, as in reviews@production.")]
@@ -55,6 +55,12 @@ def withdraw(
     for content in touched:
         makers = sorted({result.kind for result in opened.makers(content)})
         print(f"  {content[:16]}  {', '.join(makers)}")
+    for alias, version in aliases(opened).items():
+        if version.hash in touched:
+            print(
+                f"{alias} is still {version.id}, which learnt from it: no alias was moved. Take "
+                f"the source out of the recipe and run it, or: lmwright rollback {alias}"
+            )
 
 
 def gc(

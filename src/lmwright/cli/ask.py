@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.cli.open import STORE, StoreOption, existing_store
 from lmwright.core.errors import BadInput
 from lmwright.data.sources import Fault, Source, read_source, valid
 from lmwright.serve.load import TEXTS_AT_ONCE, classify, load_version
@@ -25,7 +25,7 @@ def predict(
     store: StoreOption = STORE,
 ) -> None:
     """Write one JSON line a text: label (null where unsure), probabilities, version."""
-    loaded = load_version(open_store(store), model)
+    loaded = load_version(existing_store(store), model)
     texts = read_texts(file, column)
     while piece := list(islice(texts, TEXTS_AT_ONCE)):
         for text, one in zip(piece, classify(loaded, piece), strict=True):

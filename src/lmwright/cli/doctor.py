@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.cli.open import STORE, StoreOption, existing_store
 from lmwright.loop.doctor import check_machine, explain_run
 
 
@@ -17,7 +17,7 @@ def doctor(
     store: StoreOption = STORE,
 ) -> None:
     """Check the machine, or explain a run from its journal. Exit code 1 if something is unwell."""
-    findings = explain_run(open_store(store), run) if run else check_machine(store)
+    findings = explain_run(existing_store(store), run) if run else check_machine(store)
     for finding in findings:
         print(f"{'ok ' if finding.well else 'BAD'} {finding.name:<18} {finding.seen}")
         if not finding.well and finding.cure:

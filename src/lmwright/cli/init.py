@@ -13,6 +13,7 @@ from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import make_recipe, parse_yaml
 from lmwright.data.guess import guess_source
+from lmwright.data.sources import Source
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Slices
 from lmwright.metrics.detectors import REFERENCE_WINDOWS
@@ -58,6 +59,8 @@ def init(
         "text": found.text,
         "label": found.label,
     }
+    if found.encoding != Source.encoding:
+        source["encoding"] = found.encoding
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
     sized = fit_to(stages, guess.labels)
     recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}

@@ -9,22 +9,29 @@ from typing import Annotated, Any
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.cli.open import STORE, StoreOption, existing_store
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
-from lmwright.store.versions import history, read_version, resolve_version
+from lmwright.store.versions import aliases, history, read_version, resolve_version
+
+NEWEST = 10
+"""So many runs are shown where no name is given."""
 
 
 def runs(store: StoreOption = STORE) -> None:
     """List the runs, newest last."""
-    opened = open_store(store)
+    opened = existing_store(store)
     for name in opened.runs():
-        head = read_run(opened, name)
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(head["began"]))
-        print(f"{name:<32} {began}  {last_state(opened, name)}")
+        print(run_line(opened, name))
+
+
+def run_line(store: Store, name: str) -> str:
+    """A run in a line: when it began and how it ended."""
+    began = time.localtime(read_run(store, name)["began"])
+    return f"{name:<32} {time.strftime('%Y-%m-%d %H:%M', began)}  {last_state(store, name)}"
 
 
 def last_state(store: Store, name: str) -> str:
@@ -37,17 +44,33 @@ def last_state(store: Store, name: str) -> str:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A run, an alias, a version or an artifact.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A run, an alias, a version or an artifact; "
+            "without one: the aliases and the newest runs."
+        ),
+    ] = "",
     store: StoreOption = STORE,
 ) -> None:
-    """Show what a name stands for."""
-    opened = open_store(store)
-    if "@" in name:
+    """Show what a name stands for; without a name, what there is."""
+    opened = existing_store(store)
+    if not name:
+        show_all(opened)
+    elif "@" in name:
         show_alias(opened, name)
     elif name in opened.runs():
         show_run(opened, name)
     else:
         show_artifact(opened, opened.find(name))
+
+
+def show_all(store: Store) -> None:
+    """Every alias with its version, and the newest runs."""
+    for alias, version in aliases(store).items():
+        print(f"{alias:<32} {version.id}  {version.action}, decision {version.decision}")
+    for run in store.runs()[-NEWEST:]:
+        print(run_line(store, run))
 
 
 def show_alias(store: Store, alias: str) -> None:
@@ -93,7 +116,7 @@ def lineage(
     store: StoreOption = STORE,
 ) -> None:
     """From an answer to its rows; from a row or a source to models and answers. JSON."""
-    opened = open_store(store)
+    opened = existing_store(store)
     if name.startswith("cls-"):
         print(pretty(of_answer(opened, name)))
     elif "@" in name:

@@ -13,7 +13,9 @@ from typing import Annotated
 
 import typer
 
+from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, read_recipe
+from lmwright.data.sources import READERS
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
 
@@ -34,6 +36,20 @@ def open_store(folder: Path) -> Store:
     """
     database, remote = (os.environ.get(f"LMWRIGHT_{name}") for name in ("DATABASE", "REMOTE"))
     return Store(folder, database or None, remote or None)
+
+
+def existing_store(folder: Path) -> Store:
+    """The store for verbs that only look: BadInput where there is none, and none is made.
+
+    With a remote the folder is a cache, which may be empty.
+    """
+    if not (folder / "artifacts").is_dir() and not os.environ.get("LMWRIGHT_REMOTE"):
+        raise BadInput(
+            f"there is no store at {folder}",
+            "the folder of a store",
+            "run a recipe first, or name another with --store",
+        )
+    return open_store(folder)
 
 
 @contextmanager
@@ -59,4 +75,7 @@ def stopped_in_words() -> Iterator[None]:
 
 def open_recipe(path: Path, sets: list[str]) -> Recipe:
     """Read a recipe file with ``--set`` overrides."""
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind in READERS and kind != ".json":
+        raise BadInput(f"{path} is a table", "a recipe file", f"for a table: lmwright init {path}")
     return read_recipe(path, resolve, SECTIONS, sets)

@@ -70,7 +70,7 @@ def replay(
     after: Annotated[int, typer.Option(help="Texts to play after the loop has decided.")] = 300,
     labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.8,
     seconds: Annotated[float, typer.Option(help="Give up waiting after so long.")] = 600.0,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="For the order and for which labels come back.")] = 0,
     store: StoreOption = STORE,
 ) -> None:
     """Play a kept world as traffic and let the loop react; ends well whether it swaps or keeps."""

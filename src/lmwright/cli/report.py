@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.cli.open import STORE, StoreOption, existing_store, open_recipe
 from lmwright.loop.cards import write_cards
 from lmwright.loop.report import write_report
 
@@ -18,7 +18,7 @@ def report(
     store: StoreOption = STORE,
 ) -> None:
     """Write a recipe's report: one self-contained page."""
-    opened = open_store(store)
+    opened = existing_store(store)
     if what.endswith((".yaml", ".yml")):
         what = open_recipe(Path(what), []).name
     written = write_report(opened, what, out)
@@ -31,5 +31,5 @@ def card(
     store: StoreOption = STORE,
 ) -> None:
     """Write a version's model card and data card, each as a page and as JSON."""
-    for path in write_cards(open_store(store), what, out):
+    for path in write_cards(existing_store(store), what, out):
         print(path)

@@ -27,7 +27,9 @@ def run(
     store: StoreOption = STORE,
     set: SetOption = [],  # noqa: B006
     again: Annotated[bool, typer.Option(help="Repeat what is already done.")] = False,
-    anyway: Annotated[bool, typer.Option(help="Begin even what is foretold not to fit.")] = False,
+    anyway: Annotated[
+        bool, typer.Option(help="Begin even what by its forecast does not fit.")
+    ] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
     from lmwright.loop.forecast import that_fits

@@ -15,7 +15,7 @@ import typer
 from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
 from lmwright.cli.serve_language import is_language_model, serve_language
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import Recipe, make_recipe
+from lmwright.core.recipe import Recipe, make_recipe, read_sections
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.circle import Circle
 from lmwright.loop.traffic import Traffic, traffic_folder
@@ -30,7 +30,7 @@ from lmwright.serve.server import Drained, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
-from lmwright.store.versions import history
+from lmwright.store.versions import history, resolve_version
 from lmwright.tables import SECTIONS, resolve
 
 STEP_SECONDS = 5.0
@@ -42,11 +42,15 @@ def serve(
         str,
         typer.Argument(
             help="NAME@ALIAS, as in reviews@production; or a language model: "
-            "its folder, a .gguf file, or asset:NAME/PATH."
+            "its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."
         ),
     ],
     recipe: Annotated[
-        Path | None, typer.Option(help="Take serve, watch and retrain from this recipe.")
+        Path | None,
+        typer.Option(
+            help="Take serve, watch and retrain from this recipe; "
+            "for a language model serve alone, from a file that may hold nothing else."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Instead of the recipe's serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of the recipe's serve.port.")] = None,
@@ -58,21 +62,22 @@ def serve(
     given = {"host": host, "port": port, "keys": keys}
     changed = {name: value for name, value in given.items() if value is not None}
     if is_language_model(address):
-        known = open_recipe(recipe, []) if recipe else None
-        settings = settings_of(known, changed)
+        sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
+        settings = settings_of(sections, changed)
         code = listening(settings, lambda listener: serve_language(address, settings, listener))
     else:
         opened = open_store(store)
+        resolve_version(opened, address)
         known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, address)
-        settings = settings_of(known, changed)
+        settings = settings_of(known.sections, changed)
         code = listening(settings, lambda listener: run(address, known, opened, settings, listener))
     if code:
         raise typer.Exit(code)
 
 
-def settings_of(recipe: Recipe | None, changed: Mapping[str, Any]) -> Serve:
+def settings_of(sections: Mapping[str, Any], changed: Mapping[str, Any]) -> Serve:
     """The section ``serve`` of a recipe, with what the command line says instead."""
-    settings: Serve = (recipe.sections.get("serve") if recipe else None) or Serve()
+    settings: Serve = sections.get("serve") or Serve()
     settings = Serve(**{**vars(settings), **changed})
     settings.check()
     return settings
@@ -94,7 +99,10 @@ def recipe_in_service(store: Store, alias: str) -> Recipe:
     A run that failed, or whose version is not in service, says nothing about what is. Of several
     runs that gave the same version the newest counts: its sections may have changed since.
     """
-    name = alias.partition("@")[0]
+    name, at, _ = alias.partition("@")
+    if not at:
+        cure = "name the alias, or give the recipe with --recipe"
+        raise BadInput(f"{alias!r} is a version, not an alias", "NAME@ALIAS", cure)
     for version in reversed(history(store, alias)):
         stamps = {result.stamp for result in store.makers(version.hash)}
         for run, head in runs_with(store, stamps):

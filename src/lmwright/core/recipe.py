@@ -5,22 +5,29 @@
       data: {sources: [...]}
       train: {epochs: 2}
       promote:
-    watch: {window: 200}
+    watch: {keep_text: true}
 
 A key under ``stages`` is the stage's name and, unless it says ``stage: KIND``, its kind too.
-``reads: {rows: feedback}`` and ``writes: {rows: feedback}`` rename its artifacts, so that one
-kind can stand twice.
+A stage needs what earlier ones give: artifacts, which go by names. ``reads`` and ``writes`` rename
+them, so that one kind can stand twice:
+
+    feedback: {stage: data, sources: [...], writes: {rows: feedback}}
+
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
-them. ``extends: OTHER.yaml`` starts from another recipe's fields. ``artifacts`` names what is
-in the store already (name: content hash), so that a stage may need it. The dataclasses behind
-the names are the only schema.
+them. ``extends: OTHER.yaml``, a path from this file's folder, starts from another recipe:
+mappings are laid over its own field by field, everything else replaces what was there.
+``artifacts`` names what is in the store already (name: content hash), so that a stage may need it.
+Last, ``--set STAGE.FIELD=VALUE`` of ``run`` and ``plan`` (or SECTION.FIELD) is laid over all.
+
+Values are those of YAML 1.2: ``no`` is a word, ``1e-4`` a number. The dataclasses behind the
+names are the only schema: an unknown key is refused, and so is one that stands twice.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +44,15 @@ Resolve = Callable[[str, str], Any]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 """What pydantic calls a key that it does not know."""
+WANTED = {
+    ("int_type", "int_parsing", "int_from_float", "int_parsing_size"): "a whole number",
+    ("float_type", "float_parsing"): "a number",
+    ("bool_type", "bool_parsing"): "true or false",
+    ("string_type",): "a text; a number or true is one in quotes",
+    ("tuple_type", "list_type"): "a list",
+    ("dict_type", "dataclass_type"): "a mapping",
+}
+"""What pydantic calls a fault -> what a person is told was wanted."""
 LARGEST = 1 << 20
 """Bytes of a recipe file; a longer one is no recipe."""
 OWN_KEYS = {"name", "extends", "stages", "artifacts"}
@@ -93,10 +109,7 @@ def make_recipe(
     raw: dict[str, Any], where: str, resolve: Resolve, sections: Iterable[str]
 ) -> Recipe:
     """Turn a recipe's raw values into checked dataclasses."""
-    allowed = {*OWN_KEYS, *sections}
-    for key in raw:
-        if key not in allowed:
-            raise BadInput(f"{where}: unknown key {key!r}", "a recipe's key", nearest(key, allowed))
+    refuse_unknown(raw, {*OWN_KEYS, *sections}, where)
     name = raw.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadInput(f"{where}: name is {name!r}", "lower-case letters, digits, - and _")
@@ -107,16 +120,40 @@ def make_recipe(
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
     check_order(steps, artifacts, where)
     check_contents(steps, where)
-    parsed = {
-        key: read_settings(resolve("sections", key), raw[key] or {}, f"{where}: {key}")
-        for key in sections
-        if key in raw
-    }
+    parsed = parse_sections(raw, where, resolve, sections)
     refuse_infinite(raw, "", where)
     for section in parsed.values():
         if isinstance(section, Settings):
             section.check_in(raw, where, lambda raw, where: make_recipe(raw, where, resolve, ()))
     return Recipe(name, steps, parsed, artifacts, raw)
+
+
+def read_sections(path: Path, resolve: Resolve, sections: Iterable[str]) -> Mapping[str, Any]:
+    """The sections of a recipe file, or of one that holds nothing else."""
+    raw, where = read_yaml(path), str(path)
+    if not OWN_KEYS.isdisjoint(raw):
+        return make_recipe(raw, where, resolve, sections).sections
+    refuse_unknown(raw, {*OWN_KEYS, *sections}, where)
+    refuse_infinite(raw, "", where)
+    return parse_sections(raw, where, resolve, sections)
+
+
+def refuse_unknown(raw: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
+    """Raise BadInput for a key that no recipe has."""
+    for key in raw:
+        if key not in allowed:
+            raise BadInput(f"{where}: unknown key {key!r}", "a recipe's key", nearest(key, allowed))
+
+
+def parse_sections(
+    raw: Mapping[str, Any], where: str, resolve: Resolve, sections: Iterable[str]
+) -> dict[str, Any]:
+    """The sections that are there, each by itself."""
+    return {
+        key: read_settings(resolve("sections", key), raw[key] or {}, f"{where}: {key}")
+        for key in sections
+        if key in raw
+    }
 
 
 def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
@@ -149,7 +186,12 @@ def read_settings(kind: type, value: Any, where: str) -> Any:
     except ValidationError as error:
         raise BadInput(*explain(error, where, kind)) from None
     if isinstance(settings, Settings):
-        settings.check()
+        try:
+            settings.check()
+        except BadInput as error:
+            file, _, name = where.rpartition(": ")
+            place = file if error.found.startswith(f"{name}.") else where
+            raise BadInput(f"{place}: {error.found}", error.wanted, error.cure) from None
     return settings
 
 
@@ -170,7 +212,9 @@ def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, s
         )
     if fault["type"] in {"missing", "missing_argument"}:
         return f"{where}: {key} is missing", "a value for it", f"add {key} to the recipe"
-    return f"{where}: {key} is {fault['input']!r}", fault["msg"], f"correct {key}"
+    plain = next((words for kinds, words in WANTED.items() if fault["type"] in kinds), "")
+    wanted = plain or fault["msg"].removeprefix("Input should be ")
+    return f"{where}: {key} is {fault['input']!r}", wanted, f"correct {key}"
 
 
 def known_fields(kind: Any, path: tuple[Any, ...]) -> list[str]:
@@ -305,7 +349,8 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=Yaml12)
     except yaml.YAMLError as error:
-        raise BadInput(f"{where}: {' '.join(str(error).split())}", "valid YAML") from None
+        told = str(error).replace(' in "<unicode string>",', " at")
+        raise BadInput(f"{where}: {' '.join(told.split())}", "valid YAML") from None
     except (ValueError, AttributeError) as error:  # an explicit tag that its value does not fit
         raise BadInput(f"{where}: {str(error)[:200]}", "valid YAML") from None
     except RecursionError:
@@ -329,7 +374,8 @@ class Yaml12(yaml.SafeLoader):
             word = self.construct_object(key, deep=True)
             if not isinstance(word, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {word!r} is no word", problem_mark=key.start_mark
+                    problem=f"the key {word!r} is no word: write it in quotes",
+                    problem_mark=key.start_mark,
                 )
             if word in seen:
                 raise yaml.MarkedYAMLError(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.data.sources import Fault, Source, as_label, header_of, records
+from lmwright.data.sources import Fault, Source, as_label, header_of, records, valid
 
 LOOKED_AT = 200_000
 """Records that are looked at; tables are often sorted by label, so a head would not do."""
+
+OTHER = "cp1252"
+"""How a text file that is not UTF-8 is read: Windows writes so in western Europe."""
 
 MOST_VALUES = 50
 """A column with more different values is no label."""
@@ -92,7 +95,10 @@ def guess_source(path: Path, text: str = "", label: str = "") -> Guess:
     """
     name = "".join(sign if sign.isalnum() else "-" for sign in path.name.split(".")[0]).strip("-")
     source = Source(name=name or "table", path=str(path))
-    columns, rows = look(source)
+    columns, rows, broken = look(source)
+    if broken:
+        source = replace(source, encoding=OTHER)
+        columns, rows, _ = look(source)
     for asked in filter(None, (text, label)):
         if asked not in columns:
             raise BadInput(f"{path.name} has no column {asked!r}", f"one of {list(columns)}")
@@ -104,29 +110,39 @@ def guess_source(path: Path, text: str = "", label: str = "") -> Guess:
             f"{path.name}: column {of_label.name!r} has over {MOST_VALUES} different values",
             "a column of labels",
         )
-    found = Source(name=source.name, path=str(path), text=of_text.name, label=of_label.name)
-    reasons = (
+    found = replace(source, text=of_text.name, label=of_label.name)
+    reasons: tuple[str, ...] = (
         f"{rows:,} rows looked at",
         f"text is {of_text.name!r}: {why_text}, {of_text.mean_words:.0f} words on average",
         f"label is {of_label.name!r}: {why_label}, {len(of_label.values)} different values",
     )
+    if broken:
+        reasons += (
+            f"it is not UTF-8, so it is read as {OTHER}: look whether its letters are right",
+        )
     return Guess(found, dict(sorted(of_label.values.items())), reasons)
 
 
-def look(source: Source) -> tuple[dict[str, Column], int]:
-    """Every column of the source's table with what was seen in it, and the rows looked at."""
+def look(source: Source) -> tuple[dict[str, Column], int, bool]:
+    """Every column of the source's table with what was seen in it, the rows looked at, and whether
+    the encoding is another: more rows have bytes that it does not know than have other letters than
+    ASCII's that it knows.
+    """
     header = header_of(source)
     columns = {name: Column(name) for name in header if name}
-    rows = 0
+    rows, beyond, unknown = 0, 0, 0
     for found in islice(records(source, list(columns)), LOOKED_AT):
         if isinstance(found, Fault):
             continue
         rows += 1
         for name, value in found[1].items():
             columns[name].see(value)
+        read = "".join(value for value in found[1].values() if isinstance(value, str))
+        beyond += not read.isascii()
+        unknown += not valid(read)
     if not rows:
         raise BadInput(f"{source.path} has no rows", "a header and rows under it")
-    return columns, rows
+    return columns, rows, 2 * unknown > beyond
 
 
 def guess_text(columns: dict[str, Column], path: Path) -> tuple[Column, str]:
@@ -162,5 +178,5 @@ def unclear(columns: dict[str, Column], path: Path, what: str, which: str) -> Ba
     return BadInput(
         f"{path.name}: no column {what}; it has {seen or 'no other column'}",
         f"a column for the {which}",
-        f"name the column of the {which}",
+        f"name it with --{which} COLUMN",
     )

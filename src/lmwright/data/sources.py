@@ -15,6 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,15 +32,17 @@ from lmwright.core.stage import Settings
 class Source(Settings):
     """One origin of rows and how to read it.
 
+    ``name``            of letters, digits, - and _; reports, lineage and withdrawals go by it.
     ``path``            a file, a pattern with stars, or ``asset:NAME/path/inside``.
-    ``text``, ``label`` columns (keys in JSON) that hold them.
+    ``text``            the column (key in JSON) that holds the text.
+    ``label``           the column that holds the label.
     ``constant_label``  the label of every row, where no column holds one.
     ``id``              a column that must not repeat; rows that repeat it are set aside.
     ``where``           column -> value: only rows that agree are read.
     ``labels``          label in the file -> label wanted; a label that is not among them is
                         a fault of its row. Empty: labels are taken as they are.
     ``format``          ``mail``: the text is a raw mail; subject and readable body are taken.
-    ``encoding``        of text files.
+    ``encoding``        of text files: ``cp1252`` is what Windows writes in western Europe.
     ``licence``         stands beside every row.
     ``role``            ``train``: rows to be split; ``world``: kept whole for evaluation.
     ``limit``           at most so many rows, drawn at random; 0 means all.
@@ -81,6 +84,9 @@ class Fault:
 
 LINE_LIMIT = 8 << 20
 """Characters of one line, and of one CSV field, at most; what is longer is no row of text."""
+
+UNDECODED = "bytes that it does not know; a text file may need encoding: cp1252 or latin-1"
+SHEETS = {".xlsx", ".xls", ".ods", ".numbers"}
 
 BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 """Past so many bytes, a file that unpacks to more than so many times its size is refused."""
@@ -192,7 +198,7 @@ def kind_of(name: str, source: Source) -> str:
         raise BadInput(
             f"source {source.name!r}: {name} has no suffix that says what it is",
             "one of " + ", ".join(READERS) + " (the text formats also with .gz)",
-            "rename or convert the file",
+            "save it as CSV in UTF-8" if kind in SHEETS else "rename or convert the file",
         )
     return kind
 
@@ -246,13 +252,20 @@ def csv_rows(
 ) -> tuple[list[str], Iterator[list[str] | Fault]]:
     """The header of a CSV file, and its rows and faults."""
     csv.field_size_limit(LINE_LIMIT)
-    delimiter = "\t" if kind_of(name, source) == ".tsv" else ","
-    reader = csv.reader(bounded(lines, name, source), delimiter=delimiter, strict=True)
+    rest = bounded(lines, name, source)
+    first = next(rest, "")
+    delimiter = "\t" if kind_of(name, source) == ".tsv" else separator(first)
+    reader = csv.reader(chain([first], rest), delimiter=delimiter, strict=True)
     rows = strictly(reader, name)
     header = next(rows, None)
     if not header or isinstance(header, Fault):
         raise BadInput(f"source {source.name!r}: {name} has no header", "names of columns")
     return header, rows
+
+
+def separator(header: str) -> str:
+    """What separates the columns of a CSV: a comma, or what its header has in place of commas."""
+    return "," if "," in header else next((sign for sign in ";\t|" if sign in header), ",")
 
 
 def strictly(reader: Any, name: str) -> Iterator[list[str] | Fault]:
@@ -502,7 +515,7 @@ def as_row(source: Source, origin: str, record: dict[str, Any]) -> Row | Fault:
     if "\0" in text:
         return Fault(origin, "NUL in text", f"at character {text.index(chr(0))}")
     if not valid(text):
-        return Fault(origin, "not " + source.encoding, "bytes that the encoding does not know")
+        return Fault(origin, "not " + source.encoding, UNDECODED)
     label = source.constant_label or as_label(record[source.label])
     if label is None:
         return Fault(origin, *typed("label", record[source.label]))

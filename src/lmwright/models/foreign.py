@@ -144,7 +144,7 @@ def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], whe
         raise MissingPart(
             f"{where}: {kind!r} is not of lmwright's core, and transformers is not installed",
             "transformers, or a family that lmwright has",
-            "pip install 'lmwright[hf]'",
+            "pip install -c constraints.txt -e '.[hf]'",
         ) from None
     if kind in CONFIG_MAPPING and kind not in NAMES:
         raise BadInput(

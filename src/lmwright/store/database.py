@@ -111,7 +111,7 @@ class Database:
             raise MissingPart(
                 f"{url.partition(':')[0]} needs the package {error.name!r}",
                 "the extra postgres",
-                "pip install 'lmwright[postgres]'",
+                "pip install -c constraints.txt -e '.[postgres]'",
             ) from None
         if self.sqlite:
             sa.event.listen(self.engine, "connect", configure_sqlite)

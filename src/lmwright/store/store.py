@@ -248,12 +248,13 @@ class Store:
 
     def find(self, prefix: str) -> str:
         """The full hash of the one artifact that starts with ``prefix``."""
+        cure = "lmwright runs lists the runs, lmwright show RUN what each made"
         if not HASH.fullmatch(prefix):
-            raise BadInput(f"{prefix!r} is no hash", "at least 4 hexadecimal digits")
+            raise BadInput(f"{prefix!r} is no hash", "at least 4 hexadecimal digits", cure)
         here = {p.name for p in (self.folder / "artifacts").glob(f"{prefix}*")}
         matches = sorted(here.union(self.remote.artifacts(prefix) if self.remote else ()))
         if len(matches) != 1:
-            raise BadInput(f"{len(matches)} artifacts start with {prefix!r}", "exactly one")
+            raise BadInput(f"{len(matches)} artifacts start with {prefix!r}", "exactly one", cure)
         return matches[0]
 
     # Decisions

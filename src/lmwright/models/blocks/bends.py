@@ -1,4 +1,4 @@
-"""The bends (activation functions) that a spec can name."""
+"""The activation functions (called bends here) that a spec can name."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def hub_folder(address: str, weights: bool = True) -> Path:
         raise MissingPart(
             f"{address} needs the package huggingface-hub",
             "that package",
-            "pip install 'lmwright[hub]', or name a folder",
+            "pip install -c constraints.txt -e '.[hub]', or name a folder",
         ) from None
     wanted = [*DESCRIPTION, *(WEIGHTS if weights else ())]
     try:

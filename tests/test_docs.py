@@ -1,0 +1,72 @@
+"""The generated pages of the docs say all that they are there for."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from lmwright.audit.personal import Personal
+from lmwright.data.sources import Source
+from lmwright.data.split import Fractions
+from lmwright.evals.ask import Hosting
+from lmwright.loop.gate import Gate, Slices
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def pages() -> Any:
+    place = spec_from_file_location("generate", DOCS / "generate.py")
+    assert place and place.loader
+    module = module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("data.sources[]", Source),
+        ("data.fractions", Fractions),
+        ("ask.hosted", Hosting),
+        ("promote.gate", Gate),
+        ("promote.gate.slices", Slices),
+        ("audit.limits.personal", Personal),
+    ],
+)
+def test_settings_inside_others_have_every_field(pages: Any, place: str, kind: Any) -> None:
+    _, _, part = pages.settings().partition(f"### `{place}`\n")
+    part = re.split(r"^#", part, flags=re.M)[0]
+    for field in dataclasses.fields(kind):
+        assert f"\n| `{field.name}` |" in part
+
+
+def test_settings_read_well(pages: Any) -> None:
+    page = pages.settings()
+    assert "``" not in page
+    assert "| `where` | `dict[str, str]` | `{}` | column -> value" in page
+    assert "extends: OTHER.yaml" in page and "--set STAGE.FIELD=VALUE" in page
+
+
+def test_an_option_says_its_default_and_whether_it_is_needed(pages: Any) -> None:
+    def verb(
+        seed: Annotated[int, typer.Option(help="For what is drawn.")] = 0,
+        model: Annotated[str, typer.Option(help="Which.")] = inspect.Parameter.empty,  # type: ignore[assignment]
+        probe: Annotated[bool, typer.Option(help="Probe.")] = True,
+        dry: Annotated[bool, typer.Option(help="Only say.")] = False,
+    ) -> None: ...
+
+    parameters = inspect.signature(verb, eval_str=True).parameters
+    assert [pages.option(name, each) for name, each in parameters.items()] == [
+        "`--seed` For what is drawn. (`0`)",
+        "`--model` Which. (needed)",
+        "`--probe` or `--no-probe` Probe. (`--probe`)",
+        "`--dry` Only say.",
+    ]
