@@ -108,6 +108,25 @@ def test_logits_and_likeliest_tokens_are_those_of_transformers_own_decoding(fold
 
 
 @torch.inference_mode()
+def test_what_its_files_ask_of_answers_is_kept_or_named(tmp_path: Path) -> None:
+    folder = folder_of(next(iter(KINDS)), tmp_path / "model")
+    reference, prompt, told = theirs(folder), PROMPTS[0], list[str]()
+    asked = {"eos_token_id": 39, "no_repeat_ngram_size": 1, "stop_strings": ["w3"]}
+    (folder / "generation_config.json").write_text(json.dumps(asked))
+    ours = language_model_at(str(folder), told.append)
+    decoding = Decoding(12, ends=ours.ends)
+    pieces = list(ours.answer(np.array(prompt), decoding, stream(0, "x")))
+    found = list({id(piece.pick): piece.pick.token for piece in pieces}.values())
+    given = torch.tensor(prompt)[None]
+    plain, wanted = (
+        reference.generate(given, max_new_tokens=12, do_sample=False, **more)[0].tolist()
+        for more in ({}, {"no_repeat_ngram_size": 1})
+    )
+    assert found == wanted[len(prompt) :] != plain[len(prompt) :]
+    assert any("stop_strings" in line for line in told)
+
+
+@torch.inference_mode()
 def test_documents_side_by_side_say_what_each_says_alone(folder: Path) -> None:
     """Read bit by bit, one left, one taken twice and the two continued apart."""
     ours, reference = opened(folder), theirs(folder)

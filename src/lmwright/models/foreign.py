@@ -21,15 +21,17 @@ from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.blocks.flow import Cache
 from lmwright.models.files.folder import (
     check_rows,
+    generation_of,
     ids_of,
     never_in,
     read_config,
     read_shards,
     said_in,
     template_of,
+    unheard,
 )
 from lmwright.models.files.weights import some
-from lmwright.models.language import LanguageModel, speaking
+from lmwright.models.language import LanguageModel, rules_of, speaking
 from lmwright.models.network import Batch
 from lmwright.models.ragged import Ragged
 from lmwright.tables import entries
@@ -64,7 +66,11 @@ def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[For
     check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     said = said_in(folder, config)
     ends, never = ids_of(said.get("eos_token_id")), never_in(said, folder)
-    return speaking(network, tokenizer, ends, template_of(folder), never=never)
+    generation = generation_of(folder, config)
+    for each in unheard(generation):
+        say(f"{each} is left unread")
+    rules = rules_of(generation)
+    return speaking(network, tokenizer, ends, template_of(folder), never=never, rules=rules)
 
 
 class Foreign:

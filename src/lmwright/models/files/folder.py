@@ -67,11 +67,7 @@ class Described:
     def left(self) -> str:
         """What of the model is not read, in words."""
         parts = [self.family.larger.left] if self.family.larger else []
-        for name, nothing in UNHEARD.items():
-            value = self.generation.get(name)
-            if value not in (None, nothing, [], {}):
-                parts.append(f"{name} {str(value)[:40]} of its generation config")
-        return ", ".join(part for part in parts if part)
+        return ", ".join(part for part in [*parts, *unheard(self.generation)] if part)
 
 
 @dataclass(frozen=True)
@@ -141,8 +137,7 @@ def describe_folder(folder: Path) -> Described:
         template=template_of(folder),
         first=first if isinstance(first, int) else None,
         never=never_in(said, folder),
-        # As transformers does: config.json is asked where there is no file for it.
-        generation=optional_json(folder / "generation_config.json") or config,
+        generation=generation_of(folder, config),
     )
 
 
@@ -164,6 +159,20 @@ def said_in(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config, with what ``generation_config.json`` says instead."""
     generation = optional_json(folder / "generation_config.json")
     return {**config, **{name: value for name, value in generation.items() if value is not None}}
+
+
+def generation_of(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What steers answers: ``generation_config.json``, or the config where there is none."""
+    return optional_json(folder / "generation_config.json") or config
+
+
+def unheard(generation: Mapping[str, Any]) -> list[str]:
+    """What a generation config asks and is not heard, in words."""
+    return [
+        f"{name} {str(value)[:40]} of its generation config"
+        for name, nothing in UNHEARD.items()
+        if (value := generation.get(name)) not in (None, nothing, [], {})
+    ]
 
 
 def spec_of(
