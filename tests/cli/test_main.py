@@ -98,10 +98,12 @@ def test_init_writes_a_recipe_that_runs_with_few_rows(
     detect = recipe.step("detect")
     assert (detect is not None) == watched == ("too few rows to watch" not in written)
     assert detect is None or detect.stage.window == window  # type: ignore[attr-defined]
-    assert "retrain" not in recipe.sections and "only watches" in written
-    learning = re.sub("^# (?=retrain|  )", "", written, flags=re.M)
-    (tmp_path / "learning.yaml").write_text(learning)
-    assert "retrain" in read_recipe(tmp_path / "learning.yaml", resolve, SECTIONS).sections
+    assert "retrain" not in recipe.sections and ("only watches" in written) == watched
+    if watched:
+        learning = re.sub("^# (?=retrain|  )", "", written, flags=re.M)
+        learning = learning.replace("keep_text: false", "keep_text: true")
+        (tmp_path / "learning.yaml").write_text(learning)
+        assert "retrain" in read_recipe(tmp_path / "learning.yaml", resolve, SECTIONS).sections
     cheap = ("train.rows=32", "train.stop_rows=8", "train.max_tokens=8", "audit.rows=20")
     cheap += ("train.epochs=1", "audit.checks=[slices]", "evaluate.draws=100")
     assert main(["run", "mine.yaml", *(word for set in cheap for word in ("--set", set))]) == 0

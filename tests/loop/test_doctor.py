@@ -84,5 +84,6 @@ def test_the_machine_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_an_unknown_run_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Store(tmp_path)
     assert main(["doctor", "nothing", "--store", str(tmp_path)]) == 1
     assert "there is no run" in capsys.readouterr().err

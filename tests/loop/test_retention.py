@@ -12,7 +12,7 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.loop.retention import SETTLED, forget_texts
-from lmwright.loop.retrain import export, write_recipe
+from lmwright.loop.retrain import export, parts, write_recipe
 from lmwright.loop.traffic import SETTINGS, Traffic
 from lmwright.serve.engine import Answer
 from lmwright.serve.routes import Served
@@ -45,7 +45,7 @@ def fed_back(count: int) -> list[dict]:
 
 def exported(store: Store, count: int) -> dict[str, tuple[Path, int]]:
     """Feedback that was written out a while ago."""
-    files = export(store, fed_back(count))
+    files = export(store, parts(fed_back(count)))
     for path, _ in files.values():
         os.utime(path, (time.time() - 2 * SETTLED,) * 2)
     return files
@@ -110,7 +110,7 @@ def test_feedback_stays_while_a_run_works_and_when_it_was_just_written(store: St
     files = exported(store, 6)
     with run_lease(store.database, "a run"):
         assert forget_texts(store).files == []
-    fresh = export(store, fed_back(8))
+    fresh = export(store, parts(fed_back(8)))
     forget_texts(store)
     assert not any(path.exists() for path, _ in files.values())
     assert all(json.loads(path.read_text().splitlines()[0]) for path, _ in fresh.values())

@@ -39,6 +39,10 @@ LOOP = """
 #     train: {start_from: incumbent, epochs: 1, lr: 1.0e-4}
 """
 
+UNWATCHED = """
+# Without detectors nothing is watched, so nothing starts a retraining; feedback is only counted.
+"""
+
 
 def init(
     table: Annotated[Path, typer.Argument(help="CSV, JSON Lines or Parquet with labelled texts.")],
@@ -65,7 +69,8 @@ def init(
     sized = fit_to(stages, guess.labels)
     recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
-    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) + LOOP
+    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    body += LOOP if "detect" in stages else UNWATCHED
     make_recipe(parse_yaml(body, str(path)), str(path), resolve, SECTIONS)
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")

@@ -26,7 +26,7 @@ from lmwright.metrics.classification import SMALLEST
 from lmwright.metrics.noninferiority import FEWEST, allowance, one_sided_bounds
 from lmwright.store.store import Store
 
-FEWEST_LEARNT = 100
+FEWEST_LEARNT = 70
 """Texts to learn from, at least: of fewer one of the splits may get none."""
 PAST = "past"
 """Beside the parts of the feedback: what earlier gates judged by, now a world to be remembered."""
