@@ -105,8 +105,8 @@ def test_what_was_swapped_in_is_what_the_log_says(played: Path) -> None:
     assert len(actions) == 2
     assert (actions[1] == "promote") == (ends(played)[0] == "swapped")
     named = [version.id for version in history(store, "reviews@production")]
-    served = list(replayed(played)["by_version"])
-    assert served == named[: len(served)], "texts may have run out before the swap"
+    served = set(replayed(played)["by_version"])
+    assert served in ({named[0]}, set(named)), "texts may have run out before the swap"
 
 
 def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
