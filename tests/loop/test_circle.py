@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +29,7 @@ from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
+from tests.waiting import until
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ALIAS = "reviews@production"
@@ -464,14 +464,6 @@ def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(hous
     assert not house.circle.unfit and house.engine.current.version == first
     house.circle.stopped.set()
     thread.join(10)
-
-
-def until(holds: Callable[[], Any]) -> None:
-    """Wait for something that another thread does."""
-    limit = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 def test_a_clock_that_leaps_ahead_makes_a_server_forget_after_an_hour_only(

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from lmwright.store.lease import Held, born, identity, lease
 from lmwright.store.run import Silent, StageWork, run_recipe
 from lmwright.store.store import Store
 from tests.store.test_run import events, recipe
+from tests.waiting import until
 
 STAMP = "a" * 64
 
@@ -46,14 +46,6 @@ def held_by(database: Database) -> list[str]:
     """The owners of all leases."""
     with database.read() as connection:
         return [row.owner for row in connection.execute(sa.select(leases))]
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    limit = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 def test_a_process_of_this_machine_keeps_its_lease_until_it_is_gone(

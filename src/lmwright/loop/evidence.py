@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import sqlalchemy as sa
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.journal import read_journal
-from lmwright.loop.traffic import traffic_folder, windows
+from lmwright.loop.traffic import SETTINGS, Log, traffic_folder
 from lmwright.store.run import read_run
 from lmwright.store.store import Result, Store
 
@@ -90,7 +88,11 @@ class Evidence:
 
     def seen(self) -> list[dict[str, Any]]:
         """What the detectors said of every window of traffic, oldest first."""
-        return read_windows(traffic_folder(self.store, self.alias) / "traffic.db")
+        folder = traffic_folder(self.store, self.alias)
+        if not (folder / SETTINGS).is_file():
+            return []
+        with closing(Log(folder)) as log:
+            return log.past_windows()
 
     def replay(self) -> dict[str, Any] | None:
         """What the last replay sent and got, if there was one."""
@@ -164,18 +166,3 @@ def past_runs(store: Store) -> Iterator[tuple[str, Past]]:
             if result is not None:
                 run.results[step] = result
         yield str(head.get("recipe", "")), run
-
-
-def read_windows(path: Path) -> list[dict[str, Any]]:
-    """The windows of a traffic log, oldest first, read without writing; none if there is no log."""
-    if not path.is_file():
-        return []
-    engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(sa.select(windows).order_by(windows.c.number)).all()
-    except sa.exc.OperationalError:
-        return []
-    finally:
-        engine.dispose()
-    return [{**row._mapping, "signs": json.loads(row.signs)} for row in rows]

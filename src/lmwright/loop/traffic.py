@@ -121,6 +121,15 @@ class Log:
         with self.database.read() as connection:
             return sorted(row.id for row in connection.execute(query))
 
+    def past_windows(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
+        """What the detectors said, of all versions or of one, oldest first."""
+        query = sa.select(windows).where(windows.c.time >= since).order_by(windows.c.number)
+        if version is not None:
+            query = query.where(windows.c.version == version)
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+        return [{**row._mapping, "signs": json.loads(row.signs)} for row in rows]
+
     def close(self) -> None:
         """Let go of the database."""
         self.database.close()
@@ -234,15 +243,6 @@ class Traffic(Log):
             connection.execute(
                 windows.insert().values(time=time.time(), version=version, signs=json.dumps(signs))
             )
-
-    def past_windows(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
-        """What the detectors said, of all versions or of one, oldest first."""
-        query = sa.select(windows).where(windows.c.time >= since).order_by(windows.c.number)
-        if version is not None:
-            query = query.where(windows.c.version == version)
-        with self.database.read() as connection:
-            rows = connection.execute(query).all()
-        return [{**row._mapping, "signs": json.loads(row.signs)} for row in rows]
 
     def count(self) -> int:
         """How many texts were answered and are still kept."""
