@@ -237,7 +237,8 @@ def compare(case: Case, model: Any, network: Network, wanted: list[Tensor] | Non
 def compare_losses(case: Case, model: Any, network: Network) -> None:
     """The reference's own loss, by its ``labels``, is the mean cross-entropy of our logits.
 
-    Labels are of a token's next one, of itself, or of its document.
+    Labels are of a token's next one, of itself, or of its document; of a regression they are
+    numbers, and the loss is the mean square.
     """
     texts, shifts = documents(case), case.shifts
     if shifts is None:
@@ -251,8 +252,12 @@ def compare_losses(case: Case, model: Any, network: Network) -> None:
             continue  # a single token has no next one
         labels = torch.randint(rows.shape[1], (len(rows),), generator=generator)
         theirs = labels if pooled else labels[None]
+        if case.settings["problem_type"] == "regression":
+            theirs = torch.randn(len(rows), generator=generator, dtype=rows.dtype)
+            found = F.mse_loss(rows[:, 0], theirs)
+        else:
+            found = F.cross_entropy(rows[: len(rows) - shifted], labels[shifted:])
         wanted = said_by_reference(case, model, texts, place, labels=theirs).loss
-        found = F.cross_entropy(rows[: len(rows) - shifted], labels[shifted:])
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
 

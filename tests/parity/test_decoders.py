@@ -166,7 +166,21 @@ CASES = {
         unseen=ALIKE,
         on_disk=AS_QWEN2,
     ),
+    "gemma3, classifier": Case(
+        gemma3.FAMILY, "Gemma3TextForSequenceClassification", GEMMA3, "classify", lengths=WINDOW
+    ),
+    "bloom, tokens": Case(megatron.BLOOM, "BloomForTokenClassification", BLOOM, "tokens"),
 }
+for head, kind in (("classify", "Sequence"), ("tokens", "Token")):
+    CASES |= {
+        f"{family.name}, {head}": Case(
+            family, f"{name}For{kind}Classification", config, head, on_disk=on_disk
+        )
+        for family, name, config, on_disk in (
+            (mixtral.FAMILY, "Mixtral", MIXTRAL, AS_MIXTRAL),
+            (mixtral.QWEN2_MOE, "Qwen2Moe", QWEN2_MOE, AS_QWEN2),
+        )
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,12 @@ BERT = {
 
 CASES = {
     "bert": Case(bert.FAMILY, "BertForMaskedLM", BERT, "lm"),
-    "bert, classifier": Case(bert.FAMILY, "BertForSequenceClassification", BERT, "classify"),
+    "bert, regression": Case(
+        bert.FAMILY,
+        "BertForSequenceClassification",
+        {**BERT, "num_labels": 1, "problem_type": "regression"},
+        "classify",
+    ),
     "gpt2": Case(gpt2.FAMILY, "GPT2LMHeadModel", {**GPT2, "layer_norm_epsilon": 1e-3}, "lm"),
     "gpt2, scaled by layer": Case(
         gpt2.FAMILY,
@@ -124,6 +129,24 @@ CASES |= {
         "classify",
         unseen=frozenset({"sees"}),
     ),
+}
+CASES |= {
+    f"{family.name}, {head}": Case(family, f"{kind}For{name}Classification", config, head)
+    for family, kind, config in (
+        (llama.FAMILY, "Llama", {**LLAMA, "num_labels": 3}),
+        (llama.MISTRAL, "Mistral", {**LLAMA, "num_labels": 3, "sliding_window": 4}),
+        (llama.QWEN2, "Qwen2", {**LLAMA, "num_labels": 3}),
+        (gpt2.FAMILY, "GPT2", {**GPT2, "num_labels": 3}),
+    )
+    for head, name in (("classify", "Sequence"), ("tokens", "Token"))
+}
+CASES |= {
+    f"xlnet, {head}": Case(xlnet.FAMILY, f"XLNetFor{name}", {**XLNET, **more}, head)
+    for head, name, more in (
+        ("tokens", "TokenClassification", {"num_labels": 3}),
+        ("spans", "QuestionAnsweringSimple", {}),
+        ("choice", "MultipleChoice", {"num_labels": 3}),
+    )
 }
 SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Weight, labels, of_tokens, rows, same
+from lmwright.models.family import Weight, labels, linear, of_tokens, rows, same
 from lmwright.models.files.fields import only
 from lmwright.models.spec import Attention, Head, ModelSpec
 
@@ -37,6 +37,23 @@ def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[W
     """A linear map of the last token."""
     head = Head(pool="last", outputs=labels(config), bias=False)
     return head, [same("head.out.weight", "score.weight")]
+
+
+def each_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A linear map of each token, called ``score`` as that of the last one is."""
+    return of_each(config, "score")
+
+
+def each_token_apart(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A linear map of each token, under a name of its own."""
+    return of_each(config, "classifier")
+
+
+def of_each(config: Mapping[str, Any], name: str) -> tuple[Head, list[Weight]]:
+    """A linear map of each token by a checkpoint's ``name``, after the dropout of its config."""
+    drops = (config.get(word) for word in ("classifier_dropout", "hidden_dropout"))
+    drop = next((each for each in drops if each is not None), 0.1)
+    return Head(pool="none", outputs=labels(config), dropout=drop), linear("head.out", name)
 
 
 def maps_apart(number: int, attention: Attention) -> list[Weight]:

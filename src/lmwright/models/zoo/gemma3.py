@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, read_fields
+from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, last_token, maps_apart, read_fields
 from lmwright.models.rotary import read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -274,7 +274,7 @@ FAMILY = Family(
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": language_model},
+    heads={"lm": language_model, "classify": last_token},
     prefix="model.",
     unread=("lm_head.", "score."),
     gguf=InGguf("gemma3", from_metadata, to_metadata, NAMES, without_one, with_one),

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmwright.models.family import Family, Weight, rows, same, transposed
 from lmwright.models.files.fields import only
-from lmwright.models.one_side import last_token, tied_next_token
+from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -163,7 +163,7 @@ FAMILY = Family(
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": tied_next_token, "classify": last_token},
+    heads={"lm": tied_next_token, "classify": last_token, "tokens": each_token_apart},
     prefix="transformer.",
-    unread=("lm_head.", "score.", *MASKS),
+    unread=("lm_head.", "score.", "classifier.", *MASKS),
 )

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, maps_apart, next_token, read_fields
+from lmwright.models.one_side import (
+    GGUF_FIELDS,
+    GGUF_NAMES,
+    each_token,
+    last_token,
+    maps_apart,
+    next_token,
+    read_fields,
+)
 from lmwright.models.rotary import (
     context_of,
     divisors,
@@ -357,7 +365,7 @@ FAMILY = Family(
     spec=spec,
     config=llama_config,
     weights=weights,
-    heads={"lm": next_token},
+    heads={"lm": next_token, "classify": last_token, "tokens": each_token},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
     gguf=IN_GGUF,

@@ -16,7 +16,7 @@ from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.family import Family, Weight, heads_apart, linear, of_tokens, same
 from lmwright.models.files.fields import only
-from lmwright.models.one_side import last_token, tied_next_token
+from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
 from lmwright.models.spec import (
     Attention,
     Bend,
@@ -239,7 +239,7 @@ BLOOM = Family(
     spec=bloom,
     config=bloom_config,
     weights=bloom_weights,
-    heads={"lm": tied_next_token, "classify": last_token},
+    heads={"lm": tied_next_token, "classify": last_token, "tokens": each_token_apart},
     prefix="transformer.",
-    unread=("lm_head.", "score."),
+    unread=("lm_head.", "score.", "classifier."),
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.family import BENDS, Family, Weight, bend_name, linear, same, stacked
-from lmwright.models.one_side import maps_apart, next_token
+from lmwright.models.one_side import each_token, last_token, maps_apart, next_token
 from lmwright.models.rotary import context_of, read_rotary, write_rotary
 from lmwright.models.spec import (
     Attention,
@@ -287,7 +287,7 @@ FAMILY = Family(
     spec=spec,
     config=mixtral_config,
     weights=weights,
-    heads={"lm": next_token},
+    heads={"lm": next_token, "classify": last_token, "tokens": each_token},
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
 )

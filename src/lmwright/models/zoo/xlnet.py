@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.bidirectional import SUMMARIES
-from lmwright.models.family import Family, Weight, linear, of_tokens, same
+from lmwright.models.bidirectional import SUMMARIES, spans
+from lmwright.models.family import Family, Weight, labels, linear, of_tokens, same
 from lmwright.models.files.fields import only
 from lmwright.models.spec import (
     Attention,
@@ -196,6 +196,23 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A summary of the document and a linear map."""
+    return summarised(config, spec, labels(config))
+
+
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """The same with one number a document, by which several are compared."""
+    return summarised(config, spec, 1)
+
+
+def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
+    """A linear map of each token."""
+    return Head(pool="none", outputs=labels(config)), linear("head.out", "classifier")
+
+
+def summarised(
+    config: Mapping[str, Any], spec: ModelSpec, outputs: int
+) -> tuple[Head, list[Weight]]:
     """A dense map of the last token (or as the config says), tanh, and a linear map."""
     only(config, summary_use_proj=True, summary_proj_to_labels=False)
     bend = config.get("summary_activation", "tanh")
@@ -205,7 +222,7 @@ def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[W
             outputs=spec.stack("content").width, bend=SUMMARY_BENDS[bend] if bend else "none"
         ),
         dropout=config.get("summary_last_dropout", 0.1),
-        outputs=len(config.get("id2label", "12")),
+        outputs=outputs,
     )
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
     return head, [weight for pair in names for weight in linear(*pair)]
@@ -216,8 +233,21 @@ FAMILY = Family(
     spec=spec,
     config=config,
     weights=weights,
-    heads={"lm": language_model, "classify": classifier},
+    heads={
+        "lm": language_model,
+        "classify": classifier,
+        "tokens": labelled_tokens,
+        "spans": spans,
+        "choice": choice,
+    },
     prefix="transformer.",
-    unread=("mask_emb", "lm_loss.", "sequence_summary.", "logits_proj."),
+    unread=(
+        "mask_emb",
+        "lm_loss.",
+        "sequence_summary.",
+        "logits_proj.",
+        "classifier.",
+        "qa_outputs.",
+    ),
     writes=two_streams,
 )
