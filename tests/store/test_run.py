@@ -11,7 +11,7 @@ import pytest
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import make_recipe
-from lmwright.store.run import plan_recipe, read_run, run_recipe
+from lmwright.store.run import plan_recipe, read_run, results_of, run_recipe
 from lmwright.store.store import Store
 from tests.store.toy import resolve
 
@@ -80,6 +80,11 @@ def test_again_repeats_and_a_different_outcome_is_kept_apart(tmp_path: Path, mon
     stamp = first.results["total"].stamp
     assert store.read_result(stamp, 0).outputs == first.results["total"].outputs
     assert store.read_result(stamp, 1).outputs != first.results["total"].outputs
+    for run in (first, same, other):
+        found = results_of(store, read_run(store, run.name))
+        assert [(name, each.attempt, each.outputs) for name, each in found.items()] == [
+            (name, each.attempt, each.outputs) for name, each in run.results.items()
+        ]
 
 
 def test_two_runs_at_once_do_the_work_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lmwright.cli.open import STORE, StoreOption, existing_store
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
-from lmwright.store.run import read_run
+from lmwright.store.run import read_run, results_of
 from lmwright.store.store import Store
 from lmwright.store.versions import aliases, history, read_version, resolve_version
 
@@ -86,10 +86,7 @@ def show_run(store: Store, name: str) -> None:
     """A run's stages with their results, times and headlines."""
     head = read_run(store, name)
     print(f"run {name} of {head['recipe']}: {last_state(store, name)}")
-    for step, stamp in head.get("results", {}).items():
-        result = store.read_result(stamp, 0)
-        if result is None:
-            continue
+    for step, result in results_of(store, head).items():
         seconds = result.measured.get("seconds", 0)
         outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
         print(f"  {step:<12} {seconds:>7.1f} s  {outputs}")

@@ -12,7 +12,7 @@ from typing import Any
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.journal import read_journal
 from lmwright.loop.traffic import SETTINGS, Log, traffic_folder
-from lmwright.store.run import read_run
+from lmwright.store.run import read_run, results_of
 from lmwright.store.store import Result, Store
 
 
@@ -159,10 +159,7 @@ def past_runs(store: Store) -> Iterator[tuple[str, Past]]:
         head = read_run(store, name)
         events = list(read_journal(store.folder / "runs" / name / "journal.jsonl"))
         run = Past(name, head.get("raw") or {}, float(head.get("began") or 0.0), events)
-        stamps = head.get("results") or {}
-        ordered = [event["step"] for event in events if event.get("step") in stamps]
-        for step in dict.fromkeys([*ordered, *stamps]):
-            result = store.read_result(stamps[step], 0)
-            if result is not None:
-                run.results[step] = result
+        found = results_of(store, head)
+        ordered = [event["step"] for event in events if event.get("step") in found]
+        run.results.update({step: found[step] for step in dict.fromkeys([*ordered, *found])})
         yield str(head.get("recipe", "")), run

@@ -71,7 +71,7 @@ def marks(store: Store, keep_runs: int) -> tuple[set[str], set[str]]:
         for head in heads[max(0, len(heads) - keep_runs) :]:
             stamps.update(head.get("results", {}).values())
     for stamp in sorted(stamps):
-        for result in store.attempts(stamp):  # a run's head does not say which it went on with
+        for result in store.attempts(stamp):  # a rerun finds the first, whichever this one made
             roots.update(result.outputs.values())
     needed = set(roots)
     for content in roots:

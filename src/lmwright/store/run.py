@@ -102,6 +102,7 @@ def run_recipe(
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
                 run.made.update({name: result.outputs[own] for own, name in step.gives().items()})
                 head["results"] = {key: result.stamp for key, result in run.results.items()}
+                head["attempts"] = {key: result.attempt for key, result in run.results.items()}
                 write_head(folder, head)
                 foresee(recipe.steps[place:], run.artifacts, store)
                 act = getattr(step.stage, "act", None)
@@ -331,13 +332,23 @@ def write_head(folder: Path, head: Mapping[str, Any]) -> None:
 
 
 def read_run(store: Store, name: str) -> dict[str, Any]:
-    """A run's head: recipe, when it began, and the stamps of its results."""
+    """A run's head: recipe, when it began, and the stamps and attempts of its results."""
     path = store.folder / "runs" / name / "run.json"
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         cure = nearest(name, store.runs()) if store.runs() else "run a recipe first"
         raise BadInput(f"there is no run {name!r}", "the id of a run", cure) from None
+
+
+def results_of(store: Store, head: Mapping[str, Any]) -> dict[str, Result]:
+    """Step -> the result that a run gave or found, by its head, as far as it is still there."""
+    attempts = head.get("attempts", {})
+    found = {
+        step: store.read_result(stamp, attempts.get(step, 0))
+        for step, stamp in head.get("results", {}).items()
+    }
+    return {step: result for step, result in found.items() if result is not None}
 
 
 def runs_with(store: Store, stamps: AbstractSet[str]) -> list[tuple[str, dict[str, Any]]]:
