@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -101,6 +102,22 @@ def test_two_runs_at_once_do_the_work_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert len(names) == 4
     assert sum(len(events(store, name, "stage ended")) for name in names) == 2
+
+
+def test_a_database_that_another_is_just_beginning_is_waited_for(tmp_path: Path) -> None:
+    """Two that open a new store at once: one writes already, in a file that has no log yet."""
+    other = sqlite3.connect(tmp_path / "registry.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    let_go = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    let_go.start()
+    try:
+        store = Store(tmp_path)
+    finally:
+        let_go.join()
+        other.close()
+    assert store.runs() == []
+    with store.database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_the_index_is_rebuilt_from_the_folders(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ It is an index. The folders of the store are the truth, and the index can be reb
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +84,8 @@ Migrations = tuple[Callable[[sa.Connection], None], ...]
 MIGRATIONS: Migrations = (create_first, edges_of_every_attempt)
 
 
+PATIENCE = 60
+"""Seconds to wait for other writers."""
 BUSY = (
     "a writable disk and a database that is not locked for over a minute",
     "free space or wait, then run again; nothing that was reported done is lost",
@@ -179,18 +183,35 @@ def words(error: DatabaseError) -> str:
     return f"the database says: {' '.join(str(error.orig).split())}"
 
 
-def configure_sqlite(connection: object, _: object) -> None:
+def configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
     """Write-ahead log, full synchronisation, our own BEGIN, patience with other writers.
 
     What is deleted is overwritten: a text past its retention must not stay in a free page.
     """
-    connection.isolation_level = None  # type: ignore[attr-defined]
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA busy_timeout = 60000")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE}")
+    write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
+
+
+def write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch a database to the write-ahead log; of several that do so at once each waits.
+
+    SQLite's own patience does not reach this far: a file that two open for the first time, and
+    that one has begun to switch, is at once "locked" for the other.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 @contextmanager
