@@ -19,9 +19,13 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(products, "prefers_onednn", lambda: preferred)
 
 
-@pytest.mark.parametrize(("capability", "preferred"), [("AVX512", True), ("AVX2", False)])
-def test_onednn_is_preferred_where_it_is_the_faster_one(capability, preferred, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "amx", "preferred"),
+    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+)
+def test_onednn_is_preferred_where_it_is_the_faster_one(capability, amx, preferred, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(products, "has_amx", lambda: amx)
     assert prefers_onednn() == (preferred and has_onednn())
 
 

@@ -1,7 +1,7 @@
 """Linear maps through the faster of the CPU's two libraries for matrix products.
 
-torch sends fp32 products to MKL, which on CPUs with AVX-512 leaves a tenth to a quarter of what
-oneDNN reaches on the very same product; without AVX-512 it is MKL that leads (docs/log.md). Both
+torch sends fp32 products to MKL, which on CPUs with AVX-512 and no AMX leaves a tenth to a quarter
+of what oneDNN reaches on the very same product; on others it is MKL that leads (docs/log.md). Both
 are in torch, and what they give differs by rounding only.
 """
 
@@ -67,7 +67,14 @@ def through_onednn(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Te
 
 def prefers_onednn() -> bool:
     """Whether products go through oneDNN: by a rule and not a timing, so that bits stay."""
-    return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not has_amx()
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether the CPU has AMX's tiles, which no product in fp32 uses but newer CPUs have."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return asked is not None and bool(asked())
 
 
 @functools.cache
