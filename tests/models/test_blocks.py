@@ -335,8 +335,10 @@ def test_a_norm_equals_its_formula(name):
     wanted = plain * (made.weight + setting.offset)
     assert (made.bias is not None) == setting.bias
     wanted = wanted + made.bias if setting.bias else wanted
-    equal(made(x_nd), wanted)
-    equal(made(x_nd[:, None].expand(-1, 3, -1)), wanted[:, None].expand(-1, 3, -1))
+    for wants_gradient in (True, False):
+        with torch.set_grad_enabled(wants_gradient):
+            equal(made(x_nd), wanted)
+            equal(made(x_nd[:, None].expand(-1, 3, -1)), wanted[:, None].expand(-1, 3, -1))
 
 
 def test_no_norm_is_the_identity():

@@ -116,6 +116,8 @@ class Ragged:
 
     def as_packed(self, rows_b: Tensor) -> Tensor:
         """Rows, one a document of the stream, put back into the order that was packed."""
+        if self.order == tuple(range(len(self.order))):
+            return rows_b
         back = torch.empty(len(self.order), dtype=torch.int64)
         back[list(self.order)] = torch.arange(len(self.order))
         return rows_b[back]

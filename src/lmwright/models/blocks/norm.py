@@ -36,8 +36,19 @@ class RmsNorm(nn.Module):
     def forward(self, x_nd: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
         gain_d = self.weight + self.offset if self.offset else self.weight
-        y_nd = F.rms_norm(x_nd, gain_d.shape, gain_d, self.eps)
+        y_nd = rms_normed(x_nd, gain_d, self.eps)
         return y_nd if self.bias is None else y_nd + self.bias
+
+
+def rms_normed(x_nd: Tensor, gain_d: Tensor, eps: float) -> Tensor:
+    """x gain / sqrt(mean x² + eps); (..., d) -> (..., d).
+
+    Where no gradient is wanted by the formula itself, for torch makes ten small operations of it,
+    and a token that is read alone waits for them as long as for a small product.
+    """
+    if torch.is_grad_enabled() or x_nd.dtype not in (torch.float32, torch.float64):
+        return F.rms_norm(x_nd, gain_d.shape, gain_d, eps)
+    return (x_nd * x_nd.square().mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(gain_d)
 
 
 KINDS = {"layer": LayerNorm, "rms": RmsNorm}
