@@ -11,6 +11,7 @@ import torch
 from lmwright.models.blocks.positions import (
     Buckets,
     alibi_slopes,
+    beside,
     frequencies,
     sinusoids,
     turned,
@@ -111,7 +112,7 @@ def test_turning_keeps_lengths_and_sees_distances_alone(partners):
     rng, setting = np.random.default_rng(0), Rotary(base=100.0, width=6, partners=partners)
     q, k = torch.from_numpy(rng.normal(size=(2, 8))).unbind()
     places = torch.arange(30)
-    angles = turns(setting, places, 30)
+    angles = beside(turns(setting, places, 30), setting)
     qs, ks = (turned(x.expand(30, 1, 8), angles, setting)[:, 0] for x in (q, k))
     torch.testing.assert_close(qs.norm(dim=1), q.norm().expand(30))
     assert torch.equal(qs[:, 6:], q[6:].expand(30, 2))

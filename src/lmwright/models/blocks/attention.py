@@ -19,7 +19,7 @@ from lmwright.models import spec
 from lmwright.models.blocks.flow import Flow, Kept
 from lmwright.models.blocks.norm import norm
 from lmwright.models.blocks.place import Place
-from lmwright.models.blocks.positions import Buckets, Relative, turned, turns
+from lmwright.models.blocks.positions import Buckets, Relative, beside, turned, turns
 from lmwright.models.products import Linear, linear
 from lmwright.models.ragged import Group, Ragged
 
@@ -150,7 +150,8 @@ class Attention(nn.Module):
             ]
             parts = zip(batch.positions_n.split(batch.lengths()), ends, strict=True)
             cos, sin = zip(*(turns(setting, *part) for part in parts), strict=True)
-            return torch.cat(cos).to(like.dtype), torch.cat(sin).to(like.dtype)
+            found = torch.cat(cos).to(like.dtype), torch.cat(sin).to(like.dtype)
+            return beside(found, setting)
 
         return flow.once((setting, id(batch)), make)
 

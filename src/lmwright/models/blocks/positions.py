@@ -113,17 +113,28 @@ SCALINGS = {
 }
 
 
+def beside(angles: tuple[Tensor, Tensor], setting: spec.Rotary) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, width / 2) as :func:`turned` takes them: beside a head's two halves, or
+    its pairs, (n, 1, 2, width / 2) or (n, 1, width / 2, 2); sines of the first are negative."""
+    cos_nf, sin_nf = angles
+    two = partners(setting)
+    return cos_nf.unsqueeze(two)[:, None], torch.stack([-sin_nf, sin_nf], dim=two)[:, None]
+
+
+def partners(setting: spec.Rotary) -> int:
+    """The dimension along which two partners stand."""
+    return -2 if setting.partners == "halves" else -1
+
+
 def turned(x_nmh: Tensor, angles: tuple[Tensor, Tensor], setting: spec.Rotary) -> Tensor:
     """Heads (n, m, h) with their first ``width`` numbers turned by the angles of their rows."""
-    cos_nmf, sin_nmf = (part[:, None].to(x_nmh.dtype) for part in angles)
-    part, rest = x_nmh[..., : setting.width], x_nmh[..., setting.width :]
-    if setting.partners == "halves":
-        one, two = part.chunk(2, dim=-1)
-        turned_parts = [one * cos_nmf - two * sin_nmf, two * cos_nmf + one * sin_nmf]
-        return torch.cat([*turned_parts, rest], dim=-1)
-    one, two = part[..., 0::2], part[..., 1::2]
-    pairs = [one * cos_nmf - two * sin_nmf, two * cos_nmf + one * sin_nmf]
-    return torch.cat([torch.stack(pairs, dim=-1).flatten(-2), rest], dim=-1)
+    cos, sin = angles
+    two, whole = partners(setting), setting.width == x_nmh.shape[-1]
+    part = x_nmh if whole else x_nmh[..., : setting.width]
+    pairs = part.unflatten(-1, (2, -1) if two == -2 else (-1, 2))
+    # Each number by the cosine, and its partner by the sine with its sign.
+    found = torch.addcmul(pairs * cos, pairs.flip(two), sin).flatten(-2)
+    return found if whole else torch.cat([found, x_nmh[..., setting.width :]], dim=-1)
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
