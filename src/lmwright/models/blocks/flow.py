@@ -50,7 +50,7 @@ class Cache:
     def __init__(self, documents: int) -> None:
         self.lengths = [0] * documents
         self.kept: dict[str, Any] = {}
-        self.found: tuple[Ragged, Tensor, Tensor] | None = None
+        self.found: tuple[Ragged, tuple[Any, ...]] | None = None
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> tuple[Tensor, ...]:
         """Keys and values (documents, kv heads, room, head width) with new ones (n, kv, h) added.
@@ -63,18 +63,24 @@ class Cache:
             old_k, old_v = self.with_room(old_k, k_new, need), self.with_room(old_v, v_new, need)
             self.kept[name] = old_k, old_v
         k, v = self.kept[name]
-        document_n, place_n = self.places(batch)
-        k[document_n, :, place_n], v[document_n, :, place_n] = k_new, v_new
+        where = self.places(batch)
+        k[where], v[where] = k_new, v_new
         return k, v
 
-    def places(self, batch: Ragged) -> tuple[Tensor, Tensor]:
-        """The document of each new token (n,), and its place there; found once for all layers."""
+    def places(self, batch: Ragged) -> tuple[Any, ...]:
+        """Where new tokens stand in a buffer of keys, as an index; found once for all layers."""
         if self.found is None or self.found[0] is not batch:
-            lengths = torch.tensor(batch.lengths())
-            document_n = torch.arange(len(lengths)).repeat_interleave(lengths)
-            first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
-            self.found = batch, document_n, torch.arange(len(document_n)) + first_n[document_n]
-        return self.found[1:]
+            self.found = batch, self.index(batch)
+        return self.found[1]
+
+    def index(self, batch: Ragged) -> tuple[Any, ...]:
+        """See :meth:`places`: one place for all where each document goes on by a token there."""
+        if len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}:
+            return slice(None), slice(None), self.lengths[0]
+        lengths = torch.tensor(batch.lengths())
+        document_n = torch.arange(len(lengths)).repeat_interleave(lengths)
+        first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
+        return document_n, slice(None), torch.arange(len(document_n)) + first_n[document_n]
 
     def with_room(self, old: Tensor | None, like: Tensor, need: int) -> Tensor:
         """A buffer for ``need`` tokens and as many again, with the old contents."""

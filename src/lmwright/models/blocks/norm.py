@@ -43,8 +43,8 @@ class RmsNorm(nn.Module):
 def rms_normed(x_nd: Tensor, gain_d: Tensor, eps: float) -> Tensor:
     """x gain / sqrt(mean x² + eps); (..., d) -> (..., d).
 
-    Where no gradient is wanted by the formula itself, for torch makes ten small operations of it,
-    and a token that is read alone waits for them as long as for a small product.
+    Where no gradient is wanted by the formula itself: torch's own keeps less for a gradient, but
+    takes five to nine times as long over some hundred rows (docs/log.md).
     """
     if torch.is_grad_enabled() or x_nd.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x_nd, gain_d.shape, gain_d, eps)
