@@ -25,7 +25,9 @@ llama-cpp-python=={VERSION} \
 diskcache==5.6.3 \
 --hash=sha256:5e31b2d5fbad117cc363ebaf6b689474db18a1f6438bc82358b024abd4c2ca19
 """
-OPTIONS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON"
+OPTIONS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
+"""Not for this very processor: the cache may go to another machine, and where a virtual one shows
+AMX but does not grant it, quantised products end in an illegal instruction."""
 SLOWEST_BUILD = 90 * 60
 CHILD = Path(__file__).with_name("llama_child.py")
 
@@ -37,7 +39,7 @@ def built() -> Path:
     """
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("this machine lacks a C++ compiler, by which llama.cpp is built")
-    target = cache_folder() / f"llama-cpp-python-{VERSION}"
+    target = cache_folder() / f"llama-cpp-python-{VERSION}-portable"
     with alone(target.with_name(f".lock-{target.name}")):
         if not target.is_dir():
             with scratch() as beside:
