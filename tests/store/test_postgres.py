@@ -24,8 +24,11 @@ from tests.store.postgres import programs, server
 from tests.store.test_run import recipe
 
 ROOT = Path(__file__).parents[2]
-SQLITE_ONLY = {"test_the_index_is_rebuilt_from_the_folders"}
-"""It removes SQLite's files; below it is told for a server."""
+SQLITE_ONLY = {
+    "test_the_index_is_rebuilt_from_the_folders",
+    "test_a_database_that_another_is_just_beginning_is_waited_for",
+}
+"""The first removes SQLite's files, and is told for a server below; the second locks one."""
 
 for module in (test_run, test_versions):
     for name in dir(module):
