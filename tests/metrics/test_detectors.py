@@ -142,7 +142,12 @@ def delays(world, detectors):
     return found
 
 
-def test_new_texts_cut_to_the_old_lengths_are_seen_by_their_words(delays):
+def test_new_texts_cut_to_the_old_lengths_are_seen_by_their_words(world, detectors, delays):
+    first = len(world["fresh"])
+    for seed in range(10):
+        rows = first + np.random.default_rng(seed).permutation(len(world["mixed"]) - first)
+        signs = detectors.look(world["mixed"].take(rows[:WINDOW]))
+        assert signs["vocabulary"].over or signs["embedding"].over
     assert delays[1.0] == [1] * 10
     assert None not in delays[0.25]
     assert np.median(delays[0.25]) <= 8
