@@ -25,6 +25,8 @@ from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import Model
 
+Metric = Literal["log_loss", "brier", "accuracy"]
+
 TIMED_TEXTS = 32
 TIMED_ROUNDS = 5
 
@@ -36,11 +38,16 @@ class Slices(Settings):
     ``kinds`` are ``label``, ``source``, ``length``, ``negation``, ``contrast``, ``digit``; a slice
     with fewer than ``rows`` rows cannot be judged, and that is no pass. Every label is a slice,
     also one of which there is no row.
+
+    ``margin`` is in units of ``metric``, which is bounded by default: in a slice of a hundred rows
+    two mistakes made with certainty can outweigh all others in log-loss. A row that turns from
+    right to wrong with certainty costs 2 in ``brier``, so 0.1 is five rows in a hundred.
     """
 
     kinds: tuple[Literal["label", "source", "length", "negation", "contrast", "digit"], ...] = (
         "label",
     )
+    metric: Metric = "brier"
     margin: float = 0.1
     rows: int = 100
 
@@ -62,7 +69,7 @@ class Gate(Settings):
     ``max_megabytes``  of the model's files.
     """
 
-    metric: Literal["log_loss", "brier", "accuracy"] = "log_loss"
+    metric: Metric = "log_loss"
     claim: Literal["not inferior", "superior"] = "not inferior"
     margin: float = 0.02
     alpha: float = 0.05
@@ -140,7 +147,7 @@ def hold(
     ]
     if gate.slices is not None:
         rows = sets[gate.fresh]
-        conditions += slices(gate, gate.slices, rows, labels, *found[gate.fresh], alpha, seed)
+        conditions += slices(gate.slices, rows, labels, *found[gate.fresh], alpha, seed)
     if timed:
         conditions.append(speed(gate, candidate, rival, sets[gate.fresh]))
     conditions.append(size(gate, candidate))
@@ -165,7 +172,6 @@ def kept(
 
 
 def slices(
-    gate: Gate,
     asked: Slices,
     rows: pa.Table,
     labels: Sequence[str],
@@ -179,14 +185,15 @@ def slices(
     for name, member in members(asked, rows, labels).items():
         name = f"slice {name}"
         verdict = compare(
-            row_losses(new, gate.metric)[member],
-            row_losses(old, gate.metric)[member],
+            row_losses(new, asked.metric)[member],
+            row_losses(old, asked.metric)[member],
             asked.margin,
             alpha,
             stream(seed, "gate", name),
             fewest=asked.rows,
         )
-        conditions.append(Condition(name, verdict.passes, verdict.reason, verdict.to_json()))
+        evidence = verdict.to_json() | {"metric": asked.metric}
+        conditions.append(Condition(name, verdict.passes, verdict.reason, evidence))
     return conditions
 
 
