@@ -104,6 +104,33 @@ def test_a_model_that_is_blind_to_one_label_fails_that_slice() -> None:
     assert found["slice label: yes"]
 
 
+class Surprised(Skilled):
+    """Skilled, but for some texts, whose answer it has wrong with certainty; a fake."""
+
+    def __init__(self, skill: float, numbers: frozenset[int]) -> None:
+        super().__init__(skill)
+        self.numbers = numbers
+
+    def logits(self, batch: Sequence[Words]) -> np.ndarray:
+        found = super().logits(batch)
+        for row, item in enumerate(batch):
+            label, _, number = item.text.split()
+            if int(number) in self.numbers:
+                found[row, 1] = -20.0 if label == "yes" else 20.0
+        return found
+
+
+def test_two_certain_mistakes_do_not_outweigh_a_slice_by_a_bounded_score_but_twenty_do() -> None:
+    by_logs = Gate(**{**vars(GATE), "slices": Slices(rows=50, metric="log_loss")})
+    for gate, mistakes, passes in ((GATE, 4, True), (by_logs, 4, False), (GATE, 40, False)):
+        new = Surprised(2.0, frozenset(range(mistakes)))  # half of them "no", half "yes"
+        found = {each.name: each for each in held(gate, new, Skilled(2.0))}
+        assert gate.slices is not None
+        for label in LABELS:
+            assert found[f"slice label: {label}"].passed == passes
+            assert found[f"slice label: {label}"].evidence["metric"] == gate.slices.metric
+
+
 def test_too_few_rows_is_no_pass() -> None:
     found = judged(GATE, Skilled(3.0), Skilled(1.0), fresh=60)
     assert not found["slice label: no"]

@@ -144,6 +144,51 @@ def test_right_and_wrong_worse_by_the_margin_passes_at_most_alpha_of_the_time_in
     assert 0.005 < passed < 0.06  # an approximation, within a fifth of what is asked
 
 
+def flips(rng, n):
+    """Differences of which one in twenty is nearly as bad as can be; the others are small."""
+    return np.where(rng.random(n) < 0.05, 1.9, rng.normal(size=n) * 0.01)
+
+
+def swings(rng, n):
+    """Differences both ways, a tenth of them large."""
+    return np.where(rng.random(n) < 0.1, rng.choice([-1.5, 1.6], n), rng.normal(size=n) * 0.1)
+
+
+@pytest.mark.parametrize(("draw", "mean"), [(flips, 0.095), (swings, 0.005)])
+@pytest.mark.parametrize("n", [30, 90, 400])
+def test_bounded_losses_worse_by_the_margin_pass_at_most_alpha_of_the_time_in_simulation(
+    draw, mean, n
+):
+    rng, trials = stream(10, "t", draw.__name__, n), 1000
+    passed = sum(
+        ni.bounded_bounds(draw(rng, n), 2.0, 0.05, rng, 400)[1] < mean for _ in range(trials)
+    )
+    assert passed / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    if n == 400:  # with many rows it is not much shyer than it must be
+        assert passed / trials > 0.01
+
+
+@pytest.mark.parametrize(("ones", "n"), [(0, 40), (2, 200), (30, 90)])
+def test_bounds_of_two_values_are_those_of_clopper_and_pearson(ones, n):
+    values = np.where(np.arange(n) < ones, 2.0, -2.0)
+    lower, upper = ni.bounded_bounds(values, 2.0, 0.05, stream(11, "t"), 100_000)
+    assert (upper + 2) / 4 == pytest.approx(stats.beta.isf(0.05, ones + 1, n - ones), abs=2e-3)
+    assert (lower + 2) / 4 == pytest.approx(
+        stats.beta.ppf(0.05, ones, n - ones + 1) if ones else 0.0, abs=2e-3
+    )
+
+
+def test_few_large_differences_have_a_bound_if_losses_are_bounded():
+    rng = stream(12, "t")
+    new = np.abs(rng.normal(size=200) * 0.01)
+    new[:2] = 2.0
+    for largest, passes in ((2.0, True), (math.inf, False)):
+        found = ni.compare(new, np.zeros(200), 0.1, 0.05, stream(13, "t"), largest=largest)
+        assert found.passes == passes, found
+    with pytest.raises(BadInput, match="above 1"):
+        ni.compare(new, np.zeros(200), 0.1, 0.05, rng, largest=1.0)
+
+
 def test_what_is_no_comparison_is_refused():
     rng = stream(5, "t")
     for new, old, margin, alpha in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ READ_TOKENS = 256
 """What a forecast takes as a model's cap; the cap itself is the model's own."""
 
 PRIMARY = ("log_loss", "brier", "accuracy")
+
+LARGEST = {"log_loss": math.inf, "brier": 2.0, "accuracy": 1.0}
+"""The largest loss of a row, as :func:`row_losses` gives them."""
 
 MAIN = (
     "accuracy",
@@ -222,7 +226,8 @@ class Evaluate(Stage):
             rng = stream(self.seed, "evaluate", split, "compare", name)
             mine, its = row_losses(first, name), row_losses(other, name)
             gap: Interval = paired_difference(mine, its, self.draws, rng, self.level)
-            verdict = compare(mine, its, 0.0, (1 - self.level) / 2, rng, self.draws)
+            alpha, largest = (1 - self.level) / 2, LARGEST[name]
+            verdict = compare(mine, its, 0.0, alpha, rng, self.draws, largest=largest)
             word = {"superior": "better", "inferior": "worse"}.get(verdict.verdict, "inconclusive")
             key = "error" if name == "accuracy" else name
             entry[key] = gap.to_json() | {"verdict": word}

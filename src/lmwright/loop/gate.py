@@ -18,7 +18,7 @@ import pyarrow as pa
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.core.stage import Settings
-from lmwright.evals.evaluate import row_losses
+from lmwright.evals.evaluate import LARGEST, row_losses
 from lmwright.evals.predictions import Predictions, judge, predict_logits
 from lmwright.evals.slices import memberships
 from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
@@ -191,6 +191,7 @@ def slices(
             alpha,
             stream(seed, "gate", name),
             fewest=asked.rows,
+            largest=LARGEST[asked.metric],
         )
         evidence = verdict.to_json() | {"metric": asked.metric}
         conditions.append(Condition(name, verdict.passes, verdict.reason, evidence))
@@ -277,6 +278,7 @@ def verdict_on(
         margin,
         alpha,
         stream(seed, "gate", name),
+        largest=LARGEST[gate.metric],
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from lmwright.core.errors import BadInput
-from lmwright.metrics.intervals import draw_weights
+from lmwright.metrics.intervals import PIECE, draw_weights
 
 FEWEST = 30
 """With fewer independent rows (or groups) than this no bound is trusted."""
@@ -61,13 +61,18 @@ def compare(
     draws: int = 2000,
     groups: np.ndarray | None = None,
     fewest: int = FEWEST,
+    largest: float = math.inf,
 ) -> Verdict:
     """The verdict on losses ``new`` and ``old`` (n,) of the same rows in the same order.
 
     ``margin`` ≥ 0 is the largest loss of quality that is still acceptable; ``alpha`` the chance
     of passing a model that is worse by the margin. ``groups`` (n,) keeps rows that belong
-    together (of one author, one day) together. Losses that are right or wrong (0 or 1) and not
-    in groups are counted (:func:`score_bounds`), all others drawn (:func:`one_sided_bounds`).
+    together (of one author, one day) together. ``largest`` is the largest loss there can be, 0
+    the least.
+
+    Losses that are right or wrong (0 or 1) are counted (:func:`score_bounds`); those that have a
+    largest are bounded by it (:func:`bounded_bounds`); all others, and rows in groups, are drawn
+    (:func:`one_sided_bounds`). BadInput for losses beyond ``largest`` or what cannot be compared.
     """
     new, old = np.asarray(new, dtype=float), np.asarray(old, dtype=float)
     if new.shape != old.shape or new.ndim != 1:
@@ -76,6 +81,8 @@ def compare(
         raise BadInput(f"margin {margin}, alpha {alpha}", "margin ≥ 0 and 0 < alpha < 0.5")
     if not (np.isfinite(new).all() and np.isfinite(old).all()):
         raise BadInput("a loss is not a finite number", "finite losses")
+    if max(new.max(initial=0), old.max(initial=0)) > largest + 1e-9:
+        raise BadInput(f"a loss is above {largest}", "losses up to the largest there can be")
     units = len(new) if groups is None else len(np.unique(groups))
     gap = float(np.mean(new - old)) if len(new) else math.nan
     if units < fewest:
@@ -83,6 +90,8 @@ def compare(
         return Verdict("inconclusive", gap, -math.inf, math.inf, margin, alpha, len(new), reason)
     if groups is None and np.isin((new, old), (0, 1)).all():
         lower, upper = score_bounds(int((new > old).sum()), int((old > new).sum()), units, alpha)
+    elif groups is None and math.isfinite(largest):
+        lower, upper = bounded_bounds(new - old, largest, alpha, rng, draws)
     else:
         lower, upper = one_sided_bounds(new - old, alpha, rng, draws, groups)
     word, reason = _judge(lower, upper, margin)
@@ -123,6 +132,32 @@ def _score_upper(worse: int, better: int, n: int, z: float) -> float:
 
     # A hair above the estimate, where the error may be 0 and this no root yet.
     return float(optimize.brentq(beyond, (worse - better) / n + 1e-12, 1.0))
+
+
+def bounded_bounds(
+    differences: np.ndarray, reach: float, alpha: float, rng: np.random.Generator, draws: int = 2000
+) -> tuple[float, float]:
+    """Lower and upper bound of the mean of ``differences`` (n,) that lie in [-reach, reach].
+
+    Gaffke's bound (2005, Mathematical Methods of Statistics 14, 451–467; studied by
+    Learned-Miller and Thomas 2019, arXiv 1905.06208): one row more that is as bad as can be, and
+    all rows weighted by the gaps between uniform numbers. For two values it is that of Clopper
+    and Pearson. That it holds for every distribution is conjectured, not proven; with many rows
+    it tends to Student's. Where few large differences stand among many small ones, the
+    studentised bootstrap has no bound worth having, and this one has.
+    """
+    differences = np.asarray(differences, dtype=float)
+    n = len(differences)
+    rests, means = [], []
+    step = max(1, PIECE // (n + 1))
+    for start in range(0, draws, step):
+        gaps = rng.standard_exponential((min(step, draws - start), n + 1))
+        gaps /= gaps.sum(1, keepdims=True)
+        means.append(gaps[:, :n] @ differences)
+        rests.append(gaps[:, n] * reach)
+    mean, rest = np.concatenate(means), np.concatenate(rests)
+    lower = np.quantile(mean - rest, alpha, method="lower")
+    return float(lower), float(np.quantile(mean + rest, 1 - alpha, method="higher"))
 
 
 def one_sided_bounds(
