@@ -26,7 +26,7 @@ stages:
   evaluate: {{rows: 60}}
   audit: {{rows: 30}}
   detect: {{window: 40, windows: 2000, reference: [rows/test]}}
-  promote: {{gate: {{margin: 0.05, kept_margin: 0.1, slices: {{rows: 15, margin: 0.3}}}}}}
+  promote: {{gate: {{margin: 0.05, kept_margin: 0.1, slices: {{rows: 15, margin: 0.6}}}}}}
 retrain:
   windows: 1
   fewest: 180
