@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -430,3 +432,17 @@ def test_what_is_no_spec_at_all_is_refused(value):
         read_spec(value, "here")
     with pytest.raises(BadInput, match="here: "):
         read_head(value, "here")
+
+
+def test_a_network_is_built_without_torchs_compiler():
+    made = """
+import sys
+from lmwright.models.network import build
+from lmwright.models.zoo import bert
+build(bert.spec({"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1,
+                 "num_attention_heads": 2, "intermediate_size": 9, "max_position_embeddings": 9}))
+assert "torch" in sys.modules
+assert "torch._dynamo" not in sys.modules, "it takes more than a second to load"
+"""
+    done = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -110,12 +110,13 @@ def reachable(
         todo.append((name, ""))
         if wanted == "":
             libraries |= module.libraries
-            found[f"{name}:"] = module.always.digest
-            todo += module.always.uses + [(imported, "") for imported in module.imported]
+            always = module.definition("")
+            found[f"{name}:"] = always.digest
+            todo += always.uses + [(other, "") for other in module.imported]
         elif wanted == "*":
             todo += [(name, one) for one in module.definitions]
         elif wanted in module.definitions:
-            definition = module.definitions[wanted]
+            definition = module.definition(wanted)
             found[f"{name}:{wanted}"] = definition.digest
             todo += definition.uses
         elif wanted in module.names:
@@ -132,40 +133,55 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Module:
-    """One file of ours, cut into its definitions."""
+class Piece:
+    """What a top-level statement is, mentions and imports."""
 
-    definitions: dict[str, Definition]
-    always: Definition
-    names: dict[str, tuple[str, str]]
-    imported: set[str]
-    libraries: set[str]
+    statement: ast.stmt
+    mentioned: set[str]
+    imports: list[ast.Import | ast.ImportFrom]
+
+
+class Module:
+    """One file of ours, cut into its definitions, which are digested when somebody asks."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        root = ast.parse(path.read_text(encoding="utf-8"))
+        root.body = [statement for statement in root.body if not is_string(statement)]
+        pieces = [piece(statement) for statement in root.body]
+        self.names, self.imported, self.libraries = imported(pieces)
+        self.definitions: dict[str, list[Piece]] = {}
+        self.rest: list[Piece] = []
+        for one in pieces:
+            if isinstance(one.statement, ast.Import | ast.ImportFrom):
+                continue
+            targets = defined(one.statement)
+            if not targets:
+                self.rest.append(one)
+            for target in targets:
+                self.definitions.setdefault(target, []).append(one)
+        self.scope = {**self.names, **{target: (name, target) for target in self.definitions}}
+        self.digested: dict[str, Definition] = {}
+
+    def definition(self, name: str) -> Definition:
+        """A definition, by its name; ``""`` is all statements that are none and so always run."""
+        if name not in self.digested:
+            self.digested[name] = self.digest(self.definitions[name] if name else self.rest)
+        return self.digested[name]
+
+    def digest(self, body: list[Piece]) -> Definition:
+        """Digest ``body`` and list what it names of the module and of its own imports."""
+        local = imported(body)[0]
+        known = {**self.scope, **local}
+        uses = {known[name] for part in body for name in part.mentioned if name in known}
+        uses |= set(local.values())
+        code = "\n".join(ast.dump(part.statement) for part in body)
+        return Definition(hash_bytes(code.encode()), sorted(uses))
 
 
 @lru_cache(maxsize=4096)
 def parse(name: str, path: Path, changed: int) -> Module:
     """Read a module of ours. ``changed`` (its modification time) only keys the cache."""
-    root = without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-    names, imported, libraries = imports(root)
-    pieces: dict[str, list[ast.stmt]] = {}
-    always: list[ast.stmt] = []
-    for statement in root.body:
-        targets = defined(statement)
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            continue
-        if not targets:
-            always.append(statement)
-        for target in targets:
-            pieces.setdefault(target, []).append(statement)
-    inside = {target: (name, target) for target in pieces}
-    scope = {**names, **inside}
-    return Module(
-        {target: definition(body, scope, imports_in(body)) for target, body in pieces.items()},
-        definition(always, scope, imports_in(always)),
-        names,
-        imported,
-        libraries,
-    )
+    return Module(name, path)
 
 
 def defined(statement: ast.stmt) -> list[str]:
@@ -181,60 +197,56 @@ def defined(statement: ast.stmt) -> list[str]:
     return [t.id for t in targets if isinstance(t, ast.Name)]
 
 
-def definition(
-    body: list[ast.stmt], scope: Mapping[str, tuple[str, str]], local: Mapping[str, tuple[str, str]]
-) -> Definition:
-    """Digest ``body`` and list what it names of ``scope`` and of its own imports."""
-    known = {**scope, **local}
-    uses = {known[name] for part in body for name in mentioned(part) if name in known}
-    uses |= set(local.values())
-    return Definition(hash_bytes("\n".join(map(ast.dump, body)).encode()), sorted(uses))
+def piece(statement: ast.stmt) -> Piece:
+    """Go through a statement once, and drop the docstrings and other lone strings inside it.
+
+    Mentioned is every bare name, also those inside quoted annotations.
+    """
+    found = Piece(statement, set(), [])
+    todo: list[ast.AST] = [statement]
+    while todo:
+        node = todo.pop()
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [each for each in body if not is_string(each)]  # type: ignore[attr-defined]
+        if isinstance(node, ast.Name):
+            found.mentioned.add(node.id)
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and node.value.isidentifier():
+                found.mentioned.add(node.value)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.imports.append(node)
+        todo += ast.iter_child_nodes(node)
+    return found
 
 
-def mentioned(part: ast.stmt) -> set[str]:
-    """Every bare name in a statement, also those inside quoted annotations."""
-    names = {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
-    quoted = (n.value for n in ast.walk(part) if isinstance(n, ast.Constant))
-    return names | {text for text in quoted if isinstance(text, str) and text.isidentifier()}
-
-
-def imports(root: ast.AST) -> tuple[dict[str, tuple[str, str]], set[str], set[str]]:
+def imported(
+    pieces: Iterable[Piece],
+) -> tuple[dict[str, tuple[str, str]], set[str], set[str]]:
     """Local name -> (module of ours, definition), modules of ours, distributions of others."""
     names: dict[str, tuple[str, str]] = {}
-    imported: set[str] = set()
+    modules: set[str] = set()
     libraries: set[str] = set()
-    for node in ast.walk(root):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+    for node in (each for one in pieces for each in one.imports):
+        if isinstance(node, ast.ImportFrom):
+            if not node.module or node.level:
+                continue
             top = node.module.partition(".")[0]
             if top == OURS:
                 for alias in node.names:
                     whole = f"{node.module}.{alias.name}"
                     place = (whole, "*") if find_source(whole) else (node.module, alias.name)
                     names[alias.asname or alias.name] = place
-                    imported.add(place[0])
+                    modules.add(place[0])
             libraries |= {LIBRARIES[top]} if top in LIBRARIES else set()
-        elif isinstance(node, ast.Import):
+        else:
             for alias in node.names:
                 top = alias.name.partition(".")[0]
                 if top == OURS:
                     names[alias.asname or top] = (alias.name, "*")
-                    imported.add(alias.name)
+                    modules.add(alias.name)
                 libraries |= {LIBRARIES[top]} if top in LIBRARIES else set()
-    return names, imported, libraries
-
-
-def imports_in(body: list[ast.stmt]) -> dict[str, tuple[str, str]]:
-    """What the statements import themselves (inside a function, say)."""
-    return imports(ast.Module(body=body, type_ignores=[]))[0]
-
-
-def without_docstrings(root: ast.Module) -> ast.Module:
-    """Drop the docstrings of a module, its classes and functions, and strings that do nothing."""
-    for node in ast.walk(root):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [s for s in body if not is_string(s)]  # type: ignore[attr-defined]
-    return root
+    return names, modules, libraries
 
 
 def is_string(statement: ast.AST) -> bool:
@@ -248,14 +260,22 @@ def is_string(statement: ast.AST) -> bool:
 
 @lru_cache(maxsize=4096)
 def find_source(name: str) -> Path | None:
-    """The file of a module of ours (or of a stage's own package), or None."""
+    """The file of a module of ours (or of a stage's own package), or None. Nothing is imported."""
+    top, *rest = name.split(".")
     try:
-        spec = find_spec(name)
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+    if spec is None:
         return None
-    return Path(spec.origin)
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *rest)
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None
 
 
 @lru_cache(maxsize=64)

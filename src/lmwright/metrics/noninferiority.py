@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy.special import ndtri
 
 from lmwright.core.errors import BadInput
 from lmwright.metrics.intervals import PIECE, draw_weights
@@ -115,11 +115,13 @@ def score_bounds(worse: int, better: int, n: int, alpha: float) -> tuple[float, 
     where that is wrong. The score interval (Tango 1998, Statistics in Medicine 17, 891–908),
     which holds where few rows, or none, tell the two apart.
     """
-    z = float(stats.norm.isf(alpha))
+    z = -float(ndtri(alpha))
     return -_score_upper(better, worse, n, z), _score_upper(worse, better, n, z)
 
 
 def _score_upper(worse: int, better: int, n: int, z: float) -> float:
+    from scipy.optimize import brentq  # a third of a second to load
+
     if worse == n:
         return 1.0
 
@@ -131,7 +133,7 @@ def _score_upper(worse: int, better: int, n: int, z: float) -> float:
         return worse - better - n * gap + z * error
 
     # A hair above the estimate, where the error may be 0 and this no root yet.
-    return float(optimize.brentq(beyond, (worse - better) / n + 1e-12, 1.0))
+    return float(brentq(beyond, (worse - better) / n + 1e-12, 1.0))
 
 
 def bounded_bounds(

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """y = x Wᵀ + b, of a stream (n, in) to (n, out)."""
+    """y = x Wᵀ + b, of a stream (n, in) to (n, out); what builds a network gives the weights."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: see ``Table`` in blocks/embedding.py."""
 
     def forward(self, x_ni: Tensor) -> Tensor:
         """The stream, each row mapped by itself."""

@@ -15,6 +15,13 @@ from lmwright.models.blocks.positions import sinusoids
 from lmwright.models.ragged import Ragged
 
 
+class Table(nn.Embedding):
+    """Vectors by number, not drawn yet: what builds a network gives it its weights."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: a draw on no device at all would have torch load its compiler for it."""
+
+
 class Embedding(nn.Module):
     """Sum of token, position and segment vectors, normalised: see ``spec.Embedding``."""
 
@@ -22,10 +29,10 @@ class Embedding(nn.Module):
         super().__init__()
         setting, width = stack.embedding, stack.width
         self.setting, self.width, self.site = setting, width, site
-        self.tokens = nn.Embedding(setting.vocabulary, width) if setting.vocabulary else None
+        self.tokens = Table(setting.vocabulary, width) if setting.vocabulary else None
         learned = setting.positions if setting.sinusoids is None else 0
-        self.positions = nn.Embedding(learned, width) if learned else None
-        self.segments = nn.Embedding(setting.segments, width) if setting.segments else None
+        self.positions = Table(learned, width) if learned else None
+        self.segments = Table(setting.segments, width) if setting.segments else None
         self.vector = nn.Parameter(torch.empty(width)) if setting.vector else None
         self.token_norm, self.norm = norm(setting.token_norm, width), norm(setting.norm, width)
         self.gradient, self.alone = TableGradient(), True
