@@ -180,10 +180,15 @@ class Attention(nn.Module):
                 "attention by segments or an order of factorisation", "one that reads on by places"
             )
         k_all, v_all = flow.cache.extend(self.name, k, v, batch)
-        last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
-        own = batch if len(q) == len(batch.tokens_n) else batch.ends(last=True)
-        whole = replace(batch, cu_seqlens=tuple(sum(last[:j]) for j in range(len(last) + 1)))
-        for group in own.groups(whole):
+
+        def make() -> list[Group]:
+            last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
+            own = batch if len(q) == len(batch.tokens_n) else batch.ends(last=True)
+            return own.groups(
+                replace(batch, cu_seqlens=tuple(sum(last[:j]) for j in range(len(last) + 1)))
+            )
+
+        for group in flow.once(("read on", len(q)), make):
             those = slice(group.first, group.first + len(group.documents))
             part = by_document(q[group.start : group.stop], len(group.documents))
             length = group.key_length

@@ -50,28 +50,29 @@ class Cache:
     def __init__(self, documents: int) -> None:
         self.lengths = [0] * documents
         self.kept: dict[str, Any] = {}
-        self.found: tuple[Ragged, tuple[Any, ...]] | None = None
+        self.found: tuple[Ragged, int, tuple[Any, ...]] | None = None
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> tuple[Tensor, ...]:
         """Keys and values (documents, kv heads, room, head width) with new ones (n, kv, h) added.
 
         A document's first ``lengths`` + new tokens of the room are filled.
         """
-        need = max(a + b for a, b in zip(self.lengths, batch.lengths(), strict=True))
+        need, where = self.places(batch)
         old_k, old_v = self.kept.get(name) or (None, None)
         if old_k is None or old_k.shape[2] < need:
             old_k, old_v = self.with_room(old_k, k_new, need), self.with_room(old_v, v_new, need)
             self.kept[name] = old_k, old_v
         k, v = self.kept[name]
-        where = self.places(batch)
         k[where], v[where] = k_new, v_new
         return k, v
 
-    def places(self, batch: Ragged) -> tuple[Any, ...]:
-        """Where new tokens stand in a buffer of keys, as an index; found once for all layers."""
+    def places(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
+        """How long a buffer of keys must be for new tokens, and where they stand in it, as an
+        index; found once for all layers."""
         if self.found is None or self.found[0] is not batch:
-            self.found = batch, self.index(batch)
-        return self.found[1]
+            need = max(a + b for a, b in zip(self.lengths, batch.lengths(), strict=True))
+            self.found = batch, need, self.index(batch)
+        return self.found[1:]
 
     def index(self, batch: Ragged) -> tuple[Any, ...]:
         """See :meth:`places`: one place for all where each document goes on by a token there."""
