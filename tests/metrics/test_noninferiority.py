@@ -185,8 +185,9 @@ def test_few_large_differences_have_a_bound_if_losses_are_bounded():
     for largest, passes in ((2.0, True), (math.inf, False)):
         found = ni.compare(new, np.zeros(200), 0.1, 0.05, stream(13, "t"), largest=largest)
         assert found.passes == passes, found
-    with pytest.raises(BadInput, match="above 1"):
-        ni.compare(new, np.zeros(200), 0.1, 0.05, rng, largest=1.0)
+    for losses, told in ((new, "from 0 to 2"), (new / 2 - 0.1, "from -0.09")):
+        with pytest.raises(BadInput, match=told):
+            ni.compare(losses, np.zeros(200), 0.1, 0.05, rng, largest=1.0)
 
 
 def test_what_is_no_comparison_is_refused():

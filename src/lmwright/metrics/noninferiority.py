@@ -81,8 +81,10 @@ def compare(
         raise BadInput(f"margin {margin}, alpha {alpha}", "margin ≥ 0 and 0 < alpha < 0.5")
     if not (np.isfinite(new).all() and np.isfinite(old).all()):
         raise BadInput("a loss is not a finite number", "finite losses")
-    if max(new.max(initial=0), old.max(initial=0)) > largest + 1e-9:
-        raise BadInput(f"a loss is above {largest}", "losses up to the largest there can be")
+    if math.isfinite(largest):
+        low, high = np.min([new, old], initial=0), np.max([new, old], initial=0)
+        if low < -1e-9 or high > largest + 1e-9:
+            raise BadInput(f"losses from {low:g} to {high:g}", f"losses from 0 to {largest:g}")
     units = len(new) if groups is None else len(np.unique(groups))
     gap = float(np.mean(new - old)) if len(new) else math.nan
     if units < fewest:
