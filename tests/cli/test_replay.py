@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +15,8 @@ from typing import Any
 import pytest
 
 from lmwright.cli.progress import Lines
-from lmwright.cli.replay import Played, play, send, tell
+from lmwright.cli.replay import Played, Server, play, send, tell
+from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.loop.routes import routes
 from lmwright.serve.routes import Served
@@ -49,6 +54,19 @@ def test_a_refused_text_is_counted_by_itself(status, lost, refused, answered):
     assert (played.sent, played.lost, played.refused) == (4, lost, refused)
     assert played.by_version.get("v", [0, 0]) == [answered, answered]
     assert played.fed_back == answered
+
+
+def test_a_replay_whose_server_is_killed_ends_and_says_so():
+    server = Server.__new__(Server)
+    server.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with socket.socket() as free:  # nobody listens there afterwards
+        free.bind(("127.0.0.1", 0))
+        server.connection = http.client.HTTPConnection(*free.getsockname(), timeout=5)
+    assert server.ask("GET", "/v1/loop") == (0, {})
+    server.process.kill()
+    server.process.wait()
+    with pytest.raises(LmwrightError, match="the server ended with -9"):
+        play(server, [("fine", "good")] * 9, 300, 0.8, 60.0, Lines(), 0)
 
 
 class Refusing(House):

@@ -124,7 +124,10 @@ class Server:
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """One request; status 0 when there was no answer."""
+        """One request; status 0 when there was no answer.
+
+        LmwrightError where there will be none any more.
+        """
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": "application/json"} if data else {}
         try:
@@ -133,6 +136,13 @@ class Server:
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
             self.connection.close()
+            code = self.process.poll()
+            if code is not None:
+                raise LmwrightError(
+                    f"the server ended with {code} in the middle of the replay",
+                    "an end after the last text",
+                    "see its message above; what it served is in the log of the traffic",
+                ) from None
             return 0, {}
 
     def stop(self) -> None:
