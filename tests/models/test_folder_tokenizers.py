@@ -21,7 +21,7 @@ from lmwright.models.language import language_model
 from lmwright.text.tokenizer import read_tokenizer
 from tests.conftest import MAILS
 from tests.serve.talking import talking
-from tests.text.lines import lines, reviews
+from tests.text.lines import reviews, some_lines
 from tests.text.test_formats import WORDPIECE, same, train
 
 transformers = pytest.importorskip("transformers")
@@ -66,7 +66,7 @@ def settings(folder: Path, **fields: object) -> None:
 
 def without_tokens() -> list[str]:
     """All lines but those that spell a special token, which is text to us and none to others."""
-    return [line for line in lines() if not re.search(r"</?(s|unk|pad|mask)>", line)]
+    return [line for line in some_lines() if not re.search(r"</?(s|unk|pad|mask)>", line)]
 
 
 def of_marian(pad: int) -> dict[str, object]:
@@ -106,7 +106,7 @@ def test_vocab_txt(tmp_path):
     write_tokenizer(tmp_path, reference)
     assert sorted(each.name for each in tmp_path.glob("*vocab*")) == ["vocab.txt"]
     tokenizer = read_folder(tmp_path).tokenizer
-    same(tokenizer, reference(list(lines()))["input_ids"])
+    same(tokenizer, reference(list(some_lines()))["input_ids"], some_lines())
     roles = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
     assert tokenizer.roles == {role: (words.index(name),) for role, name in roles.items()}
     settings(tmp_path, tokenizer_class="BertJapaneseTokenizer")
@@ -125,7 +125,7 @@ def test_vocab_json_with_merges(tmp_path, capsys):
     model = write(tmp_path, "GPT2LMHeadModel", **SMALL)
     write_tokenizer(tmp_path, reference)
     tokenizer = read_folder(tmp_path).tokenizer
-    same(tokenizer, reference(list(lines()))["input_ids"])
+    same(tokenizer, reference(list(some_lines()))["input_ids"], some_lines())
     assert tokenizer.roles == {"bos": (50256,), "eos": (50256,), "unk": (50256,)}
     wanted = continued(model, reference(PROMPT)["input_ids"])
     assert generated(tmp_path, capsys) == reference.decode(wanted)
@@ -185,13 +185,13 @@ def test_vocab_json_of_gpt(tmp_path, capsys):
 def by_sentencepiece(path: Path, ids: dict[int, int], shift: int) -> list[list[int]]:
     """SentencePiece's own ids of all lines, those named replaced, the others shifted."""
     reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    found = reference.encode(list(lines()))
+    found = reference.encode(list(some_lines()))
     return [[ids.get(each, each + shift) for each in line] for line in found]
 
 
 def nearly_same(tokenizer, wanted: list[list[int]], texts: Sequence[str] = ()) -> None:
     """The wanted ids of all lines, but for a few with cuts of equal scores (see test_formats)."""
-    texts = texts or lines()
+    texts = texts or some_lines()
     found = tokenizer.encode(texts, 1_000_000)
     other = [n for n, ids in enumerate(found) if ids.tolist() != wanted[n]]
     assert len(other) <= 0.002 * len(wanted), (texts[other[0]], found[other[0]])
@@ -300,7 +300,7 @@ def test_sentencepiece_of_llama(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 2000}')
     settings(tmp_path, tokenizer_class="LlamaTokenizer", add_bos_token=True, pad_token="<pad>")
     tokenizer = read_folder(tmp_path).tokenizer
-    same(tokenizer, [[1, *line] for line in by_sentencepiece(path, {}, 0)])
+    same(tokenizer, [[1, *line] for line in by_sentencepiece(path, {}, 0)], some_lines())
     assert tokenizer.roles == {"unk": (0,), "bos": (1,), "eos": (2,), "pad": (2000,)}
     assert tokenizer.behind() == 0
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 2001}')
