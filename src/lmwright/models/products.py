@@ -71,8 +71,8 @@ class Map(torch.autograd.Function):
 
 
 def turned(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
-    """x Wᵀ + b as (W xᵀ)ᵀ + b: of few rows and a weight that is wider than high MKL makes this in
-    1.1 to 1.9 times less on CPUs with AMX; on one with AVX2 it is even (docs/log.md)."""
+    """x Wᵀ + b as (W xᵀ)ᵀ + b: where rows are few and the weight is wider than high, MKL does this
+    1.1 to 1.9 times as fast on CPUs with AMX, and no faster with AVX2 (docs/log.md)."""
     x_in = x_ni.t()
     y_on = weight_oi @ x_in if bias_o is None else torch.addmm(bias_o[:, None], weight_oi, x_in)
     return y_on.t().contiguous()
