@@ -38,7 +38,7 @@ from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import Descent, State, train
-from lmwright.train.optim import adamw
+from lmwright.train.optim import AdamW
 
 PEERS = ("dynamic", "grouped", "max_length")
 LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 5, 3, 0
@@ -170,7 +170,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
         network,
         batches,
         task.loss,
-        adamw(network, DECAY),
+        AdamW(network, DECAY),
         Descent(lr=LR, warmup=0.0, clip=CLIP),
         State(),
         [(1, note)],

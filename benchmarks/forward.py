@@ -25,7 +25,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -100,14 +100,12 @@ def main() -> None:
                     raise SystemExit("the sides differ: no result")
 
 
-def compared(work: str, only: str | None, threads: int) -> list[dict[str, Any]]:
-    """The results of one kind of work."""
-    found = []
+def compared(work: str, only: str | None, threads: int) -> Iterator[dict[str, Any]]:
+    """The results of one kind of work, each as soon as it is there."""
     for model in WRITERS if work == "decode" else READERS:
         if only in (None, model):
             for rows in (1, 16) if work == "decode" else (BATCH,):
-                found += against_peers(work, model, rows, threads)
-    return found
+                yield from against_peers(work, model, rows, threads)
 
 
 def against_peers(work: str, model: str, rows: int, threads: int) -> list[dict[str, Any]]:

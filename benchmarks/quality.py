@@ -41,7 +41,7 @@ from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import Descent, State, train
-from lmwright.train.optim import adamw
+from lmwright.train.optim import AdamW
 
 LABELS = ("0", "1")
 RATES = (5e-5, 1e-4, 2e-4)
@@ -175,7 +175,7 @@ def fit_ours(
         model.network,
         batches,
         task.loss,
-        adamw(model.network, DECAY),
+        AdamW(model.network, DECAY),
         Descent(lr=rate, warmup=WARMUP, clip=CLIP),
         State(),
         [],

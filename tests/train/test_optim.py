@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from lmwright.train.optim import adamw, clip, rate, set_rate
+from lmwright.train.optim import AdamW, clip, rate
 
 
 def test_the_rate_rises_and_falls_in_straight_lines():
@@ -34,11 +36,10 @@ def test_adamw_follows_its_formula_and_spares_vectors_from_decay():
     """Loshchilov and Hutter 2019, algorithm 2, in fp64 by hand."""
     layer = torch.nn.Linear(3, 2).double()
     start = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
-    optimizer = adamw(layer, decay=0.1)
+    optimizer = AdamW(layer, decay=0.1)
     moments = {name: [0.0, 0.0] for name in start}
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 6):
-        set_rate(optimizer, 0.01 * step)
         for name, weight in layer.named_parameters():
             weight.grad = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
             first, second = moments[name]
@@ -49,6 +50,37 @@ def test_adamw_follows_its_formula_and_spares_vectors_from_decay():
             start[name] = start[name] * (1 - 0.01 * step * decay)
             middle = (second / (1 - 0.999**step)).sqrt() + 1e-8
             start[name] = start[name] - 0.01 * step * first / (1 - 0.9**step) / middle
-        optimizer.step()
+        optimizer.step(0.01 * step)
     for name, weight in layer.named_parameters():
         torch.testing.assert_close(weight.detach(), start[name], rtol=1e-10, atol=1e-12)
+
+
+def test_adamw_gives_the_bits_of_torch_and_goes_on_from_its_state():
+    """A weight without a gradient is left alone by both; halfway the optimizer is a new one."""
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.nn.Sequential(torch.nn.Linear(64, 33), torch.nn.Linear(33, 5))
+    theirs = copy.deepcopy(ours)
+    weights = list(theirs.parameters())
+    matrices, vectors = ([p for p in weights if (p.dim() > 1) == wide] for wide in (True, False))
+    reference = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        fused=True,
+    )
+    optimizer = AdamW(ours, decay=0.1)
+    for step in range(12):
+        for left, right in zip(ours.parameters(), weights, strict=True):
+            if left.dim() > 1 or step % 3:
+                left.grad = torch.randn(left.shape, generator=generator)
+                right.grad = left.grad.clone()
+        for group in reference.param_groups:
+            group["lr"] = 0.01 * (step + 1)
+        reference.step()
+        reference.zero_grad()
+        optimizer.step(0.01 * (step + 1))
+        assert all(weight.grad is None for weight in ours.parameters())
+        if step == 5:
+            kept = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+            optimizer = AdamW(ours, decay=0.1)
+            optimizer.restore(kept)
+    for left, right in zip(ours.parameters(), weights, strict=True):
+        assert torch.equal(left, right)

@@ -38,7 +38,7 @@ from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import resolve
 from lmwright.train.finetune import Train, at_rate, positions
-from lmwright.train.optim import adamw
+from lmwright.train.optim import AdamW
 
 COUNTED = 200_000
 """Rows of a source that are counted; a larger one is taken for that large at least."""
@@ -326,7 +326,7 @@ def read_rate(model: Encoder, prepared: Sequence[Any]) -> float:
 
 def train_rate(model: Encoder, prepared: Sequence[Any]) -> float:
     """Tokens a second of whole training steps (without dropout, which costs a few per cent)."""
-    optimizer = adamw(model.network, 0.01)
+    optimizer = AdamW(model.network, 0.01)
     seconds: list[float] = []
     tokens = 0
     for step in range(STEPS + 1):
@@ -334,8 +334,7 @@ def train_rate(model: Encoder, prepared: Sequence[Any]) -> float:
         began = time.perf_counter()
         loss = torch.logsumexp(model.network(pack(batch)), dim=-1).mean()
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(0.0)
         if step:
             seconds.append(time.perf_counter() - began)
             tokens += sum(len(ids) for ids in batch)

@@ -18,6 +18,7 @@ from lmwright.core.hashing import tree
 from lmwright.core.reading import read_json_object
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
+from lmwright.train.optim import AdamW
 
 KEPT = 2
 
@@ -35,16 +36,15 @@ class Checkpoints:
         self,
         state: State,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         best: Mapping[str, Tensor],
     ) -> None:
         """Write everything that the run needs to go on; older ones than the last two go."""
         target = self.folder / f"step-{state.step:09d}"
         beside = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-        weights = dict(network.named_parameters())
-        write_tensors(beside / "weights.safetensors", weights)
+        write_tensors(beside / "weights.safetensors", dict(network.named_parameters()))
         write_tensors(beside / "best.safetensors", best)
-        write_tensors(beside / "moments.safetensors", moments(weights, optimizer))
+        write_tensors(beside / "moments.safetensors", optimizer.state())
         about = {
             "state": state.to_json(),
             "environment": environment(),
@@ -58,7 +58,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def resume(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer
+        self, network: nn.Module, optimizer: AdamW
     ) -> tuple[State, dict[str, Tensor]] | None:
         """Put the newest whole checkpoint into network and optimizer: its state and best weights.
 
@@ -115,23 +115,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def moments(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors under ``weight/what``."""
-    return {
-        f"{name}/{what}": tensor
-        for name, weight in weights.items()
-        for what, tensor in optimizer.state.get(weight, {}).items()
-    }
-
-
 @torch.no_grad()
-def restore(
-    network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, dict[str, Tensor]]
-) -> None:
+def restore(network: nn.Module, optimizer: AdamW, tensors: dict[str, dict[str, Tensor]]) -> None:
     """Put a checkpoint's weights and moments where they were."""
     for name, weight in network.named_parameters():
         weight.copy_(tensors["weights"][name])
-    weights = dict(network.named_parameters())
-    for name, tensor in tensors["moments"].items():
-        owner, _, what = name.rpartition("/")
-        optimizer.state[weights[owner]][what] = tensor
+    optimizer.restore(tensors["moments"])

@@ -27,7 +27,7 @@ from lmwright.tables import FAMILIES, MODELS, module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import Descent, State, refuse_infinite, train
-from lmwright.train.optim import adamw
+from lmwright.train.optim import AdamW
 from lmwright.train.task import Task
 
 COLUMNS = ["id", "text", "label", "source"]
@@ -171,7 +171,7 @@ class Train(Stage):
         self, work: Work, network: Network, task: Task, batches: Batches, held_out: list[Any]
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        optimizer = adamw(network, self.weight_decay)
+        optimizer = AdamW(network, self.weight_decay)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
         resumed = checkpoints.resume(network, optimizer)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from lmwright.core.errors import LmwrightError
 from lmwright.models.ragged import Noise
 from lmwright.train.batches import Batches, Example
-from lmwright.train.optim import clip, rate, set_rate
+from lmwright.train.optim import AdamW, clip, rate
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def train(
     network: nn.Module,
     batches: Batches,
     loss: Loss,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     descent: Descent,
     state: State,
     periodic: Periodic,
@@ -84,9 +83,7 @@ def train(
         norm = clip(network.parameters(), descent.clip)
         refuse_infinite(value.item(), norm, state, record)
         lr = rate(state.step, batches.steps, descent.lr, descent.warmup)
-        set_rate(optimizer, lr)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(lr)
         state.step += 1
         state.tokens += sum(len(example.tokens) for example in examples)
         note(state, record, loss=value.item(), lr=lr, gradient=norm)
