@@ -19,7 +19,7 @@ from lmwright.cli.replay import Played, Server, play, send, tell
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.loop.routes import routes
-from lmwright.serve.routes import Served
+from lmwright.serve.served import Served
 from tests.loop.test_circle import DRIFT, House
 
 LONGEST = 20

@@ -57,6 +57,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "stage.py").write_text(STAGE.format(package="lmwright_toy"))
     (folder / "work.py").write_text(WORK)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(stamp, "OURS", "lmwright_toy")
     yield folder
     for name in [m for m in sys.modules if m.startswith("lmwright_toy")]:

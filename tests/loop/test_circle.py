@@ -23,7 +23,8 @@ from lmwright.models.calibration import Calibration
 from lmwright.models.majority import Majority
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Served, Service
+from lmwright.serve.routes import Service
+from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
 from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store

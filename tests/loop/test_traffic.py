@@ -12,7 +12,7 @@ import pytest
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.loop.traffic import SETTINGS, Log, Traffic, part_of
 from lmwright.serve.engine import Answer
-from lmwright.serve.routes import Served
+from lmwright.serve.served import Served
 
 MAIL = "Write to jane.doe@example.org about the film."
 

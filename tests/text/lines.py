@@ -59,7 +59,8 @@ def some_lines() -> tuple[str, ...]:
     return (*lines()[: len(ODD)], *lines()[len(ODD) :: 2])
 
 
-def reviews() -> list[str]:
+@cache
+def reviews() -> tuple[str, ...]:
     """What stands between the line breaks of the reviews."""
     csv.field_size_limit(sys.maxsize)
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as stream:
@@ -67,7 +68,7 @@ def reviews() -> list[str]:
     found = [
         line for text in texts for line in re.split(r"<br /><br />|(?<=[.!?]) (?=[A-Z])", text)
     ]
-    return sorted({line for line in found if line})
+    return tuple(sorted({line for line in found if line}))
 
 
 def mail_lines() -> list[str]:

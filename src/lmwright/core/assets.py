@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmwright.core.cache import user_cache
 from lmwright.core.durable import commit_folder
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.hashing import CHUNK, hash_file
@@ -225,10 +226,7 @@ def asset_file(address: str) -> Path:
 def cache_folder() -> Path:
     """Where assets are kept: ``$LMWRIGHT_ASSETS``, or a folder of the user's cache."""
     chosen = os.environ.get("LMWRIGHT_ASSETS")
-    if chosen:
-        return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "lmwright" / "assets"
+    return Path(chosen) if chosen else user_cache() / "assets"
 
 
 def unpacked(name: str) -> Path:

@@ -9,7 +9,6 @@ constant of ours that it names, and onwards through imports. A comment or docstr
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import platform
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lmwright.core.hashing import hash_bytes, hash_json
+from lmwright.core.code import Piece, cache_file, kept
+from lmwright.core.hashing import hash_json
 from lmwright.core.stage import Stage
 
 OURS = "lmwright"
@@ -121,6 +121,7 @@ def reachable(
             todo += definition.uses
         elif wanted in module.names:
             todo.append(module.names[wanted])
+    kept(cache_file()).write()
     return dict(sorted(found.items())), libraries
 
 
@@ -132,32 +133,18 @@ class Definition:
     uses: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What a top-level statement is, mentions and imports."""
-
-    statement: ast.stmt
-    mentioned: set[str]
-    imports: list[ast.Import | ast.ImportFrom]
-
-
 class Module:
-    """One file of ours, cut into its definitions, which are digested when somebody asks."""
+    """One file of ours, as its definitions."""
 
     def __init__(self, name: str, path: Path) -> None:
-        root = ast.parse(path.read_text(encoding="utf-8"))
-        root.body = [statement for statement in root.body if not is_string(statement)]
-        pieces = [piece(statement) for statement in root.body]
+        pieces = kept(cache_file()).pieces(path.read_text(encoding="utf-8"))
         self.names, self.imported, self.libraries = imported(pieces)
         self.definitions: dict[str, list[Piece]] = {}
         self.rest: list[Piece] = []
         for one in pieces:
-            if isinstance(one.statement, ast.Import | ast.ImportFrom):
-                continue
-            targets = defined(one.statement)
-            if not targets:
+            if one.digest and not one.defines:
                 self.rest.append(one)
-            for target in targets:
+            for target in one.defines:
                 self.definitions.setdefault(target, []).append(one)
         self.scope = {**self.names, **{target: (name, target) for target in self.definitions}}
         self.digested: dict[str, Definition] = {}
@@ -169,55 +156,18 @@ class Module:
         return self.digested[name]
 
     def digest(self, body: list[Piece]) -> Definition:
-        """Digest ``body`` and list what it names of the module and of its own imports."""
+        """One digest of ``body``, and what it names of the module and of its own imports."""
         local = imported(body)[0]
         known = {**self.scope, **local}
-        uses = {known[name] for part in body for name in part.mentioned if name in known}
+        uses = {known[name] for part in body for name in part.mentions if name in known}
         uses |= set(local.values())
-        code = "\n".join(ast.dump(part.statement) for part in body)
-        return Definition(hash_bytes(code.encode()), sorted(uses))
+        return Definition(hash_json([part.digest for part in body]), sorted(uses))
 
 
 @lru_cache(maxsize=4096)
 def parse(name: str, path: Path, changed: int) -> Module:
     """Read a module of ours. ``changed`` (its modification time) only keys the cache."""
     return Module(name, path)
-
-
-def defined(statement: ast.stmt) -> list[str]:
-    """The names that a top-level statement defines; none for one that just runs."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [statement.name]
-    if isinstance(statement, ast.Assign):
-        targets = statement.targets
-    elif isinstance(statement, ast.AnnAssign):
-        targets = [statement.target]
-    else:
-        return []
-    return [t.id for t in targets if isinstance(t, ast.Name)]
-
-
-def piece(statement: ast.stmt) -> Piece:
-    """Go through a statement once, and drop the docstrings and other lone strings inside it.
-
-    Mentioned is every bare name, also those inside quoted annotations.
-    """
-    found = Piece(statement, set(), [])
-    todo: list[ast.AST] = [statement]
-    while todo:
-        node = todo.pop()
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [each for each in body if not is_string(each)]  # type: ignore[attr-defined]
-        if isinstance(node, ast.Name):
-            found.mentioned.add(node.id)
-        elif isinstance(node, ast.Constant):
-            if isinstance(node.value, str) and node.value.isidentifier():
-                found.mentioned.add(node.value)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            found.imports.append(node)
-        todo += ast.iter_child_nodes(node)
-    return found
 
 
 def imported(
@@ -227,35 +177,17 @@ def imported(
     names: dict[str, tuple[str, str]] = {}
     modules: set[str] = set()
     libraries: set[str] = set()
-    for node in (each for one in pieces for each in one.imports):
-        if isinstance(node, ast.ImportFrom):
-            if not node.module or node.level:
-                continue
-            top = node.module.partition(".")[0]
-            if top == OURS:
-                for alias in node.names:
-                    whole = f"{node.module}.{alias.name}"
-                    place = (whole, "*") if find_source(whole) else (node.module, alias.name)
-                    names[alias.asname or alias.name] = place
-                    modules.add(place[0])
-            libraries |= {LIBRARIES[top]} if top in LIBRARIES else set()
-        else:
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                if top == OURS:
-                    names[alias.asname or top] = (alias.name, "*")
-                    modules.add(alias.name)
-                libraries |= {LIBRARIES[top]} if top in LIBRARIES else set()
+    for module, name, local in (each for one in pieces for each in one.imports):
+        top = module.partition(".")[0]
+        if top in LIBRARIES:
+            libraries.add(LIBRARIES[top])
+        if top != OURS:
+            continue
+        whole = f"{module}.{name}" if name else module
+        place = (module, name) if name and not find_source(whole) else (whole, "*")
+        names[local or top] = place
+        modules.add(place[0])
     return names, modules, libraries
-
-
-def is_string(statement: ast.AST) -> bool:
-    """Whether a statement is a lone string: a docstring or a note under a constant."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
 
 
 @lru_cache(maxsize=4096)

@@ -37,7 +37,8 @@ from lmwright.loop.watch import Watcher
 from lmwright.metrics.detectors import signs_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Served, Service
+from lmwright.serve.routes import Service
+from lmwright.serve.served import Served
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import Version, current, history, read_version

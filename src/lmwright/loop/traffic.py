@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.serve.routes import Served
+from lmwright.serve.served import Served
 from lmwright.store.database import Database, sqlite_url
 from lmwright.store.store import Store
 from lmwright.text.personal import mask_personal

@@ -13,7 +13,7 @@ from lmwright.core.stage import Settings
 from lmwright.loop.detect import seen_of
 from lmwright.metrics.detectors import Detectors, Sign, signs_to_json
 from lmwright.serve.engine import Answer
-from lmwright.serve.routes import Served
+from lmwright.serve.served import Served
 
 
 @dataclass(frozen=True, kw_only=True)

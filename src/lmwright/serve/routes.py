@@ -17,21 +17,8 @@ from lmwright.core.errors import BadInput
 from lmwright.serve.app import add_health, requests_counter, while_there
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
 from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
+from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
-
-
-@dataclass(frozen=True)
-class Served:
-    """One answered request, as it is handed to whoever watches."""
-
-    id: str
-    time: float
-    client: str
-    version: str
-    labels: tuple[str, ...]
-    texts: tuple[str, ...]
-    answers: tuple[Answer, ...]
-
 
 Observe = Callable[[Served], None]
 
