@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lmwright.cli.serve import recipe_in_service
 from lmwright.loop.circle import ENDS
@@ -22,18 +23,25 @@ SMALL = """
 extends: {recipe}
 name: reviews
 stages:
-  train: {{rows: 500, stop_rows: 60, max_tokens: 64}}
+  data: {{sources: {sources}}}
+  train: {{rows: 300, stop_rows: 60, max_tokens: 64}}
   evaluate: {{rows: 60}}
   audit: {{rows: 30}}
   detect: {{window: 40, windows: 2000, reference: [rows/test]}}
-  promote: {{gate: {{margin: 0.05, kept_margin: 0.1, slices: {{rows: 15, margin: 0.6}}}}}}
+  promote: {{gate: {{margin: 0.1, kept_margin: 0.1, slices: {{rows: 10, margin: 0.6}}}}}}
 retrain:
   windows: 1
-  fewest: 180
-  new_labels: 180
+  fewest: 150
+  new_labels: 150
   stages:
-    train: {{rows: 200}}
+    train: {{rows: 120}}
 """
+
+
+def fewer(recipe: Path, rows: int) -> str:
+    """The sources of a recipe, each limited to ``rows``."""
+    sources = yaml.safe_load(recipe.read_text("utf-8"))["stages"]["data"]["sources"]
+    return json.dumps([{**source, "limit": rows} for source in sources])
 
 
 def lmwright(*words: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
@@ -51,7 +59,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the three commands of the quickstart have run."""
     folder = tmp_path_factory.mktemp("quickstart")
     recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(recipe=RECIPE))
+    recipe.write_text(SMALL.format(recipe=RECIPE, sources=fewer(RECIPE, 2000)))
     store = str(folder / "store")
     # So few texts that no second retraining can find labels enough while the first one works.
     commands = (
@@ -62,7 +70,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--world",
             "imdb",
             "--texts",
-            "460",
+            "420",
             "--after",
             "60",
             "--store",
@@ -142,7 +150,7 @@ def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
 def test_the_server_needs_no_recipe_after_a_retraining(played: Path) -> None:
     found = recipe_in_service(Store(played / "store"), "reviews@production")
     assert "artifacts" not in found.raw
-    assert found.sections["retrain"].fewest == 180
+    assert found.sections["retrain"].fewest == 150
 
 
 def test_predict_answers_from_the_version_in_service(played: Path, tmp_path: Path) -> None:

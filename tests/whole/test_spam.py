@@ -10,7 +10,7 @@ import pytest
 from lmwright.store.store import Store
 from lmwright.store.versions import current
 from tests.conftest import MAILS
-from tests.whole.test_quickstart import lmwright
+from tests.whole.test_quickstart import fewer, lmwright
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "spam.yaml"
 
@@ -20,17 +20,18 @@ SMALL = """
 extends: {recipe}
 name: spam
 stages:
+  data: {{sources: {sources}}}
   train: {{rows: 160, stop_rows: 40, max_tokens: 96}}
   evaluate: {{splits: [test], rows: 80}}
   audit: {{rows: 40}}
-  detect: {{window: 50, windows: 2000, reference: [rows/test]}}
+  detect: {{window: 50, windows: 2000, reference: [rows/test, rows/calibration]}}
 """
 
 
 @MAILS
 def test_the_whole_line_on_mails(tmp_path: Path) -> None:
     recipe = tmp_path / "small.yaml"
-    recipe.write_text(SMALL.format(recipe=RECIPE))
+    recipe.write_text(SMALL.format(recipe=RECIPE, sources=fewer(RECIPE, 500)))
     done = lmwright("run", str(recipe), "--store", str(tmp_path / "store"))
     assert done.returncode == 0, done.stderr
     store = Store(tmp_path / "store")

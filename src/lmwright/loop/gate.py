@@ -27,7 +27,7 @@ from lmwright.models.model import Model
 
 Metric = Literal["log_loss", "brier", "accuracy"]
 
-TIMED_TEXTS = 32
+TIMED_TEXTS = 16
 TIMED_ROUNDS = 5
 
 
