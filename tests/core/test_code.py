@@ -79,6 +79,18 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
     kept.write()
 
 
+def test_a_process_without_a_home_keeps_nothing(monkeypatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    kept = Kept(code.cache_file())
+    assert kept.pieces(TEXT) == cut(TEXT)
+    kept.write()
+    assert not kept.path.exists()
+
+
 def test_texts_that_nobody_asks_for_any_more_go(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(code, "MOST", 2)
     path = tmp_path / "code.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import platform
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -77,7 +78,11 @@ def kept(path: Path) -> Kept:
 
 def cache_file() -> Path:
     """The file for this Python and this way of cutting, for the digests depend on both."""
-    return user_cache() / f"code-{platform.python_version()}-{own_hash()[:16]}.json"
+    try:
+        folder = user_cache()
+    except RuntimeError:  # a process without a home, which keeps nothing then
+        folder = Path(os.devnull)
+    return folder / f"code-{platform.python_version()}-{own_hash()[:16]}.json"
 
 
 @cache
