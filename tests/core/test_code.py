@@ -79,16 +79,20 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
     kept.write()
 
 
-def test_a_process_without_a_home_keeps_nothing(monkeypatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.mark.parametrize("home", [None, "gone"])
+def test_a_process_without_a_home_keeps_nothing(tmp_path: Path, monkeypatch, home) -> None:
+    def home_of(_: type[Path]) -> Path:
+        if home is None:
+            raise RuntimeError("Could not determine home directory.")
+        return tmp_path / home
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", classmethod(home_of))
     kept = Kept(code.cache_file())
     assert kept.pieces(TEXT) == cut(TEXT)
     kept.write()
     assert not kept.path.exists()
+    assert not (tmp_path / "gone").exists()
 
 
 def test_texts_that_nobody_asks_for_any_more_go(tmp_path: Path, monkeypatch) -> None:

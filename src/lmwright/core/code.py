@@ -80,7 +80,9 @@ def cache_file() -> Path:
     """The file for this Python and this way of cutting, for the digests depend on both."""
     try:
         folder = user_cache()
-    except RuntimeError:  # a process without a home, which keeps nothing then
+    except RuntimeError:  # nobody knows where this user is at home
+        folder = Path(os.devnull)
+    if not folder.parent.parent.is_dir():  # a home that is not there is not for us to make
         folder = Path(os.devnull)
     return folder / f"code-{platform.python_version()}-{own_hash()[:16]}.json"
 
