@@ -245,3 +245,15 @@ def test_a_version_is_served_by_its_alias(
     version = promote(Store(tmp_path / "lmwright-store"))
     assert main(["serve", version]) == 1
     assert "is a version, not an alias; wanted: NAME@ALIAS" in capsys.readouterr().err
+
+
+def stopped(rows: int = 1) -> None:
+    """A verb that is interrupted as soon as it works."""
+    raise KeyboardInterrupt
+
+
+def test_a_verb_that_is_interrupted_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(VERBS, "runs", ("tests.cli.test_main:stopped", "for this test"))
+    assert main(["runs", "--rows", "2"]) == 130
+    assert capsys.readouterr().err == "lmwright: interrupted\n"
+    assert main(["runs", "--row", "2"]) == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 from lmwright import __version__
 from lmwright.core.errors import LmwrightError, nearest
@@ -58,7 +60,7 @@ def call(verb: str, rest: list[str]) -> int:
     module, _, attribute = VERBS[verb][0].partition(":")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     try:
-        app.command(name=verb)(getattr(import_module(module), attribute))
+        app.command(name=verb)(interruptible(getattr(import_module(module), attribute)))
         app(args=rest, prog_name=f"lmwright {verb}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -66,8 +68,7 @@ def call(verb: str, rest: list[str]) -> int:
         print(f"lmwright: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("lmwright: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -81,6 +82,25 @@ def call(verb: str, rest: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def interruptible(work: Callable[..., None]) -> Callable[..., None]:
+    """``work`` that says so when it is interrupted: Typer would end it without a word."""
+
+    @wraps(work)
+    def saying(*arguments: Any, **options: Any) -> None:
+        try:
+            work(*arguments, **options)
+        except KeyboardInterrupt:
+            raise SystemExit(interrupted()) from None
+
+    return saying
+
+
+def interrupted() -> int:
+    """Say it; the exit code that shells give to Ctrl-C."""
+    print("lmwright: interrupted", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":
