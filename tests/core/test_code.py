@@ -79,7 +79,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
     kept.write()
 
 
-@pytest.mark.parametrize("home", [None, "gone"])
+@pytest.mark.parametrize("home", [None, "gone", "no name that a disk takes" * 20])
 def test_a_process_without_a_home_keeps_nothing(tmp_path: Path, monkeypatch, home) -> None:
     def home_of(_: type[Path]) -> Path:
         if home is None:

@@ -90,7 +90,7 @@ def first(name: str, number: int) -> dict[str, Any]:
 
 
 @cache
-def real_lines() -> tuple[list[str], list[str]]:
+def real_lines() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Lines of reviews to train on, and others."""
     found = reviews()
     return found[:3000], found[-3000:]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from lmwright.core.cache import user_cache
 from lmwright.core.durable import write_bytes
@@ -22,6 +23,10 @@ from lmwright.core.hashing import hash_bytes
 
 MOST = 1000
 """Texts that are kept; when there are more, those that this process did not ask for go."""
+
+
+OWN = hash_bytes(Path(__file__).read_bytes())
+"""The hash of this file as it was loaded: later it may be another, and this process the old one."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Kept:
     """The pieces of texts, from the cache and from this process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.lock = path, Lock()
         self.found: dict[str, list[Piece]] = read(path)
         self.asked: set[str] = set()
         self.new = False
@@ -51,23 +56,25 @@ class Kept:
     def pieces(self, text: str) -> list[Piece]:
         """The pieces of a source text."""
         key = hash_bytes(text.encode())
-        self.asked.add(key)
-        if key not in self.found:
-            self.found[key] = cut(text)
-            self.new = True
-        return self.found[key]
+        with self.lock:
+            self.asked.add(key)
+            if key not in self.found:
+                self.found[key] = cut(text)
+                self.new = True
+            return self.found[key]
 
     def write(self) -> None:
         """Write what has come anew; where that is not possible, nothing is lost but time."""
-        if not self.new:
-            return
-        if len(self.found) > MOST:
-            self.found = {key: self.found[key] for key in self.asked}
-        rows = {key: [astuple(piece) for piece in pieces] for key, pieces in self.found.items()}
-        body = json.dumps(rows).encode()
-        with suppress(OSError):
-            write_bytes(self.path, hash_bytes(body).encode() + b"\n" + body)
-        self.new = False
+        with self.lock:
+            if not self.new:
+                return
+            if len(self.found) > MOST:
+                self.found = {key: self.found[key] for key in self.asked}
+            rows = {key: [astuple(one) for one in pieces] for key, pieces in self.found.items()}
+            body = json.dumps(rows).encode()
+            with suppress(OSError):
+                write_bytes(self.path, hash_bytes(body).encode() + b"\n" + body)
+            self.new = False
 
 
 @cache
@@ -80,17 +87,12 @@ def cache_file() -> Path:
     """The file for this Python and this way of cutting, for the digests depend on both."""
     try:
         folder = user_cache()
-    except RuntimeError:  # nobody knows where this user is at home
+        home = folder.parent.parent.is_dir()
+    except (RuntimeError, OSError):  # nobody knows where this user is at home, or it is closed
+        home = False
+    if not home:  # and one that is not there is not for us to make
         folder = Path(os.devnull)
-    if not folder.parent.parent.is_dir():  # a home that is not there is not for us to make
-        folder = Path(os.devnull)
-    return folder / f"code-{platform.python_version()}-{own_hash()[:16]}.json"
-
-
-@cache
-def own_hash() -> str:
-    """The hash of this file."""
-    return hash_bytes(Path(__file__).read_bytes())
+    return folder / f"code-{platform.python_version()}-{OWN[:16]}.json"
 
 
 def read(path: Path) -> dict[str, list[Piece]]:
