@@ -182,11 +182,20 @@ def test_a_lead_without_proof_is_said_first():
     value = {"estimate": 0.5, "low": 0.4, "high": 0.6}
     scored = {
         "rows": 50,
-        "models": {name: {"metrics": {"log_loss": value}} for name in ("model", "tfidf")},
+        "models": {
+            "model": {"metrics": {"log_loss": value, "coverage": {"estimate": 0.02}}},
+            "tfidf": {"metrics": {"log_loss": value, "coverage": {"estimate": 1.0}}},
+        },
         "comparisons": {"tfidf": {"log_loss": {"verdict": "inconclusive"}}},
     }
-    found = headline("test", scored, ("model", "tfidf"), "log_loss")
+    found = headline("test", scored, ("model", "tfidf"), "log_loss", 0.1)
     assert found["state"] == "inconclusive" and found["line"].startswith("Not proven on test")
+    assert (
+        "may be no better than tfidf, and unsure of 98% of them at evaluate.risk 0.1:"
+        in found["line"]
+    )
+    scored["models"]["model"]["metrics"]["coverage"]["estimate"] = 0.6
+    assert "unsure" not in headline("test", scored, ("model", "tfidf"), "log_loss", 0.1)["line"]
 
 
 def test_every_figure_can_be_recomputed_from_the_saved_predictions(evaluated):

@@ -67,6 +67,8 @@ def show(
 
 def show_all(store: Store) -> None:
     """Every alias with its version, and the newest runs."""
+    if not store.runs():
+        print("nothing here yet: lmwright run RECIPE")
     for alias, version in aliases(store).items():
         print(f"{alias:<32} {version.id}  {version.action}, decision {version.decision}")
     for run in store.runs()[-NEWEST:]:

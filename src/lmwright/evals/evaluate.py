@@ -52,6 +52,9 @@ MAIN = (
 )
 """The scores that become facts of the run; the others stand in ``scores.json``."""
 
+SPARSE = 0.5
+"""A model that answers fewer rows than this share is worth a word."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Stage):
@@ -147,7 +150,7 @@ class Evaluate(Stage):
             },
         }
         result["headline"] = headline(
-            self.splits[0], result["splits"][self.splits[0]], self.models, self.primary
+            self.splits[0], result["splits"][self.splits[0]], self.models, self.primary, self.risk
         )
         write_json(work.out("scores") / "scores.json", result)
         return _facts(result)
@@ -243,12 +246,13 @@ def row_losses(found: Predictions, name: str) -> np.ndarray:
 
 
 def headline(
-    split: str, scored: Mapping[str, Any], models: tuple[str, ...], primary: str
+    split: str, scored: Mapping[str, Any], models: tuple[str, ...], primary: str, risk: float
 ) -> dict[str, Any]:
     """Which model is best on the primary score, and the first line of the report.
 
     If a baseline wins, or the first model's lead over one of them is not proven, the line begins
-    by saying so.
+    by saying so. A model that is unsure of most rows at ``risk`` would surprise whoever serves
+    it, so that is said too.
     """
     sign = -1 if primary == "accuracy" else 1
     value = {name: scored["models"][name]["metrics"][primary] for name in models}
@@ -270,6 +274,9 @@ def headline(
         state, line = "model wins", f"{models[0]} is better than every baseline {told}"
     else:
         state, line = "no comparison", f"{models[0]} {told}, compared with nothing"
+    answered = scored["models"][models[0]]["metrics"]["coverage"]["estimate"]
+    if answered < SPARSE:
+        line += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
     return {
         "best": best,
         "state": state,

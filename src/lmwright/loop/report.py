@@ -29,7 +29,7 @@ from lmwright.metrics.calibration_error import equal_mass_bins
 from lmwright.metrics.detectors import NAMES
 from lmwright.metrics.intervals import wilson
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import aliases, history
+from lmwright.store.versions import aliases, history, resolve_version
 
 TEMPLATES = Path(__file__).with_name("templates")
 STYLES = ("s1", "s2", "s3", "s4", "s5")
@@ -37,11 +37,14 @@ MOST_ROWS = 12
 
 
 def write_report(store: Store, what: str, out: Path) -> Path:
-    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran.
+    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran, or for
+    an alias behind which there is nothing.
 
     ``what`` is the recipe's name or NAME@ALIAS, whose traffic is then shown.
     """
     recipe, at, _ = what.partition("@")
+    if at:
+        resolve_version(store, what)
     page = render("report.html", sections(gather(store, recipe, what if at else "")))
     write_bytes(out.absolute(), page.encode())
     return out
