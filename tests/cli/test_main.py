@@ -257,3 +257,17 @@ def test_a_verb_that_is_interrupted_says_so(monkeypatch, capsys):
     assert main(["runs", "--rows", "2"]) == 130
     assert capsys.readouterr().err == "lmwright: interrupted\n"
     assert main(["runs", "--row", "2"]) == 2
+
+
+def test_a_store_with_nothing_in_it_says_so(tmp_path, capsys):
+    Store(tmp_path / "store")
+    assert main(["show", "--store", str(tmp_path / "store")]) == 0
+    assert capsys.readouterr().out == "nothing here yet: lmwright run RECIPE\n"
+
+
+def test_a_report_of_an_alias_that_nothing_is_behind_is_refused(tmp_path, capsys):
+    Store(tmp_path / "store")
+    words = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "page.html")]
+    assert main(["report", "reviews@prodction", *words]) == 1
+    assert "nothing is behind 'reviews@prodction'" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
