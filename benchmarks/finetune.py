@@ -31,9 +31,9 @@ from benchmarks.peer import REVIEWS, START, padded, peer_model
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
+from lmwright.models.core.spec import Dense, Head
 from lmwright.models.encoder import from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.spec import Dense, Head
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate

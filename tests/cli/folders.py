@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lmwright.models.family import Family
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import write_folder
-from lmwright.models.network import build, fill
+from lmwright.models.network.network import build, fill
 from lmwright.models.zoo import bart, bert, gpt2, llama, mixtral, t5, xlnet
 
 WORDS = [f"w{number}" for number in range(40)]

@@ -25,8 +25,8 @@ from lmwright.loop.forecast import (
     that_fits,
     track_record,
 )
-from lmwright.models.memory import KERNELS
-from lmwright.models.network import Network
+from lmwright.models.core.memory import KERNELS
+from lmwright.models.network.network import Network
 from lmwright.store.run import plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve

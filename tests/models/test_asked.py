@@ -21,9 +21,9 @@ from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import tree
 from lmwright.models.asked import Asked, opened, shared
 from lmwright.models.asked_hosted import AskedHosted, Way, key_of
+from lmwright.models.core.ragged import pack
 from lmwright.models.model import load_model
 from lmwright.models.question import INSTRUCTION, Question, question_of
-from lmwright.models.ragged import pack
 from tests.cli.folders import folder_of as ours
 from tests.cli.test_export import gguf_of
 from tests.models.odd_endpoint import Odd, odd, response

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
+from lmwright.models.core.spec import Head, ModelSpec
 from lmwright.models.decode import Decoding, beam_search, generate
-from lmwright.models.family import Family, to_ours
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, order_of_pairs, pack
-from lmwright.models.spec import Head, ModelSpec
+from lmwright.models.family.family import Family, to_ours
+from lmwright.models.network.network import Network, build, fill
 
 STD = 0.4
 

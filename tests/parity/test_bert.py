@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lmwright.core.assets import asset_file
 from lmwright.models.blocks.attention import Attention
-from lmwright.models.family import to_ours
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.core.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer
+from lmwright.models.family.family import to_ours
 from lmwright.models.files.folder import read_folder
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, pack
-from lmwright.models.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo.bert import FAMILY
 
 transformers = pytest.importorskip("transformers")
@@ -128,7 +128,7 @@ def with_op(each: Sublayer, kind: type, **fields) -> Sublayer:
 
 
 def attention_spec(**fields) -> ModelSpec:
-    from lmwright.models.spec import Attention as Setting
+    from lmwright.models.core.spec import Attention as Setting
 
     return changed(lambda each: with_op(each, Setting, **fields))
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import to_ours
-from lmwright.models.ragged import Noise, pack
+from lmwright.models.core.ragged import Noise, pack
+from lmwright.models.family.family import to_ours
 from lmwright.models.zoo import gemma3, gpt, lamda, llama, megatron, mixtral, palm, roberta
 from lmwright.tables import resolve
 from tests.parity.every import (  # noqa: F401

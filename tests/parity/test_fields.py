@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import spec_of
 from lmwright.models.zoo import (
     bert,

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmwright.models.anatomy import anatomy
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import ModelSpec
 from lmwright.models.decode import Decoding, beam_search, generate
-from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.family.family import Family, to_ours, to_theirs
 from lmwright.models.files.folder import read_folder, write_folder
-from lmwright.models.network import Network, build, fill, size
-from lmwright.models.ragged import pack
-from lmwright.models.spec import ModelSpec
+from lmwright.models.network.anatomy import anatomy
+from lmwright.models.network.network import Network, build, fill, size
 from lmwright.models.zoo import gemma3, lamda, llama, megatron, mixtral, palm, roberta
 from tests.parity.harness import STD, mutations
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Convolution, Embedding, Head, ModelSpec, Stack, Sublayer
 from lmwright.models.decode import Decoding, generate
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import pack
-from lmwright.models.spec import Convolution, Embedding, Head, ModelSpec, Stack, Sublayer
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import elmo
 from tests.parity.harness import changed, mutations
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lmwright.models.initial import initialise
-from lmwright.models.network import build
-from lmwright.models.ragged import Noise
-from lmwright.models.spec import with_parts
+from lmwright.models.core.ragged import Noise
+from lmwright.models.core.spec import with_parts
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo import mixtral
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Example

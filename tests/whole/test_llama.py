@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from lmwright.models.core.ragged import pack
 from lmwright.models.files.export import FOLDER, export_model
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
-from lmwright.models.ragged import pack
 from lmwright.text.tokenizer import well_formed
 from tests.models.speaking import FAMILIES, real_lines, speaking_folder
 from tests.parity.test_real import GEMMA

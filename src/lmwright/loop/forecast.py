@@ -27,11 +27,11 @@ from lmwright.core.stage import Amounts
 from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
+from lmwright.models.core.memory import keep_few_kernels
+from lmwright.models.core.ragged import Noise, pack
 from lmwright.models.encoder import LONGEST, Encoder, from_published
-from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
-from lmwright.models.network import Network
-from lmwright.models.ragged import Noise, pack
+from lmwright.models.network.network import Network
 from lmwright.models.tfidf import Tfidf
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.blocks.flow import Cache
-from lmwright.models.network import Batch
-from lmwright.models.ragged import pack
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import pack
+from lmwright.models.network.network import Batch
 
 
 @dataclass(frozen=True)

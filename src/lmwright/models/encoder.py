@@ -14,13 +14,13 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.core.spec import Head, read_head, read_spec
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
-from lmwright.models.initial import initialise
 from lmwright.models.model import read_description
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, pack
-from lmwright.models.spec import Head, read_head, read_spec
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import Network, build, fill
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 MOST_TOKENS_AT_ONCE = 4096

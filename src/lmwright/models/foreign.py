@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.models.blocks.flow import Cache
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import Ragged
 from lmwright.models.files.folder import (
     check_rows,
     generation_of,
@@ -32,8 +33,7 @@ from lmwright.models.files.folder import (
 )
 from lmwright.models.files.weights import some
 from lmwright.models.language import LanguageModel, rules_of, speaking
-from lmwright.models.network import Batch
-from lmwright.models.ragged import Ragged
+from lmwright.models.network.network import Batch
 from lmwright.tables import entries
 from lmwright.text.tokenizer import read_tokenizer
 

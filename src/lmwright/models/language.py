@@ -22,7 +22,7 @@ from lmwright.models.decode import (
     refuse_other,
 )
 from lmwright.models.files.folder import Published, ids_of
-from lmwright.models.network import Network, build, fill
+from lmwright.models.network.network import Network, build, fill
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.tokenizer import Tokenizer
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lmwright.core.errors import BadInput, nearest
 from lmwright.metrics.classification import log_losses
 from lmwright.models.calibration import fit_temperature, softmax
+from lmwright.models.core.ragged import Noise, pack
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import MOST_TOKENS_AT_ONCE, Encoder, pieces
-from lmwright.models.ragged import Noise, pack
-from lmwright.models.spec import Head
 from lmwright.train.batches import Example
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from lmwright.core.errors import LmwrightError
-from lmwright.models.ragged import Noise
+from lmwright.models.core.ragged import Noise
 from lmwright.train.batches import Batches, Example
 from lmwright.train.optim import AdamW, clip, rate
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from lmwright.models.core.ragged import Noise
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import Encoder
-from lmwright.models.ragged import Noise
-from lmwright.models.spec import Head
 from lmwright.train.batches import Example
 
 

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Flow, Kept
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Flow, Kept
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
 from lmwright.models.blocks.positions import Buckets, Relative, beside, turned, turns
-from lmwright.models.products import Linear, linear
-from lmwright.models.ragged import Group, Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.matmul import Linear, linear
+from lmwright.models.core.ragged import Group, Ragged
 
 MASKED = -1e30
 """Added to the score of a key that is not seen. Finite, so that a query that sees none takes from

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Flow
+from lmwright.models.blocks.context import Flow
 from lmwright.models.blocks.norm import norm
 from lmwright.models.blocks.positions import sinusoids
-from lmwright.models.ragged import Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Ragged
 
 
 class Table(nn.Embedding):

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.bends import BENDS
-from lmwright.models.blocks.flow import Flow
-from lmwright.models.blocks.place import Place
-from lmwright.models.products import Linear, linear
+from lmwright.models.blocks.activation import BENDS
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Flow
+from lmwright.models.core import spec
+from lmwright.models.core.matmul import Linear, linear
 
 
 class FeedForward(nn.Module):

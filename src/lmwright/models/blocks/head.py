@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.bends import BENDS
+from lmwright.models.blocks.activation import BENDS
 from lmwright.models.blocks.norm import norm
-from lmwright.models.products import Linear
-from lmwright.models.ragged import Noise, Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.matmul import Linear
+from lmwright.models.core.ragged import Noise, Ragged
 
 
 class Head(nn.Module):

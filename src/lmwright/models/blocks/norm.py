@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
+from lmwright.models.core import spec
 
 
 class LayerNorm(nn.Module):

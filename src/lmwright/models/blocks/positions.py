@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lmwright.models import spec
+from lmwright.models.core import spec
 
 
 def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.bends import BENDS
-from lmwright.models.blocks.flow import Flow
-from lmwright.models.blocks.place import Place
-from lmwright.models.ragged import Ragged
+from lmwright.models.blocks.activation import BENDS
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Flow
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Ragged
 
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 

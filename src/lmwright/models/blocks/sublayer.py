@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmwright.models import spec
 from lmwright.models.blocks.attention import Attention, Ends
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Flow
 from lmwright.models.blocks.feed_forward import Experts, FeedForward, Projection
-from lmwright.models.blocks.flow import Flow
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
 from lmwright.models.blocks.recurrent import Convolution, Recurrent
+from lmwright.models.core import spec
 
 
 class Sublayer(nn.Module):

@@ -12,7 +12,8 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
-from lmwright.models.family import Family, Weight, to_ours, to_theirs
+from lmwright.models.core.spec import Head, ModelSpec, read_spec
+from lmwright.models.family.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
     PICKLED,
     check_fit,
@@ -21,8 +22,7 @@ from lmwright.models.files.weights import (
     refuse_pickle,
     write_tensors,
 )
-from lmwright.models.network import Network, build
-from lmwright.models.spec import Head, ModelSpec, read_spec
+from lmwright.models.network.network import Network, build
 from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 

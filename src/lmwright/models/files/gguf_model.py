@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.models.family import Family, InGguf, Weight, to_ours, to_theirs
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.family import Family, InGguf, Weight, to_ours, to_theirs
 from lmwright.models.files.folder import (
     Described,
     Published,
@@ -25,8 +26,7 @@ from lmwright.models.files.folder import (
 from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import tokenizer_of
 from lmwright.models.files.weights import check_fit
-from lmwright.models.network import Network, build
-from lmwright.models.spec import ModelSpec
+from lmwright.models.network.network import Network, build
 from lmwright.tables import entries, resolve
 
 ARCHITECTURE = "general.architecture"

@@ -16,8 +16,8 @@ import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
+from lmwright.models.core.memory import uncollected
 from lmwright.models.files.gguf import Gguf
-from lmwright.models.memory import uncollected
 from lmwright.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, TYPED, UNUSED, BYTE = range(1, 7)

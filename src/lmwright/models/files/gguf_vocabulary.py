@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.models.core.memory import uncollected
 from lmwright.models.files.gguf_tokenizer import (
     BYTE,
     CONTROL,
@@ -33,7 +34,6 @@ from lmwright.models.files.gguf_tokenizer import (
     tokenizer_json,
 )
 from lmwright.models.language import ENDS_OF_TURNS
-from lmwright.models.memory import uncollected
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer

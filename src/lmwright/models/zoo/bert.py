@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.bidirectional import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_only import (
     Made,
     encoder_weights,
     head_dropout,
@@ -20,8 +21,7 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import BENDS, Family, labels
-from lmwright.models.spec import ModelSpec
+from lmwright.models.family.family import BENDS, Family, labels
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
     next_token,
@@ -20,6 +19,7 @@ from lmwright.models.two_sides import (
     sizes,
     write_sides,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et al. 2021, table 2)
     "90m": (8, 8, 512, 16, 2048),

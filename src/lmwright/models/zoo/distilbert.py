@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.bidirectional import (
+from lmwright.models.core.spec import ModelSpec, Sinusoids
+from lmwright.models.family.encoder_only import (
     Made,
     labelled_tokens,
     masked_tokens,
@@ -15,7 +16,7 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import (
+from lmwright.models.family.family import (
     BENDS,
     Family,
     Weight,
@@ -25,7 +26,6 @@ from lmwright.models.family import (
     same,
     within,
 )
-from lmwright.models.spec import ModelSpec, Sinusoids
 
 SIZES = {"base": (6, 768, 12, 3072)}  # layers, width, heads, inner (Sanh et al. 2019, section 3)
 WORDS = {

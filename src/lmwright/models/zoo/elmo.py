@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, Weight, same, within
-from lmwright.models.spec import Embedding, Head, ModelSpec, Recurrent, Stack, Sublayer
+from lmwright.models.core.spec import Embedding, Head, ModelSpec, Recurrent, Stack, Sublayer
+from lmwright.models.family.family import Family, Weight, same, within
 
 SIZES = {  # layers each way, cells, width (Peters et al. 2018, section 3.4; the published options)
     "small": (2, 1024, 128),

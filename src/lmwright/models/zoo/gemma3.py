@@ -14,10 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, last_token, maps_apart, read_fields
-from lmwright.models.rotary import read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Embedding,
@@ -29,6 +26,15 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import (
+    GGUF_FIELDS,
+    GGUF_NAMES,
+    last_token,
+    maps_apart,
+    read_fields,
+)
+from lmwright.models.family.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
+from lmwright.models.family.rotary import read_rotary, write_rotary
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 BENDS: dict[str, Bend] = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, same, transposed
-from lmwright.models.one_side import last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Embedding,
@@ -18,6 +16,8 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import last_token, tied_next_token
+from lmwright.models.family.family import Family, Weight, linear, same, transposed
 
 BENDS: dict[str, Bend] = {"gelu": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
 """What its configs call GELU is computed by tanh."""

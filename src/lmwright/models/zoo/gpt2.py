@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, rows, same, transposed
-from lmwright.models.files.fields import only
-from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Embedding,
@@ -23,6 +20,9 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
+from lmwright.models.family.family import Family, Weight, rows, same, transposed
+from lmwright.models.files.fields import only
 
 BENDS: dict[str, Bend] = {
     "gelu_new": "gelu_tanh",

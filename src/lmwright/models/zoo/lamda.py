@@ -19,9 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, own_names
-from lmwright.models.one_side import scaled_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Buckets,
@@ -34,6 +32,8 @@ from lmwright.models.spec import (
     Sublayer,
     with_op,
 )
+from lmwright.models.family.decoder_only import scaled_next_token
+from lmwright.models.family.family import Family, own_names
 
 BENDS: dict[str, Bend] = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
 

@@ -13,25 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
-from lmwright.models.one_side import (
-    GGUF_FIELDS,
-    GGUF_NAMES,
-    each_token,
-    last_token,
-    maps_apart,
-    next_token,
-    read_fields,
-)
-from lmwright.models.rotary import (
-    context_of,
-    divisors,
-    read_divisors,
-    read_rotary,
-    unstretched,
-    write_rotary,
-)
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Embedding,
     FeedForward,
@@ -41,6 +23,24 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
     with_op,
+)
+from lmwright.models.family.decoder_only import (
+    GGUF_FIELDS,
+    GGUF_NAMES,
+    each_token,
+    last_token,
+    maps_apart,
+    next_token,
+    read_fields,
+)
+from lmwright.models.family.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
+from lmwright.models.family.rotary import (
+    context_of,
+    divisors,
+    read_divisors,
+    read_rotary,
+    unstretched,
+    write_rotary,
 )
 
 SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Grattafiori et al. 2024)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec, Sinusoids
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec, Sinusoids
+from lmwright.models.family.encoder_decoder import (
     UNREAD,
     next_token_alone,
     read_sides,
@@ -18,6 +17,7 @@ from lmwright.models.two_sides import (
     sizes,
     write_sides,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published configs)
     "418m": (12, 1024, 16, 4096, 128112),

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec, Sinusoids, Stack
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec, Sinusoids, Stack
+from lmwright.models.family.encoder_decoder import (
     UNREAD,
     next_token,
     read_sides,
@@ -20,6 +19,7 @@ from lmwright.models.two_sides import (
     sizes,
     write_sides,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner (the published configs)
     "base": (6, 512, 8, 2048),

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
     last_token,
@@ -20,6 +19,7 @@ from lmwright.models.two_sides import (
     sizes,
     write_sides,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner, vocabulary (Liu et al. 2020, section 2.2)
     "cc25": (12, 1024, 16, 4096, 250027),

@@ -14,10 +14,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
-from lmwright.models.family import Family, Weight, heads_apart, linear, of_tokens, same
-from lmwright.models.files.fields import only
-from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Embedding,
@@ -30,6 +27,9 @@ from lmwright.models.spec import (
     Sublayer,
     with_op,
 )
+from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
+from lmwright.models.family.family import Family, Weight, heads_apart, linear, of_tokens, same
+from lmwright.models.files.fields import only
 
 SIZES = {  # layers, width, heads (Shoeybi et al. 2019, table 2)
     "355m": (24, 1024, 16),

@@ -14,10 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import BENDS, Family, Weight, bend_name, linear, same, stacked
-from lmwright.models.one_side import each_token, last_token, maps_apart, next_token
-from lmwright.models.rotary import context_of, read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Embedding,
     Experts,
@@ -29,6 +26,9 @@ from lmwright.models.spec import (
     Sublayer,
     with_op,
 )
+from lmwright.models.family.decoder_only import each_token, last_token, maps_apart, next_token
+from lmwright.models.family.family import BENDS, Family, Weight, bend_name, linear, same, stacked
+from lmwright.models.family.rotary import context_of, read_rotary, write_rotary
 
 SIZES = {  # layers, width, heads, key heads, inner, experts (Jiang et al. 2024; published configs)
     "8x7b": (32, 4096, 32, 8, 14336, 8),

@@ -12,10 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family, own_names
-from lmwright.models.one_side import scaled_next_token
-from lmwright.models.rotary import context_of, read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Branch,
     Embedding,
@@ -27,6 +24,9 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import scaled_next_token
+from lmwright.models.family.family import Family, own_names
+from lmwright.models.family.rotary import context_of, read_rotary, write_rotary
 
 SIZES = {  # layers, width, heads (Chowdhery et al. 2022, table 1)
     "8b": (32, 4096, 16),

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.bidirectional import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_only import (
     Made,
     encoder_weights,
     head_dropout,
@@ -20,8 +21,7 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import Family, labels
-from lmwright.models.spec import ModelSpec
+from lmwright.models.family.family import Family, labels
 
 SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1)
     "base": (12, 768, 12, 3072),

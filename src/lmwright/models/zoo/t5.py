@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, of_tokens, rows, same
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Buckets,
@@ -19,6 +18,7 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.family import Family, Weight, linear, of_tokens, rows, same
 
 BENDS: dict[str, Bend] = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lmwright.core.errors import BadInput
-from lmwright.models.bidirectional import (
+from lmwright.models.core.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
+from lmwright.models.family.encoder_only import (
     SUMMARIES,
     Made,
     encoder,
@@ -17,7 +18,7 @@ from lmwright.models.bidirectional import (
     parts,
     spans,
 )
-from lmwright.models.family import (
+from lmwright.models.family.family import (
     Family,
     Weight,
     by_layer,
@@ -28,7 +29,6 @@ from lmwright.models.family import (
     within,
 )
 from lmwright.models.files.fields import only
-from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 
 SIZES = {  # layers, width, heads, tokens (Conneau and Lample 2019, section 5.1; published weights)
     "en": (12, 2048, 16, 30145),

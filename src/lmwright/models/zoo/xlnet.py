@@ -13,10 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.bidirectional import SUMMARIES, spans
-from lmwright.models.family import Family, Weight, labels, linear, of_tokens, same
-from lmwright.models.files.fields import only
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Dense,
@@ -30,6 +27,9 @@ from lmwright.models.spec import (
     Sublayer,
     with_op,
 )
+from lmwright.models.family.encoder_only import SUMMARIES, spans
+from lmwright.models.family.family import Family, Weight, labels, linear, of_tokens, same
+from lmwright.models.files.fields import only
 
 BENDS: dict[str, Bend] = {"gelu": "gelu", "relu": "relu", "silu": "silu", "gelu_new": "gelu_tanh"}
 SUMMARY_BENDS: dict[str, Bend] = {**BENDS, "tanh": "tanh"}

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.weights import read_tensors
 from lmwright.models.model import load_model
-from lmwright.models.network import build, fill
-from lmwright.models.spec import Head
+from lmwright.models.network.network import build, fill
 from lmwright.models.zoo.bert import FAMILY, SIZES, sized, spec
 from tests.models.conftest import CONFIG, change_config
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lmwright.models import products
-from lmwright.models.products import Linear, has_onednn, prefers_onednn
+from lmwright.models.core.matmul import Linear, has_onednn, prefers_onednn
 
 SHAPES = [(384, 1536), (1536, 384), (7, 3)]
 
@@ -17,8 +16,8 @@ SHAPES = [(384, 1536), (1536, 384), (7, 3)]
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With oneDNN where this torch has it, as on a CPU with AMX, and as on any other."""
     preferred = request.param == "onednn" and has_onednn()
-    monkeypatch.setattr(products, "prefers_onednn", lambda: preferred)
-    monkeypatch.setattr(products, "has_amx", lambda: request.param == "amx")
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: preferred)
+    monkeypatch.setattr(matmul, "has_amx", lambda: request.param == "amx")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_onednn_is_preferred_where_it_is_the_faster_one(capability, amx, preferred, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(products, "has_amx", lambda: amx)
+    monkeypatch.setattr(matmul, "has_amx", lambda: amx)
     assert prefers_onednn.__wrapped__() == (preferred and has_onednn())
 
 

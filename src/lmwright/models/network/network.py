@@ -9,16 +9,16 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from lmwright.models import spec
 from lmwright.models.blocks.attention import Ends
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Cache, Flow, Notes, States
 from lmwright.models.blocks.embedding import Embedding
-from lmwright.models.blocks.flow import Cache, Flow, Notes, States
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
 from lmwright.models.blocks.sublayer import Sublayer, at
-from lmwright.models.memory import keep_freed_memory
-from lmwright.models.ragged import Noise, Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.memory import keep_freed_memory
+from lmwright.models.core.ragged import Noise, Ragged
 
 HEAD_SITE = 1 << 20
 

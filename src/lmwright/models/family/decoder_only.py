@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Weight, labels, linear, of_tokens, rows, same
+from lmwright.models.core.spec import Attention, Head, ModelSpec
+from lmwright.models.family.family import Weight, labels, linear, of_tokens, rows, same
 from lmwright.models.files.fields import only
-from lmwright.models.spec import Attention, Head, ModelSpec
 
 
 def tied_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.models import spec
 from lmwright.models.blocks.attention import AttendWithNoise, Attention
-from lmwright.models.blocks.flow import Flow, Notes
-from lmwright.models.blocks.place import Place
-from lmwright.models.initial import initialise
-from lmwright.models.network import Network, build
-from lmwright.models.ragged import Group, Noise, pack
-from lmwright.models.spec import Dense, Head
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Flow, Notes
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Group, Noise, pack
+from lmwright.models.core.spec import Dense, Head
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import Network, build
 from lmwright.models.zoo import bert
 
 CONFIG = {

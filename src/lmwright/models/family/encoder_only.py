@@ -6,19 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import (
-    BENDS,
-    Weight,
-    bend_name,
-    by_layer,
-    labels,
-    linear,
-    of_tokens,
-    same,
-    within,
-)
-from lmwright.models.files.fields import only
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Bend,
     Dense,
@@ -30,6 +18,18 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.family import (
+    BENDS,
+    Weight,
+    bend_name,
+    by_layer,
+    labels,
+    linear,
+    of_tokens,
+    same,
+    within,
+)
+from lmwright.models.files.fields import only
 
 Made = tuple[Head, list[Weight]]
 

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.bends import BENDS
+from lmwright.models.blocks.activation import BENDS
+from lmwright.models.blocks.build import Place
+from lmwright.models.blocks.context import Cache, Flow
 from lmwright.models.blocks.embedding import Embedding
 from lmwright.models.blocks.feed_forward import imbalance
-from lmwright.models.blocks.flow import Cache, Flow
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
 from lmwright.models.blocks.sublayer import OPS, Sublayer
-from lmwright.models.ragged import Noise, Ragged, pack
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Noise, Ragged, pack
 
 WIDTH, NOISE = 8, Noise(4, 5)
 LENGTHS = (5, 1, 12, 5, 3)

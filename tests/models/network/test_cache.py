@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Cache
+from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.positions import alibi_slopes
-from lmwright.models.network import Network, build, tie
-from lmwright.models.ragged import Noise, Ragged, order_of_pairs, pack
-from lmwright.models.spec import Attention, FeedForward, Head, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Noise, Ragged, order_of_pairs, pack
+from lmwright.models.core.spec import Attention, FeedForward, Head, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.network.network import Network, build, tie
 
 NORM = Norm(eps=1e-3)
 LENGTHS, SOURCES = (5, 1, 12, 5, 3), (2, 9, 4, 4, 1)

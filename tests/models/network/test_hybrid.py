@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmwright.models.blocks.flow import Cache
-from lmwright.models.decode import Decoding, beam_search, generate
-from lmwright.models.initial import initialise
-from lmwright.models.network import Network, build
-from lmwright.models.ragged import pack
-from lmwright.models.spec import (
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import (
     Attention,
     Branch,
     Embedding,
@@ -28,6 +25,9 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.decode import Decoding, beam_search, generate
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import Network, build
 
 NORM = Norm(kind="rms", eps=1e-5, bias=False)
 LENGTHS = (7, 1, 12, 2, 7)

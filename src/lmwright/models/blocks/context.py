@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lmwright.models.ragged import Noise, Ragged
+from lmwright.models.core.ragged import Noise, Ragged
 
 T = TypeVar("T")
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Cache, Notes
-from lmwright.models.network import Network, build, fill, size
-from lmwright.models.ragged import Noise, order_of_pairs, pack
-from lmwright.models.spec import (
+from lmwright.models.blocks.context import Cache, Notes
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Noise, order_of_pairs, pack
+from lmwright.models.core.spec import (
     Attention,
     Embedding,
     FeedForward,
@@ -31,6 +30,7 @@ from lmwright.models.spec import (
     read_head,
     read_spec,
 )
+from lmwright.models.network.network import Network, build, fill, size
 
 NORM, WIDTH = Norm(eps=1e-3), 12
 LENGTHS, NAMES = (5, 1, 12, 5, 3), (7, 2**100 + 1, 9, 2**64, 3)
@@ -437,7 +437,7 @@ def test_what_is_no_spec_at_all_is_refused(value):
 def test_a_network_is_built_without_torchs_compiler():
     made = """
 import sys
-from lmwright.models.network import build
+from lmwright.models.network.network import build
 from lmwright.models.zoo import bert
 build(bert.spec({"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1,
                  "num_attention_heads": 2, "intermediate_size": 9, "max_position_embeddings": 9}))

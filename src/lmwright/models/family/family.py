@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.network import build
-from lmwright.models.spec import Bend, Embedding, Head, ModelSpec
+from lmwright.models.core.spec import Bend, Embedding, Head, ModelSpec
+from lmwright.models.network.network import build
 
 BENDS: dict[str, Bend] = {
     "gelu": "gelu",

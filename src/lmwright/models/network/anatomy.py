@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from lmwright.models import spec
 from lmwright.models.blocks.feed_forward import Experts
 from lmwright.models.blocks.positions import Buckets
-from lmwright.models.network import Network, build, size
+from lmwright.models.core import spec
+from lmwright.models.network.network import Network, build, size
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
 """Bytes a weight; the scales of quantised blocks come to it."""

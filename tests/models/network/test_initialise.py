@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Flow
-from lmwright.models.initial import SCHEMES, Initial, initialise
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import pack
-from lmwright.models.spec import Head, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.blocks.context import Flow
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Head, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.network.initialise import SCHEMES, Initial, initialise
+from lmwright.models.network.network import Network, build, fill
 
 WIDTH, INNER, LAYERS, STD = 48, 96, 2, 0.05
 GAIN = Norm(kind="rms", eps=1e-6, bias=False, offset=1.0)

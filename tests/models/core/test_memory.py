@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from lmwright.models.memory import uncollected
+from lmwright.models.core.memory import uncollected
 
 # In a process of its own, whose heap no other test has shaped.
 SCRIPT = """
 import resource, torch
-from lmwright.models.memory import keep_freed_memory
+from lmwright.models.core.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -32,7 +32,7 @@ print(usual, faults())
 # A bend whose kernel oneDNN makes anew for every shape.
 SHAPES = """
 import ctypes, sys, torch
-from lmwright.models.memory import keep_few_kernels
+from lmwright.models.core.memory import keep_few_kernels
 
 class Heap(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

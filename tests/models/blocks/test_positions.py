@@ -17,9 +17,9 @@ from lmwright.models.blocks.positions import (
     turned,
     turns,
 )
-from lmwright.models.rotary import read_rotary, write_rotary
-from lmwright.models.spec import Buckets as BucketsSpec
-from lmwright.models.spec import Rotary, Sinusoids
+from lmwright.models.core.spec import Buckets as BucketsSpec
+from lmwright.models.core.spec import Rotary, Sinusoids
+from lmwright.models.family.rotary import read_rotary, write_rotary
 from tests.parity.harness import in_double
 
 LONG = {

@@ -22,7 +22,7 @@ from tests.cli.folders import folder_of
 
 pytest.importorskip("huggingface_hub")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROMPT = ["w3 w17 w9", "--max-tokens", "6"]
 

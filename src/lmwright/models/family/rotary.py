@@ -12,7 +12,7 @@ import torch
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import frequencies
-from lmwright.models.spec import Rotary, Scaling
+from lmwright.models.core.spec import Rotary, Scaling
 
 KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.models.family import Family
+from lmwright.models.core.ragged import pack
+from lmwright.models.family.family import Family
 from lmwright.models.files.gguf import read_gguf, write_gguf
 from lmwright.models.files.gguf_model import read_gguf_model, write_gguf_model
-from lmwright.models.initial import initialise
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import pack
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import gemma3, gpt2, llama
 
 WORDS = [chr(33 + place) for place in range(60)]

@@ -10,17 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from lmwright.models.family import (
-    BENDS,
-    Weight,
-    bend_name,
-    labels,
-    linear,
-    of_tokens,
-    same,
-    within,
-)
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Dense,
     Embedding,
@@ -30,6 +20,16 @@ from lmwright.models.spec import (
     Norm,
     Stack,
     Sublayer,
+)
+from lmwright.models.family.family import (
+    BENDS,
+    Weight,
+    bend_name,
+    labels,
+    linear,
+    of_tokens,
+    same,
+    within,
 )
 
 NORM = Norm(eps=1e-5)

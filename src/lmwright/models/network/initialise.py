@@ -31,7 +31,7 @@ from lmwright.models.blocks.attention import Attention
 from lmwright.models.blocks.feed_forward import Experts, FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
 from lmwright.models.blocks.positions import Buckets, Relative
-from lmwright.models.network import Network, put, tie
+from lmwright.models.network.network import Network, put, tie
 
 Scheme = Literal[
     "normal",
