@@ -233,7 +233,9 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
 def beginning(dropout: float) -> tuple[Any, Classify, Batches]:
     """Our network, the task and the batches, all of them functions of the seed."""
     task = Classify(("0", "1"))
-    head = Head(pool="first", dense=Dense(outputs=384, bend="tanh"), dropout=dropout, outputs=2)
+    head = Head(
+        pool="first", dense=Dense(outputs=384, activation="tanh"), dropout=dropout, outputs=2
+    )
     published = read_folder(asset_file(START))
     model = at_rate(from_published(published, task.labels, head, LONGEST, SEED), dropout, LONGEST)
     return model.network, task, Batches(documents(model), BATCH, epochs=1, seed=SEED)

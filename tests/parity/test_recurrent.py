@@ -115,10 +115,10 @@ def test_every_wrong_spec_is_noticed():
     right, batch = network.hidden(pack(texts)), pack(texts)
     known = dict(network.named_parameters(remove_duplicate=False))
     body = BOTH, Head(pool="none", outputs=0)
-    others = mutations(body, frozenset({"both_ways"})).items()
+    others = mutations(body, frozenset({"bidirectional"})).items()
     wrongs = {what: wrong for what, (wrong, _) in others if what.startswith("0.")} | {
-        "unmixed": changed(BOTH, ("mixed",), False),
-        "other side first": changed(BOTH, ("gives",), ("backwards", "forwards")),
+        "unmixed": changed(BOTH, ("scalar_mix",), False),
+        "other side first": changed(BOTH, ("outputs_from",), ("backwards", "forwards")),
     }
     assert len(wrongs) >= 10
     for what, wrong in wrongs.items():
@@ -159,7 +159,7 @@ def test_the_config_written_is_read_back():
 
 def text_cnn(vocabulary: int, width: int, widths: tuple[int, ...], channels: int) -> ModelSpec:
     """Convolutions over words, to be pooled by the largest (Kim 2014, section 2)."""
-    convolution = Convolution(widths=widths, channels=channels, bend="relu")
+    convolution = Convolution(widths=widths, channels=channels, activation="relu")
     stack = Stack(
         name="encoder",
         width=width,

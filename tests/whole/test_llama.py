@@ -30,7 +30,7 @@ which is wrong by about half a percent of their spread in each product. A networ
 products, one after another.
 """
 TABLE = 1e-3
-"""The same for F32 where the bend is GELU, of which llama.cpp has a table in fp16."""
+"""The same for F32 where the activation is GELU, of which llama.cpp has a table in fp16."""
 TOKENS, GEMMA_TOKENS = 64, 48
 MOST_TIES = 8
 CASES = [

@@ -166,7 +166,7 @@ class Asked:
         for item in batch:
             network = self.model.network
             ragged = pack([item.shared if item.source is None else item.source])
-            states_nd = (network.hidden if item.source is None else network.encoded)(ragged)
+            states_nd = (network.hidden if item.source is None else network.encode)(ragged)
             pooled_1d = mean_pool(states_nd, ragged)
             rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
         return np.stack(rows)

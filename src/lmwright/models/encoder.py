@@ -71,7 +71,7 @@ class Encoder:
         width = self.network.width
 
         def both(piece: Ragged) -> Tensor:
-            logits_bk, hidden_nd = self.network.look(piece)
+            logits_bk, hidden_nd = self.network.logits_and_hidden(piece)
             pooled_bd = F.normalize(mean_pool(hidden_nd, piece), dim=-1)
             return torch.cat([logits_bk, piece.as_packed(pooled_bd)], dim=-1)
 

@@ -81,7 +81,7 @@ class Foreign:
 
     streams: tuple[str, ...] = ("decoder",)
     two_streams = False
-    foretells = True
+    is_causal_lm = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -97,7 +97,7 @@ class Foreign:
         """Logits (documents, vocabulary) of what follows each document's last token."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
-        past = None if cache is None else cache.kept.get(KEPT)
+        past = None if cache is None else cache.entries.get(KEPT)
         rows, kept = [], []
         for place, (first, end) in enumerate(batch.spans()):
             own = None if past is None else past.caches[place]
@@ -106,7 +106,7 @@ class Foreign:
             rows.append(found.logits[0, -1].float())
             kept.append(found.past_key_values)
         if cache is not None:
-            cache.kept[KEPT] = Caches(tuple(kept))
+            cache.entries[KEPT] = Caches(tuple(kept))
             cache.advance(batch)
         return batch.as_packed(torch.stack(rows))
 

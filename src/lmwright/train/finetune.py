@@ -22,7 +22,7 @@ from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
 from lmwright.models.files.published import check_address, content_of, located
 from lmwright.models.model import load_model
-from lmwright.models.network.network import Network, build, fill, size
+from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
@@ -163,7 +163,7 @@ class Train(Stage):
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
             f"stop_{task.judged_by}": state.best_loss,
-            "parameters": size(model.network),
+            "parameters": parameter_count(model.network),
             "labels": list(labels),
         }
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from lmwright.models.blocks.positions import (
-    Buckets,
+    T5Bias,
     alibi_slopes,
-    beside,
+    apply_rotary,
     frequencies,
+    rotary_cos_sin,
+    rotary_factors,
     sinusoids,
-    turned,
-    turns,
 )
-from lmwright.models.core.spec import Buckets as BucketsSpec
 from lmwright.models.core.spec import Rotary, Sinusoids
+from lmwright.models.core.spec import T5Bias as BucketsSpec
 from lmwright.models.family.rotary import read_rotary, write_rotary
 from tests.parity.harness import in_double
 
@@ -83,7 +83,7 @@ def test_scaled_angles_equal_the_reference(name, length):
     found, own = frequencies(setting, length)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
     assert own == pytest.approx(factor, rel=1e-12)
-    cos, sin = turns(setting, torch.tensor([length - 1]), length)
+    cos, sin = rotary_cos_sin(setting, torch.tensor([length - 1]), length)
     torch.testing.assert_close(cos, torch.cos((length - 1) * wanted)[None] * factor)
     torch.testing.assert_close(sin, torch.sin((length - 1) * wanted)[None] * factor)
 
@@ -93,7 +93,9 @@ def test_scaled_angles_differ_from_plain_ones(name):
     scaled = read_rotary(reference(SCALINGS[name], 200)[2], 16)
     plain = Rotary(base=500.0, width=scaled.width)
     parts = zip(
-        turns(scaled, torch.arange(200), 200), turns(plain, torch.arange(200), 200), strict=True
+        rotary_cos_sin(scaled, torch.arange(200), 200),
+        rotary_cos_sin(plain, torch.arange(200), 200),
+        strict=True,
     )
     assert any(not torch.allclose(one, two) for one, two in parts)
 
@@ -106,20 +108,20 @@ def test_a_scaling_written_is_read_back(name):
     assert read_rotary(again, 16) == setting
 
 
-@pytest.mark.parametrize("partners", ["halves", "pairs"])
-def test_turning_keeps_lengths_and_sees_distances_alone(partners):
-    """A product of a turned query and key depends on how far apart they stand."""
-    rng, setting = np.random.default_rng(0), Rotary(base=100.0, width=6, partners=partners)
+@pytest.mark.parametrize("layout", ["half_split", "interleaved"])
+def test_rotary_keeps_lengths_and_depends_on_distances_alone(layout):
+    """A product of a apply_rotary query and key depends on how far apart they stand."""
+    rng, setting = np.random.default_rng(0), Rotary(base=100.0, width=6, layout=layout)
     q, k = torch.from_numpy(rng.normal(size=(2, 8))).unbind()
     places = torch.arange(30)
-    angles = beside(turns(setting, places, 30), setting)
-    qs, ks = (turned(x.expand(30, 1, 8), angles, setting)[:, 0] for x in (q, k))
+    angles = rotary_factors(rotary_cos_sin(setting, places, 30), setting)
+    qs, ks = (apply_rotary(x.expand(30, 1, 8), angles, setting)[:, 0] for x in (q, k))
     torch.testing.assert_close(qs.norm(dim=1), q.norm().expand(30))
     assert torch.equal(qs[:, 6:], q[6:].expand(30, 2))
     for back in (0, 1, 7):
         products = (qs[back:] * ks[: 30 - back]).sum(1)
         torch.testing.assert_close(products, products[:1].expand(30 - back))
-    pairs = [(0, 1), (2, 3), (4, 5)] if partners == "pairs" else [(0, 3), (1, 4), (2, 5)]
+    pairs = [(0, 1), (2, 3), (4, 5)] if layout == "interleaved" else [(0, 3), (1, 4), (2, 5)]
     for number, (one, two) in enumerate(pairs):
         turn = np.exp(1j * places.numpy() * 100.0 ** (-2 * number / 6))
         wanted = (q[one].item() + 1j * q[two].item()) * turn
@@ -156,10 +158,10 @@ def test_other_slopes_are_those_of_the_power_below_and_every_other_of_the_one_ab
     assert len(set(alibi_slopes(heads))) == heads
 
 
-def bucket(distance: int, buckets: int, most: int, both_ways: bool) -> int:
+def bucket(distance: int, buckets: int, most: int, bidirectional: bool) -> int:
     """T5's bucket of key minus query, one number at a time."""
     first = 0
-    if both_ways:
+    if bidirectional:
         buckets //= 2
         first = buckets if distance > 0 else 0
         back = abs(distance)
@@ -172,29 +174,31 @@ def bucket(distance: int, buckets: int, most: int, both_ways: bool) -> int:
     return first + min(far, buckets - 1)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("buckets", "most"), [(32, 130), (8, 10), (16, 50)])
-def test_buckets_equal_the_formula(buckets, most, both_ways):
+def test_buckets_equal_the_formula(buckets, most, bidirectional):
     """``most`` such that no distance lies on an edge, where rounding would decide."""
-    made = Buckets(BucketsSpec(buckets=buckets, distance=most, both_ways=both_ways), heads=2)
+    made = T5Bias(
+        BucketsSpec(buckets=buckets, max_distance=most, bidirectional=bidirectional), heads=2
+    )
     distances = torch.arange(-200, 201)
-    wanted = [bucket(d, buckets, most, both_ways) for d in distances.tolist()]
+    wanted = [bucket(d, buckets, most, bidirectional) for d in distances.tolist()]
     assert made.bucket(distances).tolist() == wanted
     assert set(wanted) >= {0, buckets - 1}
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_published_buckets_equal_the_reference(both_ways):
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_published_buckets_equal_the_reference(bidirectional):
     """32 buckets up to 128, where distances do lie on edges."""
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
-    made = Buckets(BucketsSpec(buckets=32, distance=128, both_ways=both_ways), heads=2)
+    made = T5Bias(BucketsSpec(buckets=32, max_distance=128, bidirectional=bidirectional), heads=2)
     distances = torch.arange(-2000, 2001)
-    wanted = t5.T5Attention._relative_position_bucket(distances, both_ways, 32, 128)
+    wanted = t5.T5Attention._relative_position_bucket(distances, bidirectional, 32, 128)
     assert torch.equal(made.bucket(distances), wanted)
 
 
 def test_a_bias_is_the_row_of_its_bucket():
-    made = Buckets(BucketsSpec(buckets=8, distance=10, both_ways=True), heads=3)
+    made = T5Bias(BucketsSpec(buckets=8, max_distance=10, bidirectional=True), heads=3)
     with torch.no_grad():
         made.weight.copy_(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
     queries, keys = torch.tensor([[4, 5]]), torch.tensor([[0, 4, 9]])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lmwright.models.core import matmul
 from lmwright.models.core.matmul import Linear, has_onednn, prefers_onednn
 
 SHAPES = [(384, 1536), (1536, 384), (7, 3)]

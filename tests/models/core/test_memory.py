@@ -29,7 +29,7 @@ print(usual, faults())
 """
 
 
-# A bend whose kernel oneDNN makes anew for every shape.
+# A activation whose kernel oneDNN makes anew for every shape.
 SHAPES = """
 import ctypes, sys, torch
 from lmwright.models.core.memory import keep_few_kernels

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.models.blocks.attention import AttendWithNoise, Attention
-from lmwright.models.blocks.build import Place
-from lmwright.models.blocks.context import Flow, Notes
+from lmwright.models.blocks.attention import AttendWithDropout, Attention
+from lmwright.models.blocks.build import BuildContext
+from lmwright.models.blocks.context import ForwardContext, Trace
 from lmwright.models.core import spec
-from lmwright.models.core.ragged import Group, Noise, pack
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import Group, pack
 from lmwright.models.core.spec import Dense, Head
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build
@@ -43,7 +44,7 @@ def network() -> Network:
     """A small classifier with wide weights, in fp64."""
     made = build(
         bert.spec(CONFIG),
-        Head(pool="mean", dense=Dense(outputs=16, bend="tanh"), dropout=0.3, outputs=3),
+        Head(pool="mean", dense=Dense(outputs=16, activation="tanh"), dropout=0.3, outputs=3),
     )
     initialise(made, seed=1)
     with torch.no_grad():
@@ -63,19 +64,21 @@ def test_packing_keeps_every_document_whole(documents):
     assert [len(group.documents) for group in batch.groups()] == [1, 1, 3, 1]
 
 
-def attention(noise: Noise | None = None, **fields) -> tuple[Attention, Flow, torch.Tensor]:
+def attention(
+    dropout_rng: DropoutRNG | None = None, **fields
+) -> tuple[Attention, ForwardContext, torch.Tensor]:
     """One attention of four heads in fp64, a pass over the documents, and their stream."""
     rng = np.random.default_rng(0)
     batch = pack([rng.integers(0, 50, length) for length in LENGTHS], NAMES)
     setting = spec_of_attention(**{"heads": 4, "kv_heads": 4, **fields})
-    place = Place("a.0.0", 16, {}, count(1), 0.0)
+    place = BuildContext("a.0.0", 16, {}, count(1), 0.0)
     made = Attention(setting, place).double()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in made.parameters():
             weight.normal_(0, 0.4, generator=generator)
     x_nd = torch.randn(len(batch.tokens_n), 16, dtype=torch.float64, generator=generator)
-    return made, Flow(batch, noise), x_nd
+    return made, ForwardContext(batch, dropout_rng), x_nd
 
 
 def spec_of_attention(**fields) -> spec.Attention:
@@ -105,10 +108,10 @@ def by_formula(made: Attention, batch, x_nd, seen, masks=None) -> torch.Tensor:
 
 SIGHTS = {
     "all": ({}, lambda q, k: q >= -1),
-    "causal": ({"sees": "causal"}, lambda q, k: k <= q),
-    "window": ({"sees": "causal", "window": 3}, lambda q, k: (k <= q) & (q - k < 3)),
+    "causal": ({"mask": "causal"}, lambda q, k: k <= q),
+    "window": ({"mask": "causal", "window": 3}, lambda q, k: (k <= q) & (q - k < 3)),
     "both ways": ({"window": 2}, lambda q, k: (q - k).abs() < 2),
-    "grouped": ({"sees": "causal", "kv_heads": 2}, lambda q, k: k <= q),
+    "grouped": ({"mask": "causal", "kv_heads": 2}, lambda q, k: k <= q),
     "multi-query": ({"kv_heads": 1}, lambda q, k: q >= -1),
 }
 
@@ -117,31 +120,33 @@ SIGHTS = {
 @pytest.mark.parametrize("noisy", [False, True], ids=["plain", "dropout"])
 def test_attention_equals_its_formula(sight, noisy):
     fields, seen = SIGHTS[sight]
-    noise = Noise(4, 5) if noisy else None
-    made, flow, x_nd = attention(noise, **fields, dropout=0.4)
+    dropout_rng = DropoutRNG(4, 5) if noisy else None
+    made, context, x_nd = attention(dropout_rng, **fields, dropout=0.4)
     masks = []
-    for document, length in zip(flow.batch.documents, flow.batch.lengths(), strict=True):
+    for document, length in zip(context.batch.documents, context.batch.lengths(), strict=True):
         mask = np.empty(4 * length**2)
-        Noise(4, 5).fill(mask, 0.4, made.site, document)
+        DropoutRNG(4, 5).fill_mask(mask, 0.4, made.dropout_id, document)
         masks.append(torch.from_numpy(mask).view(length, 4, length).transpose(0, 1))
-    wanted = by_formula(made, flow.batch, x_nd, seen, masks if noisy else None)
-    torch.testing.assert_close(made(x_nd, flow), wanted, rtol=1e-10, atol=1e-12)
+    wanted = by_formula(made, context.batch, x_nd, seen, masks if noisy else None)
+    torch.testing.assert_close(made(x_nd, context), wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_maps_are_those_of_the_formula_and_a_masked_head_gives_nothing():
-    made, flow, x_nd = attention(sees="causal")
-    plain = made(x_nd, flow)
-    flow.notes = Notes(maps=True)
-    torch.testing.assert_close(made(x_nd, flow), plain, rtol=1e-10, atol=1e-12)
-    for weights, length in zip(flow.notes.weights["a.0.0"], flow.batch.lengths(), strict=True):
+    made, context, x_nd = attention(mask="causal")
+    plain = made(x_nd, context)
+    context.trace = Trace(attention=True)
+    torch.testing.assert_close(made(x_nd, context), plain, rtol=1e-10, atol=1e-12)
+    for weights, length in zip(
+        context.trace.attention_weights["a.0.0"], context.batch.lengths(), strict=True
+    ):
         assert weights.shape == (4, length, length)
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
         assert not weights.triu(1).any()
-    flow.notes = Notes(heads={"a.0.0": torch.tensor([1.0, 0.0, 1.0, 1.0])})
-    masked = made(x_nd, flow)
+    context.trace = Trace(head_factors={"a.0.0": torch.tensor([1.0, 0.0, 1.0, 1.0])})
+    masked = made(x_nd, context)
     made.out.weight.data[:, 4:8] = 0
-    flow.notes = None
-    torch.testing.assert_close(masked, made(x_nd, flow), rtol=1e-10, atol=1e-12)
+    context.trace = None
+    torch.testing.assert_close(masked, made(x_nd, context), rtol=1e-10, atol=1e-12)
     assert not torch.allclose(masked, plain)
 
 
@@ -157,50 +162,50 @@ def test_the_written_out_gradient_is_right(added):
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         group = Group(0, 3, (5, 2**100), 0, 0, 3)
-        mask = Noise(1, 2).weights(group, 2, q, 0.3, 1)
-        return AttendWithNoise.apply(q, k, v, added, 0.9, mask)
+        mask = DropoutRNG(1, 2).attention_weight_mask(group, 2, q, 0.3, 1)
+        return AttendWithDropout.apply(q, k, v, added, 0.9, mask)
 
     assert torch.autograd.gradcheck(run, parts)
 
 
 def test_packed_equals_alone_with_dropout_on(network, documents):
-    noise = Noise(seed=3, step=17)
-    together = network(pack(documents, NAMES), noise)
-    alone = [network(pack([ids], [name]), noise) for ids, name in zip(documents, NAMES)]  # noqa: B905
+    dropout_rng = DropoutRNG(seed=3, step=17)
+    together = network(pack(documents, NAMES), dropout_rng)
+    alone = [network(pack([ids], [name]), dropout_rng) for ids, name in zip(documents, NAMES)]  # noqa: B905
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-11, atol=1e-12)
     assert not torch.allclose(together, network(pack(documents, NAMES)))
 
 
 def test_gradients_packed_equal_those_alone_with_dropout_on(network, documents):
-    noise = Noise(seed=3, step=17)
-    network(pack(documents, NAMES), noise).square().sum().backward()
+    dropout_rng = DropoutRNG(seed=3, step=17)
+    network(pack(documents, NAMES), dropout_rng).square().sum().backward()
     packed = {name: weight.grad.clone() for name, weight in network.named_parameters()}
     network.zero_grad()
     for ids, name in zip(documents, NAMES, strict=True):
-        network(pack([ids], [name]), noise).square().sum().backward()
+        network(pack([ids], [name]), dropout_rng).square().sum().backward()
     for name, weight in network.named_parameters():
         torch.testing.assert_close(weight.grad, packed[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize(
-    "other", [Noise(3, 18), Noise(4, 17)], ids=["another step", "another seed"]
+    "other", [DropoutRNG(3, 18), DropoutRNG(4, 17)], ids=["another step", "another seed"]
 )
 def test_noise_depends_on_seed_and_step(network, documents, other):
     batch = pack(documents, NAMES)
-    assert not torch.allclose(network(batch, Noise(3, 17)), network(batch, other))
+    assert not torch.allclose(network(batch, DropoutRNG(3, 17)), network(batch, other))
 
 
 def test_noise_depends_on_document_and_site():
     masks = np.empty((3, 4000), dtype=np.float32)
-    for row, (site, document) in zip(masks, [(1, 5), (2, 5), (1, 6)], strict=True):
-        Noise(0, 0).fill(row, 0.5, site, document)
+    for row, (dropout_id, document) in zip(masks, [(1, 5), (2, 5), (1, 6)], strict=True):
+        DropoutRNG(0, 0).fill_mask(row, 0.5, dropout_id, document)
     for one, other in ((0, 1), (0, 2)):
         assert 0.45 < (masks[one] == masks[other]).mean() < 0.55
 
 
 def test_noise_has_the_stated_rate_and_mean():
     mask = np.empty(1_000_003, dtype=np.float32)
-    Noise(1, 1).fill(mask, 0.1, 3, 2**127)
+    DropoutRNG(1, 1).fill_mask(mask, 0.1, 3, 2**127)
     # Five standard deviations of a mean of a million draws.
     assert abs((mask == 0).mean() - 0.1) < 5 * (0.09 / 1e6) ** 0.5
     assert np.unique(mask).tolist() == [0.0, np.float32(1 / 0.9)]
@@ -221,7 +226,7 @@ def test_a_table_gradient_is_the_same_step_after_step(network, documents):
 
 
 def test_fresh_weights_depend_on_their_names_only():
-    head = Head(pool="mean", dense=Dense(outputs=16, bend="tanh"), dropout=0.0, outputs=3)
+    head = Head(pool="mean", dense=Dense(outputs=16, activation="tanh"), dropout=0.0, outputs=3)
     one, other = (
         build(bert.spec(CONFIG), head),
         build(bert.spec({**CONFIG, "num_hidden_layers": 1}), head),
@@ -232,22 +237,24 @@ def test_fresh_weights_depend_on_their_names_only():
         assert torch.equal(weight, one.get_parameter(name))
 
 
-@pytest.mark.parametrize("noise", [None, Noise(seed=3, step=17)], ids=["plain", "dropout"])
-def test_a_head_on_first_tokens_needs_no_others_at_the_end(documents, noise):
+@pytest.mark.parametrize(
+    "dropout_rng", [None, DropoutRNG(seed=3, step=17)], ids=["plain", "dropout"]
+)
+def test_a_head_on_first_tokens_needs_no_others_at_the_end(documents, dropout_rng):
     """The rows that nobody reads are let go: same logits, same gradients as with all of them."""
     network = build(
         bert.spec(CONFIG),
-        Head(pool="first", dense=Dense(outputs=16, bend="tanh"), dropout=0.3, outputs=3),
+        Head(pool="first", dense=Dense(outputs=16, activation="tanh"), dropout=0.3, outputs=3),
     )
     initialise(network, seed=1)
     network.double()
     batch = pack(documents, NAMES)
     gradients = []
-    for give in (network, lambda *each: network.look(*each)[0]):
-        logits = give(batch, noise)
+    for give in (network, lambda *each: network.logits_and_hidden(*each)[0]):
+        logits = give(batch, dropout_rng)
         logits.square().sum().backward()
         gradients.append([logits.detach(), *(weight.grad for weight in network.parameters())])
         network.zero_grad()
-    ends = network.ends(batch, noise, None, last=False)[0]
+    ends = network.boundary_states(batch, dropout_rng, None, last=False)[0]
     assert len(ends) == len(documents) < len(batch.tokens_n)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)

@@ -15,7 +15,8 @@ from lmwright.core.errors import BadInput
 from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.core import spec
-from lmwright.models.core.ragged import Noise, Ragged, order_of_pairs, pack
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Attention, FeedForward, Head, ModelSpec, Norm, Stack, Sublayer
 from lmwright.models.network.network import Network, build, tie
 
@@ -46,14 +47,14 @@ def texts(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[np.ndarray]:
 
 
 def attention(**fields: Any) -> Attention:
-    default = {"heads": 4, "kv_heads": 4, "head_width": 6, "scale": 0.4, "sees": "causal"}
+    default = {"heads": 4, "kv_heads": 4, "head_width": 6, "scale": 0.4, "mask": "causal"}
     return Attention(**{**default, **fields})
 
 
 def decoder(*ops: Any, layers: int = 2, dropout: float = 0.0, **embedding: Any) -> Stack:
     """A stack of layers of these ops and a feed-forward."""
-    ops = (*ops, FeedForward(inner=12, bend="gelu", drops=True))
-    layer = tuple(Sublayer(op=op, before=NORM, dropout=dropout) for op in ops)
+    ops = (*ops, FeedForward(inner=12, activation="gelu", inner_dropout=True))
+    layer = tuple(Sublayer(op=op, pre_norm=NORM, dropout=dropout) for op in ops)
     known = spec.Embedding(vocabulary=50, share="tokens", dropout=dropout, **embedding)
     return Stack(name="decoder", width=24, embedding=known, layers=(layer,) * layers, norm=NORM)
 
@@ -67,7 +68,7 @@ SCALING = spec.Scaling(kind="linear", factor=3.0)
 FORWARDS = {
     "no positions": {},
     "rotary": {"positions": ROTARY},
-    "rotary pairs of a part": {"positions": replace(ROTARY, width=4, partners="pairs")},
+    "rotary pairs of a part": {"positions": replace(ROTARY, width=4, layout="interleaved")},
     "rotary, linear": {"positions": replace(ROTARY, scaling=SCALING)},
     "rotary, llama3": {
         "positions": replace(ROTARY, scaling=replace(SCALING, kind="llama3", original=8))
@@ -75,22 +76,22 @@ FORWARDS = {
     "rotary, yarn": {
         "positions": replace(ROTARY, scaling=replace(SCALING, kind="yarn", original=8, high=32.0))
     },
-    "slopes": {"positions": spec.Slopes(slopes=alibi_slopes(4))},
-    "buckets": {"positions": spec.Buckets(buckets=8, distance=10, both_ways=False)},
+    "alibi": {"positions": spec.ALiBi(slopes=alibi_slopes(4))},
+    "buckets": {"positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=False)},
     "one table of buckets": {
-        "positions": spec.Buckets(buckets=8, distance=10, both_ways=False, share="distances")
+        "positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=False, share="distances")
     },
-    "relative": {"positions": spec.Relative()},
+    "relative": {"positions": spec.TransformerXL()},
     "grouped": {"kv_heads": 2, "positions": ROTARY},
-    "grouped slopes": {"kv_heads": 2, "positions": spec.Slopes(slopes=alibi_slopes(4))},
+    "grouped slopes": {"kv_heads": 2, "positions": spec.ALiBi(slopes=alibi_slopes(4))},
     "multi-query": {"kv_heads": 1},
-    "capped": {"cap": 2.0, "kv_heads": 2},
+    "capped": {"logit_softcap": 2.0, "kv_heads": 2},
     "normed heads": {"head_norm": NORM, "kv_heads": 2, "positions": ROTARY},
     "window": {"window": 3},
     "window of one": {"window": 1},
     "grouped window, rotary": {"window": 3, "kv_heads": 2, "positions": ROTARY},
-    "grouped window, relative": {"window": 4, "positions": spec.Relative()},
-    "prefix without one": {"sees": "prefix", "kv_heads": 2},
+    "grouped window, relative": {"window": 4, "positions": spec.TransformerXL()},
+    "prefix without one": {"mask": "prefix", "kv_heads": 2},
     "learned positions": {"embedding": {"positions": 30, "first_position": 2}},
     "sinusoids": {"embedding": {"sinusoids": spec.Sinusoids(interleaved=True)}},
 }
@@ -165,10 +166,14 @@ def pair(cross: dict[str, Any], own: dict[str, Any], dropout: float = 0.0) -> Mo
         width=10,
         embedding=spec.Embedding(vocabulary=50, positions=20, dropout=dropout),
         layers=(
-            (Sublayer(op=attention(sees="all", dropout=dropout), after=NORM, dropout=dropout),),
+            (
+                Sublayer(
+                    op=attention(mask="full", dropout=dropout), post_norm=NORM, dropout=dropout
+                ),
+            ),
         ),
     )
-    reading = attention(**{"sees": "all", "reads": "encoder", "dropout": dropout, **cross})
+    reading = attention(**{"mask": "full", "cross_attends": "encoder", "dropout": dropout, **cross})
     self_attention = attention(dropout=dropout, **own)
     return ModelSpec(stacks=(encoder, decoder(self_attention, reading, dropout=dropout)))
 
@@ -178,15 +183,15 @@ PAIRS = {
     "grouped": ({"kv_heads": 2}, {"kv_heads": 2, "positions": ROTARY}),
     "normed heads": ({"head_norm": NORM}, {"head_norm": NORM}),
     "buckets": (
-        {"positions": spec.Buckets(buckets=8, distance=10, both_ways=True)},
-        {"positions": spec.Buckets(buckets=8, distance=10, both_ways=False)},
+        {"positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=True)},
+        {"positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=False)},
     ),
-    "one window": ({"window": 3}, {"sees": "all", "window": 3}),
+    "one window": ({"window": 3}, {"mask": "full", "window": 3}),
     "one table of distances": (
-        {"positions": spec.Buckets(buckets=8, distance=10, both_ways=True, share="d")},
-        {"positions": spec.Buckets(buckets=8, distance=10, both_ways=True, share="d")},
+        {"positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=True, share="d")},
+        {"positions": spec.T5Bias(buckets=8, max_distance=10, bidirectional=True, share="d")},
     ),
-    "causal to the source": ({"sees": "causal"}, {"sees": "causal", "window": 4}),
+    "causal to the source": ({"mask": "causal"}, {"mask": "causal", "window": 4}),
 }
 
 
@@ -198,14 +203,14 @@ def both_streams(
     return dict(zip(("encoder", "decoder"), streams, strict=True))
 
 
-@pytest.mark.parametrize("noise", [None, Noise(4, 5)], ids=["plain", "dropout"])
+@pytest.mark.parametrize("dropout_rng", [None, DropoutRNG(4, 5)], ids=["plain", "dropout"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_pairs_packed_equal_pairs_alone(name, noise):
+def test_pairs_packed_equal_pairs_alone(name, dropout_rng):
     """Sources of other lengths than the targets; values and gradients."""
     model = drawn(pair(*PAIRS[name], dropout=0.3))
     sources, targets = texts(SOURCES, 1), texts()
     batch = both_streams(sources, targets, NAMES)
-    given = model(batch, noise)
+    given = model(batch, dropout_rng)
     given.square().sum().backward()
     gradients = {n: weight.grad.clone() for n, weight in model.named_parameters()}
     model.zero_grad()
@@ -213,7 +218,7 @@ def test_pairs_packed_equal_pairs_alone(name, noise):
     for rows, (source, target, document) in zip(
         batch["decoder"].by_document(given), triples, strict=True
     ):
-        single = model(both_streams([source], [target], [document]), noise)
+        single = model(both_streams([source], [target], [document]), dropout_rng)
         close(rows, single)
         single.square().sum().backward()
     for n, weight in model.named_parameters():
@@ -271,9 +276,9 @@ def test_a_source_is_read_once():
 @pytest.mark.parametrize(
     ("fields", "given"),
     [
-        ({"sees": "ordered"}, "ranks"),
-        ({"sees": "ordered_before"}, "ranks"),
-        ({"positions": spec.Relative(segments=True)}, "segments"),
+        ({"mask": "permutation"}, "ranks"),
+        ({"mask": "permutation_strict"}, "ranks"),
+        ({"positions": spec.TransformerXL(segments=True)}, "segments"),
     ],
     ids=str,
 )
@@ -307,25 +312,32 @@ EVERYTHING = ModelSpec(
                 (
                     Sublayer(
                         op=attention(
-                            sees="all", dropout=0.2, positions=spec.Relative(segments=True)
+                            mask="full", dropout=0.2, positions=spec.TransformerXL(segments=True)
                         ),
-                        after=NORM,
+                        post_norm=NORM,
                         dropout=0.2,
-                        skip=0.3,
+                        stochastic_depth=0.3,
                     ),
-                    Sublayer(op=FeedForward(inner=9, bend="silu", gated=True), within=NORM),
+                    Sublayer(
+                        op=FeedForward(inner=9, activation="silu", gated=True), branch_norm=NORM
+                    ),
                 ),
                 (
-                    Sublayer(op=spec.Recurrent(cell="lstm", hidden=7, both_ways=True, project=6)),
                     Sublayer(
-                        op=spec.Convolution(widths=(3, 4), channels=5, bend="relu"), residual=False
+                        op=spec.Recurrent(cell="lstm", hidden=7, bidirectional=True, project=6)
                     ),
-                    Sublayer(op=spec.Recurrent(cell="gru", hidden=10, backward=True), before=NORM),
+                    Sublayer(
+                        op=spec.Convolution(widths=(3, 4), channels=5, activation="relu"),
+                        residual=False,
+                    ),
+                    Sublayer(
+                        op=spec.Recurrent(cell="gru", hidden=10, backward=True), pre_norm=NORM
+                    ),
                 ),
-                (Sublayer(op=spec.Projection(outputs=9, bend="tanh"), residual=False),),
+                (Sublayer(op=spec.Projection(outputs=9, activation="tanh"), residual=False),),
             ),
             norm=Norm(kind="rms", eps=1e-3, bias=False, offset=1.0),
-            drops=True,
+            output_dropout=True,
         ),
         Stack(
             name="decoder",
@@ -337,37 +349,43 @@ EVERYTHING = ModelSpec(
                         op=spec.Parallel(
                             branches=(
                                 spec.Branch(
-                                    before=NORM,
+                                    pre_norm=NORM,
                                     op=attention(kv_heads=2, dropout=0.2, positions=ROTARY),
                                 ),
                                 spec.Branch(
-                                    before=None,
+                                    pre_norm=None,
                                     op=spec.Experts(
-                                        experts=4, top=2, inner=5, bend="silu", shared=6
+                                        experts=4, top_k=2, inner=5, activation="silu", shared=6
                                     ),
                                 ),
-                                spec.Branch(before=NORM, op=spec.Recurrent(cell="rnn", hidden=12)),
+                                spec.Branch(
+                                    pre_norm=NORM, op=spec.Recurrent(cell="rnn", hidden=12)
+                                ),
                             )
                         ),
                         dropout=0.2,
-                        skip=0.3,
+                        stochastic_depth=0.3,
                     ),
                     Sublayer(
-                        op=attention(sees="all", reads="encoder", dropout=0.2, cap=2.0),
-                        before=NORM,
+                        op=attention(
+                            mask="full", cross_attends="encoder", dropout=0.2, logit_softcap=2.0
+                        ),
+                        pre_norm=NORM,
                     ),
                 ),
                 (
-                    Sublayer(op=attention(window=3, positions=spec.Slopes(slopes=alibi_slopes(4)))),
-                    Sublayer(op=FeedForward(inner=9, bend="relu", drops=True), dropout=0.2),
+                    Sublayer(op=attention(window=3, positions=spec.ALiBi(slopes=alibi_slopes(4)))),
+                    Sublayer(
+                        op=FeedForward(inner=9, activation="relu", inner_dropout=True), dropout=0.2
+                    ),
                 ),
                 (
                     Sublayer(
                         op=attention(
                             dropout=0.2,
-                            positions=spec.Buckets(buckets=8, distance=10, both_ways=False),
+                            positions=spec.T5Bias(buckets=8, max_distance=10, bidirectional=False),
                         ),
-                        skip=0.3,
+                        stochastic_depth=0.3,
                     ),
                 ),
             ),
@@ -380,14 +398,14 @@ EVERYTHING = ModelSpec(
 def test_a_network_of_everything_packed_equals_alone_with_dropout_on(pool):
     """Values, gradients and losses, with segments in one stream."""
     model = drawn(EVERYTHING, Head(pool=pool, outputs=4, dropout=0.2))
-    noise, sources, targets = Noise(3, 17), texts(SOURCES, 1), texts()
+    dropout_rng, sources, targets = DropoutRNG(3, 17), texts(SOURCES, 1), texts()
     segments = [np.arange(len(source)) % 2 for source in sources]
     order = order_of_pairs(sources, targets)
     batch = {
         "encoder": pack(sources, NAMES, order=order, segments=segments),
         "decoder": pack(targets, NAMES, order=order),
     }
-    found = model(batch, noise)
+    found = model(batch, dropout_rng)
     found.square().sum().backward()
     packed = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     # The first token of a causal decoder sees itself alone, whatever the scores.
@@ -399,7 +417,7 @@ def test_a_network_of_everything_packed_equals_alone_with_dropout_on(pool):
             "encoder": pack([sources[place]], [name], segments=[segments[place]]),
             "decoder": pack([targets[place]], [name]),
         }
-        own = model(single, noise)
+        own = model(single, dropout_rng)
         close(own, rows[place])
         own.square().sum().backward()
     largest = max(gradient.abs().max().item() for gradient in packed.values())

@@ -40,22 +40,22 @@ def hybrid(cell: str, alternate: bool) -> ModelSpec:
         kv_heads=2,
         head_width=6,
         scale=6**-0.5,
-        sees="causal",
+        mask="causal",
         window=5,
         positions=Rotary(base=100.0, width=6),
     )
     recurrent = Recurrent(cell=cell, hidden=24)
-    feed_forward = Sublayer(op=FeedForward(inner=30, bend="silu", gated=True), before=NORM)
+    feed_forward = Sublayer(op=FeedForward(inner=30, activation="silu", gated=True), pre_norm=NORM)
     if alternate:
         ops = [attention if number % 2 else recurrent for number in range(4)]
     else:
-        branches = tuple(Branch(before=NORM, op=op) for op in (attention, recurrent))
+        branches = tuple(Branch(pre_norm=NORM, op=op) for op in (attention, recurrent))
         ops = [Parallel(branches=branches)] * 2
     stack = Stack(
         name="decoder",
         width=24,
         embedding=Embedding(vocabulary=50, share="tokens"),
-        layers=tuple((Sublayer(op=op, before=NORM), feed_forward) for op in ops),
+        layers=tuple((Sublayer(op=op, pre_norm=NORM), feed_forward) for op in ops),
         norm=NORM,
     )
     return ModelSpec(stacks=(stack,))
@@ -64,10 +64,10 @@ def hybrid(cell: str, alternate: bool) -> ModelSpec:
 def prefixed(sees: str = "prefix") -> ModelSpec:
     """A decoder that may see its document's prefix both ways."""
     ops = (
-        Attention(heads=4, kv_heads=4, head_width=6, scale=0.4, sees=sees),
-        FeedForward(inner=30, bend="gelu"),
+        Attention(heads=4, kv_heads=4, head_width=6, scale=0.4, mask=sees),
+        FeedForward(inner=30, activation="gelu"),
     )
-    layer = tuple(Sublayer(op=op, before=NORM) for op in ops)
+    layer = tuple(Sublayer(op=op, pre_norm=NORM) for op in ops)
     embedding = Embedding(vocabulary=50, positions=40, share="tokens")
     return ModelSpec(
         stacks=(

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models.blocks.context import Flow
+from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.core import spec
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head, ModelSpec, Norm, Stack, Sublayer
-from lmwright.models.network.initialise import SCHEMES, Initial, initialise
+from lmwright.models.network.initialise import SCHEMES, Initialisation, initialise
 from lmwright.models.network.network import Network, build, fill
 
 WIDTH, INNER, LAYERS, STD = 48, 96, 2, 0.05
@@ -30,31 +30,31 @@ def setting(layers: int = LAYERS) -> ModelSpec:
         kv_heads=2,
         head_width=12,
         scale=0.3,
-        positions=spec.Relative(segments=True),
+        positions=spec.TransformerXL(segments=True),
     )
     with_buckets = spec.Attention(
         heads=4,
         kv_heads=4,
         head_width=12,
         scale=0.3,
-        positions=spec.Buckets(buckets=32, distance=100, both_ways=True, share="distances"),
+        positions=spec.T5Bias(buckets=32, max_distance=100, bidirectional=True, share="distances"),
     )
     ops = (
         attention,
-        spec.FeedForward(inner=INNER, bend="silu", gated=True),
+        spec.FeedForward(inner=INNER, activation="silu", gated=True),
         with_buckets,
-        spec.FeedForward(inner=INNER, bend="relu"),
-        spec.Experts(experts=3, top=1, inner=INNER, bend="silu", shared=INNER, bias=True),
+        spec.FeedForward(inner=INNER, activation="relu"),
+        spec.Experts(experts=3, top_k=1, inner=INNER, activation="silu", shared=INNER, bias=True),
         spec.Recurrent(cell="lstm", hidden=WIDTH),
         spec.Recurrent(cell="gru", hidden=WIDTH),
         spec.Recurrent(cell="lstm", hidden=INNER, project=WIDTH),
     )
-    layer = tuple(Sublayer(op=op, before=Norm(eps=1e-6), after=GAIN) for op in ops)
+    layer = tuple(Sublayer(op=op, pre_norm=Norm(eps=1e-6), post_norm=GAIN) for op in ops)
     embedding = spec.Embedding(vocabulary=400, positions=99, segments=40, share="tokens")
     first = Stack(name="first", width=WIDTH, embedding=embedding, layers=(layer,) * layers)
-    reading = spec.Attention(heads=4, kv_heads=4, head_width=12, scale=0.3, reads="first")
-    convolution = spec.Convolution(widths=(3, 4), channels=WIDTH // 2, bend="relu")
-    projection = spec.Projection(outputs=INNER, bend="none")
+    reading = spec.Attention(heads=4, kv_heads=4, head_width=12, scale=0.3, cross_attends="first")
+    convolution = spec.Convolution(widths=(3, 4), channels=WIDTH // 2, activation="relu")
+    projection = spec.Projection(outputs=INNER, activation="none")
     second = Stack(
         name="second",
         width=WIDTH,
@@ -70,12 +70,12 @@ def setting(layers: int = LAYERS) -> ModelSpec:
         embedding=spec.Embedding(vocabulary=0, vector=True),
         layers=((Sublayer(op=with_buckets), Sublayer(op=reading)),),
     )
-    return ModelSpec(stacks=(first, second, third), mixed=True)
+    return ModelSpec(stacks=(first, second, third), scalar_mix=True)
 
 
 def made(scheme: str = "normal", seed: int = 7, layers: int = LAYERS) -> Network:
     network = build(setting(layers), LM)
-    initialise(network, seed, Initial(scheme, STD))
+    initialise(network, seed, Initialisation(scheme, STD))
     return network
 
 
@@ -164,7 +164,7 @@ def test_tables_are_normal_and_biases_nothing_under_every_scheme(scheme):
             assert weight.var().item() == pytest.approx(STD**2, rel=slack), name
             tables.append(name)
         elif leaf == "weight":  # of a norm
-            assert torch.equal(weight, torch.full_like(weight, float(".before." in name))), name
+            assert torch.equal(weight, torch.full_like(weight, float(".pre_norm." in name))), name
         elif leaf == "mix_scale":
             assert weight.item() == 1.0
         else:
@@ -176,21 +176,21 @@ def test_tables_are_normal_and_biases_nothing_under_every_scheme(scheme):
 def test_a_fresh_norm_is_plain():
     network, x = made(), torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
     sublayer = network.stacks["first"].layers[0][0]
-    torch.testing.assert_close(sublayer.before(x), F.layer_norm(x, (WIDTH,), eps=1e-6))
+    torch.testing.assert_close(sublayer.pre_norm(x), F.layer_norm(x, (WIDTH,), eps=1e-6))
     plain = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
-    torch.testing.assert_close(sublayer.after(x), plain)
+    torch.testing.assert_close(sublayer.post_norm(x), plain)
 
 
 def test_a_fresh_mix_is_the_mean():
     embedding = spec.Embedding(vocabulary=50)
-    layer = (Sublayer(op=spec.FeedForward(inner=5, bend="relu")),)
+    layer = (Sublayer(op=spec.FeedForward(inner=5, activation="relu")),)
     stack = Stack(name="a", width=WIDTH, embedding=embedding, layers=(layer,) * 3)
-    network = build(ModelSpec(stacks=(stack,), mixed=True))
-    initialise(network, 1, Initial("kaiming_normal"))
+    network = build(ModelSpec(stacks=(stack,), scalar_mix=True))
+    initialise(network, 1, Initialisation("kaiming_normal"))
     batch = pack([np.arange(6)])
     states = [network.stacks["a"].embedding.tokens.weight[:6]]
     for (sublayer,) in network.stacks["a"].layers:
-        states.append(states[-1] + sublayer.op(states[-1], Flow(batch)))
+        states.append(states[-1] + sublayer.op(states[-1], ForwardContext(batch)))
     torch.testing.assert_close(network.hidden(batch), torch.stack(states).mean(0))
 
 
@@ -222,7 +222,7 @@ def test_what_is_there_is_kept():
     name = "stacks.first.layers.0.1.op.up.weight"
     given = torch.full((2 * INNER, WIDTH), 3.0)
     fill(network, {name: given})
-    initialise(network, 7, Initial("normal", STD))
+    initialise(network, 7, Initialisation("normal", STD))
     assert torch.equal(network.get_parameter(name), given)
     other = "stacks.first.layers.1.1.op.up.weight"
     assert torch.equal(network.get_parameter(other), made().get_parameter(other))

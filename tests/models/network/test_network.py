@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.blocks.context import Cache, Notes
+from lmwright.models.blocks.context import Cache, Trace
 from lmwright.models.core import spec
-from lmwright.models.core.ragged import Noise, order_of_pairs, pack
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import order_of_pairs, pack
 from lmwright.models.core.spec import (
     Attention,
     Embedding,
@@ -30,25 +31,27 @@ from lmwright.models.core.spec import (
     read_head,
     read_spec,
 )
-from lmwright.models.network.network import Network, build, fill, size
+from lmwright.models.network.network import Network, build, fill, parameter_count
 
 NORM, WIDTH = Norm(eps=1e-3), 12
 LENGTHS, NAMES = (5, 1, 12, 5, 3), (7, 2**100 + 1, 9, 2**64, 3)
 HEAD = Head(pool="none", outputs=50, share="tokens")
 ATTENTION = Attention(heads=4, kv_heads=2, head_width=3, scale=0.5, dropout=0.2)
-FORWARD = FeedForward(inner=20, bend="gelu", drops=True)
+FORWARD = FeedForward(inner=20, activation="gelu", inner_dropout=True)
 OPS: dict[str, Any] = {
     "attention": ATTENTION,
-    "causal": replace(ATTENTION, sees="causal", window=3),
-    "recurrent": spec.Recurrent(cell="gru", hidden=6, both_ways=True),
-    "convolution": spec.Convolution(widths=(2, 3), channels=6, bend="relu"),
+    "causal": replace(ATTENTION, mask="causal", window=3),
+    "recurrent": spec.Recurrent(cell="gru", hidden=6, bidirectional=True),
+    "convolution": spec.Convolution(widths=(2, 3), channels=6, activation="relu"),
     "parallel": spec.Parallel(
         branches=(
-            spec.Branch(before=NORM, op=replace(ATTENTION, positions=spec.Rotary(base=9, width=2))),
-            spec.Branch(before=None, op=FORWARD),
+            spec.Branch(
+                pre_norm=NORM, op=replace(ATTENTION, positions=spec.Rotary(base=9, width=2))
+            ),
+            spec.Branch(pre_norm=None, op=FORWARD),
         )
     ),
-    "experts": spec.Experts(experts=3, top=2, inner=5, bend="silu"),
+    "experts": spec.Experts(experts=3, top_k=2, inner=5, activation="silu"),
     "feed-forward": FORWARD,
 }
 
@@ -61,7 +64,10 @@ def texts(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[np.ndarray]
 def stack(*ops: Any, name: str = "decoder", **fields: Any) -> Stack:
     """A layer for each op, each with a feed-forward after it."""
     layers = tuple(
-        tuple(Sublayer(op=op, before=NORM, dropout=0.2, skip=0.2) for op in (each, FORWARD))
+        tuple(
+            Sublayer(op=op, pre_norm=NORM, dropout=0.2, stochastic_depth=0.2)
+            for op in (each, FORWARD)
+        )
         for each in ops
     )
     known = {
@@ -111,13 +117,13 @@ def test_filling_copies_nothing_and_leaves_the_rest():
     assert not any(weight.is_meta for weight in network.parameters())
 
 
-SHARED = spec.Buckets(buckets=8, distance=10, both_ways=True, share="distances")
+SHARED = spec.T5Bias(buckets=8, max_distance=10, bidirectional=True, share="distances")
 TIED = ModelSpec(
     stacks=(
         stack(replace(ATTENTION, positions=SHARED), ATTENTION, name="one"),
         stack(
             replace(ATTENTION, positions=SHARED),
-            replace(ATTENTION, reads="one"),
+            replace(ATTENTION, cross_attends="one"),
             name="two",
         ),
     )
@@ -126,7 +132,7 @@ TWINS = ModelSpec(
     stacks=(
         stack(ATTENTION, ATTENTION, name="one"),
         stack(
-            *[replace(ATTENTION, reads="one", each_layer=True)] * 2,
+            *[replace(ATTENTION, cross_attends="one", each_layer=True)] * 2,
             name="two",
             weights_of="one",
             embedding=Embedding(vocabulary=50, share="other"),
@@ -154,10 +160,14 @@ def test_shared_weights_are_one_and_get_the_sum_of_their_gradients(setting, shar
     fill(plain, {name: value.detach().clone() for name, value in values.items()})
     own = dict(plain.named_parameters())
     assert len(own) == len(values) == len(dict(network.named_parameters())) + shared
-    assert size(plain) == sum(weight.numel() for weight in values.values())
-    assert size(network) == sum(weight.numel() for weight in network.parameters()) < size(plain)
-    batch, noise = pack(texts(), NAMES), Noise(1, 2)
-    given = [each(batch, noise) for each in (network, plain)]
+    assert parameter_count(plain) == sum(weight.numel() for weight in values.values())
+    assert (
+        parameter_count(network)
+        == sum(weight.numel() for weight in network.parameters())
+        < parameter_count(plain)
+    )
+    batch, dropout_rng = pack(texts(), NAMES), DropoutRNG(1, 2)
+    given = [each(batch, dropout_rng) for each in (network, plain)]
     close(*given)
     for each in given:
         each.square().sum().backward()
@@ -171,51 +181,51 @@ def test_shared_weights_are_one_and_get_the_sum_of_their_gradients(setting, shar
     assert not sums
 
 
-@pytest.mark.parametrize("noise", [None, Noise(3, 17)], ids=["plain", "dropout"])
+@pytest.mark.parametrize("dropout_rng", [None, DropoutRNG(3, 17)], ids=["plain", "dropout"])
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("op", OPS)
-def test_ends_equal_rows_of_the_whole_pass(op, last, noise):
+def test_ends_equal_rows_of_the_whole_pass(op, last, dropout_rng):
     """Whichever op is the last that mixes tokens, if there is one at all."""
-    network = drawn(ModelSpec(stacks=(stack(OPS[op], OPS["experts"], drops=True),)))
+    network = drawn(ModelSpec(stacks=(stack(OPS[op], OPS["experts"], output_dropout=True),)))
     batch = pack(texts(), NAMES)
-    states, ends = network.ends(batch, noise, None, last)
-    whole = network.hidden(batch, noise)
-    close(states, whole[batch.end_rows(last)])
+    states, ends = network.boundary_states(batch, dropout_rng, None, last)
+    whole = network.hidden(batch, dropout_rng)
+    close(states, whole[batch.boundary_rows(last)])
     assert (ends.order, ends.documents) == (batch.order, batch.documents)
     pooled = Network(network.spec, Head(pool="last" if last else "first", outputs=3, dropout=0.3))
     own = {n: each for n, each in network.named_parameters() if n.startswith("stacks.")}
     fill(pooled, weights(pooled) | own)
-    close(pooled(batch, noise), pooled.look(batch, noise)[0])
-    everything = network.look(batch)[0]
+    close(pooled(batch, dropout_rng), pooled.logits_and_hidden(batch, dropout_rng)[0])
+    everything = network.logits_and_hidden(batch)[0]
     close(network.next(batch, None), torch.stack([r[-1] for r in batch.by_document(everything)]))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 def test_ends_that_read_another_stack_have_the_noise_of_the_whole_pass(last):
-    network, noise = drawn(ModelSpec(stacks=PAIR)), Noise(3, 17)
+    network, dropout_rng = drawn(ModelSpec(stacks=PAIR)), DropoutRNG(3, 17)
     sources, targets = texts((2, 9, 4, 4, 1), 1), texts()
     order = order_of_pairs(sources, targets)
     batch = {
         "one": pack(sources, NAMES, order=order),
         "two": pack(targets, NAMES, order=order),
     }
-    states, _ = network.ends(batch, noise, None, last)
-    close(states, network.hidden(batch, noise)[batch["two"].end_rows(last)])
+    states, _ = network.boundary_states(batch, dropout_rng, None, last)
+    close(states, network.hidden(batch, dropout_rng)[batch["two"].boundary_rows(last)])
 
 
 PAIR = (
     stack(ATTENTION, name="one"),
-    stack(replace(ATTENTION, sees="causal"), replace(ATTENTION, reads="one"), name="two"),
+    stack(replace(ATTENTION, mask="causal"), replace(ATTENTION, cross_attends="one"), name="two"),
 )
 GIVES = {
     "the last": {},
-    "the first": {"gives": ("one",)},
-    "both": {"gives": ("two", "one")},
-    "mixed": {"mixed": True},
+    "the first": {"outputs_from": ("one",)},
+    "both": {"outputs_from": ("two", "one")},
+    "mixed": {"scalar_mix": True},
     "both mixed": {
         "stacks": (stack(ATTENTION, ATTENTION, name="one"), PAIR[1]),
-        "gives": ("one", "two"),
-        "mixed": True,
+        "outputs_from": ("one", "two"),
+        "scalar_mix": True,
     },
 }
 
@@ -227,20 +237,20 @@ def test_whatever_a_network_gives_its_head_reads(name, pool):
     setting = ModelSpec(**{"stacks": PAIR, **GIVES[name]})
     network, batch = drawn(setting, Head(pool=pool, outputs=4)), pack(texts(), NAMES)
     hidden = network.hidden(batch)
-    assert hidden.shape[1] == network.width == WIDTH * len(setting.given)
+    assert hidden.shape[1] == network.width == WIDTH * len(setting.output_stacks)
     if pool == "none":
         close(network(batch), network.head.out(hidden))
         found = network.next(batch, None)
-        rows = batch.as_packed(hidden[batch.end_rows(last=True)])
+        rows = batch.as_packed(hidden[batch.boundary_rows(last=True)])
     else:
         found = network(batch)
-        rows = batch.as_packed(hidden[batch.end_rows(pool == "last")])
+        rows = batch.as_packed(hidden[batch.boundary_rows(pool == "last")])
     close(found, network.head.out(rows))
 
 
 def test_mixed_states_go_on_with_a_cache():
-    forwards = stack(replace(ATTENTION, sees="causal"), spec.Recurrent(cell="gru", hidden=WIDTH))
-    network, text = drawn(ModelSpec(stacks=(forwards,), mixed=True)), texts((9,))[0]
+    forwards = stack(replace(ATTENTION, mask="causal"), spec.Recurrent(cell="gru", hidden=WIDTH))
+    network, text = drawn(ModelSpec(stacks=(forwards,), scalar_mix=True)), texts((9,))[0]
     cache, whole = Cache(1), network(pack([text]))
     for start, stop in ((0, 4), (4, 5), (5, 9)):
         found = network.next(pack([text[start:stop]], past=[start]), cache)
@@ -248,10 +258,10 @@ def test_mixed_states_go_on_with_a_cache():
 
 
 def test_a_mix_is_the_softmax_of_its_weights_over_the_states():
-    setting = ModelSpec(stacks=(stack(ATTENTION, ATTENTION),), mixed=True)
-    network, batch, notes = drawn(setting), pack(texts()), Notes()
-    mixed = network.hidden(batch, notes=notes)
-    states = notes.states["decoder"]
+    setting = ModelSpec(stacks=(stack(ATTENTION, ATTENTION),), scalar_mix=True)
+    network, batch, trace = drawn(setting), pack(texts()), Trace()
+    mixed = network.hidden(batch, trace=trace)
+    states = trace.states["decoder"]
     exps = network.mix.exp()
     wanted = sum(e / exps.sum() * s for e, s in zip(exps, states, strict=True))
     close(mixed, network.mix_scale * wanted)
@@ -259,62 +269,68 @@ def test_a_mix_is_the_softmax_of_its_weights_over_the_states():
 
 def test_noted_states_are_those_of_shorter_networks():
     """Before each layer, and at the end; of every stack, without a change of the result."""
-    network, batch, notes = drawn(TIED), pack(texts(), NAMES), Notes()
-    found = network.hidden(batch, notes=notes)
+    network, batch, trace = drawn(TIED), pack(texts(), NAMES), Trace()
+    found = network.hidden(batch, trace=trace)
     close(found, network.hidden(batch))
-    assert [len(notes.states[name]) for name in ("one", "two")] == [3, 3]
-    close(notes.states["two"][-1], found)
+    assert [len(trace.states[name]) for name in ("one", "two")] == [3, 3]
+    close(trace.states["two"][-1], found)
     for place in range(3):
         shorter = list(TIED.stacks)
         cut = {"layers": TIED.stacks[0].layers[:place]} | ({} if place == 2 else {"norm": None})
         shorter[0] = replace(shorter[0], **cut)
         part = build(ModelSpec(stacks=(shorter[0],)))
         fill(part, dict(network.named_parameters()))
-        close(part.hidden(batch), notes.states["one"][place])
+        close(part.hidden(batch), trace.states["one"][place])
 
 
 def test_noted_maps_are_named_by_sublayer_and_branch():
     setting = ModelSpec(stacks=(stack(OPS["parallel"], OPS["causal"]), *PAIR))
-    network, batch, notes = drawn(setting), pack(texts()), Notes(maps=True)
-    close(network.hidden(batch, notes=notes), network.hidden(batch))
-    assert list(notes.weights) == ["decoder.0.0.0", "decoder.1.0", "one.0.0", "two.0.0", "two.1.0"]
-    for maps in notes.weights.values():
+    network, batch, trace = drawn(setting), pack(texts()), Trace(attention=True)
+    close(network.hidden(batch, trace=trace), network.hidden(batch))
+    assert list(trace.attention_weights) == [
+        "decoder.0.0.0",
+        "decoder.1.0",
+        "one.0.0",
+        "two.0.0",
+        "two.1.0",
+    ]
+    for maps in trace.attention_weights.values():
         assert [each.shape for each in maps] == [(4, n, n) for n in batch.lengths()]
         for each in maps:
             close(each.sum(-1), torch.ones_like(each[..., 0]))
 
 
 def test_maps_of_a_pair_go_from_target_to_source():
-    network, notes = drawn(ModelSpec(stacks=PAIR)), Notes(maps=True)
+    network, trace = drawn(ModelSpec(stacks=PAIR)), Trace(attention=True)
     sources, targets = texts((2, 9, 4, 4, 1), 1), texts()
     order = order_of_pairs(sources, targets)
     batch = {"one": pack(sources, order=order), "two": pack(targets, order=order)}
-    network.hidden(batch, notes=notes)
+    network.hidden(batch, trace=trace)
     sizes = [(4, len(targets[place]), len(sources[place])) for place in order]
-    assert [each.shape for each in notes.weights["two.1.0"]] == sizes
+    assert [each.shape for each in trace.attention_weights["two.1.0"]] == sizes
 
 
 def test_the_loss_of_experts_comes_with_the_states():
-    setting = replace(OPS["experts"], balance=0.5)
+    setting = replace(OPS["experts"], aux_loss_coef=0.5)
     network = drawn(ModelSpec(stacks=(stack(setting, setting),)))
     losses: list[Tensor] = []
-    network.hidden(pack(texts()), losses=losses)
+    network.hidden(pack(texts()), aux_losses=losses)
     assert not losses
-    network.hidden(pack(texts()), Noise(1, 2), losses=losses)
+    network.hidden(pack(texts()), DropoutRNG(1, 2), aux_losses=losses)
     assert len(losses) == 2 and all(each > 0.4 for each in losses)
 
 
 def test_a_network_without_a_head_says_so():
     network = drawn(ModelSpec(stacks=PAIR), None)
-    for give in (network, network.look, lambda batch: network.next(batch, None)):
+    for give in (network, network.logits_and_hidden, lambda batch: network.next(batch, None)):
         with pytest.raises(TypeError, match="no head"):
             give(pack(texts()))
 
 
 def test_a_spec_knows_its_stacks_and_its_longest_text():
     setting = ModelSpec(stacks=PAIR)
-    assert (setting.given, setting.longest) == (PAIR[1:], 20)
-    assert replace(setting, context=9).longest == 9
+    assert (setting.output_stacks, setting.longest) == (PAIR[1:], 20)
+    assert replace(setting, context_length=9).longest == 9
     free = replace(PAIR[0], embedding=Embedding(vocabulary=50))
     assert ModelSpec(stacks=(free,)).longest is None
     late = replace(PAIR[0], embedding=Embedding(vocabulary=50, positions=20, first_position=2))
@@ -355,7 +371,7 @@ def test_every_tiny_spec_and_head_comes_back_from_json(module):
 
 def broken(path: str, value: Any) -> dict[str, Any]:
     """The JSON of a spec with another value at a path; ... takes the field away."""
-    made = json.loads(json.dumps(ModelSpec(stacks=PAIR, context=9).to_json()))
+    made = json.loads(json.dumps(ModelSpec(stacks=PAIR, context_length=9).to_json()))
     *steps, last = path.split(".")
     at: Any = made
     for step in steps:
@@ -376,13 +392,13 @@ WRONG = {
     "stacks.0.embedding.sinusoids": [{"interleaved": "perhaps"}, 5],
     "stacks.1.layers.0.0.op": [..., None, {"op": "convulsion"}, {"op": "attention"}, []],
     "stacks.1.layers.0.0.op.heads": [..., "four", None, 0],
-    "stacks.1.layers.0.0.op.sees": ["nothing", 1],
+    "stacks.1.layers.0.0.op.mask": ["nothing", 1],
     "stacks.1.layers.0.0.op.positions": [{"kind": "compass"}, {}, {"kind": "rotary"}],
-    "stacks.1.layers.0.0.before.eps": ["small", None, ...],
-    "stacks.1.layers.0.0.before.kind": ["batch"],
+    "stacks.1.layers.0.0.pre_norm.eps": ["small", None, ...],
+    "stacks.1.layers.0.0.pre_norm.kind": ["batch"],
     "stacks.1.layers.0.0": [{}, None, [1, 2]],
     "context": ["long", None, {}],
-    "gives": ["one", 3],
+    "outputs_from": ["one", 3],
     "code": ["import os"],
 }
 
@@ -401,7 +417,7 @@ UNFIT = {
     "stacks.1.layers.0.0.op.kv_heads": (3, "cannot share 3 kv_heads"),
     "stacks.1.name": ("one", "one name"),
     "stacks.1.weights_of": ("enkoder", "weights_of 'enkoder'"),
-    "gives": (["third"], "'third'"),
+    "outputs_from": (["third"], "'third'"),
 }
 
 
@@ -423,7 +439,7 @@ def test_a_stack_that_reads_a_later_one_or_none_is_refused():
 @pytest.mark.parametrize("top", [0, 5])
 def test_more_experts_than_there_are_are_refused(top):
     with pytest.raises(ValueError, match="of 4 experts"):
-        spec.Experts(experts=4, top=top, inner=8, bend="silu")
+        spec.Experts(experts=4, top_k=top, inner=8, activation="silu")
 
 
 @pytest.mark.parametrize("value", [None, [], 3, "spec", {}])

@@ -1,4 +1,4 @@
-"""The activation functions (called bends here) that a spec can name."""
+"""The activation functions that a spec can name."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x times the normal distribution function (Hendrycks and Gimpel 2016, section 2)."""
+    """GELU: x times the normal distribution function (Hendrycks and Gimpel 2016, section 2)."""
     return F.gelu(x)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """The same by tanh (the second formula of section 2)."""
+    """GELU approximated by tanh (the second formula of section 2)."""
     return F.gelu(x, approximate="tanh")
 
 
-def same(x: Tensor) -> Tensor:
-    """No bend."""
+def identity(x: Tensor) -> Tensor:
+    """The identity."""
     return x
 
 
-BENDS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
-    "none": same,
+    "none": identity,
 }

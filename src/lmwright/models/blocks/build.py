@@ -1,4 +1,4 @@
-"""Where in a network an op is built: what it must know beside its own setting."""
+"""The build context of an op: its position in the network, beside its own setting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
-    """``name`` of the sublayer (``decoder.3.0``; of a branch ``decoder.3.0.1``), ``width`` of what
-    it reads, ``widths`` of the stacks before it, ``sites`` numbers for its places of noise,
-    ``rate`` of its dropout."""
+class BuildContext:
+    """The position of an op in the network that is being built.
+
+    ``name`` of the sublayer (``decoder.3.0``; of a branch ``decoder.3.0.1``), ``width`` of its
+    input, ``stack_widths`` of the stacks before it, ``dropout_ids`` to take numbers from that key
+    its dropout, ``dropout`` rate of its sublayer.
+    """
 
     name: str
     width: int
-    widths: Mapping[str, int]
-    sites: Iterator[int]
-    rate: float
+    stack_widths: Mapping[str, int]
+    dropout_ids: Iterator[int]
+    dropout: float

@@ -1,4 +1,4 @@
-"""What goes along with the stream through one pass: noise, what was read, cache, notes."""
+"""Per-forward context: dropout RNG, states of earlier stacks, KV cache, trace."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lmwright.models.core.ragged import Noise, Ragged
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import Ragged
 
 T = TypeVar("T")
 
 
 @dataclass
 class States:
-    """What a stack gave: its batch, what each of its layers took in, and its last states (n, d)."""
+    """The states of a stack: its batch, the input of each layer and the last states (n, d)."""
 
     batch: Ragged
     inputs: list[Tensor]
@@ -25,57 +26,56 @@ class States:
 
 
 @dataclass
-class Notes:
-    """What to note of a pass besides its result, and heads to mask.
+class Trace:
+    """A record of a forward pass, and factors for attention heads.
 
-    ``states``: for each stack the states (n, d) that its layers took in and its last ones.
-    ``weights``: for each attention, by the name of its sublayer (``decoder.3.0``; of a branch
-    ``decoder.3.0.1``), the attention weights (heads, queries, keys) of each document in the
-    stream's order; only if ``maps``.
-    ``heads``: factors (heads,) for the heads of a sublayer, 0 masks one.
+    ``states``: for each stack the inputs (n, d) of its layers and its last states.
+    ``attention_weights``: for each attention, by the name of its sublayer (``decoder.3.0``; of a
+    branch ``decoder.3.0.1``), the weights (heads, queries, keys) of each document in the stream's
+    order; recorded if ``attention`` is set.
+    ``head_factors``: factors (heads,) for the heads of a sublayer; 0 masks a head.
     """
 
-    maps: bool = False
-    heads: dict[str, Tensor] = field(default_factory=dict)
+    attention: bool = False
+    head_factors: dict[str, Tensor] = field(default_factory=dict)
     states: dict[str, list[Tensor]] = field(default_factory=dict)
-    weights: dict[str, list[Tensor]] = field(default_factory=dict)
+    attention_weights: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 class Cache:
-    """Keys, values and recurrent states of the tokens that were read, for ``documents`` of them.
+    """A cache of keys, values and recurrent states for a number of ``documents``.
 
     The documents must be packed in the same order at every pass.
     """
 
     def __init__(self, documents: int) -> None:
         self.lengths = [0] * documents
-        self.kept: dict[str, Any] = {}
-        self.found: tuple[Ragged, int, tuple[Any, ...]] | None = None
+        self.entries: dict[str, Any] = {}
+        self.indexed: tuple[Ragged, int, tuple[Any, ...]] | None = None
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> tuple[Tensor, ...]:
-        """Keys and values (documents, kv heads, room, head width) with new ones (n, kv, h) added.
+        """Add new keys and values (n, kv heads, h) to those of (documents, kv heads, capacity, h).
 
-        A document's first ``lengths`` + new tokens of the room are filled.
+        A document's first ``lengths`` + new tokens of the capacity are filled.
         """
-        need, where = self.places(batch)
-        old_k, old_v = self.kept.get(name) or (None, None)
+        need, index = self.capacity_and_index(batch)
+        old_k, old_v = self.entries.get(name) or (None, None)
         if old_k is None or old_k.shape[2] < need:
-            old_k, old_v = self.with_room(old_k, k_new, need), self.with_room(old_v, v_new, need)
-            self.kept[name] = old_k, old_v
-        k, v = self.kept[name]
-        k[where], v[where] = k_new, v_new
+            old_k, old_v = self.grown(old_k, k_new, need), self.grown(old_v, v_new, need)
+            self.entries[name] = old_k, old_v
+        k, v = self.entries[name]
+        k[index], v[index] = k_new, v_new
         return k, v
 
-    def places(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
-        """How long a buffer of keys must be for new tokens, and where they stand in it, as an
-        index; found once for all layers."""
-        if self.found is None or self.found[0] is not batch:
+    def capacity_and_index(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
+        """The capacity needed for new tokens and their index in a buffer, alike in all layers."""
+        if self.indexed is None or self.indexed[0] is not batch:
             need = max(a + b for a, b in zip(self.lengths, batch.lengths(), strict=True))
-            self.found = batch, need, self.index(batch)
-        return self.found[1:]
+            self.indexed = batch, need, self.index(batch)
+        return self.indexed[1:]
 
     def index(self, batch: Ragged) -> tuple[Any, ...]:
-        """See :meth:`places`: one place for all where each document goes on by a token there."""
+        """Index of new tokens in a buffer: one position if every document adds a token there."""
         if len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}:
             return slice(None), slice(None), self.lengths[0]
         lengths = torch.tensor(batch.lengths())
@@ -83,8 +83,8 @@ class Cache:
         first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
         return document_n, slice(None), torch.arange(len(document_n)) + first_n[document_n]
 
-    def with_room(self, old: Tensor | None, like: Tensor, need: int) -> Tensor:
-        """A buffer for ``need`` tokens and as many again, with the old contents."""
+    def grown(self, old: Tensor | None, like: Tensor, need: int) -> Tensor:
+        """A buffer of twice the capacity ``need``, with the old contents."""
         shape = (len(self.lengths), like.shape[1], 2 * need, like.shape[2])
         made = like.new_zeros(shape)
         if old is not None:
@@ -92,34 +92,34 @@ class Cache:
         return made
 
     def advance(self, batch: Ragged) -> None:
-        """Count the tokens of a batch that went through the whole network."""
-        self.found = None
+        """Count the tokens of a batch after a whole forward pass."""
+        self.indexed = None
         pairs = zip(self.lengths, batch.lengths(), strict=True)
         self.lengths = [past + new for past, new in pairs]
 
     def choose(self, places: Sequence[int]) -> None:
-        """Go on with these documents (an old one may be taken twice, or left)."""
-        self.found = None
+        """Go on with the documents at these places (one may be taken twice, or left)."""
+        self.indexed = None
         self.lengths = [self.lengths[place] for place in places]
-        self.kept = {name: chosen(value, places) for name, value in self.kept.items()}
+        self.entries = {name: chosen(value, places) for name, value in self.entries.items()}
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Keys and values (m, kv heads, head width) that a cross-attention reads at every step."""
+class CrossKV:
+    """Cached keys and values (m, kv heads, head width) of a cross-attention."""
 
     k: Tensor
     v: Tensor
     batch: Ragged
 
-    def choose(self, places: Sequence[int]) -> Kept:
-        """Those of some documents."""
+    def choose(self, places: Sequence[int]) -> CrossKV:
+        """Keys and values of the documents at these places."""
         k, v, tokens, positions = (
             torch.cat([x.split(self.batch.lengths())[place] for place in places])
             for x in (self.k, self.v, self.batch.tokens_n, self.batch.positions_n)
         )
         lengths = [self.batch.lengths()[place] for place in places]
-        return Kept(
+        return CrossKV(
             k,
             v,
             Ragged(
@@ -133,31 +133,31 @@ class Kept:
 
 
 def chosen(value: Any, places: Sequence[int]) -> Any:
-    """Some documents of what is kept: of a tensor, of each in a tuple, or as it chooses itself."""
+    """Choose documents of a cache entry: a tensor, a tuple, or what has a ``choose`` itself."""
     if isinstance(value, tuple):
         return tuple(chosen(each, places) for each in value)
     return value[list(places)] if isinstance(value, Tensor) else value.choose(places)
 
 
 @dataclass
-class Flow:
-    """One pass: the batch of the stack at work and everything that its ops may need beside it.
+class ForwardContext:
+    """Context of one forward pass: the current stack's batch and all that its ops need beside it.
 
-    ``read`` holds the stacks that went before; ``layer`` is the number of the layer at work.
-    ``losses`` collects what ops want added to the loss.
+    ``states`` holds those of the stacks before; ``layer`` is the number of the current layer.
+    ``aux_losses`` collects auxiliary losses of ops. ``memo`` is of one stack's pass.
     """
 
     batch: Ragged
-    noise: Noise | None = None
+    dropout_rng: DropoutRNG | None = None
     cache: Cache | None = None
-    notes: Notes | None = None
-    read: dict[str, States] = field(default_factory=dict)
+    trace: Trace | None = None
+    states: dict[str, States] = field(default_factory=dict)
     layer: int = 0
-    losses: list[Tensor] = field(default_factory=list)
+    aux_losses: list[Tensor] = field(default_factory=list)
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def once(self, name: Any, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made once for all layers of this stack's pass."""
+    def memoised(self, name: Any, make: Callable[[], T]) -> T:
+        """The result of ``make``, computed once for all layers of this stack's pass."""
         if name not in self.memo:
             self.memo[name] = make()
         found: T = self.memo[name]

@@ -1,8 +1,8 @@
-"""Linear maps through the faster of the CPU's two libraries for matrix products.
+"""Linear maps through the faster of the CPU's two matmul backends, MKL and oneDNN.
 
 torch sends fp32 products to MKL, which on CPUs with AVX-512 and no AMX leaves a tenth to a quarter
 of what oneDNN reaches on the very same product; on others it is MKL that leads (docs/log.md). Both
-are in torch, and what they give differs by rounding only.
+are in torch, and their results differ by rounding only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 16, 48
-"""From how many rows to how many a product without gradient may be :func:`turned`."""
+TRANSPOSED_ROWS = 16, 48
+"""Fewest and most rows of a product without gradient that :func:`linear_transposed` computes."""
 
 
 class Linear(nn.Linear):
-    """y = x Wᵀ + b, of a stream (n, in) to (n, out); what builds a network gives the weights."""
+    """y = x Wᵀ + b, of a stream (n, in) to (n, out), with weights that are set from outside."""
 
     def reset_parameters(self) -> None:
-        """Nothing: see ``Table`` in blocks/embedding.py."""
+        """Do nothing: see ``Table`` in blocks/embedding.py."""
 
     def forward(self, x_ni: Tensor) -> Tensor:
-        """The stream, each row mapped by itself."""
+        """Map each row of the stream."""
         return linear(x_ni, self.weight, self.bias)
 
 
@@ -35,17 +35,17 @@ def linear(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
     if x_ni.dtype != torch.float32 or x_ni.device.type != "cpu":
         return F.linear(x_ni, weight_oi, bias_o)
     if not prefers_onednn():
-        few = has_amx() and FEW[0] <= len(x_ni) <= FEW[1]
+        few = has_amx() and TRANSPOSED_ROWS[0] <= len(x_ni) <= TRANSPOSED_ROWS[1]
         if few and weight_oi.shape[1] > weight_oi.shape[0] and not torch.is_grad_enabled():
-            return turned(x_ni, weight_oi, bias_o)
+            return linear_transposed(x_ni, weight_oi, bias_o)
         return F.linear(x_ni, weight_oi, bias_o)
     if torch.is_grad_enabled():
-        mapped: Tensor = Map.apply(x_ni, weight_oi, bias_o)
+        mapped: Tensor = OneDNNLinear.apply(x_ni, weight_oi, bias_o)
         return mapped
-    return through_onednn(x_ni, weight_oi, bias_o)
+    return onednn_linear(x_ni, weight_oi, bias_o)
 
 
-class Map(torch.autograd.Function):
+class OneDNNLinear(torch.autograd.Function):
     """The linear map and its gradients, each product through the library that is faster at it."""
 
     @staticmethod
@@ -55,30 +55,33 @@ class Map(torch.autograd.Function):
         """(n, in), (out, in), (out) -> (n, out)."""
         ctx.save_for_backward(x_ni, weight_oi)
         ctx.biased = bias_o is not None
-        return through_onednn(x_ni, weight_oi, bias_o)
+        return onednn_linear(x_ni, weight_oi, bias_o)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of the input (when it wants one), the weight and the bias (if there is one)."""
+        """Gradients of the input (if needed), the weight and the bias (if there is one)."""
         x_ni, weight_oi = ctx.saved_tensors
         gradient_no = gradients[0].contiguous()
         wanted = ctx.needs_input_grad[0]
-        dx_ni = through_onednn(gradient_no, weight_oi.t(), None) if wanted else None
+        dx_ni = onednn_linear(gradient_no, weight_oi.t(), None) if wanted else None
         # A sum over the rows: MKL is the faster one, but where the result is wider than high.
         wide = weight_oi.shape[1] > weight_oi.shape[0]
-        dw_oi = through_onednn(gradient_no.t(), x_ni.t(), None) if wide else gradient_no.t() @ x_ni
+        dw_oi = onednn_linear(gradient_no.t(), x_ni.t(), None) if wide else gradient_no.t() @ x_ni
         return dx_ni, dw_oi, gradient_no.sum(0) if ctx.biased else None
 
 
-def turned(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
-    """x Wᵀ + b as (W xᵀ)ᵀ + b: where rows are few and the weight is wider than high, MKL does this
-    1.1 to 1.9 times as fast on CPUs with AMX, and no faster with AVX2 (docs/log.md)."""
+def linear_transposed(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
+    """x Wᵀ + b as (W xᵀ)ᵀ + b.
+
+    Where rows are few and the weight is wider than high, MKL does this 1.1 to 1.9 times as fast
+    on CPUs with AMX, and no faster with AVX2 (docs/log.md).
+    """
     x_in = x_ni.t()
     y_on = weight_oi @ x_in if bias_o is None else torch.addmm(bias_o[:, None], weight_oi, x_in)
     return y_on.t().contiguous()
 
 
-def through_onednn(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
+def onednn_linear(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
     """x Wᵀ + b by oneDNN."""
     y_no: Tensor = torch.ops.mkldnn._linear_pointwise(x_ni, weight_oi, bias_o, "none", [], "")
     return y_no
@@ -86,20 +89,20 @@ def through_onednn(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Te
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether products go through oneDNN: by a rule and not a timing, so that bits stay."""
+    """True if products go through oneDNN: by a rule and not a timing, so that bits stay."""
     return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not has_amx()
 
 
 @functools.cache
 def has_amx() -> bool:
-    """Whether the CPU has AMX's tiles, which no product in fp32 uses but newer CPUs have."""
+    """True if the CPU has AMX's tiles, which no product in fp32 uses but newer CPUs have."""
     asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return asked is not None and bool(asked())
 
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether torch was built with oneDNN's linear map for this kind of CPU."""
+    """True if torch was built with oneDNN's linear map for this kind of CPU."""
     return (
         platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()

@@ -1,4 +1,4 @@
-"""How the process holds on to freed memory and few kernels, and makes many small things at once."""
+"""Process settings for memory: freed blocks, cached kernels, the garbage collector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     """Let the C library reuse freed blocks instead of giving them back to the system.
 
     By default every tensor above 128 KB is a fresh mapping whose pages fault in anew; on a
-    CPU that took a sixth to a third of a training step. Says whether it could be set: other
+    CPU that took a sixth to a third of a training step. Returns False where it cannot be set: other
     C libraries than glibc keep their own ways.
     """
     linux = sys.platform.startswith("linux")
@@ -43,9 +43,9 @@ def keep_few_kernels() -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Make a million small things that all stay, without the collector's looking through them.
+    """Suspend the garbage collector while many small objects are made that all stay.
 
-    It would again and again, the more there are; reading a large tokenizer took a third longer.
+    It would go through them again and again; reading a large tokenizer took a third longer.
     """
     was = gc.isenabled()
     gc.disable()

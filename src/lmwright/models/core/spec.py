@@ -1,13 +1,13 @@
-"""What a network is, as data: stacks of layers of sublayers, read from and written to JSON.
+"""The spec of a network as data: stacks of layers of sublayers, read from and written to JSON.
 
 A difference between families is another op or another arrangement of the same ones; nothing
 here names an architecture. A layer is a tuple of sublayers, and a sublayer computes
 
-    y = after(x + drop(within(op(before(x)))))        with the parts that it has.
+    y = post_norm(x + dropout(branch_norm(op(pre_norm(x)))))        with the parts that it has.
 
-Stacks run in their order. One that reads another takes keys and values from it: from its last
-states (a decoder from its encoder), or, layer by layer, from the states that the same layer of
-the other took in (two streams). Weights that are shared are shared by key.
+Stacks run in their order. One that cross-attends to another takes keys and values from it: from
+its last states (a decoder from its encoder), or, layer by layer, from the inputs of the same layer
+of the other (two streams). Weights that are shared are shared by key.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Bend = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "none"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
     """A normalisation over the width.
 
-    ``layer``: mean and variance taken out (Ba et al. 2016); ``rms``: the root mean square alone
-    (Zhang and Sennrich 2019). The gain is ``offset`` plus the weight.
+    LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019). The gain is ``offset`` plus
+    the weight.
     """
 
     __pydantic_config__ = STRICT
@@ -45,13 +45,13 @@ class Norm:
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """How rotary angles are stretched beyond the length that a model was trained with.
+    """Scaling of rotary frequencies for documents longer than the ``original`` trained length.
 
     ``linear``: positions divided by ``factor`` (Chen et al. 2023). ``dynamic``: a base that grows
     with the length beyond ``original`` (NTK-aware). ``llama3``: low frequencies divided, high ones
-    kept, between ``low`` and ``high`` turns in ``original`` positions a blend. ``yarn``: the same
-    by a ramp from ``high`` to ``low`` turns (Peng et al. 2024), with the angles' sines and cosines
-    times ``attention``. ``longrope``: each frequency divided by its own of ``short`` or, beyond
+    kept, between ``low`` and ``high`` periods in ``original`` positions a blend. ``yarn``: the same
+    by a ramp from ``high`` to ``low`` periods (Peng et al. 2024), with sines and cosines times
+    ``attention``. ``longrope``: each frequency divided by its own of ``short`` or, beyond
     ``original``, ``long`` (Ding et al. 2024), also times ``attention``.
     """
 
@@ -69,47 +69,47 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Rotary:
-    """Queries and keys turned by angles of their positions (Su et al. 2021).
+    """Rotary position embedding of queries and keys (Su et al. 2021).
 
-    The first ``width`` numbers of a head are turned; partners are the two ``halves`` of them, or
-    neighbouring ``pairs``.
+    The first ``width`` numbers of a head are rotated in pairs: number i with number i + width / 2
+    (``half_split``), or each with its neighbour (``interleaved``).
     """
 
     __pydantic_config__ = STRICT
     kind: Literal["rotary"] = "rotary"
     base: float
     width: Count
-    partners: Literal["halves", "pairs"] = "halves"
+    layout: Literal["half_split", "interleaved"] = "half_split"
     scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slopes:
-    """A score falls linearly with the distance, by one slope a head (ALiBi, Press et al. 2022)."""
+class ALiBi:
+    """A score penalty linear in the distance, with one slope a head (Press et al. 2022)."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["slopes"] = "slopes"
+    kind: Literal["alibi"] = "alibi"
     slopes: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Buckets:
+class T5Bias:
     """A learned bias a head for each bucket of distances (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets are exact, the others logarithmic up to ``distance``; with ``both_ways``
-    each sign has its half. Layers with the same ``share`` have one table.
+    Half of the buckets are exact, the others logarithmic up to ``max_distance``; if
+    ``bidirectional``, each sign has its half. Layers with the same ``share`` have one table.
     """
 
     __pydantic_config__ = STRICT
-    kind: Literal["buckets"] = "buckets"
+    kind: Literal["t5bias"] = "t5bias"
     buckets: Count
-    distance: Count
-    both_ways: bool
+    max_distance: Count
+    bidirectional: bool
     share: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relative:
+class TransformerXL:
     """Scores from content and from sinusoids of the distance, each with a learned query bias.
 
     Dai et al. 2019, equation in section 3.3; with ``segments`` also from whether two tokens are
@@ -117,25 +117,28 @@ class Relative:
     """
 
     __pydantic_config__ = STRICT
-    kind: Literal["relative"] = "relative"
+    kind: Literal["transformer_xl"] = "transformer_xl"
     segments: bool = False
 
 
-Positions = Annotated[Rotary | Slopes | Buckets | Relative, Field(discriminator="kind")]
+Positions = Annotated[Rotary | ALiBi | T5Bias | TransformerXL, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Every token takes from the tokens that it sees.
+    """Multi-head attention, to the tokens themselves or to another stack.
 
     ``kv_heads`` keys and values are shared by ``heads`` queries (grouped, or with one of them
-    multi-query attention), each ``head_width`` wide; ``scale`` multiplies the scores, ``cap``
-    bounds them by cap·tanh(score/cap), ``dropout`` falls on the weights. ``sees``: ``all`` of the
-    document, those up to oneself (``causal``), also the document's prefix (``prefix``), or those
-    up to oneself, or strictly before, in the document's order of factorisation (``ordered``,
-    ``ordered_before``); ``window`` further bounds the distance to below it. ``reads`` names the
-    stack that keys and values come from, its last states, or with ``each_layer`` what its same
-    layer took in; empty: from the tokens themselves.
+    multi-query attention), each ``head_width`` wide; ``scale`` multiplies the scores,
+    ``logit_softcap`` c bounds them by c·tanh(score/c), ``dropout`` falls on the attention weights.
+
+    ``mask``: a query attends to the ``full`` document, to the tokens up to itself (``causal``),
+    to these and the document's prefix (``prefix``), or to the tokens up to itself, or strictly
+    before it, in an order of factorisation (``permutation``, ``permutation_strict``); ``window``
+    further bounds the distance to below it.
+
+    ``cross_attends`` names the stack that keys and values come from, its last states, or with
+    ``each_layer`` the inputs of its same layer; empty: self-attention.
     """
 
     __pydantic_config__ = STRICT
@@ -147,72 +150,72 @@ class Attention:
     dropout: float = 0.0
     bias: bool = True
     out_bias: bool = True
-    sees: Literal["all", "causal", "prefix", "ordered", "ordered_before"] = "all"
+    mask: Literal["full", "causal", "prefix", "permutation", "permutation_strict"] = "full"
     window: Count = 0
     positions: Positions | None = None
     head_norm: Norm | None = None
-    cap: float = 0.0
-    reads: str = ""
+    logit_softcap: float = 0.0
+    cross_attends: str = ""
     each_layer: bool = False
 
     def __post_init__(self) -> None:
-        """ValueError where heads cannot share keys alike."""
+        """Raise ValueError unless ``kv_heads`` divides ``heads``."""
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} kv_heads alike")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """Two linear maps with a bend between them; ``inner`` is the width between.
+    """Two linear maps with an activation between them; ``inner`` is the width between.
 
-    ``gated``: bend(gate) times another linear map (Shazeer 2020). ``drops``: the sublayer's
-    dropout falls between the maps too.
+    ``gated``: activation(gate) times another linear map (Shazeer 2020). ``inner_dropout``: the
+    sublayer's dropout falls between the maps too.
     """
 
     __pydantic_config__ = STRICT
     op: Literal["feed_forward"] = "feed_forward"
     inner: Count
-    bend: Bend
+    activation: Activation
     gated: bool = False
     bias: bool = True
-    drops: bool = False
+    inner_dropout: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """Each token goes to ``top`` of many feed-forward maps, chosen by a learned router.
+    """A mixture of feed-forward experts, of which a learned router chooses ``top_k`` a token.
 
-    Router probabilities are a softmax over all experts (or, with ``late``, over the chosen
-    ones); ``normalise`` lets the chosen ones sum to one. ``shared`` is the inner width of an
-    expert that every token also goes to (0: none), with ``shared_gate`` weighed by a sigmoid.
-    ``balance`` weighs the loss that keeps the load even (Fedus et al. 2022, equation 4).
+    Router probabilities are a softmax over all experts (or, with ``softmax_over_top_k``, over the
+    chosen ones); ``normalise`` lets the chosen ones sum to one. ``shared`` is the inner width of
+    an expert that every token also goes to (0: none), with ``shared_gate`` weighed by a sigmoid.
+    ``aux_loss_coef`` weighs the load-balancing loss (Fedus et al. 2022, equation 4).
     """
 
     __pydantic_config__ = STRICT
     op: Literal["experts"] = "experts"
     experts: Count
-    top: Count
+    top_k: Count
     inner: Count
-    bend: Bend
+    activation: Activation
     gated: bool = True
     bias: bool = False
-    late: bool = False
+    softmax_over_top_k: bool = False
     normalise: bool = True
     shared: Count = 0
     shared_gate: bool = False
-    balance: float = 0.0
+    aux_loss_coef: float = 0.0
 
     def __post_init__(self) -> None:
-        """ValueError where a token cannot go to so many experts."""
-        if not 1 <= self.top <= self.experts:
-            raise ValueError(f"top is {self.top}, of {self.experts} experts")
+        """Raise ValueError unless ``top_k`` is from 1 to the number of experts."""
+        if not 1 <= self.top_k <= self.experts:
+            raise ValueError(f"top_k is {self.top_k}, of {self.experts} experts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent:
-    """A recurrent layer over the document: its states, ``hidden`` wide.
+    """A recurrent layer over the document, with states ``hidden`` wide.
 
-    ``backward`` reads from the end; ``both_ways`` does both and sets the states side by side;
+    ``backward`` reads from the end; ``bidirectional`` does both and concatenates the states;
     ``project`` (LSTM only) maps each state to that width before it is passed on (0: not).
     """
 
@@ -221,13 +224,13 @@ class Recurrent:
     cell: Literal["rnn", "gru", "lstm"]
     hidden: Count
     backward: bool = False
-    both_ways: bool = False
+    bidirectional: bool = False
     project: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
-    """Convolutions of several ``widths`` over the document, ``channels`` each, side by side.
+    """Convolutions of several ``widths`` over the document, ``channels`` each, concatenated.
 
     Zeros stand before and after the document, so that every token has a result (Kim 2014).
     """
@@ -236,26 +239,26 @@ class Convolution:
     op: Literal["convolution"] = "convolution"
     widths: tuple[Positive, ...]
     channels: Count
-    bend: Bend
+    activation: Activation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A linear map of each token to another width, bent."""
+    """A linear map of each token to another width, with an activation."""
 
     __pydantic_config__ = STRICT
     op: Literal["projection"] = "projection"
     outputs: Count
-    bend: Bend = "none"
+    activation: Activation = "none"
     bias: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """One of the ops of a :class:`Parallel`, with a norm of its own if it has one."""
+    """One of the ops of a :class:`Parallel`, with a pre-norm of its own if it has one."""
 
     __pydantic_config__ = STRICT
-    before: Norm | None
+    pre_norm: Norm | None
     op: Annotated[Attention | FeedForward | Experts | Recurrent, Field(discriminator="op")]
 
 
@@ -276,25 +279,25 @@ Op = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer:
-    """An op and what stands round it.
+    """An op with its norms, residual connection and dropout.
 
-    ``before`` norms what it reads, ``within`` what it gives, ``after`` the sum. ``skip`` is the
-    rate at which a document passes a residual op by (stochastic depth, Huang et al. 2016).
+    ``pre_norm`` is of the op's input, ``branch_norm`` of its output, ``post_norm`` of the sum.
+    ``stochastic_depth`` is the rate at which a document skips a residual op (Huang et al. 2016).
     """
 
     __pydantic_config__ = STRICT
     op: Op
-    before: Norm | None = None
-    within: Norm | None = None
-    after: Norm | None = None
+    pre_norm: Norm | None = None
+    branch_norm: Norm | None = None
+    post_norm: Norm | None = None
     residual: bool = True
     dropout: float = 0.0
-    skip: float = 0.0
+    stochastic_depth: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sinusoids:
-    """Positions that are not learned (Vaswani et al. 2017, section 3.5).
+    """Sinusoidal position embeddings (Vaswani et al. 2017, section 3.5).
 
     Sines and cosines ``interleaved``, or sines in the first half of the width.
     ``spaced``: the exponents run over width/2 - 1 steps instead of width/2.
@@ -307,13 +310,13 @@ class Sinusoids:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """Token (times ``scale``), position and segment vectors, summed; a table of size 0 is absent.
+    """The sum of token (times ``scale``), position and segment embeddings.
 
-    ``positions`` rows are learned unless ``sinusoids`` are given; the first token has the row
-    ``first_position``. A token whose segment nobody says is of the first, or has none (``unsaid``).
-    ``vector``: one learned vector stands for every token. ``token_norm`` norms
-    the token vectors before the others are added, ``norm`` the sum. ``share`` is the key under
-    which other tables and heads are the same as the token table.
+    A table of size 0 is absent. ``positions`` rows are learned unless ``sinusoids`` are given; the
+    first token has the row ``first_position``. Without segments in the batch a token is of the
+    first one, or has none (``default_segment``). ``vector``: one learned vector stands for every
+    token. ``token_norm`` norms the token embeddings before the others are added, ``norm`` the sum.
+    ``share`` is the key under which other tables and heads are the same as the token table.
     """
 
     __pydantic_config__ = STRICT
@@ -323,7 +326,7 @@ class Embedding:
     first_position: Count = 0
     sinusoids: Sinusoids | None = None
     segments: Count = 0
-    unsaid: Literal["first", "none"] = "first"
+    default_segment: Literal["first", "none"] = "first"
     vector: bool = False
     token_norm: Norm | None = None
     norm: Norm | None = None
@@ -333,10 +336,10 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """An embedding and its layers, in the order in which a token meets them, and a last norm.
+    """An embedding, the layers in their order, and a final norm.
 
-    ``drops``: the embedding's dropout falls on the last states too. ``weights_of`` names the
-    stack whose layers have the same weights.
+    ``output_dropout``: the embedding's dropout falls on the last states too. ``weights_of`` names
+    the stack whose layers have the same weights.
     """
 
     __pydantic_config__ = STRICT
@@ -345,11 +348,11 @@ class Stack:
     embedding: Embedding
     layers: tuple[tuple[Sublayer, ...], ...]
     norm: Norm | None = None
-    drops: bool = False
+    output_dropout: bool = False
     weights_of: str = ""
 
     def ops(self) -> Iterator[Op]:
-        """Every op, those of branches too."""
+        """Iterate over all ops, those of branches too."""
         for layer in self.layers:
             for sublayer in layer:
                 yield sublayer.op
@@ -357,13 +360,13 @@ class Stack:
                     yield from (branch.op for branch in sublayer.op.branches)
 
     @property
-    def reads_forwards(self) -> bool:
-        """Whether no token depends on later ones of its own document."""
+    def is_causal(self) -> bool:
+        """True if no token depends on later ones of its own document."""
         for op in self.ops():
-            if isinstance(op, Attention) and not op.reads and op.sees == "all":
+            if isinstance(op, Attention) and not op.cross_attends and op.mask == "full":
                 return False
             if isinstance(op, Convolution) or (
-                isinstance(op, Recurrent) and op.both_ways | op.backward
+                isinstance(op, Recurrent) and op.bidirectional | op.backward
             ):
                 return False
         return True
@@ -371,22 +374,22 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """A linear map to ``outputs``, bent and normed, before a head's last one."""
+    """A linear map to ``outputs``, an activation and a norm, before a head's last map."""
 
     __pydantic_config__ = STRICT
     outputs: Count
-    bend: Bend
+    activation: Activation
     norm: Norm | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """From hidden states to ``outputs`` numbers a token (``pool`` is ``none``) or a document.
+    """A head, from hidden states to logits.
 
-    ``pool`` takes the ``mean``, the ``max``, the ``first`` or the ``last`` token. ``share`` names
-    the table whose rows are the last map's; ``scale`` multiplies what goes into it, ``cap``
-    bounds what comes out. With ``outputs`` 0 the pooled vector itself is given, at length 1 if
-    ``unit``.
+    It has ``outputs`` logits a token (``pool`` is ``none``) or a document. ``pool`` takes the
+    ``mean``, the ``max``, the ``first`` or the ``last`` token. ``share`` names the table whose rows
+    are the last map's; ``scale`` multiplies its input, ``logit_softcap`` bounds its output. With
+    ``outputs`` 0 the output is the pooled vector itself, at length 1 if ``unit``.
     """
 
     __pydantic_config__ = STRICT
@@ -397,7 +400,7 @@ class Head:
     dropout: float = 0.0
     share: str = ""
     scale: float = 1.0
-    cap: float = 0.0
+    logit_softcap: float = 0.0
     unit: bool = False
 
 
@@ -405,37 +408,39 @@ class Head:
 class ModelSpec:
     """A whole network without its weights and its head.
 
-    ``gives`` names the stacks whose states it gives, side by side (by default the last one);
-    with ``mixed`` they are a learned mix of the states after each layer (Peters et al. 2018,
-    equation 1). ``context`` is the longest document in tokens, where no table of positions says
-    so (0: without a bound).
+    ``outputs_from`` names the stacks whose states are its hidden states, concatenated (by default
+    the last one); with ``scalar_mix`` they are a learned mix of the states after each layer
+    (Peters et al. 2018, equation 1). ``context_length`` is the longest document in tokens, where
+    no table of positions bounds it (0: without a bound).
     """
 
     __pydantic_config__ = STRICT
     stacks: Annotated[tuple[Stack, ...], Field(min_length=1)]
-    gives: tuple[str, ...] = ()
-    mixed: bool = False
-    context: Count = 0
+    outputs_from: tuple[str, ...] = ()
+    scalar_mix: bool = False
+    context_length: Count = 0
 
     def __post_init__(self) -> None:
-        """ValueError where stacks do not fit one another."""
+        """Raise ValueError where stacks do not fit one another."""
         names = [stack.name for stack in self.stacks]
         if len(set(names)) < len(names):
             raise ValueError(f"two stacks have one name: {', '.join(names)}")
-        for name in set(self.gives) - set(names):
-            raise ValueError(f"gives names {name!r}, and there is no such stack")
-        for place, stack in enumerate(self.stacks):
-            known = {each.name: each for each in self.stacks[:place]}
+        for name in set(self.outputs_from) - set(names):
+            raise ValueError(f"outputs_from names {name!r}, and there is no such stack")
+        for number, stack in enumerate(self.stacks):
+            known = {each.name: each for each in self.stacks[:number]}
             if stack.weights_of and stack.weights_of not in known:
                 raise ValueError(f"{stack.name}: weights_of {stack.weights_of!r}, no earlier stack")
             for op in stack.ops():
-                if not isinstance(op, Attention) or not op.reads:
+                if not isinstance(op, Attention) or not op.cross_attends:
                     continue
-                if op.reads not in known:
-                    raise ValueError(f"{stack.name}: reads {op.reads!r}, no earlier stack")
-                if op.each_layer and len(known[op.reads].layers) < len(stack.layers):
+                if op.cross_attends not in known:
                     raise ValueError(
-                        f"{stack.name} has more layers than {op.reads!r}, read by each"
+                        f"{stack.name}: cross_attends {op.cross_attends!r}, no earlier stack"
+                    )
+                if op.each_layer and len(known[op.cross_attends].layers) < len(stack.layers):
+                    raise ValueError(
+                        f"{stack.name} has more layers than {op.cross_attends!r}, each to attend to"
                     )
 
     def stack(self, name: str) -> Stack:
@@ -447,29 +452,29 @@ class ModelSpec:
         raise BadInput(f"the model has no stack {name!r}", f"one of {names}")
 
     @property
-    def given(self) -> tuple[Stack, ...]:
-        """The stacks whose states the network gives."""
-        return tuple(map(self.stack, self.gives)) if self.gives else self.stacks[-1:]
+    def output_stacks(self) -> tuple[Stack, ...]:
+        """The stacks whose states are the network's hidden states."""
+        return tuple(map(self.stack, self.outputs_from)) if self.outputs_from else self.stacks[-1:]
 
     @property
     def longest(self) -> int | None:
         """The longest document in tokens, if there is a bound."""
         rows = [s.embedding.positions - s.embedding.first_position for s in self.stacks]
-        return min((each for each in (*rows, self.context) if each > 0), default=None)
+        return min((each for each in (*rows, self.context_length) if each > 0), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value that :func:`read_spec` reads back."""
         return asdict(self)
 
     def with_dropout(self, rate: float) -> ModelSpec:
-        """The same network with every dropout rate (embedding, hidden, attention) at ``rate``."""
+        """A copy with every dropout rate (embedding, hidden, attention) at ``rate``."""
         return with_parts(
             self, lambda part: replace(part, dropout=rate) if hasattr(part, "dropout") else part
         )
 
 
 def with_parts(part: T, change: Callable[[Any], Any]) -> T:
-    """A spec with each of its parts, innermost first, as ``change`` gives it."""
+    """Map ``change`` over all parts of a spec, innermost first."""
     if isinstance(part, tuple):
         return tuple(with_parts(each, change) for each in part)  # type: ignore[return-value]
     if not is_dataclass(part):
@@ -479,23 +484,23 @@ def with_parts(part: T, change: Callable[[Any], Any]) -> T:
 
 
 def with_op(sublayer: Sublayer, **fields: Any) -> Sublayer:
-    """The sublayer with some fields of its op changed."""
+    """A copy of the sublayer with some fields of its op changed."""
     op: Any = sublayer.op
     return replace(sublayer, op=replace(op, **fields))
 
 
 def read_spec(value: Any, where: str) -> ModelSpec:
-    """A spec from its JSON value; BadInput names ``where`` and the field that is wrong."""
+    """Read a spec from its JSON value; BadInput names ``where`` and the field that is wrong."""
     return read_part(ModelSpec, value, where)
 
 
 def read_head(value: Any, where: str) -> Head:
-    """A head from its JSON value; BadInput names ``where`` and the field that is wrong."""
+    """Read a head from its JSON value; BadInput names ``where`` and the field that is wrong."""
     return read_part(Head, value, where)
 
 
 def read_part(kind: type[T], value: Any, where: str) -> T:
-    """A spec's part from JSON, through its dataclass, which is the only schema."""
+    """Validate a spec's part from JSON through its dataclass, which is the only schema."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""An encoder and a decoder that reads it, as many published configs spell them, read and written.
+"""Encoder-decoder models: specs from configs, weight names and heads.
 
-What differs between kin is where norms stand and what is added to the tokens' vectors.
+The families differ in where norms stand and in what is added to the token embeddings.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.family import (
-    BENDS,
+    ACTIVATIONS,
     Weight,
-    bend_name,
+    activation_name,
     labels,
     linear,
     of_tokens,
@@ -33,26 +33,28 @@ from lmwright.models.family.family import (
 )
 
 NORM = Norm(eps=1e-5)
-"""No config says another."""
+"""The norm of all these families; their configs have no field for it."""
 
 
-def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
-    """The config's words for two sides of one size."""
+def config_of_size(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
+    """The config fields of an encoder and a decoder of one size."""
     both = (("layers", layers), ("attention_heads", heads), ("ffn_dim", inner))
     sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in both}
     return {"d_model": width, **sides}
 
 
-def read_sides(
-    config: Mapping[str, Any], norms: Literal["before", "after"], **embedding: Any
+def read_encoder_decoder(
+    config: Mapping[str, Any], norms: Literal["pre", "post"], **embedding: Any
 ) -> ModelSpec:
-    """The spec of a complete config, with norms before or after each op, and with the first also
-    after the last one. ``embedding``: fields of the embeddings beside those of their tokens. Where
-    words are not tied, each side has a table of its own."""
+    """Read the spec of a complete config, with pre-norm or post-norm layers.
+
+    Pre-norm stacks have a final norm. ``embedding``: fields of the embeddings beside those of
+    their tokens. Where embeddings are not tied, each side has a table of its own.
+    """
     tied = config.get("tie_word_embeddings", True)
 
     def side(name: str) -> Stack:
-        """The encoder or the decoder."""
+        """Build the encoder or the decoder."""
         width, heads = config["d_model"], config[f"{name}_attention_heads"]
         drop = config["dropout"]
         own = Attention(
@@ -61,18 +63,18 @@ def read_sides(
             head_width=width // heads,
             scale=(width // heads) ** -0.5,
             dropout=config["attention_dropout"],
-            sees="all" if name == "encoder" else "causal",
+            mask="full" if name == "encoder" else "causal",
         )
         feed_forward = FeedForward(
             inner=config[f"{name}_ffn_dim"],
-            bend=BENDS[config["activation_function"]],
-            drops=bool(config["activation_dropout"]),
+            activation=ACTIVATIONS[config["activation_function"]],
+            inner_dropout=bool(config["activation_dropout"]),
         )
-        cross = replace(own, sees="all", reads="encoder")
+        cross = replace(own, mask="full", cross_attends="encoder")
         ops = (own, feed_forward) if name == "encoder" else (own, cross, feed_forward)
         bare = (Sublayer(op=op, dropout=drop) for op in ops)
         layer = tuple(
-            replace(each, before=NORM) if norms == "before" else replace(each, after=NORM)
+            replace(each, pre_norm=NORM) if norms == "pre" else replace(each, post_norm=NORM)
             for each in bare
         )
         table = Embedding(
@@ -87,14 +89,14 @@ def read_sides(
             width=width,
             embedding=table,
             layers=(layer,) * config[f"{name}_layers"],
-            norm=NORM if norms == "before" else None,
+            norm=NORM if norms == "pre" else None,
         )
 
     return ModelSpec(stacks=(side("encoder"), side("decoder")))
 
 
-def write_sides(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec without its type: :func:`read_sides` the other way."""
+def write_encoder_decoder(spec: ModelSpec) -> dict[str, Any]:
+    """Write the config of a spec without its type: :func:`read_encoder_decoder` the other way."""
     tied = len({stack.embedding.share for stack in spec.stacks}) == 1
     found: dict[str, Any] = {"is_encoder_decoder": True, "tie_word_embeddings": tied}
     for stack in spec.stacks:
@@ -108,8 +110,8 @@ def write_sides(spec: ModelSpec) -> dict[str, Any]:
             "scale_embedding": embedding.scale != 1.0,
             "dropout": embedding.dropout,
             "attention_dropout": attention.dropout,
-            "activation_dropout": embedding.dropout if feed_forward.drops else 0.0,
-            "activation_function": bend_name(feed_forward.bend),
+            "activation_dropout": embedding.dropout if feed_forward.inner_dropout else 0.0,
+            "activation_function": activation_name(feed_forward.activation),
             f"{stack.name}_layers": len(stack.layers),
             f"{stack.name}_attention_heads": attention.heads,
             f"{stack.name}_ffn_dim": feed_forward.inner,
@@ -117,8 +119,8 @@ def write_sides(spec: ModelSpec) -> dict[str, Any]:
     return found
 
 
-def side_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+def encoder_decoder_weights(spec: ModelSpec) -> list[Weight]:
+    """Map our weights to the checkpoint's tensors."""
     alone = len({stack.embedding.share for stack in spec.stacks}) > 1
     found = []
     for stack in spec.stacks:
@@ -134,16 +136,16 @@ def side_weights(spec: ModelSpec) -> list[Weight]:
         if stack.norm:
             own += linear("norm", f"{name}.layer_norm")
         for number, layer in enumerate(stack.layers):
-            for place, sublayer in enumerate(layer):
-                ours, theirs = f"layers.{number}.{place}", f"{name}.layers.{number}"
+            for index, sublayer in enumerate(layer):
+                ours, theirs = f"layers.{number}.{index}", f"{name}.layers.{number}"
                 own += sublayer_weights(sublayer, ours, theirs)
         found += within(name, own)
     return found
 
 
 def sublayer_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
-    """The weights of one op and its norm."""
-    op, norm = sublayer.op, f"{ours}.before" if sublayer.before else f"{ours}.after"
+    """Weights of one op and its norm."""
+    op, norm = sublayer.op, f"{ours}.pre_norm" if sublayer.pre_norm else f"{ours}.post_norm"
     if isinstance(op, FeedForward):
         return [
             *linear(f"{ours}.op.up", f"{theirs}.fc1"),
@@ -151,19 +153,19 @@ def sublayer_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]
             *linear(norm, f"{theirs}.final_layer_norm"),
         ]
     assert isinstance(op, Attention)
-    name = f"{theirs}.encoder_attn" if op.reads else f"{theirs}.self_attn"
+    name = f"{theirs}.encoder_attn" if op.cross_attends else f"{theirs}.self_attn"
     q, k, v, out = (f"{name}.{part}_proj" for part in ("q", "k", "v", "out"))
     maps = (
         [*linear(f"{ours}.op.q", q), *linear(f"{ours}.op.kv", k, v)]
-        if op.reads
+        if op.cross_attends
         else linear(f"{ours}.op.qkv", q, k, v)
     )
     return [*maps, *linear(f"{ours}.op.out", out), *linear(norm, f"{name}_layer_norm")]
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the rows of the decoder's table or a map of its own, and a bias."""
-    head, own = next_token_alone(config, spec)
+    """Language-model head with a bias: the rows of the decoder's table, or a map of its own."""
+    head, own = next_token_without_bias(config, spec)
     bias = Weight(
         "head.out.bias",
         ("final_logits_bias",),
@@ -173,20 +175,24 @@ def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[W
     return replace(head, bias=True), [*own, bias]
 
 
-def next_token_alone(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The same without a bias."""
+def next_token_without_bias(
+    config: Mapping[str, Any], spec: ModelSpec
+) -> tuple[Head, list[Weight]]:
+    """Language-model head without a bias."""
     table = spec.stack("decoder").embedding
     head = Head(pool="none", outputs=table.vocabulary, bias=False)
     return of_tokens(config, head, table, "lm_head")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A dense map of the decoder's last token, tanh, and a linear map, where both sides read the
-    document, the decoder one token late (Lewis et al. 2020, section 3.1). The published class
-    drops before the dense map too."""
+    """Classification head: a dense map of the decoder's last token, tanh, and a linear map.
+
+    Both sides read the document, the decoder shifted by a token (Lewis et al. 2020, section 3.1).
+    The published class has dropout before the dense map too.
+    """
     head = Head(
         pool="last",
-        dense=Dense(outputs=spec.stack("decoder").width, bend="tanh"),
+        dense=Dense(outputs=spec.stack("decoder").width, activation="tanh"),
         dropout=config.get("classifier_dropout", 0.0),
         outputs=labels(config),
     )
@@ -205,5 +211,5 @@ UNREAD = (
     "encoder.embed_positions.",
     "decoder.embed_positions.",
 )
-"""How names begin of what belongs to heads, stands twice, or follows from the spec; for
-``Family.unread``, which lets weights of the body be read all the same."""
+"""Prefixes of tensors of heads, of duplicates, and of those that follow from the spec; for
+``Family.unread``, which does not exclude weights of the body."""

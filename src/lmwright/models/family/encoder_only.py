@@ -1,4 +1,4 @@
-"""Encoders of post-norm layers that see all, with published names and heads, read and written."""
+"""Encoder-only models of post-norm layers: specs from configs, weight names and heads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from lmwright.core.errors import BadInput
 from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Dense,
     Embedding,
     FeedForward,
@@ -19,9 +19,9 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.family import (
-    BENDS,
+    ACTIVATIONS,
     Weight,
-    bend_name,
+    activation_name,
     by_layer,
     labels,
     linear,
@@ -31,7 +31,7 @@ from lmwright.models.family.family import (
 )
 from lmwright.models.files.fields import only
 
-Made = tuple[Head, list[Weight]]
+HeadAndWeights = tuple[Head, list[Weight]]
 
 
 def encoder(
@@ -41,21 +41,23 @@ def encoder(
     layers: int,
     heads: int,
     inner: int,
-    bend: Bend,
+    activation: Activation,
     attention_dropout: float,
-    sees: Literal["all", "causal"] = "all",
+    mask: Literal["full", "causal"] = "full",
 ) -> ModelSpec:
-    """A stack of post-norm layers; norms and dropout are the embedding's."""
+    """The spec of a stack of post-norm layers; norms and dropout are the embedding's."""
     attention = Attention(
         heads=heads,
         kv_heads=heads,
         head_width=width // heads,
         scale=(width // heads) ** -0.5,
         dropout=attention_dropout,
-        sees=sees,
+        mask=mask,
     )
-    ops = attention, FeedForward(inner=inner, bend=bend)
-    layer = tuple(Sublayer(op=op, after=embedding.norm, dropout=embedding.dropout) for op in ops)
+    ops = attention, FeedForward(inner=inner, activation=activation)
+    layer = tuple(
+        Sublayer(op=op, post_norm=embedding.norm, dropout=embedding.dropout) for op in ops
+    )
     stack = Stack(name="encoder", width=width, embedding=embedding, layers=(layer,) * layers)
     return ModelSpec(stacks=(stack,))
 
@@ -72,9 +74,11 @@ def parts(spec: ModelSpec) -> tuple[Stack, Attention, FeedForward, Norm]:
 
 
 def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as its published classes have it.
-    ``embedding``: fields of the embedding beside those of its tables. BadInput for one that reads
-    another network, or whose positions are not added to the tokens."""
+    """Read the spec of a ``config.json``, with the defaults of its published classes.
+
+    ``embedding``: fields of the embedding beside those of its tables. BadInput for a config with
+    cross-attention, or whose positions are not added to the tokens.
+    """
     only(config, add_cross_attention=False, position_embedding_type="absolute")
     table = Embedding(
         vocabulary=config.get("vocab_size", 30522),
@@ -91,9 +95,9 @@ def read_encoder(config: Mapping[str, Any], **embedding: Any) -> ModelSpec:
         layers=config.get("num_hidden_layers", 12),
         heads=config.get("num_attention_heads", 12),
         inner=config.get("intermediate_size", 3072),
-        bend=BENDS[config.get("hidden_act", "gelu")],
+        activation=ACTIVATIONS[config.get("hidden_act", "gelu")],
         attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
-        sees="causal" if config.get("is_decoder", False) else "all",
+        mask="causal" if config.get("is_decoder", False) else "full",
     )
 
 
@@ -106,26 +110,26 @@ def write_encoder(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(stack.layers),
         "num_attention_heads": attention.heads,
         "intermediate_size": feed_forward.inner,
-        "hidden_act": bend_name(feed_forward.bend),
+        "hidden_act": activation_name(feed_forward.activation),
         "hidden_dropout_prob": stack.embedding.dropout,
         "attention_probs_dropout_prob": attention.dropout,
         "max_position_embeddings": stack.embedding.positions,
         "type_vocab_size": stack.embedding.segments,
         "layer_norm_eps": norm.eps,
-        "is_decoder": attention.sees == "causal",
+        "is_decoder": attention.mask == "causal",
     }
 
 
 def encoder_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     layer = "encoder.layer.{}"
     names = {
         "0.op.qkv": [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")],
         "0.op.out": [f"{layer}.attention.output.dense"],
-        "0.after": [f"{layer}.attention.output.LayerNorm"],
+        "0.post_norm": [f"{layer}.attention.output.LayerNorm"],
         "1.op.up": [f"{layer}.intermediate.dense"],
         "1.op.down": [f"{layer}.output.dense"],
-        "1.after": [f"{layer}.output.LayerNorm"],
+        "1.post_norm": [f"{layer}.output.LayerNorm"],
     }
     found = [
         same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
@@ -138,25 +142,27 @@ def encoder_weights(spec: ModelSpec) -> list[Weight]:
 
 
 def head_dropout(config: Mapping[str, Any], spec: ModelSpec) -> float:
-    """The dropout before a head's last map."""
+    """The dropout rate before a head's last map."""
     own = config.get("classifier_dropout")
     return float(spec.stack("encoder").embedding.dropout if own is None else own)
 
 
-def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """A linear map of each token."""
+def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """A token-classification head: a linear map of each token."""
     head = Head(pool="none", outputs=labels(config), dropout=head_dropout(config, spec))
     return head, linear("head.out", "classifier")
 
 
-def spans(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """For each token, whether an answer begins and whether it ends there."""
+def spans(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Start and end logits of an answer span at each token."""
     return Head(pool="none", outputs=2), linear("head.out", "qa_outputs")
 
 
-def pooled(spec: ModelSpec, bend: Bend, dense: str, out: str, **head: Any) -> Made:
-    """A dense map of the first token, bent, and a linear map, by these names."""
-    mapped = Dense(outputs=spec.stack("encoder").width, bend=bend)
+def pooled(
+    spec: ModelSpec, activation: Activation, dense: str, out: str, **head: Any
+) -> HeadAndWeights:
+    """A dense map of the first token, an activation and a linear map, by these names."""
+    mapped = Dense(outputs=spec.stack("encoder").width, activation=activation)
     weights = [*linear("head.dense", dense), *linear("head.out", out)]
     return Head(pool="first", dense=mapped, **head), weights
 
@@ -165,26 +171,29 @@ SUMMARIES: dict[str, Literal["first", "last", "mean"]] = {
     "first": "first",
     "last": "last",
     "mean": "mean",
-    "cls_index": "last",  # where nobody says which token is meant
+    "cls_index": "last",  # the default where no index is given
 }
-"""What a config's ``summary_type`` takes of a document."""
+"""Pooling by a config's ``summary_type``."""
 
 
 def masked_tokens(
     config: Mapping[str, Any],
     spec: ModelSpec,
-    bend: Bend,
+    activation: Activation,
     dense: str,
     norm: str,
     own: str,
     bias: str,
-) -> Made:
-    """What the masked tokens are: a dense map, bent and normed, then the table's rows and
-    ``bias``, or the map ``own`` with a bias of its own."""
+) -> HeadAndWeights:
+    """The masked-language-model head.
+
+    A dense map, an activation and a norm, then the table's rows and ``bias``, or the map ``own``
+    with a bias of its own.
+    """
     embedding, width = spec.stack("encoder").embedding, spec.stack("encoder").width
     plain = Head(
         pool="none",
-        dense=Dense(outputs=width, bend=bend, norm=embedding.norm),
+        dense=Dense(outputs=width, activation=activation, norm=embedding.norm),
         outputs=embedding.vocabulary,
     )
     head, weights = of_tokens(config, plain, embedding, own)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.core.spec import Bend, Embedding, Head, ModelSpec
+from lmwright.models.core.spec import Activation, Embedding, Head, ModelSpec
 from lmwright.models.network.network import build
 
-BENDS: dict[str, Bend] = {
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -20,12 +20,12 @@ BENDS: dict[str, Bend] = {
     "silu": "silu",
     "swish": "silu",
 }
-"""A bend by the names that published configs have for it."""
+"""A activation by the names that published configs have for it."""
 
 
-def bend_name(bend: Bend) -> str:
-    """The name that a config gets for a bend: the first of :data:`BENDS`."""
-    return next(theirs for theirs, ours in BENDS.items() if ours == bend)
+def activation_name(activation: Activation) -> str:
+    """The name that a config gets for an activation: the first of :data:`ACTIVATIONS`."""
+    return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation)
 
 
 Join = Callable[[list[Tensor]], Tensor]

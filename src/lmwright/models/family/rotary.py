@@ -1,4 +1,4 @@
-"""Rotary positions as published configs spell them, read and written."""
+"""Rotary positions of published configs and GGUF files, read and written."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_rotary(
     head_width: int,
     part: str = "",
     base: float = 10000.0,
-    partners: Literal["halves", "pairs"] = "halves",
+    layout: Literal["half_split", "interleaved"] = "half_split",
 ) -> Rotary:
-    """The rotary positions of a ``config.json``, of today's form or of the former one.
+    """Read the rotary positions of a ``config.json``, of today's form or of the former one.
 
     ``part`` names the kind of layer where the config has parameters for several. Raises BadInput
     for a scaling that lmwright does not have.
@@ -41,13 +41,13 @@ def read_rotary(
     return Rotary(
         base=float(base),
         width=int(head_width * share),
-        partners=partners,
+        layout=layout,
         scaling=read_scaling(scaling, original, config.get("max_position_embeddings", original)),
     )
 
 
 def read_scaling(found: Mapping[str, Any], original: int, context: int) -> Scaling | None:
-    """The scaling that a config's parameters describe."""
+    """Read the scaling of a config's rotary parameters."""
     kind = found.get("rope_type", found.get("type", "default"))
     if kind == "default":
         return None
@@ -93,14 +93,14 @@ def yarn_attention(found: Mapping[str, Any], factor: float) -> float:
     return grown(1.0)
 
 
-def context_of(rotary: Rotary, most: int) -> int:
-    """The longest document that stretched angles allow, where ``most`` were allowed without."""
+def context_length(rotary: Rotary, most: int) -> int:
+    """The context length with scaling, where it was ``most`` without."""
     scaling = rotary.scaling
     return most if scaling is None else max(most, int(scaling.original * scaling.factor))
 
 
-def unstretched(rotary: Rotary, context: int) -> int:
-    """What a config says for the longest document: of some scalings what it was without them."""
+def config_context_length(rotary: Rotary, context: int) -> int:
+    """The context length as configs have it: of some scalings the length without them."""
     scaling = rotary.scaling
     return scaling.original if scaling and scaling.kind in ("linear", "dynamic") else context
 
@@ -127,9 +127,9 @@ def write_rotary(rotary: Rotary, head_width: int) -> dict[str, Any]:
 
 
 def divisors(rotary: Rotary) -> np.ndarray:
-    """What each frequency (width / 2) is divided by, whatever the document's length; fp32.
+    """Divisors of the frequencies (width / 2), for documents of any length; fp32.
 
-    Raises BadInput for a scaling that says more than that.
+    Raises BadInput for a scaling that divisors cannot express.
     """
     scaling = rotary.scaling
     if scaling is not None and (scaling.short != scaling.long or scaling.attention != 1):

@@ -1,4 +1,4 @@
-"""First values of weights.
+"""Initialisation of weights.
 
 | scheme | matrices |
 |---|---|
@@ -30,8 +30,8 @@ from lmwright.core.random import key
 from lmwright.models.blocks.attention import Attention
 from lmwright.models.blocks.feed_forward import Experts, FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
-from lmwright.models.blocks.positions import Buckets, Relative
-from lmwright.models.network.network import Network, put, tie
+from lmwright.models.blocks.positions import T5Bias, TransformerXL
+from lmwright.models.network.network import Network, set_weight, tie
 
 Scheme = Literal[
     "normal",
@@ -47,15 +47,18 @@ Scheme = Literal[
 
 
 @dataclass(frozen=True)
-class Initial:
-    """A scheme, and the deviation of those that have one."""
+class Initialisation:
+    """An initialisation scheme, and the standard deviation of those that have one."""
 
     scheme: Scheme = "normal"
     std: float = 0.02
 
 
-def initialise(network: Network, seed: int, initial: Initial = Initial()) -> None:
-    """Draw every weight that is still missing.
+NORMAL = Initialisation()
+
+
+def initialise(network: Network, seed: int, initial: Initialisation = NORMAL) -> None:
+    """Draw every weight that has no value yet.
 
     The draw of a weight is keyed by its name, so adding another one changes no other.
     """
@@ -64,20 +67,20 @@ def initialise(network: Network, seed: int, initial: Initial = Initial()) -> Non
         if not parameter.is_meta:
             continue
         generator = Generator().manual_seed(key(seed, "weight", name) % (1 << 63))
-        drawn = first_value(parameter.shape, network, name, layers, initial, generator)
-        put(network, name, nn.Parameter(drawn))
+        drawn = initial_value(parameter.shape, network, name, layers, initial, generator)
+        set_weight(network, name, nn.Parameter(drawn))
     tie(network)
 
 
-def first_value(
+def initial_value(
     shape: torch.Size,
     network: Network,
     name: str,
     layers: int,
-    initial: Initial,
+    initial: Initialisation,
     generator: Generator,
 ) -> Tensor:
-    """The first value of one weight."""
+    """The initial value of one weight."""
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
     if isinstance(module, LayerNorm | RmsNorm):
@@ -87,18 +90,18 @@ def first_value(
     if leaf == "mix" or "bias" in leaf:
         return torch.zeros(shape)
     empty = torch.empty(shape)
-    beside = isinstance(module, Relative) and leaf != "map"
-    if len(shape) < 2 or beside or isinstance(module, nn.Embedding | Buckets):
+    beside = isinstance(module, TransformerXL) and leaf != "map"
+    if len(shape) < 2 or beside or isinstance(module, nn.Embedding | T5Bias):
         return empty.normal_(0.0, initial.std, generator=generator)
     sizes = rows_of_parts(network, path, leaf)
     for matrix in empty if isinstance(module, Experts) else [empty]:
         for part in matrix.split(sizes) if sizes else [matrix]:
-            first_matrix(part, name, layers, initial, generator)
+            draw_matrix(part, name, layers, initial, generator)
     return empty
 
 
 def rows_of_parts(network: Network, path: str, leaf: str) -> list[int]:
-    """Rows of each of the matrices that are stored as one; empty for one matrix."""
+    """Rows of each of the matrices that are stored as one; empty for a single matrix."""
     module = network.get_submodule(path)
     above, _, own = path.rpartition(".")
     parent = network.get_submodule(above)
@@ -114,10 +117,10 @@ def rows_of_parts(network: Network, path: str, leaf: str) -> list[int]:
     return []
 
 
-def first_matrix(
-    empty: Tensor, name: str, layers: int, initial: Initial, generator: Generator
+def draw_matrix(
+    empty: Tensor, name: str, layers: int, initial: Initialisation, generator: Generator
 ) -> Tensor:
-    """The first value of one matrix (or convolution) by its scheme."""
+    """Draw one matrix (or convolution) in place by the scheme."""
     if initial.scheme == "scaled":
         last = name.endswith((".out.weight", ".down.weight", ".down")) and ".layers." in name
         std = initial.std / math.sqrt(2 * layers) if last else initial.std
@@ -136,14 +139,14 @@ def truncated(empty: Tensor, std: float, generator: Generator) -> Tensor:
 
 
 def fans(empty: Tensor) -> tuple[int, int]:
-    """How many numbers come into and go out of a unit, of a matrix or a convolution."""
+    """Fan-in and fan-out of a matrix or a convolution."""
     return math.prod(empty.shape[1:]), empty.shape[0] * math.prod(empty.shape[2:])
 
 
 def by_variance(
     variance: Callable[[int, int], float], uniform: bool
 ) -> Callable[[Tensor, float, Generator], Tensor]:
-    """A scheme whose variance follows from the fans."""
+    """A scheme whose variance is a function of fan-in and fan-out."""
 
     def draw(empty: Tensor, std: float, generator: Generator) -> Tensor:
         deviation = math.sqrt(variance(*fans(empty)))
@@ -163,10 +166,10 @@ def orthogonal(empty: Tensor, std: float, generator: Generator) -> Tensor:
 SCHEMES: dict[str, Callable[[Tensor, float, Generator], Tensor]] = {
     "normal": normal,
     "truncated": truncated,
-    "xavier_uniform": by_variance(lambda come, go: 2 / (come + go), uniform=True),
-    "xavier_normal": by_variance(lambda come, go: 2 / (come + go), uniform=False),
-    "kaiming_uniform": by_variance(lambda come, go: 2 / come, uniform=True),
-    "kaiming_normal": by_variance(lambda come, go: 2 / come, uniform=False),
-    "lecun": by_variance(lambda come, go: 1 / come, uniform=False),
+    "xavier_uniform": by_variance(lambda fan_in, fan_out: 2 / (fan_in + fan_out), uniform=True),
+    "xavier_normal": by_variance(lambda fan_in, fan_out: 2 / (fan_in + fan_out), uniform=False),
+    "kaiming_uniform": by_variance(lambda fan_in, fan_out: 2 / fan_in, uniform=True),
+    "kaiming_normal": by_variance(lambda fan_in, fan_out: 2 / fan_in, uniform=False),
+    "lecun": by_variance(lambda fan_in, fan_out: 1 / fan_in, uniform=False),
     "orthogonal": orthogonal,
 }

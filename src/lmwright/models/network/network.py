@@ -1,4 +1,4 @@
-"""The network that a spec describes: its modules, its forward, its weights."""
+"""The network of a spec: modules, forward pass, weights."""
 
 from __future__ import annotations
 
@@ -9,91 +9,99 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from lmwright.models.blocks.attention import Ends
-from lmwright.models.blocks.build import Place
-from lmwright.models.blocks.context import Cache, Flow, Notes, States
+from lmwright.models.blocks.attention import BoundaryTokens
+from lmwright.models.blocks.build import BuildContext
+from lmwright.models.blocks.context import Cache, ForwardContext, States, Trace
 from lmwright.models.blocks.embedding import Embedding
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.sublayer import Sublayer, at
+from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
+from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.memory import keep_freed_memory
-from lmwright.models.core.ragged import Noise, Ragged
+from lmwright.models.core.ragged import Ragged
 
-HEAD_SITE = 1 << 20
+HEAD_DROPOUT_ID = 1 << 20
 
 Batch = Ragged | Mapping[str, Ragged]
-"""What a network reads: one stream for all of its stacks, or one for each by name."""
+"""Input of a network: one stream for all of its stacks, or one for each by name."""
 
 
 class Stack(nn.Module):
-    """An embedding, its layers and a last norm."""
+    """An embedding, its layers and a final norm."""
 
     def __init__(self, setting: spec.Stack, widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.name, self.drops, self.rate = setting.name, setting.drops, setting.embedding.dropout
-        sites = count(1)
-        self.embedding = Embedding(setting, site=0)
+        self.name = setting.name
+        self.output_dropout, self.rate = setting.output_dropout, setting.embedding.dropout
+        dropout_ids = count(1)
+        self.embedding = Embedding(setting, dropout_id=0)
         self.layers = nn.ModuleList()
         self.width = setting.width
         for number, layer in enumerate(setting.layers):
             sublayers = nn.ModuleList()
             for each, sublayer in enumerate(layer):
                 name = f"{setting.name}.{number}.{each}"
-                place = Place(name, self.width, widths, sites, sublayer.dropout)
-                made = Sublayer(sublayer, place)
+                context = BuildContext(name, self.width, widths, dropout_ids, sublayer.dropout)
+                made = Sublayer(sublayer, context)
                 self.width = made.width
                 sublayers.append(made)
             self.layers.append(sublayers)
-        self.norm, self.site = norm(setting.norm, self.width), next(sites)
+        self.norm, self.dropout_id = norm(setting.norm, self.width), next(dropout_ids)
 
-    def forward(self, flow: Flow) -> States:
+    def forward(self, context: ForwardContext) -> States:
         """The states of the stream after each layer."""
-        x_nd = self.embedding(flow)
+        x_nd = self.embedding(context)
         inputs = []
-        for flow.layer, layer in enumerate(self.layers):
+        for context.layer, layer in enumerate(self.layers):
             inputs.append(x_nd)
             for sublayer in layer:  # type: ignore[attr-defined]
-                x_nd = sublayer(x_nd, flow)
-        last_nd = self.finished(x_nd, flow)
-        if flow.notes is not None:
-            flow.notes.states[self.name] = [*inputs, last_nd]
-        return States(flow.batch, inputs, last_nd)
+                x_nd = sublayer(x_nd, context)
+        last_nd = self.finish(x_nd, context)
+        if context.trace is not None:
+            context.trace.states[self.name] = [*inputs, last_nd]
+        return States(context.batch, inputs, last_nd)
 
-    def ends(self, flow: Flow, last: bool) -> tuple[Tensor, Ragged]:
-        """The last states (b, d) of each document's first or last token, and these as a batch.
+    def boundary_states(self, context: ForwardContext, last: bool) -> tuple[Tensor, Ragged]:
+        """Last states (b, d) of each document's first or last token, and the batch of these tokens.
 
-        Equal to rows of :meth:`forward`; from the last op that mixes tokens on, the other tokens,
-        which nobody will read, are let go.
+        Equal to rows of :meth:`forward`; the other tokens are dropped from the last op that mixes
+        tokens on, as nothing depends on them.
         """
-        x_nd, only = self.embedding(flow), Ends.of(flow.batch, last)
-        places = list(self.places())
-        mixing = max((n for n, (_, each) in enumerate(places) if each.mixes_tokens), default=-1)
+        x_nd, only = self.embedding(context), BoundaryTokens.of(context.batch, last)
+        sublayers = list(self.sublayers())
+        mixing = max((n for n, (_, each) in enumerate(sublayers) if each.mixes_tokens), default=-1)
         if mixing < 0:
-            x_nd, flow = x_nd[only.rows], at(flow, only)
-        for number, (flow.layer, sublayer) in enumerate(places):
+            x_nd, context = x_nd[only.rows], narrowed(context, only)
+        for number, (context.layer, sublayer) in enumerate(sublayers):
             if number == mixing:
-                x_nd, flow = sublayer.ends(x_nd, flow, only), at(flow, only)
+                x_nd, context = (
+                    sublayer.boundary_states(x_nd, context, only),
+                    narrowed(context, only),
+                )
             else:
-                x_nd = sublayer(x_nd, flow)
-        return self.finished(x_nd, flow), only.batch
+                x_nd = sublayer(x_nd, context)
+        return self.finish(x_nd, context), only.batch
 
-    def places(self) -> Iterator[tuple[int, Sublayer]]:
-        """Every sublayer with the number of its layer, in the order in which they work."""
+    def sublayers(self) -> Iterator[tuple[int, Sublayer]]:
+        """Iterate over all sublayers in order, each with the number of its layer."""
         for number, layer in enumerate(self.layers):
             for sublayer in layer:  # type: ignore[attr-defined]
                 yield number, sublayer
 
-    def finished(self, x_nd: Tensor, flow: Flow) -> Tensor:
-        """The last norm, and dropout where the spec has it there."""
+    def finish(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
+        """Apply the final norm, and dropout where the spec has it there."""
         x_nd = self.norm(x_nd)
-        if flow.noise is not None and self.drops and self.rate:
-            x_nd = x_nd * flow.noise.rows(flow.batch, x_nd, self.rate, self.site)
+        if context.dropout_rng is not None and self.output_dropout and self.rate:
+            mask_nd = context.dropout_rng.token_mask(
+                context.batch, x_nd, self.rate, self.dropout_id
+            )
+            x_nd = x_nd * mask_nd
         return x_nd
 
 
 class Network(nn.Module):
-    """The stacks of a spec, and a head if one is given."""
+    """The stacks of a spec, with a head or without."""
 
     def __init__(self, setting: spec.ModelSpec, head: spec.Head | None = None) -> None:
         super().__init__()
@@ -103,12 +111,12 @@ class Network(nn.Module):
         for stack in setting.stacks:
             self.stacks[stack.name] = Stack(stack, widths)
             widths[stack.name] = self.stacks[stack.name].width  # type: ignore[assignment]
-        self.width = sum(widths[stack.name] for stack in setting.given)
+        self.width = sum(widths[stack.name] for stack in setting.output_stacks)
         self.mix = self.mix_scale = None
-        if setting.mixed:
-            self.mix = nn.Parameter(torch.empty(len(setting.given[0].layers) + 1))
+        if setting.scalar_mix:
+            self.mix = nn.Parameter(torch.empty(len(setting.output_stacks[0].layers) + 1))
             self.mix_scale = nn.Parameter(torch.empty(1))
-        self.head = None if head is None else Head(head, self.width, HEAD_SITE)
+        self.head = None if head is None else Head(head, self.width, HEAD_DROPOUT_ID)
         tied = ties(self)
         for stack in setting.stacks:
             table = f"stacks.{stack.name}.embedding.tokens.weight"
@@ -118,99 +126,100 @@ class Network(nn.Module):
     def forward(
         self,
         batch: Batch,
-        noise: Noise | None = None,
+        dropout_rng: DropoutRNG | None = None,
         cache: Cache | None = None,
-        losses: list[Tensor] | None = None,
+        aux_losses: list[Tensor] | None = None,
     ) -> Tensor:
-        """What the head gives: (b, outputs) a document as packed, or (n, outputs) a token.
+        """The head's output: (b, outputs) a document as packed, or (n, outputs) a token.
 
-        ``losses`` takes what ops add to the loss: routed experts, for an even load.
+        ``aux_losses`` collects auxiliary losses: those of routed experts, for an even load.
         """
         if self.head is None:
             raise TypeError("this network has no head")
         pool = self.head.setting.pool
-        if pool in ("first", "last") and self.gives_last:
-            states_bd, ends = self.ends(batch, noise, cache, pool == "last", losses)
-            return self.head(states_bd, ends, noise)
-        hidden_nd = self.hidden(batch, noise, cache, losses=losses)
-        return self.head(hidden_nd, self.given_batch(batch), noise)
+        if pool in ("first", "last") and self.outputs_last_stack:
+            last = pool == "last"
+            states_bd, tokens = self.boundary_states(batch, dropout_rng, cache, last, aux_losses)
+            return self.head(states_bd, tokens, dropout_rng)
+        hidden_nd = self.hidden(batch, dropout_rng, cache, aux_losses=aux_losses)
+        return self.head(hidden_nd, self.output_batch(batch), dropout_rng)
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
-        """What the head gives for each document's last token alone: (b, outputs) as packed."""
+        """The head's output for each document's last token alone: (b, outputs) as packed."""
         if self.head is None:
             raise TypeError("this network has no head")
-        if self.gives_last:
-            states_bd, ends = self.ends(batch, None, cache, last=True)
+        if self.outputs_last_stack:
+            states_bd, last = self.boundary_states(batch, None, cache, last=True)
         else:
-            given = self.given_batch(batch)
-            states_bd = self.hidden(batch, None, cache)[given.end_rows(last=True)]
-            ends = given.ends(last=True)
-        found: Tensor = self.head(states_bd, ends, None)
-        return ends.as_packed(found) if self.head.setting.pool == "none" else found
+            stream = self.output_batch(batch)
+            states_bd = self.hidden(batch, None, cache)[stream.boundary_rows(last=True)]
+            last = stream.boundary_tokens(last=True)
+        found: Tensor = self.head(states_bd, last, None)
+        return last.as_packed(found) if self.head.setting.pool == "none" else found
 
-    def look(
-        self, batch: Batch, noise: Noise | None = None, cache: Cache | None = None
+    def logits_and_hidden(
+        self, batch: Batch, dropout_rng: DropoutRNG | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What the head gives, and the hidden states (n, d) that it was read from."""
+        """The head's output, and the hidden states (n, d) that it was computed from."""
         if self.head is None:
             raise TypeError("this network has no head")
-        hidden_nd = self.hidden(batch, noise, cache)
-        return self.head(hidden_nd, self.given_batch(batch), noise), hidden_nd
+        hidden_nd = self.hidden(batch, dropout_rng, cache)
+        return self.head(hidden_nd, self.output_batch(batch), dropout_rng), hidden_nd
 
     def hidden(
         self,
         batch: Batch,
-        noise: Noise | None = None,
+        dropout_rng: DropoutRNG | None = None,
         cache: Cache | None = None,
-        notes: Notes | None = None,
-        losses: list[Tensor] | None = None,
+        trace: Trace | None = None,
+        aux_losses: list[Tensor] | None = None,
     ) -> Tensor:
-        """The states (n, d) that the spec gives. ``losses`` takes what ops add to the loss."""
-        flow = self.begun(batch, noise, cache, notes)
+        """Hidden states (n, d) of the output stacks; ``aux_losses`` collects auxiliary losses."""
+        context = self.start(batch, dropout_rng, cache, trace)
         for stack in self.spec.stacks:
-            self.run(stack.name, batch, flow)
+            self.run_stack(stack.name, batch, context)
         if cache is not None:
-            cache.advance(self.given_batch(batch))
-        if losses is not None:
-            losses += flow.losses
-        given = [flow.read[stack.name] for stack in self.spec.given]
+            cache.advance(self.output_batch(batch))
+        if aux_losses is not None:
+            aux_losses += context.aux_losses
+        outputs = [context.states[stack.name] for stack in self.spec.output_stacks]
         if self.mix is None or self.mix_scale is None:
-            return torch.cat([states.last for states in given], dim=-1)
-        layers = zip(*([*states.inputs, states.last] for states in given), strict=True)
-        side_by_side = [torch.cat([*parts], dim=-1) for parts in layers]
+            return torch.cat([states.last for states in outputs], dim=-1)
+        layers = zip(*([*states.inputs, states.last] for states in outputs), strict=True)
+        concatenated = [torch.cat([*parts], dim=-1) for parts in layers]
         shares = torch.softmax(self.mix, dim=0)
         return self.mix_scale * sum(
-            share * each for share, each in zip(shares, side_by_side, strict=True)
+            share * each for share, each in zip(shares, concatenated, strict=True)
         )
 
-    def encoded(self, batch: Ragged) -> Tensor:
-        """The states (n, d) of the first stack alone, which a decoder with an encoder reads."""
-        flow, first = self.begun(batch, None, None, None), self.spec.stacks[0].name
-        self.run(first, batch, flow)
-        return flow.read[first].last
+    def encode(self, batch: Ragged) -> Tensor:
+        """The last states (n, d) of the first stack alone: of the encoder of an encoder-decoder."""
+        context, first = self.start(batch, None, None, None), self.spec.stacks[0].name
+        self.run_stack(first, batch, context)
+        return context.states[first].last
 
-    def ends(
+    def boundary_states(
         self,
         batch: Batch,
-        noise: Noise | None,
+        dropout_rng: DropoutRNG | None,
         cache: Cache | None,
         last: bool,
-        losses: list[Tensor] | None = None,
+        aux_losses: list[Tensor] | None = None,
     ) -> tuple[Tensor, Ragged]:
-        """The states (b, d) of each document's first or last token, and these tokens' batch."""
-        if not self.gives_last:
-            raise TypeError("the network gives more, or others, than its last stack's states")
-        flow = self.begun(batch, noise, cache, None)
-        *before, given = [stack.name for stack in self.spec.stacks]
+        """Hidden states (b, d) of each document's first or last token, and the batch of these."""
+        if not self.outputs_last_stack:
+            raise TypeError("the hidden states are more, or others, than the last stack's states")
+        context = self.start(batch, dropout_rng, cache, None)
+        *before, final = [stack.name for stack in self.spec.stacks]
         for name in before:
-            self.run(name, batch, flow)
-        flow.batch, flow.memo = stream_of(batch, given), {}
-        stack: Stack = self.stacks[given]  # type: ignore[assignment]
-        found = stack.ends(flow, last)
-        if losses is not None:
-            losses += flow.losses
+            self.run_stack(name, batch, context)
+        context.batch, context.memo = stream_of(batch, final), {}
+        stack: Stack = self.stacks[final]  # type: ignore[assignment]
+        found = stack.boundary_states(context, last)
+        if aux_losses is not None:
+            aux_losses += context.aux_losses
         if cache is not None:
-            cache.advance(self.given_batch(batch))
+            cache.advance(self.output_batch(batch))
         return found
 
     @property
@@ -220,51 +229,51 @@ class Network(nn.Module):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The names of the streams that it reads, the one that it goes on with last."""
+        """Names of the input streams, the one that is continued last."""
         return tuple(stack.name for stack in self.spec.stacks)
 
     @property
     def two_streams(self) -> bool:
-        """Whether it asks about places in one stream and knows what stands there from another."""
+        """True if a query stream asks about positions of a content stream."""
         return bool(self.spec.stacks[-1].embedding.vector)
 
     @property
-    def foretells(self) -> bool:
-        """Whether it says of each token which one comes next."""
+    def is_causal_lm(self) -> bool:
+        """True if its head predicts the next token at each position."""
         head = self.head_spec
-        return head is not None and head.pool == "none" and self.spec.stacks[-1].reads_forwards
+        return head is not None and head.pool == "none" and self.spec.stacks[-1].is_causal
 
     @property
-    def gives_last(self) -> bool:
-        """Whether the last stack's last states are all that the network gives."""
-        return self.spec.given == self.spec.stacks[-1:] and not self.spec.mixed
+    def outputs_last_stack(self) -> bool:
+        """True if the hidden states are the last stack's last states alone."""
+        return self.spec.output_stacks == self.spec.stacks[-1:] and not self.spec.scalar_mix
 
-    def begun(
-        self, batch: Batch, noise: Noise | None, cache: Cache | None, notes: Notes | None
-    ) -> Flow:
-        """A pass that has gone through no stack yet."""
-        return Flow(stream_of(batch, self.spec.stacks[0].name), noise, cache, notes)
+    def start(
+        self, batch: Batch, dropout_rng: DropoutRNG | None, cache: Cache | None, trace: Trace | None
+    ) -> ForwardContext:
+        """The context of a new forward pass."""
+        return ForwardContext(stream_of(batch, self.spec.stacks[0].name), dropout_rng, cache, trace)
 
-    def run(self, name: str, batch: Batch, flow: Flow) -> None:
-        """Let one stack give its states, unless a cache holds all that is read of them."""
-        flow.batch, flow.memo = stream_of(batch, name), {}
-        read_only = name not in {stack.name for stack in self.spec.given}
-        if flow.cache is not None and read_only and any(flow.cache.lengths):
+    def run_stack(self, name: str, batch: Batch, context: ForwardContext) -> None:
+        """Run one stack, unless a cache holds all that others attend to of it."""
+        context.batch, context.memo = stream_of(batch, name), {}
+        source_only = name not in {stack.name for stack in self.spec.output_stacks}
+        if context.cache is not None and source_only and any(context.cache.lengths):
             return
-        flow.read[name] = self.stacks[name](flow)
+        context.states[name] = self.stacks[name](context)
 
-    def given_batch(self, batch: Batch) -> Ragged:
-        """The stream whose states the network gives."""
-        return stream_of(batch, self.spec.given[0].name)
+    def output_batch(self, batch: Batch) -> Ragged:
+        """The stream of the output stacks."""
+        return stream_of(batch, self.spec.output_stacks[0].name)
 
 
 def stream_of(batch: Batch, name: str) -> Ragged:
-    """The stream that a stack reads."""
+    """The input stream of a stack."""
     return batch if isinstance(batch, Ragged) else batch[name]
 
 
 def ties(network: Network) -> dict[str, str]:
-    """Weight -> the weight that it is one with, for all that the spec shares."""
+    """Tied weights by name: each one's name -> the name of the weight that it is the same as."""
     firsts: dict[str, str] = {}
     found: dict[str, str] = {}
 
@@ -278,7 +287,7 @@ def ties(network: Network) -> dict[str, str]:
         own: Stack = network.stacks[stack.name]  # type: ignore[assignment]
         for name, module in own.named_modules():
             setting = getattr(getattr(module, "setting", None), "positions", None)
-            if isinstance(setting, spec.Buckets):
+            if isinstance(setting, spec.T5Bias):
                 same(setting.share, f"{here}.{name}.buckets.weight")
         if stack.weights_of:
             for name, _ in own.layers.named_parameters():
@@ -289,33 +298,33 @@ def ties(network: Network) -> dict[str, str]:
 
 
 def tie(network: Network) -> None:
-    """Make the weights that the spec shares one."""
+    """Tie the weights that the spec shares."""
     known = dict(network.named_parameters(remove_duplicate=False))
     for name, first in ties(network).items():
-        put(network, name, known[first])
+        set_weight(network, name, known[first])
 
 
-def put(network: Network, name: str, weight: nn.Parameter) -> None:
-    """Set one weight."""
+def set_weight(network: Network, name: str, weight: nn.Parameter) -> None:
+    """Set one weight by its name."""
     module, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(module), leaf, weight)
 
 
 def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
-    """A network whose weights are not there yet: :func:`fill` or ``initialise`` gives them."""
+    """Build a network without values of its weights, for :func:`fill` or ``initialise`` to set."""
     keep_freed_memory()
     with torch.device("meta"):
         return Network(setting, head)
 
 
 def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    """Give the network those of its weights that ``tensors`` names, without a copy."""
+    """Set those of the network's weights that ``tensors`` names, without a copy."""
     for name, _ in list(network.named_parameters()):
         if name in tensors:
-            put(network, name, nn.Parameter(tensors[name].detach()))
+            set_weight(network, name, nn.Parameter(tensors[name].detach()))
     tie(network)
 
 
-def size(network: Network) -> int:
-    """How many numbers the network's weights are."""
+def parameter_count(network: Network) -> int:
+    """Number of parameters, tied weights counted once."""
     return sum(math.prod(parameter.shape) for parameter in network.parameters())

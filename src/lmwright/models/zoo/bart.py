@@ -9,12 +9,12 @@ from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     last_token,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
 from lmwright.models.family.family import Family
 
@@ -23,7 +23,7 @@ SIZES = {  # layers of each side, width, heads, inner (Lewis et al. 2020, sectio
     "large": (12, 1024, 16, 4096),
 }
 LEFT_OUT = {
-    **sizes(*SIZES["large"]),
+    **config_of_size(*SIZES["large"]),
     "vocab_size": 50265,
     "max_position_embeddings": 1024,
     "activation_function": "gelu",
@@ -39,26 +39,28 @@ FIRST_POSITION = 2
 
 def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
     """The spec of a published size."""
-    return spec({**sizes(*SIZES[size]), "vocab_size": vocabulary})
+    return spec({**config_of_size(*SIZES[size]), "vocab_size": vocabulary})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as published for the large size."""
     whole = {**LEFT_OUT, **config}
     rows = whole["max_position_embeddings"] + FIRST_POSITION
-    return read_sides(whole, "after", positions=rows, first_position=FIRST_POSITION, norm=NORM)
+    return read_encoder_decoder(
+        whole, "post", positions=rows, first_position=FIRST_POSITION, norm=NORM
+    )
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec: :func:`spec` the other way."""
-    return {"model_type": "bart", **write_sides(spec)}
+    return {"model_type": "bart", **write_encoder_decoder(spec)}
 
 
 FAMILY = Family(
     name="bart",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token, "classify": last_token},
     prefix="model.",
     unread=UNREAD,

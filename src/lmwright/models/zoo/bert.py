@@ -11,7 +11,7 @@ from typing import Any
 
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.encoder_only import (
-    Made,
+    HeadAndWeights,
     encoder_weights,
     head_dropout,
     labelled_tokens,
@@ -21,7 +21,7 @@ from lmwright.models.family.encoder_only import (
     spans,
     write_encoder,
 )
-from lmwright.models.family.family import BENDS, Family, labels
+from lmwright.models.family.family import ACTIVATIONS, Family, labels
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),
@@ -57,23 +57,23 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     return {"model_type": "bert", **write_encoder(spec)}
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """The pooler (a dense map of the first token, tanh) and a linear map."""
     drop, count = head_dropout(config, spec), labels(config)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """The same with one number a document, by which several are compared."""
     drop = head_dropout(config, spec)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=1, dropout=drop)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """What the masked tokens are."""
-    bend, theirs = BENDS[config.get("hidden_act", "gelu")], "cls.predictions"
+    activation, theirs = ACTIVATIONS[config.get("hidden_act", "gelu")], "cls.predictions"
     names = "transform.dense", "transform.LayerNorm", "decoder", "bias"
-    return masked_tokens(config, spec, bend, *(f"{theirs}.{name}" for name in names))
+    return masked_tokens(config, spec, activation, *(f"{theirs}.{name}" for name in names))
 
 
 FAMILY = Family(

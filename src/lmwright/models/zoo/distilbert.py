@@ -8,7 +8,7 @@ from typing import Any
 
 from lmwright.models.core.spec import ModelSpec, Sinusoids
 from lmwright.models.family.encoder_only import (
-    Made,
+    HeadAndWeights,
     labelled_tokens,
     masked_tokens,
     pooled,
@@ -17,7 +17,7 @@ from lmwright.models.family.encoder_only import (
     write_encoder,
 )
 from lmwright.models.family.family import (
-    BENDS,
+    ACTIVATIONS,
     Family,
     Weight,
     by_layer,
@@ -71,10 +71,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
     names = {
         "0.op.qkv": [f"{layer}.attention.{part}_lin" for part in "qkv"],
         "0.op.out": [f"{layer}.attention.out_lin"],
-        "0.after": [f"{layer}.sa_layer_norm"],
+        "0.post_norm": [f"{layer}.sa_layer_norm"],
         "1.op.up": [f"{layer}.ffn.lin1"],
         "1.op.down": [f"{layer}.ffn.lin2"],
-        "1.after": [f"{layer}.output_layer_norm"],
+        "1.post_norm": [f"{layer}.output_layer_norm"],
     }
     found = [
         same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
@@ -86,29 +86,29 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return within("encoder", found)
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A dense map of the first token, ReLU, and a linear map."""
     drop, count = config.get("seq_classif_dropout", 0.2), labels(config)
     return pooled(spec, "relu", "pre_classifier", "classifier", outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """The same with one number a document, by which several are compared."""
     drop = config.get("seq_classif_dropout", 0.2)
     return pooled(spec, "relu", "pre_classifier", "classifier", outputs=1, dropout=drop)
 
 
-def answer(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def answer(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """Where an answer begins and ends, with a dropout of its own."""
     head, weights = spans(config, spec)
     return replace(head, dropout=config.get("qa_dropout", 0.1)), weights
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """What the masked tokens are."""
-    bend = BENDS[config.get("activation", "gelu")]
+    activation = ACTIVATIONS[config.get("activation", "gelu")]
     names = "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
-    return masked_tokens(config, spec, bend, *names)
+    return masked_tokens(config, spec, activation, *names)
 
 
 FAMILY = Family(

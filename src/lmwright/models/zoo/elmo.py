@@ -45,11 +45,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             for number in range(lstm["n_layers"])
         )
         stacks.append(Stack(name=name, width=width, embedding=table, layers=layers))
-    return ModelSpec(stacks=tuple(stacks), gives=tuple(WAYS), mixed=True)
+    return ModelSpec(stacks=tuple(stacks), outputs_from=tuple(WAYS), scalar_mix=True)
 
 
 def one_way(both: ModelSpec, name: str) -> ModelSpec:
-    """One of the two language models alone, which foretells the next token of its way."""
+    """One of the two language models alone, which predicts the next token of its direction."""
     return ModelSpec(stacks=(both.stack(name),))
 
 
@@ -83,7 +83,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
                 stack.name, [same(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in leaves]
             )
     mix = [same("mix", "mix.scalars"), same("mix_scale", "mix.gamma")]
-    return [*found, *mix] if spec.mixed else found
+    return [*found, *mix] if spec.scalar_mix else found
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:

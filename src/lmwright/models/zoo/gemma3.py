@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     Head,
@@ -37,7 +37,11 @@ from lmwright.models.family.family import Family, InGguf, InLarger, Weight, line
 from lmwright.models.family.rotary import read_rotary, write_rotary
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
-BENDS: dict[str, Bend] = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+}
 
 SIZES = {  # layers, width, heads, key heads, head width, inner, window, global angles' divisor
     "270m": (18, 640, 4, 1, 256, 2048, 512, 1),
@@ -82,15 +86,15 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False, offset=1.0)
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 9216),
-        bend=BENDS[config.get("hidden_activation", "gelu_pytorch_tanh")],
+        activation=ACTIVATIONS[config.get("hidden_activation", "gelu_pytorch_tanh")],
         gated=True,
         bias=False,
     )
-    window, both_ways = (
+    window, bidirectional = (
         config.get("sliding_window", 4096),
         config.get("use_bidirectional_attention"),
     )
-    if both_ways and window:
+    if bidirectional and window:
         window = window // 2 + 1  # published as a whole span, to both sides
 
     def layer(kind: str) -> tuple[Sublayer, ...]:
@@ -103,13 +107,13 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             dropout=config.get("attention_dropout", 0.0),
             bias=bias,
             out_bias=bias,
-            sees="all" if both_ways else "causal",
+            mask="full" if bidirectional else "causal",
             window=(window or 0) * (kind == LOCAL),
             positions=rotary(config, kind, head_width),
             head_norm=norm,
         )
         ops = (attention, feed_forward)
-        return tuple(Sublayer(op=op, before=norm, within=norm) for op in ops)
+        return tuple(Sublayer(op=op, pre_norm=norm, branch_norm=norm) for op in ops)
 
     embedding = Embedding(
         vocabulary=config.get("vocab_size", 262208), scale=width**0.5, share="tokens"
@@ -121,7 +125,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=tuple(map(layer, kinds(config))),
         norm=norm,
     )
-    return ModelSpec(stacks=(stack,), context=config.get("max_position_embeddings", 131072))
+    return ModelSpec(stacks=(stack,), context_length=config.get("max_position_embeddings", 131072))
 
 
 def kinds(config: Mapping[str, Any]) -> list[str]:
@@ -154,7 +158,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         if isinstance(op, Attention) and isinstance(op.positions, Rotary)
     }
     windows = [op.window for op in ops if isinstance(op, Attention)]
-    window, both_ways = max(windows), attention.sees == "all"
+    window, bidirectional = max(windows), attention.mask == "full"
     return {
         "model_type": "gemma3_text",
         "vocab_size": stack.embedding.vocabulary,
@@ -164,13 +168,15 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_activation": {ours: theirs for theirs, ours in BENDS.items()}[feed_forward.bend],
+        "hidden_activation": {ours: theirs for theirs, ours in ACTIVATIONS.items()}[
+            feed_forward.activation
+        ],
         "query_pre_attn_scalar": round(attention.scale**-2),
-        "max_position_embeddings": spec.context,
+        "max_position_embeddings": spec.context_length,
         "rms_norm_eps": stack.norm.eps,
         "layer_types": [LOCAL if each else GLOBAL for each in windows],
-        "sliding_window": (window - 1) * 2 if both_ways and window else window,
-        "use_bidirectional_attention": both_ways,
+        "sliding_window": (window - 1) * 2 if bidirectional and window else window,
+        "use_bidirectional_attention": bidirectional,
         "rope_parameters": angles,
         "attention_bias": attention.bias,
         "attention_dropout": attention.dropout,
@@ -190,10 +196,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
         norms = {
             "0.op.q_norm": "self_attn.q_norm",
             "0.op.k_norm": "self_attn.k_norm",
-            "0.before": "input_layernorm",
-            "0.within": "post_attention_layernorm",
-            "1.before": "pre_feedforward_layernorm",
-            "1.within": "post_feedforward_layernorm",
+            "0.pre_norm": "input_layernorm",
+            "0.branch_norm": "post_attention_layernorm",
+            "1.pre_norm": "pre_feedforward_layernorm",
+            "1.branch_norm": "post_feedforward_layernorm",
         }
         ups = f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"
         found += [
@@ -208,7 +214,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """The next token, by the table's rows or by a map of its own."""
     table, cap = spec.stack("decoder").embedding, config.get("final_logit_softcapping") or 0.0
-    head = Head(pool="none", outputs=table.vocabulary, bias=False, cap=cap)
+    head = Head(pool="none", outputs=table.vocabulary, bias=False, logit_softcap=cap)
     return of_tokens(config, head, table, "lm_head")
 
 

@@ -33,13 +33,21 @@ from lmwright.models.family.decoder_only import (
     next_token,
     read_fields,
 )
-from lmwright.models.family.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
+from lmwright.models.family.family import (
+    ACTIVATIONS,
+    Family,
+    InGguf,
+    Weight,
+    activation_name,
+    linear,
+    same,
+)
 from lmwright.models.family.rotary import (
-    context_of,
+    config_context_length,
+    context_length,
     divisors,
     read_divisors,
     read_rotary,
-    unstretched,
     write_rotary,
 )
 
@@ -138,21 +146,21 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=bias,
         out_bias=bias,
-        sees="causal",
+        mask="causal",
         positions=rotary,
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 11008),
-        bend=BENDS[config.get("hidden_act", "silu")],
+        activation=ACTIVATIONS[config.get("hidden_act", "silu")],
         gated=True,
         bias=config.get("mlp_bias", False),
     )
-    layer = tuple(Sublayer(op=op, before=norm) for op in (attention, feed_forward))
+    layer = tuple(Sublayer(op=op, pre_norm=norm) for op in (attention, feed_forward))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), share="tokens")
     layers = (layer,) * config.get("num_hidden_layers", 32)
     return ModelSpec(
         stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers, norm=norm),),
-        context=context_of(rotary, config["max_position_embeddings"]),
+        context_length=context_length(rotary, config["max_position_embeddings"]),
     )
 
 
@@ -210,8 +218,8 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_act": bend_name(feed_forward.bend),
-        "max_position_embeddings": unstretched(attention.positions, spec.context),
+        "hidden_act": activation_name(feed_forward.activation),
+        "max_position_embeddings": config_context_length(attention.positions, spec.context_length),
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
@@ -261,8 +269,8 @@ def weights(spec: ModelSpec) -> list[Weight]:
             *linear(f"{ours}.0.op.out", f"{theirs}.self_attn.o_proj", bias=attention.out_bias),
             *linear(f"{ours}.1.op.up", f"{mlp}.gate_proj", f"{mlp}.up_proj", bias=dense),
             *linear(f"{ours}.1.op.down", f"{mlp}.down_proj", bias=dense),
-            same(f"{ours}.0.before.weight", f"{theirs}.input_layernorm.weight"),
-            same(f"{ours}.1.before.weight", f"{theirs}.post_attention_layernorm.weight"),
+            same(f"{ours}.0.pre_norm.weight", f"{theirs}.input_layernorm.weight"),
+            same(f"{ours}.1.pre_norm.weight", f"{theirs}.post_attention_layernorm.weight"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 

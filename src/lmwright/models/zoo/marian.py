@@ -13,11 +13,11 @@ from typing import Any
 from lmwright.models.core.spec import ModelSpec, Sinusoids, Stack
 from lmwright.models.family.encoder_decoder import (
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
 from lmwright.models.family.family import Family
 
@@ -26,7 +26,7 @@ SIZES = {  # layers of each side, width, heads, inner (the published configs)
     "big": (6, 1024, 16, 4096),
 }
 LEFT_OUT = {
-    **sizes(12, 1024, 16, 4096),
+    **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 58101,
     "max_position_embeddings": 1024,
     "activation_function": "gelu",
@@ -39,16 +39,16 @@ LEFT_OUT = {
 
 
 def sized(size: str, vocabulary: int = 58101) -> ModelSpec:
-    """The spec of a published size; they scale their embeddings, read 512 tokens, bend by SiLU."""
+    """The spec of a published size: scaled embeddings, 512 tokens, SiLU."""
     more = {"scale_embedding": True, "max_position_embeddings": 512, "activation_function": "silu"}
-    return spec({**sizes(*SIZES[size]), "vocab_size": vocabulary, **more})
+    return spec({**config_of_size(*SIZES[size]), "vocab_size": vocabulary, **more})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as in its published class."""
     whole = {**LEFT_OUT, **config}
     rows, sinusoids = whole["max_position_embeddings"], Sinusoids(interleaved=False)
-    plain = read_sides(whole, "after", positions=rows, sinusoids=sinusoids)
+    plain = read_encoder_decoder(whole, "post", positions=rows, sinusoids=sinusoids)
     if whole.get("share_encoder_decoder_embeddings", True):
         return plain
     encoder, decoder = plain.stacks
@@ -67,7 +67,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     source, target = (stack.embedding for stack in spec.stacks)
     return {
         "model_type": "marian",
-        **write_sides(spec),
+        **write_encoder_decoder(spec),
         "vocab_size": source.vocabulary,
         "decoder_vocab_size": target.vocabulary,
         "share_encoder_decoder_embeddings": source.share == target.share,
@@ -79,7 +79,7 @@ FAMILY = Family(
     name="marian",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token},
     prefix="model.",
     unread=UNREAD,

@@ -12,12 +12,12 @@ from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     last_token,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
 from lmwright.models.family.family import Family
 
@@ -26,7 +26,7 @@ SIZES = {  # layers of each side, width, heads, inner, vocabulary (Liu et al. 20
     "50": (12, 1024, 16, 4096, 250054),
 }
 LEFT_OUT = {
-    **sizes(12, 1024, 16, 4096),
+    **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 50265,
     "max_position_embeddings": 1024,
     "activation_function": "gelu",
@@ -43,26 +43,28 @@ FIRST_POSITION = 2
 def sized(size: str) -> ModelSpec:
     """The spec of a published size; all of them scale their embeddings."""
     *parts, vocabulary = SIZES[size]
-    return spec({**sizes(*parts), "vocab_size": vocabulary, "scale_embedding": True})
+    return spec({**config_of_size(*parts), "vocab_size": vocabulary, "scale_embedding": True})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; what it leaves out is as in its published class."""
     whole = {**LEFT_OUT, **config}
     rows = whole["max_position_embeddings"] + FIRST_POSITION
-    return read_sides(whole, "before", positions=rows, first_position=FIRST_POSITION, norm=NORM)
+    return read_encoder_decoder(
+        whole, "pre", positions=rows, first_position=FIRST_POSITION, norm=NORM
+    )
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec: :func:`spec` the other way."""
-    return {"model_type": "mbart", **write_sides(spec)}
+    return {"model_type": "mbart", **write_encoder_decoder(spec)}
 
 
 FAMILY = Family(
     name="mbart",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token, "classify": last_token},
     prefix="model.",
     unread=UNREAD,

@@ -15,14 +15,14 @@ from typing import Any
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.core.spec import (
+    Activation,
+    ALiBi,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     Head,
     ModelSpec,
     Norm,
-    Slopes,
     Stack,
     Sublayer,
     with_op,
@@ -73,7 +73,13 @@ def bloom_sized(size: str, vocabulary: int = 250880) -> ModelSpec:
 
 
 def decoder(
-    layers: int, width: int, heads: int, inner: int, bend: Bend, eps: float, rates: list[float]
+    layers: int,
+    width: int,
+    heads: int,
+    inner: int,
+    activation: Activation,
+    eps: float,
+    rates: list[float],
 ) -> Stack:
     """The layers of both; ``rates`` of dropout fall on what ops give and on attention's weights."""
     norm = Norm(eps=eps)
@@ -83,10 +89,10 @@ def decoder(
         head_width=width // heads,
         scale=(width // heads) ** -0.5,
         dropout=rates[1],
-        sees="causal",
+        mask="causal",
     )
-    ops = (attention, FeedForward(inner=inner, bend=bend))
-    layer = tuple(Sublayer(op=op, before=norm, dropout=rates[0]) for op in ops)
+    ops = (attention, FeedForward(inner=inner, activation=activation))
+    layer = tuple(Sublayer(op=op, pre_norm=norm, dropout=rates[0]) for op in ops)
     embedding = Embedding(vocabulary=0, share="tokens")
     return Stack(
         name="decoder", width=width, embedding=embedding, layers=(layer,) * layers, norm=norm
@@ -132,7 +138,7 @@ def bloom(config: Mapping[str, Any]) -> ModelSpec:
         config.get("layer_norm_epsilon", 1e-5),
         [config.get("hidden_dropout", 0.0), config.get("attention_dropout", 0.0)],
     )
-    slopes = Slopes(slopes=alibi_slopes(heads))
+    slopes = ALiBi(slopes=alibi_slopes(heads))
     layers = tuple((with_op(first, positions=slopes), second) for first, second in stack.layers)
     vocabulary = config.get("vocab_size", 250880)
     embedding = replace(stack.embedding, vocabulary=vocabulary, norm=stack.norm)
@@ -152,7 +158,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "hidden_size": stack.width,
         "num_attention_heads": attention.heads,
         "ffn_hidden_size": feed_forward.inner,
-        "bias_gelu_fusion": feed_forward.bend == "gelu_tanh",
+        "bias_gelu_fusion": feed_forward.activation == "gelu_tanh",
         "layernorm_epsilon": stack.norm.eps,
         "hidden_dropout": stack.embedding.dropout,
         "attention_dropout": attention.dropout,
@@ -209,8 +215,8 @@ def layer_weights(spec: ModelSpec, layers: str, attention: str) -> list[Weight]:
             heads_apart(f"{ours}.0.op.qkv.weight", f"{qkv}.weight", heads),
             heads_apart(f"{ours}.0.op.qkv.bias", f"{qkv}.bias", heads),
             *linear(f"{ours}.0.op.out", f"{theirs}.{attention}.dense"),
-            *linear(f"{ours}.0.before", f"{theirs}.input_layernorm"),
-            *linear(f"{ours}.1.before", f"{theirs}.post_attention_layernorm"),
+            *linear(f"{ours}.0.pre_norm", f"{theirs}.input_layernorm"),
+            *linear(f"{ours}.1.pre_norm", f"{theirs}.post_attention_layernorm"),
             *linear(f"{ours}.1.op.up", f"{theirs}.mlp.dense_h_to_4h"),
             *linear(f"{ours}.1.op.down", f"{theirs}.mlp.dense_4h_to_h"),
         ]

@@ -27,8 +27,16 @@ from lmwright.models.core.spec import (
     with_op,
 )
 from lmwright.models.family.decoder_only import each_token, last_token, maps_apart, next_token
-from lmwright.models.family.family import BENDS, Family, Weight, bend_name, linear, same, stacked
-from lmwright.models.family.rotary import context_of, read_rotary, write_rotary
+from lmwright.models.family.family import (
+    ACTIVATIONS,
+    Family,
+    Weight,
+    activation_name,
+    linear,
+    same,
+    stacked,
+)
+from lmwright.models.family.rotary import context_length, read_rotary, write_rotary
 
 SIZES = {  # layers, width, heads, key heads, inner, experts (Jiang et al. 2024; published configs)
     "8x7b": (32, 4096, 32, 8, 14336, 8),
@@ -89,24 +97,24 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=False,
         out_bias=False,
-        sees="causal",
+        mask="causal",
         window=config.get("sliding_window") or 0,
         positions=rotary,
     )
     experts = Experts(
         experts=config.get("num_local_experts", 8),
-        top=top,
+        top_k=top,
         inner=config.get("intermediate_size", 14336),
-        bend=BENDS[config.get("hidden_act", "silu")],
-        balance=config.get("router_aux_loss_coef", 0.001) * top / count,
+        activation=ACTIVATIONS[config.get("hidden_act", "silu")],
+        aux_loss_coef=config.get("router_aux_loss_coef", 0.001) * top / count,
     )
-    layer = tuple(Sublayer(op=op, before=norm) for op in (attention, experts))
+    layer = tuple(Sublayer(op=op, pre_norm=norm) for op in (attention, experts))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), share="tokens")
     stack = Stack(
         name="decoder", width=width, embedding=embedding, layers=(layer,) * count, norm=norm
     )
-    context = context_of(rotary, config.get("max_position_embeddings", 131072))
-    return ModelSpec(stacks=(stack,), context=context)
+    longest = context_length(rotary, config.get("max_position_embeddings", 131072))
+    return ModelSpec(stacks=(stack,), context_length=longest)
 
 
 def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
@@ -119,21 +127,24 @@ def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
     stack = plain.stack("decoder")
     routed = Experts(
         experts=config.get("num_experts", 60),
-        top=given.get("num_experts_per_tok", 4),
+        top_k=given.get("num_experts_per_tok", 4),
         inner=config.get("moe_intermediate_size", 1408),
-        bend=BENDS[given.get("hidden_act", "silu")],
+        activation=ACTIVATIONS[given.get("hidden_act", "silu")],
         normalise=config.get("norm_topk_prob", False),
         shared=config.get("shared_expert_intermediate_size", 5632),
         shared_gate=True,
     )
     dense = FeedForward(
-        inner=config.get("intermediate_size", 5632), bend=routed.bend, gated=True, bias=False
+        inner=config.get("intermediate_size", 5632),
+        activation=routed.activation,
+        gated=True,
+        bias=False,
     )
     step, never = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     count = len(stack.layers)
     routes = [n not in never and routed.experts > 0 and (n + 1) % step == 0 for n in range(count)]
-    cost = config.get("router_aux_loss_coef", 0.001) * routed.top / max(1, sum(routes))
-    routed = replace(routed, balance=cost)
+    cost = config.get("router_aux_loss_coef", 0.001) * routed.top_k / max(1, sum(routes))
+    routed = replace(routed, aux_loss_coef=cost)
     windows = [0] * count
     if config.get("use_sliding_window", False):
         kinds = config.get("layer_types") or window_pattern(config, count)
@@ -163,19 +174,19 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     routed = experts(spec)
     if not routed:
         raise BadInput("a spec without experts", "a layer that routes")
-    cost = routed[0].balance * len(routed) / routed[0].top
+    cost = routed[0].aux_loss_coef * len(routed) / routed[0].top_k
     return {
         "vocab_size": stack.embedding.vocabulary,
         "hidden_size": stack.width,
         "num_hidden_layers": len(stack.layers),
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
-        "hidden_act": bend_name(routed[0].bend),
-        "max_position_embeddings": spec.context,
+        "hidden_act": activation_name(routed[0].activation),
+        "max_position_embeddings": spec.context_length,
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
-        "num_experts_per_tok": routed[0].top,
+        "num_experts_per_tok": routed[0].top_k,
         "router_aux_loss_coef": float(f"{cost:.12g}"),
     }
 
@@ -246,8 +257,8 @@ def body(spec: ModelSpec) -> list[Weight]:
         found += maps_apart(number, first.op)
         found += [
             same(f"{at}.0.op.out.weight", f"{at}.self_attn.o_proj.weight"),
-            same(f"{at}.0.before.weight", f"{at}.input_layernorm.weight"),
-            same(f"{at}.1.before.weight", f"{at}.post_attention_layernorm.weight"),
+            same(f"{at}.0.pre_norm.weight", f"{at}.input_layernorm.weight"),
+            same(f"{at}.1.pre_norm.weight", f"{at}.post_attention_layernorm.weight"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.encoder_only import (
-    Made,
+    HeadAndWeights,
     encoder_weights,
     head_dropout,
     labelled_tokens,
@@ -76,7 +76,7 @@ def xlm_r_config(spec: ModelSpec) -> dict[str, Any]:
     return {**config(spec), "model_type": "xlm-roberta"}
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A dense map of the first token, tanh, and a linear map. The published class drops before
     the dense map too."""
     drop, count = head_dropout(config, spec), labels(config)
@@ -84,15 +84,15 @@ def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
     return pooled(spec, "tanh", *names, outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """One number a document, by which several are compared, from the pooler."""
     drop = spec.stack("encoder").embedding.dropout
     names = "roberta.pooler.dense", "classifier"
     return pooled(spec, "tanh", *names, outputs=1, dropout=drop)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """What the masked tokens are; the bend is GELU whatever the layers have."""
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """What the masked tokens are; the activation is GELU whatever the layers have."""
     names = "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"
     return masked_tokens(config, spec, "gelu", *names)
 

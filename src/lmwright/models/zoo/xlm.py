@@ -12,7 +12,7 @@ from lmwright.core.errors import BadInput
 from lmwright.models.core.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 from lmwright.models.family.encoder_only import (
     SUMMARIES,
-    Made,
+    HeadAndWeights,
     encoder,
     labelled_tokens,
     parts,
@@ -58,7 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         positions=config.get("max_position_embeddings", 512),
         sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_embeddings") else None,
         segments=languages if languages > 1 else 0,
-        unsaid="none",
+        default_segment="none",
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("dropout", 0.1),
         share="tokens",
@@ -69,9 +69,9 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=config.get("n_layers", 12),
         heads=config.get("n_heads", 16),
         inner=4 * width,
-        bend="gelu" if config.get("gelu_activation", True) else "relu",
+        activation="gelu" if config.get("gelu_activation", True) else "relu",
         attention_dropout=config.get("attention_dropout", 0.1),
-        sees="causal" if config.get("causal", False) else "all",
+        mask="causal" if config.get("causal", False) else "full",
     )
 
 
@@ -90,8 +90,8 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "emb_dim": stack.width,
         "n_layers": len(stack.layers),
         "n_heads": attention.heads,
-        "gelu_activation": feed_forward.bend == "gelu",
-        "causal": attention.sees == "causal",
+        "gelu_activation": feed_forward.activation == "gelu",
+        "causal": attention.mask == "causal",
         "layer_norm_eps": norm.eps,
         "dropout": stack.embedding.dropout,
         "attention_dropout": attention.dropout,
@@ -104,10 +104,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
     names = {
         "0.op.qkv": [f"attentions.{{}}.{part}_lin" for part in "qkv"],
         "0.op.out": ["attentions.{}.out_lin"],
-        "0.after": ["layer_norm1.{}"],
+        "0.post_norm": ["layer_norm1.{}"],
         "1.op.up": ["ffns.{}.lin1"],
         "1.op.down": ["ffns.{}.lin2"],
-        "1.after": ["layer_norm2.{}"],
+        "1.post_norm": ["layer_norm2.{}"],
     }
     found = [
         same("embedding.tokens.weight", "embeddings.weight"),
@@ -121,23 +121,23 @@ def weights(spec: ModelSpec) -> list[Weight]:
     return within("encoder", found)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """The token, by the table's rows or a map of its own, and a bias."""
     table, own = spec.stack("encoder").embedding, "pred_layer.proj"
     head, weights = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, own)
     return head, [*weights, same("head.out.bias", f"{own}.bias")]
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A linear map of the first token, or of what else the config says."""
     drop = config.get("summary_first_dropout", 0.1)
     head = Head(pool=summary(config), outputs=labels(config), dropout=drop)
     return head, linear("head.out", "sequence_summary.summary")
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """One number a document from those of the classifier, by which several are compared."""
-    dense = Dense(outputs=labels(config), bend="none")
+    dense = Dense(outputs=labels(config), activation="none")
     head = Head(pool=summary(config), dense=dense, outputs=1)
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
     return head, [weight for pair in names for weight in linear(*pair)]

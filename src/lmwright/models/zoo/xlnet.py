@@ -14,25 +14,30 @@ import torch
 from torch import Tensor
 
 from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Dense,
     Embedding,
     FeedForward,
     Head,
     ModelSpec,
     Norm,
-    Relative,
     Stack,
     Sublayer,
+    TransformerXL,
     with_op,
 )
 from lmwright.models.family.encoder_only import SUMMARIES, spans
 from lmwright.models.family.family import Family, Weight, labels, linear, of_tokens, same
 from lmwright.models.files.fields import only
 
-BENDS: dict[str, Bend] = {"gelu": "gelu", "relu": "relu", "silu": "silu", "gelu_new": "gelu_tanh"}
-SUMMARY_BENDS: dict[str, Bend] = {**BENDS, "tanh": "tanh"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "gelu_new": "gelu_tanh",
+}
+SUMMARY_ACTIVATIONS: dict[str, Activation] = {**ACTIVATIONS, "tanh": "tanh"}
 
 SIZES = {  # layers, width, heads, inner (Yang et al. 2019, appendix A.4)
     "base": (12, 768, 12, 3072),
@@ -72,21 +77,21 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=drop,
         bias=False,
         out_bias=False,
-        positions=Relative(segments=True),
+        positions=TransformerXL(segments=True),
     )
     feed_forward = FeedForward(
         inner=config.get("d_inner", 4096),
-        bend=BENDS[config.get("ff_activation", "gelu")],
-        drops=True,
+        activation=ACTIVATIONS[config.get("ff_activation", "gelu")],
+        inner_dropout=True,
     )
-    layer = tuple(Sublayer(op=op, after=norm, dropout=drop) for op in (attention, feed_forward))
+    layer = tuple(Sublayer(op=op, post_norm=norm, dropout=drop) for op in (attention, feed_forward))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), dropout=drop, share="tokens")
     content = Stack(
         name="content",
         width=width,
         embedding=embedding,
         layers=(layer,) * config.get("n_layer", 24),
-        drops=True,
+        output_dropout=True,
     )
     return ModelSpec(stacks=(content,))
 
@@ -107,18 +112,18 @@ def two_streams(plain: ModelSpec) -> ModelSpec:
         name="query",
         width=content.width,
         embedding=vector,
-        layers=seeing(sees="ordered_before", reads="content", each_layer=True),
-        drops=True,
+        layers=seeing(mask="permutation_strict", cross_attends="content", each_layer=True),
+        output_dropout=True,
         weights_of="content",
     )
-    return replace(plain, stacks=(replace(content, layers=seeing(sees="ordered")), query))
+    return replace(plain, stacks=(replace(content, layers=seeing(mask="permutation")), query))
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
     """The ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("content")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
-    norm = stack.layers[0][0].after
+    norm = stack.layers[0][0].post_norm
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and norm
     return {
         "model_type": "xlnet",
@@ -128,7 +133,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "n_head": attention.heads,
         "d_head": attention.head_width,
         "d_inner": feed_forward.inner,
-        "ff_activation": {o: t for t, o in BENDS.items()}[feed_forward.bend],
+        "ff_activation": {o: t for t, o in ACTIVATIONS.items()}[feed_forward.activation],
         "layer_norm_eps": norm.eps,
         "dropout": stack.embedding.dropout,
     }
@@ -159,10 +164,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
             same(f"{relative}.distance", f"{attend}.r_r_bias"),
             same(f"{relative}.segment", f"{attend}.r_s_bias"),
             same(f"{relative}.segments", f"{attend}.seg_embed"),
-            *linear(f"{ours}.0.after", f"{attend}.layer_norm"),
+            *linear(f"{ours}.0.post_norm", f"{attend}.layer_norm"),
             *linear(f"{ours}.1.op.up", f"{theirs}.ff.layer_1"),
             *linear(f"{ours}.1.op.down", f"{theirs}.ff.layer_2"),
-            *linear(f"{ours}.1.after", f"{theirs}.ff.layer_norm"),
+            *linear(f"{ours}.1.post_norm", f"{theirs}.ff.layer_norm"),
         ]
     return found
 
@@ -215,11 +220,12 @@ def summarised(
 ) -> tuple[Head, list[Weight]]:
     """A dense map of the last token (or as the config says), tanh, and a linear map."""
     only(config, summary_use_proj=True, summary_proj_to_labels=False)
-    bend = config.get("summary_activation", "tanh")
+    activation = config.get("summary_activation", "tanh")
     head = Head(
         pool=SUMMARIES[config.get("summary_type", "last")],
         dense=Dense(
-            outputs=spec.stack("content").width, bend=SUMMARY_BENDS[bend] if bend else "none"
+            outputs=spec.stack("content").width,
+            activation=SUMMARY_ACTIVATIONS[activation] if activation else "none",
         ),
         dropout=config.get("summary_last_dropout", 0.1),
         outputs=outputs,
