@@ -17,6 +17,7 @@ from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head, read_head, read_spec
 from lmwright.models.files.folder import Published, check_vocabulary
+from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
 from lmwright.models.model import read_description
 from lmwright.models.network.initialise import initialise
@@ -100,6 +101,7 @@ class Encoder:
         write_tensors(folder / "model.safetensors", dict(self.network.named_parameters()))
         description = {
             "kind": self.kind,
+            "format": FORMAT,
             "labels": list(self.labels),
             "max_tokens": self.max_tokens,
             "spec": self.network.spec.to_json(),
@@ -111,13 +113,18 @@ class Encoder:
     def load(cls, folder: Path) -> Encoder:
         """Read what :meth:`save` wrote; every fault of the folder is named."""
         description, where = read_description(folder), str(folder / "model.json")
-        setting = read_spec(description.get("spec"), where)
-        head = read_head(description.get("head"), where)
+        spec, head_value = description.get("spec"), description.get("head")
+        old = is_old(description, where)
+        if old:
+            spec, head_value = current_part(spec), current_part(head_value)
+        setting, head = read_spec(spec, where), read_head(head_value, where)
         labels = tuple(description["labels"])
         if head.outputs != len(labels):
             raise Corrupt(f"{where}: {head.outputs} outputs", f"{len(labels)}, one a label")
         network = build(setting, head)
         tensors = read_tensors(folder / "model.safetensors")
+        if old:
+            tensors = {current_weight(name): tensor for name, tensor in tensors.items()}
         wanted = {name: tuple(each.shape) for name, each in network.named_parameters()}
         check_fit(tensors, wanted, str(folder / "model.safetensors"))
         fill(network, tensors)

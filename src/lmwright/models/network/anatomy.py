@@ -212,7 +212,11 @@ def of_attention(op: spec.Attention) -> str:
     return ", ".join(words)
 
 
-POSITIONS = {"alibi": "ALiBi", "t5bias": "bucketed relative bias", "transformer_xl": "Transformer-XL positions"}
+POSITIONS = {
+    "alibi": "ALiBi",
+    "t5bias": "bucketed relative bias",
+    "transformer_xl": "Transformer-XL positions",
+}
 
 
 def of_head(head: spec.Head) -> str:

@@ -27,6 +27,7 @@ from lmwright.models.core.spec import (
 from lmwright.models.family.decoder_only import scaled_next_token
 from lmwright.models.family.family import Family, own_names
 from lmwright.models.family.rotary import context_length, read_rotary, write_rotary
+from lmwright.models.files.old_format import FORMER_NORMS
 
 SIZES = {  # layers, width, heads (Chowdhery et al. 2022, table 1)
     "8b": (32, 4096, 16),
@@ -116,4 +117,5 @@ FAMILY = Family(
     weights=own_names,
     heads={"lm": scaled_next_token},
     unread=("head.",),
+    former=FORMER_NORMS,
 )
