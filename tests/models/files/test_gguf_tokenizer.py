@@ -34,7 +34,7 @@ from lmwright.models.files.gguf_tokenizer import (
     tokenizer_of,
 )
 from lmwright.text.tokenizer import Tokenizer
-from tests.models.test_gguf import GEMMA, QWEN
+from tests.models.files.test_gguf import GEMMA, QWEN
 from tests.text.lines import REVIEWS, reviews
 
 MOST = 10**6

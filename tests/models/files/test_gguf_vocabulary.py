@@ -17,8 +17,8 @@ from lmwright.models.files.gguf import read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import CONTROL, NORMAL, TYPED, tokenizer_of
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
+from tests.models.files.test_gguf import GEMMA
 from tests.models.speaking import added, json_of, real_lines, tokenizer_folder
-from tests.models.test_gguf import GEMMA
 from tests.text.lines import ODD
 from tests.text.test_formats import LLAMA3, MISTRAL
 

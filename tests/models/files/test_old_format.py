@@ -155,7 +155,7 @@ def test_old_fields_are_refused_in_todays_format(old_model):
     _, folder = old_model
     description = json.loads((folder / "model.json").read_text("utf-8"))
     (folder / "model.json").write_text(json.dumps({**description, "format": 2}))
-    with pytest.raises(BadInput, match="embedding.unsaid"):
+    with pytest.raises(BadInput, match=r"embedding\.unsaid"):
         Encoder.load(folder)
 
 
