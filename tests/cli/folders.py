@@ -69,7 +69,7 @@ def folder_of(kind: str, folder: Path) -> str:
     family, config = KINDS[kind]
     setting, head = family.spec(config), None
     if kind in WITH_HEADS:
-        setting = family.writes(setting)
+        setting = family.generation_spec(setting)
         head = family.heads["lm"](config, setting)[0]
     network, generator = build(setting, head), torch.Generator().manual_seed(9)
     shapes = {name: weight.shape for name, weight in network.named_parameters()}

@@ -29,7 +29,7 @@ from lmwright.models.files.folder import (
     read_shards,
     said_in,
     template_of,
-    unheard,
+    unsupported,
 )
 from lmwright.models.files.weights import some
 from lmwright.models.language import LanguageModel, rules_of, speaking
@@ -67,7 +67,7 @@ def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[For
     said = said_in(folder, config)
     ends, never = ids_of(said.get("eos_token_id")), never_in(said, folder)
     generation = generation_of(folder, config)
-    for each in unheard(generation):
+    for each in unsupported(generation):
         say(f"{each} is left unread")
     rules = rules_of(generation)
     return speaking(network, tokenizer, ends, template_of(folder), never=never, rules=rules)

@@ -188,7 +188,7 @@ def language_model(published: Published) -> LanguageModel[Network]:
         raise BadInput(f"a {published.family.name} model", "a language model")
     head = published.described.heads["lm"]
     _, weights = published.heads.get("lm", (head, {}))
-    network = build(published.family.writes(published.spec), head)
+    network = build(published.family.generation_spec(published.spec), head)
     refuse_other(network)
     fill(network, {**published.weights, **published.more, **weights})
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]

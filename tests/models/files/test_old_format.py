@@ -35,7 +35,7 @@ def test_an_old_spec_and_head_are_those_of_the_family_today(name):
     old = read(name)
     family = resolve("families", old["family"])
     wanted = family.spec(old["config"])
-    wanted = family.writes(wanted) if old["writes"] else wanted
+    wanted = family.generation_spec(wanted) if old["writes"] else wanted
     assert read_spec(current_part(old["spec"]), name) == wanted
     head = None
     if old["head"] is not None:

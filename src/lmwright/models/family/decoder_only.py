@@ -1,4 +1,4 @@
-"""What decoders without an encoder share: their heads, and the names of their maps and numbers."""
+"""Decoder-only models: heads, weight names and GGUF metadata that the families share."""
 
 from __future__ import annotations
 
@@ -8,56 +8,67 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.core.spec import Attention, Head, ModelSpec
-from lmwright.models.family.family import Weight, labels, linear, of_tokens, rows, same
+from lmwright.models.family.family import (
+    Weight,
+    label_count,
+    rows,
+    same,
+    tied_or_own,
+    weight_and_bias,
+)
 from lmwright.models.files.fields import only
 
 
 def tied_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows or, if the config says so, by a map of its own."""
+    """Language-model head, tied to the table unless the config says otherwise."""
     table = spec.stack("decoder").embedding
     head = Head(pool="none", outputs=table.vocabulary, bias=False)
-    return of_tokens(config, head, table, "lm_head")
+    return tied_or_own(config, head, table, "lm_head")
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by a map of its own or, if the config says so, by the table's rows."""
+    """Language-model head with a map of its own unless the config ties it to the table."""
     return tied_next_token({"tie_word_embeddings": False, **config}, spec)
 
 
 def scaled_next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, from states divided by the square root of their width, by the table's rows
-    or, if the config says so, by a map of its own; under our own names."""
+    """Language-model head from states divided by the square root of their width.
+
+    Tied to the table unless the config says otherwise; under our own names.
+    """
     stack = spec.stack("decoder")
     outputs, scale = stack.embedding.vocabulary, stack.width**-0.5
     head = Head(pool="none", outputs=outputs, bias=False, scale=scale)
-    return of_tokens(config, head, stack.embedding, "head.out")
+    return tied_or_own(config, head, stack.embedding, "head.out")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A linear map of the last token."""
-    head = Head(pool="last", outputs=labels(config), bias=False)
+    """Classification head: a linear map of the last token."""
+    head = Head(pool="last", outputs=label_count(config), bias=False)
     return head, [same("head.out.weight", "score.weight")]
 
 
 def each_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A linear map of each token, called ``score`` as that of the last one is."""
-    return of_each(config, "score")
+    """Token-classification head under the name ``score``."""
+    return token_classifier(config, "score")
 
 
 def each_token_apart(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """A linear map of each token, under a name of its own."""
-    return of_each(config, "classifier")
+    """Token-classification head under the name ``classifier``."""
+    return token_classifier(config, "classifier")
 
 
-def of_each(config: Mapping[str, Any], name: str) -> tuple[Head, list[Weight]]:
-    """A linear map of each token by a checkpoint's ``name``, after the dropout of its config."""
-    drops = (config.get(word) for word in ("classifier_dropout", "hidden_dropout"))
-    drop = next((each for each in drops if each is not None), 0.1)
-    return Head(pool="none", outputs=labels(config), dropout=drop), linear("head.out", name)
+def token_classifier(config: Mapping[str, Any], name: str) -> tuple[Head, list[Weight]]:
+    """Token-classification head under a checkpoint's ``name``, with the dropout of its config."""
+    rates = (config.get(word) for word in ("classifier_dropout", "hidden_dropout"))
+    rate = next((each for each in rates if each is not None), 0.1)
+    return Head(pool="none", outputs=label_count(config), dropout=rate), weight_and_bias(
+        "head.out", name
+    )
 
 
-def maps_apart(number: int, attention: Attention) -> list[Weight]:
-    """Queries, keys and values of a layer that a checkpoint holds as three maps."""
+def split_qkv(number: int, attention: Attention) -> list[Weight]:
+    """Map the QKV weights of a layer that a checkpoint holds as three tensors."""
     at, keys = f"layers.{number}", attention.kv_heads * attention.head_width
     sizes = attention.heads * attention.head_width, keys, keys
     parts = [f"{at}.self_attn.{part}_proj" for part in "qkv"]
@@ -80,7 +91,7 @@ GGUF_NAMES = {
     "blk.{}.ffn_up": "layers.{}.mlp.up_proj",
     "blk.{}.ffn_down": "layers.{}.mlp.down_proj",
 }
-"""GGUF's names of modules that gated decoders have, and a checkpoint's; for ``InGguf.names``."""
+"""Names of modules of gated decoders in GGUF and in a checkpoint; for ``GgufForm.names``."""
 GGUF_FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -93,7 +104,7 @@ GGUF_FIELDS = {
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
 }
-"""The words of GGUF's metadata for what a config says of them."""
+"""Keys of GGUF's metadata and fields of a config."""
 GGUF_COMPUTED: dict[str, Any] = {
     "attention.causal": True,
     "attn_logit_softcapping": 0.0,
@@ -101,11 +112,11 @@ GGUF_COMPUTED: dict[str, Any] = {
     "rope.scale_linear": 1.0,
     "rope.scaling.attn_factor": 1.0,
 }
-"""GGUF's words for what would change the numbers, at the values that we compute."""
+"""Keys of GGUF's metadata that change the numbers, at the values that we compute."""
 
 
 def read_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What GGUF's metadata says in a config's words; BadInput for what we would get wrong."""
+    """Read GGUF's metadata as fields of a config; BadInput for what we do not compute."""
     only(metadata, **GGUF_COMPUTED)
     found = {ours: metadata[theirs] for theirs, ours in GGUF_FIELDS.items() if theirs in metadata}
     width = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]

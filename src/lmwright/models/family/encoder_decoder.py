@@ -25,11 +25,11 @@ from lmwright.models.family.family import (
     ACTIVATIONS,
     Weight,
     activation_name,
-    labels,
-    linear,
-    of_tokens,
+    in_stack,
+    label_count,
     same,
-    within,
+    tied_or_own,
+    weight_and_bias,
 )
 
 NORM = Norm(eps=1e-5)
@@ -132,14 +132,14 @@ def encoder_decoder_weights(spec: ModelSpec) -> list[Weight]:
             own.append(same("embedding.positions.weight", f"{name}.embed_positions.weight"))
         for norm in ("token_norm", "norm"):
             if getattr(embedding, norm):
-                own += linear(f"embedding.{norm}", f"{name}.layernorm_embedding")
+                own += weight_and_bias(f"embedding.{norm}", f"{name}.layernorm_embedding")
         if stack.norm:
-            own += linear("norm", f"{name}.layer_norm")
+            own += weight_and_bias("norm", f"{name}.layer_norm")
         for number, layer in enumerate(stack.layers):
             for index, sublayer in enumerate(layer):
                 ours, theirs = f"layers.{number}.{index}", f"{name}.layers.{number}"
                 own += sublayer_weights(sublayer, ours, theirs)
-        found += within(name, own)
+        found += in_stack(name, own)
     return found
 
 
@@ -148,19 +148,23 @@ def sublayer_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]
     op, norm = sublayer.op, f"{ours}.pre_norm" if sublayer.pre_norm else f"{ours}.post_norm"
     if isinstance(op, FeedForward):
         return [
-            *linear(f"{ours}.op.up", f"{theirs}.fc1"),
-            *linear(f"{ours}.op.down", f"{theirs}.fc2"),
-            *linear(norm, f"{theirs}.final_layer_norm"),
+            *weight_and_bias(f"{ours}.op.up", f"{theirs}.fc1"),
+            *weight_and_bias(f"{ours}.op.down", f"{theirs}.fc2"),
+            *weight_and_bias(norm, f"{theirs}.final_layer_norm"),
         ]
     assert isinstance(op, Attention)
     name = f"{theirs}.encoder_attn" if op.cross_attends else f"{theirs}.self_attn"
     q, k, v, out = (f"{name}.{part}_proj" for part in ("q", "k", "v", "out"))
     maps = (
-        [*linear(f"{ours}.op.q", q), *linear(f"{ours}.op.kv", k, v)]
+        [*weight_and_bias(f"{ours}.op.q", q), *weight_and_bias(f"{ours}.op.kv", k, v)]
         if op.cross_attends
-        else linear(f"{ours}.op.qkv", q, k, v)
+        else weight_and_bias(f"{ours}.op.qkv", q, k, v)
     )
-    return [*maps, *linear(f"{ours}.op.out", out), *linear(norm, f"{name}_layer_norm")]
+    return [
+        *maps,
+        *weight_and_bias(f"{ours}.op.out", out),
+        *weight_and_bias(norm, f"{name}_layer_norm"),
+    ]
 
 
 def next_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
@@ -181,7 +185,7 @@ def next_token_without_bias(
     """Language-model head without a bias."""
     table = spec.stack("decoder").embedding
     head = Head(pool="none", outputs=table.vocabulary, bias=False)
-    return of_tokens(config, head, table, "lm_head")
+    return tied_or_own(config, head, table, "lm_head")
 
 
 def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
@@ -194,10 +198,10 @@ def last_token(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[W
         pool="last",
         dense=Dense(outputs=spec.stack("decoder").width, activation="tanh"),
         dropout=config.get("classifier_dropout", 0.0),
-        outputs=labels(config),
+        outputs=label_count(config),
     )
     names = (("head.dense", "dense"), ("head.out", "out_proj"))
-    return head, [w for o, t in names for w in linear(o, f"classification_head.{t}")]
+    return head, [w for o, t in names for w in weight_and_bias(o, f"classification_head.{t}")]
 
 
 UNREAD = (

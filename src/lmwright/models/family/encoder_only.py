@@ -23,11 +23,11 @@ from lmwright.models.family.family import (
     Weight,
     activation_name,
     by_layer,
-    labels,
-    linear,
-    of_tokens,
+    in_stack,
+    label_count,
     same,
-    within,
+    tied_or_own,
+    weight_and_bias,
 )
 from lmwright.models.files.fields import only
 
@@ -135,10 +135,10 @@ def encoder_weights(spec: ModelSpec) -> list[Weight]:
         same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
         same("embedding.positions.weight", "embeddings.position_embeddings.weight"),
         same("embedding.segments.weight", "embeddings.token_type_embeddings.weight"),
-        *linear("embedding.norm", "embeddings.LayerNorm"),
+        *weight_and_bias("embedding.norm", "embeddings.LayerNorm"),
         *by_layer(len(spec.stack("encoder").layers), names),
     ]
-    return within("encoder", found)
+    return in_stack("encoder", found)
 
 
 def head_dropout(config: Mapping[str, Any], spec: ModelSpec) -> float:
@@ -149,13 +149,13 @@ def head_dropout(config: Mapping[str, Any], spec: ModelSpec) -> float:
 
 def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A token-classification head: a linear map of each token."""
-    head = Head(pool="none", outputs=labels(config), dropout=head_dropout(config, spec))
-    return head, linear("head.out", "classifier")
+    head = Head(pool="none", outputs=label_count(config), dropout=head_dropout(config, spec))
+    return head, weight_and_bias("head.out", "classifier")
 
 
 def spans(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """Start and end logits of an answer span at each token."""
-    return Head(pool="none", outputs=2), linear("head.out", "qa_outputs")
+    return Head(pool="none", outputs=2), weight_and_bias("head.out", "qa_outputs")
 
 
 def pooled(
@@ -163,7 +163,7 @@ def pooled(
 ) -> HeadAndWeights:
     """A dense map of the first token, an activation and a linear map, by these names."""
     mapped = Dense(outputs=spec.stack("encoder").width, activation=activation)
-    weights = [*linear("head.dense", dense), *linear("head.out", out)]
+    weights = [*weight_and_bias("head.dense", dense), *weight_and_bias("head.out", out)]
     return Head(pool="first", dense=mapped, **head), weights
 
 
@@ -196,6 +196,10 @@ def masked_tokens(
         dense=Dense(outputs=width, activation=activation, norm=embedding.norm),
         outputs=embedding.vocabulary,
     )
-    head, weights = of_tokens(config, plain, embedding, own)
-    names = [*linear("head.dense", dense), *linear("head.dense_norm", norm), *weights]
+    head, weights = tied_or_own(config, plain, embedding, own)
+    names = [
+        *weight_and_bias("head.dense", dense),
+        *weight_and_bias("head.dense_norm", norm),
+        *weights,
+    ]
     return head, [*names, same("head.out.bias", f"{own}.bias" if weights else bias)]

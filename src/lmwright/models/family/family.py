@@ -1,4 +1,4 @@
-"""What a family's leaf says: a spec from its config, and its names of the weights, both ways."""
+"""The definition of a model family: specs from configs and weight names, both ways."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-"""A activation by the names that published configs have for it."""
+"""Activations by their names in published configs."""
 
 
 def activation_name(activation: Activation) -> str:
-    """The name that a config gets for an activation: the first of :data:`ACTIVATIONS`."""
+    """The name of an activation in configs that we write: the first of :data:`ACTIVATIONS`."""
     return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation)
 
 
@@ -34,7 +34,7 @@ Part = Callable[[Tensor], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Weight:
-    """One of our weights, the tensors that it is made of, and how, both ways."""
+    """One of our weights and the checkpoint's tensors it consists of, with the maps both ways."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -43,17 +43,17 @@ class Weight:
 
 
 def same(ours: str, theirs: str) -> Weight:
-    """One tensor, as it is."""
+    """Map one tensor as it is."""
     return Weight(ours, (theirs,), lambda parts: parts[0], lambda whole: [whole])
 
 
 def transposed(ours: str, theirs: str) -> Weight:
-    """One matrix, stored the other way round."""
+    """Map one matrix that is stored transposed."""
     return Weight(ours, (theirs,), lambda parts: parts[0].T, lambda whole: [whole.T])
 
 
 def rows(ours: str, theirs: Sequence[str], sizes: Sequence[int] | None = None) -> Weight:
-    """Tensors one below the other, of so many rows each (by default alike)."""
+    """Concatenate tensors by rows, of these sizes (by default equal)."""
 
     def part(whole: Tensor) -> Sequence[Tensor]:
         return whole.split(list(sizes)) if sizes else whole.chunk(len(theirs))
@@ -62,9 +62,9 @@ def rows(ours: str, theirs: Sequence[str], sizes: Sequence[int] | None = None) -
 
 
 def stacked(ours: str, theirs: Sequence[str], below: int = 1) -> Weight:
-    """Tensors of one shape, side by side along a new first dimension.
+    """Stack tensors of one shape along a new first dimension.
 
-    Each stands for ``below`` tensors, one below the other.
+    Each is the concatenation of ``below`` tensors by rows.
     """
 
     def join(found: list[Tensor]) -> Tensor:
@@ -77,8 +77,8 @@ def stacked(ours: str, theirs: Sequence[str], below: int = 1) -> Weight:
     return Weight(ours, tuple(theirs), join, part)
 
 
-def heads_apart(ours: str, theirs: str, heads: int, parts: int = 3) -> Weight:
-    """Queries, keys and values that are stored head by head: q, k, v of head 0, then of head 1."""
+def split_by_head(ours: str, theirs: str, heads: int, parts: int = 3) -> Weight:
+    """Map a QKV tensor that is stored head by head: q, k, v of head 0, then of head 1."""
 
     def join(found: list[Tensor]) -> Tensor:
         whole = found[0]
@@ -92,42 +92,46 @@ def heads_apart(ours: str, theirs: str, heads: int, parts: int = 3) -> Weight:
     return Weight(ours, (theirs,), join, part)
 
 
-def linear(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
-    """Weight and bias of a linear map or a norm, those of several below one another."""
+def weight_and_bias(ours: str, *theirs: str, bias: bool = True) -> list[Weight]:
+    """Map weight and bias of a linear map or a norm, those of several concatenated by rows."""
     leaves = ("weight", "bias") if bias else ("weight",)
     return [rows(f"{ours}.{leaf}", [f"{each}.{leaf}" for each in theirs]) for leaf in leaves]
 
 
 def own_names(spec: ModelSpec) -> list[Weight]:
-    """Every weight under our own name, where no checkpoint was published that says another."""
+    """Map every weight to its own name, for families without published checkpoints."""
     return [same(name, name) for name, _ in build(spec).named_parameters()]
 
 
 def by_layer(layers: int, names: Mapping[str, Sequence[str]]) -> list[Weight]:
-    """:func:`linear` for each layer: our name in the layer, theirs with ``{}`` for its number."""
+    """Map weights and biases of each layer; checkpoint names have ``{}`` for its number."""
     return [
         weight
         for number in range(layers)
         for ours, theirs in names.items()
-        for weight in linear(f"layers.{number}.{ours}", *(each.format(number) for each in theirs))
+        for weight in weight_and_bias(
+            f"layers.{number}.{ours}", *(each.format(number) for each in theirs)
+        )
     ]
 
 
-def within(stack: str, weights: Sequence[Weight]) -> list[Weight]:
-    """Weights that are named as they are in their stack, with the stack's name before ours."""
+def in_stack(stack: str, weights: Sequence[Weight]) -> list[Weight]:
+    """Put the stack's name in front of our names."""
     return [replace(weight, ours=f"stacks.{stack}.{weight.ours}") for weight in weights]
 
 
-def labels(config: Mapping[str, Any]) -> int:
-    """How many labels the head of a ``config.json`` tells apart; two where it does not say."""
+def label_count(config: Mapping[str, Any]) -> int:
+    """Number of labels in a ``config.json``; two by default."""
     return config.get("num_labels") or len(config.get("id2label") or ()) or 2
 
 
-def of_tokens(
+def tied_or_own(
     config: Mapping[str, Any], head: Head, table: Embedding, own: str, tied: bool = True
 ) -> tuple[Head, list[Weight]]:
-    """A head of tokens by the table's rows, or by a map of its own, which a checkpoint calls
-    ``own``: as the config says (``tie_word_embeddings``) or, where it does not, as ``tied`` does.
+    """Tie a head over the vocabulary to the embedding table, or give it a weight of its own.
+
+    The checkpoint's name of that weight is ``own``. ``tied`` is the default of the config's
+    ``tie_word_embeddings``.
     """
     if config.get("tie_word_embeddings", tied):
         return replace(head, share=table.share), []
@@ -135,8 +139,8 @@ def of_tokens(
 
 
 @dataclass(frozen=True)
-class InGguf:
-    """How a family stands in GGUF files, where it is called ``architecture``.
+class GgufForm:
+    """The form of a family in GGUF files, where it is called ``architecture``.
 
     ``config`` makes its ``config.json`` of the architecture's metadata (keys without the
     architecture's name), ``metadata`` the other way from a spec. ``names`` maps GGUF's names of
@@ -156,12 +160,12 @@ class InGguf:
 
 
 @dataclass(frozen=True)
-class InLarger:
-    """How a family's text stands in a model of more than text.
+class TextPart:
+    """The place of a family's text model in a multimodal one.
 
-    ``config`` is where the larger ``config.json`` has the text's, ``prefixes`` may stand before
-    all names of its tensors. Tensors whose names begin as one of ``others`` are not read; in words
-    they are ``left``.
+    ``config`` is the text's field in the larger ``config.json``, ``prefixes`` may stand before
+    all names of its tensors. Tensors whose names begin with one of ``others`` are not read;
+    ``left`` describes them.
     """
 
     config: str
@@ -177,13 +181,13 @@ HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 class Family:
     """A family of checkpoints.
 
-    ``heads`` are those that it is published with, by what they do (``lm``, ``classify``): the
-    head's spec and its weights, from config and spec. ``prefix`` may stand before the names of
-    the body in a checkpoint with a head; tensors whose names start as one of ``unread`` does
-    belong to heads or are no weights. ``former`` maps endings of names that old checkpoints have
-    to today's. ``gguf`` is there for families that the format knows, ``larger`` for those that
-    are part of a model of more than text, of which the text is read and written alone. ``writes``
-    makes the spec that says what comes next, where that is more than the one that reads a text.
+    ``heads`` are the published ones by their use (``lm``, ``classify``): the head's spec and its
+    weights, from config and spec. ``prefix`` may stand before the names of the body in a checkpoint
+    with a head; tensors whose names begin with one of ``unread`` belong to heads or are no weights.
+    ``former`` maps endings of names in old checkpoints to today's. ``gguf`` is set for families
+    that the format has, ``text_part`` for those that are part of a multimodal model, of which the
+    text model is read and written alone. ``generation_spec`` makes the spec for generation, where
+    it differs from the one for reading.
     """
 
     name: str
@@ -194,20 +198,20 @@ class Family:
     prefix: str = ""
     unread: tuple[str, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict)
-    gguf: InGguf | None = None
-    larger: InLarger | None = None
-    writes: Callable[[ModelSpec], ModelSpec] = lambda setting: setting
+    gguf: GgufForm | None = None
+    text_part: TextPart | None = None
+    generation_spec: Callable[[ModelSpec], ModelSpec] = lambda setting: setting
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights from a checkpoint's tensors."""
+    """Make our weights of a checkpoint's tensors."""
     return {
         weight.ours: weight.join([theirs[name] for name in weight.theirs]) for weight in weights
     }
 
 
 def to_theirs(weights: list[Weight], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors from our weights: :func:`to_ours` the other way."""
+    """Make a checkpoint's tensors of our weights: :func:`to_ours` the other way."""
     return {
         name: part.contiguous()
         for weight in weights

@@ -40,7 +40,7 @@ from lmwright.text.tokenizer import Tokenizer
 
 AS_FOLDER = "export the model as a folder"
 MORE_ENDS = ("eot_token_id", "eom_token_id")
-"""Where GGUF has the ends of an answer beside eos; those of turns are known by their names."""
+"""GGUF's keys of stop tokens beside eos; those of turns are known by their names."""
 BYTES = {f"<0x{number:02X}>" for number in range(256)}
 PROBES = 1500
 ODD = [

@@ -67,10 +67,8 @@ def current_part(value: Any) -> Any:
         return value
     drops = "inner_dropout" if value.get("op") == "feed_forward" else "output_dropout"
     fields = {**FIELDS, "drops": drops}
-    return {
-        fields.get(name, name): current_value(fields.get(name, name), each)
-        for name, each in value.items()
-    }
+    renamed = {fields.get(name, str(name)): each for name, each in value.items()}
+    return {name: current_value(name, each) for name, each in renamed.items()}
 
 
 def current_value(field: str, value: Any) -> Any:

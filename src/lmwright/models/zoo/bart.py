@@ -22,7 +22,7 @@ SIZES = {  # layers of each side, width, heads, inner (Lewis et al. 2020, sectio
     "base": (6, 768, 12, 3072),
     "large": (12, 1024, 16, 4096),
 }
-LEFT_OUT = {
+DEFAULTS = {
     **config_of_size(*SIZES["large"]),
     "vocab_size": 50265,
     "max_position_embeddings": 1024,
@@ -32,7 +32,7 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 FIRST_POSITION = 2
 """The table's first two rows stand for nothing: its numbers began after the padding's."""
 
@@ -43,8 +43,8 @@ def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the large size."""
-    whole = {**LEFT_OUT, **config}
+    """Read the spec of a ``config.json``, with the published defaults of the large size."""
+    whole = {**DEFAULTS, **config}
     rows = whole["max_position_embeddings"] + FIRST_POSITION
     return read_encoder_decoder(
         whole, "post", positions=rows, first_position=FIRST_POSITION, norm=NORM
@@ -52,7 +52,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     return {"model_type": "bart", **write_encoder_decoder(spec)}
 
 

@@ -21,7 +21,7 @@ from lmwright.models.family.encoder_only import (
     spans,
     write_encoder,
 )
-from lmwright.models.family.family import ACTIVATIONS, Family, labels
+from lmwright.models.family.family import ACTIVATIONS, Family, label_count
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),
@@ -48,29 +48,29 @@ def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the base size."""
+    """Read the spec of a ``config.json``, with the published defaults of the base size."""
     return read_encoder(config)
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     return {"model_type": "bert", **write_encoder(spec)}
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
-    """The pooler (a dense map of the first token, tanh) and a linear map."""
-    drop, count = head_dropout(config, spec), labels(config)
+    """Classification head: the pooler (a dense map of the first token, tanh) and a linear map."""
+    drop, count = head_dropout(config, spec), label_count(config)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=count, dropout=drop)
 
 
 def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
-    """The same with one number a document, by which several are compared."""
+    """Multiple-choice head: like the classifier, with one number a document."""
     drop = head_dropout(config, spec)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=1, dropout=drop)
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
-    """What the masked tokens are."""
+    """Masked-language-model head."""
     activation, theirs = ACTIVATIONS[config.get("hidden_act", "gelu")], "cls.predictions"
     names = "transform.dense", "transform.LayerNorm", "decoder", "bias"
     return masked_tokens(config, spec, activation, *(f"{theirs}.{name}" for name in names))

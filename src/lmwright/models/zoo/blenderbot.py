@@ -28,7 +28,7 @@ SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et 
     "3b": (2, 24, 2560, 32, 10240),
     "9b": (4, 32, 4096, 32, 16384),
 }
-LEFT_OUT = {
+DEFAULTS = {
     **config_of_size(2, 2560, 32, 10240),
     "decoder_layers": 24,
     "vocab_size": 8008,
@@ -39,9 +39,9 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
-LEFT_OUT_SMALL = {
-    **LEFT_OUT,
+"""Defaults of config fields."""
+SMALL_DEFAULTS = {
+    **DEFAULTS,
     **config_of_size(8, 512, 16, 2048),
     "vocab_size": 50265,
     "max_position_embeddings": 512,
@@ -59,13 +59,13 @@ def sized(size: str, vocabulary: int = 0) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json`` of the larger sizes; without their words it is 3B."""
-    whole = {**LEFT_OUT, **config}
+    whole = {**DEFAULTS, **config}
     return read_encoder_decoder(whole, "pre", positions=whole["max_position_embeddings"])
 
 
 def small(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json`` of the smallest size."""
-    whole = {**LEFT_OUT_SMALL, **config}
+    whole = {**SMALL_DEFAULTS, **config}
     plain = read_encoder_decoder(
         whole, "post", positions=whole["max_position_embeddings"], norm=NORM
     )
@@ -76,7 +76,7 @@ def small(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     return {"model_type": "blenderbot", **write_encoder_decoder(spec)}
 
 

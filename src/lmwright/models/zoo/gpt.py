@@ -17,7 +17,7 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.decoder_only import last_token, tied_next_token
-from lmwright.models.family.family import Family, Weight, linear, same, transposed
+from lmwright.models.family.family import Family, Weight, same, transposed, weight_and_bias
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_tanh",
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "relu": "relu",
 }
-"""What its configs call GELU is computed by tanh."""
+"""Its configs' name ``gelu`` is of the tanh approximation."""
 
 SIZES = {"gpt": (12, 768, 12)}  # layers, width, heads (Radford et al. 2018, section 4.1)
 
@@ -37,7 +37,7 @@ def sized(size: str, vocabulary: int = 40478) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published."""
+    """Read the spec of a ``config.json``, with the published defaults."""
     width, heads = config.get("n_embd", 768), config.get("n_head", 12)
     drop = config.get("resid_pdrop", 0.1)
     after = Norm(eps=config.get("layer_norm_epsilon", 1e-5))
@@ -66,7 +66,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     after = stack.layers[0][0].post_norm
@@ -89,7 +89,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for; matrices are stored the other way round."""
+    """Map our weights to the checkpoint's tensors; matrices are stored transposed."""
     found = [
         same("embedding.tokens.weight", "tokens_embed.weight"),
         same("embedding.positions.weight", "positions_embed.weight"),
@@ -105,8 +105,8 @@ def weights(spec: ModelSpec) -> list[Weight]:
             found.append(transposed(f"layers.{at}.{ours}.weight", f"h.{at}.{theirs}.weight"))
             found.append(same(f"layers.{at}.{ours}.bias", f"h.{at}.{theirs}.bias"))
         found += [
-            *linear(f"layers.{at}.0.post_norm", f"h.{at}.ln_1"),
-            *linear(f"layers.{at}.1.post_norm", f"h.{at}.ln_2"),
+            *weight_and_bias(f"layers.{at}.0.post_norm", f"h.{at}.ln_1"),
+            *weight_and_bias(f"layers.{at}.1.post_norm", f"h.{at}.ln_2"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 

@@ -99,7 +99,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
@@ -127,7 +127,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for; matrices are stored the other way round."""
+    """Map our weights to the checkpoint's tensors; matrices are stored transposed."""
     found = [
         same("embedding.tokens.weight", "wte.weight"),
         same("embedding.positions.weight", "wpe.weight"),

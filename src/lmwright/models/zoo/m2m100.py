@@ -26,7 +26,7 @@ SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published
     "nllb-1.3b": (24, 1024, 16, 8192, 256206),
     "nllb-3.3b": (24, 2048, 16, 8192, 256206),
 }
-LEFT_OUT = {
+DEFAULTS = {
     **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 128112,
     "max_position_embeddings": 1024,
@@ -36,7 +36,7 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": True,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 
 
 def sized(size: str) -> ModelSpec:
@@ -47,7 +47,7 @@ def sized(size: str) -> ModelSpec:
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; positions begin after the padding's number."""
-    whole = {**LEFT_OUT, **config}
+    whole = {**DEFAULTS, **config}
     first = whole.get("pad_token_id", 1) + 1
     return read_encoder_decoder(
         whole,
@@ -59,7 +59,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     pad = spec.stack("encoder").embedding.first_position - 1
     return {"model_type": "m2m_100", **write_encoder_decoder(spec), "pad_token_id": pad}
 

@@ -25,7 +25,7 @@ SIZES = {  # layers of each side, width, heads, inner (the published configs)
     "base": (6, 512, 8, 2048),
     "big": (6, 1024, 16, 4096),
 }
-LEFT_OUT = {
+DEFAULTS = {
     **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 58101,
     "max_position_embeddings": 1024,
@@ -35,7 +35,7 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 
 
 def sized(size: str, vocabulary: int = 58101) -> ModelSpec:
@@ -45,8 +45,8 @@ def sized(size: str, vocabulary: int = 58101) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as in its published class."""
-    whole = {**LEFT_OUT, **config}
+    """Read the spec of a ``config.json``, with the defaults of its published class."""
+    whole = {**DEFAULTS, **config}
     rows, sinusoids = whole["max_position_embeddings"], Sinusoids(interleaved=False)
     plain = read_encoder_decoder(whole, "post", positions=rows, sinusoids=sinusoids)
     if whole.get("share_encoder_decoder_embeddings", True):
@@ -63,7 +63,7 @@ def with_table(stack: Stack, share: str, vocabulary: int = 0) -> Stack:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     source, target = (stack.embedding for stack in spec.stacks)
     return {
         "model_type": "marian",

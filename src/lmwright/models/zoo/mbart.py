@@ -25,7 +25,7 @@ SIZES = {  # layers of each side, width, heads, inner, vocabulary (Liu et al. 20
     "cc25": (12, 1024, 16, 4096, 250027),
     "50": (12, 1024, 16, 4096, 250054),
 }
-LEFT_OUT = {
+DEFAULTS = {
     **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 50265,
     "max_position_embeddings": 1024,
@@ -35,7 +35,7 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 FIRST_POSITION = 2
 """The table's first two rows stand for nothing: its numbers began after the padding's."""
 
@@ -47,8 +47,8 @@ def sized(size: str) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as in its published class."""
-    whole = {**LEFT_OUT, **config}
+    """Read the spec of a ``config.json``, with the defaults of its published class."""
+    whole = {**DEFAULTS, **config}
     rows = whole["max_position_embeddings"] + FIRST_POSITION
     return read_encoder_decoder(
         whole, "pre", positions=rows, first_position=FIRST_POSITION, norm=NORM
@@ -56,7 +56,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     return {"model_type": "mbart", **write_encoder_decoder(spec)}
 
 

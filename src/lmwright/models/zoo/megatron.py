@@ -28,7 +28,14 @@ from lmwright.models.core.spec import (
     with_op,
 )
 from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
-from lmwright.models.family.family import Family, Weight, heads_apart, linear, of_tokens, same
+from lmwright.models.family.family import (
+    Family,
+    Weight,
+    same,
+    split_by_head,
+    tied_or_own,
+    weight_and_bias,
+)
 from lmwright.models.files.fields import only
 
 SIZES = {  # layers, width, heads (Shoeybi et al. 2019, table 2)
@@ -54,7 +61,7 @@ COMPUTED = {
     "squared_relu": False,
     "swiglu": False,
 }
-"""Arguments of Megatron-LM that lead to other numbers, at the values that lead to ours."""
+"""Arguments of Megatron-LM that change the numbers, at the values that we compute."""
 
 
 def sized(size: str, vocabulary: int = 50304) -> ModelSpec:
@@ -81,7 +88,7 @@ def decoder(
     eps: float,
     rates: list[float],
 ) -> Stack:
-    """The layers of both; ``rates`` of dropout fall on what ops give and on attention's weights."""
+    """The stack of both; ``rates`` of dropout are of the ops' outputs and of attention weights."""
     norm = Norm(eps=eps)
     attention = Attention(
         heads=heads,
@@ -166,7 +173,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def bloom_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`bloom` the other way."""
+    """Write the ``config.json`` of a spec: :func:`bloom` the other way."""
     stack = spec.stack("decoder")
     attention = stack.layers[0][0].op
     assert isinstance(attention, Attention) and stack.norm
@@ -183,22 +190,22 @@ def bloom_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Megatron-LM (from checkpoint version 2 on) our weights stand for."""
+    """Map our weights to Megatron-LM's tensors (checkpoint version 2 and later)."""
     found = [
         same("embedding.tokens.weight", "embedding.word_embeddings.weight"),
         same("embedding.positions.weight", "embedding.position_embeddings.weight"),
-        *linear("norm", "transformer.final_layernorm"),
+        *weight_and_bias("norm", "transformer.final_layernorm"),
         *layer_weights(spec, "transformer.layers", "attention"),
     ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
 def bloom_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of BLOOM our weights stand for."""
+    """Map our weights to BLOOM's tensors."""
     found = [
         same("embedding.tokens.weight", "word_embeddings.weight"),
-        *linear("embedding.norm", "word_embeddings_layernorm"),
-        *linear("norm", "ln_f"),
+        *weight_and_bias("embedding.norm", "word_embeddings_layernorm"),
+        *weight_and_bias("norm", "ln_f"),
         *layer_weights(spec, "h", "self_attention"),
     ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
@@ -212,23 +219,23 @@ def layer_weights(spec: ModelSpec, layers: str, attention: str) -> list[Weight]:
         ours, theirs = f"layers.{number}", f"{layers}.{number}"
         qkv, heads = f"{theirs}.{attention}.query_key_value", first.op.heads
         found += [
-            heads_apart(f"{ours}.0.op.qkv.weight", f"{qkv}.weight", heads),
-            heads_apart(f"{ours}.0.op.qkv.bias", f"{qkv}.bias", heads),
-            *linear(f"{ours}.0.op.out", f"{theirs}.{attention}.dense"),
-            *linear(f"{ours}.0.pre_norm", f"{theirs}.input_layernorm"),
-            *linear(f"{ours}.1.pre_norm", f"{theirs}.post_attention_layernorm"),
-            *linear(f"{ours}.1.op.up", f"{theirs}.mlp.dense_h_to_4h"),
-            *linear(f"{ours}.1.op.down", f"{theirs}.mlp.dense_4h_to_h"),
+            split_by_head(f"{ours}.0.op.qkv.weight", f"{qkv}.weight", heads),
+            split_by_head(f"{ours}.0.op.qkv.bias", f"{qkv}.bias", heads),
+            *weight_and_bias(f"{ours}.0.op.out", f"{theirs}.{attention}.dense"),
+            *weight_and_bias(f"{ours}.0.pre_norm", f"{theirs}.input_layernorm"),
+            *weight_and_bias(f"{ours}.1.pre_norm", f"{theirs}.post_attention_layernorm"),
+            *weight_and_bias(f"{ours}.1.op.up", f"{theirs}.mlp.dense_h_to_4h"),
+            *weight_and_bias(f"{ours}.1.op.down", f"{theirs}.mlp.dense_4h_to_h"),
         ]
     return found
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows or, if the arguments say so, by a map of its own."""
+    """Language-model head, tied to the table unless the arguments say otherwise."""
     table = spec.stack("decoder").embedding
     tied = not config.get("untie_embeddings_and_output_weights", False)
     head = Head(pool="none", outputs=table.vocabulary, bias=False)
-    return of_tokens(config, head, table, "language_model.output_layer", tied)
+    return tied_or_own(config, head, table, "language_model.output_layer", tied)
 
 
 FAMILY = Family(

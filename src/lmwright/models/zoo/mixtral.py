@@ -26,15 +26,15 @@ from lmwright.models.core.spec import (
     Sublayer,
     with_op,
 )
-from lmwright.models.family.decoder_only import each_token, last_token, maps_apart, next_token
+from lmwright.models.family.decoder_only import each_token, last_token, next_token, split_qkv
 from lmwright.models.family.family import (
     ACTIVATIONS,
     Family,
     Weight,
     activation_name,
-    linear,
     same,
     stacked,
+    weight_and_bias,
 )
 from lmwright.models.family.rotary import context_length, read_rotary, write_rotary
 
@@ -160,13 +160,13 @@ def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def window_pattern(config: Mapping[str, Any], count: int) -> list[str]:
-    """Which layers see a window where a config that has one does not say it: every other one."""
+    """Default layer types of a config with a window: a window on every other layer."""
     most = config.get("max_window_layers", 28)
     return ["sliding_attention" if n % 2 == 0 and n < most else "full" for n in range(count)]
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """What the configs of both say of a spec."""
+    """Config fields that both families write."""
     stack = spec.stack("decoder")
     attention = stack.layers[0][0].op
     assert isinstance(attention, Attention) and isinstance(attention.positions, Rotary)
@@ -192,7 +192,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def mixtral_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     attention, routed = (sublayer.op for sublayer in spec.stack("decoder").layers[0])
     assert isinstance(attention, Attention) and isinstance(routed, Experts)
     return {
@@ -206,7 +206,7 @@ def mixtral_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def qwen2_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`qwen2_moe` the other way."""
+    """Write the ``config.json`` of a spec: :func:`qwen2_moe` the other way."""
     layers = spec.stack("decoder").layers
     attentions = [first.op for first, _ in layers if isinstance(first.op, Attention)]
     windows, routed = [op.window for op in attentions], experts(spec)[0]
@@ -236,12 +236,12 @@ def experts(spec: ModelSpec) -> list[Experts]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Mixtral our weights stand for."""
+    """Map our weights to Mixtral's tensors."""
     return [*body(spec), *feed_forward(spec, "block_sparse_moe", ("w1", "w3", "w2"))]
 
 
 def qwen2_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Qwen2-MoE our weights stand for."""
+    """Map our weights to Qwen2-MoE's tensors."""
     return [*body(spec), *feed_forward(spec, "mlp", ("gate_proj", "up_proj", "down_proj"))]
 
 
@@ -254,7 +254,7 @@ def body(spec: ModelSpec) -> list[Weight]:
     for number, (first, _) in enumerate(spec.stack("decoder").layers):
         assert isinstance(first.op, Attention)
         at = f"layers.{number}"
-        found += maps_apart(number, first.op)
+        found += split_qkv(number, first.op)
         found += [
             same(f"{at}.0.op.out.weight", f"{at}.self_attn.o_proj.weight"),
             same(f"{at}.0.pre_norm.weight", f"{at}.input_layernorm.weight"),
@@ -288,8 +288,8 @@ def gated(ours: str, theirs: str, names: tuple[str, str, str]) -> list[Weight]:
     """A map that every token goes through."""
     gate, value, last = (f"{theirs}.{name}" for name in names)
     return [
-        *linear(f"{ours}.up", gate, value, bias=False),
-        *linear(f"{ours}.down", last, bias=False),
+        *weight_and_bias(f"{ours}.up", gate, value, bias=False),
+        *weight_and_bias(f"{ours}.down", last, bias=False),
     ]
 
 

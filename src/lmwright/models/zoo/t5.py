@@ -18,7 +18,7 @@ from lmwright.models.core.spec import (
     Sublayer,
     T5Bias,
 )
-from lmwright.models.family.family import Family, Weight, linear, of_tokens, rows, same
+from lmwright.models.family.family import Family, Weight, rows, same, tied_or_own, weight_and_bias
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
@@ -52,7 +52,7 @@ def sized(size: str, vocabulary: int = 32128) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the small size."""
+    """Read the spec of a ``config.json``, with the published defaults of the small size."""
     width, drop = config.get("d_model", 512), config.get("dropout_rate", 0.1)
     norm = Norm(kind="rms", eps=config.get("layer_norm_epsilon", 1e-6), bias=False)
     gate, _, activation = config.get("feed_forward_proj", "relu").rpartition("-")
@@ -77,7 +77,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     )
 
     def own(share: str, bidirectional: bool) -> Attention:
-        """Self-attention with the bias that a side's layers share."""
+        """Self-attention with the bias that a stack's layers share."""
         buckets = T5Bias(
             buckets=config.get("relative_attention_num_buckets", 32),
             max_distance=config.get("relative_attention_max_distance", 128),
@@ -89,7 +89,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         )
 
     def stack(name: str, ops: list[Attention | FeedForward], count: int) -> Stack:
-        """One side."""
+        """Build the encoder or the decoder."""
         layer = tuple(Sublayer(op=op, pre_norm=norm, dropout=drop) for op in ops)
         embedding = Embedding(
             vocabulary=config.get("vocab_size", 32128), dropout=drop, share="tokens"
@@ -114,7 +114,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     encoder, decoder = spec.stack("encoder"), spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in encoder.layers[0])
     assert isinstance(attention, Attention) and isinstance(attention.positions, T5Bias)
@@ -139,7 +139,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [same("stacks.encoder.embedding.tokens.weight", "shared.weight")]
     for stack in spec.stacks:
         side = stack.name
@@ -164,8 +164,8 @@ def op_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
         dense = f"{theirs}.DenseReluDense"
         ups = [f"{dense}.wi_0", f"{dense}.wi_1"] if op.gated else [f"{dense}.wi"]
         return [
-            *linear(f"{ours}.up", *ups, bias=False),
-            *linear(f"{ours}.down", f"{dense}.wo", bias=False),
+            *weight_and_bias(f"{ours}.up", *ups, bias=False),
+            *weight_and_bias(f"{ours}.down", f"{dense}.wo", bias=False),
         ]
     assert isinstance(op, Attention)
     if op.cross_attends:
@@ -183,11 +183,11 @@ def op_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows and states made smaller, or by a map of its own."""
+    """Language-model head: the table's rows with scaled states, or a map of its own."""
     stack, tied = spec.stack("decoder"), config.get("tie_word_embeddings", True)
     scale = stack.width**-0.5 if config.get("scale_decoder_outputs", tied) else 1.0
     head = Head(pool="none", outputs=stack.embedding.vocabulary, bias=False, scale=scale)
-    return of_tokens(config, head, stack.embedding, "lm_head")
+    return tied_or_own(config, head, stack.embedding, "lm_head")
 
 
 FAMILY = Family(

@@ -28,7 +28,14 @@ from lmwright.models.core.spec import (
     with_op,
 )
 from lmwright.models.family.encoder_only import SUMMARIES, spans
-from lmwright.models.family.family import Family, Weight, labels, linear, of_tokens, same
+from lmwright.models.family.family import (
+    Family,
+    Weight,
+    label_count,
+    same,
+    tied_or_own,
+    weight_and_bias,
+)
 from lmwright.models.files.fields import only
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -62,7 +69,7 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The content stream alone, in which every token sees all: what fine-tuning uses. BadInput for
+    """The content stream alone, with full attention, for fine-tuning. BadInput for
     a model that reads forwards only, halves its batches, or tells no distances beyond a bound."""
     only(config, attn_type="bi", bi_data=False, clamp_len=-1)
     width, heads = config.get("d_model", 1024), config.get("n_head", 16)
@@ -120,7 +127,7 @@ def two_streams(plain: ModelSpec) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("content")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     norm = stack.layers[0][0].post_norm
@@ -140,7 +147,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [same("stacks.content.embedding.tokens.weight", "word_embedding.weight")]
     if len(spec.stacks) > 1:
         mask = Weight(
@@ -164,10 +171,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
             same(f"{relative}.distance", f"{attend}.r_r_bias"),
             same(f"{relative}.segment", f"{attend}.r_s_bias"),
             same(f"{relative}.segments", f"{attend}.seg_embed"),
-            *linear(f"{ours}.0.post_norm", f"{attend}.layer_norm"),
-            *linear(f"{ours}.1.op.up", f"{theirs}.ff.layer_1"),
-            *linear(f"{ours}.1.op.down", f"{theirs}.ff.layer_2"),
-            *linear(f"{ours}.1.post_norm", f"{theirs}.ff.layer_norm"),
+            *weight_and_bias(f"{ours}.0.post_norm", f"{attend}.layer_norm"),
+            *weight_and_bias(f"{ours}.1.op.up", f"{theirs}.ff.layer_1"),
+            *weight_and_bias(f"{ours}.1.op.down", f"{theirs}.ff.layer_2"),
+            *weight_and_bias(f"{ours}.1.post_norm", f"{theirs}.ff.layer_norm"),
         ]
     return found
 
@@ -194,25 +201,25 @@ def columns_by_head(ours: str, theirs: str, attention: Attention) -> Weight:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The token, by the table's rows or a map of its own, and a bias."""
+    """Language-model head with a bias: the table's rows, or a map of its own."""
     table = spec.stack("content").embedding
-    head, own = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, "lm_loss")
+    head, own = tied_or_own(config, Head(pool="none", outputs=table.vocabulary), table, "lm_loss")
     return head, [*own, same("head.out.bias", "lm_loss.bias")]
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """A summary of the document and a linear map."""
-    return summarised(config, spec, labels(config))
+    return summarised(config, spec, label_count(config))
 
 
 def choice(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The same with one number a document, by which several are compared."""
+    """Multiple-choice head: like the classifier, with one number a document."""
     return summarised(config, spec, 1)
 
 
 def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """A linear map of each token."""
-    return Head(pool="none", outputs=labels(config)), linear("head.out", "classifier")
+    return Head(pool="none", outputs=label_count(config)), weight_and_bias("head.out", "classifier")
 
 
 def summarised(
@@ -231,7 +238,7 @@ def summarised(
         outputs=outputs,
     )
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
-    return head, [weight for pair in names for weight in linear(*pair)]
+    return head, [weight for pair in names for weight in weight_and_bias(*pair)]
 
 
 FAMILY = Family(
@@ -255,5 +262,5 @@ FAMILY = Family(
         "classifier.",
         "qa_outputs.",
     ),
-    writes=two_streams,
+    generation_spec=two_streams,
 )
