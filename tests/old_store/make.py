@@ -1,9 +1,25 @@
 """Makes the store of the code at 847b6d3 that tests/old_store/store.tar.gz holds; run with that code."""
-import csv, http.client, json, os, signal, subprocess, sys, time
+import csv
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers, decoders
-from lmwright.models.files.folder import write_folder
+
 from lmwright.models.initial import initialise
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from lmwright.models.files.folder import write_folder
 from lmwright.models.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
 

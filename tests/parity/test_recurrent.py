@@ -128,8 +128,8 @@ def test_every_wrong_spec_is_noticed():
 
 
 @pytest.mark.parametrize("name", ["forwards", "backwards"])
-def test_one_direction_foretells_by_the_map_that_both_share(name):
-    setting = elmo.one_direction(BOTH, name)
+def test_one_direction_predicts_by_the_map_that_both_share(name):
+    setting = ModelSpec(stacks=(BOTH.stack(name),))
     network, texts = drawn(setting, elmo.language_model({}, setting)[0]), texts_of(31)
     weights, batch = weights_of(network), pack(texts)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_one_direction_foretells_by_the_map_that_both_share(name):
 
 
 def test_the_forward_way_says_what_follows():
-    setting = elmo.one_direction(BOTH, "forwards")
+    setting = ModelSpec(stacks=(BOTH.stack("forwards"),))
     network = drawn(setting, elmo.language_model({}, setting)[0])
     weights, known = weights_of(network), np.array([5, 17, 30])
     for step in generate(network, [known], Decoding(most=10), np.random.default_rng(0)):

@@ -48,11 +48,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(stacks=tuple(stacks), outputs_from=tuple(WAYS), scalar_mix=True)
 
 
-def one_direction(both: ModelSpec, name: str) -> ModelSpec:
-    """One of the two language models alone, which predicts the next token of its direction."""
-    return ModelSpec(stacks=(both.stack(name),))
-
-
 def config(spec: ModelSpec) -> dict[str, Any]:
     """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("forwards")
