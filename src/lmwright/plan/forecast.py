@@ -27,11 +27,12 @@ from lmwright.core.stage import WorkEstimate
 from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.memory import keep_few_kernels
+from lmwright.models.core.ragged import pack
 from lmwright.models.encoder import LONGEST, Encoder, from_published
-from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
-from lmwright.models.network import Network
-from lmwright.models.ragged import Noise, pack
+from lmwright.models.network.network import Network
 from lmwright.models.tfidf import Tfidf
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
@@ -299,7 +300,7 @@ def kept_bytes(network: Network, lengths: Sequence[int]) -> int:
 
     batch = pack([np.zeros(length, dtype=np.int64) for length in lengths])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(batch, Noise(0, 0))
+        network(batch, DropoutRNG(0, 0))
     return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -17,12 +17,12 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate, inert
 from lmwright.data.sample import same_rows
+from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
 from lmwright.models.files.published import check_address, content_of, located
-from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
-from lmwright.models.network import Network, build, fill, size
+from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
@@ -167,7 +167,7 @@ class Train(Stage):
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
             f"validation_{task.monitor}": state.best_loss,
-            "parameters": size(model.network),
+            "parameters": parameter_count(model.network),
             "labels": list(labels),
         }
 

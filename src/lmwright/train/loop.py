@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from lmwright.core.errors import LmwrightError
-from lmwright.models.ragged import Noise
+from lmwright.models.core.dropout import DropoutRNG
 from lmwright.train.batches import Batches, Example
 from lmwright.train.optim import AdamW, clip, rate
 
@@ -52,7 +52,7 @@ class Loss(Protocol):
     """What a method is beside its batches: the mean loss of some examples."""
 
     def __call__(
-        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
     ) -> Tensor: ...
 
 
@@ -78,7 +78,7 @@ def train(
     """
     while state.step < batches.steps and not state.ended:
         examples = batches.at(state.step)
-        value = loss(network, examples, Noise(batches.seed, state.step))
+        value = loss(network, examples, DropoutRNG(batches.seed, state.step))
         value.backward()
         norm = clip(network.parameters(), descent.clip)
         refuse_infinite(value.item(), norm, state, record)
