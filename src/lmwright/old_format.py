@@ -17,6 +17,10 @@ KEYS = {
 """Settings of stages, by their old names."""
 QUALITY = {"set_aside": "rejected", "suspects": "label_errors", "worlds": "test_sets"}
 """Keys of ``quality.json``, at any depth but under labels and sources."""
+KINDS = {"encoder": "text-model", "asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
+"""Kinds of models."""
+CLASSIFICATION = "text-classification"
+"""The one task that format 1 had."""
 EVIDENCE = {
     "rival": "incumbent",
     "rival_seconds": "incumbent_seconds",
@@ -33,6 +37,10 @@ def recipe_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("stages", "retrain"):
         if isinstance(value.get(section), Mapping):
             value[section] = settings(value[section])
+    if "task" not in value and isinstance(value.get("stages"), Mapping):
+        train = value["stages"].get("train")
+        moved = {name: train.pop(name) for name in ("smoothing",) if train and name in train}
+        value["task"] = {"kind": CLASSIFICATION, **moved}
     return value
 
 
@@ -40,16 +48,38 @@ def settings(value: Any) -> Any:
     """Settings of stages, to any depth."""
     if isinstance(value, Mapping):
         found = {KEYS.get(key, key): settings(each) for key, each in value.items()}
+        if found.get("task") == "classify":
+            del found["task"]
+        if isinstance(found.get("sources"), list):
+            found["sources"] = [source(each) for each in found["sources"]]
         if found.get("role") == "world":
             found["role"] = "test"
         if isinstance(found.get("fractions"), Mapping):
             shares = found["fractions"]
             found["fractions"] = {place(name): share for name, share in shares.items()}
+        for name in ("metric", "primary"):
+            if found.get(name) == "accuracy":
+                found[name] = "error"
         for name in ("splits", "reference", "held", "kept", "fresh"):
             if name in found:
                 found[name] = places(found[name])
         return found
     return [settings(each) for each in value] if isinstance(value, list) else value
+
+
+def source(value: Any) -> Any:
+    """A source of rows: its columns by the task's names."""
+    if not isinstance(value, Mapping):
+        return value
+    found = dict(value)
+    columns = {name: found.pop(name) for name in ("text", "label") if name in found}
+    if columns:
+        found["columns"] = {**columns, **found.get("columns", {})}
+    if label := found.pop("constant_label", ""):
+        found["constants"] = {"label": label}
+    if labels := found.pop("labels", None):
+        found["values"] = {"label": labels}
+    return found
 
 
 def places(value: Any) -> Any:
@@ -79,6 +109,19 @@ def quality_of(value: dict[str, Any]) -> dict[str, Any]:
     if "splits" in found:
         found["splits"] = {place(name): each for name, each in found["splits"].items()}
     return found
+
+
+def description_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's ``model.json``: its kind, and its task where it had labels alone."""
+    found = {**value, "kind": KINDS.get(str(value.get("kind")), value.get("kind"))}
+    if "task" not in found:
+        found["task"] = task_of_labels(value.get("labels"))
+    return found
+
+
+def task_of_labels(labels: Any) -> dict[str, Any]:
+    """The task of rows and models that had a text and a label each."""
+    return {"kind": CLASSIFICATION, "labels": labels}
 
 
 def curves_of(value: list[dict[str, Any]]) -> list[dict[str, Any]]:

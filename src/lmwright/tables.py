@@ -23,7 +23,7 @@ STAGES = {
     "promote": "lmwright.loop.promote:Promote",
 }
 
-TASKS = {"classify": "lmwright.tasks.classify:Classify"}
+TASKS = {"text-classification": "lmwright.tasks.text_classification:TextClassification"}
 
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
@@ -57,7 +57,7 @@ FAMILIES = {
 }
 
 MODELS = {
-    "encoder": "lmwright.models.encoder:Encoder",
+    "text-model": "lmwright.models.text_model:TextPredictor",
     "tfidf": "lmwright.models.tfidf:Tfidf",
     "majority": "lmwright.models.majority:Majority",
     "asked": "lmwright.models.asked:Asked",

@@ -119,6 +119,11 @@ def read_spans(name: str, value: Any) -> list[dict[str, Any]]:
     return sorted(found, key=lambda span: (span["start"], span["end"], span["label"]))
 
 
+def read_scores(name: str, value: Any) -> list[float]:
+    """A list of finite numbers."""
+    return [read_number(name, each) for each in listed(name, value)]
+
+
 def listed(name: str, value: Any) -> list[Any]:
     """A list, also one written as JSON in a table of strings."""
     if isinstance(value, str):
@@ -170,5 +175,6 @@ TYPES: dict[str, ColumnType] = {
     "number": ColumnType(pa.float64(), read_number, "a number"),
     "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
     "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]'),
+    "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]"),
     "spans": ColumnType(pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]'),
 }

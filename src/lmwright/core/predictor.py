@@ -13,9 +13,7 @@ import numpy as np
 
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
-from lmwright.core.reading import read_json_object
-from lmwright.core.recipe import Resolve
-from lmwright.core.task import Answers, Prepared, Task, joined, read_task
+from lmwright.core.task import Answers, Prepared, Task, joined
 
 MOST_TOKENS = 8192
 """Tokens of one batch: enough to be fast, little enough to fit and to show progress."""
@@ -40,17 +38,6 @@ class Predictor(Protocol):
     @classmethod
     def load(cls, folder: Path, task: Task) -> Predictor:
         """Read what :meth:`save` wrote; BadInput or Corrupt says what is wrong with it."""
-
-
-def load_predictor(folder: Path, resolve: Resolve) -> Predictor:
-    """The predictor in a folder, of whichever kind its ``model.json`` names."""
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise BadInput(f"no {DESCRIPTION} in {folder}", "a model's folder as lmwright writes it")
-    description = read_json_object(path)
-    task = read_task(description.get("task"), str(path), resolve)
-    found: Predictor = resolve("models", str(description.get("kind"))).load(folder, task)
-    return found
 
 
 def answer_all(

@@ -1,6 +1,7 @@
 """A recipe: a name and its stages in order, read from a short YAML file.
 
     name: reviews
+    task: text-classification
     stages:
       data: {sources: [...]}
       train: {epochs: 2}
@@ -12,6 +13,8 @@ A stage needs what earlier ones give: artifacts, which go by names. ``reads`` an
 them, so that one kind can stand twice:
 
     feedback: {stage: data, sources: [...], writes: {rows: feedback}}
+
+``task`` names what the rows are for: a task's name, or a mapping with its ``kind`` and settings.
 
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
 them. ``extends: OTHER.yaml``, a path from this file's folder, starts from another recipe:
@@ -28,35 +31,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from lmwright.core.errors import BadInput, nearest
+from lmwright.core.settings import Resolve, read_settings
 from lmwright.core.stage import Settings, Stage
+from lmwright.core.task import Task, read_task
 
-Resolve = Callable[[str, str], Any]
-"""(table, name) -> definition; the tables are passed in because the core knows no names."""
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
-"""What pydantic calls a key that it does not know."""
-WANTED = {
-    ("int_type", "int_parsing", "int_from_float", "int_parsing_size"): "a whole number",
-    ("float_type", "float_parsing"): "a number",
-    ("bool_type", "bool_parsing"): "true or false",
-    ("string_type",): "a text; a number or true is one in quotes",
-    ("tuple_type", "list_type"): "a list",
-    ("dict_type", "dataclass_type"): "a mapping",
-}
-"""What pydantic calls a fault -> what a person is told was wanted."""
+NAME_TASK = "add a line like task: text-classification"
 LARGEST = 1 << 20
 """Bytes of a recipe file; a longer one is no recipe."""
-OWN_KEYS = {"name", "extends", "stages", "artifacts"}
+OWN_KEYS = {"name", "extends", "task", "stages", "artifacts"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,7 @@ class Recipe:
     """A recipe that has been read and checked. ``raw`` is what was written, overrides included."""
 
     name: str
+    task: Task | None
     steps: tuple[Step, ...]
     sections: Mapping[str, Any]
     artifacts: Mapping[str, str]
@@ -123,7 +116,8 @@ def make_recipe(
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise BadInput(f"{where}: no stages", "a mapping from stage name to its settings")
-    steps = tuple(make_step(key, value, where, resolve) for key, value in stages.items())
+    task = read_task(raw["task"], where, resolve) if "task" in raw else None
+    steps = tuple(make_step(key, value, where, resolve, task) for key, value in stages.items())
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
     check_order(steps, artifacts, where)
     check_contents(steps, where)
@@ -132,7 +126,7 @@ def make_recipe(
     for section in parsed.values():
         if isinstance(section, Settings):
             section.check_in(raw, where, lambda raw, where: make_recipe(raw, where, resolve, ()))
-    return Recipe(name, steps, parsed, artifacts, raw)
+    return Recipe(name, task, steps, parsed, artifacts, raw)
 
 
 def read_sections(path: Path, resolve: Resolve, sections: Iterable[str]) -> Mapping[str, Any]:
@@ -163,8 +157,10 @@ def parse_sections(
     }
 
 
-def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
-    """One entry under ``stages``."""
+def make_step(
+    name: str, value: Any, where: str, resolve: Resolve, task: Task | None = None
+) -> Step:
+    """One entry under ``stages``. A stage with a setting ``task`` takes the recipe's by default."""
     if not isinstance(value, dict | None):
         raise BadInput(f"{where}: stages.{name} is {value!r}", "a mapping of settings")
     settings = dict[str, Any](value or {})
@@ -173,7 +169,13 @@ def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
         read_settings(dict[str, str], settings.pop(key, None) or {}, f"{where}: {name}.{key}")
         for key in ("reads", "writes")
     ]
-    stage = read_settings(resolve("stages", kind), settings, f"{where}: {name}")
+    definition = resolve("stages", kind)
+    if any(field.name == "task" for field in fields(definition)):
+        own = settings.pop("task", None)
+        settings["task"] = task if own is None else read_task(own, f"{where}: {name}", resolve)
+        if settings["task"] is None:
+            raise BadInput(f"{where}: no task", "what the rows are for", NAME_TASK)
+    stage = read_settings(definition, settings, f"{where}: {name}")
     step = Step(name, kind, stage, *renamed)
     for key, known, given in (
         ("reads", stage.needs(), step.reads),
@@ -184,66 +186,6 @@ def make_step(name: str, value: Any, where: str, resolve: Resolve) -> Step:
                 cure = nearest(artifact, known) if known else "leave it out"
                 raise BadInput(f"{where}: {name}.{key} renames {artifact!r}", "an artifact", cure)
     return step
-
-
-def read_settings(kind: type, value: Any, where: str) -> Any:
-    """Read a mapping into a settings dataclass; every fault in it names its key and a cure."""
-    try:
-        settings: Any = TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise BadInput(*explain(error, where, kind)) from None
-    if isinstance(settings, Settings):
-        try:
-            settings.check()
-        except BadInput as error:
-            file, _, name = where.rpartition(": ")
-            place = file if error.found.startswith(f"{name}.") else where
-            raise BadInput(f"{place}: {error.found}", error.wanted, error.cure) from None
-    return settings
-
-
-def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, str]:
-    """One fault of a validation as (found, wanted, cure): an unknown key if there is one.
-
-    A misspelt key comes with a complaint that the right one is missing, and explains it.
-    """
-    faults = error.errors(include_url=False)
-    fault = next((fault for fault in faults if fault["type"] in UNKNOWN), faults[0])
-    key = ".".join(str(part) for part in fault["loc"]) or "(all)"
-    if fault["type"] in UNKNOWN:
-        known = known_fields(kind, fault["loc"][:-1])
-        return (
-            f"{where} has no setting {key!r}",
-            "a known setting",
-            nearest(str(fault["loc"][-1]), known),
-        )
-    if fault["type"] in {"missing", "missing_argument"}:
-        return f"{where}: {key} is missing", "a value for it", f"add {key} to the recipe"
-    plain = next((words for kinds, words in WANTED.items() if fault["type"] in kinds), "")
-    wanted = plain or fault["msg"].removeprefix("Input should be ")
-    return f"{where}: {key} is {fault['input']!r}", wanted, f"correct {key}"
-
-
-def known_fields(kind: Any, path: tuple[Any, ...]) -> list[str]:
-    """The fields of ``kind``, or of the dataclass that stands at ``path`` inside it."""
-    schema = TypeAdapter(kind).json_schema()
-    place: Any = schema
-    for part in path:
-        place = follow(schema, place)
-        place = place.get("properties", {}).get(part, place.get("items", place))
-    return sorted(follow(schema, place).get("properties", {"(none)": None}))
-
-
-def follow(schema: dict[str, Any], place: Any) -> dict[str, Any]:
-    """Step through a JSON Schema's references and alternatives to the object behind them."""
-    while True:
-        choices = [c for c in place.get("anyOf", []) if "$ref" in c or "properties" in c]
-        if "$ref" in place:
-            place = schema["$defs"][place["$ref"].rsplit("/", 1)[-1]]
-        elif choices:
-            place = choices[0]
-        else:
-            return place
 
 
 def check_order(steps: tuple[Step, ...], artifacts: Mapping[str, str], where: str) -> None:

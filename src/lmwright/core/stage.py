@@ -122,8 +122,12 @@ class Stage(Settings):
         """What is read from outside the store: a name for people -> hash of its content."""
         return {}
 
-    def reaches(self) -> tuple[str, ...]:
-        """Modules that ``run`` finds by name through ``lmwright.tables``."""
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """Modules that ``run`` finds by name through ``lmwright.tables``, and no others.
+
+        They are named by the settings and by ``inputs`` (artifact -> folder): the task of the
+        rows, a model's kind, a start's family. So an entry more in a table makes nothing stale.
+        """
         return ()
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:

@@ -50,10 +50,15 @@ class Stamp:
     parts: dict[str, Any]
 
 
-def stamp_of(stage: Stage, kind: str, inputs: Mapping[str, str]) -> Stamp:
-    """The stamp of ``stage`` on ``inputs`` (artifact name -> content hash)."""
+def stamp_of(
+    stage: Stage, kind: str, inputs: Mapping[str, str], folders: Mapping[str, Path]
+) -> Stamp:
+    """The stamp of ``stage`` on ``inputs`` (artifact name -> content hash).
+
+    ``folders`` are the artifacts' own: they name the code that reads them (a model its kind).
+    """
     home = type(stage).__module__
-    code, libraries = reachable([(home, type(stage).__name__)], stage.reaches())
+    code, libraries = reachable([(home, type(stage).__name__)], stage.reaches(folders))
     parts = {
         "kind": kind,
         "settings": settings_of(stage),
@@ -68,7 +73,11 @@ def stamp_of(stage: Stage, kind: str, inputs: Mapping[str, str]) -> Stamp:
 
 def settings_of(stage: Stage) -> dict[str, Any]:
     """The settings that can change a result, as JSON values."""
-    values = TypeAdapter(type(stage)).dump_python(stage, mode="json")
+    values = TypeAdapter(type(stage)).dump_python(stage, mode="json", warnings=False)
+    for name in values:
+        chosen = getattr(stage, name)
+        if dataclasses.is_dataclass(chosen) and isinstance(getattr(chosen, "kind", None), str):
+            values[name] = {"kind": chosen.kind, **values[name]}
     inert = {field.name for field in dataclasses.fields(stage) if field.metadata.get("inert")}
     return {name: value for name, value in values.items() if name not in inert}
 

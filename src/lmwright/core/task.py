@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import Resolve, read_settings
+from lmwright.core.settings import Resolve, read_settings
 
 Weights = np.ndarray
 """How often each row counts, float64 (draws, n): what the bootstrap draws."""
@@ -172,6 +172,7 @@ class Task(Protocol):
 
     ``kind``        its name in the table of tasks.
     ``one_answer``  whether rows with equal inputs and other targets contradict each other.
+    ``strata``      the name of what :meth:`stratum` gives, as slices are called; "" for none.
     ``primary``     the loss that decides which of two models is better.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
                     risk; "" where the task has no confidence.
@@ -180,6 +181,7 @@ class Task(Protocol):
 
     kind: ClassVar[str]
     one_answer: ClassVar[bool]
+    strata: ClassVar[str]
     primary: ClassVar[str]
     abstains_by: ClassVar[str]
     baselines: ClassVar[Mapping[str, str]]
@@ -194,6 +196,9 @@ class Task(Protocol):
     def fault(self, row: Row) -> str:
         """The reason why this row cannot be learnt from, or ""."""
 
+    def cleaned(self, row: Row) -> Row:
+        """The row as models of the task read it; cleaning it again changes nothing."""
+
     def stratum(self, row: Row) -> str:
         """The group of rows whose share every split keeps; also a slice of the rows."""
 
@@ -201,7 +206,7 @@ class Task(Protocol):
         """The name of the rows that are never parted and are resampled together; "" for none."""
 
     def text(self, row: Row) -> str:
-        """The text of a row that near duplicates, slices, language and personal data are read in."""
+        """The cleaned text of a row: for near duplicates, slices, language and personal data."""
 
     def target(self, row: Row) -> str:
         """The right answer in words, as people are shown it."""

@@ -1,62 +1,75 @@
 """The rows artifact: a Parquet file for each split and test set, sorted by id, same bits always.
 
 A folder of rows holds ``train``, ``validation``, ``calibration``, ``gate`` and ``test`` as
-``.parquet``, a ``test-NAME.parquet`` for each test set, ``labels.json``, ``sources.json``,
-``quality.json`` and ``rejected.jsonl``. An id is 32 hexadecimal characters.
+``.parquet``, a ``test-NAME.parquet`` for each test set, ``task.json`` (the task with what was
+fitted to the training rows), ``sources.json``, ``quality.json`` and ``rejected.jsonl``. A file has
+the fixed frame (id, source, licence, origin), the task's inputs and targets, and the side columns
+that some source has. An id is 32 hexadecimal characters.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.old_format import old_place, place
+from lmwright.core.reading import read_json_object
+from lmwright.core.task import Task, read_task
+from lmwright.data.sample import same_rows
+from lmwright.old_format import old_place, place, task_of_labels
+from lmwright.tables import module_of, resolve
 
-COLUMNS = ("id", "text", "label", "source", "licence", "origin")
-SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
+FRAME = ("id", "source", "licence", "origin")
+"""Columns that every row has, whatever the task."""
+TASK = "task.json"
 
 GROUP_ROWS = 2048
 """Rows of a row group: what is read to find one row."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Columns of one file of rows, all of one length, in the order of their ids."""
-
-    ids: list[str]
-    texts: list[str]
-    labels: list[str]
-    sources: list[str]
-    licences: list[str]
-    origins: list[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+def schema_of(columns: Sequence[Column], side: Sequence[str] = ()) -> pa.Schema:
+    """The schema of a file of rows: id, the task's columns, the rest of the frame, side columns."""
+    text = [pa.field(name, pa.string(), nullable=False) for name in FRAME]
+    own = [pa.field(column.name, column.arrow, nullable=False) for column in columns]
+    return pa.schema(
+        [text[0], *own, *text[1:], *(pa.field(name, pa.string(), nullable=False) for name in side)]
+    )
 
 
-def read_rows(path: Path) -> Rows:
-    """Every row of one file; Corrupt when it is not a whole file of rows."""
+def read_task_of(folder: Path) -> Task:
+    """The task of a rows artifact, with what was fitted to its training rows."""
+    if (folder / TASK).is_file():
+        return read_task(read_json_object(folder / TASK), str(folder / TASK), resolve)
+    if (folder / "labels.json").is_file():
+        labels = json.loads((folder / "labels.json").read_text("utf-8"))
+        return read_task(task_of_labels(labels), str(folder / "labels.json"), resolve)
+    raise BadInput(f"no {TASK} in {folder}", "an artifact of the stage data")
+
+
+def read_split(folder: Path, split: str, limit: int = 0, seed: int = 0) -> pa.Table:
+    """The rows of a split or test set, sorted by id.
+
+    ``limit`` keeps a subset in which each stratum of the task keeps its share (0: all rows).
+    BadInput lists the splits when there is none of this name, Corrupt says what is wrong with it.
+    """
+    with opened(folder / f"{split}.parquet") as file:
+        table = file.read()
+    if not limit or limit >= table.num_rows:
+        return table
+    task = read_task_of(folder)
+    return same_rows(table, limit, seed, [task.stratum(row) for row in table.to_pylist()])
+
+
+def stream_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of one file, at most 1024 at a time, in the order of their ids."""
     with opened(path) as file:
-        table = file.read(columns=list(COLUMNS))
-    return Rows(*(table.column(name).to_pylist() for name in COLUMNS))
-
-
-def stream_rows(path: Path, batch: int = 1024) -> Iterator[Rows]:
-    """The rows of one file, at most ``batch`` at a time, in the order of their ids."""
-    with opened(path) as file:
-        for part in file.iter_batches(batch, columns=list(COLUMNS)):
-            yield Rows(*(part.column(name).to_pylist() for name in COLUMNS))
-
-
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """The labels of an artifact, sorted: position = class number."""
-    return tuple(json.loads((folder / "labels.json").read_text()))
+        yield from file.iter_batches(1024, columns=None if columns is None else list(columns))
 
 
 def count_rows(path: Path) -> int:
@@ -70,7 +83,7 @@ def splits_of(folder: Path) -> list[str]:
     return sorted(place(path.stem) for path in folder.glob("*.parquet"))
 
 
-def find_row(folder: Path, row_id: str) -> dict[str, str] | None:
+def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:
     """The row with this id and its ``split``; None when the artifact does not hold it.
 
     Bisection: the bounds of the row groups, then the ids of one group.
@@ -80,10 +93,10 @@ def find_row(folder: Path, row_id: str) -> dict[str, str] | None:
             group = group_of(file, row_id)
             if group is None:
                 continue
-            table = file.read_row_group(group, columns=list(COLUMNS))
-            place = table.column("id").to_pylist()
-            if row_id in place:
-                return {"split": split, **table.slice(place.index(row_id), 1).to_pylist()[0]}
+            table = file.read_row_group(group)
+            ids = table.column("id").to_pylist()
+            if row_id in ids:
+                return {"split": split, **table.slice(ids.index(row_id), 1).to_pylist()[0]}
     return None
 
 
@@ -103,14 +116,13 @@ def ids_of_source(folder: Path, source: str) -> dict[str, list[str]]:
     return found
 
 
-def write_rows(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write tables of COLUMNS, sorted by id within and between them; returns the rows written."""
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+    """Write tables, sorted by id within and between them; returns the rows written."""
     count = 0
-    with parquet.ParquetWriter(
-        path, SCHEMA, compression="zstd", use_dictionary=["label", "source", "licence"]
-    ) as writer:
+    repeated = [name for name in ("label", "source", "licence") if name in schema.names]
+    with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated) as writer:
         for table in tables:
-            writer.write_table(table.select(COLUMNS).cast(SCHEMA), row_group_size=GROUP_ROWS)
+            writer.write_table(table.select(schema.names).cast(schema), row_group_size=GROUP_ROWS)
             count += table.num_rows
     return count
 
@@ -128,9 +140,9 @@ def opened(path: Path) -> parquet.ParquetFile:
         file = parquet.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise Corrupt(f"{path.name} is not a whole Parquet file: {error}") from None
-    missing = set(COLUMNS) - set(file.schema_arrow.names)
+    missing = set(FRAME) - set(file.schema_arrow.names)
     if missing:
-        raise Corrupt(f"{path.name} lacks the columns {sorted(missing)}", ", ".join(COLUMNS))
+        raise Corrupt(f"{path.name} lacks the columns {sorted(missing)}", ", ".join(FRAME))
     return file
 
 
@@ -148,3 +160,8 @@ def group_of(file: parquet.ParquetFile, row_id: str) -> int | None:
         else:
             return middle
     return None
+
+
+def task_modules(folder: Path) -> tuple[str, ...]:
+    """The module of the task of a rows artifact."""
+    return (module_of("tasks", read_task_of(folder).kind),)

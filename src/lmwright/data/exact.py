@@ -8,12 +8,12 @@ KEPT, REPEATED, CONFLICTING = 0, 1, 2
 
 
 def judge_repeats(
-    keys: np.ndarray, ids: np.ndarray, labels: np.ndarray, is_test: np.ndarray
+    keys: np.ndarray, ids: np.ndarray, targets: np.ndarray, is_test: np.ndarray
 ) -> np.ndarray:
     """What becomes of each row: KEPT, REPEATED or CONFLICTING, int8 (rows,).
 
-    ``keys`` uint64 (rows,) hashes of the normalised text; ``ids`` uint64 (rows, 2); ``labels``
-    and ``is_test`` (rows,). Of rows with one key, training rows count first: when their labels
+    ``keys`` uint64 (rows,) hashes of the normalised inputs; ``ids`` uint64 (rows, 2); ``targets``
+    and ``is_test`` (rows,). Of rows with one key, training rows count first: when their targets
     agree the one with the smallest id is kept and all others are repeats, those of test sets too
     (a model must not be tested on what it learnt); when they differ, all of them conflict.
     """
@@ -22,7 +22,7 @@ def judge_repeats(
     run = np.repeat(np.arange(len(firsts)), np.diff(np.append(firsts, len(order))))
     leader = order[firsts][run]
     counts = is_test[order] == is_test[leader]
-    contradicts = counts & (labels[order] != labels[leader])
+    contradicts = counts & (targets[order] != targets[leader])
     conflict = np.zeros(len(firsts), bool)
     conflict[run[contradicts]] = True
     found = np.full(len(keys), REPEATED, np.int8)

@@ -6,22 +6,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from lmwright.core.columns import Column, Row, canonical
 from lmwright.core.errors import BadInput
+from lmwright.core.task import Task, role_columns
 from lmwright.data.dedup import NearDuplicates
-from lmwright.data.mail import read_mail
-from lmwright.data.sources import Fault, Row, Source, read_source
-from lmwright.text.repair import repair
+from lmwright.data.sources import SIDE, Fault, RawRow, Source, read_source
 
 BATCH_ROWS, BATCH_CHARACTERS = 1024, 1 << 20
 """Rows, and characters of text, that are in memory at a time (and one row more)."""
-
-STAGED = pa.schema([("text", pa.string()), ("origin", pa.string())])
 
 
 @dataclass
@@ -49,11 +47,12 @@ class Rejected:
 
 @dataclass
 class Gathered:
-    """What is known of every row that was read well, in the order of reading.
+    """Numbers of every row that was read well, in the order of reading.
 
-    ``ids`` uint64 (rows, 2), ``keys`` uint64, ``labels`` int16 into ``names``, ``sources``
-    int16, ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The texts are in
-    ``path``. ``read`` counts records of each source, ``repaired`` those that repair changed.
+    ``ids`` uint64 (rows, 2), ``keys`` uint64 of the inputs, ``targets`` uint64 of the targets,
+    ``strata`` int32 into ``names``, ``clusters`` uint64 (0: none), ``sources`` int16,
+    ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The values are in
+    ``path``. ``read`` counts records of each source, ``repaired`` those that cleaning changed.
     """
 
     path: Path
@@ -62,18 +61,20 @@ class Gathered:
     repaired: list[int]
     ids: np.ndarray
     keys: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
+    strata: np.ndarray
+    clusters: np.ndarray
     sources: np.ndarray
     characters: np.ndarray
     words: np.ndarray
     repeats_id: np.ndarray
 
-    def staged(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """(number of the first row, texts, origins) of each batch, as they were gathered."""
+    def staged(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(number of the first row, rows) of each batch, as they were gathered."""
         first = 0
         with pa.OSFile(str(self.path)) as stream, pa.ipc.open_stream(stream) as reader:
             for batch in reader:
-                yield first, batch.column(0).to_pylist(), batch.column(1).to_pylist()
+                yield first, batch
                 first += batch.num_rows
 
 
@@ -82,11 +83,11 @@ class Limits:
     """What a row or source may be at most before it is rejected or refused."""
 
     characters: int
-    labels: int
     faulty: float
 
 
 def gather(
+    task: Task,
     sources: Sequence[Source],
     folder: Path,
     near: NearDuplicates,
@@ -97,29 +98,30 @@ def gather(
 ) -> Gathered:
     """Read all sources into ``folder`` and ``near``; bad rows go to ``rejected``.
 
-    Raises BadInput for a file that cannot be read, a source of which more than the limit of
-    rows is faulty or none is left, and for a label column that holds no labels.
+    Raises BadInput for a file that cannot be read, and for a source of which more than the limit
+    of rows is faulty or none is left.
     """
     path = folder / "staged.arrow"
+    columns = role_columns(task, "input", "target")
+    schema = staged_schema(columns, side_columns(sources))
     parts: list[tuple[np.ndarray, ...]] = []
     names: dict[str, int] = {}
     read, repaired = [0] * len(sources), [0] * len(sources)
-    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, STAGED) as writer:
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, schema) as writer:
         for number, source in enumerate(sources):
             first = len(parts)
             faults: list[Fault] = []
-            for found in batches(read_source(source, seed)):
+            for found in batches(read_source(source, columns, seed)):
                 read[number] += len(found)
-                rows, bad, changed = clean(source, found, limits.characters)
+                rows, bad, changed = clean(task, found, limits.characters)
                 repaired[number] += changed
                 faults += bad[: max(0, 3 - len(faults))]
                 for fault in bad:
                     rejected.put(source.name, fault)
                 if rows:
-                    writer.write_batch(as_batch(rows))
-                    near.add([row.text for row in rows])
-                    parts.append(numbers(rows, source, number, names))
-                    refuse_labels(source, names, limits.labels)
+                    writer.write_batch(as_batch(rows, schema))
+                    near.add([task.text(row.values) for row in rows])
+                    parts.append(numbers(task, rows, source, number, names))
                 say(sum(read), source.name)
             refuse_faulty(source, read[number], rejected, faults, limits.faulty)
             parts[first:] = [marked(parts[first:])] if parts[first:] else []
@@ -132,13 +134,24 @@ def gather(
     )
 
 
-def batches(rows: Iterator[Row | Fault]) -> Iterator[list[Row | Fault]]:
+def staged_schema(columns: Sequence[Column], side: Sequence[str]) -> pa.Schema:
+    """The task's columns, where each row was found, and the side columns."""
+    own = [(column.name, column.arrow) for column in columns]
+    return pa.schema([*own, ("origin", pa.string()), *((name, pa.string()) for name in side)])
+
+
+def side_columns(sources: Sequence[Source]) -> list[str]:
+    """The side columns that some source has, in their order."""
+    return [name for name in SIDE if any(name in source.side for source in sources)]
+
+
+def batches(rows: Iterator[RawRow | Fault]) -> Iterator[list[RawRow | Fault]]:
     """The rows in lists that are bounded in number and in characters."""
-    batch: list[Row | Fault] = []
+    batch: list[RawRow | Fault] = []
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += len(row.text) if isinstance(row, Row) else 0
+        characters += row.characters if isinstance(row, RawRow) else 0
         if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -147,39 +160,48 @@ def batches(rows: Iterator[Row | Fault]) -> Iterator[list[Row | Fault]]:
 
 
 def clean(
-    source: Source, found: Sequence[Row | Fault], longest: int
-) -> tuple[list[Row], list[Fault], int]:
-    """Rows with repaired text, the faults, and how many rows the repair changed."""
+    task: Task, found: Sequence[RawRow | Fault], longest: int
+) -> tuple[list[RawRow], list[Fault], int]:
+    """Rows cleaned as the task's models clean them, the faults, and how many rows were changed."""
     rows, faults, changed = [], [], 0
     for row in found:
         if isinstance(row, Fault):
             faults.append(row)
             continue
-        if len(row.text) > longest:
-            detail = f"{len(row.text):,} characters, at most {longest:,}"
+        if row.characters > longest:
+            detail = f"{row.characters:,} characters, at most {longest:,}"
             faults.append(Fault(row.origin, "too long", detail))
             continue
-        text = repair(read_mail(row.text) if source.format == "mail" else row.text)
-        if not text:
+        values = dict(task.cleaned(row.values))
+        if not task.text(values):
             faults.append(Fault(row.origin, "no text", "nothing is left after cleaning"))
             continue
-        changed += text != row.text
-        rows.append(Row(text, row.label, row.id, row.origin))
+        if reason := task.fault(values):
+            faults.append(Fault(row.origin, reason))
+            continue
+        changed += values != row.values
+        rows.append(replace(row, values=values))
     return rows, faults, changed
 
 
-def as_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    """Texts and origins as they are staged."""
-    return pa.record_batch([[row.text for row in rows], [row.origin for row in rows]], STAGED)
+def as_batch(rows: Sequence[RawRow], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as they are staged."""
+    return pa.RecordBatch.from_pylist(
+        [{**row.values, "origin": row.origin, **row.side} for row in rows], schema
+    )
 
 
 def numbers(
-    rows: Sequence[Row], source: Source, number: int, names: dict[str, int]
+    task: Task, rows: Sequence[RawRow], source: Source, number: int, names: dict[str, int]
 ) -> tuple[np.ndarray, ...]:
-    """The numbers kept of each row, in the order of Gathered's fields; new labels get a code."""
-    ids = b"".join(digest(source.name + "\x1f" + row.text, 16) for row in rows)
-    keys = b"".join(digest(" ".join(row.text.casefold().split()), 8) for row in rows)
-    labels = [names.setdefault(row.label, len(names)) for row in rows]
+    """The numbers kept of each row, in the order of Gathered's fields; new strata get a code."""
+    texts = [task.text(row.values) for row in rows]
+    inputs = [parts_of(row.values, role_columns(task, "input")) for row in rows]
+    targets = [parts_of(row.values, role_columns(task, "target")) for row in rows]
+    ids = b"".join(digest(source.name + "\x1f" + each, 16) for each in inputs)
+    keys = b"".join(digest(" ".join(each.casefold().split()), 8) for each in inputs)
+    strata = [names.setdefault(task.stratum(row.values), len(names)) for row in rows]
+    clusters = [task.cluster(row.values) or row.side.get("group", "") for row in rows]
     if source.id:
         given = np.frombuffer(b"".join(digest(row.id, 8) for row in rows), np.uint64)
     else:
@@ -187,12 +209,19 @@ def numbers(
     return (
         np.frombuffer(ids, ">u8").astype(np.uint64).reshape(-1, 2),
         np.frombuffer(keys, np.uint64),
-        np.array(labels, np.int16),
+        np.frombuffer(b"".join(digest(each, 8) for each in targets), np.uint64),
+        np.array(strata, np.int32),
+        np.frombuffer(b"".join(digest(c, 8) if c else bytes(8) for c in clusters), np.uint64),
         np.full(len(rows), number, np.int16),
-        np.array([len(row.text) for row in rows], np.int32),
-        np.array([row.text.count(" ") + row.text.count("\n") + 1 for row in rows], np.int32),
+        np.array([len(text) for text in texts], np.int32),
+        np.array([text.count(" ") + text.count("\n") + 1 for text in texts], np.int32),
         given,
     )
+
+
+def parts_of(values: Row, columns: Sequence[Column]) -> str:
+    """The values of some columns as one text that is hashed."""
+    return "\x1f".join(canonical(values[column.name]) for column in columns)
 
 
 def digest(text: str, size: int) -> bytes:
@@ -208,16 +237,6 @@ def marked(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
         repeats[:] = True
         repeats[np.unique(given, return_index=True)[1]] = False
     return (*columns, repeats)
-
-
-def refuse_labels(source: Source, names: dict[str, int], most: int) -> None:
-    """Raise BadInput when there are more labels than any sorting of texts has."""
-    if len(names) > most:
-        raise BadInput(
-            f"source {source.name!r}: column {source.label!r} holds over {most} different labels",
-            "a column of labels",
-            "name another column, or raise max_labels",
-        )
 
 
 def refuse_faulty(

@@ -14,27 +14,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy import sparse
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import COLUMNS, stream_rows, write_rows
+from lmwright.core.task import Task, role_columns, task_to_json
+from lmwright.data.corpus import TASK, schema_of, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
-from lmwright.data.gather import Gathered, Limits, Rejected, gather
+from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_columns
 from lmwright.data.label_errors import CHARACTERS, find_label_errors
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
 from lmwright.data.sources import Fault, Source, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
 from lmwright.text.language import identifier as identifier_of
 
-REPEATED_ID, FOREIGN_LABEL, NEAR_HELD = 3, 4, 5
+REPEATED_ID, UNFIT, NEAR_HELD = 3, 4, 5
 """Beside the verdicts of exact.py: why a row is not kept."""
 
 REASONS = {
-    CONFLICTING: ("conflicting labels", "the same text stands in rows with another label"),
+    CONFLICTING: ("conflicting targets", "the same input stands in rows with another target"),
     REPEATED_ID: ("repeated id", "an earlier row of the source has this id"),
-    FOREIGN_LABEL: ("unknown label", "no training source has this label"),
     NEAR_HELD: ("near a held row", "models are judged by a row that is nearly the same"),
 }
 
@@ -44,12 +46,12 @@ PART_BYTES = 24 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
-    """Read, repair, compare, judge and split the rows of all sources.
+    """Read, clean, compare, judge and split the rows of all sources.
 
+    ``task``            by default the recipe's task.
     ``near``            Jaccard similarity of word pairs from which two rows stay together.
     ``max_characters``  a longer text is rejected.
     ``max_faulty``      share of unfit rows from which a source is refused.
-    ``max_labels``      more different labels than this are no labels.
     ``label_error_rows``    rows, drawn at random, that are searched for wrong labels; 0 for none.
     ``language_rows``   rows of each source, drawn at random, whose language is identified.
     ``languages``       codes among which the language is sought; empty: all.
@@ -58,12 +60,12 @@ class Data(Stage):
                         or near a row of a test set.
     """
 
+    task: Any = None
     sources: tuple[Source, ...]
     fractions: Fractions = field(default_factory=Fractions)
     near: float = 0.7
     max_characters: int = 100_000
     max_faulty: float = 0.1
-    max_labels: int = 200
     label_error_rows: int = 12_000
     language_rows: int = 1_000
     languages: tuple[str, ...] = ()
@@ -104,11 +106,8 @@ class Data(Stage):
             raise BadInput(f"near is {self.near}", "a Jaccard similarity from 0.3 to 1")
         if not 0 <= self.max_faulty <= 1:
             raise BadInput(f"max_faulty is {self.max_faulty}", "a share from 0 to 1")
-        for setting in ("max_characters", "max_labels"):
-            if getattr(self, setting) < 2:
-                raise BadInput(f"{setting} is {getattr(self, setting)}", "a number from 2 on")
-        if self.max_labels > 30_000:
-            raise BadInput(f"max_labels is {self.max_labels}", "at most 30000")
+        if self.max_characters < 2:
+            raise BadInput(f"max_characters is {self.max_characters}", "a number from 2 on")
         if min(self.label_error_rows, self.language_rows) < 0:
             raise BadInput("label_error_rows or language_rows is negative", "0 or more")
         for place in self.held:
@@ -130,9 +129,7 @@ class Data(Stage):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         target = work.out("rows")
-        limits = Limits(
-            characters=self.max_characters, labels=self.max_labels, faulty=self.max_faulty
-        )
+        limits = Limits(characters=self.max_characters, faulty=self.max_faulty)
 
         def say(done: int, note: str) -> None:
             work.progress(done, 2 * max(done, 1), note)
@@ -141,15 +138,19 @@ class Data(Stage):
             closing(Rejected(target / "rejected.jsonl")) as rejected,
             closing(NearDuplicates(folder / "near", self.near)) as near,
         ):
-            gathered = gather(self.sources, folder, near, rejected, limits, self.seed, say)
+            gathered = gather(
+                self.task, self.sources, folder, near, rejected, limits, self.seed, say
+            )
             clock.append(time.perf_counter())
             ids = np.concatenate([gathered.ids, *self.add_held(work.inputs, near)])
             groups = near.groups(np.lexsort(ids.T[::-1]).argsort().astype(np.int32))
             clock.append(time.perf_counter())
             barred = self.near_held(gathered, groups)
-            groups = groups[: len(barred)]
+            groups = together(groups[: len(barred)], gathered.clusters)
             verdict, places = self.place(gathered, groups, barred)
-            quality = Second(self, gathered, groups, verdict, places).run(folder, target, rejected)
+            task = self.task.fitted(learnt_rows(gathered, verdict, places))
+            second = Second(self, task, gathered, groups, verdict, places)
+            quality = second.run(folder, target, rejected)
         shutil.rmtree(folder)
         clock.append(time.perf_counter())
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
@@ -161,9 +162,10 @@ class Data(Stage):
         """Add the held rows after all others; yields their ids, uint64 (rows, 2)."""
         for place in self.held:
             artifact, _, split = place.partition("/")
-            for rows in stream_rows(inputs[artifact] / f"{split}.parquet"):
-                near.add(rows.texts)
-                hashes = np.frombuffer(bytes.fromhex("".join(rows.ids)), ">u8")
+            for batch in stream_rows(inputs[artifact] / f"{split}.parquet"):
+                near.add([self.task.text(row) for row in batch.to_pylist()])
+                ids = batch.column("id").to_pylist()
+                hashes = np.frombuffer(bytes.fromhex("".join(ids)), ">u8")
                 yield hashes.astype(np.uint64).reshape(-1, 2)
 
     def near_held(self, gathered: Gathered, groups: np.ndarray) -> np.ndarray:
@@ -196,37 +198,49 @@ class Data(Stage):
         fresh = np.flatnonzero(~gathered.repeats_id & ~barred)
         if not len(fresh):
             raise BadInput("no row is left after cleaning", "rows with text and label")
+        targets = gathered.targets if self.task.one_answer else np.zeros_like(gathered.targets)
         verdict[fresh] = judge_repeats(
-            gathered.keys[fresh], gathered.ids[fresh], gathered.labels[fresh], is_test[fresh]
+            gathered.keys[fresh], gathered.ids[fresh], targets[fresh], is_test[fresh]
         )
         learnt = (verdict == KEPT) & ~is_test
-        known = np.unique(gathered.labels[learnt])
-        refuse_labels(known, gathered)
-        strange = (verdict == KEPT) & is_test & ~np.isin(gathered.labels, known)
-        verdict[strange] = FOREIGN_LABEL
         places = len(SPLITS) + gathered.sources.astype(np.int16)
-        ordered = np.argsort(np.argsort(gathered.names))[gathered.labels[learnt]]
+        ordered = np.argsort(np.argsort(gathered.names))[gathered.strata[learnt]]
         places[learnt] = assign(
             groups[learnt], gathered.ids[learnt], ordered, self.fractions, self.seed
         )
-        refuse_empty(places[learnt])
         return verdict, places
 
 
-def refuse_labels(known: np.ndarray, gathered: Gathered) -> None:
-    """Raise BadInput unless the training rows have two labels or more."""
-    if len(known) < 2:
-        names = [gathered.names[code] for code in known]
-        raise BadInput(
-            f"the training rows have {len(names)} label(s): {names}",
-            "at least two labels",
-            "check the label column, where and labels of the sources",
-        )
+def together(groups: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Groups of rows that are never parted: near duplicates, and rows of one cluster.
+
+    Both (rows,); a cluster of 0 is none. Where there are no clusters, the groups stay as they are.
+    """
+    member = np.flatnonzero(clusters)
+    if not len(member):
+        return groups
+    _, cluster = np.unique(clusters[member], return_inverse=True)
+    count, extra = len(groups), int(cluster.max()) + 1
+    ones = np.ones(count + len(member), dtype=np.int8)
+    rows = np.concatenate([np.arange(count), member])
+    columns = np.concatenate([groups, count + cluster])
+    graph = sparse.coo_matrix((ones, (rows, columns)), shape=(count + extra, count + extra))
+    _, found = sparse.csgraph.connected_components(graph, directed=False)
+    return found[:count].astype(groups.dtype)
+
+
+def learnt_rows(
+    gathered: Gathered, verdict: np.ndarray, places: np.ndarray
+) -> Iterator[pa.RecordBatch]:
+    """The kept rows of the training split, as they were gathered."""
+    learnt = (verdict == KEPT) & (places == SPLITS.index("train"))
+    for first, batch in gathered.staged():
+        yield batch.filter(pa.array(learnt[first : first + batch.num_rows]))
 
 
 def refuse_empty(places: np.ndarray) -> None:
-    """Raise BadInput when there are too few rows for the splits."""
-    counts = np.bincount(places, minlength=len(SPLITS))
+    """Raise BadInput when there are too few rows (their ``places``) for the splits."""
+    counts = np.bincount(places, minlength=len(SPLITS))[: len(SPLITS)]
     empty = [name for name, count in zip(SPLITS, counts, strict=True) if not count]
     if empty:
         raise BadInput(
@@ -241,6 +255,7 @@ class Second:
     """The second pass: rows go to their files in order, and what is seen of them is counted."""
 
     stage: Data
+    task: Task
     gathered: Gathered
     groups: np.ndarray
     verdict: np.ndarray
@@ -253,16 +268,18 @@ class Second:
         self.for_language = self.sample_languages()
         searched = self.sample_label_errors()
         self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
-        self.refuse_empty_test_sets()
         characters = int(gathered.characters.sum(dtype=np.int64))
-        with closing(Parts(folder / "parts", characters)) as parts:
-            for first, texts, origins in gathered.staged():
-                self.scatter(first, texts, origins, parts, rejected)
+        columns = role_columns(self.task, "input", "target")
+        schema = schema_of(columns, side_columns(stage.sources))
+        with closing(Parts(folder / "parts", schema, characters)) as parts:
+            for first, batch in gathered.staged():
+                self.scatter(first, batch.to_pylist(), parts, rejected)
+            refuse_empty(self.places[(self.verdict == KEPT) & (self.places < len(SPLITS))])
+            self.refuse_empty_test_sets()
             for place, name in self.files():
-                write_rows(target / f"{name}.parquet", parts.sorted(place))
+                write_rows(target / f"{name}.parquet", schema, parts.sorted(place))
         quality = self.quality(rejected, self.label_errors(searched))
-        labels = sorted(quality["labels"])
-        write_json(target / "labels.json", labels)
+        write_json(target / TASK, task_to_json(self.task))
         write_json(target / "sources.json", self.describe_sources())
         write_json(target / "quality.json", quality)
         return quality
@@ -287,25 +304,31 @@ class Second:
         return [*enumerate(SPLITS), *test_sets]
 
     def scatter(
-        self, first: int, texts: list[str], origins: list[str], parts: Parts, rejected: Rejected
+        self, first: int, rows: list[dict[str, Any]], parts: Parts, rejected: Rejected
     ) -> None:
-        """Send the rows of one batch to their parts or rejected, and look at each kept one."""
+        """Send the rows of one batch to their parts or to the rejected, and look at each kept one.
+
+        A row with which the fitted task cannot work (a label that was never learnt) is rejected.
+        """
         gathered, kept = self.gathered, []
-        for offset, (text, origin) in enumerate(zip(texts, origins, strict=True)):
-            row, verdict = first + offset, int(self.verdict[first + offset])
-            source = int(gathered.sources[row])
-            if verdict in REASONS:
-                rejected.put(self.stage.sources[source].name, Fault(origin, *REASONS[verdict]))
-            if verdict != KEPT:
+        for number, row in enumerate(rows, first):
+            source = self.stage.sources[int(gathered.sources[number])]
+            if self.verdict[number] == KEPT and (reason := self.task.fault(row)):
+                self.verdict[number] = UNFIT
+                fault = Fault(row["origin"], reason, repr(self.task.target(row))[:80])
+                rejected.put(source.name, fault)
+            elif (verdict := int(self.verdict[number])) in REASONS:
+                rejected.put(source.name, Fault(row["origin"], *REASONS[verdict]))
+            if self.verdict[number] != KEPT:
                 continue
-            row_id = identifier(gathered.ids[row])
-            label = gathered.names[gathered.labels[row]]
-            self.seen[source].see(row_id, text, label, bool(self.for_language[row]))
-            if row in self.texts:
-                self.texts[row] = text[:CHARACTERS]
-            from_ = self.stage.sources[source]
-            columns = (row_id, text, label, from_.name, from_.licence, origin)
-            kept.append((int(self.places[row]), columns))
+            row_id, text = identifier(gathered.ids[number]), self.task.text(row)
+            label = gathered.names[gathered.strata[number]]
+            seen = self.seen[int(gathered.sources[number])]
+            seen.see(row_id, text, label, bool(self.for_language[number]))
+            if number in self.texts:
+                self.texts[number] = text[:CHARACTERS]
+            frame = {"id": row_id, "source": source.name, "licence": source.licence}
+            kept.append((int(self.places[number]), {**row, **frame}))
         parts.put(kept)
 
     def sample_languages(self) -> np.ndarray:
@@ -325,9 +348,10 @@ class Second:
 
     def label_errors(self, rows: np.ndarray) -> dict[str, Any]:
         """Suspected label errors among ``rows`` as facts."""
-        if len(rows) < 20:
+        rows = rows[self.verdict[rows] == KEPT]
+        codes, labels = np.unique(self.gathered.strata[rows], return_inverse=True)
+        if len(rows) < 20 or len(codes) < 2:
             return {"searched": 0, "suspected": 0, "worst": []}
-        codes, labels = np.unique(self.gathered.labels[rows], return_inverse=True)
         fold = folds(self.groups[rows], self.gathered.ids[rows], 4, self.stage.seed)
         texts = [self.texts[row] for row in rows.tolist()]
         found = find_label_errors(texts, labels, fold, len(codes))
@@ -365,7 +389,7 @@ class Second:
             "balance": balance(labels),
             "consistency": {
                 "label_variants": label_variants(gathered.names),
-                "rows_with_conflicting_labels": int((self.verdict == CONFLICTING).sum()),
+                "rows_with_conflicting_targets": int((self.verdict == CONFLICTING).sum()),
             },
             "rejected": by_reason,
             "near_duplicates": self.near_facts(kept),
@@ -384,7 +408,7 @@ class Second:
 
     def count_labels(self, chosen: np.ndarray) -> dict[str, int]:
         """Label -> number of the chosen rows, sorted by label."""
-        counts = np.bincount(self.gathered.labels[chosen], minlength=len(self.gathered.names))
+        counts = np.bincount(self.gathered.strata[chosen], minlength=len(self.gathered.names))
         named = zip(self.gathered.names, counts.tolist(), strict=True)
         return dict(sorted((name, count) for name, count in named if count))
 
@@ -443,20 +467,21 @@ class Parts:
     At most 64 parts a file, so that the files open at once stay below the usual limit.
     """
 
-    def __init__(self, folder: Path, characters: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, characters: int) -> None:
         folder.mkdir(parents=True)
-        self.folder = folder
+        self.folder, self.schema = folder, schema
         self.bits = min(6, (characters // PART_BYTES).bit_length())
         self.open: dict[tuple[int, int], Any] = {}
 
-    def put(self, rows: Iterable[tuple[int, tuple[str, ...]]]) -> None:
-        """Append rows, given as (file, columns)."""
-        for place, columns in rows:
-            key = (place, int(columns[0][:4], 16) >> (16 - self.bits))
+    def put(self, rows: Iterable[tuple[int, Row]]) -> None:
+        """Append rows, given as (file, row)."""
+        for place, row in rows:
+            key = (place, int(row["id"][:4], 16) >> (16 - self.bits))
             if key not in self.open:
                 name = self.folder / f"{place}-{key[1]}"
                 self.open[key] = name.open("w", encoding="utf-8")
-            self.open[key].write(json.dumps(columns) + "\n")
+            line = json.dumps([row[name] for name in self.schema.names])
+            self.open[key].write(line + "\n")
 
     def close(self) -> None:
         """Close what is still open."""
@@ -470,9 +495,13 @@ class Parts:
             file.close()
             path = Path(file.name)
             with path.open(encoding="utf-8") as lines:
-                rows = sorted(json.loads(line) for line in lines)
+                rows = sorted((json.loads(line) for line in lines), key=lambda row: row[0])
             path.unlink()
-            yield pa.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+            columns = [
+                pa.array(list(c), f.type)
+                for c, f in zip(zip(*rows, strict=True), self.schema, strict=True)
+            ]
+            yield pa.Table.from_arrays(columns, schema=self.schema)
 
 
 def identifier(number: np.ndarray) -> str:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 
-def same_rows(rows: pa.Table, limit: int | None, seed: int) -> pa.Table:
-    """At most ``limit`` of ``rows``, each label keeping its share, sorted by id.
+def same_rows(rows: pa.Table, limit: int | None, seed: int, strata: Sequence[str]) -> pa.Table:
+    """At most ``limit`` of ``rows``, each of their ``strata`` keeping its share, sorted by id.
 
     A row's place in the draw depends on its ``id`` and ``seed`` only, so the answer is the same
-    set whatever the order of the rows. For one label, the draw under a smaller limit lies inside
-    the draw under a larger one. Shares are rounded by the largest remainder, and a label that
+    set whatever the order of the rows. For one stratum, the draw under a smaller limit lies inside
+    the draw under a larger one. Shares are rounded by the largest remainder, and a stratum that
     has rows keeps at least one while ``limit`` allows it. ``limit`` None or 0 keeps all rows.
 
-    ``rows`` needs the columns ``id`` and ``label``; all its columns are kept.
+    ``rows`` needs the column ``id``; all its columns are kept.
     """
     ids = rows.column("id").to_pylist()
     order = np.argsort(np.array(ids, dtype=str), kind="stable")
     if limit and limit < len(ids):
-        labels = np.array(rows.column("label").to_pylist(), dtype=str)
-        order = order[np.isin(order, _drawn(ids, labels, limit, seed))]
+        order = order[np.isin(order, _drawn(ids, np.array(strata, dtype=str), limit, seed))]
     return rows.take(pa.array(order, type=pa.int64()))
 
 
-def _drawn(ids: list[str], labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Positions of the drawn rows: the first of every label by the hash of id and seed."""
+def _drawn(ids: list[str], strata: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Positions of the drawn rows: the first of every stratum by the hash of id and seed."""
     tickets = np.array([_ticket(row, seed) for row in ids], dtype=np.uint64)
-    names, counts = np.unique(labels, return_counts=True)
+    names, counts = np.unique(strata, return_counts=True)
     kept = []
     for name, quota in zip(names, quotas(counts, limit), strict=True):
-        places = np.flatnonzero(labels == name)
+        places = np.flatnonzero(strata == name)
         kept.append(places[np.lexsort((np.array(ids)[places], tickets[places]))[:quota]])
     return np.concatenate(kept)
 
@@ -40,7 +40,7 @@ def _drawn(ids: list[str], labels: np.ndarray, limit: int, seed: int) -> np.ndar
 def quotas(counts: np.ndarray, limit: int) -> np.ndarray:
     """``limit`` places shared out in proportion to ``counts`` (k,), by the largest remainder.
 
-    Every label gets at least one place when there are enough; no quota exceeds its count.
+    Every stratum gets at least one place when there are enough; no quota exceeds its count.
     """
     exact = counts * (limit / counts.sum())
     whole = np.floor(exact).astype(np.int64)

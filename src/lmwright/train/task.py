@@ -1,20 +1,21 @@
-"""What training needs of a task; the tasks themselves are leaves in ``lmwright.tasks``."""
+"""The part of a task that training uses; the tasks themselves are leaves in ``lmwright.tasks``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+import pyarrow as pa
 from torch import Tensor, nn
 
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.spec import Head
-from lmwright.models.encoder import Encoder
+from lmwright.models.text_model import TextModel, TextTask
 from lmwright.train.batches import Example
 
 
-class Task(Protocol):
-    """What belongs together: examples, head, loss and scores.
+class TrainedTask(TextTask, Protocol):
+    """A task that a text model can be trained for: examples, head, loss and validation scores.
 
     ``monitor`` names the score that decides which weights are kept; lower is better.
     """
@@ -24,10 +25,8 @@ class Task(Protocol):
     def head(self, dropout: float) -> Head:
         """The head that answers the task."""
 
-    def examples(
-        self, model: Encoder, texts: Sequence[str], labels: Sequence[str], ids: Sequence[str]
-    ) -> list[Example]:
-        """Rows as examples; BadInput for a label that the task does not know."""
+    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
+        """Rows with targets as examples; BadInput for a target that the task does not know."""
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None

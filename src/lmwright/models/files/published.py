@@ -74,6 +74,13 @@ def describe(address: str) -> Described:
     return describe_gguf(path) if is_gguf(path) else describe_folder(path)
 
 
+def family_modules(address: str) -> tuple[str, ...]:
+    """The modules of the family that the model at an address is of."""
+    family = describe(address).family
+    parts = (family.spec, family.config, family.weights)
+    return tuple(sorted({part.__module__ for part in parts}))
+
+
 def is_gguf(path: Path) -> bool:
     """True if a path is to be read as one GGUF file."""
     return path.suffix.lower() == ".gguf" or path.is_file()

@@ -1,25 +1,29 @@
-"""A classifier that is an encoder with a head: texts to logits and to vectors."""
+"""The one text model: a network with a head and its tokenizer, bound to a task or not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.predictor import DESCRIPTION
+from lmwright.core.reading import read_json_object
+from lmwright.core.task import Answers, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head, read_head, read_spec
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
-from lmwright.models.model import read_description
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build, fill
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
@@ -42,24 +46,24 @@ class Tokens:
         return len(self.ids)
 
 
-class Encoder:
-    """Tokenizer, network and head of a classifier; fp32 on the CPU."""
+class TextModel:
+    """Network, head and tokenizer; fp32 on the CPU."""
 
-    kind = "encoder"
+    def __init__(self, network: Network, tokenizer: Tokenizer, max_tokens: int) -> None:
+        self.network, self.tokenizer, self.max_tokens = network, tokenizer, max_tokens
 
-    def __init__(
-        self, network: Network, tokenizer: Tokenizer, labels: tuple[str, ...], max_tokens: int
-    ) -> None:
-        self.network, self.tokenizer = network, tokenizer
-        self.labels, self.max_tokens = labels, max_tokens
-
-    def prepare(self, texts: Sequence[str]) -> list[Tokens]:
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text's first ``max_tokens`` ids."""
         return [Tokens(ids) for ids in self.tokenizer.encode(texts, self.max_tokens)]
 
+    @property
+    def outputs(self) -> int:
+        """How many outputs the head has."""
+        return head_spec(self.network).outputs
+
     def logits(self, batch: Sequence[Tokens]) -> np.ndarray:
-        """Unscaled log-probabilities, float64 (texts, labels)."""
-        return self.in_pieces(batch, lambda piece: self.network(piece), len(self.labels)).astype(
+        """The head's output for each text, float64 (texts, outputs)."""
+        return self.in_pieces(batch, lambda piece: self.network(piece), self.outputs).astype(
             np.float64
         )
 
@@ -67,17 +71,16 @@ class Encoder:
         """The mean hidden state of each text, at length 1: float32 (texts, width)."""
         return self.in_pieces(batch, self.vectors, self.network.width)
 
-    def look(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
+    def logits_and_vectors(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
         """Logits and vectors of one pass."""
-        width = self.network.width
 
         def both(piece: Ragged) -> Tensor:
             logits_bk, hidden_nd = self.network.logits_and_hidden(piece)
             pooled_bd = F.normalize(mean_pool(hidden_nd, piece), dim=-1)
             return torch.cat([logits_bk, piece.as_packed(pooled_bd)], dim=-1)
 
-        rows = self.in_pieces(batch, both, len(self.labels) + width)
-        return rows[:, : len(self.labels)].astype(np.float64), rows[:, len(self.labels) :]
+        rows = self.in_pieces(batch, both, self.outputs + self.network.width)
+        return rows[:, : self.outputs].astype(np.float64), rows[:, self.outputs :]
 
     def vectors(self, batch: Ragged) -> Tensor:
         """The vectors of one batch (b, d), in the order in which it was packed."""
@@ -94,33 +97,41 @@ class Encoder:
                 rows[places] = give(pack([batch[place].ids for place in places])).numpy()
         return rows
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.json``, ``model.safetensors`` and ``tokenizer.json``."""
+    def token_logits(self, batch: Sequence[Tokens]) -> tuple[list[np.ndarray], np.ndarray]:
+        """The head's output for each token, a float64 (tokens, outputs) a text, and the vectors."""
+        found: list[np.ndarray] = [np.zeros(0)] * len(batch)
+        vectors = np.empty((len(batch), self.network.width), dtype=np.float32)
+        for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
+            with torch.inference_mode():
+                piece = pack([batch[place].ids for place in places])
+                logits_nk, hidden_nd = self.network.logits_and_hidden(piece)
+                pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
+                vectors[places] = pooled_bd.numpy()
+                for place, each in zip(places, piece.by_document(logits_nk), strict=True):
+                    found[place] = each.double().numpy()
+        return found, vectors
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write weights and tokenizer into a folder; returns what its description says of them."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "tokenizer.json", self.tokenizer.data)
         write_tensors(folder / "model.safetensors", dict(self.network.named_parameters()))
-        description = {
-            "kind": self.kind,
+        return {
             "format": FORMAT,
-            "labels": list(self.labels),
             "max_tokens": self.max_tokens,
             "spec": self.network.spec.to_json(),
             "head": asdict(head_spec(self.network)),
         }
-        write_json(folder / "model.json", description)
 
     @classmethod
-    def load(cls, folder: Path) -> Encoder:
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> TextModel:
         """Read what :meth:`save` wrote; every fault of the folder is named."""
-        description, where = read_description(folder), str(folder / "model.json")
+        where = str(folder / DESCRIPTION)
         spec, head_value = description.get("spec"), description.get("head")
         old = is_old(description, where)
         if old:
             spec, head_value = current_part(spec), current_part(head_value)
         setting, head = read_spec(spec, where), read_head(head_value, where)
-        labels = tuple(description["labels"])
-        if head.outputs != len(labels):
-            raise Corrupt(f"{where}: {head.outputs} outputs", f"{len(labels)}, one a label")
         network = build(setting, head)
         tensors = read_tensors(folder / "model.safetensors")
         if old:
@@ -131,13 +142,61 @@ class Encoder:
         tokenizer = read_tokenizer(folder / "tokenizer.json")
         check_vocabulary(tokenizer, setting, folder)
         most = checked_cap(description.get("max_tokens"), network, where)
-        return cls(network, tokenizer, labels, most)
+        return cls(network, tokenizer, most)
 
 
-def from_published(
-    published: Published, labels: tuple[str, ...], head: Head, max_tokens: int, seed: int
-) -> Encoder:
-    """A classifier on a published encoder; what its head lacks is drawn afresh from ``seed``."""
+class TextTask(Task, Protocol):
+    """The part of a task that says how a text model answers it."""
+
+    def outputs(self) -> int:
+        """How many outputs the head has that answers it."""
+
+    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Any]:
+        """Rows made ready for the model, by their input columns."""
+
+    def answers(self, model: TextModel, batch: Sequence[Any]) -> Answers:
+        """Uncalibrated answers to prepared rows."""
+
+
+class TextPredictor:
+    """A text model bound to a task."""
+
+    kind = "text-model"
+
+    def __init__(self, task: TextTask, model: TextModel) -> None:
+        self.task, self.model = task, model
+
+    def prepare(self, rows: Sequence[Row]) -> list[Any]:
+        """Rows made ready by the task."""
+        return self.task.prepare(self.model, rows)
+
+    def answers(self, batch: Sequence[Any]) -> Answers:
+        """The task's answers."""
+        return self.task.answers(self.model, batch)
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        described = self.model.save(folder)
+        write_json(
+            folder / DESCRIPTION,
+            {"kind": self.kind, "task": task_to_json(self.task), **described},
+        )
+
+    @classmethod
+    def load(cls, folder: Path, task: Task) -> TextPredictor:
+        """Read what :meth:`save` wrote; Corrupt where the head is not the task's."""
+        text_task = cast(TextTask, task)
+        model = TextModel.load(folder, read_json_object(folder / DESCRIPTION))
+        if model.outputs != text_task.outputs():
+            raise Corrupt(
+                f"{folder / DESCRIPTION}: {model.outputs} outputs",
+                f"{text_task.outputs()}, as the task {task.kind} has them",
+            )
+        return cls(text_task, model)
+
+
+def from_published(published: Published, head: Head, max_tokens: int, seed: int) -> TextModel:
+    """A text model on a published start; what its head lacks is drawn afresh from ``seed``."""
     network = build(published.spec, head)
     _, known = published.heads.get("classify") or (head, {})
     shapes = {name: each.shape for name, each in network.named_parameters()}
@@ -145,7 +204,7 @@ def from_published(
     fill(network, {**published.weights, **fitting})
     initialise(network, seed)
     most = checked_cap(max_tokens, network, "max_tokens")
-    return Encoder(network, published.tokenizer, labels, most)
+    return TextModel(network, published.tokenizer, most)
 
 
 def head_spec(network: Network) -> Head:

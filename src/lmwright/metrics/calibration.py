@@ -15,17 +15,17 @@ for two labels T leaves that order as it is, so that both may be fitted on the s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.metrics.classification import log_losses
+from lmwright.core.task import Answers, Task
 
-UNSURE = "unsure"
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 20
 NEVER = 2.0
@@ -36,9 +36,10 @@ NEVER = 2.0
 class Calibration:
     """A temperature and an abstention threshold with what they promise.
 
-    Among answered texts like those it was fitted on, at most ``risk`` are wrong, with
+    Among answered rows like those it was fitted on, at most ``risk`` are wrong, with
     ``confidence``; ``coverage`` is the share of the fitted rows that were answered, ``rows`` their
-    number. A threshold of 2 answers nothing: the promise could not be kept.
+    number. A threshold of 2 answers nothing: the promise could not be kept. Where a task has no
+    confidence, the calibration is the identity.
     """
 
     temperature: float = 1.0
@@ -50,37 +51,44 @@ class Calibration:
 
     @classmethod
     def fit(
-        cls, logits: np.ndarray, truth: np.ndarray, risk: float = 0.1, confidence: float = 0.9
+        cls,
+        task: Task,
+        rows: pa.Table,
+        answers: Answers,
+        risk: float = 0.1,
+        confidence: float = 0.9,
     ) -> Calibration:
-        """From logits (n, k) and right answers (n,) of the calibration split.
+        """From uncalibrated answers to the rows of the calibration split.
 
-        ``risk`` 1 asks for no abstention.
+        The temperature is that with the least mean of the task's primary loss, the threshold is
+        found by the loss that the task abstains by. ``risk`` 1 asks for no abstention.
         """
-        if len(logits) != len(truth) or not len(logits):
-            raise BadInput(f"{len(logits)} rows of logits, {len(truth)} answers", "as many, not 0")
-        if not np.isfinite(logits).all():
-            raise BadInput("a logit is not finite", "finite logits", "look for NaN in training")
         if not (0 < risk <= 1 and 0 < confidence < 1):
             raise BadInput(f"risk {risk}, confidence {confidence}", "both between 0 and 1")
-        temperature = fit_temperature(logits, truth)
-        probabilities = softmax(logits / temperature)
-        wrong = probabilities.argmax(1) != truth
-        threshold = fit_threshold(probabilities.max(1), wrong, risk, confidence)
-        coverage = float((probabilities.max(1) >= threshold).mean())
-        return cls(temperature, threshold, risk, confidence, coverage, len(truth))
+        if rows.num_rows != len(answers) or not rows.num_rows:
+            raise BadInput(f"{len(answers)} answers to {rows.num_rows} rows", "as many, not 0")
+        if task.confidence(answers) is None:
+            return cls(risk=risk, confidence=confidence, rows=rows.num_rows)
+        temperature = fit_temperature(
+            lambda t: float(
+                task.measures(rows, task.calibrated(answers, t)).losses[task.primary].values.mean()
+            )
+        )
+        scaled = task.calibrated(answers, temperature)
+        sure = task.confidence(scaled)
+        if sure is None or not task.abstains_by:
+            return cls(temperature, 0.0, risk, confidence, 1.0, rows.num_rows)
+        wrong = task.measures(rows, scaled).losses[task.abstains_by].values > 0
+        threshold = fit_threshold(sure, wrong, risk, confidence)
+        coverage = float((sure >= threshold).mean())
+        return cls(temperature, threshold, risk, confidence, coverage, rows.num_rows)
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities (n, k) of logits (n, k)."""
-        return softmax(np.asarray(logits, dtype=np.float64) / self.temperature)
-
-    def unsure(self, probabilities: np.ndarray) -> np.ndarray:
-        """Which rows (n,) are better left unanswered."""
-        return probabilities.max(-1) < self.threshold
-
-    def answer(self, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
-        """The label of every row, or "unsure"."""
-        chosen, unsure = probabilities.argmax(-1), self.unsure(probabilities)
-        return [UNSURE if doubt else labels[c] for c, doubt in zip(chosen, unsure, strict=True)]
+    def apply(self, task: Task, answers: Answers) -> Answers:
+        """Calibrated answers, with ``unsure`` (n,) bool: which are better left unanswered."""
+        scaled = task.calibrated(answers, self.temperature)
+        sure = task.confidence(scaled)
+        unsure = np.zeros(len(scaled), bool) if sure is None else sure < self.threshold
+        return scaled.with_columns(unsure=unsure)
 
     def to_json(self) -> dict[str, float | int]:
         """The fields as JSON values."""
@@ -108,23 +116,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return raised / raised.sum(-1, keepdims=True)
 
 
-def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The T in [0.05, 20] with the least mean log-loss; never worse than leaving T at 1.
+def fit_temperature(loss_at: Callable[[float], float]) -> float:
+    """The T in [0.05, 20] with the least loss; never worse than leaving T at 1.
 
-    The loss is convex in 1/T, so a bounded scalar search finds its one minimum.
+    The log-loss is convex in 1/T, so a bounded scalar search finds its one minimum.
     """
     # Large: a server, which fits nothing, starts without it.
     from scipy.optimize import minimize_scalar
 
-    def loss(log_t: float) -> float:
-        return float(log_losses(truth, softmax(logits / np.exp(log_t))).mean())
-
     found = minimize_scalar(
-        loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-7}
+        lambda log_t: loss_at(float(np.exp(log_t))),
+        bounds=(np.log(COLDEST), np.log(HOTTEST)),
+        method="bounded",
+        options={"xatol": 1e-7},
     )
-    if loss(float(found.x)) >= loss(0.0):
+    best = float(np.exp(found.x))
+    if loss_at(best) >= loss_at(1.0):
         return 1.0
-    return float(np.clip(np.exp(found.x), COLDEST, HOTTEST))
+    return float(np.clip(best, COLDEST, HOTTEST))
 
 
 def fit_threshold(

@@ -1,0 +1,85 @@
+"""Settings read from raw values into frozen dataclasses, with faults that name key and cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lmwright.core.errors import BadInput, nearest
+from lmwright.core.stage import Settings
+
+Resolve = Callable[[str, str], Any]
+"""(table, name) -> definition; the tables are passed in because the core knows no names."""
+UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
+"""What pydantic calls a key that it does not know."""
+WANTED = {
+    ("int_type", "int_parsing", "int_from_float", "int_parsing_size"): "a whole number",
+    ("float_type", "float_parsing"): "a number",
+    ("bool_type", "bool_parsing"): "true or false",
+    ("string_type",): "a text; a number or true is one in quotes",
+    ("tuple_type", "list_type"): "a list",
+    ("dict_type", "dataclass_type"): "a mapping",
+}
+"""What pydantic calls a fault -> what a person is told was wanted."""
+
+
+def read_settings(kind: type, value: Any, where: str) -> Any:
+    """Read a mapping into a settings dataclass; every fault in it names its key and a cure."""
+    try:
+        settings: Any = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadInput(*explain(error, where, kind)) from None
+    if isinstance(settings, Settings):
+        try:
+            settings.check()
+        except BadInput as error:
+            file, _, name = where.rpartition(": ")
+            place = file if error.found.startswith(f"{name}.") else where
+            raise BadInput(f"{place}: {error.found}", error.wanted, error.cure) from None
+    return settings
+
+
+def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, str]:
+    """One fault of a validation as (found, wanted, cure): an unknown key if there is one.
+
+    A misspelt key comes with a complaint that the right one is missing, and explains it.
+    """
+    faults = error.errors(include_url=False)
+    fault = next((fault for fault in faults if fault["type"] in UNKNOWN), faults[0])
+    key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+    if fault["type"] in UNKNOWN:
+        known = known_fields(kind, fault["loc"][:-1])
+        return (
+            f"{where} has no setting {key!r}",
+            "a known setting",
+            nearest(str(fault["loc"][-1]), known),
+        )
+    if fault["type"] in {"missing", "missing_argument"}:
+        return f"{where}: {key} is missing", "a value for it", f"add {key} to the recipe"
+    plain = next((words for kinds, words in WANTED.items() if fault["type"] in kinds), "")
+    wanted = plain or fault["msg"].removeprefix("Input should be ")
+    return f"{where}: {key} is {fault['input']!r}", wanted, f"correct {key}"
+
+
+def known_fields(kind: Any, path: tuple[Any, ...]) -> list[str]:
+    """The fields of ``kind``, or of the dataclass that stands at ``path`` inside it."""
+    schema = TypeAdapter(kind).json_schema()
+    place: Any = schema
+    for part in path:
+        place = follow(schema, place)
+        place = place.get("properties", {}).get(part, place.get("items", place))
+    return sorted(follow(schema, place).get("properties", {"(none)": None}))
+
+
+def follow(schema: dict[str, Any], place: Any) -> dict[str, Any]:
+    """Step through a JSON Schema's references and alternatives to the object behind them."""
+    while True:
+        choices = [c for c in place.get("anyOf", []) if "$ref" in c or "properties" in c]
+        if "$ref" in place:
+            place = schema["$defs"][place["$ref"].rsplit("/", 1)[-1]]
+        elif choices:
+            place = choices[0]
+        else:
+            return place

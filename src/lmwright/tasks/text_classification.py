@@ -1,0 +1,341 @@
+"""Text classification: one label a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmwright.core.columns import Column, Row
+from lmwright.core.errors import BadInput, nearest
+from lmwright.core.stage import Settings
+from lmwright.core.task import Answers, Estimate, Loss, Measures, Prepared, Share, Signal, ragged
+from lmwright.metrics import calibration_error as ce
+from lmwright.metrics import classification as c
+from lmwright.metrics.calibration import fit_temperature, softmax
+from lmwright.metrics.intervals import bootstrap_draws, quantiles
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Head
+from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
+from lmwright.text.cleaning import Step, cleaner
+from lmwright.train.batches import Example
+
+LARGEST_LOG_LOSS = -float(np.log(c.SMALLEST))
+"""A right label's probability is never counted as smaller than ``SMALLEST``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification(Settings):
+    """One of ``labels`` for every text.
+
+    ``labels``     fitted: the labels of the training rows, sorted.
+    ``clean``      steps of text/cleaning.py that a text passes before it is read, in training and
+                   in service alike; none: texts are read as they are.
+    ``max_labels`` more different labels than this are no labels.
+    ``smoothing``  share of a training target that is spread over all labels.
+    """
+
+    kind: ClassVar[str] = "text-classification"
+    one_answer: ClassVar[bool] = True
+    strata: ClassVar[str] = "label"
+    primary: ClassVar[str] = "log_loss"
+    monitor: ClassVar[str] = "scaled_log_loss"
+    abstains_by: ClassVar[str] = "error"
+    baselines: ClassVar[Mapping[str, str]] = {
+        "majority": "lmwright.models.majority:Majority",
+        "tfidf": "lmwright.models.tfidf:Tfidf",
+    }
+
+    labels: tuple[str, ...] = ()
+    clean: tuple[Step, ...] = ("repair",)
+    max_labels: int = 200
+    smoothing: float = 0.0
+
+    def check(self) -> None:
+        """BadInput for settings out of range or labels that are not different."""
+        if not 0 <= self.smoothing < 1:
+            raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
+        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise BadInput(f"labels are {list(self.labels)}", "two different strings or more")
+
+    @property
+    def cleaner(self) -> Callable[[str], str]:
+        """How a text is cleaned."""
+        return cleaner(self.clean)
+
+    # Rows
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """A text, its label, and what a model says of it."""
+        return (
+            Column("text", "text", "input"),
+            Column("label", "label", "target"),
+            Column("label", "label", "answer"),
+            Column("probabilities", "scores", "answer"),
+        )
+
+    def fitted(self, rows: Iterable[pa.RecordBatch]) -> TextClassification:
+        """The task with the labels of the training rows."""
+        found: set[str] = set()
+        for batch in rows:
+            found.update(batch.column("label").to_pylist())
+        if len(found) < 2:
+            raise BadInput(
+                f"the training rows have {len(found)} label(s): {sorted(found)}",
+                "at least two labels",
+                "check the label column, where and values of the sources",
+            )
+        if len(found) > self.max_labels:
+            raise BadInput(
+                f"the training rows have {len(found)} different labels",
+                f"at most {self.max_labels}",
+                "name another column, or raise max_labels of the task",
+            )
+        return replace(self, labels=tuple(sorted(found)))
+
+    def fault(self, row: Row) -> str:
+        """A label that the task has not, once it has any."""
+        return "unknown label" if self.labels and row["label"] not in self.labels else ""
+
+    def cleaned(self, row: Row) -> Row:
+        """The row with its text as a model reads it."""
+        return {**row, "text": self.cleaner(row["text"])}
+
+    def stratum(self, row: Row) -> str:
+        """The label."""
+        return str(row["label"])
+
+    def cluster(self, row: Row) -> str:
+        """Every row stands for itself."""
+        return ""
+
+    def text(self, row: Row) -> str:
+        """The cleaned text."""
+        return self.cleaner(row["text"])
+
+    def target(self, row: Row) -> str:
+        """The label."""
+        return str(row["label"])
+
+    # Answers
+
+    def codes(self, rows: pa.Table) -> np.ndarray:
+        """Places (n,) of the rows' labels; BadInput for one that the task does not have."""
+        place = {label: number for number, label in enumerate(self.labels)}
+        given = rows.column("label").to_pylist()
+        if unknown := sorted(set(given) - set(place)):
+            raise BadInput(
+                f"rows with the labels {unknown}",
+                "one of " + ", ".join(self.labels),
+                nearest(str(unknown[0]), self.labels),
+            )
+        return np.array([place[label] for label in given], dtype=np.int64)
+
+    def calibrated(self, answers: Answers, temperature: float) -> Answers:
+        """Probabilities (n, k) from the logits at a temperature, and the likeliest label."""
+        logits = np.asarray(answers["logits"], dtype=np.float64)
+        probabilities = softmax(logits / temperature)
+        chosen = [self.labels[place] for place in probabilities.argmax(-1)]
+        return answers.with_columns(probabilities=probabilities, label=chosen)
+
+    def confidence(self, answers: Answers) -> np.ndarray:
+        """The largest probability; of uncalibrated answers the largest logit."""
+        columns = answers.columns
+        return columns["probabilities" if "probabilities" in columns else "logits"].max(-1)
+
+    def measures(self, rows: pa.Table, answers: Answers) -> Measures:
+        """Log-loss, Brier score and error of each row; every score of a classifier."""
+        truth, p = self.codes(rows), answers["probabilities"]
+        unsure = answers.columns.get("unsure", np.zeros(len(truth), bool))
+        chosen = p.argmax(1)
+        right, answered = chosen == truth, ~unsure
+        everyone = np.ones(len(truth), bool)
+        shares = {
+            "accuracy": Share(right, everyone),
+            "micro_f1": Share(right, everyone),
+            "coverage": Share(answered, everyone),
+            "accuracy_answered": Share(right & answered, answered),
+        }
+        for k, label in enumerate(self.labels):
+            shares[f"recall.{label}"] = Share(right & (truth == k), truth == k)
+            if (chosen == k).any():
+                shares[f"precision.{label}"] = Share(right & (truth == k), chosen == k)
+        return Measures(
+            losses={
+                "log_loss": Loss(c.log_losses(truth, p), LARGEST_LOG_LOSS),
+                "brier": Loss(c.brier_scores(truth, p), 2.0),
+                "error": Loss((~right).astype(float), 1.0),
+            },
+            scores=lambda weights: self.scores(truth, p, weights),
+            shares=shares,
+            special={
+                "calibration_error": lambda draws, rng, level: calibration_error(
+                    p.max(1), right, draws, rng, level
+                )
+            },
+            details={
+                "confusion": c.confusion(truth, chosen, len(self.labels)).astype(int).tolist(),
+                "plain_calibration_error": ce.plain_error(p.max(1), right),
+            },
+        )
+
+    def scores(self, truth: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+        """Scores (draws,) by name under ``weights`` (draws, n)."""
+        table = c.confusion(truth, p.argmax(1), len(self.labels), weights)
+        if len(self.labels) == 2:  # the two areas are one and the same
+            area = c.roc_auc(truth == 1, p[:, 1], weights)
+            areas = np.stack([area, area], axis=-1)
+        else:
+            areas = c.roc_aucs(truth, p, weights)
+        per_class = {"precision": c.precision(table), "recall": c.recall(table)}
+        per_class |= {"f1": c.f1(table), "roc_auc": areas}
+        found = {
+            "accuracy": c.accuracy(table),
+            "micro_f1": c.micro_f1(table),
+            "log_loss": c.mean(c.log_losses(truth, p), weights),
+            "brier": c.mean(c.brier_scores(truth, p), weights),
+        }
+        for name, values in per_class.items():
+            found[f"macro_{name}"] = c.macro(values)
+            found |= {f"{name}.{label}": values[:, k] for k, label in enumerate(self.labels)}
+        return found
+
+    def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
+        """Lengths, words and vectors of the texts; labels and confidence of the answers."""
+        p = answers["probabilities"]
+        found = {
+            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
+            "vocabulary": ragged([item.ids for item in prepared]),
+        }
+        if answers.vectors is not None:
+            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found["label"] = Signal("category", p.argmax(1), categories=len(self.labels))
+        found["confidence"] = Signal("number", p.max(1))
+        return found
+
+    def told(self, answers: Answers, place: int) -> dict[str, Any]:
+        """Label (null where unsure), whether it is unsure, and every label's probability."""
+        unsure = bool(answers["unsure"][place])
+        numbers = map(float, answers["probabilities"][place])
+        return {
+            "label": None if unsure else answers["label"][place],
+            "unsure": unsure,
+            "probabilities": dict(zip(self.labels, numbers, strict=True)),
+        }
+
+    def corrected(self, row: Row, answer: Mapping[str, Any]) -> Row:
+        """The row with the label that was given as the right one."""
+        label = answer.get("label")
+        if label not in self.labels:
+            raise BadInput(f"unknown label {str(label)[:60]!r}", "one of " + ", ".join(self.labels))
+        return {**row, "label": label}
+
+    # The text model that answers
+
+    def outputs(self) -> int:
+        """One logit a label."""
+        return len(self.labels)
+
+    def head(self, dropout: float) -> Head:
+        """The mean over the tokens, as the start was pre-trained with, then one linear map."""
+        return Head(pool="mean", dropout=dropout, outputs=len(self.labels))
+
+    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Tokens]:
+        """The tokens of each text."""
+        return model.tokens([self.text(row) for row in rows])
+
+    def answers(self, model: TextModel, batch: Sequence[Tokens]) -> Answers:
+        """Logits of the labels, and vectors."""
+        logits, vectors = model.logits_and_vectors(batch)
+        return Answers({"logits": logits}, vectors)
+
+    # Training
+
+    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
+        """Rows as examples; a row's id (hexadecimal) keys its dropout."""
+        codes = self.codes(rows)
+        prepared = self.prepare(model, rows.select(["text"]).to_pylist())
+        ids = rows.column("id").to_pylist()
+        return [
+            Example(tokens.ids, int(row, 16), int(code))
+            for tokens, row, code in zip(prepared, ids, codes, strict=True)
+        ]
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> Tensor:
+        """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), with auxiliary
+        losses of the network's ops."""
+        aux_losses: list[Tensor] = []
+        rows = logits(network, examples, dropout_rng, aux_losses)
+        loss = F.cross_entropy(rows, targets(examples), label_smoothing=self.smoothing)
+        return sum(aux_losses, loss)
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean log-loss (nats, unsmoothed), the same at the best temperature, and accuracy.
+
+        Every model gets a temperature before it is used (metrics/calibration.py), so weights that
+        are merely too sure of themselves must not lose to weights that order texts worse.
+        """
+        found = np.empty((len(examples), len(self.labels)))
+        with torch.inference_mode():
+            costs = [len(example.tokens) for example in examples]
+            for places in pieces(costs, MOST_TOKENS_AT_ONCE):
+                piece = [examples[place] for place in places]
+                found[places] = logits(network, piece, None).double().numpy()
+        wanted = targets(examples).numpy()
+        temperature = fit_temperature(lambda t: mean_log_loss(found / t, wanted))
+        return {
+            "log_loss": mean_log_loss(found, wanted),
+            "scaled_log_loss": mean_log_loss(found / temperature, wanted),
+            "accuracy": float((found.argmax(axis=1) == wanted).mean()),
+        }
+
+
+def logits(
+    network: nn.Module,
+    examples: Sequence[Example],
+    dropout_rng: DropoutRNG | None,
+    aux_losses: list[Tensor] | None = None,
+) -> Tensor:
+    """Logits (examples, labels); ``aux_losses`` collects the auxiliary losses of the network."""
+    batch = pack([each.tokens for each in examples], [each.document for each in examples])
+    found: Tensor = network(batch, dropout_rng, aux_losses=aux_losses)
+    return found
+
+
+def targets(examples: Sequence[Example]) -> Tensor:
+    """The places of the right labels, int64."""
+    return torch.tensor([example.target for example in examples])
+
+
+def mean_log_loss(rows: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean log-loss (nats) of logits (n, labels) against the places of the right labels (n,)."""
+    return float(c.log_losses(wanted, softmax(rows)).mean())
+
+
+def calibration_error(
+    confidence: np.ndarray, right: np.ndarray, draws: int, rng: np.random.Generator, level: float
+) -> Estimate:
+    """The debiased calibration error, with the basic (reversed) bootstrap of its square.
+
+    A resample comes from a population whose true squared error is the plug-in value, so what is
+    read off is how far estimates fall from it.
+    """
+    values = bootstrap_draws(
+        lambda w: ce.debiased_square(confidence, right, w), len(right), draws, rng
+    )
+    low, high = quantiles(values, np.array([0.5 - level / 2, 0.5 + level / 2]))
+    square = float(ce.debiased_square(confidence, right))
+    centre = ce.plug_in_square(confidence, right)
+    bounds = (square, square - (high - centre), square - (low - centre))
+    middle, low, high = (float(np.sqrt(max(0.0, value))) for value in bounds)
+    return Estimate(middle, low, high)
