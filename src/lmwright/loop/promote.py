@@ -162,7 +162,6 @@ class Promote(Stage):
             contender(store, version),
             contender(store, rival) if in_service else baseline(store, rival),
             used,
-            self.seed,
             timed=in_service,
         )
         return {

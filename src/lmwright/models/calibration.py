@@ -3,6 +3,12 @@
 Temperature scaling (Guo et al. 2017): one number T, softmax(logits / T), fitted on a split of its
 own by least log-loss. It changes no prediction.
 
+Smoothing: of n calibration rows no model can know that a label is rarer than about one in n. What
+it says is mixed with one blind guess among n + 1 answers, (n·softmax + 1/k) / (n + 1), so that no
+probability of k labels is below its floor 1/(k(n + 1)). So log-loss has a largest value, log(k(n +
+1)), without which no bound of its mean holds; one error made with certainty costs that, not
+infinity.
+
 Abstention: a text is answered when its confidence reaches a threshold, the lowest one for which
 the share of errors among the answered is below a set risk with a set confidence. Thresholds are
 tried in fixed order, from few answered texts to all, and the first that cannot be shown to be
@@ -34,7 +40,7 @@ NEVER = 2.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and an abstention threshold with what they promise.
+    """A temperature, the share of a blind guess, and an abstention threshold with its promise.
 
     Among answered texts like those it was fitted on, at most ``risk`` are wrong, with
     ``confidence``; ``coverage`` is the share of the fitted rows that were answered, ``rows`` their
@@ -42,6 +48,7 @@ class Calibration:
     """
 
     temperature: float = 1.0
+    smoothing: float = 0.0
     threshold: float = 0.0
     risk: float = 1.0
     confidence: float = 0.9
@@ -63,15 +70,21 @@ class Calibration:
         if not (0 < risk <= 1 and 0 < confidence < 1):
             raise BadInput(f"risk {risk}, confidence {confidence}", "both between 0 and 1")
         temperature = fit_temperature(logits, truth)
-        probabilities = softmax(logits / temperature)
+        smoothing = 1 / (len(truth) + 1)
+        probabilities = smoothed(softmax(logits / temperature), smoothing)
         wrong = probabilities.argmax(1) != truth
         threshold = fit_threshold(probabilities.max(1), wrong, risk, confidence)
         coverage = float((probabilities.max(1) >= threshold).mean())
-        return cls(temperature, threshold, risk, confidence, coverage, len(truth))
+        return cls(temperature, smoothing, threshold, risk, confidence, coverage, len(truth))
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities (n, k) of logits (n, k)."""
-        return softmax(np.asarray(logits, dtype=np.float64) / self.temperature)
+        scaled = np.asarray(logits, dtype=np.float64) / self.temperature
+        return smoothed(softmax(scaled), self.smoothing)
+
+    def floor(self, labels: int) -> float:
+        """The least probability that one of so many labels is given."""
+        return self.smoothing / labels
 
     def unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """Which rows (n,) are better left unanswered."""
@@ -97,6 +110,8 @@ class Calibration:
             found = cls(**json.loads((folder / "calibration.json").read_text()))
             if not (COLDEST <= found.temperature <= HOTTEST and 0 <= found.threshold <= NEVER):
                 raise ValueError(f"temperature {found.temperature}, threshold {found.threshold}")
+            if not 0 <= found.smoothing <= 0.5:
+                raise ValueError(f"smoothing {found.smoothing}")
             return found
         except (OSError, ValueError, TypeError) as fault:
             raise Corrupt(f"calibration.json of {folder.name} cannot be read ({fault})") from fault
@@ -106,6 +121,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (n, k), each row by itself and free of overflow."""
     raised = np.exp(logits - logits.max(-1, keepdims=True))
     return raised / raised.sum(-1, keepdims=True)
+
+
+def smoothed(probabilities: np.ndarray, share: float) -> np.ndarray:
+    """Probabilities (n, k) mixed with ``share`` of a uniform distribution."""
+    return (1 - share) * probabilities + share / probabilities.shape[-1]
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
