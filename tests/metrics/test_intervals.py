@@ -86,7 +86,9 @@ def test_seeds_widen_the_difference_in_simulation():
         left = rows + rng.normal(size=(5, 1)) * 0.2 + 0.3 * rng.normal(size=(5, 200))
         right = rows + rng.normal(size=(5, 1)) * 0.2 + 0.3 * rng.normal(size=(5, 200))
         lower += np.quantile(iv.seeds_difference(left, right, 400, rng), 0.05) <= 0
-        rows_only += iv.bootstrap(mean_of(left.mean(0) - right.mean(0)), 200, 400, rng, 0.9).low <= 0
+        rows_only += (
+            iv.bootstrap(mean_of(left.mean(0) - right.mean(0)), 200, 400, rng, 0.9).low <= 0
+        )
     assert lower / 200 > 0.9  # nominal 0.95; five seeds make it a little short
     assert rows_only / 200 < 0.75
     with pytest.raises(ValueError, match="not paired"):

@@ -9,7 +9,6 @@ from lmwright.core.random import stream
 from lmwright.metrics import noninferiority as ni
 from lmwright.metrics.bounded_mean import chance_at
 
-
 LARGEST = 6.4
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import make_recipe, parse_yaml
+from lmwright.core.recipe import make_recipe
+from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.data.guess import guess_source
 from lmwright.data.sources import Source
 from lmwright.loop.detect import Detect
@@ -69,7 +69,7 @@ def init(
     sized = fit_to(stages, guess.labels)
     recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
-    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED
     make_recipe(parse_yaml(body, str(path)), str(path), resolve, SECTIONS)
     write_bytes(path, body.encode())
