@@ -41,7 +41,8 @@ from lmwright.core.yaml12 import parse_yaml
 Resolve = Callable[[str, str], Any]
 """(table, name) -> definition; the tables are passed in because the core knows no names."""
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+LONGEST_NAME = 64
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 """What pydantic calls a key that it does not know."""
 WANTED = {
@@ -113,6 +114,9 @@ def make_recipe(
     name = raw.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadInput(f"{where}: name is {name!r}", "lower-case letters, digits, - and _")
+    if len(name) > LONGEST_NAME:
+        found = f"{where}: name is {len(name)} characters long: {name!r}"
+        raise BadInput(found, f"at most {LONGEST_NAME} characters", "shorten it")
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise BadInput(f"{where}: no stages", "a mapping from stage name to its settings")

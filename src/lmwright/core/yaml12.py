@@ -62,7 +62,7 @@ def dialect() -> YAML:
     yaml.default_flow_style = False  # type: ignore[assignment]
     yaml.allow_unicode = True  # type: ignore[assignment]
     yaml.width = 100
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     return yaml
 
 
