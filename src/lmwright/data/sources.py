@@ -92,7 +92,7 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
     """The files of a source in order: a name that is the same on every machine, and the path."""
     path = asset_file(source.path) if is_asset(source.path) else Path(source.path).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
-        return [(path.name, checked(path, source))]
+        return [(printable(path.name), checked(path, source))]
     root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     paths = sorted(root.glob(path.relative_to(root).as_posix()))
     files = [(found.relative_to(root).as_posix(), found) for found in paths if found.is_file()]
@@ -102,7 +102,12 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
             "at least one file",
             "check the folder and the pattern",
         )
-    return [(name, checked(found, source)) for name, found in files]
+    return [(printable(name), checked(found, source)) for name, found in files]
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 as escapes, so that tables can hold it."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def source_hash(source: Source) -> str:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lmwright import __version__
 from lmwright.core.durable import write_bytes
+from lmwright.core.hashing import encoded
 from lmwright.core.yaml12 import write_yaml
 from lmwright.data.split import SPLITS
 from lmwright.evals.predictions import Predictions, read_predictions
@@ -46,7 +47,7 @@ def write_report(store: Store, what: str, out: Path) -> Path:
     if at:
         resolve_version(store, what)
     page = render("report.html", sections(gather(store, recipe, what if at else "")))
-    write_bytes(out.absolute(), page.encode())
+    write_bytes(out.absolute(), encoded(page))
     return out
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
-from lmwright.core.hashing import hash_bytes
+from lmwright.core.hashing import encoded, hash_bytes
 from lmwright.core.recipe import merge, read_settings
 from lmwright.core.stage import Settings
 from lmwright.loop.detect import Detect
@@ -286,7 +286,7 @@ def derive(
 
 def write_recipe(store: Store, raw: dict[str, Any]) -> Path:
     """Put a derived recipe into the store under its content (JSON is YAML; stages keep order)."""
-    data = json.dumps(raw, ensure_ascii=False, indent=1).encode() + b"\n"
+    data = encoded(json.dumps(raw, ensure_ascii=False, indent=1)) + b"\n"
     path = store.folder / "feedback" / f"retrain-{hash_bytes(data)[:24]}.yaml"
     write_bytes(path, data)
     return path
