@@ -156,9 +156,10 @@ def test_changes_of_case_do_not_move_a_model_that_folds_it_and_typos_do(scored, 
     assert figures["rows"] == 400
     for name in ("upper case", "lower case", "title case"):
         assert figures["changes"][name]["flipped"] == 0
-        assert figures["changes"][name]["accuracy_change"]["low"] == 0.0
+        low = figures["changes"][name]["accuracy_change"]["low"]
+        assert low == pytest.approx(0.025 ** (1 / 400) - 1, abs=1e-6)  # what 400 rows can show
     typed = figures["changes"]["typos"]
-    assert typed["flipped"] > 10 and typed["log_loss_change"]["low"] > 0
+    assert typed["flipped"] > 10 and typed["log_loss_change"]["estimate"] > 0
     assert typed["accuracy_change"]["high"] - typed["accuracy_change"]["low"] < 0.12
 
 
@@ -169,6 +170,8 @@ def test_more_typing_errors_cost_more_and_can_fail_the_audit(scored, audited, tm
     assert facts["checks"]["perturbation"]["verdict"] == FAILED
     assert facts["headline"].endswith("(perturbation failed)")
     written = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    typed = written["checks"]["perturbation"]["figures"]["changes"]["typos"]
+    assert typed["log_loss_change"]["low"] > 0 and typed["accuracy_change"]["high"] < 0
     heavy = written["checks"]["perturbation"]["figures"]["changes"]["typos"]
     light = audited[2]["checks"]["perturbation"]["figures"]["changes"]["typos"]
     assert heavy["log_loss_change"]["estimate"] > light["log_loss_change"]["high"]

@@ -53,9 +53,9 @@ def test_parquet_and_stdin_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1: not utf-8"),
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl:1: wrong type"),
         ("a.jsonl", b'{"text": \n', "a.jsonl:1: not JSON"),
-        ("a.txt", b"one\n\xff\n", "a.txt is not UTF-8"),
-        ("a.xlsx", b"PK", "no suffix that says what it is"),
-        ("a", b"one\n", "no suffix that says what it is"),
+        ("a.txt", b"one\n\xff\n", "a.txt, line 2: undecoded bytes"),
+        ("a.xlsx", b"PK", "no table that is known"),
+        ("a", b"one\n", "no table that is known"),
     ],
 )
 def test_what_is_no_table_of_texts_is_refused(
@@ -77,3 +77,26 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for name in ("none.txt", "none.csv"):
         with pytest.raises(BadInput, match=name):
             list(read_texts(tmp_path / name, "text"))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.csv", "cp1252"), ("a.csv", "utf-16"), ("a.txt", "cp1252"), ("a.txt", "utf-16")],
+)
+def test_an_encoding_is_noticed_and_said(tmp_path: Path, capsys, name: str, codec: str) -> None:
+    texts = [f"Größe {number} ist gut" for number in range(20)]
+    head = ["text"] if name == "a.csv" else []
+    (tmp_path / name).write_bytes("\r\n".join([*head, *texts]).encode(codec))
+    assert list(read_texts(tmp_path / name, "text")) == texts
+    assert f"{name} is not utf-8; it is read as {codec}" in capsys.readouterr().err
+
+
+def test_the_cure_that_is_printed_can_be_followed(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text\r\nдень\r\nночь\r\n".encode("cp1251"))
+    with pytest.raises(BadInput, match="--encoding"):
+        list(read_texts(path, "text"))
+    assert list(read_texts(path, "text", "cp1251")) == ["день", "ночь"]
+    assert not capsys.readouterr().err
+    (tmp_path / "b[1].csv").write_text("text\none\n")
+    assert list(read_texts(tmp_path / "b[1].csv", "text")) == ["one"]

@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import math
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from lmwright.core.errors import BadInput
-from lmwright.data.sources import Fault, Row, Source, read_source, source_hash
+from lmwright.data.sources import Fault, Row, Source, as_label, read_source, source_hash
 
 GOOD = [("a fine film", "1"), ("dull, and long", "0"), ('she said "no"', "0")]
 
@@ -90,18 +92,19 @@ def test_pattern_reads_files_in_order(tmp_path):
 
 
 def test_row_that_is_not_utf8_is_rejected(tmp_path):
-    rows, faults = read(put(tmp_path, b"text,label\ncaf\xe9,1\ngood,0\n"))
-    assert [row.text for row in rows] == ["good"]
+    lines = ["text,label", "caf\udce9,1", "good,0", "crème,1", "brûlée,1"]
+    path = put(tmp_path, "\n".join(lines).encode("utf-8", "surrogateescape"))
+    rows, faults = read(path)
+    assert [row.text for row in rows] == ["good", "crème", "brûlée"]
     assert faults == [Fault("f.csv:1", "not utf-8", faults[0].detail)]
     rows, faults = read(tmp_path / "f.csv", encoding="latin-1")
-    assert [row.text for row in rows] == ["café", "good"] and not faults
+    assert [row.text for row in rows][:2] == ["café", "good"] and not faults
 
 
-def test_utf16_is_named_and_can_be_read(tmp_path):
-    path = put(tmp_path, CSV.encode("utf-16"))
-    refused(path, "UTF-16", "encoding: utf-16")
-    assert len(read(path, encoding="utf-16")[0]) == 3
-    refused(put(tmp_path, CSV.encode("utf-16")[:-1]), "utf-16", encoding="utf-16")
+def test_utf16_cut_in_a_character_is_refused_in_words_that_can_be_followed(tmp_path):
+    path = put(tmp_path, CSV.encode("utf-16")[:-1])
+    refused(path, "utf-16", "save the file as UTF-8")
+    assert len(read(put(tmp_path, CSV.encode("utf-16")), encoding="utf-16")[0]) == 3
 
 
 def test_unknown_encoding(tmp_path):
@@ -282,5 +285,78 @@ def test_a_sheet_is_to_be_saved_as_csv(tmp_path):
 
 
 def test_a_row_in_another_encoding_names_the_setting(tmp_path):
-    _, faults = read(put(tmp_path, b"text,label\ncaf\xe9,1\n"))
-    assert "encoding: cp1252" in faults[0].detail
+    _, faults = read(put(tmp_path, "text,label\nдень,1\n".encode("cp1251")))
+    assert "encoding: in a source" in faults[0].detail
+
+
+def test_a_path_that_exists_is_no_pattern(tmp_path):
+    path = put(tmp_path, CSV, "feedback[1].csv")
+    rows, _ = read(path)
+    assert rows[0].origin == "feedback[1].csv:1"
+    put(tmp_path, "text,label\nanother,1\n", "feedback1.csv")
+    assert len(read(path)[0]) == 3
+    path.unlink()
+    assert [row.text for row in read(path)[0]] == ["another"]
+
+
+VALUES = [
+    (1.0, "1"),
+    (4.5, "4.5"),
+    (-0.0, "0"),
+    (1e20, "100000000000000000000"),
+    (1e-7, "0.0000001"),
+    (Decimal("4.50"), "4.5"),
+    (Decimal("10.00"), "10"),
+    (Decimal("1E+2"), "100"),
+    (3, "3"),
+    (True, "true"),
+    ("1.0", "1"),
+    ("True", "true"),
+    ("1.10", "1.10"),
+    ("007", "007"),
+    ("007.0", "007.0"),
+    (["a"], "a"),
+    (("a",), "a"),
+    ([2.0], "2"),
+    ([], None),
+    (["a", "b"], None),
+    ({}, None),
+    (None, None),
+    (math.nan, None),
+    (math.inf, None),
+]
+
+
+@pytest.mark.parametrize(("value", "label"), VALUES)
+def test_labels_of_any_type(value, label):
+    assert as_label(value) == label
+
+
+@pytest.mark.parametrize(
+    "labels", [[1.0, 4.5, 5.0], [1, 2, 3], ["a", "b", "c"], [True, False, True]]
+)
+def test_one_table_has_the_same_labels_in_every_format(tmp_path, labels):
+    rows = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]
+    table = pa.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "t.parquet")
+    pandas = "\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in rows)])
+    files = [
+        tmp_path / "t.parquet",
+        put(tmp_path, "\n".join(map(json.dumps, rows)), "t.jsonl"),
+        put(tmp_path, json.dumps(rows), "t.json"),
+        put(tmp_path, pandas, "t.csv"),
+    ]
+    if isinstance(labels[0], float):
+        exact = pa.array(labels).cast(pa.decimal128(5, 2))
+        parquet.write_table(table.set_column(1, "label", exact), tmp_path / "d.parquet")
+        files.append(tmp_path / "d.parquet")
+    read_labels = [[row.label for row in read(path)[0]] for path in files]
+    assert all(found == read_labels[0] for found in read_labels), read_labels
+    assert len(read_labels[0]) == 3
+
+
+def test_where_and_labels_mean_values_as_they_are_read(tmp_path):
+    path = put(tmp_path, "text,label,part\na,1.0,2.0\nb,2.0,3.0\n")
+    rows, faults = read(path, where={"part": "2.0"}, labels={"1.0": "good"})
+    assert [(row.text, row.label) for row in rows] == [("a", "good")] and not faults
+    assert read(path, where={"part": "2"}, labels={"1": "good"})[0] == rows

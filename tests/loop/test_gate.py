@@ -69,7 +69,7 @@ def held(
     sets = {"feedback/gate": rows(fresh, "new"), "rows/gate": rows(400, "old")}
     contenders = [Candidate(model, Calibration(), 1_000_000) for model in (new, old)]
     uses = {"feedback/gate": fresh_used, "rows/gate": used}
-    return run_gate(gate, sets, LABELS, contenders[0], contenders[1], uses, 0, timed=False)
+    return run_gate(gate, sets, LABELS, contenders[0], contenders[1], uses, timed=False)
 
 
 GATE = Gate(fresh="feedback/gate", kept=("rows/gate",), slices=Slices(rows=50))
@@ -146,9 +146,7 @@ def test_a_label_of_which_there_are_few_rows_or_none_is_no_pass(others: int) -> 
         for skill, blind in ((3.0, "no"), (1.0, "nothing"))
     ]
     gate = Gate(**{**vars(GATE), "kept": ()})
-    found = run_gate(
-        gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, 0, timed=False
-    )
+    found = run_gate(gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, timed=False)
     passed = {each.name: each.passed for each in found}
     assert passed[QUALITY] and passed["slice label: yes"] and not passed["slice label: no"]
     told = lacking(gate, fresh, LABELS)

@@ -4,7 +4,7 @@ from scipy import stats
 
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import stream
-from lmwright.metrics.classification import log_losses
+from lmwright.metrics.classification import largest_log_loss, log_losses
 from lmwright.models.calibration import (
     Calibration,
     fit_temperature,
@@ -100,3 +100,18 @@ def test_what_cannot_be_calibrated_is_refused():
     ):
         with pytest.raises(BadInput):
             Calibration.fit(logits, truth)
+
+
+def test_no_probability_is_below_the_floor_that_bounds_the_loss():
+    logits = np.array([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]] * 50)
+    truth = np.array([0, 1] * 49 + [2, 2])
+    fitted = Calibration.fit(logits, truth)
+    assert fitted.smoothing == 1 / 101
+    assert fitted.floor(3) == pytest.approx(1 / 303)
+    p = fitted.probabilities(logits)
+    assert p.min() >= fitted.floor(3)
+    np.testing.assert_allclose(p.sum(1), 1)
+    np.testing.assert_array_equal(p.argmax(1), logits.argmax(1))
+    assert log_losses(truth, p).max() <= largest_log_loss(fitted.floor(3)) <= np.log(303) + 1e-12
+    assert Calibration().probabilities(logits).max() == pytest.approx(1, abs=1e-15)
+    assert largest_log_loss(Calibration().floor(3)) == pytest.approx(34.54, abs=0.01)

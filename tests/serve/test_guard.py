@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fastapi import APIRouter, Request
 
 from lmwright.core.errors import BadInput
+from lmwright.core.yaml12 import parse_yaml
 from lmwright.serve.guard import read_keys
 from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service
@@ -311,7 +311,7 @@ def test_the_guide_serves_other_machines(tmp_path: Path) -> None:
     shell = "\n".join([*lines, 'printf %s "$KEY"'])
     done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
     (section,) = re.findall(r"```yaml\nserve:\n(.*?)```", guide, re.S)
-    given = {**yaml.safe_load(section), "keys": str(tmp_path / "keys"), "host": "127.0.0.1"}
+    given = {**parse_yaml(section, "guide"), "keys": str(tmp_path / "keys"), "host": "127.0.0.1"}
     settings = Serve(**given)
     with living(loaded(), **{key: value for key, value in given.items() if key != "host"}) as live:
         for host in settings.hosts:

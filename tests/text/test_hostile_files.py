@@ -271,6 +271,14 @@ def test_files_beside_it_that_lie(tmp_path, name, value, word):
     refused(tmp_path, Corrupt, name, word)
 
 
+@pytest.mark.parametrize("number", [-1, 3, 32000, [-1], True, "2"])
+def test_a_role_that_no_token_plays_is_left_out(tmp_path, number):
+    (tmp_path / "tokenizer.json").write_bytes(whole())
+    said = {"pad_token_id": number, "eos_token_id": 2, "bos_token_id": -1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    assert read_tokenizer(tmp_path).roles == {"eos": (2,)}
+
+
 def test_roles_come_from_the_files_beside_it(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(whole())
     (tmp_path / "tokenizer_config.json").write_text(

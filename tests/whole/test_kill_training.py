@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lmwright.core.assets import asset_file
 from lmwright.core.journal import read_journal
+from lmwright.core.yaml12 import write_yaml
 from lmwright.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     path = folder / "kill.yaml"
-    path.write_text(yaml.safe_dump({"name": "kill", "stages": stages}, sort_keys=False))
+    path.write_text(write_yaml({"name": "kill", "stages": stages}))
     return path
 
 

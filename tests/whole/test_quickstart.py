@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lmwright.cli.serve import recipe_in_service
+from lmwright.core.yaml12 import parse_yaml
 from lmwright.loop.controller import ENDS
 from lmwright.store.store import Store
 from lmwright.store.versions import history
@@ -40,7 +40,7 @@ retrain:
 
 def fewer(recipe: Path, rows: int) -> str:
     """The sources of a recipe, each limited to ``rows``."""
-    sources = yaml.safe_load(recipe.read_text("utf-8"))["stages"]["data"]["sources"]
+    sources = parse_yaml(recipe.read_text("utf-8"), "recipe")["stages"]["data"]["sources"]
     return json.dumps([{**source, "limit": rows} for source in sources])
 
 

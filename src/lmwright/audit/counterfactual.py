@@ -31,7 +31,7 @@ from lmwright.audit.check import (
     worst,
 )
 from lmwright.core.random import stream
-from lmwright.metrics.intervals import Interval, paired_difference, wilson
+from lmwright.metrics.intervals import Interval, mean_interval, paired_difference, wilson
 
 PAIRS = Path(__file__).with_name("pairs.json")
 LEAST = 1e-6
@@ -78,14 +78,15 @@ class Counterfactual(Check):
             return entry | {"verdict": INCONCLUSIVE}
         one = subject.probabilities([both[place][0] for place in chosen], name)
         two = subject.probabilities([both[place][1] for place in chosen], name)
-        rng = stream(subject.seed, "audit", "counterfactual", name)
-
-        def mean(gaps: np.ndarray) -> Interval:
-            return paired_difference(gaps, np.zeros(len(gaps)), subject.draws, rng, subject.level)
-
-        change = [mean(gap) for gap in (two - one).T]
-        odds = [mean(gap) for gap in (log_odds(two) - log_odds(one)).T]
-        size = mean(np.abs(two - one).max(1))
+        change = [
+            paired_difference(b, a, 1.0, subject.level) for a, b in zip(one.T, two.T, strict=True)
+        ]
+        most = 2 * float(log_odds(np.array(1.0)))
+        odds = [
+            mean_interval(gap, -most, most, subject.level)
+            for gap in (log_odds(two) - log_odds(one)).T
+        ]
+        size = mean_interval(np.abs(two - one).max(1), 0.0, 1.0, subject.level)
         flipped = one.argmax(1) != two.argmax(1)
         flips = wilson(int(flipped.sum()), len(chosen), subject.level)
         shifts = [bounded_both(interval, self.most) for interval in change]

@@ -25,7 +25,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.data.sample import same_rows
 from lmwright.evals.predictions import truth_of
-from lmwright.metrics.classification import log_losses
+from lmwright.metrics.classification import largest_log_loss, log_losses
 from lmwright.metrics.intervals import paired_difference
 
 
@@ -80,11 +80,13 @@ class Perturbation(Check):
         self, subject: Subject, name: str, truth: np.ndarray, plain: np.ndarray, other: np.ndarray
     ) -> dict[str, Any]:
         """Changed less unchanged on the same rows: accuracy, log-loss and labels that flipped."""
-        rng = stream(subject.seed, "audit", "perturbation", name)
         right, now = plain.argmax(1) == truth, other.argmax(1) == truth
-        accuracy = paired_difference(now, right, subject.draws, rng, subject.level)
+        accuracy = paired_difference(now, right, 1.0, subject.level)
         loss = paired_difference(
-            log_losses(truth, other), log_losses(truth, plain), subject.draws, rng, subject.level
+            log_losses(truth, other),
+            log_losses(truth, plain),
+            largest_log_loss(subject.found.floor),
+            subject.level,
         )
         word: Word = bounded(-accuracy.high, -accuracy.low, self.most)
         if len(truth) < self.fewest and word != FAILED:

@@ -27,9 +27,7 @@ class Slices(Check):
     def judge(self, subject: Subject) -> Verdict:
         """Accuracy and log-loss of each slice, and the gap of its error rate to the others'."""
         rng = stream(subject.seed, "audit", "slices")
-        listed = slice_scores(
-            subject.rows, subject.found, self.fewest, subject.draws, rng, subject.level
-        )
+        listed = slice_scores(subject.rows, subject.found, self.fewest, subject.level)
         members = memberships(subject.rows)
         sized = [entry for entry in listed if not entry["too_few"]]
         level = 1 - (1 - subject.level) / max(len(sized), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from glob import escape
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,10 @@ import typer
 
 from lmwright.cli.open import STORE, StoreOption, existing_store
 from lmwright.core.errors import BadInput
-from lmwright.data.sources import Fault, Source, read_source, valid
+from lmwright.data.formats.choose import settled
+from lmwright.data.formats.opener import ANOTHER, encoding_of, open_text
+from lmwright.data.formats.record import Fault, Table
+from lmwright.data.sources import Source, read_source, source_files, valid
 from lmwright.serve.load import TEXTS_AT_ONCE, classify, load_version
 
 
@@ -22,11 +25,12 @@ def predict(
     file: Annotated[Path, typer.Argument(help="A table, or .txt with a text a line; - is stdin.")],
     model: Annotated[str, typer.Option(help="NAME@ALIAS or a version's hash.")],
     column: Annotated[str, typer.Option(help="The column that holds the texts.")] = "text",
+    encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "utf-8",
     store: StoreOption = STORE,
 ) -> None:
     """Write one JSON line a text: label (null where unsure), probabilities, version."""
     loaded = load_version(existing_store(store), model)
-    texts = read_texts(file, column)
+    texts = read_texts(file, column, encoding)
     while piece := list(islice(texts, TEXTS_AT_ONCE)):
         for text, one in zip(piece, classify(loaded, piece), strict=True):
             numbers = dict(zip(loaded.model.labels, map(float, one.probabilities), strict=True))
@@ -34,21 +38,28 @@ def predict(
             print(json.dumps({"text": text, **line}, ensure_ascii=False))
 
 
-def read_texts(file: Path, column: str) -> Iterator[str]:
+def read_texts(file: Path, column: str, encoding: str = "utf-8") -> Iterator[str]:
     """The texts of a file, one after another: a table's column, or the lines of plain text.
 
     Tables are read as strictly as those of a recipe. BadInput names the row that has no text.
     """
     if str(file) == "-":
         yield from plain_texts(sys.stdin, "stdin")
-    elif file.suffix.lower() == ".txt":
-        try:
-            with file.open(encoding="utf-8-sig") as lines:
-                yield from plain_texts(lines, file.name)
-        except OSError as error:
-            raise BadInput(f"{file} cannot be read: {error.strerror}", "a file of texts") from None
-    else:
-        yield from table_texts(file, column)
+        return
+    source = Source(
+        name=file.name, path=str(file), text=column, constant_label="none", encoding=encoding
+    )
+    for name, path in source_files(source):
+        table = Table(name, name, path, encoding)
+        plain = path.suffix.lower() == ".txt"
+        codec = encoding_of(table) if plain else settled(table).encoding
+        if codec not in (encoding, "utf-8", "utf-8-sig"):
+            print(f"lmwright: {name} is not {encoding}; it is read as {codec}", file=sys.stderr)
+        if plain:
+            with open_text(table) as lines:
+                yield from plain_texts(lines, name)
+        else:
+            yield from table_texts(replace(source, path=str(path)))
 
 
 def plain_texts(lines: Iterable[str], name: str) -> Iterator[str]:
@@ -56,16 +67,15 @@ def plain_texts(lines: Iterable[str], name: str) -> Iterator[str]:
     try:
         for number, line in enumerate(lines, 1):
             if not valid(line):
-                raise BadInput(f"{name}, line {number}: not UTF-8, or a NUL", "text in UTF-8")
+                raise BadInput(f"{name}, line {number}: undecoded bytes, or a NUL", "text", ANOTHER)
             if line.strip():
                 yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{name} is not UTF-8: {error}", "text in UTF-8") from None
+        raise BadInput(f"{name} cannot be decoded: {error}", "text", ANOTHER) from None
 
 
-def table_texts(file: Path, column: str) -> Iterator[str]:
-    """The column of a table whose suffix says how it is read."""
-    source = Source(name=file.name, path=escape(str(file)), text=column, constant_label="none")
+def table_texts(source: Source) -> Iterator[str]:
+    """The column of a table whose content says how it is read."""
     for found in read_source(source):
         if isinstance(found, Fault):
             raise BadInput(
@@ -74,5 +84,5 @@ def table_texts(file: Path, column: str) -> Iterator[str]:
                 "mend the row, or take it out",
             )
         if not found.text.strip():
-            raise BadInput(f"{found.origin}: {column} is empty", "a text in every row")
+            raise BadInput(f"{found.origin}: {source.text} is empty", "a text in every row")
         yield found.text

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import make_recipe, parse_yaml
+from lmwright.core.recipe import LONGEST_NAME, make_recipe
+from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.data.guess import guess_source
+from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Slices
@@ -48,11 +49,13 @@ def init(
     table: Annotated[Path, typer.Argument(help="CSV, JSON Lines or Parquet with labelled texts.")],
     text: Annotated[str, typer.Option(help="The column with the texts.")] = "",
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where to write; NAME.yaml by default.")] = None,
 ) -> None:
     """Look at a table, guess its columns, and write a recipe that runs as it is."""
-    guess = guess_source(table, text, label)
-    name = re.sub(r"[^a-z0-9_-]+", "-", table.stem.lower()).strip("-_") or "mine"
+    guess = guess_source(table, text, label, encoding)
+    name = re.sub(r"[^a-z0-9_-]+", "-", table.stem.lower()).strip("-_")
+    name = name[:LONGEST_NAME].strip("-_") or "mine"
     path = out or Path(f"{name}.yaml")
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
@@ -66,10 +69,12 @@ def init(
     if found.encoding != Source.encoding:
         source["encoding"] = found.encoding
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
+    if len(guess.labels) > Data.max_labels:
+        stages["data"]["max_labels"] = len(guess.labels)
     sized = fit_to(stages, guess.labels)
     recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
-    body = reasons + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED
     make_recipe(parse_yaml(body, str(path)), str(path), resolve, SECTIONS)
     write_bytes(path, body.encode())

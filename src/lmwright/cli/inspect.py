@@ -27,6 +27,8 @@ def inspect(model: Address, tokens: At = 1024) -> None:
     print("\n".join(found.drawing))
     print()
     show([model], [found])
+    if described.quantised:
+        print(f"\nits weights are {described.quantised}: it can be drawn, and not be run")
     if described.left:
         print(f"\nnot read: {described.left}")
 

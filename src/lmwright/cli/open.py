@@ -15,7 +15,7 @@ import typer
 
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, read_recipe
-from lmwright.data.sources import READERS
+from lmwright.data.formats.choose import READERS
 from lmwright.old_format import recipe_of
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -137,18 +139,34 @@ def listed(name: str, value: Any) -> list[Any]:
 
 
 def as_label(value: Any) -> str | None:
-    """A label or id as a string; None for what cannot be one.
+    """A label or id as a string, the same from every format; None for what can be none.
 
-    The same table in CSV, JSON Lines, JSON and Parquet gives the same labels: whole floats lose
-    their fraction, and a list of one is its element.
+    Numbers are written as short as can be (4.5, and 1 for 1.0), also where they stand as text, as
+    in a CSV; true and false in small letters; a list of one value is that value.
     """
     if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
+        return as_label(value[0])
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(value)
-    return str(value) if isinstance(value, str | int) else None
+    if isinstance(value, float | Decimal):
+        return shortest(value) if math.isfinite(value) else None
+    if isinstance(value, str):
+        if WHOLE.fullmatch(value):
+            return value.partition(".")[0]
+        return value.lower() if value in ("True", "False") else value
+    return str(value) if isinstance(value, int) else None
+
+
+WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
+"""A whole number as a column of floats has it."""
+
+
+def shortest(value: float | Decimal) -> str:
+    """A finite number without zeros at its end, and without an exponent."""
+    if value == int(value):
+        return str(int(value))
+    text = f"{Decimal(repr(value)) if isinstance(value, float) else value:f}"
+    return text.rstrip("0")
 
 
 def whole(text: str) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lmwright.core.hashing import encoded
+
 TEMPORARY = ".tmp-"
 
 
@@ -60,7 +62,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by the JSON of ``value``: sorted keys, so equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n")
+    write_bytes(path, encoded(text) + b"\n")
 
 
 def sync_tree(folder: Path) -> None:

@@ -17,9 +17,20 @@ def hash_bytes(data: bytes) -> str:
 
 def canonical(value: Any) -> bytes:
     """The one JSON spelling of a value: sorted keys, no spaces, UTF-8, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return encoded(
+        json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+    )
+
+
+def encoded(text: str) -> bytes:
+    """The UTF-8 of a text, as JSON or a page.
+
+    A lone surrogate, which stands for a byte of a path that is not UTF-8, becomes the escape that
+    JSON has for it, and is read back from that.
+    """
+    return text.encode("utf-8", "backslashreplace")
 
 
 def hash_json(value: Any) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmwright.core.hashing import encoded
+
 
 class Journal:
     """Appends events to one file. A line is written by one call, so lines never mix."""
@@ -26,7 +28,7 @@ class Journal:
         line = {"event": event, "time": round(time.time(), 3)}
         line["at"] = round(time.monotonic() - self.began, 3)
         text = json.dumps({**line, **facts}, ensure_ascii=False, default=str)
-        os.write(self.handle, text.encode() + b"\n")
+        os.write(self.handle, encoded(text) + b"\n")
 
     def sync(self) -> None:
         """Make everything recorded so far durable."""

@@ -33,18 +33,18 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
-
-import yaml
+from typing import Any
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.settings import Resolve, read_settings
 from lmwright.core.stage import Settings, Stage
 from lmwright.core.task import Task, read_task
+from lmwright.core.yaml12 import parse_yaml
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+LONGEST_NAME = 64
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 NAME_TASK = "add a line like task: text-classification"
 LARGEST = 1 << 20
 """Bytes of a recipe file; a longer one is no recipe."""
@@ -113,6 +113,9 @@ def make_recipe(
     name = raw.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadInput(f"{where}: name is {name!r}", "lower-case letters, digits, - and _")
+    if len(name) > LONGEST_NAME:
+        found = f"{where}: name is {len(name)} characters long: {name!r}"
+        raise BadInput(found, f"at most {LONGEST_NAME} characters", "shorten it")
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise BadInput(f"{where}: no stages", "a mapping from stage name to its settings")
@@ -291,68 +294,3 @@ def merge(below: Any, above: Any) -> Any:
         return above
     both = {**below, **above}
     return {key: merge(below[key], both[key]) if key in below else both[key] for key in both}
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML 1.2 core values: ``1e-4`` is a number, ``no`` and ``012`` are what they look like."""
-    try:
-        return yaml.load(text, Loader=Yaml12)
-    except yaml.YAMLError as error:
-        told = str(error).replace(' in "<unicode string>",', " at")
-        raise BadInput(f"{where}: {' '.join(told.split())}", "valid YAML") from None
-    except (ValueError, AttributeError) as error:  # an explicit tag that its value does not fit
-        raise BadInput(f"{where}: {str(error)[:200]}", "valid YAML") from None
-    except RecursionError:
-        raise BadInput(f"{where}: nested too deeply", "a recipe of a few levels") from None
-
-
-class Yaml12(yaml.SafeLoader):
-    """A safe loader with the number and word rules of YAML 1.2, without aliases or doubled keys."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases are refused", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            word = self.construct_object(key, deep=True)
-            if not isinstance(word, str):
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {word!r} is no word: write it in quotes",
-                    problem_mark=key.start_mark,
-                )
-            if word in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {word!r} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(word)
-        return super().construct_mapping(node, deep)
-
-
-def decimal(loader: Yaml12, node: Any) -> int:
-    """An integer of YAML 1.2: decimal with leading zeros allowed, 0o and 0x."""
-    text = loader.construct_scalar(node)
-    return int(text, 0) if text.lower().startswith(("0o", "0x")) else int(text)
-
-
-for tag, pattern, first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-):
-    Yaml12.add_implicit_resolver(
-        f"tag:yaml.org,2002:{tag}",
-        re.compile(rf"^(?:{pattern})$"),
-        [c.replace("\0", "") for c in first],
-    )
-Yaml12.add_constructor("tag:yaml.org,2002:int", decimal)

@@ -220,8 +220,11 @@ class Task(Protocol):
     def confidence(self, answers: Answers) -> np.ndarray | None:
         """The model's own estimate (n,) of each answer being right; None where it has none."""
 
-    def calibrated(self, answers: Answers, temperature: float) -> Answers:
-        """The answers at a temperature; the same ones where the task has no use for it."""
+    def calibrated(self, answers: Answers, temperature: float, smoothing: float) -> Answers:
+        """The answers at a temperature, mixed with ``smoothing`` of a blind guess.
+
+        The same ones where the task has no use for it.
+        """
 
     def told(self, answers: Answers, place: int) -> dict[str, Any]:
         """One answer's columns as JSON values, for HTTP, prediction and the traffic log."""

@@ -6,16 +6,9 @@ silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import glob
-import gzip
-import io
-import json
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +20,9 @@ from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
 from lmwright.core.stage import Settings
+from lmwright.data.formats.choose import read_table
+from lmwright.data.formats.opener import ANOTHER
+from lmwright.data.formats.record import Fault, Record, Table
 
 SIDE = ("group", "time", "annotator", "weight")
 """Side columns: they stand beside a task's own, are no model input and no part of identity."""
@@ -45,8 +41,8 @@ class Source(Settings):
     ``side``       side column (group, time, annotator, weight) -> column of the file.
     ``id``         a column that must not repeat; rows that repeat it are rejected.
     ``where``      column -> value: only rows that agree are read.
-    ``format``     ``mail``: texts are raw mails; subject and readable body are taken.
-    ``encoding``   of text files: ``cp1252`` is what Windows writes in western Europe.
+    ``encoding``   of text files. Where it is ``utf-8``, files that are plainly UTF-16 or cp1252
+                   (Windows in western Europe) are read as that.
     ``licence``    stands beside every row.
     ``role``       ``train``: rows to be split; ``test``: kept whole as a test set of its own.
     ``limit``      at most so many rows, drawn at random; 0 means all.
@@ -60,7 +56,6 @@ class Source(Settings):
     side: dict[Literal["group", "time", "annotator", "weight"], str] = field(default_factory=dict)
     id: str = ""
     where: dict[str, str] = field(default_factory=dict)
-    format: Literal["text", "mail"] = "text"
     encoding: str = "utf-8"
     licence: str = "unknown"
     role: Literal["train", "test"] = "train"
@@ -86,23 +81,7 @@ class RawRow:
         return sum(len(value) for value in self.values.values() if isinstance(value, str))
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that cannot be used: its place, a reason that can be counted, and the detail."""
-
-    origin: str
-    reason: str
-    detail: str = ""
-
-
-LINE_LIMIT = 8 << 20
-"""Characters of one line, and of one CSV field, at most; what is longer is no row of text."""
-
-UNDECODED = "bytes that it does not know; a text file may need encoding: cp1252 or latin-1"
-SHEETS = {".xlsx", ".xls", ".ods", ".numbers"}
-
-BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
-"""Past so many bytes, a file that unpacks to more than so many times its size is refused."""
+UNDECODED = f"bytes that it does not know: {ANOTHER}"
 
 
 def read_source(
@@ -126,8 +105,8 @@ def read_source(
 def source_files(source: Source) -> list[tuple[str, Path]]:
     """The files of a source in order: a name that is the same on every machine, and the path."""
     path = asset_file(source.path) if is_asset(source.path) else Path(source.path).expanduser()
-    if not glob.has_magic(str(path)):
-        return [(path.name, checked(path, source))]
+    if path.exists() or not glob.has_magic(str(path)):
+        return [(printable(path.name), checked(path, source))]
     root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     paths = sorted(root.glob(path.relative_to(root).as_posix()))
     files = [(found.relative_to(root).as_posix(), found) for found in paths if found.is_file()]
@@ -137,7 +116,12 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
             "at least one file",
             "check the folder and the pattern",
         )
-    return [(name, checked(found, source)) for name, found in files]
+    return [(printable(name), checked(found, source)) for name, found in files]
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 as escapes, so that tables can hold it."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def source_hash(source: Source) -> str:
@@ -189,50 +173,21 @@ def choose(source: Source, columns: list[str], seed: int) -> np.ndarray:
     return mask
 
 
-Record = tuple[str, dict[str, Any]]
-
-
 def records_where(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
     """Records of all files that agree with ``where``; faults too, since they might have."""
+    wanted = {column: as_label(value) for column, value in source.where.items()}
     for found in records(source, columns):
         if isinstance(found, Fault) or all(
-            as_label(found[1].get(column)) == value for column, value in source.where.items()
+            as_label(found[1].get(column)) == value for column, value in wanted.items()
         ):
             yield found
 
 
 def records(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
-    """(origin, the columns asked for) of every record in every file."""
+    """(origin, columns) of every record in every file: those asked for, or all that it has."""
     for name, path in source_files(source):
-        yield from READERS[kind_of(name, source)](name, path, source, columns)
-
-
-def header_of(source: Source) -> list[str]:
-    """Names of the columns of the source's first file; of its first object when it is JSON."""
-    name, path = source_files(source)[0]
-    kind = kind_of(name, source)
-    if kind == ".parquet":
-        return parquet_header(name, path, source)
-    if kind in (".csv", ".tsv"):
-        with open_text(name, path, source, newline="") as lines:
-            return csv_rows(lines, name, source)[0]
-    for found in READERS[kind](name, path, source, []):
-        if not isinstance(found, Fault):
-            return sorted(found[1])
-    return []
-
-
-def kind_of(name: str, source: Source) -> str:
-    """The suffix that says how a file is read; BadInput when it has none."""
-    plain = name.lower().removesuffix(".gz")
-    kind = Path(plain).suffix
-    if kind not in READERS or (kind == ".parquet" and plain != name.lower()):
-        raise BadInput(
-            f"source {source.name!r}: {name} has no suffix that says what it is",
-            "one of " + ", ".join(READERS) + " (the text formats also with .gz)",
-            "save it as CSV in UTF-8" if kind in SHEETS else "rename or convert the file",
-        )
-    return kind
+        about = f"source {source.name!r}: {name}"
+        yield from read_table(Table(about, name, path, source.encoding), columns)
 
 
 def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
@@ -240,303 +195,6 @@ def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
     own = [source.column(each.name) for each in columns if each.name not in source.constants]
     every = [*own, *source.side.values(), *([source.id] if source.id else []), *source.where]
     return list(dict.fromkeys(every))
-
-
-def need_columns(name: str, header: list[str], source: Source, columns: list[str]) -> None:
-    """Raise BadInput unless the file has every one of the columns, once."""
-    for column in columns:
-        if column not in header:
-            raise BadInput(
-                f"source {source.name!r}: {name} has no column {column!r}, but {header[:20]}",
-                f"the column {column!r}",
-                nearest(column, header),
-            )
-        if header.count(column) > 1:
-            raise BadInput(
-                f"source {source.name!r}: {name} has {header.count(column)} columns {column!r}",
-                "names that differ",
-                "rename one of them",
-            )
-
-
-def read_csv(name: str, path: Path, source: Source, columns: list[str]) -> Iterator[Record | Fault]:
-    """Records of a CSV file with a header; ``.tsv`` is split at tabs.
-
-    Quoting is strict: a row that breaks it is a fault, an unclosed quote is BadInput.
-    """
-    with open_text(name, path, source, newline="") as lines:
-        header, rows = csv_rows(lines, name, source)
-        need_columns(name, header, source, columns)
-        places = {column: header.index(column) for column in columns}
-        for number, found in enumerate(rows, start=1):
-            origin = f"{name}:{number}"
-            if isinstance(found, Fault):
-                yield Fault(origin, found.reason, found.detail)
-            elif found and len(found) != len(header):
-                detail = f"{len(found)} fields, the header has {len(header)}"
-                yield Fault(origin, "wrong number of fields", detail)
-            elif found:
-                yield origin, {column: found[place] for column, place in places.items()}
-
-
-def csv_rows(
-    lines: io.TextIOBase, name: str, source: Source
-) -> tuple[list[str], Iterator[list[str] | Fault]]:
-    """The header of a CSV file, and its rows and faults."""
-    csv.field_size_limit(LINE_LIMIT)
-    rest = bounded(lines, name, source)
-    first = next(rest, "")
-    delimiter = "\t" if kind_of(name, source) == ".tsv" else separator(first)
-    reader = csv.reader(chain([first], rest), delimiter=delimiter, strict=True)
-    rows = strictly(reader, name)
-    header = next(rows, None)
-    if not header or isinstance(header, Fault):
-        raise BadInput(f"source {source.name!r}: {name} has no header", "names of columns")
-    return header, rows
-
-
-def separator(header: str) -> str:
-    """What separates the columns of a CSV: a comma, or what its header has in place of commas."""
-    return "," if "," in header else next((sign for sign in ";\t|" if sign in header), ",")
-
-
-def strictly(reader: Any, name: str) -> Iterator[list[str] | Fault]:
-    """Rows of a csv reader; its errors as faults, except those that swallow the file's rest."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if "unexpected end" in str(error) or "field limit" in str(error):
-                raise BadInput(
-                    f"{name}: a quote opened at line {line} is not closed",
-                    "quotes in pairs (two for one inside a field)",
-                    f"mend line {line}",
-                ) from None
-            detail = f"lines {line} to {reader.line_num}: {error}"
-            yield Fault("", "broken quoting", detail)
-
-
-def read_lines(
-    name: str, path: Path, source: Source, columns: list[str]
-) -> Iterator[Record | Fault]:
-    """Records of a JSON Lines file: one object a line."""
-    with open_text(name, path, source) as lines:
-        for number, line in enumerate(bounded(lines, name, source), start=1):
-            if line.strip():
-                yield parse(f"{name}:{number}", line, columns)
-
-
-def read_object(
-    name: str, path: Path, source: Source, columns: list[str]
-) -> Iterator[Record | Fault]:
-    """The one record of a JSON file that holds one object, or those of a list of objects."""
-    with open_text(name, path, source) as lines:
-        text = piece_of(lines, -(8 * LINE_LIMIT + 1), name, source)
-    if len(text) > 8 * LINE_LIMIT:
-        raise BadInput(
-            f"source {source.name!r}: {name} is one JSON value of more than 64 MB",
-            "a stream of rows",
-            "convert it to JSON Lines: jq -c '.[]'",
-        )
-    if not text.lstrip().startswith("["):
-        yield parse(f"{name}:1", text, columns)
-        return
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"source {source.name!r}: {name} is not JSON: {error}", "JSON") from None
-    for number, value in enumerate(values, start=1):
-        yield record_of(f"{name}:{number}", value, columns)
-
-
-def parse(origin: str, text: str, columns: list[str]) -> Record | Fault:
-    """The record that a JSON text holds."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        return Fault(origin, "not JSON", "nested too deeply")
-    except ValueError as error:
-        return Fault(origin, "not JSON", str(error)[:200])
-    return record_of(origin, value, columns)
-
-
-def record_of(origin: str, value: Any, columns: list[str]) -> Record | Fault:
-    """The columns of a JSON object; all of them when none is asked for."""
-    if not isinstance(value, dict):
-        return Fault(origin, "wrong type", f"a JSON {type(value).__name__}, not an object")
-    for column in columns:
-        if column not in value:
-            return Fault(origin, "missing key", f"{column!r}; it has {sorted(value)[:10]}")
-    return origin, {column: value[column] for column in columns or value}
-
-
-def read_parquet(
-    name: str, path: Path, source: Source, columns: list[str]
-) -> Iterator[Record | Fault]:
-    """Records of a Parquet file, read in batches."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    about = f"source {source.name!r}: {name}"
-    try:
-        with parquet.ParquetFile(path) as table:
-            need_columns(name, table.schema_arrow.names, source, columns)
-            refuse_bomb(about, parquet_bytes(table), path.stat().st_size)
-            number = 0
-            for batch in table.iter_batches(128, columns=columns):
-                for record in records_of(batch):
-                    number += 1
-                    yield f"{name}:{number}", record
-    except (pa.ArrowException, OSError) as error:
-        raise not_parquet(about, error) from None
-
-
-def records_of(batch: Any) -> list[dict[str, Any]]:
-    """A batch's rows; bytes that are not UTF-8 come as lone surrogates, as from other files."""
-    import pyarrow as pa
-
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        pass
-    columns = []
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            raw = column.cast(pa.large_binary()).to_pylist()
-            columns.append([b if b is None else b.decode("utf-8", "surrogateescape") for b in raw])
-        else:
-            columns.append(column.to_pylist())
-    names = batch.schema.names
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def parquet_header(name: str, path: Path, source: Source) -> list[str]:
-    """Names of the columns of a Parquet file."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return list(parquet.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
-        raise not_parquet(f"source {source.name!r}: {name}", error) from None
-
-
-def not_parquet(about: str, error: Exception) -> BadInput:
-    """What is said of a file that is no Parquet or only a piece of one."""
-    reason = str(error).splitlines()[0][:200]
-    return BadInput(
-        f"{about} cannot be read as Parquet: {reason}",
-        "a whole Parquet file",
-        "copy or export it again",
-    )
-
-
-def parquet_bytes(table: Any) -> int:
-    """Bytes that a Parquet file says it unpacks to."""
-    groups = range(table.metadata.num_row_groups)
-    return sum(table.metadata.row_group(group).total_byte_size for group in groups)
-
-
-def refuse_bomb(about: str, unpacked: int, packed: int) -> None:
-    """Raise BadInput when a file unpacks to far more than its size."""
-    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * packed:
-        raise BadInput(
-            f"{about} unpacks to more than {BOMB_RATIO} times its {packed:,} bytes",
-            "text, which packs to a tenth",
-            "unpack it by hand and look at it",
-        )
-
-
-class Unpacking(io.RawIOBase):
-    """A gzip stream that refuses to become a bomb."""
-
-    def __init__(self, path: Path, about: str) -> None:
-        self.about, self.packed = about, path.stat().st_size
-        self.inner, self.count = gzip.GzipFile(path, "rb"), 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer; BadInput when the stream is broken, cut short or a bomb."""
-        try:
-            piece = self.inner.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
-            raise BadInput(
-                f"{self.about} is not a whole gzip file: {error}", "gzip", "pack it again"
-            ) from None
-        self.count += len(piece)
-        refuse_bomb(self.about, self.count, self.packed)
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    def close(self) -> None:
-        """Close the file beneath too."""
-        self.inner.close()
-        super().close()
-
-
-def open_text(name: str, path: Path, source: Source, newline: str | None = None) -> io.TextIOBase:
-    """A file as text, without byte-order mark; bytes that are not of the encoding stay visible.
-
-    They come as lone surrogates, so that the row that holds them can be rejected.
-    """
-    about = f"source {source.name!r}: {name}"
-    try:
-        encoding = codecs.lookup(source.encoding).name
-    except LookupError:
-        cure = "write utf-8, cp1252, latin-1 …"
-        raise BadInput(f"{about}: no encoding {source.encoding!r}", "a codec", cure) from None
-    packed = path.suffix.lower() == ".gz"
-    inner: io.RawIOBase = Unpacking(path, about) if packed else io.FileIO(path)
-    raw = io.BufferedReader(inner, 1 << 18)
-    if encoding == "utf-8":
-        encoding = "utf-8-sig"
-        if peek(raw) in (b"\xff\xfe", b"\xfe\xff"):
-            raw.close()
-            raise BadInput(f"{about} is UTF-16", "UTF-8", "set encoding: utf-16 for this source")
-    return io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline=newline)
-
-
-def peek(raw: io.BufferedReader[Any]) -> bytes:
-    """The first two bytes, left where they are; the file is closed when it cannot be read."""
-    try:
-        return raw.peek(2)[:2]
-    except BadInput:
-        raw.close()
-        raise
-
-
-def bounded(lines: io.TextIOBase, name: str, source: Source) -> Iterator[str]:
-    """Lines, none longer than the limit: a file of one endless line must not fill the memory."""
-    number = 0
-    while line := piece_of(lines, LINE_LIMIT, name, source):
-        number += 1
-        if len(line) == LINE_LIMIT:
-            raise BadInput(
-                f"source {source.name!r}: {name}, line {number} has over {LINE_LIMIT:,} characters",
-                "lines of text",
-                "check that the file is what its suffix says",
-            )
-        yield line
-
-
-def piece_of(lines: io.TextIOBase, limit: int, name: str, source: Source) -> str:
-    """The next line of at most ``limit`` characters; of the whole text when it is negative."""
-    try:
-        return lines.readline(limit) if limit > 0 else lines.read(-limit)
-    except UnicodeError as error:
-        raise BadInput(
-            f"source {source.name!r}: {name} is not {source.encoding}: {error}",
-            f"text in {source.encoding}",
-            "set the encoding of this source",
-        ) from None
 
 
 def as_row(
@@ -553,10 +211,11 @@ def as_row(
                 return Fault(origin, "not " + source.encoding, UNDECODED)
             return Fault(origin, unfit.reason, unfit.detail)
         if mapped := source.values.get(column.name):
-            if value not in mapped:
+            wanted = {as_label(name): each for name, each in mapped.items()}
+            if value not in wanted:
                 detail = f"{value!r}; known: {sorted(mapped)[:20]}"
                 return Fault(origin, f"unknown {column.name}", detail)
-            value = mapped[value]
+            value = wanted[value]
         values[column.name] = value
     key = as_label(record[source.id]) if source.id else ""
     if key is None:
@@ -564,14 +223,3 @@ def as_row(
         return Fault(origin, unfit.reason, unfit.detail)
     side = {name: as_label(record[place]) or "" for name, place in source.side.items()}
     return RawRow(values, key, origin, side)
-
-
-READERS: dict[str, Callable[[str, Path, Source, list[str]], Iterator[Record | Fault]]] = {
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".jsonl": read_lines,
-    ".ndjson": read_lines,
-    ".json": read_object,
-    ".parquet": read_parquet,
-}
-"""How each kind of file is read, by its suffix."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,8 @@ from lmwright.evals.predictions import (
 from lmwright.evals.rows import read_split
 from lmwright.evals.scores import score
 from lmwright.evals.slices import slice_scores, worst_rows
-from lmwright.metrics.classification import brier_scores, log_losses
-from lmwright.metrics.intervals import Interval, paired_difference
+from lmwright.metrics.classification import brier_scores, largest_log_loss, log_losses
+from lmwright.metrics.intervals import Interval
 from lmwright.metrics.noninferiority import compare
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
@@ -36,9 +35,6 @@ READ_TOKENS = 256
 """What a forecast takes as a model's cap; the cap itself is the model's own."""
 
 PRIMARY = ("log_loss", "brier", "accuracy")
-
-LARGEST = {"log_loss": math.inf, "brier": 2.0, "accuracy": 1.0}
-"""The largest loss of a row, as :func:`row_losses` gives them."""
 
 MAIN = (
     "accuracy",
@@ -204,33 +200,36 @@ class Evaluate(Stage):
                 self.draws,
                 stream(self.seed, "evaluate", split, "rows"),
                 self.level,
+                each.floor,
             )
             for name, each in found.items()
         }
         first = found[self.models[0]]
-        rng = stream(self.seed, "evaluate", split, "slices")
         return {
             "rows": table.num_rows,
             "models": scores,
-            "comparisons": {
-                name: self._compared(split, first, found[name]) for name in self.models[1:]
-            },
-            "slices": slice_scores(table, first, self.fewest, self.draws, rng, self.level),
+            "comparisons": {name: self._compared(first, found[name]) for name in self.models[1:]},
+            "slices": slice_scores(table, first, self.fewest, self.level),
             "worst": worst_rows(table, first, self.worst),
         }
 
-    def _compared(self, split: str, first: Predictions, other: Predictions) -> dict[str, Any]:
+    def _compared(self, first: Predictions, other: Predictions) -> dict[str, Any]:
         """First less other, in pairs, on each primary score; below 0 is better for the first.
 
-        Accuracy enters as the error rate, so that lower is better throughout.
+        Accuracy enters as the error rate, so that lower is better throughout. The interval's ends
+        are the bounds that the verdict is read off.
         """
         entry: dict[str, Any] = {}
         for name in PRIMARY:
-            rng = stream(self.seed, "evaluate", split, "compare", name)
-            mine, its = row_losses(first, name), row_losses(other, name)
-            gap: Interval = paired_difference(mine, its, self.draws, rng, self.level)
-            alpha, largest = (1 - self.level) / 2, LARGEST[name]
-            verdict = compare(mine, its, 0.0, alpha, rng, self.draws, largest=largest)
+            verdict = compare(
+                row_losses(first, name),
+                row_losses(other, name),
+                0.0,
+                (1 - self.level) / 2,
+                largest_loss(first, name),
+                largest_loss(other, name),
+            )
+            gap = Interval(verdict.difference, verdict.lower, verdict.upper, self.level)
             word = {"superior": "better", "inferior": "worse"}.get(verdict.verdict, "inconclusive")
             key = "error" if name == "accuracy" else name
             entry[key] = gap.to_json() | {"verdict": word}
@@ -243,6 +242,11 @@ def row_losses(found: Predictions, name: str) -> np.ndarray:
         return (found.chosen != found.truth).astype(float)
     losses = log_losses if name == "log_loss" else brier_scores
     return losses(found.truth, found.probabilities)
+
+
+def largest_loss(found: Predictions, name: str) -> float:
+    """The largest loss that a row can have, as :func:`row_losses` gives them."""
+    return {"log_loss": largest_log_loss(found.floor), "brier": 2.0, "accuracy": 1.0}[name]
 
 
 def headline(

@@ -28,7 +28,7 @@ class Predictions:
     """What one model says of n rows with k labels (``labels``: their names, sorted).
 
     ``truth`` and ``chosen`` (n,) label ids; ``logits`` and calibrated ``probabilities`` (n, k);
-    ``unsure`` (n,) bool.
+    ``unsure`` (n,) bool; ``floor`` is the least probability that the model gives any label.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +37,7 @@ class Predictions:
     logits: np.ndarray
     probabilities: np.ndarray
     unsure: np.ndarray
+    floor: float = 0.0
 
     @property
     def chosen(self) -> np.ndarray:
@@ -89,7 +90,15 @@ def judge(
     """Predictions from the logits (n, k) of ``rows`` under a calibration."""
     p = calibration.probabilities(logits)
     ids = tuple(rows.column("id").to_pylist())
-    return Predictions(ids, tuple(labels), truth_of(rows, labels), logits, p, calibration.unsure(p))
+    return Predictions(
+        ids,
+        tuple(labels),
+        truth_of(rows, labels),
+        logits,
+        p,
+        calibration.unsure(p),
+        calibration.floor(len(labels)),
+    )
 
 
 def truth_of(rows: pa.Table, labels: Sequence[str]) -> np.ndarray:
@@ -114,6 +123,7 @@ def write_predictions(path: Path, found: Predictions) -> None:
     }
     fields = [pa.field(name, column.type) for name, column in columns.items()]
     known = {f"label.{number}": label for number, label in enumerate(found.labels)}
+    known["floor"] = repr(found.floor)
     schema = pa.schema(fields, metadata=known)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
@@ -137,6 +147,7 @@ def read_predictions(scores: Path, model: str, split: str) -> Predictions:
                 -1, len(labels)
             ),
             unsure=np.array(table.column("unsure").to_pylist(), dtype=bool),
+            floor=float(known.get("floor", 0.0)),
         )
     except (pa.ArrowException, KeyError, ValueError) as fault:
         raise Corrupt(f"{path.name} cannot be read ({fault})") from fault

@@ -13,6 +13,7 @@ from lmwright.metrics.intervals import (
     Interval,
     bootstrap_draws,
     draw_weights,
+    mean_interval,
     quantiles,
     wilson,
 )
@@ -28,17 +29,19 @@ def score(
     draws: int,
     rng: np.random.Generator,
     level: float = 0.95,
+    floor: float = 0.0,
 ) -> dict[str, Any]:
     """Intervals by name (``accuracy``, ``log_loss``, ``f1.LABEL`` …) and the confusion table.
 
-    ``truth`` (n,) ids, ``probabilities`` (n, k), ``unsure`` (n,). Shares of rows (accuracy,
-    recall, precision, coverage, accuracy among the answered) have Wilson's interval, the
-    calibration error one from a bootstrap round its plug-in value, all others the percentile
-    bootstrap over rows.
+    ``truth`` (n,) ids, ``probabilities`` (n, k) from ``floor`` on, ``unsure`` (n,). Shares of
+    rows (accuracy, recall, precision, coverage, accuracy among the answered) have Wilson's
+    interval, log-loss and Brier score that of the mean of bounded values, the calibration error
+    one from a bootstrap round its plug-in value, all others the percentile bootstrap over rows.
     """
     points = estimates(truth, probabilities, unsure, labels)
     found = _bootstrapped(truth, probabilities, labels, points, draws, rng, level)
     found |= _shares(truth, probabilities, unsure, labels, level)
+    found |= _means(truth, probabilities, floor, level)
     found["calibration_error"] = _calibration(truth, probabilities, draws, rng, level)
     table = c.confusion(truth, probabilities.argmax(1), len(labels))
     return {
@@ -128,6 +131,16 @@ def _shares(
         if (chosen == k).any():
             found[f"precision.{label}"] = wilson(hits, int((chosen == k).sum()), level)
     return found
+
+
+def _means(
+    truth: np.ndarray, probabilities: np.ndarray, floor: float, level: float
+) -> dict[str, Interval]:
+    losses = c.log_losses(truth, probabilities)
+    return {
+        "log_loss": mean_interval(losses, 0.0, c.largest_log_loss(floor), level),
+        "brier": mean_interval(c.brier_scores(truth, probabilities), 0.0, 2.0, level),
+    }
 
 
 def _calibration(

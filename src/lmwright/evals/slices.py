@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lmwright.evals.predictions import Predictions
-from lmwright.metrics.classification import log_losses, mean
-from lmwright.metrics.intervals import bootstrap, wilson
+from lmwright.metrics.classification import largest_log_loss, log_losses
+from lmwright.metrics.intervals import mean_interval, wilson
 from lmwright.text.personal import mask_personal
 
 NEGATION = re.compile(
@@ -46,8 +45,6 @@ def slice_scores(
     rows: pa.Table,
     found: Predictions,
     fewest: int,
-    draws: int,
-    rng: np.random.Generator,
     level: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Accuracy and log-loss with intervals on every slice that is not all rows, worst first.
@@ -67,7 +64,7 @@ def slice_scores(
             small.append({"slice": name, "rows": n, "too_few": True})
             continue
         own = losses[member]
-        loss = bootstrap(partial(mean, own), n, draws, rng, level)
+        loss = mean_interval(own, 0.0, largest_log_loss(found.floor), level)
         judged.append(
             {
                 "slice": name,

@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from lmwright.core.errors import BadInput
-from lmwright.core.random import stream
 from lmwright.core.stage import Settings
-from lmwright.evals.evaluate import LARGEST, row_losses
+from lmwright.evals.evaluate import largest_loss, row_losses
 from lmwright.evals.predictions import Predictions, judge, predict_logits
 from lmwright.evals.slices import memberships
 from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
@@ -57,7 +56,9 @@ class Gate(Settings):
     """The conditions. ``fresh`` and ``kept`` name gate rows as ``ARTIFACT/FILE``.
 
     ``metric``    the loss that is compared: log_loss and brier are proper scores with more power
-                  than accuracy.
+                  than accuracy. Rows that show a margin are the more the larger a loss can be
+                  (``metrics.noninferiority.rows_needed``): 350 for 0.02 by brier, over a thousand
+                  by log_loss.
     ``claim``     what must be shown on the fresh rows: ``not inferior`` by more than ``margin``,
                   or ``superior``.
     ``alpha``     chance of passing a model that is worse by the margin. Each further use of the
@@ -69,7 +70,7 @@ class Gate(Settings):
     ``max_megabytes``  of the model's files.
     """
 
-    metric: Metric = "log_loss"
+    metric: Metric = "brier"
     claim: Literal["not inferior", "superior"] = "not inferior"
     margin: float = 0.02
     alpha: float = 0.05
@@ -126,7 +127,6 @@ def run_gate(
     candidate: Candidate,
     incumbent: Candidate,
     used: Mapping[str, int],
-    seed: int,
     timed: bool = True,
 ) -> list[Condition]:
     """Judge every condition of ``gate`` on ``sets`` (place -> rows with id, text, label, source).
@@ -140,34 +140,29 @@ def run_gate(
     }
     alphas = {place: allowance(gate.alpha, used[place]) for place in sets}
     alpha = alphas[gate.fresh]
-    conditions = [quality(gate, "quality on " + gate.fresh, *found[gate.fresh], alpha, seed)]
+    conditions = [quality(gate, "quality on " + gate.fresh, *found[gate.fresh], alpha)]
     conditions += [
-        kept(gate, f"not forgotten: {place}", *found[place], alphas[place], seed)
-        for place in gate.kept
+        kept(gate, f"not forgotten: {place}", *found[place], alphas[place]) for place in gate.kept
     ]
     if gate.slices is not None:
         rows = sets[gate.fresh]
-        conditions += slices(gate.slices, rows, labels, *found[gate.fresh], alpha, seed)
+        conditions += slices(gate.slices, rows, labels, *found[gate.fresh], alpha)
     if timed:
         conditions.append(speed(gate, candidate, incumbent, sets[gate.fresh]))
     conditions.append(size(gate, candidate))
     return conditions
 
 
-def quality(
-    gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float, seed: int
-) -> Condition:
+def quality(gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float) -> Condition:
     """The primary claim on the fresh rows."""
-    verdict = verdict_on(gate, new, old, gate.margin, alpha, seed, name)
+    verdict = verdict_on(gate, new, old, gate.margin, alpha)
     wanted = {"superior"} if gate.claim == "superior" else {"superior", "not inferior"}
     return condition(name, verdict, verdict.verdict in wanted, gate, new, old)
 
 
-def kept(
-    gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float, seed: int
-) -> Condition:
+def kept(gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float) -> Condition:
     """An earlier test set is not forgotten by more than its margin."""
-    verdict = verdict_on(gate, new, old, gate.kept_margin, alpha, seed, name)
+    verdict = verdict_on(gate, new, old, gate.kept_margin, alpha)
     return condition(name, verdict, verdict.passes, gate, new, old)
 
 
@@ -178,7 +173,6 @@ def slices(
     new: Predictions,
     old: Predictions,
     alpha: float,
-    seed: int,
 ) -> list[Condition]:
     """Every slice of the kinds asked for: large enough, and not worse by more than the margin."""
     conditions = []
@@ -189,9 +183,9 @@ def slices(
             row_losses(old, asked.metric)[member],
             asked.margin,
             alpha,
-            stream(seed, "gate", name),
+            largest_loss(new, asked.metric),
+            largest_loss(old, asked.metric),
             fewest=asked.rows,
-            largest=LARGEST[asked.metric],
         )
         evidence = verdict.to_json() | {"metric": asked.metric}
         conditions.append(Condition(name, verdict.passes, verdict.reason, evidence))
@@ -268,8 +262,6 @@ def verdict_on(
     old: Predictions,
     margin: float,
     alpha: float,
-    seed: int,
-    name: str,
 ) -> Verdict:
     """The paired comparison on the gate's metric."""
     return compare(
@@ -277,8 +269,8 @@ def verdict_on(
         row_losses(old, gate.metric),
         margin,
         alpha,
-        stream(seed, "gate", name),
-        largest=LARGEST[gate.metric],
+        largest_loss(new, gate.metric),
+        largest_loss(old, gate.metric),
     )
 
 

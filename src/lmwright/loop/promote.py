@@ -163,7 +163,6 @@ class Promote(Stage):
             candidate_of(store, version),
             candidate_of(store, incumbent) if in_service else baseline(store, incumbent),
             used,
-            self.seed,
             timed=in_service,
         )
         return {

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
-from lmwright.core.hashing import hash_bytes
-from lmwright.core.random import stream
+from lmwright.core.hashing import encoded, hash_bytes
 from lmwright.core.recipe import merge
 from lmwright.core.settings import read_settings
 from lmwright.core.stage import Settings
@@ -22,8 +21,9 @@ from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Gate, lacking
 from lmwright.loop.promote import Promote
 from lmwright.loop.watch import Watch
-from lmwright.metrics.classification import SMALLEST
-from lmwright.metrics.noninferiority import FEWEST, allowance, one_sided_bounds
+from lmwright.metrics.bounded_mean import mean_bounds
+from lmwright.metrics.classification import SMALLEST, largest_log_loss
+from lmwright.metrics.noninferiority import FEWEST, allowance
 from lmwright.serve.traffic import PARTS, bare
 from lmwright.store.store import Store
 
@@ -144,10 +144,9 @@ def find_trigger(
     if reference_loss is not None and (not looks or len(labelled) >= 2 * looks[-1]):
         losses = np.array([loss_of(row) for row in labelled])
         alpha = allowance(settings.alpha, len(looks))
-        lower, _ = one_sided_bounds(losses - reference_loss, alpha, stream(0, "harm"))
+        lower = mean_bounds(losses, 0.0, largest_log_loss(), alpha)[0] - reference_loss
         looks = (*looks, len(labelled))
-        least = lower if np.isfinite(lower) else None
-        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": least, "alpha": alpha}
+        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower, "alpha": alpha}
         if lower > settings.loss:
             return Trigger(
                 f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence, looks
@@ -288,7 +287,7 @@ def derive(
 
 def write_recipe(store: Store, raw: dict[str, Any]) -> Path:
     """Put a derived recipe into the store under its content (JSON is YAML; stages keep order)."""
-    data = json.dumps(raw, ensure_ascii=False, indent=1).encode() + b"\n"
+    data = encoded(json.dumps(raw, ensure_ascii=False, indent=1)) + b"\n"
     path = store.folder / "feedback" / f"retrain-{hash_bytes(data)[:24]}.yaml"
     write_bytes(path, data)
     return path

@@ -3,6 +3,12 @@
 Temperature scaling (Guo et al. 2017): one number T, softmax(logits / T), fitted on a split of its
 own by least log-loss. It changes no prediction.
 
+Smoothing: of n calibration rows no model can know that a label is rarer than about one in n. What
+it says is mixed with one blind guess among n + 1 answers, (n·softmax + 1/k) / (n + 1), so that no
+probability of k labels is below its floor 1/(k(n + 1)). So log-loss has a largest value, log(k(n +
+1)), without which no bound of its mean holds; one error made with certainty costs that, not
+infinity.
+
 Abstention: a text is answered when its confidence reaches a threshold, the lowest one for which
 the share of errors among the answered is below a set risk with a set confidence. Thresholds are
 tried in fixed order, from few answered texts to all, and the first that cannot be shown to be
@@ -34,7 +40,7 @@ NEVER = 2.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and an abstention threshold with what they promise.
+    """A temperature, the share of a blind guess, and an abstention threshold with its promise.
 
     Among answered rows like those it was fitted on, at most ``risk`` are wrong, with
     ``confidence``; ``coverage`` is the share of the fitted rows that were answered, ``rows`` their
@@ -43,6 +49,7 @@ class Calibration:
     """
 
     temperature: float = 1.0
+    smoothing: float = 0.0
     threshold: float = 0.0
     risk: float = 1.0
     confidence: float = 0.9
@@ -69,23 +76,27 @@ class Calibration:
             raise BadInput(f"{len(answers)} answers to {rows.num_rows} rows", "as many, not 0")
         if task.confidence(answers) is None:
             return cls(risk=risk, confidence=confidence, rows=rows.num_rows)
-        temperature = fit_temperature(
-            lambda t: float(
-                task.measures(rows, task.calibrated(answers, t)).losses[task.primary].values.mean()
-            )
-        )
-        scaled = task.calibrated(answers, temperature)
+
+        def mean_loss(temperature: float) -> float:
+            scaled = task.calibrated(answers, temperature, 0.0)
+            return float(task.measures(rows, scaled).losses[task.primary].values.mean())
+
+        if not np.isfinite(mean_loss(1.0)):
+            raise BadInput("an answer is not finite", "finite logits", "look for NaN in training")
+        temperature = fit_temperature(mean_loss)
+        smoothing = 1 / (rows.num_rows + 1)
+        scaled = task.calibrated(answers, temperature, smoothing)
         sure = task.confidence(scaled)
         if sure is None or not task.abstains_by:
-            return cls(temperature, 0.0, risk, confidence, 1.0, rows.num_rows)
+            return cls(temperature, smoothing, 0.0, risk, confidence, 1.0, rows.num_rows)
         wrong = task.measures(rows, scaled).losses[task.abstains_by].values > 0
         threshold = fit_threshold(sure, wrong, risk, confidence)
         coverage = float((sure >= threshold).mean())
-        return cls(temperature, threshold, risk, confidence, coverage, rows.num_rows)
+        return cls(temperature, smoothing, threshold, risk, confidence, coverage, rows.num_rows)
 
     def apply(self, task: Task, answers: Answers) -> Answers:
         """Calibrated answers, with ``unsure`` (n,) bool: which are better left unanswered."""
-        scaled = task.calibrated(answers, self.temperature)
+        scaled = task.calibrated(answers, self.temperature, self.smoothing)
         sure = task.confidence(scaled)
         unsure = np.zeros(len(scaled), bool) if sure is None else sure < self.threshold
         return scaled.with_columns(unsure=unsure)
@@ -105,6 +116,8 @@ class Calibration:
             found = cls(**json.loads((folder / "calibration.json").read_text()))
             if not (COLDEST <= found.temperature <= HOTTEST and 0 <= found.threshold <= NEVER):
                 raise ValueError(f"temperature {found.temperature}, threshold {found.threshold}")
+            if not 0 <= found.smoothing <= 0.5:
+                raise ValueError(f"smoothing {found.smoothing}")
             return found
         except (OSError, ValueError, TypeError) as fault:
             raise Corrupt(f"calibration.json of {folder.name} cannot be read ({fault})") from fault
@@ -114,6 +127,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (n, k), each row by itself and free of overflow."""
     raised = np.exp(logits - logits.max(-1, keepdims=True))
     return raised / raised.sum(-1, keepdims=True)
+
+
+def smoothed(probabilities: np.ndarray, share: float) -> np.ndarray:
+    """Probabilities (..., k) mixed with ``share`` of a uniform distribution."""
+    return (1 - share) * probabilities + share / probabilities.shape[-1]
 
 
 def fit_temperature(loss_at: Callable[[float], float]) -> float:

@@ -70,6 +70,11 @@ def log_losses(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(chosen, SMALLEST, 1.0))
 
 
+def largest_log_loss(floor: float = 0.0) -> float:
+    """The largest log-loss of a model that gives no probability below ``floor``, in nats."""
+    return float(-np.log(max(floor, SMALLEST)))
+
+
 def brier_scores(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Per row (n,): squared distance to the right answer, summed over classes (0 to 2).
 

@@ -1,4 +1,4 @@
-"""Intervals: Wilson's for shares, the bootstrap for the rest, over rows, groups and seeds.
+"""Intervals: Wilson's for shares, Gaffke's for means, the bootstrap for other statistics.
 
 A statistic for the bootstrap is a function of weights (draws, n) that gives (draws, ...): how
 often each row was drawn. All draws are scored at once, in pieces that fit a memory budget.
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+
+from lmwright.metrics.bounded_mean import mean_bounds
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -139,21 +141,35 @@ def _acceleration(statistic: Statistic, n: int, groups: np.ndarray | None) -> fl
     return float(np.sum(gaps**3) / (6 * scale)) if scale > 0 else 0.0
 
 
-def paired_difference(
-    left: np.ndarray,
-    right: np.ndarray,
-    draws: int,
-    rng: np.random.Generator,
+def mean_interval(
+    values: np.ndarray,
+    least: float,
+    largest: float,
     level: float = 0.95,
     groups: np.ndarray | None = None,
 ) -> Interval:
-    """Mean of ``left − right`` (n,), the two having been measured on the same rows."""
+    """Mean of ``values`` (n,) that lie between ``least`` and ``largest``: Gaffke's bounds.
+
+    Each end is wrong with half of what ``level`` leaves; see
+    :mod:`lmwright.metrics.bounded_mean`.
+    """
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return Interval(np.nan, np.nan, np.nan, level)
+    low, high = mean_bounds(values, least, largest, (1 - level) / 2, groups)
+    return Interval(float(values.mean()), low, high, level)
+
+
+def paired_difference(
+    left: np.ndarray,
+    right: np.ndarray,
+    largest: float,
+    level: float = 0.95,
+    groups: np.ndarray | None = None,
+) -> Interval:
+    """Mean of ``left − right`` (n,), measured on the same rows, each from 0 to ``largest``."""
     gaps = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
-
-    def mean(weights: np.ndarray) -> np.ndarray:
-        return (weights @ gaps) / weights.sum(-1)
-
-    return bootstrap(mean, len(gaps), draws, rng, level, groups)
+    return mean_interval(gaps, -largest, largest, level, groups)
 
 
 def seeds_difference(

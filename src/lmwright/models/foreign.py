@@ -165,7 +165,11 @@ def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], whe
             nearest(kind, {*entries("families"), *NAMES}),
         )
     if "quantization_config" in config:
-        raise BadInput(f"{where}: quantised weights", "weights in fp32, fp16 or bf16")
+        raise BadInput(
+            f"{where}: quantised weights ({config['quantization_config']})"[:300],
+            "weights in fp32, fp16 or bf16",
+            "fetch the model that they were made from",
+        )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

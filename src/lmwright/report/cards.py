@@ -8,6 +8,7 @@ from pathlib import Path
 from lmwright import __version__
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import encoded
 from lmwright.report.report import render
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import read_version, resolve_version
@@ -28,7 +29,7 @@ def write_cards(store: Store, name: str, out: Path) -> list[Path]:
         page = {"name": name, "version": version, "kind": kind, "facts": facts}
         paths = [out.absolute() / f"{kind}-card{suffix}" for suffix in (".html", ".json")]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(paths[0], render("card.html", {**page, "lmwright": __version__}).encode())
+        write_bytes(paths[0], encoded(render("card.html", {**page, "lmwright": __version__})))
         write_json(paths[1], facts)
         written += paths
     return written

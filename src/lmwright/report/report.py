@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lmwright import __version__
 from lmwright.core.durable import write_bytes
+from lmwright.core.hashing import encoded
+from lmwright.core.yaml12 import write_yaml
 from lmwright.data.split import SPLITS
 from lmwright.draw import charts
 from lmwright.draw.charts import Line, Node
@@ -46,7 +47,7 @@ def write_report(store: Store, what: str, out: Path) -> Path:
     if at:
         resolve_version(store, what)
     page = render("report.html", sections(gather(store, recipe, what if at else "")))
-    write_bytes(out.absolute(), page.encode())
+    write_bytes(out.absolute(), encoded(page))
     return out
 
 
@@ -99,7 +100,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
             name: evidence.load(run.first("audit"), "audit", f"{name}-card.json")
             for name in ("model", "data")
         },
-        "settings": yaml.safe_dump(run.raw, sort_keys=False, allow_unicode=True),
+        "settings": write_yaml(run.raw),
         "environment": environment_section(run),
     }
     return parts | {"headline": headline(scores), "tiles": tiles(parts, scores)}

@@ -97,7 +97,10 @@ class Unchanged(Database):
     """A log's database for those who only look: nothing in it is created or brought up to date."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+        asked = {"mode": "ro", "uri": "true"}
+        super().__init__(
+            sa.URL.create("sqlite", database=f"file:{quote(bytes(path))}", query=asked)
+        )
 
     def migrate(self) -> None:
         """Leave the schema to the server."""

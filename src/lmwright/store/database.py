@@ -99,10 +99,11 @@ ABSENT = (
 class Database:
     """Transactions on a database. Every write is one immediate, fully synchronous transaction."""
 
-    def __init__(self, url: str, migrations: Migrations | None = None) -> None:
+    def __init__(self, url: str | sa.URL, migrations: Migrations | None = None) -> None:
         self.url = url
         self.migrations = MIGRATIONS if migrations is None else migrations
-        self.sqlite = url.startswith("sqlite")
+        self.dialect = url.partition(":")[0] if isinstance(url, str) else url.drivername
+        self.sqlite = self.dialect.startswith("sqlite")
         try:
             self.engine = sa.create_engine(url, pool_pre_ping=not self.sqlite)
         except (ArgumentError, ValueError):
@@ -113,7 +114,7 @@ class Database:
             ) from None
         except ModuleNotFoundError as error:
             raise MissingPart(
-                f"{url.partition(':')[0]} needs the package {error.name!r}",
+                f"{self.dialect} needs the package {error.name!r}",
                 "the extra postgres",
                 "pip install -c constraints.txt -e '.[postgres]'",
             ) from None
@@ -225,6 +226,6 @@ def sqlite_commit(connection: sa.Connection) -> Iterator[None]:
     connection.commit()
 
 
-def sqlite_url(path: Path) -> str:
-    """The SQLAlchemy address of a database file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> sa.URL:
+    """The SQLAlchemy address of a database file, whatever signs its path has."""
+    return sa.URL.create("sqlite", database=str(path))

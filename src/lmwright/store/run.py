@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, LmwrightError, nearest
+from lmwright.core.hashing import encoded
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stamp import Stamp, differences, stamp_of
@@ -330,7 +331,7 @@ def last_stamps(recipe: str, store: Store) -> dict[str, str]:
 def write_head(folder: Path, head: Mapping[str, Any]) -> None:
     """Write ``run.json``. Its keys stay in order: that of ``stages`` is part of the recipe."""
     text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(folder / "run.json", text.encode() + b"\n")
+    write_bytes(folder / "run.json", encoded(text) + b"\n")
 
 
 def read_run(store: Store, name: str) -> dict[str, Any]:

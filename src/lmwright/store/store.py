@@ -84,6 +84,12 @@ class Store:
 
     def __init__(self, folder: Path, database: str | None = None, remote: str | None = None):
         self.folder = folder.absolute()
+        if str(self.folder) != str(self.folder).encode("utf-8", "replace").decode():
+            raise BadInput(
+                f"the store {self.folder} has a path with bytes that are not UTF-8",
+                "a path that every library can open",
+                "choose another with --store or LMWRIGHT_STORE",
+            )
         try:
             for name in ("artifacts", "results", "decisions", "runs", "work", "tmp"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)

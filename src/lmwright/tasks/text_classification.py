@@ -18,7 +18,7 @@ from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Estimate, Loss, Measures, Prepared, Share, Signal, ragged
 from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
-from lmwright.metrics.calibration import fit_temperature, softmax
+from lmwright.metrics.calibration import fit_temperature, smoothed, softmax
 from lmwright.metrics.intervals import bootstrap_draws, quantiles
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import pack
@@ -26,9 +26,6 @@ from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
 from lmwright.text.cleaning import Step, cleaner
 from lmwright.train.batches import Example
-
-LARGEST_LOG_LOSS = -float(np.log(c.SMALLEST))
-"""A right label's probability is never counted as smaller than ``SMALLEST``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +136,16 @@ class TextClassification(Settings):
             )
         return np.array([place[label] for label in given], dtype=np.int64)
 
-    def calibrated(self, answers: Answers, temperature: float) -> Answers:
-        """Probabilities (n, k) from the logits at a temperature, and the likeliest label."""
+    def calibrated(self, answers: Answers, temperature: float, smoothing: float) -> Answers:
+        """Probabilities (n, k) from the logits at a temperature, and the likeliest label.
+
+        ``floor`` (n,) is the least probability that any label can be given.
+        """
         logits = np.asarray(answers["logits"], dtype=np.float64)
-        probabilities = softmax(logits / temperature)
+        probabilities = smoothed(softmax(logits / temperature), smoothing)
         chosen = [self.labels[place] for place in probabilities.argmax(-1)]
-        return answers.with_columns(probabilities=probabilities, label=chosen)
+        floor = np.full(len(logits), smoothing / len(self.labels))
+        return answers.with_columns(probabilities=probabilities, label=chosen, floor=floor)
 
     def confidence(self, answers: Answers) -> np.ndarray:
         """The largest probability; of uncalibrated answers the largest logit."""
@@ -170,7 +171,7 @@ class TextClassification(Settings):
                 shares[f"precision.{label}"] = Share(right & (truth == k), chosen == k)
         return Measures(
             losses={
-                "log_loss": Loss(c.log_losses(truth, p), LARGEST_LOG_LOSS),
+                "log_loss": Loss(c.log_losses(truth, p), c.largest_log_loss(float(answers["floor"].min()))),
                 "brier": Loss(c.brier_scores(truth, p), 2.0),
                 "error": Loss((~right).astype(float), 1.0),
             },

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.models.core.spec import Head
 from lmwright.models.encoder import Encoder, from_published
-from lmwright.models.files.folder import read_folder, write_folder
+from lmwright.models.files.folder import describe_folder, read_folder, write_folder
 from lmwright.models.files.weights import read_tensors
 from lmwright.models.model import load_model
 from lmwright.models.network.network import build, fill
@@ -138,6 +138,13 @@ def test_a_pickle_is_refused_unopened(published, name):
 def test_remote_code_is_refused(published):
     change_config(published, auto_map={"AutoModel": "modeling.Model"})
     refused(published, BadInput, "auto_map")
+
+
+@pytest.mark.parametrize("method", ["fp8", "bitsandbytes", "gptq"])
+def test_quantised_weights_are_named(published, method):
+    change_config(published, quantization_config={"quant_method": method})
+    assert describe_folder(published).quantised == f"quantised by {method}"
+    refused(published, BadInput, "config.json", f"quantised by {method}", "fp32, fp16 or bf16")
 
 
 def test_another_family_is_refused_with_the_nearest(published):

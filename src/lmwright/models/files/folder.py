@@ -64,6 +64,13 @@ class Described:
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def quantised(self) -> str:
+        """How the weights of the folder are quantised, in words; empty if they are whole."""
+        asked = self.config.get("quantization_config")
+        method = asked.get("quant_method") if isinstance(asked, dict) else None
+        return "" if asked is None else f"quantised by {method or 'a method without a name'}"
+
+    @property
     def left(self) -> str:
         """The parts and settings of the model that are not read, in words."""
         parts = [self.family.text_part.left] if self.family.text_part else []
@@ -104,6 +111,12 @@ def read_folder(folder: Path) -> Published:
     tensors, wrong shapes, weights that are not finite.
     """
     described = describe_folder(folder)
+    if described.quantised:
+        raise BadInput(
+            f"{folder / 'config.json'}: the weights are {described.quantised}",
+            "weights in fp32, fp16 or bf16",
+            "fetch the model that they were made from, or a GGUF file of it",
+        )
     family, config, setting = described.family, described.config, described.spec
     others = family.text_part.others if family.text_part else ()
     theirs = renamed(read_shards(folder, others), family, str(folder))

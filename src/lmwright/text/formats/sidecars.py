@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,12 @@ def roles_beside(folder: Path, ids: Mapping[str, int]) -> dict[str, tuple[int, .
     if language is not None:
         found["language"] = (ids[language],)
     path = folder / GENERATION
-    values = read_object(path) if path.is_file() else {}
+    values, known = read_object(path) if path.is_file() else {}, set(ids.values())
     for role in ROLES:
-        numbers = id_list(values.get(f"{role}_token_id"), set(ids.values()), f"{path}: {role}")
+        numbers = id_list(values.get(f"{role}_token_id"))
+        if role in ("bos", "eos"):
+            refuse_unknown(numbers, known, f"{path}: {role}")
+        numbers = tuple(number for number in numbers if type(number) is int and number in known)
         if role == "eos" or role not in found:
             merged = tuple(dict.fromkeys(found.get(role, ()) + numbers))
             found |= {role: merged} if merged else {}
@@ -123,13 +126,16 @@ def token_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def id_list(value: Any, known: set[int], where: str) -> tuple[int, ...]:
-    """An id, or a list of them, all known."""
-    numbers = value if isinstance(value, list) else [] if value is None else [value]
+def id_list(value: Any) -> tuple[Any, ...]:
+    """An id, or a list of them; none where it is null or -1."""
+    return tuple(value) if isinstance(value, list) else () if value in (None, -1) else (value,)
+
+
+def refuse_unknown(numbers: Sequence[Any], known: set[int], where: str) -> None:
+    """Raise Corrupt for an id that no token has."""
     for number in numbers:
         if type(number) is not int or number not in known:
             raise Corrupt(f"{where} has id {number!r}", "the id of a token", FETCH_AGAIN)
-    return tuple(numbers)
 
 
 def checked_id(value: Any, path: Path) -> int:

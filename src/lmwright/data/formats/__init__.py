@@ -1,0 +1,1 @@
+"""Formats of tables, one a file: from bytes to records."""

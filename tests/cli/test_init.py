@@ -1,0 +1,88 @@
+"""``init`` writes a recipe that is read back as it was meant, whatever names a table has."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lmwright.cli.main import main
+from lmwright.cli.open import open_recipe
+from lmwright.data.prepare import Data
+from lmwright.data.sources import Row, read_source
+
+ROWS = [f"a fine text of day {n},{'ab'[n % 2]}" for n in range(60)]
+
+
+def written(table: Path, *words: str):
+    """The recipe of a table, read back, and its one source."""
+    assert main(["init", str(table), "--out", "mine.yaml", *words]) == 0
+    recipe = open_recipe(Path("mine.yaml"), [])
+    step = recipe.step("data")
+    assert step is not None and isinstance(step.stage, Data)
+    (source,) = step.stage.sources
+    return recipe, source
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        ("08.csv", "text,label"),
+        ("1e5.csv", "text,label"),
+        ("0x1F.csv", "text,label"),
+        ("null.csv", "text,label"),
+        ("questions.csv", "07,08"),
+        ("true.csv", "1e5,no"),
+        ("feedback[1].csv", "text,label"),
+        ("a*b?.csv", "text,label"),
+    ],
+)
+def test_names_that_look_like_something_else(folder: Path, file: str, header: str) -> None:
+    path = folder / file
+    path.write_text("\n".join([header, *ROWS]))
+    recipe, source = written(path)
+    assert (source.text, source.label) == tuple(header.split(","))
+    assert source.path == str(path)
+    assert isinstance(recipe.name, str)
+    assert sum(isinstance(row, Row) for row in read_source(source)) == 60
+
+
+def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder, capsys) -> None:
+    path = folder / ("customer-feedback-export-" * 4 + "2.csv")
+    path.write_text("\n".join(["text,label", *ROWS]))
+    recipe, _ = written(path)
+    assert recipe.name == ("customer-feedback-export-" * 4)[:64].rstrip("-")
+    text = Path("mine.yaml").read_text().replace(recipe.name, "a" * 77, 1)
+    Path("mine.yaml").write_text(text)
+    assert main(["plan", "mine.yaml"]) == 1
+    assert "name is 77 characters long" in (told := capsys.readouterr().err)
+    assert "at most 64 characters" in told
+
+
+def test_more_labels_than_usual_are_written_into_the_recipe(folder: Path) -> None:
+    rows = [f"please help with matter {n} of mine,intent {n % 250}" for n in range(1000)]
+    (folder / "t.csv").write_text("\n".join(["text,intent", *rows]))
+    recipe, _ = written(folder / "t.csv", "--label", "intent")
+    assert recipe.step("data").stage.max_labels == 250
+
+
+def test_a_name_that_is_not_utf_8_is_written_read_and_run(folder: Path, capsys) -> None:
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.csv"))
+    try:
+        path.write_text("\n".join(["text,label", *ROWS]))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    _, source = written(path)
+    assert source.path == str(path)
+    assert next(row.origin for row in read_source(source)) == "caf\\udce9.csv:1"
+    keep = Path("mine.yaml").read_text().partition("  train: {}")[0]
+    Path("mine.yaml").write_text(keep)
+    assert main(["run", "mine.yaml"]) == 0
+    assert main(["show"]) == 0
+    assert "data" in capsys.readouterr().out
