@@ -1,31 +1,52 @@
-"""The stage ``baselines``: what a model must beat, trained on the same rows and on all rows."""
+"""The stage ``baselines``: what a model must beat, fitted on the same rows and on all rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmwright.core.errors import BadInput
+from lmwright.core.predictor import Predictor
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import read_labels
+from lmwright.core.task import Task
+from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.data.sample import same_rows
-from lmwright.evals.rows import read_split
-from lmwright.models.majority import Majority
-from lmwright.models.tfidf import Tfidf
+
+
+class Baseline(Protocol):
+    """A kind of model that is fitted to rows without further settings."""
+
+    @classmethod
+    def fit(cls, task: Task, rows: pa.Table, seed: int) -> Predictor:
+        """The model of these training rows."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth telling of the fit."""
+
+
+def baseline_names(task: Task) -> tuple[str, ...]:
+    """The artifacts of a task's baselines: each by its name, the strongest (the last) fitted on
+    all rows too."""
+    names = tuple(task.baselines)
+    return (*names, f"{names[-1]}_all") if names else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baselines(Stage):
-    """Train the majority and TF-IDF baselines on training rows.
+    """Fit the baselines of the task on training rows.
 
     ``like`` names the model whose own list of rows says what "the same rows" are; empty, the
     limit ``rows`` draws them from the training split (0 is all). ``extra`` names artifacts whose
     training rows the model was trained on too.
     """
 
+    task: Any = None
     like: str = "model"
     rows: int = 0
     extra: tuple[str, ...] = ()
@@ -35,8 +56,13 @@ class Baselines(Stage):
         return ("rows", *([self.like] if self.like else []), *self.extra)
 
     def gives(self) -> tuple[str, ...]:
-        """``majority`` and ``tfidf`` on the same rows, ``tfidf_all`` on all."""
-        return ("majority", "tfidf", "tfidf_all")
+        """Each baseline on the same rows, the strongest as ``NAME_all`` on all."""
+        return baseline_names(self.task)
+
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows, and its baselines."""
+        own = (place.partition(":")[0] for place in self.task.baselines.values())
+        return (*task_modules(inputs["rows"]), *own)
 
     def check(self) -> None:
         """BadInput where two settings say which rows."""
@@ -52,46 +78,42 @@ class Baselines(Stage):
         return WorkEstimate(fitted_rows=2 * known.rows("rows/train"), disk=20_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Fit the three, save them, and say on how many rows and how strong."""
-        labels = read_labels(work.inputs["rows"])
+        """Fit and save them, and say on how many rows and what each has to tell."""
+        task = read_task_of(work.inputs["rows"])
         every = self._all_rows(work)
-        same = self._same_rows(work, every)
-        work.progress(0, 3, "majority")
-        Majority.fit(same.column("label").to_pylist(), labels).save(work.out("majority"))
-        for name, rows in (("majority", same), ("tfidf", same), ("tfidf_all", every)):
+        same = self._same_rows(work, task, every)
+        found: dict[str, Any] = {"same_rows": same.num_rows, "all_rows": every.num_rows}
+        names = self.gives()
+        fitted: Any = None
+        for number, name in enumerate(names):
+            whole = name not in task.baselines
+            rows = every if whole else same
+            work.progress(number, len(names), f"{name} on {rows.num_rows:,} rows")
+            if not whole or same.num_rows != every.num_rows:
+                fitted = kind_of(task, name.removesuffix("_all") if whole else name).fit(
+                    task, rows, self.seed
+                )
+            fitted.save(work.out(name))
             pq.write_table(rows.select(["id", "source"]), work.out(name) / "rows.parquet")
-        work.progress(1, 3, "tfidf on the same rows")
-        tfidf = self._fit(same, labels)
-        tfidf.save(work.out("tfidf"))
-        work.progress(2, 3, "tfidf on all rows")
-        tfidf_all = tfidf if same.num_rows == every.num_rows else self._fit(every, labels)
-        tfidf_all.save(work.out("tfidf_all"))
-        work.progress(3, 3)
-        return {
-            "same_rows": same.num_rows,
-            "all_rows": every.num_rows,
-            "tfidf": {"strength": tfidf.strength, "terms": len(tfidf.terms)},
-            "tfidf_all": {"strength": tfidf_all.strength, "terms": len(tfidf_all.terms)},
-        }
-
-    def _fit(self, rows: pa.Table, labels: tuple[str, ...]) -> Tfidf:
-        texts, given = rows.column("text").to_pylist(), rows.column("label").to_pylist()
-        return Tfidf.fit(texts, given, labels, self.seed)
+            found[name] = fitted.facts()
+        work.progress(len(names), len(names))
+        return found
 
     def _all_rows(self, work: Work) -> pa.Table:
         """The training split and the further rows, each id once, sorted."""
         tables = [read_split(work.inputs["rows"], "train")]
         tables += [read_split(work.inputs[name], "train") for name in self.extra]
-        joined = pa.concat_tables(tables)
+        joined = pa.concat_tables(tables, promote_options="default")
         seen: dict[str, int] = {}
         for place, row in enumerate(joined.column("id").to_pylist()):
             seen.setdefault(row, place)
         return joined.take(pa.array([seen[row] for row in sorted(seen)], type=pa.int64()))
 
-    def _same_rows(self, work: Work, every: pa.Table) -> pa.Table:
+    def _same_rows(self, work: Work, task: Task, every: pa.Table) -> pa.Table:
         """Those of the rows that the model was trained on."""
         if not self.like:
-            return same_rows(every, self.rows, self.seed)
+            strata = [task.stratum(row) for row in every.to_pylist()]
+            return same_rows(every, self.rows, self.seed, strata)
         path = work.inputs[self.like] / "rows.parquet"
         if not path.is_file():
             raise BadInput(
@@ -108,3 +130,10 @@ class Baselines(Stage):
                 "name the artifacts with its further rows in extra",
             )
         return every.filter(pa.array(kept))
+
+
+def kind_of(task: Task, name: str) -> type[Baseline]:
+    """The definition of one of the task's baselines."""
+    module, _, attribute = task.baselines[name].partition(":")
+    found: type[Baseline] = getattr(import_module(module), attribute)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,40 +14,25 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import read_labels
+from lmwright.core.task import Answers, Task, task_to_json
+from lmwright.data.corpus import read_split, read_task_of, task_modules
+from lmwright.evals.baselines import baseline_names
 from lmwright.evals.predictions import (
     Predictions,
+    answers_to,
+    clusters_of,
     judge,
-    predict_logits,
-    truth_of,
     write_predictions,
 )
-from lmwright.evals.rows import read_split
-from lmwright.evals.scores import score
+from lmwright.evals.scores import score, score_differences
 from lmwright.evals.slices import slice_scores, worst_rows
-from lmwright.metrics.classification import brier_scores, largest_log_loss, log_losses
+from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.intervals import Interval
 from lmwright.metrics.noninferiority import compare
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
-from lmwright.tables import MODELS
+from lmwright.models.load import load_predictor, modules_of
 
 READ_TOKENS = 256
 """What a forecast takes as a model's cap; the cap itself is the model's own."""
-
-PRIMARY = ("log_loss", "brier", "accuracy")
-
-MAIN = (
-    "accuracy",
-    "macro_f1",
-    "log_loss",
-    "brier",
-    "calibration_error",
-    "macro_roc_auc",
-    "coverage",
-    "accuracy_answered",
-)
-"""The scores that become facts of the run; the others stand in ``scores.json``."""
 
 SPARSE = 0.5
 """A model that answers fewer rows than this share is worth a word."""
@@ -56,19 +42,21 @@ SPARSE = 0.5
 class Evaluate(Stage):
     """Score models on splits and test sets; the first of ``models`` is compared with the others.
 
+    ``models`` are by default the artifact ``model`` and the baselines of the recipe's ``task``.
     ``splits`` are files of the rows artifact: ``test``, ``test-NAME``; ``rows`` limits each (0
     is all). ``extra`` names artifacts whose calibration rows join those of the rows artifact.
     ``risk`` is the share of errors allowed among answered texts, kept with ``confidence`` by
-    answering "unsure" elsewhere. ``primary`` decides which model is best. ``draws`` are the
-    bootstrap's; ``fewest`` is the least size of a slice; ``worst`` how many of the costliest rows
+    answering "unsure" elsewhere. ``primary`` is the loss or score that decides which model is
+    best, by default the task's. ``draws`` are the bootstrap's; ``fewest`` is the least size of a slice; ``worst`` how many of the costliest rows
     are listed.
     """
 
-    models: tuple[str, ...] = ("model", "majority", "tfidf", "tfidf_all")
+    task: Any = None
+    models: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("test",)
     extra: tuple[str, ...] = ()
     rows: int = 0
-    primary: str = "log_loss"
+    primary: str = ""
     risk: float = 0.1
     confidence: float = 0.9
     draws: int = 1000
@@ -76,9 +64,14 @@ class Evaluate(Stage):
     fewest: int = 50
     worst: int = 20
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The models that are scored."""
+        return self.models or ("model", *baseline_names(self.task))
+
     def needs(self) -> tuple[str, ...]:
         """The rows, every model, and further calibration rows."""
-        return ("rows", *self.models, *self.extra)
+        return ("rows", *self.scored, *self.extra)
 
     def gives(self) -> tuple[str, ...]:
         """Calibrations, predictions and ``scores.json``."""
@@ -86,26 +79,23 @@ class Evaluate(Stage):
 
     def holds(self) -> dict[str, tuple[str, ...]]:
         """The models' calibrations, and the splits that they were scored on."""
-        return {"scores": (*self.models, *self.splits)}
+        return {"scores": (*self.scored, *self.splits)}
 
     def asks(self) -> tuple[str, ...]:
         """The splits, and rows to calibrate by."""
         return tuple(f"rows/{split}" for split in ("calibration", *self.splits))
 
-    def reaches(self) -> tuple[str, ...]:
-        """The modules of all kinds of models."""
-        return tuple(sorted({entry.partition(":")[0] for entry in MODELS.values()}))
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows, and the kinds of the models."""
+        kinds = (module for name in self.scored for module in modules_of(inputs[name]))
+        return (*task_modules(inputs["rows"]), *kinds)
 
     def check(self) -> None:
         """BadInput for settings outside their ranges."""
-        if not self.models or len(set(self.models)) < len(self.models):
-            raise BadInput(f"models are {list(self.models)}", "at least one, each once")
+        if len(set(self.models)) < len(self.models):
+            raise BadInput(f"models are {list(self.models)}", "each once")
         if not self.splits or len(set(self.splits)) < len(self.splits):
             raise BadInput(f"splits are {list(self.splits)}", "at least one, each once")
-        if self.primary not in PRIMARY:
-            raise BadInput(
-                f"primary is {self.primary!r}", "a score", nearest(self.primary, PRIMARY)
-            )
         if not (0 < self.risk <= 1 and 0 < self.confidence < 1 and 0 < self.level < 1):
             raise BadInput(
                 f"risk {self.risk}, confidence {self.confidence}, level {self.level}",
@@ -128,7 +118,7 @@ class Evaluate(Stage):
 
     def run(self, work: Work) -> dict[str, Any]:
         """Predict, calibrate, score, compare; write all of it and return what matters most."""
-        labels = read_labels(work.inputs["rows"])
+        task = read_task_of(work.inputs["rows"])
         tables = {
             split: read_split(work.inputs["rows"], split, self.rows, self.seed)
             for split in self.splits
@@ -136,35 +126,35 @@ class Evaluate(Stage):
         for split, table in tables.items():
             if not table.num_rows:
                 raise BadInput(f"no rows in {split}", "rows to be scored")
-        found, calibrations = self._predict(work, labels, tables)
+        found, calibrations = self._predict(work, task, tables)
+        primary = self.primary or task.primary
         result: dict[str, Any] = {
-            "primary": self.primary,
-            "labels": list(labels),
+            "primary": primary,
+            "task": task_to_json(task),
             "calibration": {name: found.to_json() for name, found in calibrations.items()},
-            "splits": {
-                split: self._scored(split, table, found[split]) for split, table in tables.items()
-            },
+            "splits": {split: self._scored(task, split, found[split]) for split in tables},
         }
         result["headline"] = headline(
-            self.splits[0], result["splits"][self.splits[0]], self.models, self.primary, self.risk
+            self.splits[0], result["splits"][self.splits[0]], self.scored, primary, self.risk
         )
         write_json(work.out("scores") / "scores.json", result)
-        return _facts(result)
+        return facts_of(result)
 
     def _predict(
-        self, work: Work, labels: tuple[str, ...], tables: Mapping[str, pa.Table]
+        self, work: Work, task: Task, tables: Mapping[str, pa.Table]
     ) -> tuple[dict[str, dict[str, Predictions]], dict[str, Calibration]]:
         """Predictions by split and model, and each model's calibration; both are saved."""
         folder = work.out("scores")
         fitted_on = pa.concat_tables(
-            read_split(work.inputs[name], "calibration") for name in ("rows", *self.extra)
+            [read_split(work.inputs[name], "calibration") for name in ("rows", *self.extra)],
+            promote_options="default",
         )
         sets = {"calibration": fitted_on, **tables}
         found: dict[str, dict[str, Predictions]] = {split: {} for split in tables}
         calibrations = {}
-        for number, name in enumerate(self.models):
-            model = load_model(work.inputs[name])
-            logits = {}
+        for number, name in enumerate(self.scored):
+            model = load_predictor(work.inputs[name])
+            answers: dict[str, Answers] = {}
             for place, (split, table) in enumerate(sets.items()):
                 begun = number + place / len(sets)
 
@@ -175,78 +165,66 @@ class Evaluate(Stage):
                     note: str = f"{name} on {split}",
                 ) -> None:
                     part = begun + done / max(total, 1) / len(sets)
-                    work.progress(part, len(self.models), note)
+                    work.progress(part, len(self.scored), note)
 
-                texts = table.column("text").to_pylist()
-                logits[split] = predict_logits(model, texts, labels, tell)
-            truth = truth_of(fitted_on, labels)
-            fitted = Calibration.fit(logits["calibration"], truth, self.risk, self.confidence)
+                answers[split] = answers_to(model, task, table, tell)
+            fitted = Calibration.fit(
+                task, fitted_on, answers["calibration"], self.risk, self.confidence
+            )
             (folder / name).mkdir(parents=True, exist_ok=True)
             fitted.save(folder / name)
             calibrations[name] = fitted
             for split, table in tables.items():
-                found[split][name] = judge(table, labels, logits[split], fitted)
-                write_predictions(folder / name / f"{split}.parquet", found[split][name])
+                found[split][name] = judge(task, table, answers[split], fitted)
+                write_predictions(folder / name / f"{split}.parquet", found[split][name], task)
         return found, calibrations
 
-    def _scored(self, split: str, table: pa.Table, found: dict[str, Predictions]) -> dict[str, Any]:
+    def _scored(self, task: Task, split: str, found: dict[str, Predictions]) -> dict[str, Any]:
         """Scores of all models on a split, comparisons with the first, its slices and errors."""
+        first = found[self.scored[0]]
+        groups = clusters_of(task, first.rows)
         scores = {
             name: score(
-                each.truth,
-                each.probabilities,
-                each.unsure,
-                each.labels,
+                each.measures,
+                len(each.rows),
                 self.draws,
                 stream(self.seed, "evaluate", split, "rows"),
                 self.level,
-                each.floor,
+                groups,
             )
             for name, each in found.items()
         }
-        first = found[self.models[0]]
         return {
-            "rows": table.num_rows,
+            "rows": len(first.rows),
+            "losses": list(first.measures.losses),
             "models": scores,
-            "comparisons": {name: self._compared(first, found[name]) for name in self.models[1:]},
-            "slices": slice_scores(table, first, self.fewest, self.level),
-            "worst": worst_rows(table, first, self.worst),
+            "comparisons": {
+                name: self._compared(split, first, found[name], groups) for name in self.scored[1:]
+            },
+            "slices": slice_scores(task, first, self.fewest, self.level),
+            "worst": worst_rows(task, first, self.worst),
         }
 
-    def _compared(self, first: Predictions, other: Predictions) -> dict[str, Any]:
-        """First less other, in pairs, on each primary score; below 0 is better for the first.
-
-        Accuracy enters as the error rate, so that lower is better throughout. The interval's ends
-        are the bounds that the verdict is read off.
+    def _compared(
+        self, split: str, first: Predictions, other: Predictions, groups: np.ndarray | None
+    ) -> dict[str, Any]:
+        """First less other, in pairs: on each loss, below 0 is better for the first; on each other
+        score, above 0. An interval's ends are the bounds that its verdict is read off.
         """
         entry: dict[str, Any] = {}
-        for name in PRIMARY:
+        for name, mine in first.measures.losses.items():
+            its = other.measures.losses[name]
+            alpha = (1 - self.level) / 2
             verdict = compare(
-                row_losses(first, name),
-                row_losses(other, name),
-                0.0,
-                (1 - self.level) / 2,
-                largest_loss(first, name),
-                largest_loss(other, name),
+                mine.values, its.values, 0.0, alpha, mine.largest, its.largest, groups
             )
             gap = Interval(verdict.difference, verdict.lower, verdict.upper, self.level)
             word = {"superior": "better", "inferior": "worse"}.get(verdict.verdict, "inconclusive")
-            key = "error" if name == "accuracy" else name
-            entry[key] = gap.to_json() | {"verdict": word}
-        return entry
-
-
-def row_losses(found: Predictions, name: str) -> np.ndarray:
-    """Per row (n,), lower is better: log-loss, Brier score, or 1 where wrong for accuracy."""
-    if name == "accuracy":
-        return (found.chosen != found.truth).astype(float)
-    losses = log_losses if name == "log_loss" else brier_scores
-    return losses(found.truth, found.probabilities)
-
-
-def largest_loss(found: Predictions, name: str) -> float:
-    """The largest loss that a row can have, as :func:`row_losses` gives them."""
-    return {"log_loss": largest_log_loss(found.floor), "brier": 2.0, "accuracy": 1.0}[name]
+            entry[name] = gap.to_json() | {"verdict": word}
+        rng = stream(self.seed, "evaluate", split, "compare")
+        return entry | score_differences(
+            first.measures, other.measures, len(first.rows), self.draws, rng, self.level, groups
+        )
 
 
 def headline(
@@ -255,17 +233,22 @@ def headline(
     """Which model is best on the primary score, and the first line of the report.
 
     If a baseline wins, or the first model's lead over one of them is not proven, the line begins
-    by saying so. A model that is unsure of most rows at ``risk`` would surprise whoever serves
-    it, so that is said too.
+    by saying so; it names the other scores on which a baseline is better. A model that is unsure
+    of most rows at ``risk`` would surprise whoever serves it, so that is said too.
     """
-    sign = -1 if primary == "accuracy" else 1
-    value = {name: scored["models"][name]["metrics"][primary] for name in models}
+    metrics = {name: scored["models"][name]["metrics"] for name in models}
+    known = sorted(name for name in metrics[models[0]] if "." not in name)
+    if primary not in known and primary != "error":
+        raise BadInput(f"primary is {primary!r}", "a score", nearest(primary, known))
+    shown_as = "accuracy" if primary == "error" else primary
+    sign = 1 if shown_as in scored["losses"] else -1
+    value = {name: metrics[name][shown_as] for name in models}
     best = min(models, key=lambda name: (sign * value[name]["estimate"], models.index(name)))
-    key = "error" if primary == "accuracy" else primary
-    verdicts = {name: scored["comparisons"][name][key]["verdict"] for name in models[1:]}
+    compared = {name: scored["comparisons"][name] for name in models[1:]}
+    verdicts = {name: each[primary]["verdict"] for name, each in compared.items()}
     unproven = [name for name, verdict in verdicts.items() if verdict == "inconclusive"]
     losing = [name for name, verdict in verdicts.items() if verdict == "worse"]
-    told = f"on {split} ({scored['rows']} rows) by {primary.replace('_', '-')}"
+    told = f"on {split} ({scored['rows']} rows) by {shown_as.replace('_', '-')}"
     shown = "; ".join(f"{name} {_figure(value[name])}" for name in models)
     if losing:
         state = "baseline wins"
@@ -278,8 +261,16 @@ def headline(
         state, line = "model wins", f"{models[0]} is better than every baseline {told}"
     else:
         state, line = "no comparison", f"{models[0]} {told}, compared with nothing"
-    answered = scored["models"][models[0]]["metrics"]["coverage"]["estimate"]
-    if answered < SPARSE:
+    worse = sorted(
+        f"{score.replace('_', '-')} ({name})"
+        for name, each in compared.items()
+        for score, gap in each.items()
+        if gap["verdict"] == "worse" and score != primary
+    )
+    if worse:
+        line += f", but worse by {', '.join(worse)}"
+    answered = metrics[models[0]].get("coverage", {}).get("estimate")
+    if answered is not None and answered < SPARSE:
         line += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
     return {
         "best": best,
@@ -298,8 +289,8 @@ def _figure(value: Mapping[str, float | None]) -> str:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth a line in a table: main scores and comparisons, without rows and texts."""
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth a line in a table: scores of all rows and comparisons, without rows and texts."""
     return {
         "headline": result["headline"],
         "calibration": result["calibration"],
@@ -307,7 +298,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
             split: {
                 "rows": scored["rows"],
                 "models": {
-                    name: {metric: each["metrics"][metric] for metric in MAIN}
+                    name: {m: value for m, value in each["metrics"].items() if "." not in m}
                     for name, each in scored["models"].items()
                 },
                 "comparisons": scored["comparisons"],

@@ -1,4 +1,4 @@
-"""What a model said of every row: asked for, kept as Parquet, read back, scored again.
+"""Answers of a model to every row: asked for, kept as Parquet with their losses, read back.
 
 Files lie in the scores artifact as ``MODEL/SPLIT.parquet`` beside ``MODEL/calibration.json``.
 Whoever doubts a figure of a report recomputes it from them with ``recompute``.
@@ -6,154 +6,148 @@ Whoever doubts a figure of a report recomputes it from them with ``recompute``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmwright.core.errors import BadInput, Corrupt
-from lmwright.evals.scores import estimates
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import Model
+from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.predictor import Predictor, answer_all
+from lmwright.core.task import Answers, Measures, Task, role_columns
+from lmwright.metrics.calibration import Calibration
 
-MOST_TOKENS = 8192
-"""Tokens of one batch: enough to be fast, little enough to fit and to show progress."""
+LOSS = "loss."
+"""Prefix of the columns with the losses."""
+LARGEST = "largest."
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says of n rows with k labels (``labels``: their names, sorted).
+    """Calibrated answers of one model to n rows with targets, and how good they are."""
 
-    ``truth`` and ``chosen`` (n,) label ids; ``logits`` and calibrated ``probabilities`` (n, k);
-    ``unsure`` (n,) bool; ``floor`` is the least probability that the model gives any label.
-    """
-
-    ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    truth: np.ndarray
-    logits: np.ndarray
-    probabilities: np.ndarray
-    unsure: np.ndarray
-    floor: float = 0.0
+    rows: pa.Table
+    answers: Answers
+    measures: Measures
 
     @property
-    def chosen(self) -> np.ndarray:
-        """The most probable label of every row."""
-        return self.probabilities.argmax(1)
+    def ids(self) -> list[str]:
+        """The rows' ids."""
+        found: list[str] = self.rows.column("id").to_pylist()
+        return found
+
+    def loss(self, name: str) -> np.ndarray:
+        """A loss of every row (n,); BadInput names the losses that the task has."""
+        return self.measures.losses[known_loss(self.measures, name)].values
+
+    def largest(self, name: str) -> float:
+        """The largest that a loss can be."""
+        return self.measures.losses[known_loss(self.measures, name)].largest
 
 
-def predict_logits(
-    model: Model,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    progress: Callable[[float, float], None] = lambda done, total: None,
-) -> np.ndarray:
-    """Logits (n, k) in the order of ``texts`` and ``labels``, like lengths being read together.
-
-    BadInput if the model's labels are others.
-    """
-    if sorted(model.labels) != sorted(labels):
+def known_loss(measures: Measures, name: str) -> str:
+    """The name, if it is that of a loss."""
+    if name not in measures.losses:
         raise BadInput(
-            f"a model of the labels {list(model.labels)}", f"one of the labels {list(labels)}"
+            f"the task has no loss {name!r}",
+            "one of " + ", ".join(measures.losses),
+            nearest(name, measures.losses),
         )
-    prepared = model.prepare(texts)
-    costs = np.array([row.cost for row in prepared], dtype=np.int64)
-    found = np.empty((len(texts), len(labels)))
-    columns = [model.labels.index(label) for label in labels]
-    done = 0
-    for places in batches(costs):
-        found[places] = model.logits([prepared[place] for place in places])[:, columns]
-        done += int(costs[places].sum())
-        progress(done, int(costs.sum()))
-    return found
+    return name
 
 
-def batches(costs: np.ndarray, most: int = MOST_TOKENS) -> list[np.ndarray]:
-    """Places of rows in batches of at most ``most`` tokens (or one row), shortest rows first."""
-    order = np.argsort(costs, kind="stable")
-    groups: list[np.ndarray] = []
-    start, total = 0, 0
-    for end, place in enumerate(order):
-        if end > start and total + costs[place] > most:
-            groups.append(order[start:end])
-            start, total = end, 0
-        total += int(costs[place])
-    return groups + ([order[start:]] if len(order) else [])
+def answers_to(
+    predictor: Predictor,
+    task: Task,
+    rows: pa.Table,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> Answers:
+    """Uncalibrated answers to rows in their order. BadInput if the model's task is another."""
+    if predictor.task != task:
+        raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
+    inputs = list(dict.fromkeys(column.name for column in role_columns(task, "input")))
+    return answer_all(predictor, rows.select(inputs).to_pylist(), progress)
 
 
-def judge(
-    rows: pa.Table, labels: Sequence[str], logits: np.ndarray, calibration: Calibration
-) -> Predictions:
-    """Predictions from the logits (n, k) of ``rows`` under a calibration."""
-    p = calibration.probabilities(logits)
-    ids = tuple(rows.column("id").to_pylist())
-    return Predictions(
-        ids,
-        tuple(labels),
-        truth_of(rows, labels),
-        logits,
-        p,
-        calibration.unsure(p),
-        calibration.floor(len(labels)),
-    )
+def judge(task: Task, rows: pa.Table, answers: Answers, calibration: Calibration) -> Predictions:
+    """Predictions from uncalibrated answers."""
+    calibrated = calibration.apply(task, answers)
+    return Predictions(rows, calibrated, task.measures(rows, calibrated))
 
 
-def truth_of(rows: pa.Table, labels: Sequence[str]) -> np.ndarray:
-    """Label ids (n,) of rows; BadInput for a label that the task does not have."""
-    place = {label: number for number, label in enumerate(labels)}
-    given = rows.column("label").to_pylist()
-    if unknown := sorted(set(given) - set(place)):
-        raise BadInput(f"rows with the labels {unknown}", f"among {list(labels)}")
-    return np.array([place[label] for label in given], dtype=np.int64)
+def clusters_of(task: Task, rows: pa.Table) -> np.ndarray | None:
+    """Groups (n,) of rows that are resampled together; None where every row stands for itself."""
+    names = [task.cluster(row) for row in rows.to_pylist()]
+    if "group" in rows.column_names:
+        side = rows.column("group").to_pylist()
+        names = [name or group for name, group in zip(names, side, strict=True)]
+    if not any(names):
+        return None
+    ids = rows.column("id").to_pylist()
+    return np.unique([n or i for n, i in zip(names, ids, strict=True)], return_inverse=True)[1]
 
 
-def write_predictions(path: Path, found: Predictions) -> None:
-    """One Parquet file; the label names are in its schema's metadata."""
-    names = np.array(found.labels, dtype=object)
-    columns = {
-        "id": pa.array(found.ids, pa.string()),
-        "label": pa.array(names[found.truth], pa.string()),
-        "logits": pa.array(list(found.logits), pa.list_(pa.float64())),
-        "probabilities": pa.array(list(found.probabilities), pa.list_(pa.float64())),
-        "prediction": pa.array(names[found.chosen], pa.string()),
-        "unsure": pa.array(found.unsure, pa.bool_()),
-    }
-    fields = [pa.field(name, column.type) for name, column in columns.items()]
-    known = {f"label.{number}": label for number, label in enumerate(found.labels)}
-    known["floor"] = repr(found.floor)
-    schema = pa.schema(fields, metadata=known)
+def write_predictions(path: Path, found: Predictions, task: Task) -> None:
+    """One Parquet file: ids, answers, confidence and losses."""
+    columns: dict[str, pa.Array] = {"id": pa.array(found.ids, pa.string())}
+    for name, values in found.answers.columns.items():
+        columns[name] = as_array(values)
+    confidence = task.confidence(found.answers)
+    if confidence is not None:
+        columns["confidence"] = pa.array(confidence)
+    known = {}
+    for name, loss in found.measures.losses.items():
+        columns[LOSS + name] = pa.array(loss.values)
+        known[LARGEST + name] = repr(loss.largest)
+    schema = pa.schema([pa.field(n, c.type) for n, c in columns.items()], metadata=known)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
 
 
-def read_predictions(scores: Path, model: str, split: str) -> Predictions:
-    """What ``write_predictions`` wrote for a model and split of a scores artifact."""
+def as_array(values: Any) -> pa.Array:
+    """Answers of one column as Arrow has them: a matrix is a list a row."""
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return pa.array(list(values))
+    return pa.array(values)
+
+
+def read_predictions(scores: Path, model: str, split: str) -> pa.Table:
+    """The table that ``write_predictions`` wrote for a model and split of a scores artifact."""
     path = scores / model / f"{split}.parquet"
     if not path.is_file():
         raise BadInput(f"no predictions of {model!r} on {split!r}", "a model and split of the run")
     try:
-        table = pq.read_table(path)
-        known = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        labels = [known[f"label.{n}"] for n in range(sum(k.startswith("label.") for k in known))]
-        return Predictions(
-            ids=tuple(table.column("id").to_pylist()),
-            labels=tuple(labels),
-            truth=truth_of(table, labels),
-            logits=np.array(table.column("logits").to_pylist()).reshape(-1, len(labels)),
-            probabilities=np.array(table.column("probabilities").to_pylist()).reshape(
-                -1, len(labels)
-            ),
-            unsure=np.array(table.column("unsure").to_pylist(), dtype=bool),
-            floor=float(known.get("floor", 0.0)),
-        )
-    except (pa.ArrowException, KeyError, ValueError) as fault:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as fault:
         raise Corrupt(f"{path.name} cannot be read ({fault})") from fault
 
 
-def recompute(scores: Path, model: str, split: str) -> dict[str, float]:
-    """Every estimate of a model on a split, from its saved predictions and nothing else."""
-    found = read_predictions(scores, model, split)
-    return estimates(found.truth, found.probabilities, found.unsure, found.labels)
+def recompute(scores: Path, task: Task, rows: pa.Table, model: str, split: str) -> dict[str, float]:
+    """Every score of a model on a split, from its saved answers, the rows and nothing else."""
+    table = read_predictions(scores, model, split)
+    place = {row: number for number, row in enumerate(rows.column("id").to_pylist())}
+    own = rows.take([place[row] for row in table.column("id").to_pylist()])
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        values = table.column(name).to_pylist()
+        kept = pa.types.is_string(table.schema.field(name).type)
+        try:
+            columns[name] = values if kept else np.array(values)
+        except ValueError:  # lists of different lengths
+            columns[name] = values
+    measures = task.measures(own, Answers(columns))
+    return estimates(measures, len(own))
+
+
+def estimates(measures: Measures, rows: int) -> dict[str, float]:
+    """Every score's value by name, without intervals; NaN where it has none."""
+    ones = np.ones((1, rows))
+    found = {name: float(values[0]) for name, values in measures.scores(ones).items()}
+    for name, share in measures.shares.items():
+        among = share.among.sum()
+        found[name] = float(share.hits.sum() / among) if among else float("nan")
+    rng = np.random.default_rng(0)
+    return found | {name: give(2, rng, 0.95).value for name, give in measures.special.items()}

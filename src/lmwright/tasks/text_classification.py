@@ -171,7 +171,9 @@ class TextClassification(Settings):
                 shares[f"precision.{label}"] = Share(right & (truth == k), chosen == k)
         return Measures(
             losses={
-                "log_loss": Loss(c.log_losses(truth, p), c.largest_log_loss(float(answers["floor"].min()))),
+                "log_loss": Loss(
+                    c.log_losses(truth, p), c.largest_log_loss(float(answers["floor"].min()))
+                ),
                 "brier": Loss(c.brier_scores(truth, p), 2.0),
                 "error": Loss((~right).astype(float), 1.0),
             },
