@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmwright.baselines.majority import Majority
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
@@ -20,7 +21,6 @@ from lmwright.loop.circle import FORGET_EVERY, PAUSES, TICK, Circle
 from lmwright.loop.traffic import Traffic
 from lmwright.metrics.detectors import NAMES, Detectors, Seen, Sign
 from lmwright.models.calibration import Calibration
-from lmwright.models.majority import Majority
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service

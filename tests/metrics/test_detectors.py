@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.csv as csv
 import pytest
 
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import stream
@@ -20,7 +21,6 @@ from lmwright.metrics.detectors import (
     signs_to_json,
 )
 from lmwright.models.calibration import softmax
-from lmwright.models.tfidf import Tfidf
 
 WINDOW = 100
 

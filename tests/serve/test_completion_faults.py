@@ -15,7 +15,7 @@ import torch
 
 from lmwright.models.language import LanguageModel
 from lmwright.serve.connection import Connection
-from lmwright.serve.parameters import read_chat, wishes
+from lmwright.serve.parameters import generation_requests, read_chat
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
 from lmwright.text.chat import ChatTemplate
@@ -257,7 +257,7 @@ def test_an_odd_text_is_a_text(model: LanguageModel, talk: Talk, odd: str) -> No
     body = talk.complete(odd, max_tokens=1, echo=True)
     assert body["choices"][0]["text"].startswith(odd)
     assert body["usage"]["prompt_tokens"] == len(model.tokenizer.ids(odd))
-    assert not set(model.prompt(odd)) & set(model.tokenizer.control.values())
+    assert not set(model.prompt_ids(odd)) & set(model.tokenizer.control.values())
     plain = talk.chat("", max_tokens=1)["usage"]["prompt_tokens"]
     more = talk.chat(odd, max_tokens=1)["usage"]["prompt_tokens"]
     assert more == plain + len(model.tokenizer.ids(odd))
@@ -416,7 +416,7 @@ def test_a_writer_that_dies_is_not_well(model: LanguageModel, monkeypatch: Any) 
         yield
 
     with talking(model) as talk:
-        monkeypatch.setattr(talk.model, "answer", die)
+        monkeypatch.setattr(talk.model, "generate", die)
         status, _, answer = talk.post(TEXT, prompt="a")
         check_error(status, answer, 500)
         talk.thread.join(10)
@@ -461,21 +461,21 @@ def test_a_developer_is_heard(model: LanguageModel) -> None:
         "{% for m in messages %}{% if m.role in ['system', 'user'] %}{{ m.content }}{% endif %}"
         "{% endfor %}"
     )
-    asked = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    asked = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
     messages = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "Hi"}]
-    (wish,) = wishes(read_chat({"messages": messages}, Serve()), asked)
-    assert model.tokenizer.decode(wish.prompt.tolist()) == "In French.Hi"
+    (request,) = generation_requests(read_chat({"messages": messages}, Serve()), asked)
+    assert model.tokenizer.decode(request.prompt.tolist()) == "In French.Hi"
     template.close()
 
 
 def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageModel) -> None:
     template = ChatTemplate("{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}")
-    greedy = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    greedy = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
     settings = Serve()
     for name in ("now", "tokenizer", "self"):
         body = json.loads(said(f'"chat_template_kwargs": {{"{name}": "x"}}')[1])
         with pytest.raises(RequestFault) as caught:
-            wishes(read_chat(body, settings), greedy)
+            generation_requests(read_chat(body, settings), greedy)
         assert caught.value.status == 400 and name in caught.value.message
     template.close()
 
@@ -483,7 +483,7 @@ def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageMode
 def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = ChatTemplate(loop + "{{ messages[0].content }}")
-    with talking(LanguageModel(model.network, model.tokenizer, model.ends, template)) as talk:
+    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids, template)) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert idle(talk)
@@ -492,7 +492,7 @@ def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
 
 
 def test_a_model_without_a_template_completes_only(model: LanguageModel) -> None:
-    with talking(LanguageModel(model.network, model.tokenizer, model.ends)) as talk:
+    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids)) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert "no chat template" in answer["error"]["message"]

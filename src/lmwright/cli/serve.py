@@ -26,7 +26,7 @@ from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service
-from lmwright.serve.server import Drained, begin_listening, bind, loop_factory
+from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
@@ -146,7 +146,7 @@ async def run(
         service.observers.append(traffic.observe)
         circle = Circle(recipe, store, service, traffic)
         routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, circle)]
-        server = Drained(make_app(service, routers), settings, engine)
+        server = DrainingServer(make_app(service, routers), settings, engine)
         server.faults = lambda: (circle.fault, traffic.fault)
         begin_listening(alias, listener, settings)
         circle.begin()

@@ -16,7 +16,7 @@ from typing import cast
 import uvicorn
 
 from lmwright.core.errors import BadInput
-from lmwright.serve.app import Works
+from lmwright.serve.app import ServingEngine
 from lmwright.serve.connection import HEAD_BYTES, Connection
 from lmwright.serve.settings import Serve
 
@@ -26,10 +26,10 @@ WRITE_SECONDS = 5
 """How long clients may take to read their last answers."""
 
 
-class Drained(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """A server that drains at the first SIGTERM or SIGINT and stops at once at the second."""
 
-    def __init__(self, app: object, settings: Serve, engine: Works) -> None:
+    def __init__(self, app: object, settings: Serve, engine: ServingEngine) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
