@@ -74,7 +74,7 @@ class LanguageModel(Generic[N]):
         return self.network.longest
 
     def for_languages(self, source: str, target: str) -> LanguageModel[N]:
-        """The same model as a translator of texts in one language into another.
+        """This model as a translator from one language into another.
 
         Languages are named as the tokenizer's tokens do, with or without the lines round them
         (``fr``, ``__fr__``, ``fr_XX``); an empty name leaves what the files say. BadInput for
@@ -114,7 +114,7 @@ class LanguageModel(Generic[N]):
         """
         whole, least = self.tokenizer.encode([text], 1 << 30)[0], 1
         if self.decoder_start_id is None:
-            whole = whole[: len(whole) - self.tokenizer.behind()]
+            whole = whole[: len(whole) - self.tokenizer.suffix_length()]
         else:
             least += len(self.tokenizer.encode([""], 64)[0])
             if self.source_language_id is not None:

@@ -26,7 +26,7 @@ HEAD_BYTES = 65536
 
 
 def most_connections() -> int:
-    """How many connections are held at once: a thousand, or half of the files we may open."""
+    """The most open connections: a thousand, or half of the files we may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1000 if soft == resource.RLIM_INFINITY else max(8, min(1000, soft // 2))
 
@@ -37,9 +37,9 @@ class Connection(H11Protocol):
     head_seconds = 10.0
     """From when a connection is free until the whole head of a request must be there."""
     write_seconds = 20.0
-    """How long a client may leave unread what was sent to it."""
+    """The longest that a client may leave a response unread."""
     linger_seconds = 1.0
-    """How long what a refused client still sends is read, so that it sees the refusal."""
+    """The time for which a refused client's bytes are still read, so that it sees the refusal."""
     most = most_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -120,7 +120,7 @@ class Connection(H11Protocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         self.stuck_since = None
         super().resume_writing()
 

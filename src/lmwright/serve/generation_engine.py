@@ -85,7 +85,7 @@ class GenerationEngine:
                 self._free(job)
 
     def healthy(self, patience: float = 120.0) -> str:
-        """Why the engine is unwell, or an empty string."""
+        """The engine's fault, or an empty string."""
         if self.fault:
             return self.fault
         if not self.worker.is_alive():

@@ -1,4 +1,4 @@
-"""Conversations as the text and ids that a model was trained on, and which of them it wrote."""
+"""Chat templates: conversations rendered as text and ids, with a mask of the assistant's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lmwright.text.tokenizer import Tokenizer
 Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 OWN = {"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception"}
-"""What a template reads that no caller gives as an extra."""
+"""Variables of a template that no caller gives as an extra."""
 DEVELOPER = re.compile(r"(['\"])developer\1")
 """The role as a template's code spells it; text that is printed has no quotes round it."""
 TURN_ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "</s>"}
@@ -35,16 +35,16 @@ TEMPLATE_FILE = "chat_template.jinja"
 class Part:
     """A stretch of rendered text: a special token of the template's, or text whatever it spells.
 
-    ``written`` says that the assistant wrote it, where the template tells (generation tags).
+    ``generated`` marks the assistant's text, where the template tells (generation tags).
     """
 
     text: str
     special: bool = False
-    written: bool = False
+    generated: bool = False
 
 
 class ChatTemplate:
-    """How a model wants its conversations.
+    """A model's chat template.
 
     ``special`` are the texts that the template knows by name (``bos_token``: ``<s>``);
     ``control`` are all tokens that a typed text must never become.
@@ -111,7 +111,7 @@ class ChatTemplate:
     def encode(
         self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (int32) of the conversation and a mask (bool): what the assistant wrote.
+        """The ids (int32) of the conversation and a mask (bool) of the assistant's.
 
         That is each answer and the token that ends it. BadInput if the template renders the
         beginning of a conversation otherwise once it goes on, and has no generation tags.
@@ -124,7 +124,7 @@ class ChatTemplate:
     def marked(
         self, whole: list[Part], messages: Sequence[Message], settings: Mapping[str, Any]
     ) -> list[Part]:
-        """The parts with the assistant's marked: what comes after the prompt for each answer."""
+        """The parts with the assistant's marked: the text after the prompt of each answer."""
         spans = []
         plain = {**settings, "add_generation_prompt": False}
         for place, message in enumerate(messages):
@@ -204,14 +204,14 @@ def text_of(parts: Iterable[Part]) -> str:
 
 
 def ids_of(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (int32) of some parts, and which of them (bool) begin in what was written.
+    """The ids (int32) of some parts, and which of them (bool) begin in generated text.
 
     A special token of the template's that the tokenizer does not have is text.
     """
     pairs = [(part.text, part.special and part.text in tokenizer.control) for part in parts]
     ids, places = tokenizer.ids_of_parts(pairs)
-    written = np.array([part.written for part in parts], dtype=bool)
-    return ids, written[places] if len(parts) else np.zeros(0, dtype=bool)
+    generated = np.array([part.generated for part in parts], dtype=bool)
+    return ids, generated[places] if len(parts) else np.zeros(0, dtype=bool)
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -256,7 +256,7 @@ def first_of(parts: Sequence[Part], length: int) -> list[tuple[str, bool]]:
 
 
 def with_spans(parts: Sequence[Part], spans: Sequence[tuple[int, int]]) -> list[Part]:
-    """The parts cut at the edges of the spans of characters, those within marked as written."""
+    """The parts cut at the edges of the spans of characters, those within marked as generated."""
     edges = sorted({edge for span in spans for edge in span})
     found = []
     place = 0
@@ -264,8 +264,8 @@ def with_spans(parts: Sequence[Part], spans: Sequence[tuple[int, int]]) -> list[
         end = place + len(part.text)
         cuts = [place, *(edge for edge in edges if place < edge < end), end]
         for first, last in pairwise(cuts):
-            written = any(start <= first and last <= stop for start, stop in spans)
+            generated = any(start <= first and last <= stop for start, stop in spans)
             text = part.text[first - place : last - place]
-            found.append(replace(part, text=text, written=written))
+            found.append(replace(part, text=text, generated=generated))
         place = end
     return found

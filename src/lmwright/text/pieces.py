@@ -18,7 +18,7 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Vocabulary(Protocol):
-    """What a stream asks of a tokenizer."""
+    """The part of a tokenizer that decoding a stream needs."""
 
     inner: Any
     names: dict[int, str]
@@ -83,7 +83,7 @@ class Stream:
         return kept
 
     def finish(self) -> str:
-        """What was kept back; an unfinished character is U+FFFD."""
+        """The text held back; an unfinished character is U+FFFD."""
         if self.tokenizer.bytes_of is None:
             rest = self.text_of(self.ids)[len(self.given) :]
             self.ids, self.given = [], ""
@@ -135,7 +135,7 @@ class Stream:
 
 
 def bytes_of(described: Mapping[str, Any]) -> Callable[[str], bytes] | None:
-    """How a token's bytes are found, where each has bytes of its own; else None."""
+    """The function from a token to its bytes, where each has bytes of its own; else None."""
     kinds = {step.get("type"): step for step in steps_of(described.get("decoder"))}
     if "ByteLevel" in kinds:
         return clip_bytes if described["model"].get("end_of_word_suffix") else unspelled
@@ -169,7 +169,7 @@ def steps_of(decoder: Any) -> list[Mapping[str, Any]]:
 
 
 def spaces_taken(step: Mapping[str, Any]) -> int:
-    """How many spaces before the text a decoder's step takes away."""
+    """The number of leading spaces that a decoder's step strips."""
     if step.get("type") == "Strip" and step.get("content") == " ":
         return int(step.get("start", 0))
     return int(step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never")

@@ -1,4 +1,4 @@
-"""A jinja2 template of a stranger's, rendered in a box: bounded time, memory and length."""
+"""Untrusted jinja2 templates, rendered in a sandbox: bounded time, memory and length."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ class Tokenizer:
             ids.append(np.array(whole.ids, dtype=np.int32))
         return ids
 
-    def behind(self) -> int:
-        """How many special tokens :meth:`encode` puts behind a text."""
+    def suffix_length(self) -> int:
+        """The number of special tokens that :meth:`encode` appends to a text."""
         letter = self.inner.encode("a", add_special_tokens=False)
         mask = self.inner.post_process(letter).special_tokens_mask
         return mask[::-1].index(0) if 0 in mask else 0
