@@ -24,7 +24,10 @@ from lmwright.serve.generation import (
     token_logprob,
     top_tokens,
 )
+from lmwright.serve.parameters import generation_requests, read_chat
+from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import text_logprobs
+from lmwright.text.chat import ChatTemplate
 from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.text.tokenizer import Tokenizer
 from tests.serve.talking import Talk, of_pieces, talking, write_model
@@ -317,6 +320,71 @@ def test_an_answer_fills_the_context_and_not_more(model: LanguageModel, talk: Ta
         assert (status, answer["error"]["param"] in ("prompt", "max_tokens")) == (400, True)
     chat = talk.chat("hello", temperature=0)["usage"]
     assert chat["total_tokens"] == 128 or chat["completion_tokens"] < 128
+
+
+def accumulated(parts: Any) -> dict[str, Any]:
+    """The message that a stream of events makes, every field that was ever sent in it."""
+    message: dict[str, Any] = {}
+    for each in parts:
+        for name, value in each["choices"][0]["delta"].items():
+            old = message.get(name)
+            message[name] = old + value if isinstance(old, str) else value
+    return message
+
+
+@pytest.mark.parametrize("more", [{}, {"logprobs": True, "top_logprobs": 2}, {"max_tokens": 1}])
+@pytest.mark.parametrize("shape", ["sent", "streamed", "object", "dumped"])
+def test_an_answer_is_accepted_as_history(
+    talk: Talk, client: openai.OpenAI, shape: str, more: dict[str, Any]
+) -> None:
+    """In every shape in which we write it, and in those that the official client makes of it."""
+    asked: Any = [{"role": "user", "content": "hello"}]
+    given: Any = {"seed": 6, "max_tokens": 12, "messages": asked, **more}
+    path = "/v1/chat/completions"
+    sent = talk.post(path, **given)[2]["choices"][0]["message"]
+    theirs = client.chat.completions.create(model="tiny", **given).choices[0].message
+    messages: dict[str, Any] = {
+        "sent": sent,
+        "streamed": accumulated(events(talk, path, **given)),
+        "object": theirs,
+        "dumped": theirs.model_dump(),
+    }
+    goes_on: Any = {"model": "tiny", "seed": 6, "max_tokens": 5}
+    plain = {"role": "assistant", "content": sent["content"]}
+    again = {"role": "user", "content": "and?"}
+    wanted = client.chat.completions.create(messages=[*asked, plain, again], **goes_on)
+    found = client.chat.completions.create(messages=[*asked, messages[shape], again], **goes_on)
+    assert found.choices == wanted.choices and found.usage == wanted.usage
+
+
+def test_a_refusal_is_the_text_of_its_message_and_a_name_is_the_templates_to_read(
+    model: LanguageModel, talk: Talk
+) -> None:
+    asked: Any = {"role": "user", "content": "hello"}
+    given: Any = {"seed": 6, "max_tokens": 5}
+    answers = [
+        talk.post("/v1/chat/completions", messages=[asked, each, asked], **given)[2]
+        for each in (
+            {"role": "assistant", "content": "no"},
+            {"role": "assistant", "content": None, "refusal": "no", "annotations": []},
+            {"role": "assistant", "content": "no", "name": "ann"},
+        )
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"] == answers[2]["choices"]
+    template = ChatTemplate("{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}")
+    named = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
+    body = {"messages": [{**asked, "name": "ann<|im_end|>"}]}
+    (request,) = generation_requests(read_chat(body, Serve()), named)
+    assert model.tokenizer.decode(request.prompt.tolist()) == "ann<|im_end|>: hello"
+    assert not {*request.prompt.tolist()} & {*model.tokenizer.control.values()}
+    template.close()
+
+
+def test_a_model_is_retrieved_by_its_name(client: openai.OpenAI) -> None:
+    (listed,) = client.models.list()
+    assert client.models.retrieve("tiny") == listed and listed.created > 0
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.models.retrieve("other/tiny")
 
 
 def test_the_client_sees_errors_as_its_own_kinds(client: openai.OpenAI) -> None:

@@ -32,7 +32,7 @@ class ServingEngine(Protocol):
         """The load, in the engine's own unit; 0 when idle."""
 
     def healthy(self) -> str:
-        """Why it is unwell, or an empty string."""
+        """The engine's fault, or an empty string."""
 
 
 class AppService(Protocol):
@@ -46,12 +46,31 @@ class AppService(Protocol):
     def engine(self) -> ServingEngine:
         """The engine that answers."""
 
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``."""
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse the name of another model."""
+
 
 def requests_counter(registry: CollectorRegistry) -> Counter:
     """The counter of requests, as every service has it."""
     return Counter(
         "lmwright_requests", "Requests by route and status", ["route", "status"], registry=registry
     )
+
+
+def add_models(router: APIRouter, service: AppService) -> None:
+    """The routes that list the one model, and retrieve it by its name."""
+
+    @router.get("/v1/models", summary="List the model")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.describe()]}
+
+    @router.get("/v1/models/{name:path}", summary="Retrieve the model by its name")
+    async def model(name: str) -> dict[str, Any]:
+        service.check_name(name)
+        return service.describe()
 
 
 def add_health(router: APIRouter, service: AppService) -> None:

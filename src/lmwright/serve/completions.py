@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.serve.app import add_health, requests_counter, while_there
+from lmwright.serve.app import add_health, add_models, requests_counter, while_there
 from lmwright.serve.engine import Busy, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.generation_engine import GenerationEngine, Job
@@ -52,6 +52,16 @@ class GenerationService:
             "lmwright_queued_requests", "Requests under way", registry=self.registry
         ).set_function(lambda: self.engine.queued)
 
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "lmwright",
+            "context": self.engine.model.longest,
+        }
+
     def check_name(self, name: str | None) -> None:
         """Refuse the name of another model."""
         if name not in (None, self.name):
@@ -73,17 +83,7 @@ def routes(service: GenerationService) -> APIRouter:
         wanted = read_text(strict_json(await request.body()), service.settings)
         return await answer(service, request, wanted, TEXT)
 
-    @router.get("/v1/models", summary="List the model")
-    async def models() -> dict[str, Any]:
-        entry = {
-            "id": service.name,
-            "object": "model",
-            "created": service.created,
-            "owned_by": "lmwright",
-            "context": service.engine.model.longest,
-        }
-        return {"object": "list", "data": [entry]}
-
+    add_models(router, service)
     add_health(router, service)
     return router
 

@@ -13,7 +13,13 @@ import numpy as np
 from lmwright.core.errors import BadInput
 from lmwright.models.language import LanguageModel
 from lmwright.serve.generation import GenerationRequest
-from lmwright.serve.request import RequestFault, allow_only, checked_text, printable
+from lmwright.serve.request import (
+    RequestFault,
+    allow_only,
+    checked_text,
+    printable,
+    without_nulls,
+)
 from lmwright.serve.settings import Serve
 from lmwright.text.generation import SamplingParams
 
@@ -25,11 +31,31 @@ CHAT = COMMON | {"messages", "max_completion_tokens", "top_logprobs", "chat_temp
 TEXT = COMMON | {"prompt", "echo", "src_lang", "tgt_lang"}
 UNSUPPORTED = {
     "audio", "best_of", "chat_template", "function_call", "functions", "metadata", "modalities",
-    "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
-    "reasoning_effort", "response_format", "safety_identifier", "service_tier", "store", "suffix",
-    "tool_choice", "tools", "user", "verbosity", "web_search_options",
+    "moderation", "parallel_tool_calls", "prediction", "prompt_cache_retention",
+    "reasoning_effort", "response_format", "service_tier", "store", "suffix", "tool_choice",
+    "tools", "verbosity", "web_search_options",
 }  # fmt: skip
 """Parameters of the interface, and of others that speak it, that are not supported."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+}
+"""Values of unsupported parameters that ask for what is done anyway, and are accepted."""
+IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
+"""Texts that name a client's user or cache; they change no answer."""
+MESSAGE_FIELDS = ("role", "content", "name", "refusal")
+NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {"annotations": ([],), "tool_calls": ([],)}
+"""Further fields of an answer that is sent back as history."""
 
 ROLES = ("system", "developer", "user", "assistant")
 MAX_MESSAGES = 1000
@@ -37,6 +63,7 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_LANGUAGE_CHARACTERS = 64
+MAX_IDENTIFIER_CHARACTERS = 512
 MAX_ALTERNATIVES = 20
 MAX_BIASES = 1024
 MAX_BIAS = 100
@@ -86,7 +113,7 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
         raise RequestFault(400, "max_tokens and max_completion_tokens differ", "max_tokens")
     logprobs = flag(body, "logprobs")
     top = integer(body, "top_logprobs", None, 0, MAX_ALTERNATIVES)
-    if top is not None and not logprobs:
+    if top and not logprobs:
         raise RequestFault(400, "top_logprobs needs logprobs: true", "top_logprobs")
     extras = body.get("chat_template_kwargs")
     if not isinstance(extras, dict | None):
@@ -244,18 +271,37 @@ def read_messages(value: Any, most: int) -> tuple[Mapping[str, str], ...]:
         )
     found = []
     for place, message in enumerate(value):
-        name = f"messages[{place}]"
         if not isinstance(message, dict):
-            raise RequestFault(400, f"{name} must be an object", "messages")
-        for key in message:
-            if key not in ("role", "content"):
-                raise RequestFault(400, f"{name}: {printable(key)} is not supported", "messages")
-        if message.get("role") not in ROLES:
-            raise RequestFault(400, f"{name}.role must be one of {', '.join(ROLES)}", "messages")
-        content = read_content(message.get("content"), f"{name}.content", most)
-        found.append({"role": message["role"], "content": content})
-        most -= len(content)
+            raise RequestFault(400, f"messages[{place}] must be an object", "messages")
+        found.append(read_message(without_nulls(message), f"messages[{place}]", most))
+        most -= len(found[-1]["content"])
     return tuple(found)
+
+
+def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str, str]:
+    """One message: its role and text, and its author's name where it has one.
+
+    Every field with which we or others answer is accepted, as far as it holds nothing that would
+    be ignored. A refusal is the text of its message.
+    """
+    for key, value in message.items():
+        neutral = any(same(value, each) for each in NEUTRAL_OF_MESSAGES.get(key, ()))
+        if key not in MESSAGE_FIELDS and not neutral:
+            raise RequestFault(400, f"{where}: {printable(key)} is not supported", "messages")
+    role = message.get("role")
+    if role not in ROLES:
+        raise RequestFault(400, f"{where}.role must be one of {', '.join(ROLES)}", "messages")
+    content = message.get("content")
+    if refusal := message.get("refusal"):
+        if role != "assistant" or content:
+            raise RequestFault(
+                400, f"{where}.refusal belongs to an assistant without content", "messages"
+            )
+        content = refusal
+    found = {"role": role, "content": read_content(content, f"{where}.content", most)}
+    if "name" in message:
+        found["name"] = checked_text(message["name"], f"{where}.name", MAX_IDENTIFIER_CHARACTERS)
+    return found
 
 
 def read_content(value: Any, name: str, most: int) -> str:
@@ -264,7 +310,8 @@ def read_content(value: Any, name: str, most: int) -> str:
         return checked_text(value, name, most)
     texts = []
     for part in value:
-        if not isinstance(part, dict) or part.keys() != {"type", "text"} or part["type"] != "text":
+        part = without_nulls(part) if isinstance(part, dict) else {}
+        if part.keys() != {"type", "text"} or part["type"] != "text":
             raise RequestFault(400, f"{name} may hold parts of type text only", "messages")
         texts.append(checked_text(part["text"], name, most))
     if not texts:
@@ -340,24 +387,40 @@ def read_include_usage(value: Any, streamed: bool) -> bool:
     """Whether a stream ends with its usage."""
     if value is None:
         return False
-    if not isinstance(value, dict) or not streamed:
-        raise RequestFault(
-            400, "stream_options is an object, and needs stream: true", "stream_options"
-        )
-    for key in value:
-        if key != "include_usage":
+    if not isinstance(value, dict):
+        raise RequestFault(400, "stream_options must be an object", "stream_options")
+    for key, each in without_nulls(value).items():
+        if key != "include_usage" and not (key == "include_obfuscation" and each is False):
             raise RequestFault(
                 400, f"stream_options: {printable(key)} is not supported", "stream_options"
             )
-    return flag(value, "include_usage")
+    include = flag(value, "include_usage")
+    if include and not streamed:
+        raise RequestFault(400, "stream_options.include_usage needs stream: true", "stream_options")
+    return include
 
 
 def refuse_unsupported(body: dict[str, Any], allowed: set[str]) -> None:
-    """Refuse unsupported and unknown parameters by name."""
-    for key in body:
-        if key in UNSUPPORTED:
+    """Refuse unsupported and unknown parameters by name; neutral values are accepted."""
+    for key, value in body.items():
+        if key in UNSUPPORTED and not is_neutral(key, value, body):
             raise RequestFault(400, f"{key} is not supported", key)
-    allow_only(body, allowed)
+        if key in IDENTIFIERS:
+            checked_text(value, key, MAX_IDENTIFIER_CHARACTERS)
+    known = {key: value for key, value in body.items() if key not in UNSUPPORTED}
+    allow_only(known, allowed | {*IDENTIFIERS})
+
+
+def is_neutral(name: str, value: Any, body: Mapping[str, Any]) -> bool:
+    """Whether an unsupported parameter asks for what is done anyway."""
+    if name == "best_of":  # all answers are given, so the best of as many are these
+        return same(value, body.get("n", 1))
+    return any(same(value, each) for each in NEUTRAL.get(name, ()))
+
+
+def same(value: Any, neutral: Any) -> bool:
+    """Whether two JSON values are equal, and true is not 1."""
+    return type(value) is type(neutral) and bool(value == neutral)
 
 
 def integer(body: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
