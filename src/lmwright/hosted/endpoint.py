@@ -116,7 +116,7 @@ class Endpoint:
         data = json.dumps(body).encode()
         where = urlsplit(self.url)
         for number in range(self.limits.tries):
-            connection = Connection(where, self.limits)
+            connection = TimedConnection(where, self.limits)
             try:
                 target = f"{where.path.rstrip('/')}/{path}"
                 connection.request("POST", target, data, headers)
@@ -254,7 +254,7 @@ class Endpoint:
         return json.dumps((words.replace(key, "(the key)") if key else words)[:SHOWN])
 
 
-class Connection(http.client.HTTPConnection):
+class TimedConnection(http.client.HTTPConnection):
     """A connection whose operations all time out."""
 
     def __init__(self, where: SplitResult, limits: Limits) -> None:

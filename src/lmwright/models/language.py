@@ -169,7 +169,7 @@ class LanguageModel(Generic[N]):
             banned_ids=self.banned_ids,
             generation_config=self.generation_config,
         )
-        begin, sources, text = prompt, None, self.tokenizer.stream()
+        begin, sources, text = prompt, None, self.tokenizer.detokenizer()
         if self.decoder_start_id is not None:
             begin, sources = np.array([self.decoder_start_id]), [prompt]
         else:

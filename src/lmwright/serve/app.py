@@ -102,7 +102,7 @@ async def disconnection(request: Request) -> None:
 T = TypeVar("T")
 
 
-async def while_there(request: Request, wanted: Awaitable[T], seconds: float) -> T:
+async def await_while_connected(request: Request, wanted: Awaitable[T], seconds: float) -> T:
     """Await a result; RequestFault when the client goes first, or the time is over."""
     gone = asyncio.ensure_future(disconnection(request))
     future = asyncio.ensure_future(wanted)

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.serve.app import add_health, add_models, requests_counter, while_there
+from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
 from lmwright.serve.engine import Busy, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.generation_engine import GenerationEngine, Job
@@ -75,13 +75,13 @@ def routes(service: GenerationService) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat(request: Request) -> Response:
-        wanted = read_chat(strict_json(await request.body()), service.settings)
-        return await answer(service, request, wanted, CHAT)
+        parsed = read_chat(strict_json(await request.body()), service.settings)
+        return await answer(service, request, parsed, CHAT)
 
     @router.post("/v1/completions", summary="Go on from a prompt")
     async def complete(request: Request) -> Response:
-        wanted = read_text(strict_json(await request.body()), service.settings)
-        return await answer(service, request, wanted, TEXT)
+        parsed = read_text(strict_json(await request.body()), service.settings)
+        return await answer(service, request, parsed, TEXT)
 
     add_models(router, service)
     add_health(router, service)
@@ -92,19 +92,19 @@ def routes(service: GenerationService) -> APIRouter:
 class Exchange:
     """One HTTP request and its answers: its job, and the queue of chunks not yet sent.
 
-    ``began`` and ``until`` are times of the monotonic clock.
+    ``began`` and ``deadline`` are times of the monotonic clock.
     """
 
     service: GenerationService
-    wanted: CompletionRequest
+    parsed: CompletionRequest
     shape: Shape
     job: Job
-    news: asyncio.Queue[tuple[int, Chunk | Failed | None]]
+    queue: asyncio.Queue[tuple[int, Chunk | Failed | None]]
 
     def __post_init__(self) -> None:
         """Start the clock, and make the fields that every part of the answer carries."""
         self.began = time.monotonic()
-        self.until = self.began + self.service.settings.answer_seconds
+        self.deadline = self.began + self.service.settings.answer_seconds
         self.head = {
             "id": f"{self.shape.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -117,21 +117,21 @@ class Exchange:
         """The chunks of all answers, each with its answer's number; RequestFault on a failure."""
         while True:
             try:
-                number, news = await asyncio.wait_for(
-                    self.news.get(), self.until - time.monotonic()
+                number, chunk = await asyncio.wait_for(
+                    self.queue.get(), self.deadline - time.monotonic()
                 )
             except TimeoutError:
                 raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"}) from None
-            if isinstance(news, Failed):
-                raise RequestFault(500, news.found)
-            if news is None:
+            if isinstance(chunk, Failed):
+                raise RequestFault(500, chunk.found)
+            if chunk is None:
                 return
-            self.counts[number] = news.count
-            yield number, news
+            self.counts[number] = chunk.count
+            yield number, chunk
 
     def usage(self) -> dict[str, int]:
         """The tokens of each prompt, once, and those that were chosen."""
-        read = sum(len(each.prompt) for each in self.requests[:: self.wanted.n])
+        read = sum(len(each.prompt) for each in self.requests[:: self.parsed.n])
         chosen = sum(self.counts.values())
         return {
             "prompt_tokens": read,
@@ -149,19 +149,21 @@ class Exchange:
 
 
 async def answer(
-    service: GenerationService, request: Request, wanted: CompletionRequest, shape: Shape
+    service: GenerationService, request: Request, parsed: CompletionRequest, shape: Shape
 ) -> Response:
     """The answer to a checked request, whole or as it comes."""
-    service.check_name(wanted.model)
-    exchange = Exchange(service, wanted, shape, *place_for(service, request))
+    service.check_name(parsed.model)
+    exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
         exchange.requests = await asyncio.to_thread(
-            generation_requests, wanted, service.engine.model
+            generation_requests, parsed, service.engine.model
         )
         service.engine.submit(exchange.job, exchange.requests)
-        if wanted.stream:
+        if parsed.stream:
             return Events(events(exchange), exchange.leave)
-        body = await while_there(request, whole(exchange), service.settings.answer_seconds)
+        body = await await_while_connected(
+            request, whole(exchange), service.settings.answer_seconds
+        )
     except BaseException:
         exchange.leave()
         raise
@@ -169,19 +171,19 @@ async def answer(
     return JSONResponse(body)
 
 
-def place_for(
+def reserve_place(
     service: GenerationService, request: Request
 ) -> tuple[Job, asyncio.Queue[tuple[int, Chunk | Failed | None]]]:
     """A place in the queue, and the queue of its chunks; RequestFault when there is none."""
     loop = asyncio.get_running_loop()
-    news: asyncio.Queue[tuple[int, Chunk | Failed | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Chunk | Failed | None]] = asyncio.Queue()
 
     def emit(number: int, chunk: Chunk | Failed | None) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it all who waited
-            loop.call_soon_threadsafe(news.put_nowait, (number, chunk))
+            loop.call_soon_threadsafe(queue.put_nowait, (number, chunk))
 
     try:
-        return service.engine.reserve(request.scope.get("client_name", ""), emit), news
+        return service.engine.reserve(request.scope.get("client_name", ""), emit), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429
@@ -193,7 +195,7 @@ async def whole(exchange: Exchange) -> dict[str, Any]:
     parts: dict[int, list[Chunk]] = {}
     async for number, chunk in exchange.chunks():
         parts.setdefault(number, []).append(chunk)
-    with_logprobs = exchange.wanted.top_logprobs is not None
+    with_logprobs = exchange.parsed.top_logprobs is not None
     choices = [
         exchange.shape.choice(number, joined(parts[number]), with_logprobs) for number in parts
     ]
@@ -214,9 +216,9 @@ def joined(parts: Sequence[Chunk]) -> Chunk:
 
 async def events(exchange: Exchange) -> AsyncIterator[bytes]:
     """The body of an answer that is given as it comes, a server-sent event each."""
-    more: dict[str, Any] = {"usage": None} if exchange.wanted.include_usage else {}
+    more: dict[str, Any] = {"usage": None} if exchange.parsed.include_usage else {}
     head = {**exchange.head, "object": exchange.shape.part_object}
-    with_logprobs, begun = exchange.wanted.top_logprobs is not None, set[int]()
+    with_logprobs, begun = exchange.parsed.top_logprobs is not None, set[int]()
     try:
         async for number, chunk in exchange.chunks():
             parts = exchange.shape.parts(number, chunk, with_logprobs, first=number not in begun)
@@ -226,7 +228,7 @@ async def events(exchange: Exchange) -> AsyncIterator[bytes]:
     except RequestFault as fault:
         yield event(fault.body())
         return
-    if exchange.wanted.include_usage:
+    if exchange.parsed.include_usage:
         yield event({**head, "choices": [], "usage": exchange.usage()})
     yield b"data: [DONE]\n\n"
 

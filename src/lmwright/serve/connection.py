@@ -25,7 +25,7 @@ HEAD_BYTES = 65536
 """The most that a request's line and headers may take."""
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """The most open connections: a thousand, or half of the files we may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1000 if soft == resource.RLIM_INFINITY else max(8, min(1000, soft // 2))
@@ -40,7 +40,7 @@ class Connection(H11Protocol):
     """The longest that a client may leave a response unread."""
     linger_seconds = 1.0
     """The time for which a refused client's bytes are still read, so that it sees the refusal."""
-    most = most_connections()
+    max_connections = max_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; where there are too many, the one longest idle goes."""
@@ -48,7 +48,7 @@ class Connection(H11Protocol):
         self.free_since = time.monotonic()
         self.stuck_since: float | None = None
         self.refused = False
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.max_connections:
             self.make_room()
 
     def make_room(self) -> None:

@@ -140,7 +140,7 @@ def echo_chunks(model: LanguageModel, request: GenerationRequest) -> Iterator[Ch
     if request.top_logprobs is None:
         yield Chunk(text)
         return
-    state, decoder = DecodingState(model.network, 1), model.tokenizer.stream()
+    state, detokenizer = DecodingState(model.network, 1), model.tokenizer.detokenizer()
     logprobs_v: Tensor | None = None
     tokens, offset = [], 0
     for id_ in request.prompt.tolist():
@@ -149,7 +149,7 @@ def echo_chunks(model: LanguageModel, request: GenerationRequest) -> Iterator[Ch
         if logprobs_v is not None:
             top = top_tokens(model.tokenizer, logprobs_v, request.top_logprobs)
         tokens.append(GeneratedToken(chosen, top, min(offset, len(text))))
-        offset += len(decoder.push([id_]))
+        offset += len(detokenizer.push([id_]))
         logprobs_v = torch.log_softmax(state.append([np.array([id_])])[0].double(), dim=-1)
         yield Chunk("")
     yield Chunk(text, tuple(tokens))

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lmwright.core.errors import BadInput
-from lmwright.serve.app import add_health, add_models, requests_counter, while_there
+from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
 from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
 from lmwright.serve.served import Served
@@ -84,23 +84,23 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/classify", summary="Label one text or many")
     async def classify(request: Request) -> JSONResponse:
-        asked = read_classify(
+        parsed = read_classify(
             strict_json(await request.body()),
             service.settings.max_texts,
             service.settings.max_characters,
         )
-        service.check_name(asked.model, service.engine.current.version)
+        service.check_name(parsed.model, service.engine.current.version)
         began = time.monotonic()
         client = request.scope.get("client_name", "")
-        loaded, answers = await ask(service, request, asked.texts, client)
-        service.check_name(asked.model, loaded.version)  # a swap may have come between
+        loaded, answers = await ask(service, request, parsed.texts, client)
+        service.check_name(parsed.model, loaded.version)  # a swap may have come between
         served = Served(
             f"cls-{uuid.uuid4().hex}",
             time.time(),
             client,
             loaded.version,
             loaded.model.labels,
-            asked.texts,
+            parsed.texts,
             tuple(answers),
         )
         for observe in service.observers:
@@ -130,7 +130,7 @@ async def ask(
         raise RequestFault(413, str(fault), "input") from None
     answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     try:
-        found = await while_there(request, answers, service.settings.request_seconds)
+        found = await await_while_connected(request, answers, service.settings.request_seconds)
     finally:
         service.engine.forget(client, futures)
     return loaded, [checked(answer) for answer in found]

@@ -14,10 +14,10 @@ import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.text.disguise import Disguise
 from lmwright.text.formats.layout import read_text
 from lmwright.text.formats.sidecars import settings_beside
-from lmwright.text.template import BoxedTemplate
+from lmwright.text.special_tokens import SpecialTokenMarks
+from lmwright.text.template import SandboxedTemplate
 from lmwright.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -56,7 +56,7 @@ class ChatTemplate:
         self.source = source
         self.special = dict(special or {})
         self.control = frozenset(control) | frozenset(self.special.values())
-        self.box = BoxedTemplate(source)
+        self.sandbox = SandboxedTemplate(source)
         self.knows_developers = bool(DEVELOPER.search(source))
         self.ends = TURN_ENDS | (
             {self.special["eos_token"]} if "eos_token" in self.special else set()
@@ -80,19 +80,19 @@ class ChatTemplate:
         """
         check_messages(messages)
         self.check_extras(allowed)
-        disguise = Disguise(self.control)
+        marks = SpecialTokenMarks(self.control)
         given = {
             "messages": [self.known(message) for message in messages],
             "tools": list(tools) if tools else None,
             **allowed,
         }
-        variables = {name: disguise.value(each) for name, each in given.items()}
-        text = self.box.render(
+        variables = {name: marks.value(each) for name, each in given.items()}
+        text = self.sandbox.render(
             {**self.special, **variables, "add_generation_prompt": add_generation_prompt},
-            (disguise.begun, disguise.ended),
+            (marks.begun, marks.ended),
             now,
         )
-        return [Part(*each) for each in disguise.parts(text)]
+        return [Part(*each) for each in marks.parts(text)]
 
     def known(self, message: Message) -> Message:
         """A message in a role that the template knows."""
@@ -106,7 +106,7 @@ class ChatTemplate:
 
     def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any) -> np.ndarray:
         """The ids (int32) of the conversation: a prompt, with ``add_generation_prompt``."""
-        return ids_of(tokenizer, self.render(messages, **settings))[0]
+        return encode_parts(tokenizer, self.render(messages, **settings))[0]
 
     def encode(
         self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
@@ -119,7 +119,7 @@ class ChatTemplate:
         parts = self.render(messages, **settings)
         if "endgeneration" not in self.source:
             parts = self.marked(parts, messages, settings)
-        return ids_of(tokenizer, parts)
+        return encode_parts(tokenizer, parts)
 
     def marked(
         self, whole: list[Part], messages: Sequence[Message], settings: Mapping[str, Any]
@@ -132,7 +132,7 @@ class ChatTemplate:
                 continue
             asked = self.render(messages[:place], **{**settings, "add_generation_prompt": True})
             answered = self.render(messages[: place + 1], **plain)
-            first = size(asked)
+            first = character_count(asked)
             last = self.end_of_turn(answered, first)
             if not begins(answered, asked, first) or not begins(whole, answered, last):
                 raise BadInput(
@@ -155,7 +155,7 @@ class ChatTemplate:
 
     def check_extras(self, allowed: Mapping[str, Any]) -> None:
         """BadInput for an extra that the template does not read, or that is not a caller's."""
-        possible = self.box.reads - OWN - set(self.special)
+        possible = self.sandbox.reads - OWN - set(self.special)
         for name in allowed:
             if name not in possible:
                 raise BadInput(
@@ -166,7 +166,7 @@ class ChatTemplate:
 
     def close(self) -> None:
         """End the process that renders."""
-        self.box.close()
+        self.sandbox.close()
 
 
 def read_chat_template(folder: Path, tokenizer: Tokenizer, name: str = "default") -> ChatTemplate:
@@ -203,7 +203,7 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts)
 
 
-def ids_of(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
+def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
     """The ids (int32) of some parts, and which of them (bool) begin in generated text.
 
     A special token of the template's that the tokenizer does not have is text.
@@ -231,7 +231,7 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise BadInput(f"message {place} has a {kind} for content", "a text")
 
 
-def size(parts: Iterable[Part]) -> int:
+def character_count(parts: Iterable[Part]) -> int:
     """The number of characters of some parts."""
     return sum(len(part.text) for part in parts)
 

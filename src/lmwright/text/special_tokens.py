@@ -1,4 +1,4 @@
-"""Special tokens that people type, kept apart from those that a template writes.
+"""Special tokens typed by people, marked so that they stay apart from a template's own.
 
 Before a template is rendered, a random mark is put into whatever in a message or tool spells a
 special token; in the rendered text a token without a mark in it is then the template's own.
@@ -21,7 +21,7 @@ DEEPEST = 100
 MOST_VALUES = 2_000_000
 
 
-class Disguise:
+class SpecialTokenMarks:
     """The marks of one rendering, for these special tokens.
 
     A mark stands in a typed token and wherever the beginning or end of one could be completed by

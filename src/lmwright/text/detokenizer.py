@@ -1,7 +1,7 @@
-"""From ids to text, also while the ids are still coming.
+"""Incremental detokenization: from ids to text while the ids are still coming.
 
-Where a vocabulary is of bytes, a token may hold part of a character. A stream gives out what is
-certain and keeps the rest, so that its pieces joined are the text of all the ids.
+In a vocabulary of bytes a token may hold part of a character. The detokenizer gives out what is
+certain and keeps the rest, so that its outputs joined are the text of all the ids.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Vocabulary(Protocol):
-    """The part of a tokenizer that decoding a stream needs."""
+    """The part of a tokenizer that a detokenizer needs."""
 
     inner: Any
     names: dict[int, str]
@@ -30,7 +30,7 @@ class Vocabulary(Protocol):
         """The token of an id."""
 
 
-class Stream:
+class Detokenizer:
     """The text of ids that come a few at a time; never half a character.
 
     Over bytes a piece is given as soon as its characters are whole. Other decoders look at all
