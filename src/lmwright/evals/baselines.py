@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmwright.baselines.majority import Majority
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_labels
 from lmwright.data.sample import same_rows
 from lmwright.evals.rows import read_split
-from lmwright.models.majority import Majority
-from lmwright.models.tfidf import Tfidf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,15 @@ class Model(Protocol):
         """Read what :meth:`save` wrote; BadInput or Corrupt says what is wrong with it."""
 
 
+FORMER_NAMES = {
+    "asked": "zero-shot",
+    "asked-hosted": "zero-shot-hosted",
+    "question": "prompt",
+    "way": "query",
+}
+"""Kinds, and fields of these kinds, by the names that they had in older stores."""
+
+
 def load_model(folder: Path) -> Model:
     """The model in a folder, of whichever kind its ``model.json`` names."""
     kind = read_description(folder).get("kind")
@@ -77,4 +86,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         or len(set(labels)) < len(labels)
     ):
         raise Corrupt(f"{path}: labels are {labels!r}", "two different strings or more")
+    if (kind := value.get("kind")) in ("asked", "asked-hosted"):
+        value = {FORMER_NAMES.get(name, name): each for name, each in value.items()}
+        value["kind"] = FORMER_NAMES[kind]
     return value
