@@ -201,7 +201,7 @@ class Task(Protocol):
         """The name of the rows that are never parted and are resampled together; "" for none."""
 
     def text(self, row: Row) -> str:
-        """The text in which a row's near duplicates, slices, language and personal data are found."""
+        """The text of a row, for near duplicates, slices, language and personal data."""
 
     def target(self, row: Row) -> str:
         """The right answer in words, as people are shown it."""
