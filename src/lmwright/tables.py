@@ -58,10 +58,10 @@ FAMILIES = {
 
 MODELS = {
     "text-model": "lmwright.models.text_model:TextPredictor",
-    "tfidf": "lmwright.models.tfidf:Tfidf",
-    "majority": "lmwright.models.majority:Majority",
-    "asked": "lmwright.models.asked:Asked",
-    "asked-hosted": "lmwright.models.asked_hosted:AskedHosted",
+    "tfidf": "lmwright.baselines.tfidf:Tfidf",
+    "majority": "lmwright.baselines.majority:Majority",
+    "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",
+    "zero-shot-hosted": "lmwright.tasks.zero_shot_hosted:ZeroShotHosted",
 }
 
 AUDITS = {

@@ -15,7 +15,7 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import write_gguf_model
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model, rules_of
+from lmwright.models.language import LanguageModel, language_model, read_generation_config
 from tests.cli.folders import change, folder_of
 from tests.models.files.test_gguf_model import KIN, TOKENS, made
 from tests.models.speaking import FAMILIES, speaking_folder
@@ -90,7 +90,9 @@ def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
     for told in ("start", "ends", "first", "never", "template"):
         assert getattr(before.described, told) == getattr(after.described, told), told
     assert before.tokenizer.roles == after.tokenizer.roles
-    assert rules_of(before.described.generation) == rules_of(after.described.generation)
+    assert read_generation_config(before.described.generation) == read_generation_config(
+        after.described.generation
+    )
     assert before.described.left == after.described.left
     if "steered" in kind:
         assert after.described.never == (5, 11) and after.described.first == 7
@@ -118,7 +120,7 @@ def test_every_end_of_an_answer_goes_along(tmp_path, capsys):
     (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w2"}))
     assert main(["export", folder, str(out)]) == 0
     before, after = (language_model(read_published(str(each))) for each in (folder, out))
-    assert before.ends == after.ends == (7, 2)
+    assert before.stop_ids == after.stop_ids == (7, 2)
 
 
 FAR = {"F32": 1e-5, "F16": 1e-2, "BF16": 1e-1, "Q8_0": 1e-1, "Q4_0": 1.0}
@@ -139,12 +141,12 @@ def test_a_folder_becomes_a_gguf_file(name, form, tmp_path, capsys):
         assert torch.equal(left, right)
     texts = ["Say it's good, 12 times.", "  a\n\nb", "<extra> é 日本"]
     for text in texts:
-        ids = before.prompt(text).tolist()
-        assert ids == after.prompt(text).tolist()
+        ids = before.prompt_ids(text).tolist()
+        assert ids == after.prompt_ids(text).tolist()
         assert before.tokenizer.decode(ids) == after.tokenizer.decode(ids)
     messages = [{"role": "user", "content": "Hello <|im_end|>"}]
-    assert before.chat(messages).tolist() == after.chat(messages).tolist()
-    assert set(before.ends) == set(after.ends) and len(before.ends) == 3
+    assert before.chat_ids(messages).tolist() == after.chat_ids(messages).tolist()
+    assert set(before.stop_ids) == set(after.stop_ids) and len(before.stop_ids) == 3
     assert read_gguf(out).metadata["general.name"] == "my model"
 
 

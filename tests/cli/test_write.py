@@ -13,11 +13,11 @@ import torch
 
 from lmwright.cli.main import main
 from lmwright.models.core.ragged import pack
-from lmwright.models.decode import Decoding
 from lmwright.models.files.folder import read_folder
 from lmwright.models.files.published import read_published
 from lmwright.models.language import language_model
 from lmwright.models.network.network import build, fill
+from lmwright.text.generation import SamplingParams
 from tests.cli.folders import change, folder_of
 from tests.models.test_foreign import folder_of as foreign_folder
 from tests.serve.talking import talking, write_model
@@ -200,7 +200,7 @@ def test_more_beams_than_tokens_are_no_fault_of_ours(
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("bert", "does not foretell the next token"),
+        ("bert", "is no causal language model"),
         ("llama", "the model has no head.out.weight"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_hosted_model_stands_where_one_of_this_machine_does(
     with talking(model) as talk:
         address = f"hosted:tiny@http://127.0.0.1:{talk.port}/v1"
         words = [str(folder)] if here else [address]
-        how = Decoding(9, temperature=1.5, top_p=0.9)
+        how = SamplingParams(9, temperature=1.5, top_p=0.9)
         assert said(["generate", *words, "The", *drawn], capsys) == (
             "".join(model.complete("The", how, 3)) + "\n"
         )

@@ -13,7 +13,7 @@ from lmwright.core.errors import BadInput
 from lmwright.evals.ask import Ask, Hosting
 from lmwright.evals.predictions import read_predictions
 from lmwright.store.store import Store
-from tests.models.odd_endpoint import odd, response
+from tests.hosted.odd_endpoint import odd, response
 from tests.models.test_foreign import folder_of as foreign
 from tests.serve.talking import write_model
 from tests.small_recipe import write_reviews

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmwright.baselines.majority import Majority
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
@@ -19,7 +20,6 @@ from lmwright.loop import controller as controller_module
 from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller
 from lmwright.metrics.detectors import NAMES, Detectors, DriftScore, Seen
 from lmwright.models.calibration import Calibration
-from lmwright.models.majority import Majority
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service
@@ -93,7 +93,7 @@ def version(store: Store, positive: int, fitted: str | None = None) -> str:
 
 
 class House:
-    """A store with a promoted version, an engine, a traffic log and a circle around them."""
+    """A store with a promoted version, an engine, a traffic log and a controller."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
@@ -159,7 +159,7 @@ def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
 
 
 def to_training(house: House) -> None:
-    """Bring the circle to the point where a training runs."""
+    """Bring the controller to the point where a training runs."""
     house.answer_and_label(120)
     house.controller.signs = [DRIFT] * 3
     house.controller.tick()

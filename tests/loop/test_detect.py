@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lmwright.baselines.majority import Majority
 from lmwright.data.corpus import COLUMNS, write_rows
 from lmwright.loop.detect import Detect
 from lmwright.models.calibration import Calibration
-from lmwright.models.majority import Majority
 
 
 def test_the_facts_hold_the_loss_on_the_reference_rows(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
+from lmwright.baselines.majority import Majority
 from lmwright.cli.main import main
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
@@ -20,7 +21,6 @@ from lmwright.loop.gate import Gate
 from lmwright.loop.promote import SAMPLED, Promote, short_ids, uses
 from lmwright.metrics.noninferiority import allowance
 from lmwright.models.calibration import Calibration
-from lmwright.models.majority import Majority
 from lmwright.store import versions
 from lmwright.store.store import Store
 from lmwright.store.versions import current, history, move, read_version, roll_back

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.csv as csv
 import pytest
 
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import stream
@@ -16,11 +17,10 @@ from lmwright.metrics.detectors import (
     _scores,
     _statistics,
     _summary,
-    signs_from_json,
-    signs_to_json,
+    scores_from_json,
+    scores_to_json,
 )
 from lmwright.models.calibration import softmax
-from lmwright.models.tfidf import Tfidf
 
 WINDOW = 100
 
@@ -204,7 +204,7 @@ def test_saved_and_loaded_they_say_the_same_and_fitting_repeats(world, detectors
     window = draws(world["mixed"], 1, 7)[0]
     signs = detectors.look(window)
     assert again.look(window, signs) == detectors.look(window, signs)
-    assert signs_from_json(signs_to_json(signs)) == signs
+    assert scores_from_json(scores_to_json(signs)) == signs
     fitted = Detectors.fit(world["reference"], 2, WINDOW, run_length=500, seed=0)
     assert fitted.settings == detectors.settings
     whole = (tmp_path / "detectors.safetensors").read_bytes()

@@ -9,8 +9,15 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.decode import Decoding, Rules, beam_search, bound, cut, generate, leaning
+from lmwright.models.decode import (
+    apply_constraints,
+    apply_penalties,
+    beam_search,
+    generate,
+    top_k_top_p,
+)
 from lmwright.models.zoo import bart, gpt2
+from lmwright.text.generation import GenerationConfig, SamplingParams
 from tests.parity.harness import Case, in_double, ours, reference
 
 transformers = pytest.importorskip("transformers")
@@ -30,7 +37,9 @@ def test_cuts_are_the_references(seed, top_k, top_p):
         scores = transformers.TopKLogitsWarper(top_k)(None, scores)
     scores = transformers.TopPLogitsWarper(top_p)(None, scores)
     wanted = torch.softmax(scores[0], -1)
-    found = cut(torch.softmax(logits(seed), -1), Decoding(most=1, top_k=top_k, top_p=top_p))
+    found = top_k_top_p(
+        torch.softmax(logits(seed), -1), SamplingParams(max_new_tokens=1, top_k=top_k, top_p=top_p)
+    )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)
 
 
@@ -39,7 +48,9 @@ def test_a_bias_is_the_references(seed):
     bias = {4: 2.5, 17: -100.0, 0: 0.25}
     warp = transformers.SequenceBiasLogitsProcessor([[[k], v] for k, v in bias.items()])
     wanted = warp(torch.zeros(1, 1, dtype=torch.int64), logits(seed)[None])[0]
-    found = leaning(logits(seed), [4, 4], Decoding(most=1, bias=tuple(bias.items())))
+    found = apply_penalties(
+        logits(seed), [4, 4], SamplingParams(max_new_tokens=1, logit_bias=tuple(bias.items()))
+    )
     torch.testing.assert_close(found, wanted)
 
 
@@ -48,8 +59,11 @@ def test_what_may_not_come_is_the_references(length):
     scores, known = torch.stack([logits(0), logits(1)]), torch.zeros(2, 1 + length).long()
     never = transformers.NoBadWordsLogitsProcessor([[4], [17]])
     first = transformers.ForcedBOSTokenLogitsProcessor(9)
-    how = Decoding(most=9, first=9, never=(4, 17))
-    found = [bound(row, ids.numpy(), length, how) for row, ids in zip(scores, known, strict=True)]
+    how = SamplingParams(max_new_tokens=9, forced_bos_id=9, banned_ids=(4, 17))
+    found = [
+        apply_constraints(row, ids.numpy(), length, how)
+        for row, ids in zip(scores, known, strict=True)
+    ]
     torch.testing.assert_close(torch.stack(found), first(known, never(known, scores)))
     assert torch.equal(scores[0], logits(0))
 
@@ -90,29 +104,39 @@ def test_rules_are_the_references(name, length):
     }
     for each, value in rules.items():
         wanted = made[each](value)(known, wanted)
-    how = Decoding(most=5, ends=(7, 8), rules=Rules(**rules))
-    torch.testing.assert_close(bound(scores, known[0].numpy(), length, how), wanted[0])
+    how = SamplingParams(
+        max_new_tokens=5, stop_ids=(7, 8), generation_config=GenerationConfig(**rules)
+    )
+    torch.testing.assert_close(apply_constraints(scores, known[0].numpy(), length, how), wanted[0])
     assert torch.equal(scores, logits(length) + 2)
 
 
 def test_penalties_follow_their_formula():
     """logit − presence · [count > 0] − frequency · count, of the answer's own tokens."""
     written, before = [3, 9, 3, 3], logits(0)
-    found = leaning(before, written, Decoding(most=1, presence=0.5, frequency=0.25))
+    found = apply_penalties(
+        before,
+        written,
+        SamplingParams(max_new_tokens=1, presence_penalty=0.5, frequency_penalty=0.25),
+    )
     for token in range(30):
         count = Counter(written)[token]
         taken = 0.5 * (count > 0) + 0.25 * count
         assert float(found[token]) == pytest.approx(float(before[token]) - taken, abs=1e-12)
     assert torch.equal(before, logits(0))
-    assert np.argmax(leaning(before, [int(before.argmax())] * 40, Decoding(1, frequency=2.0))) != (
-        int(before.argmax())
-    )
+    assert np.argmax(
+        apply_penalties(
+            before, [int(before.argmax())] * 40, SamplingParams(1, frequency_penalty=2.0)
+        )
+    ) != (int(before.argmax()))
 
 
-@pytest.mark.parametrize("how", [{"presence": 1.0}, {"frequency": 1.0}, {"bias": ((1, 1.0),)}])
+@pytest.mark.parametrize(
+    "how", [{"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, {"logit_bias": ((1, 1.0),)}]
+)
 def test_beams_do_not_lean(how):
     with pytest.raises(BadInput, match="beams"):
-        Decoding(most=1, beams=2, **how)
+        SamplingParams(max_new_tokens=1, beams=2, **how)
 
 
 TINY = Case(
@@ -151,7 +175,9 @@ def test_beams_with_several_ends_are_the_references(tiny, ends, beams):
     for first in range(11):
         prompt = [first, 3]
         how = {"max_new_tokens": 8, "num_beams": beams, "eos_token_id": list(ends)}
-        found = beam_search(network, np.array(prompt), Decoding(8, beams=beams, ends=ends))
+        found = beam_search(
+            network, np.array(prompt), SamplingParams(8, beams=beams, stop_ids=ends)
+        )
         assert list(found[0].tokens) == of_reference(model, prompt, 2, **how)
         assert len(found) == beams
 
@@ -190,14 +216,16 @@ def test_what_is_written_by_rules_is_the_references(case, name, beams):
         if "min_length" in rules:  # what is written early without the rule
             ends = [7, of_reference(model, prompt, cut_off, **how, eos_token_id=None)[1]]
         how |= {"eos_token_id": ends}
-        asked = Decoding(8, beams=beams, ends=tuple(ends), rules=Rules(**RULES[name]))
+        asked = SamplingParams(
+            8, beams=beams, stop_ids=tuple(ends), generation_config=GenerationConfig(**RULES[name])
+        )
         begin = np.array(start[0])
         if beams > 1:
             source = sources and sources[0]
             found = list(beam_search(network, begin, asked, source)[0].tokens)
         else:
             steps = generate(network, [begin], asked, np.random.default_rng(0), sources)
-            found = [step[0].token for step in steps]
+            found = [step[0].id for step in steps]
         assert found == of_reference(model, prompt, cut_off, **{**how, **rules})
         changed = changed or found != of_reference(model, prompt, cut_off, **how)
     assert changed or name == "bonus"  # the tiny models repeat themselves without one
@@ -208,7 +236,7 @@ def test_what_is_no_number_is_said_and_not_written(tiny, odd, monkeypatch):
     """One logit of one prompt of two; a logit of -inf is a token that is never next."""
     _, network = tiny
     prompts, right = [np.array([3, 5]), np.array([4])], network.next
-    how = {"decoding": Decoding(3), "rng": np.random.default_rng(0)}
+    how = {"params": SamplingParams(3), "rng": np.random.default_rng(0)}
 
     def change(value):
         def next_of(batch, cache):
@@ -224,4 +252,4 @@ def test_what_is_no_number_is_said_and_not_written(tiny, odd, monkeypatch):
     with pytest.raises(LmwrightError, match="no numbers"):
         next(generate(network, prompts, **how))
     with pytest.raises(LmwrightError, match="no numbers"):
-        beam_search(network, prompts[0], Decoding(3, beams=2))
+        beam_search(network, prompts[0], SamplingParams(3, beams=2))

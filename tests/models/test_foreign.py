@@ -15,11 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 from lmwright.core.random import stream
-from lmwright.models.authors import language_model_at
-from lmwright.models.decode import Decoding, Reader, beam_search, generate
+from lmwright.models.decode import DecodingState, beam_search, generate
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.models.language import LanguageModel
+from lmwright.models.loading import load_language_model
 from lmwright.tables import FAMILIES
+from lmwright.text.generation import SamplingParams
 from tests.cli.folders import WORDS, change
 from tests.serve.talking import talking
 
@@ -68,7 +69,7 @@ def theirs(folder: Path) -> Any:
 
 
 def opened(folder: Path) -> LanguageModel[Any]:
-    return language_model_at(str(folder), lambda line: None)
+    return load_language_model(str(folder), lambda line: None)
 
 
 def fault(folder: Path) -> LmwrightError:
@@ -98,10 +99,12 @@ def test_logits_and_likeliest_tokens_are_those_of_transformers_own_decoding(fold
         )
         wanted = whole.sequences[0, len(prompt) :].tolist()
         seen |= set(wanted)
-        steps = generate(ours.network, [prompt], Decoding(12, ends=ours.ends), stream(0, "x"))
+        steps = generate(
+            ours.network, [prompt], SamplingParams(12, stop_ids=ours.stop_ids), stream(0, "x")
+        )
         picks = [step[0] for step in steps]
-        assert [pick.token for pick in picks] == wanted
-        logs = torch.stack([pick.logs_v for pick in picks])
+        assert [pick.id for pick in picks] == wanted
+        logs = torch.stack([pick.logprobs_v for pick in picks])
         expected = torch.log_softmax(torch.cat(whole.logits).double(), dim=-1)
         torch.testing.assert_close(logs, expected, rtol=1e-5, atol=1e-5)
     assert len(seen) > 3
@@ -113,10 +116,10 @@ def test_what_its_files_ask_of_answers_is_kept_or_named(tmp_path: Path) -> None:
     reference, prompt, told = theirs(folder), PROMPTS[0], list[str]()
     asked = {"eos_token_id": 39, "no_repeat_ngram_size": 1, "stop_strings": ["w3"]}
     (folder / "generation_config.json").write_text(json.dumps(asked))
-    ours = language_model_at(str(folder), told.append)
-    decoding = Decoding(12, ends=ours.ends)
-    pieces = list(ours.answer(np.array(prompt), decoding, stream(0, "x")))
-    found = list({id(piece.pick): piece.pick.token for piece in pieces}.values())
+    ours = load_language_model(str(folder), told.append)
+    decoding = SamplingParams(12, stop_ids=ours.stop_ids)
+    pieces = list(ours.generate(np.array(prompt), decoding, stream(0, "x")))
+    found = list({id(each.sampled): each.sampled.id for each in pieces}.values())
     given = torch.tensor(prompt)[None]
     plain, wanted = (
         reference.generate(given, max_new_tokens=12, do_sample=False, **more)[0].tolist()
@@ -130,14 +133,14 @@ def test_what_its_files_ask_of_answers_is_kept_or_named(tmp_path: Path) -> None:
 def test_documents_side_by_side_say_what_each_says_alone(folder: Path) -> None:
     """Read bit by bit, one left, one taken twice and the two continued apart."""
     ours, reference = opened(folder), theirs(folder)
-    reader = Reader(ours.network, len(PROMPTS))
-    reader.read(PROMPTS)
-    reader.choose([2, 0, 2])
+    state = DecodingState(ours.network, len(PROMPTS))
+    state.append(PROMPTS)
+    state.select([2, 0, 2])
     known = [PROMPTS[2], PROMPTS[0], PROMPTS[2]]
     for more in ([[7], [6, 6], [21, 1]], [[4], [30], [4]]):
         new = [np.array(each) for each in more]
         known = [np.concatenate(pair) for pair in zip(known, new, strict=True)]
-        logits_bv = reader.read(new)
+        logits_bv = state.append(new)
         for row_v, ids in zip(logits_bv, known, strict=True):
             wanted_v = reference(torch.tensor(ids)[None]).logits[0, -1]
             torch.testing.assert_close(row_v, wanted_v, rtol=1e-4, atol=1e-4)
@@ -146,7 +149,7 @@ def test_documents_side_by_side_say_what_each_says_alone(folder: Path) -> None:
 @torch.inference_mode()
 def test_beams_are_scored_as_whole_passes_score_them(folder: Path) -> None:
     ours, reference = opened(folder), theirs(folder)
-    best, *others = beam_search(ours.network, PROMPTS[0], Decoding(5, beams=3))
+    best, *others = beam_search(ours.network, PROMPTS[0], SamplingParams(5, beams=3))
     assert others and best.score >= others[0].score
     for each in (best, *others):
         ids = torch.tensor([*PROMPTS[0].tolist(), *each.tokens])
@@ -158,12 +161,12 @@ def test_beams_are_scored_as_whole_passes_score_them(folder: Path) -> None:
 
 def test_a_folder_says_what_it_is_and_what_bounds_it(folder: Path) -> None:
     lines: list[str] = []
-    model = language_model_at(str(folder), lines.append)
+    model = load_language_model(str(folder), lines.append)
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     assert lines == [f"{kind} is not of lmwright's core; it runs through transformers"]
-    assert model.longest == 32 and model.ends == (39,) and model.template is None
+    assert model.longest == 32 and model.stop_ids == (39,) and model.template is None
     with pytest.raises(BadInput, match="33 tokens; wanted: at most 32"):
-        list(model.complete("w1 " * 32, Decoding(1)))
+        list(model.complete("w1 " * 32, SamplingParams(1)))
 
 
 def test_it_is_served_as_a_model_of_ours_is(folder: Path) -> None:
@@ -171,7 +174,7 @@ def test_it_is_served_as_a_model_of_ours_is(folder: Path) -> None:
     with talking(model) as talk:
         body = talk.complete("w3 w17", max_tokens=6, temperature=0, echo=True, logprobs=1)
     choice = body["choices"][0]
-    wanted = "".join(model.complete("w3 w17", Decoding(6)))
+    wanted = "".join(model.complete("w3 w17", SamplingParams(6)))
     assert choice["text"] == "w3 w17" + wanted
     ids = [WORDS.index(each) for each in re.findall(r"w\d+", choice["text"])]
     with torch.inference_mode():
@@ -184,7 +187,7 @@ def test_a_folder_of_ours_does_not_go_through_transformers(tmp_path: Path) -> No
     from tests.cli.folders import folder_of as ours
 
     lines: list[str] = []
-    model = language_model_at(ours("gpt2", tmp_path / "gpt2"), lines.append)
+    model = load_language_model(ours("gpt2", tmp_path / "gpt2"), lines.append)
     assert type(model.network).__name__ == "Network" and not lines
 
 

@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Head, ModelSpec
-from lmwright.models.decode import Decoding, beam_search, generate
+from lmwright.models.decode import beam_search, generate
 from lmwright.models.family.family import Family, to_ours
 from lmwright.models.network.network import Network, build, fill
+from lmwright.text.generation import SamplingParams
 
 STD = 0.4
 
@@ -289,14 +290,14 @@ def compare_gradients(case: Case, model: Any, network: Network) -> None:
 def generated(case: Case, model: Any, network: Network, prompt: np.ndarray, beams: int) -> tuple:
     """What both sides say after one prompt (or, of pairs, to one source): 12 tokens at most."""
     end = 3
-    decoding = Decoding(most=12, beams=beams, ends=(end,))
+    decoding = SamplingParams(max_new_tokens=12, beams=beams, stop_ids=(end,))
     start = np.array([getattr(model.config, "decoder_start_token_id", 0)]) if case.pairs else prompt
     source = prompt if case.pairs else None
     if beams > 1:
         ours = list(beam_search(network, start, decoding, source)[0].tokens)
     else:
         rng, sources = np.random.default_rng(0), None if source is None else [source]
-        ours = [step[0].token for step in generate(network, [start], decoding, rng, sources)]
+        ours = [step[0].id for step in generate(network, [start], decoding, rng, sources)]
     more = {"decoder_start_token_id": int(start[0])} if case.pairs else {}
     with in_double(next(model.parameters()).dtype == torch.float64), torch.no_grad():
         found = model.generate(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.models.decode import Decoding, generate
+from lmwright.models.decode import generate
 from lmwright.models.zoo import bert, distilbert, roberta, xlm
+from lmwright.text.generation import SamplingParams
 from tests.parity.every import (  # noqa: F401
     test_a_folder_that_the_reference_wrote_is_read,
     test_every_wrong_spec_is_noticed,
@@ -121,12 +122,14 @@ def test_a_causal_xlm_says_what_follows():
     models that see both ways."""
     case = CASES["xlm, forwards"]
     model, known = reference(case), np.array([5, 17, 30])
-    found = generate(ours(case, model), [known], Decoding(most=10), np.random.default_rng(0))
+    found = generate(
+        ours(case, model), [known], SamplingParams(max_new_tokens=10), np.random.default_rng(0)
+    )
     for step in found:
         with torch.no_grad(), in_double(True):
             logits = model(torch.from_numpy(known)[None]).logits[0, -1]
-        assert step[0].token == int(logits.argmax())
-        known = np.append(known, step[0].token)
+        assert step[0].id == int(logits.argmax())
+        known = np.append(known, step[0].id)
     assert len(known) == 13 and len(set(known[3:].tolist())) > 1
 
 

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import ModelSpec
-from lmwright.models.decode import Decoding, beam_search, generate
+from lmwright.models.decode import beam_search, generate
 from lmwright.models.family.family import Family, to_ours, to_theirs
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.network.anatomy import anatomy
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.zoo import gemma3, lamda, llama, megatron, mixtral, palm, roberta
+from lmwright.text.generation import SamplingParams
 from tests.parity.harness import STD, mutations
 
 Weights = dict[str, Tensor]
@@ -366,10 +367,10 @@ def test_generated_tokens_are_the_likeliest_of_the_equations(name):
     for prompt in documents()[:3]:
         known = prompt
         rng = np.random.default_rng(0)
-        for step in generate(network, [prompt], Decoding(most=8), rng):
+        for step in generate(network, [prompt], SamplingParams(max_new_tokens=8), rng):
             logits = paper.plain(weights, paper.config, torch.from_numpy(known))[-1]
-            assert step[0].token == int(logits.argmax())
-            known = np.append(known, step[0].token)
+            assert step[0].id == int(logits.argmax())
+            known = np.append(known, step[0].id)
         assert len(known) == len(prompt) + 8
 
 
@@ -378,7 +379,7 @@ def test_three_beams_have_the_scores_of_the_equations(name):
     paper = PAPERS[name]
     weights = paper.weights()
     network, prompt = paper.network(weights), documents()[0]
-    found = beam_search(network, prompt, Decoding(most=8, beams=3))
+    found = beam_search(network, prompt, SamplingParams(max_new_tokens=8, beams=3))
     assert len({each.tokens for each in found}) == 3
     for each in found:
         whole = torch.from_numpy(np.concatenate([prompt, each.tokens]))

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 
 from lmwright.core.assets import asset_file
 from lmwright.models.core.ragged import pack
-from lmwright.models.decode import Decoding, generate
+from lmwright.models.decode import generate
 from lmwright.models.family.family import to_theirs
 from lmwright.models.files.gguf_model import read_gguf_model
 from lmwright.models.language import language_model
+from lmwright.text.generation import SamplingParams
 
 transformers = pytest.importorskip("transformers")
 
@@ -68,7 +69,7 @@ def texts(count: int) -> list[str]:
 
 def test_logits_and_perplexity_equal_the_reference(both):
     ours, model = both
-    documents = [ours.prompt(text).astype(np.int64) for text in texts(4)]
+    documents = [ours.prompt_ids(text).astype(np.int64) for text in texts(4)]
     losses = [0.0, 0.0]
     with torch.no_grad():
         found = (batch := pack(documents)).by_document(ours.network(batch))
@@ -89,9 +90,11 @@ def test_logits_and_perplexity_equal_the_reference(both):
 def test_64_greedy_tokens_equal_the_reference(both):
     """Where the reference's two best logits lie within ``TIE``, another choice is listed."""
     ours, model = both
-    ids = ours.prompt("The best thing about this film is").astype(np.int64)
-    steps = generate(ours.network, [ids], Decoding(most=64), np.random.default_rng(0))
-    tokens = [step[0].token for step in steps]
+    ids = ours.prompt_ids("The best thing about this film is").astype(np.int64)
+    steps = generate(
+        ours.network, [ids], SamplingParams(max_new_tokens=64), np.random.default_rng(0)
+    )
+    tokens = [step[0].id for step in steps]
     whole = torch.from_numpy(np.concatenate([ids, tokens]))[None]
     with torch.no_grad():
         logits = model(whole).logits[0, len(ids) - 1 : -1]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Convolution, Embedding, Head, ModelSpec, Stack, Sublayer
-from lmwright.models.decode import Decoding, generate
+from lmwright.models.decode import generate
 from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import elmo
+from lmwright.text.generation import SamplingParams
 from tests.parity.harness import changed, mutations
 
 CONFIG = {
@@ -143,11 +144,13 @@ def test_the_forward_way_says_what_follows():
     setting = ModelSpec(stacks=(BOTH.stack("forwards"),))
     network = drawn(setting, elmo.language_model({}, setting)[0])
     weights, known = weights_of(network), np.array([5, 17, 30])
-    for step in generate(network, [known], Decoding(most=10), np.random.default_rng(0)):
+    for step in generate(
+        network, [known], SamplingParams(max_new_tokens=10), np.random.default_rng(0)
+    ):
         states = way(weights, "forwards", torch.from_numpy(known))[-1][-1]
         logits = weights["softmax.weight"] @ states + weights["softmax.bias"]
-        assert step[0].token == int(logits.argmax())
-        known = np.append(known, step[0].token)
+        assert step[0].id == int(logits.argmax())
+        known = np.append(known, step[0].id)
     assert len(known) == 13
 
 

@@ -18,9 +18,9 @@ from lmwright.models.language import LanguageModel
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.zoo.llama import FAMILY, spec
-from lmwright.serve.completions import Writing, routes
+from lmwright.serve.completions import GenerationService, routes
+from lmwright.serve.generation_engine import GenerationEngine
 from lmwright.serve.settings import Serve
-from lmwright.serve.writer import Writer
 from lmwright.text.templates import CHATML
 from tests.serve.live import Live
 
@@ -96,15 +96,17 @@ class Gated(LanguageModel):
     """The model, with a gate before each token and a count of those that passed it."""
 
     def __init__(self, model: LanguageModel) -> None:
-        super().__init__(model.network, model.tokenizer, model.ends, model.template, model.start)
+        super().__init__(
+            model.network, model.tokenizer, model.stop_ids, model.template, model.decoder_start_id
+        )
         self.open, self.passed = threading.Event(), 0
         self.open.set()
 
-    def answer(self, *words: Any) -> Iterator[Any]:
-        for piece in super().answer(*words):
+    def generate(self, *words: Any) -> Iterator[Any]:
+        for token in super().generate(*words):
             assert self.open.wait(30)
             self.passed += 1
-            yield piece
+            yield token
 
 
 class Talk(Live):
@@ -113,8 +115,8 @@ class Talk(Live):
     def __init__(self, model: LanguageModel, **settings: Any) -> None:
         self.settings = Serve(**{"port": 0, **settings})
         self.model = Gated(model)
-        self.engine: Any = Writer(self.model, self.settings.queue_requests)
-        self.service: Any = Writing("tiny", self.engine, self.settings)
+        self.engine: Any = GenerationEngine(self.model, self.settings.queue_requests)
+        self.service: Any = GenerationService("tiny", self.engine, self.settings)
         self.begin([routes(self.service)])
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:

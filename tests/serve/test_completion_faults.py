@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from lmwright.models.language import LanguageModel
+from lmwright.serve import parameters
 from lmwright.serve.connection import Connection
-from lmwright.serve.parameters import read_chat, wishes
+from lmwright.serve.parameters import generation_requests, read_chat
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
 from lmwright.text.chat import ChatTemplate
@@ -79,7 +80,13 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
     "n of nothing": (said('"n": 0'), 400),
     "max_tokens of nothing": (said('"max_tokens": 0'), 400),
     "a completion of nothing": (text('"max_tokens": 0'), 400),
-    "best of null": (text('"best_of": null'), 400),
+    "a tool": (said('"tools": [{"type": "function", "function": {"name": "f"}}]'), 400),
+    "a text with a rule": (said('"response_format": {"type": "text", "x": 1}'), 400),
+    "storage of 0": (said('"store": 0'), 400),
+    "notes to be stored": (said('"metadata": {"a": "b"}'), 400),
+    "sound": (said('"modalities": ["text", "audio"]'), 400),
+    "the best of more": (text('"n": 2, "best_of": 3'), 400),
+    "a long user": (said(f'"user": "{"u" * 513}"'), 413),
     "top_logprobs alone": (said('"top_logprobs": 2'), 400),
     "two lengths": (said('"max_tokens": 2, "max_completion_tokens": 3'), 400),
     "all but cold": (said('"temperature": 5e-324'), 400),
@@ -132,10 +139,22 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
     "no role": (messages('[{"content": "a"}]'), 400),
     "another role": (messages('[{"role": "tool", "content": "a"}]'), 400),
     "role of a list": (messages('[{"role": ["user"], "content": "a"}]'), 400),
-    "a field of a message": (
-        messages('[{"role": "user", "content": "a", "tool_calls": []}]'),
-        400,
-    ),
+    **{
+        f"a message with {name}": (
+            messages(f'[{{"role": "assistant", "content": "a", "{name}": {value}}}]'),
+            400,
+        )
+        for name, value in {
+            "tool_calls": '[{"id": "1", "type": "function"}]',
+            "function_call": '{"name": "f", "arguments": ""}',
+            "annotations": '[{"type": "url_citation"}]',
+            "audio": '{"id": "1"}',
+            "refusal": '"no"',
+            "name": "1",
+        }.items()
+    },
+    "a user's refusal": (messages('[{"role": "user", "refusal": "no"}]'), 400),
+    "an answer of nothing": (messages('[{"role": "assistant", "content": null}]'), 400),
     # item 3
     "room": (text('"max_tokens": 128'), 400),
     "room beyond the setting": (text('"max_tokens": 4097'), 400),
@@ -144,18 +163,18 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
         f"{name} in a {kind}": (make(f'"{name}": {value}'), 400)
         for kind, make in (("chat", said), ("completion", text))
         for name, value in {
-            "tools": "[]",
-            "tool_choice": '"none"',
-            "response_format": '{"type": "text"}',
-            "user": '"me"',
-            "store": "false",
-            "suffix": '""',
+            "tools": "[{}]",
+            "tool_choice": '"required"',
+            "response_format": '{"type": "json_object"}',
+            "user": "1",
+            "store": "true",
+            "suffix": '"b"',
             "top_k": "1",
             "min_p": "0",
             "repetition_penalty": "1",
             "guided_regex": '"(a+)+$"',
             "chat_template": '"{{ x.__class__ }}"',
-            "nothing_like_it": "null",
+            "nothing_like_it": "1",
         }.items()
     },
     "echo in a chat": (said('"echo": false'), 400),
@@ -240,14 +259,64 @@ def idle(talk: Talk) -> bool:
     return wait_until(lambda: talk.engine.queued == 0 and talk.engine.current is None)
 
 
-@pytest.mark.parametrize(
-    "name", ["n", "max_tokens", "temperature", "top_p", "seed", "stop", "model"]
+EVERY = sorted(
+    (parameters.TEXT | parameters.CHAT | parameters.UNSUPPORTED | {*parameters.IDENTIFIERS})
+    - {"prompt", "messages"}
 )
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_null_asks_for_nothing(talk: Talk, usual: Any, name: str) -> None:
+    """For every parameter that there is: the answer is that of a request without it."""
     given = {"seed": 4, "max_tokens": 5, name: None}
     found = talk.complete("hello", **given)["choices"]
     assert found == usual or name in ("max_tokens", "seed")
-    talk.chat("hello", **{"max_tokens": 2, name: None})
+    given = {"seed": 4, "max_tokens": 2}
+    plain = talk.chat("hello", **given)["choices"]
+    found = talk.chat("hello", **{**given, name: None})["choices"]
+    assert found == plain or name in ("max_tokens", "seed")
+
+
+def test_null_asks_for_nothing_inside_a_request(talk: Talk) -> None:
+    nulls = dict.fromkeys(("name", "refusal", "audio", "tool_calls", "function_call", "other"))
+    given: Any = {"seed": 4, "max_tokens": 3, "stream": True}
+    plain = [{"role": "user", "content": "hello"}]
+    part = [{"type": "text", "text": "hello", "cache": None}]
+    odd = [{"role": "user", "content": part, **nulls}]
+    options = {"include_usage": None, "include_obfuscation": None}
+    answers = [
+        talk.post(CHAT, messages=plain, **given),
+        talk.post(CHAT, messages=odd, stream_options=options, **given),
+    ]
+    assert [status for status, _, _ in answers] == [200, 200]
+    texts = [
+        [json.loads(line[6:])["choices"] for line in data.decode().split("\n\n")[:-2]]
+        for _, _, data in answers
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name, values in parameters.NEUTRAL.items() for value in values),
+        *((name, "ann") for name in parameters.IDENTIFIERS),
+        ("best_of", 1),
+        ("top_logprobs", 0),
+        ("logprobs", False),
+        ("stream", False),
+        ("stream_options", {}),
+        ("stream_options", {"include_usage": False}),
+        ("logit_bias", {}),
+        ("stop", []),
+    ],
+)
+def test_a_neutral_value_changes_nothing(talk: Talk, usual: Any, name: str, value: Any) -> None:
+    given: Any = {"seed": 4, "max_tokens": 5}
+    if name in parameters.TEXT | parameters.UNSUPPORTED and name != "logprobs":
+        assert talk.complete("hello", **given, **{name: value})["choices"] == usual
+    plain = talk.chat("hello", **given)["choices"]
+    assert talk.chat("hello", **given, **{name: value})["choices"] == plain
 
 
 @pytest.mark.parametrize(
@@ -257,7 +326,7 @@ def test_an_odd_text_is_a_text(model: LanguageModel, talk: Talk, odd: str) -> No
     body = talk.complete(odd, max_tokens=1, echo=True)
     assert body["choices"][0]["text"].startswith(odd)
     assert body["usage"]["prompt_tokens"] == len(model.tokenizer.ids(odd))
-    assert not set(model.prompt(odd)) & set(model.tokenizer.control.values())
+    assert not set(model.prompt_ids(odd)) & set(model.tokenizer.control.values())
     plain = talk.chat("", max_tokens=1)["usage"]["prompt_tokens"]
     more = talk.chat(odd, max_tokens=1)["usage"]["prompt_tokens"]
     assert more == plain + len(model.tokenizer.ids(odd))
@@ -416,7 +485,7 @@ def test_a_writer_that_dies_is_not_well(model: LanguageModel, monkeypatch: Any) 
         yield
 
     with talking(model) as talk:
-        monkeypatch.setattr(talk.model, "answer", die)
+        monkeypatch.setattr(talk.model, "generate", die)
         status, _, answer = talk.post(TEXT, prompt="a")
         check_error(status, answer, 500)
         talk.thread.join(10)
@@ -461,21 +530,21 @@ def test_a_developer_is_heard(model: LanguageModel) -> None:
         "{% for m in messages %}{% if m.role in ['system', 'user'] %}{{ m.content }}{% endif %}"
         "{% endfor %}"
     )
-    asked = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    asked = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
     messages = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "Hi"}]
-    (wish,) = wishes(read_chat({"messages": messages}, Serve()), asked)
-    assert model.tokenizer.decode(wish.prompt.tolist()) == "In French.Hi"
+    (request,) = generation_requests(read_chat({"messages": messages}, Serve()), asked)
+    assert model.tokenizer.decode(request.prompt.tolist()) == "In French.Hi"
     template.close()
 
 
 def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageModel) -> None:
     template = ChatTemplate("{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}")
-    greedy = LanguageModel(model.network, model.tokenizer, model.ends, template)
+    greedy = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
     settings = Serve()
     for name in ("now", "tokenizer", "self"):
         body = json.loads(said(f'"chat_template_kwargs": {{"{name}": "x"}}')[1])
         with pytest.raises(RequestFault) as caught:
-            wishes(read_chat(body, settings), greedy)
+            generation_requests(read_chat(body, settings), greedy)
         assert caught.value.status == 400 and name in caught.value.message
     template.close()
 
@@ -483,7 +552,7 @@ def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageMode
 def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = ChatTemplate(loop + "{{ messages[0].content }}")
-    with talking(LanguageModel(model.network, model.tokenizer, model.ends, template)) as talk:
+    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids, template)) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert idle(talk)
@@ -492,7 +561,7 @@ def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
 
 
 def test_a_model_without_a_template_completes_only(model: LanguageModel) -> None:
-    with talking(LanguageModel(model.network, model.tokenizer, model.ends)) as talk:
+    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids)) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert "no chat template" in answer["error"]["message"]

@@ -14,11 +14,21 @@ import torch
 
 from lmwright.core.random import stream
 from lmwright.models.core.ragged import pack
-from lmwright.models.decode import Decoding, Rules
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
+from lmwright.serve.generation import (
+    Chunk,
+    GeneratedToken,
+    GenerationRequest,
+    generate_chunks,
+    token_logprob,
+    top_tokens,
+)
+from lmwright.serve.parameters import generation_requests, read_chat
+from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import text_logprobs
-from lmwright.serve.written import Said, Token, Wish, likeliest, named, written
+from lmwright.text.chat import ChatTemplate
+from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.text.tokenizer import Tokenizer
 from tests.serve.talking import Talk, of_pieces, talking, write_model
 
@@ -38,10 +48,10 @@ def own(
     model: LanguageModel, ids: np.ndarray, most: int, seed: int, index: int = 0, **how: Any
 ) -> tuple[str, list[Any], str]:
     """The answer without a server: its text, its picks, and why it ended."""
-    decoding = Decoding(most, ends=model.ends, **how)
-    pieces = list(model.answer(ids, decoding, stream(seed, "answer", index)))
-    picks = list({id(piece.pick): piece.pick for piece in pieces}.values())
-    reason = "stop" if picks[-1].token in model.ends else "length"
+    decoding = SamplingParams(most, stop_ids=model.stop_ids, **how)
+    pieces = list(model.generate(ids, decoding, stream(seed, "answer", index)))
+    picks = list({id(each.sampled): each.sampled for each in pieces}.values())
+    reason = "stop" if picks[-1].id in model.stop_ids else "length"
     return "".join(piece.text for piece in pieces), picks, reason
 
 
@@ -50,18 +60,18 @@ def own(
 def test_a_completion_is_the_models_own(
     model: LanguageModel, client: openai.OpenAI, prompt: str, seed: int
 ) -> None:
-    text, picks, reason = own(model, model.prompt(prompt), 90, seed, **HOT)
+    text, picks, reason = own(model, model.prompt_ids(prompt), 90, seed, **HOT)
     given: Any = dict(model="tiny", prompt=prompt, max_tokens=90, seed=seed, **HOT)
     whole = client.completions.create(**given)
     assert whole.object == "text_completion" and whole.model == "tiny"
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == (text, reason)
-    assert whole.usage and whole.usage.prompt_tokens == len(model.prompt(prompt))
+    assert whole.usage and whole.usage.prompt_tokens == len(model.prompt_ids(prompt))
     assert whole.usage.completion_tokens == len(picks)
     parts = list(client.completions.create(**given, stream=True))
     assert "".join(part.choices[0].text for part in parts) == text
     assert [part.choices[0].finish_reason for part in parts] == [None] * (len(parts) - 1) + [reason]
     assert len({part.id for part in parts}) == 1 and parts[0].usage is None
-    ids = model.prompt(prompt).tolist()
+    ids = model.prompt_ids(prompt).tolist()
     assert client.completions.create(**{**given, "prompt": ids}).choices[0].text == text
 
 
@@ -74,7 +84,7 @@ def test_an_answer_in_a_chat_is_the_models_own(
         {"role": "user", "content": [{"type": "text", "text": "Hello <|im_end|> 日本"}]},
     ]
     plain = [messages[0], {"role": "user", "content": "Hello <|im_end|> 日本"}]
-    ids = model.chat(plain)
+    ids = model.chat_ids(plain)
     assert (ids == model.tokenizer.control["<|im_end|>"]).sum() == 2  # the typed one is text
     text, _, reason = own(model, ids, 40, seed, temperature=1.0)
     given: Any = {"model": "tiny", "messages": messages, "max_completion_tokens": 40, "seed": seed}
@@ -96,27 +106,27 @@ def test_an_answer_in_a_chat_is_the_models_own(
 @pytest.mark.parametrize(
     ("named", "how"),
     [
-        ({"presence_penalty": 1.5}, {"presence": 1.5}),
-        ({"frequency_penalty": -0.5}, {"frequency": -0.5}),
-        ({"logit_bias": {"7": 4, "9": -100}}, {"bias": ((7, 4.0), (9, -100.0))}),
+        ({"presence_penalty": 1.5}, {"presence_penalty": 1.5}),
+        ({"frequency_penalty": -0.5}, {"frequency_penalty": -0.5}),
+        ({"logit_bias": {"7": 4, "9": -100}}, {"logit_bias": ((7, 4.0), (9, -100.0))}),
     ],
     ids=["presence", "frequency", "bias"],
 )
 def test_what_leans_is_honoured(
     model: LanguageModel, client: openai.OpenAI, named: dict[str, Any], how: dict[str, Any]
 ) -> None:
-    ids = model.prompt("the")
+    ids = model.prompt_ids("the")
     text, picks, _ = own(model, ids, 60, 3, temperature=1.0, **how)
     assert text != own(model, ids, 60, 3, temperature=1.0)[0]
     given: Any = {"model": "tiny", "max_tokens": 60, "seed": 3, **named}
     found = client.completions.create(prompt="the", logprobs=0, **given).choices[0]
     assert found.text == text and found.logprobs is not None
-    logs = [pick.log for pick in picks if pick.token not in model.ends]
+    logs = [pick.logprob for pick in picks if pick.id not in model.stop_ids]
     assert found.logprobs.token_logprobs == pytest.approx(logs, abs=1e-12)
 
 
 def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> None:
-    ids = model.prompt("x")
+    ids = model.prompt_ids("x")
     seed = next(
         seed for seed in range(50) if own(model, ids, 100, seed, temperature=2.0)[2] == "stop"
     )
@@ -128,15 +138,17 @@ def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> Non
 
 
 def test_an_end_that_the_length_forces_is_no_stop(model: LanguageModel) -> None:
-    rules = Rules(forced_eos_token_id=model.ends[:1])
-    ending = LanguageModel(model.network, model.tokenizer, model.ends, rules=rules)
-    wish = Wish(model.prompt("x"), Decoding(5, ends=model.ends), seed=0)
-    last = list(written(ending, wish))[-1]
-    assert (last.count, last.finish) == (5, "length")
+    rules = GenerationConfig(forced_eos_token_id=model.stop_ids[:1])
+    ending = LanguageModel(model.network, model.tokenizer, model.stop_ids, generation_config=rules)
+    request = GenerationRequest(
+        model.prompt_ids("x"), SamplingParams(5, stop_ids=model.stop_ids), seed=0
+    )
+    last = list(generate_chunks(ending, request))[-1]
+    assert (last.count, last.finish_reason) == (5, "length")
 
 
 def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.OpenAI) -> None:
-    ids = model.chat([{"role": "user", "content": "hello"}])
+    ids = model.chat_ids([{"role": "user", "content": "hello"}])
     _, picks, _ = own(model, ids, 30, 5, temperature=1.0)
     given: Any = {
         "model": "tiny",
@@ -148,12 +160,12 @@ def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.O
     }
     found = client.chat.completions.create(**given).choices[0].logprobs
     assert found is not None and found.content is not None
-    picks = [pick for pick in picks if pick.token not in model.ends]
+    picks = [pick for pick in picks if pick.id not in model.stop_ids]
     for said, pick in zip(found.content, picks, strict=True):
-        assert said.logprob == pytest.approx(pick.log, abs=1e-12)
-        tops = torch.sort(pick.logs_v, descending=True).values[:3].tolist()
+        assert said.logprob == pytest.approx(pick.logprob, abs=1e-12)
+        tops = torch.sort(pick.logprobs_v, descending=True).values[:3].tolist()
         assert [each.logprob for each in said.top_logprobs] == pytest.approx(tops, abs=1e-12)
-        assert said.bytes == list(model.tokenizer.bytes_of(model.tokenizer.token(pick.token)))
+        assert said.bytes == list(model.tokenizer.bytes_of(model.tokenizer.token(pick.id)))
     parts = list(client.chat.completions.create(**given, stream=True))
     streamed = [each for p in parts if (got := p.choices[0].logprobs) for each in got.content or []]
     assert streamed == found.content
@@ -161,14 +173,14 @@ def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.O
 
 def test_an_echo_tells_how_likely_the_prompt_was(model: LanguageModel, talk: Talk) -> None:
     prompt = "the 日本"
-    ids = model.prompt(prompt)
+    ids = model.prompt_ids(prompt)
     given: Any = {"max_tokens": 4, "temperature": 0, "logprobs": 2, "echo": True}
     choice = talk.complete(prompt, **given)["choices"][0]
     text, picks, _ = own(model, ids, 4, 0)
     assert choice["text"] == prompt + text
     told = choice["logprobs"]
     with torch.inference_mode():
-        all_ids = np.concatenate([ids, [pick.token for pick in picks]])
+        all_ids = np.concatenate([ids, [pick.id for pick in picks]])
         logs = torch.log_softmax(model.network(pack([all_ids])).double(), -1)
     wanted = [float(logs[place, token]) for place, token in enumerate(all_ids[1:])]
     assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
@@ -202,7 +214,7 @@ def test_an_answer_begins_with_the_space_that_its_prompt_does_not_end_in(
     whole = model.tokenizer.decode([the, cat, cat])
     assert whole == made.decode([the, cat, cat]) == "the cat cat"
     given: Any = {"max_tokens": 2, "logit_bias": {str(cat): 100}, "temperature": 0}
-    how = Decoding(2, bias=((cat, 100.0),))
+    how = SamplingParams(2, logit_bias=((cat, 100.0),))
     assert "".join(model.complete("the", how)) == " cat cat"
     with talking(model) as talk:
         for prompt in ("the", [the]):
@@ -232,9 +244,9 @@ def test_tokens_of_one_text_are_all_told() -> None:
         (1, byte, {f"id:{piece}": -0.5, "\n": -1.0}),
         (0, byte, {"\n": -1.0}),
     ):
-        told = named(tokenizer, chosen, float(logs_v[chosen]))
-        token = Token(told, likeliest(tokenizer, logs_v, top), 0)
-        assert text_logprobs(Said("", (token,)))["top_logprobs"] == [wanted]
+        told = token_logprob(tokenizer, chosen, float(logs_v[chosen]))
+        token = GeneratedToken(told, top_tokens(tokenizer, logs_v, top), 0)
+        assert text_logprobs(Chunk("", (token,)))["top_logprobs"] == [wanted]
 
 
 def events(talk: Talk, path: str, **body: Any) -> list[Any]:
@@ -247,7 +259,7 @@ def events(talk: Talk, path: str, **body: Any) -> list[Any]:
 
 
 def test_a_stop_ends_an_answer_and_is_not_shown(model: LanguageModel, talk: Talk) -> None:
-    text, _, _ = own(model, model.prompt("x"), 60, 7, temperature=1.0)
+    text, _, _ = own(model, model.prompt_ids("x"), 60, 7, temperature=1.0)
     for first, length in ((20, 3), (5, 1), (11, 6)):
         stop = text[first : first + length]
         wanted = text[: text.find(stop)]
@@ -274,11 +286,11 @@ def test_several_prompts_have_several_answers_each(model: LanguageModel, talk: T
     body = talk.complete(["one", "three"], n=2, seed=9, max_tokens=8, echo=True)
     assert [each["index"] for each in body["choices"]] == [0, 1, 2, 3]
     for index, prompt in enumerate(["one", "one", "three", "three"]):
-        text = own(model, model.prompt(prompt), 8, 9, index, temperature=1.0)[0]
+        text = own(model, model.prompt_ids(prompt), 8, 9, index, temperature=1.0)[0]
         assert body["choices"][index]["text"] == prompt + text
     assert body["choices"][0]["text"] != body["choices"][1]["text"]
-    assert body["usage"]["prompt_tokens"] == sum(len(model.prompt(p)) for p in ("one", "three"))
-    ids = [model.prompt(p).tolist() for p in ("one", "three")]
+    assert body["usage"]["prompt_tokens"] == sum(len(model.prompt_ids(p)) for p in ("one", "three"))
+    ids = [model.prompt_ids(p).tolist() for p in ("one", "three")]
     again = talk.complete(ids, n=2, seed=9, max_tokens=8, echo=True)
     assert again["choices"] == body["choices"] and again["usage"] == body["usage"]
     parts = events(talk, "/v1/completions", prompt=ids, n=2, seed=9, max_tokens=8, echo=True)
@@ -308,6 +320,71 @@ def test_an_answer_fills_the_context_and_not_more(model: LanguageModel, talk: Ta
         assert (status, answer["error"]["param"] in ("prompt", "max_tokens")) == (400, True)
     chat = talk.chat("hello", temperature=0)["usage"]
     assert chat["total_tokens"] == 128 or chat["completion_tokens"] < 128
+
+
+def accumulated(parts: Any) -> dict[str, Any]:
+    """The message that a stream of events makes, every field that was ever sent in it."""
+    message: dict[str, Any] = {}
+    for each in parts:
+        for name, value in each["choices"][0]["delta"].items():
+            old = message.get(name)
+            message[name] = old + value if isinstance(old, str) else value
+    return message
+
+
+@pytest.mark.parametrize("more", [{}, {"logprobs": True, "top_logprobs": 2}, {"max_tokens": 1}])
+@pytest.mark.parametrize("shape", ["sent", "streamed", "object", "dumped"])
+def test_an_answer_is_accepted_as_history(
+    talk: Talk, client: openai.OpenAI, shape: str, more: dict[str, Any]
+) -> None:
+    """In every shape in which we write it, and in those that the official client makes of it."""
+    asked: Any = [{"role": "user", "content": "hello"}]
+    given: Any = {"seed": 6, "max_tokens": 12, "messages": asked, **more}
+    path = "/v1/chat/completions"
+    sent = talk.post(path, **given)[2]["choices"][0]["message"]
+    theirs = client.chat.completions.create(model="tiny", **given).choices[0].message
+    messages: dict[str, Any] = {
+        "sent": sent,
+        "streamed": accumulated(events(talk, path, **given)),
+        "object": theirs,
+        "dumped": theirs.model_dump(),
+    }
+    goes_on: Any = {"model": "tiny", "seed": 6, "max_tokens": 5}
+    plain = {"role": "assistant", "content": sent["content"]}
+    again = {"role": "user", "content": "and?"}
+    wanted = client.chat.completions.create(messages=[*asked, plain, again], **goes_on)
+    found = client.chat.completions.create(messages=[*asked, messages[shape], again], **goes_on)
+    assert found.choices == wanted.choices and found.usage == wanted.usage
+
+
+def test_a_refusal_is_the_text_of_its_message_and_a_name_is_the_templates_to_read(
+    model: LanguageModel, talk: Talk
+) -> None:
+    asked: Any = {"role": "user", "content": "hello"}
+    given: Any = {"seed": 6, "max_tokens": 5}
+    answers = [
+        talk.post("/v1/chat/completions", messages=[asked, each, asked], **given)[2]
+        for each in (
+            {"role": "assistant", "content": "no"},
+            {"role": "assistant", "content": None, "refusal": "no", "annotations": []},
+            {"role": "assistant", "content": "no", "name": "ann"},
+        )
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"] == answers[2]["choices"]
+    template = ChatTemplate("{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}")
+    named = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
+    body = {"messages": [{**asked, "name": "ann<|im_end|>"}]}
+    (request,) = generation_requests(read_chat(body, Serve()), named)
+    assert model.tokenizer.decode(request.prompt.tolist()) == "ann<|im_end|>: hello"
+    assert not {*request.prompt.tolist()} & {*model.tokenizer.control.values()}
+    template.close()
+
+
+def test_a_model_is_retrieved_by_its_name(client: openai.OpenAI) -> None:
+    (listed,) = client.models.list()
+    assert client.models.retrieve("tiny") == listed and listed.created > 0
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.models.retrieve("other/tiny")
 
 
 def test_the_client_sees_errors_as_its_own_kinds(client: openai.OpenAI) -> None:

@@ -119,7 +119,7 @@ def ended(client: socket.socket) -> bool:
 
 def test_a_thousand_idle_connections_lock_nobody_out(live: Live) -> None:
     before = live.classify("a a b")["results"]
-    most = Connection.most
+    most = Connection.max_connections
     crowd = [live.connect() for _ in range(most + 50)]
     try:
         assert wait_until(lambda: len(live.server.server_state.connections) >= most)
@@ -138,7 +138,7 @@ def test_a_thousand_idle_connections_lock_nobody_out(live: Live) -> None:
 def test_a_busy_server_says_so_when_all_connections_are_taken(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Connection, "most", 2)
+    monkeypatch.setattr(Connection, "max_connections", 2)
     model = live.engine.current.model
     model.open.clear()
     taken = [live.connect() for _ in range(2)]

@@ -140,6 +140,22 @@ def test_an_odd_text_is_a_text(live: Live, text: str) -> None:
     assert results[0]["label"] == "yes"
 
 
+def test_the_model_is_listed_and_retrieved_by_its_alias_and_version(live: Live) -> None:
+    status, _, listed = live.ask("GET", "/v1/models")
+    (entry,) = listed["data"]
+    assert status == 200 and entry["id"] == "fake@production" and entry["version"] == "v1"
+    for name in ("fake@production", "fake%40production", "v1"):
+        assert live.ask("GET", f"/v1/models/{name}")[::2] == (200, entry)
+
+
+def test_null_asks_for_nothing(live: Live) -> None:
+    plain = live.classify("a a b")["results"]
+    status, _, found = live.ask("POST", "/v1/classify", b'{"input": "a a b", "model": null}')
+    assert (status, found["results"]) == (200, plain)
+    status, _, found = live.ask("POST", "/v1/classify", b'{"input": "a a b", "other": null}')
+    assert (status, found["results"]) == (200, plain)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "wanted"),
     [
@@ -156,6 +172,10 @@ def test_an_odd_text_is_a_text(live: Live, text: str) -> None:
         ("PUT", "/health", 405),
         ("get", "/health", 405),
         ("GET", "/v1/models/", 404),
+        ("GET", "/v1/models/other", 404),
+        ("GET", "/v1/models/fake@production/x", 404),
+        ("GET", "/v1/models/v1?x=1", 400),
+        ("POST", "/v1/models/v1", 405),
         ("GET", "//v1/models", 404),
         ("GET", "/V1/Models", 404),
         ("GET", "/v1/models%00", 404),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput
-from lmwright.text.chat import ChatTemplate, Part, ids_of, read_chat_template, text_of
-from lmwright.text.disguise import Disguise
+from lmwright.text.chat import ChatTemplate, Part, encode_parts, read_chat_template, text_of
+from lmwright.text.special_tokens import SpecialTokenMarks
 from lmwright.text.templates import TEMPLATES
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 from lmwright.text.turns import turns_of
@@ -169,10 +169,10 @@ CUT = {source: ChatTemplate(source, {}, NAMES + STEERING) for source in CUTTING}
 @settings(max_examples=300, deadline=None)
 @given(TYPED)
 def test_a_marked_text_has_no_special_token_and_comes_back(text):
-    disguise = Disguise([*NAMES, *STEERING])
-    marked = disguise.text(text)
+    marks = SpecialTokenMarks([*NAMES, *STEERING])
+    marked = marks.text(text)
     assert not any(name in marked for name in [*NAMES, *STEERING])
-    assert disguise.bare(marked) == text
+    assert marks.bare(marked) == text
     if not any(sign in text for sign in "<>[]|"):
         assert marked == text
 
@@ -203,7 +203,7 @@ def test_messages_come_back(templates, tokenizer, name, messages):
     assume(name != "zephyr" or not any("<|" in each["content"] for each in wanted))
     parts = templates[name].render(messages)
     assert turns.parse(parts) == wanted
-    assert turns.parse_ids(tokenizer, ids_of(tokenizer, parts)[0]) == wanted
+    assert turns.parse_ids(tokenizer, encode_parts(tokenizer, parts)[0]) == wanted
 
 
 TURNS: dict = {}

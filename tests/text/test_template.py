@@ -1,4 +1,4 @@
-"""The box: a template gets a second, some memory and a length, and nothing of the machine."""
+"""The sandbox: a template gets a second, some memory and a length, and nothing of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.text.template import LONGEST_SOURCE, BoxedTemplate
+from lmwright.text.template import LONGEST_SOURCE, SandboxedTemplate
 
 DOUBLED = "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
 GREEDY = {
@@ -48,12 +48,12 @@ PRYING = {
 
 
 def render(source: str, **variables: object) -> str:
-    """One rendering in a box of its own."""
-    box = BoxedTemplate(source)
+    """One rendering in a sandbox of its own."""
+    sandbox = SandboxedTemplate(source)
     try:
-        return box.render(variables)
+        return sandbox.render(variables)
     finally:
-        box.close()
+        sandbox.close()
 
 
 @pytest.mark.parametrize("kind", GREEDY)
@@ -74,36 +74,38 @@ def test_a_prying_template_is_refused(kind):
 @pytest.mark.parametrize("source", ["{% for", "{{ 1 +", "{% nothing %}", "{{ x | nofilter }}"])
 def test_what_is_no_template_is_refused_at_once(source):
     with pytest.raises(BadInput, match="line 1"):
-        BoxedTemplate(source)
+        SandboxedTemplate(source)
     with pytest.raises(BadInput, match=str(LONGEST_SOURCE)):
-        BoxedTemplate("x" * (LONGEST_SOURCE + 1))
+        SandboxedTemplate("x" * (LONGEST_SOURCE + 1))
 
 
 def test_a_template_outlives_what_it_could_not_render():
     source = "{% if n > 9 %}{% for a in range(n) %}{% for b in range(n) %}{% endfor %}{% endfor %}"
-    box = BoxedTemplate(source + "{% endif %}{{ 'a' * m }}")
+    sandbox = SandboxedTemplate(source + "{% endif %}{{ 'a' * m }}")
     for _ in range(2):
-        assert box.render({"n": 1, "m": 2}) == "aa"
+        assert sandbox.render({"n": 1, "m": 2}) == "aa"
         with pytest.raises(BadInput, match="stopped"):
-            box.render({"n": 90_000, "m": 2})
+            sandbox.render({"n": 90_000, "m": 2})
         with pytest.raises(BadInput, match="memory"):
-            box.render({"n": 1, "m": 10**10})
-    box.close()
-    assert box.render({"n": 1, "m": 3}) == "aaa"
-    box.close()
+            sandbox.render({"n": 1, "m": 10**10})
+    sandbox.close()
+    assert sandbox.render({"n": 1, "m": 3}) == "aaa"
+    sandbox.close()
 
 
 def test_renderings_keep_nothing_from_one_another():
-    box = BoxedTemplate("{% set ns = namespace(n=x) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ y }}")
-    assert [box.render({"x": 1, "y": "b"}), box.render({"x": 1})] == ["2b", "2"]
-    box.close()
+    sandbox = SandboxedTemplate(
+        "{% set ns = namespace(n=x) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ y }}"
+    )
+    assert [sandbox.render({"x": 1, "y": "b"}), sandbox.render({"x": 1})] == ["2b", "2"]
+    sandbox.close()
 
 
 def test_threads_share_a_template():
-    box = BoxedTemplate("{{ x }}")
+    sandbox = SandboxedTemplate("{{ x }}")
     found: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda n=n: found.__setitem__(n, box.render({"x": n})))
+        threading.Thread(target=lambda n=n: found.__setitem__(n, sandbox.render({"x": n})))
         for n in range(20)
     ]
     for thread in threads:
@@ -111,32 +113,32 @@ def test_threads_share_a_template():
     for thread in threads:
         thread.join()
     assert found == {n: str(n) for n in range(20)}
-    box.close()
+    sandbox.close()
 
 
-def forked(box: BoxedTemplate, queue: multiprocessing.SimpleQueue) -> None:
+def forked(sandbox: SandboxedTemplate, queue: multiprocessing.SimpleQueue) -> None:
     """What a child does with its parent's template."""
-    queue.put(box.render({"x": "child"}))
-    box.close()
+    queue.put(sandbox.render({"x": "child"}))
+    sandbox.close()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_has_a_worker_of_its_own():
-    box = BoxedTemplate("{{ x }}")
+    sandbox = SandboxedTemplate("{{ x }}")
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=forked, args=(box, queue))
+    child = context.Process(target=forked, args=(sandbox, queue))
     child.start()
     child.join()
     assert queue.get() == "child"
-    assert box.render({"x": "parent"}) == "parent"
-    box.close()
+    assert sandbox.render({"x": "parent"}) == "parent"
+    sandbox.close()
 
 
 def test_the_worker_ends_with_its_template():
-    box = BoxedTemplate("{{ x }}")
-    number = box.worker.process.pid
-    del box
+    sandbox = SandboxedTemplate("{{ x }}")
+    number = sandbox.worker.process.pid
+    del sandbox
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
 
@@ -148,11 +150,11 @@ def test_what_published_templates_use():
         "{{ {'b': 1, 'a': 2} | tojson(indent=1, separators=(',', '='), sort_keys=true) }}"
         "{{ strftime_now('%d %b %Y') }}{{ dict(a=1).a }}{{ missing }}"
     )
-    box = BoxedTemplate(source)
-    assert box.reads >= {"xs", "missing"}
-    text = box.render({"xs": [1, 2, 3, 4, 5]}, now=datetime(2026, 3, 1))
+    sandbox = SandboxedTemplate(source)
+    assert sandbox.reads >= {"xs", "missing"}
+    text = sandbox.render({"xs": [1, 2, 3, 4, 5]}, now=datetime(2026, 3, 1))
     assert text == '13{"b": "é<", "a": [1]}{\n "a"=2,\n "b"=1\n}01 Mar 20261'
-    box.close()
+    sandbox.close()
 
 
 def test_a_refusal_says_the_templates_words():

@@ -131,12 +131,12 @@ def test_pieces_joined_are_the_whole_text_and_never_half_a_character(data, kind,
     if kind in ("bytes", "pieces"):
         ids = [*tokenizer.ids(text).tolist(), *ids]
     cuts = data.draw(st.lists(st.integers(1, 4), max_size=len(ids)))
-    stream = tokenizer.stream(special)
+    detokenizer = tokenizer.detokenizer(special)
     pieces, place = [], 0
     for cut in [*cuts, len(ids)]:
-        pieces.append(stream.push(ids[place : place + cut]))
+        pieces.append(detokenizer.push(ids[place : place + cut]))
         place += cut
-    pieces.append(stream.finish())
+    pieces.append(detokenizer.finish())
     assert "".join(pieces) == tokenizer.decode(ids, special)
     if special is False:
         by_library = tokenizer.inner.decode(ids)
@@ -154,26 +154,26 @@ def test_what_goes_on_from_known_ids_is_the_rest_of_the_text(data, kind):
     plain = [each for each in range(tokenizer.size()) if each not in tokenizer.names]
     known, more = (data.draw(st.lists(st.sampled_from(plain), max_size=6)) for _ in "ab")
     before, whole = tokenizer.decode(known), tokenizer.decode([*known, *more])
-    stream = tokenizer.stream()
-    stream.follow(known)
-    rest = "".join([*(stream.push([each]) for each in more), stream.finish()])
+    detokenizer = tokenizer.detokenizer()
+    detokenizer.follow(known)
+    rest = "".join([*(detokenizer.push([each]) for each in more), detokenizer.finish()])
     # A decoder of words may take back a space that the known text ended in.
     if "\ufffd" not in whole + before and whole.startswith(before):
         assert rest == whole[len(before) :]
     end = tokenizer.control["<|end|>"]
-    stream = tokenizer.stream()
-    stream.follow([*known, end])
-    assert stream.push(more) + stream.finish() == tokenizer.decode(more)
+    detokenizer = tokenizer.detokenizer()
+    detokenizer.follow([*known, end])
+    assert detokenizer.push(more) + detokenizer.finish() == tokenizer.decode(more)
 
 
 def test_a_character_comes_out_whole():
     tokenizer = KINDS["bytes"]
-    stream = tokenizer.stream()
-    found = [stream.push([number]) for number in tokenizer.ids("a☕😀é").tolist()]
+    detokenizer = tokenizer.detokenizer()
+    found = [detokenizer.push([number]) for number in tokenizer.ids("a☕😀é").tolist()]
     assert found == ["a", "", "", "☕", "", "", "", "😀", "", "é"]
-    assert stream.finish() == ""
-    stream.push(tokenizer.ids("☕").tolist()[:2])
-    assert stream.finish() == "\ufffd"
+    assert detokenizer.finish() == ""
+    detokenizer.push(tokenizer.ids("☕").tolist()[:2])
+    assert detokenizer.finish() == "\ufffd"
 
 
 def test_an_id_that_is_none():

@@ -85,7 +85,7 @@ def test_a_tiny_folder_speaks_in_llama_cpp_as_here(package, name, form, tmp_path
     export_model(folder, tmp_path / "x.gguf", form)
     before = language_model(read_published(folder))
     after = language_model(read_published(str(tmp_path / "x.gguf")))
-    prompt = before.prompt("The best thing about this")
+    prompt = before.prompt_ids("The best thing about this")
     theirs = ask(package, tmp_path / "x.gguf", texts(name), prompt, TOKENS)
     far = TABLE if (name, form) == ("gemma3", "F32") else FAR[form]
     assert len(compare(after, prompt, theirs, far)) <= MOST_TIES
@@ -93,7 +93,7 @@ def test_a_tiny_folder_speaks_in_llama_cpp_as_here(package, name, form, tmp_path
     lines = texts(name)
     wanted = [each.tolist() for each in before.tokenizer.encode(lines, 10**6)]
     assert [t for t, a, b in zip(lines, theirs.ids, wanted, strict=True) if a != b] == []
-    assert theirs.ends == set(before.ends)
+    assert theirs.ends == set(before.stop_ids)
     assert theirs.template == read_published(folder).described.template
 
 
@@ -103,9 +103,9 @@ def test_gemma_speaks_in_llama_cpp_as_here(package, tmp_path):
     export_model(str(tmp_path / "folder"), tmp_path / "x.gguf", "Q8_0")
     ours = language_model(read_published(str(tmp_path / "x.gguf")))
     lines = texts("gemma3")
-    prompt = ours.prompt("The best thing about this film is")
+    prompt = ours.prompt_ids("The best thing about this film is")
     theirs = ask(package, tmp_path / "x.gguf", lines, prompt, GEMMA_TOKENS)
     assert len(compare(ours, prompt, theirs, FAR["Q8_0"])) <= MOST_TIES
     wanted = [each.tolist() for each in ours.tokenizer.encode(lines, 10**6)]
     assert [t for t, a, b in zip(lines, theirs.ids, wanted, strict=True) if a != b] == []
-    assert theirs.ends >= set(ours.ends)  # theirs knows one more by its name, </s>
+    assert theirs.ends >= set(ours.stop_ids)  # theirs knows one more by its name, </s>

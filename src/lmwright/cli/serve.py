@@ -27,7 +27,7 @@ from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service
-from lmwright.serve.server import Drained, begin_listening, bind, loop_factory
+from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import runs_with
@@ -148,7 +148,7 @@ async def run(
         service.observers.append(traffic.observe)
         controller = Controller(recipe, store, service, traffic, start_training)
         routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
-        server = Drained(make_app(service, routers), settings, engine)
+        server = DrainingServer(make_app(service, routers), settings, engine)
         server.faults = lambda: (controller.fault, traffic.fault)
         begin_listening(alias, listener, settings)
         controller.begin()

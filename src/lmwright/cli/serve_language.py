@@ -1,4 +1,4 @@
-"""``lmwright serve`` for a model that writes: chat completions and completions over HTTP."""
+"""``lmwright serve`` for a language model: chat completions and completions over HTTP."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from lmwright.cli.write import say
 from lmwright.core.assets import is_asset
-from lmwright.models.authors import language_model_at
 from lmwright.models.files.hub import is_hub, name_and_revision
-from lmwright.models.hosted import is_hosted
+from lmwright.models.loading import load_language_model
 from lmwright.serve.app import make_app
-from lmwright.serve.completions import Writing, routes
+from lmwright.serve.completions import GenerationService, routes
+from lmwright.serve.generation_engine import GenerationEngine
 from lmwright.serve.log import json_log
-from lmwright.serve.server import Drained, begin_listening
+from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve
-from lmwright.serve.writer import Writer
 from lmwright.store.versions import ALIAS
+from lmwright.text.generation import is_hosted
 
 TOKEN_SECONDS = 5.0
-"""How long a last token may take when the server ends."""
+"""The most seconds that a last token may take when the server ends."""
 
 
 def is_language_model(address: str) -> bool:
@@ -36,7 +36,7 @@ def is_language_model(address: str) -> bool:
 
 
 def name_of(address: str) -> str:
-    """What a model goes by: the last part of its address, which tells nobody where it is."""
+    """A model's name for clients: the last part of its address, which hides where it is."""
     if is_hub(address):
         return name_and_revision(address)[0].rpartition("/")[2]
     path = Path(address.removeprefix("asset:"))
@@ -46,15 +46,15 @@ def name_of(address: str) -> str:
 
 async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server."""
-    model, name = language_model_at(address, say), name_of(address)
+    model, name = load_language_model(address, say), name_of(address)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         if model.template is not None:
             ends.callback(model.template.close)
-        writer = Writer(model, settings.queue_requests)
-        ends.callback(writer.close, TOKEN_SECONDS)
-        service = Writing(name, writer, settings)
-        server = Drained(make_app(service, [routes(service)]), settings, writer)
+        engine = GenerationEngine(model, settings.queue_requests)
+        ends.callback(engine.close, TOKEN_SECONDS)
+        service = GenerationService(name, engine, settings)
+        server = DrainingServer(make_app(service, [routes(service)]), settings, engine)
         begin_listening(name, listener, settings)
         await server.serve(sockets=[listener])
         if server.forced:

@@ -1,4 +1,4 @@
-"""``lmwright generate`` and ``lmwright chat``: a language model answers in the terminal."""
+"""``lmwright generate`` and ``lmwright chat``: generation in the terminal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from lmwright.core.errors import BadInput
-from lmwright.models.authors import Author, author_at
-from lmwright.models.decode import Decoding
-from lmwright.models.hosted import is_hosted
+from lmwright.hosted.chat import open_hosted
 from lmwright.models.language import LanguageModel
+from lmwright.models.loading import load_language_model
+from lmwright.text.generation import Generator, SamplingParams, is_hosted
 
 Address = Annotated[
     str,
@@ -21,7 +21,7 @@ Address = Annotated[
         "or hosted:MODEL@https://HOST/v1."
     ),
 ]
-Most = Annotated[int, typer.Option(help="At most so many tokens an answer.", min=1)]
+MaxTokens = Annotated[int, typer.Option(help="At most so many tokens an answer.", min=1)]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)]
 TopK = Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 0: all.", min=0)]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest of this probability.")]
@@ -38,7 +38,7 @@ def generate(
     message: Annotated[
         bool, typer.Option("--message", help="The prompt is a message, which the model answers.")
     ] = False,
-    max_tokens: Most = 256,
+    max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
@@ -51,21 +51,21 @@ def generate(
     key_from: KeyFrom = "",
 ) -> None:
     """Go on from a prompt, or translate it; the text appears as it is made."""
-    how = Decoding(max_tokens, temperature, top_k, top_p, beams)
+    params = SamplingParams(max_tokens, temperature, top_k, top_p, beams)
     text = sys.stdin.read() if prompt == "-" else prompt
-    author = opened(model, key_from)
+    generator = open_generator(model, key_from)
     if source or target:
-        author = translator(author, source, target)
+        generator = translator(generator, source, target)
     if message:
-        show(author.reply([{"role": "user", "content": text}], how, seed))
+        show(generator.reply([{"role": "user", "content": text}], params, seed))
     else:
-        show(author.complete(text, how, seed))
+        show(generator.complete(text, params, seed))
 
 
 def chat(
     model: Address,
     system: Annotated[str, typer.Option(help="What the model is told before all.")] = "",
-    max_tokens: Most = 512,
+    max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_k: TopK = 0,
     top_p: TopP = 0.9,
@@ -73,37 +73,40 @@ def chat(
     key_from: KeyFrom = "",
 ) -> None:
     """Talk to a model: a line is a message, an empty line or the end of the input stops."""
-    how = Decoding(max_tokens, temperature, top_k, top_p)
-    author = opened(model, key_from)
+    params = SamplingParams(max_tokens, temperature, top_k, top_p)
+    generator = open_generator(model, key_from)
     messages = [{"role": "system", "content": system}] if system else []
-    while said := asked():
-        messages.append({"role": "user", "content": said})
-        answer = show(author.reply(messages, how, seed))
+    while line := read_line():
+        messages.append({"role": "user", "content": line})
+        answer = show(generator.reply(messages, params, seed))
         messages.append({"role": "assistant", "content": answer})
         seed += 1  # or an answer would be drawn as the one before it was
 
 
-def opened(address: str, key_from: str) -> Author:
-    """Whatever writes at an address."""
-    if not is_hosted(address):
-        say(f"reading {address}")
-    return author_at(address, key_from, say)
+def open_generator(address: str, key_from: str) -> Generator:
+    """The local or hosted model at an address; ``key_from`` names the variable with its key."""
+    if is_hosted(address):
+        return open_hosted(address, key_from)
+    if key_from:
+        raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
+    say(f"reading {address}")
+    return load_language_model(address, say)
 
 
-def translator(author: Author, source: str, target: str) -> Author:
-    """A model of this machine for two languages; BadInput for one behind an endpoint."""
-    if not isinstance(author, LanguageModel):
+def translator(generator: Generator, source: str, target: str) -> Generator:
+    """A local model as a translator between two languages; BadInput for a hosted one."""
+    if not isinstance(generator, LanguageModel):
         raise BadInput("a language for a hosted model", "words", "say it in the prompt")
-    return author.between(source, target)
+    return generator.for_languages(source, target)
 
 
 def say(line: str) -> None:
-    """A line beside the text."""
+    """Print a line on stderr, beside the text."""
     print(line, file=sys.stderr, flush=True)
 
 
-def asked() -> str:
-    """The next line of the person who talks; empty at the end."""
+def read_line() -> str:
+    """The next line of the user; empty at the end of the input."""
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)
     try:
@@ -112,11 +115,11 @@ def asked() -> str:
         raise BadInput("a line that is not UTF-8", "text in UTF-8") from None
 
 
-def show(pieces: Iterable[str]) -> str:
-    """Print pieces as they come; returns the whole."""
+def show(chunks: Iterable[str]) -> str:
+    """Print chunks as they come; returns the whole."""
     whole = []
-    for piece in pieces:
-        print(piece, end="", flush=True)
-        whole.append(piece)
+    for chunk in chunks:
+        print(chunk, end="", flush=True)
+        whole.append(chunk)
     print(flush=True)
     return "".join(whole)

@@ -15,12 +15,13 @@ from lmwright.core.stage import Settings, Stage, Work
 from lmwright.core.stamp import reachable
 from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
-from lmwright.models.asked import opened
-from lmwright.models.asked_hosted import AskedHosted, By, Way
+from lmwright.hosted.chat import open_hosted
 from lmwright.models.files.published import check_address, content_of
-from lmwright.models.hosted import hosted, is_hosted
-from lmwright.models.question import INSTRUCTION, Question, is_row, question_of
 from lmwright.tables import FAMILIES, module_of
+from lmwright.tasks.zero_shot import open_zero_shot
+from lmwright.tasks.zero_shot_hosted import By, Query, ZeroShotHosted
+from lmwright.text.generation import is_hosted
+from lmwright.text.label_prompt import INSTRUCTION, LabelPrompt, is_logit_row, make_label_prompt
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 ANSWERED = "answered"
@@ -95,11 +96,11 @@ class Ask(Stage):
 
     def check(self) -> None:
         """BadInput for an address, a name or a number that is none."""
-        Question(self.instruction, ("a", "b"), self.max_characters)
+        LabelPrompt(self.instruction, ("a", "b"), self.max_characters)
         if not NAME.fullmatch(self.gives_as):
             raise BadInput(f"gives_as is {self.gives_as!r}", "small letters, digits and _")
         if self.is_hosted:
-            hosted(self.model, self.hosting.key_from)
+            open_hosted(self.model, self.hosting.key_from)
             for name, most in (("samples", 100), ("max_tokens", 100_000), ("at_once", 64)):
                 if not 1 <= getattr(self.hosting, name) <= most:
                     raise BadInput(
@@ -113,21 +114,21 @@ class Ask(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Write the classifier; of a hosted one with its answers."""
         labels = read_labels(work.inputs["rows"])
-        question = question_of(self.instruction, labels, self.names, self.max_characters)
-        facts = {"labels": list(labels), "names": list(question.names), "model": self.model}
+        prompt = make_label_prompt(self.instruction, labels, self.names, self.max_characters)
+        facts = {"labels": list(labels), "names": list(prompt.names), "model": self.model}
         if self.is_hosted:
-            return facts | {"answers": self.asked(work, labels, question)}
+            return facts | {"answers": self.asked(work, labels, prompt)}
         # A family's code is part of what the model says, and later stages reach none of it.
         code = hash_json(reachable([], self.reaches())[0])
-        model = opened(
-            labels, question, self.model, code, lambda line: work.record("said", line=line)
+        model = open_zero_shot(
+            labels, prompt, self.model, code, lambda line: work.record("said", line=line)
         )
         model.save(work.out(self.gives_as))
         return facts | {"prior": model.prior}
 
-    def asked(self, work: Work, labels: tuple[str, ...], question: Question) -> int:
+    def asked(self, work: Work, labels: tuple[str, ...], prompt: LabelPrompt) -> int:
         """Ask about all texts of the splits, but for those that were answered before a kill."""
-        way = Way(
+        query = Query(
             self.model,
             self.hosting.key_from,
             self.hosting.by,
@@ -136,7 +137,7 @@ class Ask(Stage):
             self.seed,
         )
         path = work.scratch / "answers.jsonl"
-        model = AskedHosted(labels, question, way, answered(path, len(labels)))
+        model = ZeroShotHosted(labels, prompt, query, answered(path, len(labels)))
         texts = [
             text
             for split in self.hosting.splits
@@ -149,7 +150,7 @@ class Ask(Stage):
             work.progress(len(model.answers), len(texts), "asking")
 
         try:
-            model.keep(texts, note, self.hosting.at_once)
+            model.fill_cache(texts, note, self.hosting.at_once)
         finally:
             journal.close()
         work.measured(asked=len(model.answers) - begun, answered_before=begun)
@@ -162,5 +163,5 @@ def answered(path: Path, labels: int) -> Mapping[str, list[float]]:
     return {
         event["key"]: event["logits"]
         for event in read_journal(path)
-        if event["event"] == ANSWERED and is_row(event.get("logits"), labels)
+        if event["event"] == ANSWERED and is_logit_row(event.get("logits"), labels)
     }

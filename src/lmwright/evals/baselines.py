@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmwright.baselines.majority import Majority
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate

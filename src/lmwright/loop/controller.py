@@ -78,7 +78,7 @@ class Controller:
         self.stopped = threading.Event()
         self.fault = ""
         self.unfit = ""
-        self.thread = threading.Thread(target=self.turn, name="circle", daemon=True)
+        self.thread = threading.Thread(target=self.turn, name="controller", daemon=True)
 
     def begin(self) -> None:
         """Start turning."""

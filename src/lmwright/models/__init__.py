@@ -1,1 +1,1 @@
-"""One model core described by data, with its files, calibrators and servable kinds."""
+"""One model core described by data, with its files, calibration and the reference decoder."""

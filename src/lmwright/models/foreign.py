@@ -1,4 +1,4 @@
-"""A language model of a family that is not of our core: its network is run by transformers.
+"""Language models of families that are not of our core: their networks are run by transformers.
 
 Of the folder transformers sees nothing: config, weights and tokenizer are read and checked here,
 and handed over as values, so neither code nor a pickle nor another address can come from it.
@@ -32,25 +32,25 @@ from lmwright.models.files.folder import (
     unsupported,
 )
 from lmwright.models.files.weights import some
-from lmwright.models.language import LanguageModel, rules_of, speaking
+from lmwright.models.language import LanguageModel, make_language_model, read_generation_config
 from lmwright.models.network.network import Batch
 from lmwright.tables import entries
 from lmwright.text.tokenizer import read_tokenizer
 
 KEPT = "transformers"
 PROBE = 5
-"""Tokens of the probe that shows whether reading bit by bit is reading the whole."""
+"""Tokens of the probe of incremental decoding."""
 CLOSE = 1e-3
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a folder's config names a family, and none of ours."""
+    """Whether a folder's config names a family that is not ours."""
     kind = read_config(folder).get("model_type")
     return isinstance(kind, str) and kind not in entries("families")
 
 
-def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[Foreign]:
-    """The language model in a folder of such a family, in fp32 on the CPU; ``say`` is told so.
+def foreign_model(folder: Path, report: Callable[[str], None]) -> LanguageModel[Foreign]:
+    """The language model in a folder of such a family, in fp32 on the CPU; told to ``report``.
 
     MissingPart without transformers. BadInput: what transformers has no causal language model for
     or cannot build, quantised weights, one whose answers depend on how its text is cut, a tokenizer
@@ -59,24 +59,30 @@ def foreign_model(folder: Path, say: Callable[[str], None]) -> LanguageModel[For
     config = read_config(folder)
     kind, where = str(config["model_type"]), str(folder / "config.json")
     model = loaded(kind, config, read_shards(folder), where)
-    say(f"{kind} is not of lmwright's core; it runs through transformers")
+    report(f"{kind} is not of lmwright's core; it runs through transformers")
     network = Foreign(model)
     check_reading(network, where)
     tokenizer = read_tokenizer(folder)
     check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     said = said_in(folder, config)
-    ends, never = ids_of(said.get("eos_token_id")), never_in(said, folder)
+    stop_ids, banned_ids = ids_of(said.get("eos_token_id")), never_in(said, folder)
     generation = generation_of(folder, config)
     for each in unsupported(generation):
-        say(f"{each} is left unread")
-    rules = rules_of(generation)
-    return speaking(network, tokenizer, ends, template_of(folder), never=never, rules=rules)
+        report(f"{each} is left unread")
+    return make_language_model(
+        network,
+        tokenizer,
+        stop_ids,
+        template_of(folder),
+        banned_ids=banned_ids,
+        generation_config=read_generation_config(generation),
+    )
 
 
 class Foreign:
-    """A causal language model of transformers behind the protocol of our decoder.
+    """A causal language model of transformers as a ``CausalLM``.
 
-    It reads each document by itself, with a cache of its own.
+    Each document is a forward pass of its own, with its own cache.
     """
 
     streams: tuple[str, ...] = ("decoder",)
@@ -94,7 +100,7 @@ class Foreign:
         }
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
-        """Logits (documents, vocabulary) of what follows each document's last token."""
+        """Next-token logits (documents, vocabulary) of each document."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
         past = None if cache is None else cache.entries.get(KEPT)
@@ -124,12 +130,12 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Caches:
-    """What transformers keeps of each document; a pass changes it in its place."""
+    """The caches of transformers, one a document; a forward pass changes them in place."""
 
     caches: tuple[Any, ...]
 
     def choose(self, places: Sequence[int]) -> Caches:
-        """Those of some documents; one that is taken again is copied."""
+        """The caches of some documents; one that is repeated is copied."""
         taken = [place in places[:number] for number, place in enumerate(places)]
         pairs = zip(places, taken, strict=True)
         return Caches(
@@ -138,7 +144,7 @@ class Caches:
 
 
 def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Any:
-    """The model that transformers makes of a config and weights."""
+    """The model that transformers builds from a config and weights."""
     try:
         import transformers
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -155,7 +161,7 @@ def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], whe
     if kind in CONFIG_MAPPING and kind not in NAMES:
         raise BadInput(
             f"{where}: transformers has {kind!r}, but not as a causal language model",
-            "a decoder that says what comes next, or a family that lmwright has",
+            "a causal language model, or a family that lmwright has",
             "see docs/families.md for those",
         )
     if kind not in NAMES:
@@ -196,7 +202,7 @@ def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], whe
 
 @torch.inference_mode()
 def check_reading(network: Foreign, where: str) -> None:
-    """BadInput unless a text that is read bit by bit gives what it gives when read at once."""
+    """BadInput unless incremental decoding gives the logits of one forward pass."""
     takes = inspect.signature(network.model.forward).parameters
     if "past_key_values" not in takes:
         raise BadInput(f"{where}: a model that keeps no keys and values", "a decoder that does")
@@ -217,5 +223,5 @@ def check_reading(network: Foreign, where: str) -> None:
         raise BadInput(
             f"{where}: read token by token it says something else than read at once",
             "a decoder that reads forwards",
-            "take a model that was made to write",
+            "take a causal language model",
         )

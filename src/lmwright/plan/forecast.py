@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
@@ -33,7 +34,6 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.encoder import LONGEST, Encoder, from_published
 from lmwright.models.model import load_model
 from lmwright.models.network.network import Network
-from lmwright.models.tfidf import Tfidf
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store

@@ -21,30 +21,36 @@ from lmwright.serve.settings import Serve
 log = logging.getLogger("lmwright.serve")
 
 
-class Works(Protocol):
-    """What a server must know of that which answers: a thread, and how much is under way on it."""
+class ServingEngine(Protocol):
+    """An engine as a server sees it: a thread, and the load on it."""
 
     worker: threading.Thread
     draining: bool
 
     @property
     def queued(self) -> int:
-        """How much is under way, in whatever it is counted; 0 when nothing is."""
+        """The load, in the engine's own unit; 0 when idle."""
 
     def healthy(self) -> str:
-        """Why it is unwell, or an empty string."""
+        """The engine's fault, or an empty string."""
 
 
-class Serves(Protocol):
-    """What an application must know of the service behind it."""
+class AppService(Protocol):
+    """A service as the application sees it."""
 
     settings: Serve
     registry: CollectorRegistry
     requests: Counter
 
     @property
-    def engine(self) -> Works:
-        """What answers."""
+    def engine(self) -> ServingEngine:
+        """The engine that answers."""
+
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``."""
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse the name of another model."""
 
 
 def requests_counter(registry: CollectorRegistry) -> Counter:
@@ -54,7 +60,20 @@ def requests_counter(registry: CollectorRegistry) -> Counter:
     )
 
 
-def add_health(router: APIRouter, service: Serves) -> None:
+def add_models(router: APIRouter, service: AppService) -> None:
+    """The routes that list the one model, and retrieve it by its name."""
+
+    @router.get("/v1/models", summary="List the model")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.describe()]}
+
+    @router.get("/v1/models/{name:path}", summary="Retrieve the model by its name")
+    async def model(name: str) -> dict[str, Any]:
+        service.check_name(name)
+        return service.describe()
+
+
+def add_health(router: APIRouter, service: AppService) -> None:
     """The routes that every server has: health, readiness, metrics."""
 
     @router.get("/health", summary="Whether the server is well")
@@ -83,8 +102,8 @@ async def disconnection(request: Request) -> None:
 T = TypeVar("T")
 
 
-async def while_there(request: Request, wanted: Awaitable[T], seconds: float) -> T:
-    """What is waited for; RequestFault when the client goes first, or the time is over."""
+async def await_while_connected(request: Request, wanted: Awaitable[T], seconds: float) -> T:
+    """Await a result; RequestFault when the client goes first, or the time is over."""
     gone = asyncio.ensure_future(disconnection(request))
     future = asyncio.ensure_future(wanted)
     either: set[asyncio.Future[Any]] = {gone, future}
@@ -100,7 +119,7 @@ async def while_there(request: Request, wanted: Awaitable[T], seconds: float) ->
         future.cancel()
 
 
-def make_app(service: Serves, routers: Sequence[APIRouter]) -> App:
+def make_app(service: AppService, routers: Sequence[APIRouter]) -> App:
     """Routers put together behind the guard; every error leaves in the one shape."""
     app = FastAPI(
         title="lmwright",
@@ -122,7 +141,7 @@ def make_app(service: Serves, routers: Sequence[APIRouter]) -> App:
 
 
 def refuse_query(request: Request) -> None:
-    """Refuse what would otherwise be ignored."""
+    """Refuse a query, which would otherwise be ignored."""
     if request.url.query:
         raise RequestFault(400, "no route takes a query; parameters stand in the body of a POST")
 
@@ -143,7 +162,7 @@ def head_as_get(app: App) -> App:
     return answer
 
 
-def counted(app: App, service: Serves) -> App:
+def counted(app: App, service: AppService) -> App:
     """Count requests under their route's own path, never under what a client typed."""
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,23 +15,23 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.serve.app import add_health, requests_counter, while_there
+from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
 from lmwright.serve.engine import Busy, Failed
+from lmwright.serve.generation import Chunk, GenerationRequest
+from lmwright.serve.generation_engine import GenerationEngine, Job
 from lmwright.serve.guard import Receive, Scope, Send
-from lmwright.serve.parameters import Asked, read_chat, read_text, wishes
+from lmwright.serve.parameters import CompletionRequest, generation_requests, read_chat, read_text
 from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
-from lmwright.serve.writer import Job, Writer
-from lmwright.serve.written import Said, Wish
 
 
 @dataclass
-class Writing:
-    """What the routes of a language model share: the name it goes by, its writer, its counters."""
+class GenerationService:
+    """The state that the routes of a language model share: its name, engine and counters."""
 
     name: str
-    engine: Writer
+    engine: GenerationEngine
     settings: Serve
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -52,6 +52,16 @@ class Writing:
             "lmwright_queued_requests", "Requests under way", registry=self.registry
         ).set_function(lambda: self.engine.queued)
 
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "lmwright",
+            "context": self.engine.model.longest,
+        }
+
     def check_name(self, name: str | None) -> None:
         """Refuse the name of another model."""
         if name not in (None, self.name):
@@ -59,79 +69,69 @@ class Writing:
             raise RequestFault(404, f"no model {printable(str(name))}; {known}", "model")
 
 
-def routes(service: Writing) -> APIRouter:
+def routes(service: GenerationService) -> APIRouter:
     """The router of a language model."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat(request: Request) -> Response:
-        asked = read_chat(strict_json(await request.body()), service.settings)
-        return await answer(service, request, asked, CHAT)
+        parsed = read_chat(strict_json(await request.body()), service.settings)
+        return await answer(service, request, parsed, CHAT)
 
     @router.post("/v1/completions", summary="Go on from a prompt")
     async def complete(request: Request) -> Response:
-        asked = read_text(strict_json(await request.body()), service.settings)
-        return await answer(service, request, asked, TEXT)
+        parsed = read_text(strict_json(await request.body()), service.settings)
+        return await answer(service, request, parsed, TEXT)
 
-    @router.get("/v1/models", summary="What answers here")
-    async def models() -> dict[str, Any]:
-        entry = {
-            "id": service.name,
-            "object": "model",
-            "created": service.created,
-            "owned_by": "lmwright",
-            "context": service.engine.model.longest,
-        }
-        return {"object": "list", "data": [entry]}
-
+    add_models(router, service)
     add_health(router, service)
     return router
 
 
 @dataclass
 class Exchange:
-    """One request and what comes of it: its job, and what was said and not yet sent.
+    """One HTTP request and its answers: its job, and the queue of chunks not yet sent.
 
-    ``began`` and ``until`` are times of the monotonic clock.
+    ``began`` and ``deadline`` are times of the monotonic clock.
     """
 
-    service: Writing
-    asked: Asked
+    service: GenerationService
+    parsed: CompletionRequest
     shape: Shape
     job: Job
-    news: asyncio.Queue[tuple[int, Said | Failed | None]]
+    queue: asyncio.Queue[tuple[int, Chunk | Failed | None]]
 
     def __post_init__(self) -> None:
-        """The clock, and what every part of the answer carries."""
+        """Start the clock, and make the fields that every part of the answer carries."""
         self.began = time.monotonic()
-        self.until = self.began + self.service.settings.answer_seconds
+        self.deadline = self.began + self.service.settings.answer_seconds
         self.head = {
             "id": f"{self.shape.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": self.service.name,
         }
-        self.wishes: Sequence[Wish] = ()
+        self.requests: Sequence[GenerationRequest] = ()
         self.counts: dict[int, int] = {}
 
-    async def said(self) -> AsyncIterator[tuple[int, Said]]:
-        """What is said of each answer, as it comes; RequestFault when that fails."""
+    async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
+        """The chunks of all answers, each with its answer's number; RequestFault on a failure."""
         while True:
             try:
-                number, news = await asyncio.wait_for(
-                    self.news.get(), self.until - time.monotonic()
+                number, chunk = await asyncio.wait_for(
+                    self.queue.get(), self.deadline - time.monotonic()
                 )
             except TimeoutError:
                 raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"}) from None
-            if isinstance(news, Failed):
-                raise RequestFault(500, news.found)
-            if news is None:
+            if isinstance(chunk, Failed):
+                raise RequestFault(500, chunk.found)
+            if chunk is None:
                 return
-            self.counts[number] = news.count
-            yield number, news
+            self.counts[number] = chunk.count
+            yield number, chunk
 
     def usage(self) -> dict[str, int]:
         """The tokens of each prompt, once, and those that were chosen."""
-        read = sum(len(wish.prompt) for wish in self.wishes[:: self.asked.n])
+        read = sum(len(each.prompt) for each in self.requests[:: self.parsed.n])
         chosen = sum(self.counts.values())
         return {
             "prompt_tokens": read,
@@ -140,24 +140,30 @@ class Exchange:
         }
 
     def leave(self) -> None:
-        """Give the place back, and count what was done."""
-        self.service.engine.leave(self.job)
+        """Give the place in the queue back, and count tokens and seconds."""
+        self.service.engine.cancel(self.job)
         self.service.seconds.observe(time.monotonic() - self.began)
         for kind, count in self.usage().items():
             if kind != "total_tokens":
                 self.service.tokens.labels(kind.removesuffix("_tokens")).inc(count)
 
 
-async def answer(service: Writing, request: Request, asked: Asked, shape: Shape) -> Response:
+async def answer(
+    service: GenerationService, request: Request, parsed: CompletionRequest, shape: Shape
+) -> Response:
     """The answer to a checked request, whole or as it comes."""
-    service.check_name(asked.model)
-    exchange = Exchange(service, asked, shape, *place_for(service, request))
+    service.check_name(parsed.model)
+    exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
-        exchange.wishes = await asyncio.to_thread(wishes, asked, service.engine.model)
-        service.engine.begin(exchange.job, exchange.wishes)
-        if asked.stream:
+        exchange.requests = await asyncio.to_thread(
+            generation_requests, parsed, service.engine.model
+        )
+        service.engine.submit(exchange.job, exchange.requests)
+        if parsed.stream:
             return Events(events(exchange), exchange.leave)
-        body = await while_there(request, whole(exchange), service.settings.answer_seconds)
+        body = await await_while_connected(
+            request, whole(exchange), service.settings.answer_seconds
+        )
     except BaseException:
         exchange.leave()
         raise
@@ -165,19 +171,19 @@ async def answer(service: Writing, request: Request, asked: Asked, shape: Shape)
     return JSONResponse(body)
 
 
-def place_for(
-    service: Writing, request: Request
-) -> tuple[Job, asyncio.Queue[tuple[int, Said | Failed | None]]]:
-    """A place in the queue, and where the news of it arrive; RequestFault when there is none."""
+def reserve_place(
+    service: GenerationService, request: Request
+) -> tuple[Job, asyncio.Queue[tuple[int, Chunk | Failed | None]]]:
+    """A place in the queue, and the queue of its chunks; RequestFault when there is none."""
     loop = asyncio.get_running_loop()
-    news: asyncio.Queue[tuple[int, Said | Failed | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Chunk | Failed | None]] = asyncio.Queue()
 
-    def say(number: int, said: Said | Failed | None) -> None:
+    def emit(number: int, chunk: Chunk | Failed | None) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it all who waited
-            loop.call_soon_threadsafe(news.put_nowait, (number, said))
+            loop.call_soon_threadsafe(queue.put_nowait, (number, chunk))
 
     try:
-        return service.engine.reserve(request.scope.get("client_name", ""), say), news
+        return service.engine.reserve(request.scope.get("client_name", ""), emit), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429
@@ -186,11 +192,13 @@ def place_for(
 
 async def whole(exchange: Exchange) -> dict[str, Any]:
     """The body of an answer that is given at once."""
-    parts: dict[int, list[Said]] = {}
-    async for number, said in exchange.said():
-        parts.setdefault(number, []).append(said)
-    told = exchange.asked.top is not None
-    choices = [exchange.shape.choice(number, joined(parts[number]), told) for number in parts]
+    parts: dict[int, list[Chunk]] = {}
+    async for number, chunk in exchange.chunks():
+        parts.setdefault(number, []).append(chunk)
+    with_logprobs = exchange.parsed.top_logprobs is not None
+    choices = [
+        exchange.shape.choice(number, joined(parts[number]), with_logprobs) for number in parts
+    ]
     return {
         **exchange.head,
         "object": exchange.shape.object,
@@ -199,28 +207,28 @@ async def whole(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-def joined(parts: Sequence[Said]) -> Said:
+def joined(parts: Sequence[Chunk]) -> Chunk:
     """The parts of one answer as one."""
     text = "".join(part.text for part in parts)
     tokens = tuple(token for part in parts for token in part.tokens)
-    return Said(text, tokens, parts[-1].count, parts[-1].finish)
+    return Chunk(text, tokens, parts[-1].count, parts[-1].finish_reason)
 
 
 async def events(exchange: Exchange) -> AsyncIterator[bytes]:
     """The body of an answer that is given as it comes, a server-sent event each."""
-    more: dict[str, Any] = {"usage": None} if exchange.asked.usage else {}
+    more: dict[str, Any] = {"usage": None} if exchange.parsed.include_usage else {}
     head = {**exchange.head, "object": exchange.shape.part_object}
-    told, begun = exchange.asked.top is not None, set[int]()
+    with_logprobs, begun = exchange.parsed.top_logprobs is not None, set[int]()
     try:
-        async for number, said in exchange.said():
-            parts = exchange.shape.parts(number, said, told, first=number not in begun)
+        async for number, chunk in exchange.chunks():
+            parts = exchange.shape.parts(number, chunk, with_logprobs, first=number not in begun)
             begun.add(number)
             for part in parts:
                 yield event({**head, "choices": [part], **more})
     except RequestFault as fault:
         yield event(fault.body())
         return
-    if exchange.asked.usage:
+    if exchange.parsed.include_usage:
         yield event({**head, "choices": [], "usage": exchange.usage()})
     yield b"data: [DONE]\n\n"
 

@@ -25,8 +25,8 @@ HEAD_BYTES = 65536
 """The most that a request's line and headers may take."""
 
 
-def most_connections() -> int:
-    """How many connections are held at once: a thousand, or half of the files we may open."""
+def max_connections() -> int:
+    """The most open connections: a thousand, or half of the files we may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1000 if soft == resource.RLIM_INFINITY else max(8, min(1000, soft // 2))
 
@@ -37,10 +37,10 @@ class Connection(H11Protocol):
     head_seconds = 10.0
     """From when a connection is free until the whole head of a request must be there."""
     write_seconds = 20.0
-    """How long a client may leave unread what was sent to it."""
+    """The longest that a client may leave a response unread."""
     linger_seconds = 1.0
-    """How long what a refused client still sends is read, so that it sees the refusal."""
-    most = most_connections()
+    """The time for which a refused client's bytes are still read, so that it sees the refusal."""
+    max_connections = max_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; where there are too many, the one longest idle goes."""
@@ -48,7 +48,7 @@ class Connection(H11Protocol):
         self.free_since = time.monotonic()
         self.stuck_since: float | None = None
         self.refused = False
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.max_connections:
             self.make_room()
 
     def make_room(self) -> None:
@@ -120,7 +120,7 @@ class Connection(H11Protocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         self.stuck_since = None
         super().resume_writing()
 

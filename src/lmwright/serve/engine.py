@@ -49,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one text. ``label`` is None where it is unsure."""
+    """The model's answer to one text. ``label`` is None where it is unsure."""
 
     label: str | None
     unsure: bool
@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the text was read as."""
+        """The length of the text in tokens."""
         return len(self.ids)
 
 
@@ -171,7 +171,7 @@ class Engine:
         return old
 
     def healthy(self, patience: float = 10.0) -> str:
-        """Why the engine is unwell, or an empty string."""
+        """The engine's fault, or an empty string."""
         if self.fault:
             return self.fault
         if not self.worker.is_alive():
@@ -332,7 +332,7 @@ class Engine:
 
 
 def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:
-    """What a version says of prepared texts, in their order: also the slow, short reference."""
+    """A version's answers to prepared texts, in their order: also the slow, short reference."""
     logits, embeddings = loaded.model.look(prepared)
     probabilities = loaded.calibration.probabilities(logits)
     unsure = loaded.calibration.unsure(probabilities)

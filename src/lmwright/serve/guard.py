@@ -169,7 +169,7 @@ class Sent:
 
 
 def announced(headers: dict[bytes, bytes]) -> int:
-    """How long a body says it is; a number of absurd length is as good as infinite."""
+    """The declared length of a body; a number of absurd length is as good as infinite."""
     length = headers.get(b"content-length", b"0")
     if not length.isdigit():
         raise RequestFault(400, "Content-Length is no number")

@@ -1,4 +1,4 @@
-"""Requests for text, read strictly: what is asked for is honoured, or refused by its name."""
+"""Generation requests over HTTP, read strictly: a parameter is honoured, or refused by its name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
-from lmwright.models.decode import Decoding
 from lmwright.models.language import LanguageModel
-from lmwright.serve.request import RequestFault, allow_only, checked_text, printable
+from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.request import (
+    RequestFault,
+    allow_only,
+    checked_text,
+    printable,
+    without_nulls,
+)
 from lmwright.serve.settings import Serve
-from lmwright.serve.written import Wish
+from lmwright.text.generation import SamplingParams
 
 COMMON = {
     "model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "stream",
@@ -23,238 +29,289 @@ COMMON = {
 }  # fmt: skip
 CHAT = COMMON | {"messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"}
 TEXT = COMMON | {"prompt", "echo", "src_lang", "tgt_lang"}
-ELSEWHERE = {
+UNSUPPORTED = {
     "audio", "best_of", "chat_template", "function_call", "functions", "metadata", "modalities",
-    "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
-    "reasoning_effort", "response_format", "safety_identifier", "service_tier", "store", "suffix",
-    "tool_choice", "tools", "user", "verbosity", "web_search_options",
+    "moderation", "parallel_tool_calls", "prediction", "prompt_cache_retention",
+    "reasoning_effort", "response_format", "service_tier", "store", "suffix", "tool_choice",
+    "tools", "verbosity", "web_search_options",
 }  # fmt: skip
-"""Parameters of the interface, and of others that speak it, which are not honoured here."""
+"""Parameters of the interface, and of others that speak it, that are not supported."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+}
+"""Values of unsupported parameters that ask for what is done anyway, and are accepted."""
+IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
+"""Texts that name a client's user or cache; they change no answer."""
+MESSAGE_FIELDS = ("role", "content", "name", "refusal")
+NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {"annotations": ([],), "tool_calls": ([],)}
+"""Further fields of an answer that is sent back as history."""
 
 ROLES = ("system", "developer", "user", "assistant")
-MOST_MESSAGES = 1000
-MOST_CHOICES = 16
-MOST_STOPS = 16
-MOST_STOP_CHARACTERS = 256
-MOST_LANGUAGE_CHARACTERS = 64
-MOST_ALTERNATIVES = 20
-MOST_BIASES = 1024
-MOST_BIAS = 100
+MAX_MESSAGES = 1000
+MAX_CHOICES = 16
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_LANGUAGE_CHARACTERS = 64
+MAX_IDENTIFIER_CHARACTERS = 512
+MAX_ALTERNATIVES = 20
+MAX_BIASES = 1024
+MAX_BIAS = 100
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
-SHORT = 16
-"""Tokens of a completion that does not say how many it wants."""
-NOT_THE_CALLERS = {"now", "self", "tokenizer"}
+DEFAULT_COMPLETION_TOKENS = 16
+"""Tokens of a completion without ``max_tokens``."""
+RESERVED_KWARGS = {"now", "self", "tokenizer"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """A request that has been checked as far as it can be without the model.
 
-    Of ``prompts`` (texts or ids) and ``messages`` one is empty. ``most`` is how many tokens an
-    answer may have; where it is None, ``usual`` many or what there is room for. ``top`` as in
-    :class:`Wish`. ``languages`` are those of a translator's prompts and answers, each empty
-    where the model's files say it.
+    Of ``prompts`` (texts or ids) and ``messages`` one is empty. Where ``max_tokens`` is None, it is
+    ``default_max_tokens`` or what the context length leaves. ``top_logprobs`` as in
+    :class:`GenerationRequest`. ``languages`` are those of a translator's prompts and answers, each
+    empty for the model's default.
     """
 
     model: str | None
     prompts: tuple[str | np.ndarray, ...]
     messages: tuple[Mapping[str, str], ...]
-    extras: Mapping[str, Any]
-    most: int | None
-    usual: int
+    template_kwargs: Mapping[str, Any]
+    max_tokens: int | None
+    default_max_tokens: int
     temperature: float
     top_p: float
-    presence: float
-    frequency: float
-    bias: tuple[tuple[int, float], ...]
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
     n: int
     seed: int
-    stops: tuple[str, ...]
+    stop: tuple[str, ...]
     stream: bool
-    usage: bool
-    top: int | None
+    include_usage: bool
+    top_logprobs: int | None
     echo: bool = False
     languages: tuple[str, str] = ("", "")
 
 
-def read_chat(body: dict[str, Any], settings: Serve) -> Asked:
+def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     """A request to ``/v1/chat/completions``."""
-    refuse_others(body, CHAT)
-    most = whole(body, "max_completion_tokens", None, 1, settings.max_tokens)
-    older = whole(body, "max_tokens", None, 1, settings.max_tokens)
+    refuse_unsupported(body, CHAT)
+    most = integer(body, "max_completion_tokens", None, 1, settings.max_tokens)
+    older = integer(body, "max_tokens", None, 1, settings.max_tokens)
     if None not in (most, older) and most != older:
         raise RequestFault(400, "max_tokens and max_completion_tokens differ", "max_tokens")
-    told = flag(body, "logprobs")
-    top = whole(body, "top_logprobs", None, 0, MOST_ALTERNATIVES)
-    if top is not None and not told:
+    logprobs = flag(body, "logprobs")
+    top = integer(body, "top_logprobs", None, 0, MAX_ALTERNATIVES)
+    if top and not logprobs:
         raise RequestFault(400, "top_logprobs needs logprobs: true", "top_logprobs")
     extras = body.get("chat_template_kwargs")
     if not isinstance(extras, dict | None):
         raise RequestFault(400, "chat_template_kwargs must be an object", "chat_template_kwargs")
-    return Asked(
+    return CompletionRequest(
         prompts=(),
-        messages=messages_of(body.get("messages"), settings.max_characters),
-        extras=extras or {},
-        most=older if most is None else most,
-        usual=settings.max_tokens,
-        top=(top or 0) if told else None,
+        messages=read_messages(body.get("messages"), settings.max_characters),
+        template_kwargs=extras or {},
+        max_tokens=older if most is None else most,
+        default_max_tokens=settings.max_tokens,
+        top_logprobs=(top or 0) if logprobs else None,
         **common(body),
     )
 
 
-def read_text(body: dict[str, Any], settings: Serve) -> Asked:
+def read_text(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     """A request to ``/v1/completions``."""
-    refuse_others(body, TEXT)
-    asked = Asked(
-        prompts=prompts_of(body.get("prompt"), settings),
+    refuse_unsupported(body, TEXT)
+    request = CompletionRequest(
+        prompts=read_prompts(body.get("prompt"), settings),
         messages=(),
-        extras={},
-        most=whole(body, "max_tokens", None, 1, settings.max_tokens),
-        usual=min(SHORT, settings.max_tokens),
-        top=whole(body, "logprobs", None, 0, MOST_ALTERNATIVES),
+        template_kwargs={},
+        max_tokens=integer(body, "max_tokens", None, 1, settings.max_tokens),
+        default_max_tokens=min(DEFAULT_COMPLETION_TOKENS, settings.max_tokens),
+        top_logprobs=integer(body, "logprobs", None, 0, MAX_ALTERNATIVES),
         echo=flag(body, "echo"),
-        languages=(language_of(body, "src_lang"), language_of(body, "tgt_lang")),
+        languages=(read_language(body, "src_lang"), read_language(body, "tgt_lang")),
         **common(body),
     )
-    if len(asked.prompts) * asked.n > settings.max_texts:
+    if len(request.prompts) * request.n > settings.max_texts:
         raise RequestFault(400, f"more than {settings.max_texts} answers in one request", "n")
-    return asked
+    return request
 
 
 def common(body: dict[str, Any]) -> dict[str, Any]:
-    """What both kinds of request may hold."""
+    """The parameters that both kinds of request may hold."""
     temperature = number(body, "temperature", 1.0, 0.0, 2.0)
     if 0 < temperature < 1e-6:  # logits divided by it might be no numbers
         raise RequestFault(400, "temperature must be 0, or at least 0.000001", "temperature")
     top_p = number(body, "top_p", 1.0, 0.0, 1.0)
     if top_p == 0:
         raise RequestFault(400, "top_p must be above 0", "top_p")
-    seed = whole(body, "seed", None, -(1 << 63), (1 << 63) - 1)
+    seed = integer(body, "seed", None, -(1 << 63), (1 << 63) - 1)
     model = body.get("model")
     streamed = flag(body, "stream")
     return {
         "model": None if model is None else checked_text(model, "model", 256),
         "temperature": temperature,
         "top_p": top_p,
-        "presence": number(body, "presence_penalty", 0.0, -2.0, 2.0),
-        "frequency": number(body, "frequency_penalty", 0.0, -2.0, 2.0),
-        "bias": bias_of(body.get("logit_bias")),
-        "n": whole(body, "n", 1, 1, MOST_CHOICES),
+        "presence_penalty": number(body, "presence_penalty", 0.0, -2.0, 2.0),
+        "frequency_penalty": number(body, "frequency_penalty", 0.0, -2.0, 2.0),
+        "logit_bias": read_logit_bias(body.get("logit_bias")),
+        "n": integer(body, "n", 1, 1, MAX_CHOICES),
         "seed": secrets.randbits(63) if seed is None else seed,
-        "stops": stops_of(body.get("stop")),
+        "stop": read_stop(body.get("stop")),
         "stream": streamed,
-        "usage": wants_usage(body.get("stream_options"), streamed),
+        "include_usage": read_include_usage(body.get("stream_options"), streamed),
     }
 
 
-def wishes(asked: Asked, model: LanguageModel) -> list[Wish]:
-    """The answers that a request wants, n to each prompt; RequestFault where the model refuses."""
-    model = translator(asked.languages, model)
-    for token, _ in asked.bias:
+def generation_requests(
+    request: CompletionRequest, model: LanguageModel
+) -> list[GenerationRequest]:
+    """One generation request an answer, n a prompt; RequestFault where the model refuses."""
+    model = for_languages(request.languages, model)
+    for token, _ in request.logit_bias:
         try:
             model.tokenizer.token(token)
         except BadInput as fault:
             raise RequestFault(400, in_words(fault), "logit_bias") from None
-    given: Sequence[str | np.ndarray | None] = asked.prompts or (None,)
-    found: list[Wish] = []
+    given: Sequence[str | np.ndarray | None] = request.prompts or (None,)
+    found: list[GenerationRequest] = []
     for prompt in given:
         param = "messages" if prompt is None else "prompt"
         try:
-            ids = ids_of(prompt, asked, model)
-            room = model.room(ids)
+            ids = prompt_ids(prompt, request, model)
+            budget = model.token_budget(ids)
         except BadInput as fault:
             raise RequestFault(400, in_words(fault), param) from None
-        if asked.top is not None and asked.echo and model.start is not None:
+        if request.top_logprobs is not None and request.echo and model.decoder_start_id is not None:
             raise RequestFault(400, "this model gives no logprobs of its prompt", "logprobs")
-        decoding = decoding_of(asked, model, len(ids), room)
+        params = sampling_params(request, model, len(ids), budget)
         echo = None
-        if asked.echo:
+        if request.echo:
             echo = prompt if isinstance(prompt, str) else model.tokenizer.decode(ids.tolist())
-        for _ in range(asked.n):
-            found.append(Wish(ids, decoding, asked.seed, len(found), asked.stops, asked.top, echo))
+        for _ in range(request.n):
+            index, top = len(found), request.top_logprobs
+            found.append(
+                GenerationRequest(ids, params, request.seed, index, request.stop, top, echo)
+            )
     return found
 
 
-def translator(languages: tuple[str, str], model: LanguageModel) -> LanguageModel:
-    """The model, as what translates between these languages."""
+def for_languages(languages: tuple[str, str], model: LanguageModel) -> LanguageModel:
+    """The model as a translator between these languages."""
     source, target = languages
     for param, pair in (("src_lang", (source, "")), ("tgt_lang", ("", target))):
         try:
-            model = model.between(*pair)
+            model = model.for_languages(*pair)
         except BadInput as fault:
             raise RequestFault(400, in_words(fault), param) from None
     return model
 
 
-def ids_of(prompt: str | np.ndarray | None, asked: Asked, model: LanguageModel) -> np.ndarray:
+def prompt_ids(
+    prompt: str | np.ndarray | None, request: CompletionRequest, model: LanguageModel
+) -> np.ndarray:
     """The ids of one prompt, or of the conversation."""
     if isinstance(prompt, str):
-        return model.prompt(prompt)
+        return model.prompt_ids(prompt)
     if prompt is not None:
         if model.longest is not None:
-            model.room(prompt)  # before each id is looked up
+            model.token_budget(prompt)  # before each id is looked up
         for each in set(prompt.tolist()):
             model.tokenizer.token(each)
         return prompt
     if model.template is None:
-        return model.chat(asked.messages)
-    model.template.check_extras(asked.extras)
-    for name in NOT_THE_CALLERS & asked.extras.keys():
+        return model.chat_ids(request.messages)
+    model.template.check_extras(request.template_kwargs)
+    for name in RESERVED_KWARGS & request.template_kwargs.keys():
         raise BadInput(f"{name!r} is not the caller's to give", "an extra of the template")
-    return model.chat(asked.messages, **asked.extras)
+    return model.chat_ids(request.messages, **request.template_kwargs)
 
 
-def decoding_of(asked: Asked, model: LanguageModel, used: int, room: int) -> Decoding:
-    """How tokens are chosen; RequestFault for an answer that is longer than the room for it."""
-    if asked.most is not None and asked.most > room:
+def sampling_params(
+    request: CompletionRequest, model: LanguageModel, used: int, budget: int
+) -> SamplingParams:
+    """Sampling parameters; RequestFault for an answer beyond the context length."""
+    if request.max_tokens is not None and request.max_tokens > budget:
         raise RequestFault(
             400,
-            f"{used} tokens of prompt leave room for {room}, not for {asked.most}",
+            f"{used} tokens of prompt leave room for {budget}, not for {request.max_tokens}",
             "max_tokens",
         )
-    return Decoding(
-        most=min(room, asked.usual) if asked.most is None else asked.most,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        ends=model.ends,
-        bias=asked.bias,
-        presence=asked.presence,
-        frequency=asked.frequency,
-        first=model.first,
+    default = min(budget, request.default_max_tokens)
+    return SamplingParams(
+        max_new_tokens=default if request.max_tokens is None else request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop_ids=model.stop_ids,
+        logit_bias=request.logit_bias,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        forced_bos_id=model.forced_bos_id,
     )
 
 
-def messages_of(value: Any, most: int) -> tuple[Mapping[str, str], ...]:
-    """Messages of a known role, each with a text."""
+def read_messages(value: Any, most: int) -> tuple[Mapping[str, str], ...]:
+    """Messages, each with a known role and a text."""
     if not isinstance(value, list) or not value:
         raise RequestFault(400, "messages must be a list of at least one message", "messages")
-    if len(value) > MOST_MESSAGES:
+    if len(value) > MAX_MESSAGES:
         raise RequestFault(
-            413, f"messages has {len(value)} entries; at most {MOST_MESSAGES}", "messages"
+            413, f"messages has {len(value)} entries; at most {MAX_MESSAGES}", "messages"
         )
     found = []
     for place, message in enumerate(value):
-        name = f"messages[{place}]"
         if not isinstance(message, dict):
-            raise RequestFault(400, f"{name} must be an object", "messages")
-        for key in message:
-            if key not in ("role", "content"):
-                raise RequestFault(400, f"{name}: {printable(key)} is not supported", "messages")
-        if message.get("role") not in ROLES:
-            raise RequestFault(400, f"{name}.role must be one of {', '.join(ROLES)}", "messages")
-        content = content_of(message.get("content"), f"{name}.content", most)
-        found.append({"role": message["role"], "content": content})
-        most -= len(content)
+            raise RequestFault(400, f"messages[{place}] must be an object", "messages")
+        found.append(read_message(without_nulls(message), f"messages[{place}]", most))
+        most -= len(found[-1]["content"])
     return tuple(found)
 
 
-def content_of(value: Any, name: str, most: int) -> str:
+def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str, str]:
+    """One message: its role and text, and its author's name where it has one.
+
+    Every field with which we or others answer is accepted, as far as it holds nothing that would
+    be ignored. A refusal is the text of its message.
+    """
+    for key, value in message.items():
+        neutral = any(same(value, each) for each in NEUTRAL_OF_MESSAGES.get(key, ()))
+        if key not in MESSAGE_FIELDS and not neutral:
+            raise RequestFault(400, f"{where}: {printable(key)} is not supported", "messages")
+    role = message.get("role")
+    if role not in ROLES:
+        raise RequestFault(400, f"{where}.role must be one of {', '.join(ROLES)}", "messages")
+    content = message.get("content")
+    if refusal := message.get("refusal"):
+        if role != "assistant" or content:
+            raise RequestFault(
+                400, f"{where}.refusal belongs to an assistant without content", "messages"
+            )
+        content = refusal
+    found = {"role": role, "content": read_content(content, f"{where}.content", most)}
+    if "name" in message:
+        found["name"] = checked_text(message["name"], f"{where}.name", MAX_IDENTIFIER_CHARACTERS)
+    return found
+
+
+def read_content(value: Any, name: str, most: int) -> str:
     """A message's text, or its parts' texts, a line each."""
     if not isinstance(value, list):
         return checked_text(value, name, most)
     texts = []
     for part in value:
-        if not isinstance(part, dict) or part.keys() != {"type", "text"} or part["type"] != "text":
+        part = without_nulls(part) if isinstance(part, dict) else {}
+        if part.keys() != {"type", "text"} or part["type"] != "text":
             raise RequestFault(400, f"{name} may hold parts of type text only", "messages")
         texts.append(checked_text(part["text"], name, most))
     if not texts:
@@ -262,7 +319,7 @@ def content_of(value: Any, name: str, most: int) -> str:
     return checked_text("\n".join(texts), name, most)
 
 
-def prompts_of(value: Any, settings: Serve) -> tuple[str | np.ndarray, ...]:
+def read_prompts(value: Any, settings: Serve) -> tuple[str | np.ndarray, ...]:
     """A text, texts, ids or lists of ids."""
     if isinstance(value, str) or is_ids(value):
         value = [value]
@@ -289,69 +346,85 @@ def is_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
 
 
-def bias_of(value: Any) -> tuple[tuple[int, float], ...]:
-    """Ids, and what is added to their logits."""
+def read_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Token ids, and the bias added to their logits."""
     if value is None:
         return ()
-    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+    if not isinstance(value, dict) or len(value) > MAX_BIASES:
         raise RequestFault(
-            400, f"logit_bias must be an object of at most {MOST_BIASES} ids", "logit_bias"
+            400, f"logit_bias must be an object of at most {MAX_BIASES} ids", "logit_bias"
         )
     found: dict[int, float] = {}
     for key, more in value.items():
         if not TOKEN_ID.fullmatch(key) or int(key) in found:
             raise RequestFault(400, "logit_bias: a key is no id, or twice there", "logit_bias")
-        if type(more) not in (int, float) or not -MOST_BIAS <= more <= MOST_BIAS:
+        if type(more) not in (int, float) or not -MAX_BIAS <= more <= MAX_BIAS:
             raise RequestFault(
-                400, f"logit_bias: numbers from {-MOST_BIAS} to {MOST_BIAS}", "logit_bias"
+                400, f"logit_bias: numbers from {-MAX_BIAS} to {MAX_BIAS}", "logit_bias"
             )
         found[int(key)] = float(more)
     return tuple(found.items())
 
 
-def language_of(body: Mapping[str, Any], name: str) -> str:
-    """How a language is named; empty where it is absent or null."""
+def read_language(body: Mapping[str, Any], name: str) -> str:
+    """The name of a language; empty where it is absent or null."""
     value = body.get(name)
-    return "" if value is None else checked_text(value, name, MOST_LANGUAGE_CHARACTERS)
+    return "" if value is None else checked_text(value, name, MAX_LANGUAGE_CHARACTERS)
 
 
-def stops_of(value: Any) -> tuple[str, ...]:
-    """The texts before which an answer ends."""
+def read_stop(value: Any) -> tuple[str, ...]:
+    """The stop texts."""
     given = value if isinstance(value, list) else [] if value is None else [value]
-    if len(given) > MOST_STOPS:
-        raise RequestFault(400, f"stop has {len(given)} texts; at most {MOST_STOPS}", "stop")
-    stops = tuple(checked_text(each, "stop", MOST_STOP_CHARACTERS) for each in given)
+    if len(given) > MAX_STOPS:
+        raise RequestFault(400, f"stop has {len(given)} texts; at most {MAX_STOPS}", "stop")
+    stops = tuple(checked_text(each, "stop", MAX_STOP_CHARACTERS) for each in given)
     if not all(stops):
         raise RequestFault(400, "stop holds an empty text", "stop")
     return stops
 
 
-def wants_usage(value: Any, streamed: bool) -> bool:
-    """Whether a stream is to end with what it took."""
+def read_include_usage(value: Any, streamed: bool) -> bool:
+    """Whether a stream ends with its usage."""
     if value is None:
         return False
-    if not isinstance(value, dict) or not streamed:
-        raise RequestFault(
-            400, "stream_options is an object, and needs stream: true", "stream_options"
-        )
-    for key in value:
-        if key != "include_usage":
+    if not isinstance(value, dict):
+        raise RequestFault(400, "stream_options must be an object", "stream_options")
+    for key, each in without_nulls(value).items():
+        if key != "include_usage" and not (key == "include_obfuscation" and each is False):
             raise RequestFault(
                 400, f"stream_options: {printable(key)} is not supported", "stream_options"
             )
-    return flag(value, "include_usage")
+    include = flag(value, "include_usage")
+    if include and not streamed:
+        raise RequestFault(400, "stream_options.include_usage needs stream: true", "stream_options")
+    return include
 
 
-def refuse_others(body: dict[str, Any], allowed: set[str]) -> None:
-    """Refuse by name what would otherwise be ignored."""
-    for key in body:
-        if key in ELSEWHERE:
+def refuse_unsupported(body: dict[str, Any], allowed: set[str]) -> None:
+    """Refuse unsupported and unknown parameters by name; neutral values are accepted."""
+    for key, value in body.items():
+        if key in UNSUPPORTED and not is_neutral(key, value, body):
             raise RequestFault(400, f"{key} is not supported", key)
-    allow_only(body, allowed)
+        if key in IDENTIFIERS:
+            checked_text(value, key, MAX_IDENTIFIER_CHARACTERS)
+    known = {key: value for key, value in body.items() if key not in UNSUPPORTED}
+    allow_only(known, allowed | {*IDENTIFIERS})
 
 
-def whole(body: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
-    """A whole number of the body, or the default where it is absent or null."""
+def is_neutral(name: str, value: Any, body: Mapping[str, Any]) -> bool:
+    """Whether an unsupported parameter asks for what is done anyway."""
+    if name == "best_of":  # all answers are given, so the best of as many are these
+        return same(value, body.get("n", 1))
+    return any(same(value, each) for each in NEUTRAL.get(name, ()))
+
+
+def same(value: Any, neutral: Any) -> bool:
+    """Whether two JSON values are equal, and true is not 1."""
+    return type(value) is type(neutral) and bool(value == neutral)
+
+
+def integer(body: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
+    """An integer of the body, or the default where it is absent or null."""
     value = body.get(name)
     if value is None:
         return default
@@ -371,7 +444,7 @@ def number(body: Mapping[str, Any], name: str, default: float, least: float, mos
 
 
 def flag(body: Mapping[str, Any], name: str) -> bool:
-    """Whether something is asked for."""
+    """A boolean of the body; false where it is absent or null."""
     value = body.get(name)
     if not isinstance(value, bool | None):
         raise RequestFault(400, f"{name} must be true or false", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class RequestFault(Exception):
 
 
 def strict_json(data: bytes) -> dict[str, Any]:
-    """A request's body as a mapping: UTF-8, no doubled keys, no NaN.
+    """A request's body as a mapping: UTF-8, no doubled keys, no NaN; null is absent.
 
     Depth is not measured: every field is checked for its own type, and what may nest (a template's
     extras) is bounded where it is read.
@@ -58,7 +59,12 @@ def strict_json(data: bytes) -> dict[str, Any]:
         raise RequestFault(400, "the body is not valid JSON") from None
     if not isinstance(value, dict):
         raise RequestFault(400, "the body must be a JSON object")
-    return value
+    return without_nulls(value)
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are there: clients write null for those that they leave out."""
+    return {name: each for name, each in value.items() if each is not None}
 
 
 def single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

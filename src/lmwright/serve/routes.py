@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lmwright.core.errors import BadInput
-from lmwright.serve.app import add_health, requests_counter, while_there
+from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
 from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
 from lmwright.serve.served import Served
@@ -25,7 +25,7 @@ Observe = Callable[[Served], None]
 
 @dataclass
 class Service:
-    """What the routes of one server share: its engine, settings, counters and watchers."""
+    """The state that the routes of a server share: its engine, settings, counters and observers."""
 
     alias: str
     engine: Engine
@@ -35,6 +35,7 @@ class Service:
 
     def __post_init__(self) -> None:
         """Make the counters."""
+        self.created = int(time.time())
         self.requests = requests_counter(self.registry)
         self.seconds = Histogram(
             "lmwright_request_seconds",
@@ -56,8 +57,22 @@ class Service:
             lambda: self.engine.steps
         )
 
-    def check_name(self, name: str | None, version: str) -> None:
-        """Refuse a model's name that is neither the alias nor ``version``."""
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``."""
+        loaded = self.engine.current
+        return {
+            "id": self.alias,
+            "object": "model",
+            "created": self.created,
+            "version": loaded.version,
+            "kind": loaded.model.kind,
+            "labels": list(loaded.model.labels),
+            "owned_by": "lmwright",
+        }
+
+    def check_name(self, name: str | None, version: str = "") -> None:
+        """Refuse a name that is neither the alias nor ``version`` (empty: the present one)."""
+        version = version or self.engine.current.version
         if name not in (None, self.alias, version):
             known = f"{self.alias} or {version}"
             raise RequestFault(404, f"no model {printable(str(name))}; this is {known}", "model")
@@ -69,23 +84,23 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/classify", summary="Label one text or many")
     async def classify(request: Request) -> JSONResponse:
-        asked = read_classify(
+        parsed = read_classify(
             strict_json(await request.body()),
             service.settings.max_texts,
             service.settings.max_characters,
         )
-        service.check_name(asked.model, service.engine.current.version)
+        service.check_name(parsed.model, service.engine.current.version)
         began = time.monotonic()
         client = request.scope.get("client_name", "")
-        loaded, answers = await ask(service, request, asked.texts, client)
-        service.check_name(asked.model, loaded.version)  # a swap may have come between
+        loaded, answers = await ask(service, request, parsed.texts, client)
+        service.check_name(parsed.model, loaded.version)  # a swap may have come between
         served = Served(
             f"cls-{uuid.uuid4().hex}",
             time.time(),
             client,
             loaded.version,
             loaded.model.labels,
-            asked.texts,
+            parsed.texts,
             tuple(answers),
         )
         for observe in service.observers:
@@ -96,19 +111,7 @@ def routes(service: Service) -> APIRouter:
             service.tokens.inc(one.tokens)
         return JSONResponse(describe(service.alias, served))
 
-    @router.get("/v1/models", summary="What answers here")
-    async def models() -> dict[str, Any]:
-        loaded = service.engine.current
-        entry = {
-            "id": service.alias,
-            "object": "model",
-            "version": loaded.version,
-            "kind": loaded.model.kind,
-            "labels": list(loaded.model.labels),
-            "owned_by": "lmwright",
-        }
-        return {"object": "list", "data": [entry]}
-
+    add_models(router, service)
     add_health(router, service)
     return router
 
@@ -127,7 +130,7 @@ async def ask(
         raise RequestFault(413, str(fault), "input") from None
     answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     try:
-        found = await while_there(request, answers, service.settings.request_seconds)
+        found = await await_while_connected(request, answers, service.settings.request_seconds)
     finally:
         service.engine.forget(client, futures)
     return loaded, [checked(answer) for answer in found]

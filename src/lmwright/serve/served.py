@@ -1,4 +1,4 @@
-"""What was answered, for those who watch. They need no server for it."""
+"""Answered requests, as observers see them; no server is needed for it."""
 
 from __future__ import annotations
 

@@ -16,20 +16,20 @@ from typing import cast
 import uvicorn
 
 from lmwright.core.errors import BadInput
-from lmwright.serve.app import Works
+from lmwright.serve.app import ServingEngine
 from lmwright.serve.connection import HEAD_BYTES, Connection
 from lmwright.serve.settings import Serve
 
 log = logging.getLogger("lmwright.serve")
 
 WRITE_SECONDS = 5
-"""How long clients may take to read their last answers."""
+"""The most seconds that clients may take to read their last answers."""
 
 
-class Drained(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """A server that drains at the first SIGTERM or SIGINT and stops at once at the second."""
 
-    def __init__(self, app: object, settings: Serve, engine: Works) -> None:
+    def __init__(self, app: object, settings: Serve, engine: ServingEngine) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def bind(settings: Serve) -> socket.socket:
 
 
 def taken(settings: Serve, error: Exception) -> BadInput:
-    """What to say when an address cannot be had."""
+    """The error of an address that cannot be bound."""
     return BadInput(
         f"{settings.host}:{settings.port} cannot be listened on: "
         f"{getattr(error, 'strerror', None) or error}",
@@ -129,7 +129,7 @@ def taken(settings: Serve, error: Exception) -> BadInput:
 
 
 def address(listener: socket.socket) -> str:
-    """Where to reach a socket."""
+    """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

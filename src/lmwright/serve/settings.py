@@ -12,7 +12,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Settings):
-    """How a server listens and what it accepts.
+    """The address, keys and limits of a server.
 
     ``keys`` is a file with one ``NAME ROLE SHA256`` a line (role ``use`` or ``admin``; the key
     itself is stored nowhere). Without it only this machine is listened to.

@@ -1,1 +1,1 @@
-"""What a task binds together: examples, head, loss, decoding, score."""
+"""Tasks (examples, head, loss, score), and prompted models as their predictors."""

@@ -93,5 +93,5 @@ def keys_of(units: np.ndarray) -> list[tuple[bytes, int]]:
 
 
 def offset(unit: int) -> int:
-    """Where the children of a unit lie, relative to it."""
+    """The offset of a unit's children, relative to it."""
     return unit >> 10 << ((unit & 0x200) >> 6)

@@ -1,4 +1,4 @@
-"""Conversations as the text and ids that a model was trained on, and which of them it wrote."""
+"""Chat templates: conversations rendered as text and ids, with a mask of the assistant's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.text.disguise import Disguise
 from lmwright.text.formats.layout import read_text
 from lmwright.text.formats.sidecars import settings_beside
-from lmwright.text.template import BoxedTemplate
+from lmwright.text.special_tokens import SpecialTokenMarks
+from lmwright.text.template import SandboxedTemplate
 from lmwright.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 OWN = {"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception"}
-"""What a template reads that no caller gives as an extra."""
+"""Variables of a template that no caller gives as an extra."""
 DEVELOPER = re.compile(r"(['\"])developer\1")
 """The role as a template's code spells it; text that is printed has no quotes round it."""
 TURN_ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "</s>"}
@@ -35,16 +35,16 @@ TEMPLATE_FILE = "chat_template.jinja"
 class Part:
     """A stretch of rendered text: a special token of the template's, or text whatever it spells.
 
-    ``written`` says that the assistant wrote it, where the template tells (generation tags).
+    ``generated`` marks the assistant's text, where the template tells (generation tags).
     """
 
     text: str
     special: bool = False
-    written: bool = False
+    generated: bool = False
 
 
 class ChatTemplate:
-    """How a model wants its conversations.
+    """A model's chat template.
 
     ``special`` are the texts that the template knows by name (``bos_token``: ``<s>``);
     ``control`` are all tokens that a typed text must never become.
@@ -56,7 +56,7 @@ class ChatTemplate:
         self.source = source
         self.special = dict(special or {})
         self.control = frozenset(control) | frozenset(self.special.values())
-        self.box = BoxedTemplate(source)
+        self.sandbox = SandboxedTemplate(source)
         self.knows_developers = bool(DEVELOPER.search(source))
         self.ends = TURN_ENDS | (
             {self.special["eos_token"]} if "eos_token" in self.special else set()
@@ -80,19 +80,19 @@ class ChatTemplate:
         """
         check_messages(messages)
         self.check_extras(allowed)
-        disguise = Disguise(self.control)
+        marks = SpecialTokenMarks(self.control)
         given = {
             "messages": [self.known(message) for message in messages],
             "tools": list(tools) if tools else None,
             **allowed,
         }
-        variables = {name: disguise.value(each) for name, each in given.items()}
-        text = self.box.render(
+        variables = {name: marks.value(each) for name, each in given.items()}
+        text = self.sandbox.render(
             {**self.special, **variables, "add_generation_prompt": add_generation_prompt},
-            (disguise.begun, disguise.ended),
+            (marks.begun, marks.ended),
             now,
         )
-        return [Part(*each) for each in disguise.parts(text)]
+        return [Part(*each) for each in marks.parts(text)]
 
     def known(self, message: Message) -> Message:
         """A message in a role that the template knows."""
@@ -106,12 +106,12 @@ class ChatTemplate:
 
     def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any) -> np.ndarray:
         """The ids (int32) of the conversation: a prompt, with ``add_generation_prompt``."""
-        return ids_of(tokenizer, self.render(messages, **settings))[0]
+        return encode_parts(tokenizer, self.render(messages, **settings))[0]
 
     def encode(
         self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (int32) of the conversation and a mask (bool): what the assistant wrote.
+        """The ids (int32) of the conversation and a mask (bool) of the assistant's.
 
         That is each answer and the token that ends it. BadInput if the template renders the
         beginning of a conversation otherwise once it goes on, and has no generation tags.
@@ -119,12 +119,12 @@ class ChatTemplate:
         parts = self.render(messages, **settings)
         if "endgeneration" not in self.source:
             parts = self.marked(parts, messages, settings)
-        return ids_of(tokenizer, parts)
+        return encode_parts(tokenizer, parts)
 
     def marked(
         self, whole: list[Part], messages: Sequence[Message], settings: Mapping[str, Any]
     ) -> list[Part]:
-        """The parts with the assistant's marked: what comes after the prompt for each answer."""
+        """The parts with the assistant's marked: the text after the prompt of each answer."""
         spans = []
         plain = {**settings, "add_generation_prompt": False}
         for place, message in enumerate(messages):
@@ -132,7 +132,7 @@ class ChatTemplate:
                 continue
             asked = self.render(messages[:place], **{**settings, "add_generation_prompt": True})
             answered = self.render(messages[: place + 1], **plain)
-            first = size(asked)
+            first = character_count(asked)
             last = self.end_of_turn(answered, first)
             if not begins(answered, asked, first) or not begins(whole, answered, last):
                 raise BadInput(
@@ -155,7 +155,7 @@ class ChatTemplate:
 
     def check_extras(self, allowed: Mapping[str, Any]) -> None:
         """BadInput for an extra that the template does not read, or that is not a caller's."""
-        possible = self.box.reads - OWN - set(self.special)
+        possible = self.sandbox.reads - OWN - set(self.special)
         for name in allowed:
             if name not in possible:
                 raise BadInput(
@@ -166,7 +166,7 @@ class ChatTemplate:
 
     def close(self) -> None:
         """End the process that renders."""
-        self.box.close()
+        self.sandbox.close()
 
 
 def read_chat_template(folder: Path, tokenizer: Tokenizer, name: str = "default") -> ChatTemplate:
@@ -203,15 +203,15 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts)
 
 
-def ids_of(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (int32) of some parts, and which of them (bool) begin in what was written.
+def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids (int32) of some parts, and which of them (bool) begin in generated text.
 
     A special token of the template's that the tokenizer does not have is text.
     """
     pairs = [(part.text, part.special and part.text in tokenizer.control) for part in parts]
     ids, places = tokenizer.ids_of_parts(pairs)
-    written = np.array([part.written for part in parts], dtype=bool)
-    return ids, written[places] if len(parts) else np.zeros(0, dtype=bool)
+    generated = np.array([part.generated for part in parts], dtype=bool)
+    return ids, generated[places] if len(parts) else np.zeros(0, dtype=bool)
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -231,7 +231,7 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise BadInput(f"message {place} has a {kind} for content", "a text")
 
 
-def size(parts: Iterable[Part]) -> int:
+def character_count(parts: Iterable[Part]) -> int:
     """The number of characters of some parts."""
     return sum(len(part.text) for part in parts)
 
@@ -256,7 +256,7 @@ def first_of(parts: Sequence[Part], length: int) -> list[tuple[str, bool]]:
 
 
 def with_spans(parts: Sequence[Part], spans: Sequence[tuple[int, int]]) -> list[Part]:
-    """The parts cut at the edges of the spans of characters, those within marked as written."""
+    """The parts cut at the edges of the spans of characters, those within marked as generated."""
     edges = sorted({edge for span in spans for edge in span})
     found = []
     place = 0
@@ -264,8 +264,8 @@ def with_spans(parts: Sequence[Part], spans: Sequence[tuple[int, int]]) -> list[
         end = place + len(part.text)
         cuts = [place, *(edge for edge in edges if place < edge < end), end]
         for first, last in pairwise(cuts):
-            written = any(start <= first and last <= stop for start, stop in spans)
+            generated = any(start <= first and last <= stop for start, stop in spans)
             text = part.text[first - place : last - place]
-            found.append(replace(part, text=text, written=written))
+            found.append(replace(part, text=text, generated=generated))
         place = end
     return found

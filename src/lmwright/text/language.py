@@ -1,4 +1,4 @@
-"""Which language texts are in, by py3langid, on a bounded sample."""
+"""Language identification by py3langid, on a bounded sample."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def language_of(text: str, among: tuple[str, ...] = ()) -> str:
 
 
 def count_languages(texts: Iterable[str], among: tuple[str, ...] = ()) -> dict[str, int]:
-    """How many of the texts are in each language, most frequent first."""
+    """The number of texts in each language, most frequent first."""
     counts = Counter(language_of(text, among) for text in texts)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 

@@ -53,7 +53,7 @@ def mask_personal(text: str) -> str:
 
 
 def count_personal(text: str) -> Counter[str]:
-    """How many pieces of each kind the text holds."""
+    """The number of pieces of each kind in a text."""
     return Counter(found.kind for found in find_personal(text))
 
 

@@ -1,4 +1,4 @@
-"""Text as people meant it: Unicode repaired, markup taken off, white space evened out."""
+"""Text cleaning: Unicode repaired, markup stripped, white space normalised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BROKEN = re.compile(r"[^\t\n\x20-\x7e]")
 """Plain ASCII without control characters needs no repair; most sentences are that."""
 
 BETWEEN = re.compile(r"(?<=[A-Za-z0-9][.!?]) |\n")
-"""Where a text may be cut for repair: after a plain sentence no broken character goes on."""
+"""Boundaries at which a text may be cut for repair: no broken character spans a sentence end."""
 
 TAG = re.compile(r"</?([A-Za-z][A-Za-z0-9]{0,15})(?:[\s/][^<>]{0,2000})?>|<[!?][^<>]{0,2000}>")
 BREAKING = re.compile(
@@ -85,7 +85,7 @@ def cut_between(text: str, opening: str, closing: str) -> str:
 
 
 def in_place_of(tag: re.Match[str]) -> str:
-    """What a reader sees where a tag stood: a new line after a block, nothing otherwise."""
+    """The replacement of a tag: a new line after a block, nothing otherwise."""
     return "\n" if BREAKING.fullmatch(tag.group(1) or "") else ""
 
 

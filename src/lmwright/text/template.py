@@ -1,4 +1,4 @@
-"""A jinja2 template of a stranger's, rendered in a box: bounded time, memory and length."""
+"""Untrusted jinja2 templates, rendered in a sandbox: bounded time, memory and length."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_SOURCE = 1_000_000
 SIMPLER = "use a template that renders in bounded time and memory"
 
 
-class BoxedTemplate:
+class SandboxedTemplate:
     """A template and the process that renders it, started at its first use and after a death.
 
     ``reads`` are the names that the template takes from outside. BadInput if it is no template.

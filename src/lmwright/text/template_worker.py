@@ -49,7 +49,7 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("marked"), [], [], body).set_lineno(line)
 
     def marked(self, caller: Any) -> str:
-        """What the block renders, between this rendering's marks."""
+        """The block's text, between this rendering's marks."""
         first, last = cast(Sandbox, self.environment).generation_marks
         return f"{first}{caller()}{last}"
 
@@ -117,7 +117,7 @@ def sandbox() -> Sandbox:
 
 
 def raise_exception(message: str) -> None:
-    """How a template refuses a conversation."""
+    """The function with which a template refuses a conversation."""
     raise jinja2.TemplateError(str(message))
 
 

@@ -17,10 +17,10 @@ from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.hashing import hash_bytes
 from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.charsmap import Charsmap, read_charsmap
+from lmwright.text.detokenizer import Detokenizer, bytes_of
 from lmwright.text.formats.find import convert
 from lmwright.text.formats.layout import OFF
 from lmwright.text.formats.sidecars import roles_beside
-from lmwright.text.pieces import Stream, bytes_of
 
 CONTROL = re.compile(r"<\|.*\|>|</?tool_(call|response)>")
 """Tokens that steer a model although their file does not call them special."""
@@ -79,8 +79,8 @@ class Tokenizer:
             ids.append(np.array(whole.ids, dtype=np.int32))
         return ids
 
-    def behind(self) -> int:
-        """How many special tokens :meth:`encode` puts behind a text."""
+    def suffix_length(self) -> int:
+        """The number of special tokens that :meth:`encode` appends to a text."""
         letter = self.inner.encode("a", add_special_tokens=False)
         mask = self.inner.post_process(letter).special_tokens_mask
         return mask[::-1].index(0) if 0 in mask else 0
@@ -112,8 +112,8 @@ class Tokenizer:
 
         Bytes that are not UTF-8 become U+FFFD.
         """
-        stream = self.stream(special)
-        return stream.push(ids) + stream.finish()
+        detokenizer = self.detokenizer(special)
+        return detokenizer.push(ids) + detokenizer.finish()
 
     def parts(self, ids: Sequence[int]) -> list[tuple[str, bool]]:
         """The ids as parts: each control token by its text (true), and the text between them."""
@@ -124,18 +124,19 @@ class Tokenizer:
                 run.append(number)
                 continue
             if run:
-                stream = self.stream()
+                detokenizer = self.detokenizer()
                 # Only what was tokenized with a space in front of it loses one.
-                stream.strip = stream.strip if self.each_part or not found else 0
-                found.append((stream.push(run) + stream.finish(), False))
+                if found and not self.each_part:
+                    detokenizer.strip = 0
+                found.append((detokenizer.push(run) + detokenizer.finish(), False))
                 run = []
             if number is not None:
                 found.append((self.names[number], True))
         return found
 
-    def stream(self, special: bool = False) -> Stream:
+    def detokenizer(self, special: bool = False) -> Detokenizer:
         """A decoder for ids that come a few at a time."""
-        return Stream(self, special)
+        return Detokenizer(self, special)
 
     def token(self, number: int) -> str:
         """The token of an id as the vocabulary spells it; BadInput if there is no such id."""

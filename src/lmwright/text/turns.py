@@ -25,7 +25,7 @@ TESTS = ("user assistant user assistant user", "system user assistant user assis
 
 @dataclass(frozen=True)
 class Turns:
-    """What a template puts before, between and after messages, by their roles.
+    """A template's text before, between and after messages, by their roles.
 
     ``codes`` gives each special token the character that stands for it here.
     """
@@ -139,7 +139,7 @@ def turns_of(template: ChatTemplate) -> Turns:
 
 
 def probed(template: ChatTemplate, roles: Sequence[str], codes: dict[str, str]) -> list[str]:
-    """What a template puts before, between and after messages of these roles."""
+    """A template's text before, between and after messages of these roles."""
     words = ["".join(secrets.choice("0123456789") for _ in range(24)) for _ in roles]
     messages = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
     rest = spelled(template.render(messages), codes)

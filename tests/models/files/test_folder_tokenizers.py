@@ -153,7 +153,7 @@ def test_vocab_json_of_blenderbot(tmp_path):
     texts = without_tokens()
     same(tokenizer, [[*ids, end] for ids in reference(texts)["input_ids"]], texts)
     assert tokenizer.ids("film").tolist() == [words["Ġfilm"]]
-    assert tokenizer.behind() == 1 and tokenizer.roles["eos"] == (end,)
+    assert tokenizer.suffix_length() == 1 and tokenizer.roles["eos"] == (end,)
 
 
 def test_vocab_json_of_gpt(tmp_path, capsys):
@@ -255,7 +255,7 @@ def test_sentencepiece_of_mbart(tmp_path):
     reference = transformers.MBartTokenizer(vocab=[*first, *vocabulary_of(path)[0][3:], *more])
     number = reference.lang_code_to_id["en_XX"]
     nearly_same(tokenizer, [[*line, 2, number] for line in wanted])
-    assert tokenizer.size() == len(reference) == 2027 and tokenizer.behind() == 2
+    assert tokenizer.size() == len(reference) == 2027 and tokenizer.suffix_length() == 2
     plain = reference("a film")["input_ids"]
     assert tokenizer.encode(["a film"], 99)[0].tolist() == plain
     for role in ("bos", "eos", "pad", "unk", "mask"):
@@ -284,7 +284,7 @@ def test_sentencepiece_of_t5_writes(tmp_path, capsys):
     as_transformers(tokenizer, reference)
     assert tokenizer.control["<extra_id_0>"] == reference.convert_tokens_to_ids("<extra_id_0>")
     assert tokenizer.roles == {"unk": (2,), "eos": (1,), "pad": (0,)}
-    assert tokenizer.behind() == 1
+    assert tokenizer.suffix_length() == 1
     wanted = continued(model, reference(PROMPT)["input_ids"])
     assert generated(tmp_path, capsys) == tokenizer.decode(wanted)
     assert len(set(wanted)) > 1
@@ -302,7 +302,7 @@ def test_sentencepiece_of_llama(tmp_path):
     tokenizer = read_folder(tmp_path).tokenizer
     same(tokenizer, [[1, *line] for line in by_sentencepiece(path, {}, 0)], some_lines())
     assert tokenizer.roles == {"unk": (0,), "bos": (1,), "eos": (2,), "pad": (2000,)}
-    assert tokenizer.behind() == 0
+    assert tokenizer.suffix_length() == 0
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 2001}')
     with pytest.raises(Corrupt, match=r"'<pad>' has id 2001; wanted: ids from 2000 on"):
         read_folder(tmp_path)
@@ -320,7 +320,7 @@ def test_sentencepiece_of_xlnet(tmp_path):
         vocab=pieces, unk_id=0, _spm_precompiled_charsmap=charsmap
     )
     as_transformers(tokenizer, reference)
-    assert tokenizer.behind() == 2
+    assert tokenizer.suffix_length() == 2
     assert tokenizer.ids("``Fine'' café").tolist() == tokenizer.ids('"Fine" cafe').tolist()
     settings(tmp_path, do_lower_case=True)
     assert read_tokenizer(tmp_path).ids("FINE").tolist() == tokenizer.ids("fine").tolist()
@@ -349,7 +349,7 @@ def test_sentencepiece_of_m2m100(tmp_path, capsys):
     first, end = reference.get_lang_id("en"), 2
     nearly_same(tokenizer, [[first, *line, end] for line in pieces], texts)
     as_transformers(tokenizer, reference)
-    assert tokenizer.size() == 2001 + 100 and tokenizer.behind() == 1
+    assert tokenizer.size() == 2001 + 100 and tokenizer.suffix_length() == 1
     for code in ("af", "en", "zu"):
         assert tokenizer.control[f"__{code}__"] == reference.get_lang_id(code)
     assert tokenizer.decode(tokenizer.encode(["a fine film"], 99)[0]) == "a fine film"

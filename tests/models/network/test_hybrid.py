@@ -25,9 +25,10 @@ from lmwright.models.core.spec import (
     Stack,
     Sublayer,
 )
-from lmwright.models.decode import Decoding, beam_search, generate
+from lmwright.models.decode import beam_search, generate
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build
+from lmwright.text.generation import SamplingParams
 
 NORM = Norm(kind="rms", eps=1e-5, bias=False)
 LENGTHS = (7, 1, 12, 2, 7)
@@ -140,18 +141,20 @@ def test_step_by_step_with_a_cache_equals_the_whole_pass(name):
 def test_generation_equals_whole_passes(name):
     model, prompts = network(HYBRIDS[name]), documents()
     known = list(prompts)
-    for picks in generate(model, prompts, Decoding(most=9), np.random.default_rng(0)):
+    for picks in generate(
+        model, prompts, SamplingParams(max_new_tokens=9), np.random.default_rng(0)
+    ):
         for place, pick in picks.items():
             logs = torch.log_softmax(model(pack([known[place]]))[-1], dim=-1)
-            torch.testing.assert_close(pick.logs_v, logs, rtol=1e-9, atol=1e-9)
-            known[place] = np.append(known[place], pick.token)
+            torch.testing.assert_close(pick.logprobs_v, logs, rtol=1e-9, atol=1e-9)
+            known[place] = np.append(known[place], pick.id)
     assert [len(text) for text in known] == [length + 9 for length in LENGTHS]
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_beams_have_the_scores_of_whole_passes(name):
     model, prompt = network(HYBRIDS[name]), documents()[0]
-    for found in beam_search(model, prompt, Decoding(most=7, beams=3)):
+    for found in beam_search(model, prompt, SamplingParams(max_new_tokens=7, beams=3)):
         whole = np.concatenate([prompt, found.tokens])
         logs = torch.log_softmax(model(pack([whole])), dim=-1)[len(prompt) - 1 : -1]
         own = logs[range(7), found.tokens].sum() / 7

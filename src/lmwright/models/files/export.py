@@ -11,13 +11,13 @@ from typing import Any
 
 from lmwright.core.durable import TEMPORARY, commit_folder, write_bytes, write_json
 from lmwright.core.errors import BadInput, nearest
-from lmwright.models.decode import Rules
 from lmwright.models.files.folder import UNSUPPORTED, Published, write_folder
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
 from lmwright.models.files.published import describe, is_gguf, located, read_published
 from lmwright.models.language import LanguageModel, language_model
+from lmwright.text.generation import GenerationConfig
 
 FOLDER = "folder"
 GOES_ALONG = re.compile(
@@ -77,8 +77,8 @@ def generation_settings(published: Published) -> dict[str, Any]:
         said["forced_bos_token_id"] = described.first
     if described.never:
         said["suppress_tokens"] = list(described.never)
-    rules = (*(field.name for field in fields(Rules)), *UNSUPPORTED)
-    return said | {n: described.generation[n] for n in rules if n in described.generation}
+    names = (*(field.name for field in fields(GenerationConfig)), *UNSUPPORTED)
+    return said | {n: described.generation[n] for n in names if n in described.generation}
 
 
 def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:
@@ -93,7 +93,7 @@ def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, so
     else:
         rows = published.spec.stack("decoder").embedding.vocabulary
         beside = {"general.type": "model", "general.name": source.resolve().name}
-        beside |= vocabulary_of(model.tokenizer, rows, model.ends, source.name)
+        beside |= vocabulary_of(model.tokenizer, rows, model.stop_ids, source.name)
         if described.template:
             beside["tokenizer.chat_template"] = described.template
     write_gguf_model(out, model.network, published.family, described.config, beside, form)

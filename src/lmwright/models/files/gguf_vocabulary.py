@@ -33,7 +33,7 @@ from lmwright.models.files.gguf_tokenizer import (
     steps_on_pieces,
     tokenizer_json,
 )
-from lmwright.models.language import ENDS_OF_TURNS
+from lmwright.models.language import END_OF_TURN_TOKENS
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer
@@ -328,7 +328,7 @@ def roles_told(source: Source, tokenizer: Tokenizer, ends: Sequence[int]) -> dic
     roles["eos"] = last if last is not None else roles.get("eos", ends[0])
     told: dict[str, Any] = {f"{ROLES[role]}_token_id": number for role, number in roles.items()}
     told |= {"add_bos_token": first is not None, "add_eos_token": last is not None}
-    known = {roles["eos"], *(tokenizer.control.get(name) for name in ENDS_OF_TURNS)}
+    known = {roles["eos"], *(tokenizer.control.get(name) for name in END_OF_TURN_TOKENS)}
     more = [number for number in ends if number not in known]
     if len(more) > len(MORE_ENDS):
         names = ", ".join(source.tokens[number] for number in more)

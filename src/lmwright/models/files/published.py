@@ -10,7 +10,7 @@ from lmwright.core.hashing import hash_file, hash_tree, tree
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
 from lmwright.models.files.hub import hub_folder, is_hub, is_read, name_and_revision
-from lmwright.models.hosted import is_hosted
+from lmwright.text.generation import is_hosted
 
 
 def located(address: str, weights: bool = True) -> Path:

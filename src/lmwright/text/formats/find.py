@@ -1,4 +1,4 @@
-"""Which format a tokenizer's file or folder is in."""
+"""Detection of the format of a tokenizer's file or folder."""
 
 from __future__ import annotations
 

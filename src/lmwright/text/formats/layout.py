@@ -24,9 +24,9 @@ BYTE_LEVEL = {
     "use_regex": False,
 }
 SPACE = "\u2581"
-"""What stands for a space in the pieces of SentencePiece."""
+"""The stand-in for a space in the pieces of SentencePiece."""
 OFF = "\0"
-"""What stands before a piece that no text becomes, as this character is taken from texts."""
+"""The prefix of a piece that no text becomes, as this character is removed from texts."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ NORMALIZERS: dict[str, dict] = {
         "lowercase": True,
     },
 }
-"""What is done to the whole text first, where anything is."""
+"""The normalizer of the whole text, if any."""
 
 
 def read_merges(vocabulary: Path, merges: Path) -> Converted:
@@ -165,7 +165,7 @@ def converted(
 
 
 def cut(kind: str, settings: Mapping[str, Any]) -> dict:
-    """How a text becomes words, whose bytes are then spelled as characters."""
+    """The pre-tokenizer: words, whose bytes are then spelled as characters."""
     space = bool(settings.get("add_prefix_space", kind == "blenderbot"))
     letters = {**BYTE_LEVEL, "add_prefix_space": space}
     if kind == "gpt":
@@ -260,7 +260,7 @@ def kind_of(name: str, known: Mapping[str, int], path: Path) -> str:
 
 
 def unpacked(data: bytes, path: Path) -> bytes:
-    """What a gzip file holds, which may be no more than any list of merges."""
+    """The content of a gzip file, bounded by the size of any list of merges."""
     stream = zlib.decompressobj(wbits=31)
     try:
         found = stream.decompress(data, LARGEST_UNPACKED)

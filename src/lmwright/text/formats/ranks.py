@@ -37,7 +37,7 @@ CL100K = (
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a text is cut into words, and the special tokens with their ids and roles."""
+    """The pattern that cuts a text into words, and the special tokens with ids and roles."""
 
     ranks: int
     pattern: str

@@ -72,7 +72,7 @@ MANY_LANGUAGES = {
 VOCABULARY = "vocab.json"
 SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", "<mask>")
 CODE = re.compile(">>[^<>]+<<")
-"""How Marian's translators into several languages are told which one, before the text."""
+"""Language codes in front of a text, of Marian's translators into several languages."""
 NOWHERE = "\ufffe"
 """No character, so that no piece has it: what a text has in place of :data:`OFF`."""
 LEAST_KNOWN = 0.95
@@ -91,7 +91,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class PieceModel:
-    """What the file says, with the defaults of its schema where it says nothing."""
+    """The file's settings, with the defaults of its schema."""
 
     pieces: tuple[Piece, ...]
     kind: int
@@ -103,7 +103,7 @@ class PieceModel:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a class of tokenizers adds to a model, given the settings beside it: pieces round its
+    """Additions of a class of tokenizers to a model, given the settings beside it: pieces round its
     own, special tokens round a text, steps before its normalizer. ``sides`` name roles; None: as
     the settings say. ``listed``: the ids stand in a vocab.json beside the model.
     """
@@ -269,7 +269,7 @@ def in_order(model: PieceModel, path: Path) -> PieceModel:
 
 
 def name_of(piece: Piece) -> str:
-    """What a piece is called in the vocabulary: what is switched off by a name no text has."""
+    """A piece's name in the vocabulary; one that is switched off has a name that no text has."""
     return OFF + piece.text if piece.kind == UNUSED else piece.text
 
 
@@ -303,7 +303,7 @@ def with_added(model: PieceModel, added: Iterable[Mapping[str, Any]], path: Path
 
 
 def kind_of(name: str, path: Path) -> Kind:
-    """What a class of tokenizers (nothing: none is named) adds."""
+    """The additions of a class of tokenizers (empty: none is named)."""
     if name not in KINDS:
         raise BadInput(
             f"{path.parent}: no tokenizer class {name!r} is known for {path.name}",
@@ -437,7 +437,7 @@ def decoder_of(model: PieceModel) -> dict:
     ]
     most = ALL if model.squeeze else int(model.dummy_prefix)
     if most:
-        steps.append({"type": "Strip", "content": " ", "start": most, "validation": 0})
+        steps.append({"type": "Strip", "content": " ", "start": most, "stop": 0})
     return sequence("decoders", *steps)
 
 

@@ -1,4 +1,4 @@
-"""What lies beside a tokenizer's file: settings, tokens added later, and who plays which role."""
+"""Files beside a tokenizer's: settings, added tokens, and the roles of special tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERATION = "generation_config.json"
 CONFIG = "config.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 UNTOLD = ("PreTrainedTokenizer", "TokenizersBackend")
-"""What ``tokenizer_class`` is where the way of a tokenizer stands in its tokenizer.json alone."""
+"""The ``tokenizer_class`` of tokenizers that their tokenizer.json alone describes."""
 CLASSES = {
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",

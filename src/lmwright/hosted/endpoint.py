@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, asked with care: bounded in time and size, its key never shown."""
+"""A client of an OpenAI-compatible endpoint: bounded in time and size, its key never shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmwright.core.errors import BadInput, LmwrightError
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 """Upper case alone, so that a key that is given in place of a variable's name is seldom one."""
 LINE_ENDS = re.compile(rb"\r\n|\n|\r(?!\Z)")
-PIECE = 1 << 16
+CHUNK = 1 << 16
 LONGEST_LINE = 1 << 20
 LONGEST_FAULT = 1 << 16
 SHOWN = 400
@@ -34,32 +34,32 @@ ELSEWHERE = range(300, 400)
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much patience an endpoint is given.
+class Limits:
+    """Timeouts, size limit and retries of a request.
 
-    A try ends after ``silence`` seconds without a byte, after ``seconds`` in all, or with more
-    than ``most`` bytes. There are ``tries``; between them the endpoint's ``Retry-After`` is waited
-    for, if it is at most ``wait`` seconds, else 1, 2, 4, ... seconds.
+    A try ends after ``idle_timeout`` seconds without a byte, after ``timeout`` seconds in all, or
+    with more than ``max_bytes``. There are ``tries``; between them the endpoint's ``Retry-After``
+    is waited for, if it is at most ``max_wait`` seconds, else 1, 2, 4, ... seconds.
     """
 
-    silence: float = 120.0
-    seconds: float = 3600.0
-    most: int = 16 << 20
+    idle_timeout: float = 120.0
+    timeout: float = 3600.0
+    max_bytes: int = 16 << 20
     tries: int = 4
-    wait: float = 60.0
+    max_wait: float = 60.0
 
 
 class Rejected(BadInput):
-    """A request that an endpoint refuses; ``said`` are its own words, as they came."""
+    """A request that an endpoint refuses; ``message`` is its own, unchanged."""
 
-    def __init__(self, found: str, wanted: str, cure: str, said: str) -> None:
+    def __init__(self, found: str, wanted: str, cure: str, message: str) -> None:
         super().__init__(found, wanted, cure)
-        self.said = said
+        self.message = message
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a hosted model answers, such as ``https://host/v1``.
+    """The base URL of a hosted model's interface, such as ``https://host/v1``.
 
     ``key_from`` names the variable of the environment that holds the key, which is read when it is
     sent and appears in no message. Redirects are not followed and proxies not used: requests go to
@@ -69,7 +69,7 @@ class Endpoint:
 
     url: str
     key_from: str = ""
-    bounds: Bounds = Bounds()
+    limits: Limits = Limits()
     sleep: Callable[[float], None] = field(default=time.sleep, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,22 +82,22 @@ class Endpoint:
             )
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON object with which the endpoint answers ``body``.
+        """POST ``body``; the JSON object of the response.
 
-        Rejected if it refuses; LmwrightError if it cannot be reached, stays silent, or says what
-        is no such answer.
+        Rejected if the endpoint refuses; LmwrightError if it cannot be reached, stays silent, or
+        answers with something else.
         """
-        with self.translated(), self.answer(path, body) as response:
-            return self.object(b"".join(self.pieces(response)))
+        with self.translated(), self.response(path, body) as response:
+            return self.object(b"".join(self.chunks(response)))
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The objects of a stream of server-sent events, as they come; faults as :meth:`post`.
+        """The objects of a stream of server-sent events; faults as :meth:`post`.
 
-        An endpoint that does not stream gives its one object.
+        An endpoint that does not stream gives one object.
         """
-        with self.translated(), self.answer(path, body) as response:
+        with self.translated(), self.response(path, body) as response:
             if response.headers.get_content_type() != "text/event-stream":
-                yield self.object(b"".join(self.pieces(response)))
+                yield self.object(b"".join(self.chunks(response)))
                 return
             for data in events(self.lines(response)):
                 if data == b"[DONE]":
@@ -108,15 +108,15 @@ class Endpoint:
                 yield found
 
     @contextmanager
-    def answer(self, path: str, body: Mapping[str, Any]) -> Iterator[http.client.HTTPResponse]:
-        """The response to a request that was accepted, at the latest at the last try."""
+    def response(self, path: str, body: Mapping[str, Any]) -> Iterator[http.client.HTTPResponse]:
+        """The response to a request that was accepted, with retries."""
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if key := self.key():
             headers["Authorization"] = f"Bearer {key}"
         data = json.dumps(body).encode()
         where = urlsplit(self.url)
-        for number in range(self.bounds.tries):
-            connection = Connection(where, self.bounds)
+        for number in range(self.limits.tries):
+            connection = TimedConnection(where, self.limits)
             try:
                 target = f"{where.path.rstrip('/')}/{path}"
                 connection.request("POST", target, data, headers)
@@ -124,22 +124,22 @@ class Endpoint:
                     if response.status in range(200, 300):
                         yield response
                         return
-                    rest = self.pause(response, number)
+                    delay = self.retry_delay(response, number)
             finally:
                 connection.close()
-            self.sleep(rest)
+            self.sleep(delay)
 
-    def pause(self, response: http.client.HTTPResponse, number: int) -> float:
-        """How long to wait before the try after ``number``; the fault if there is to be none."""
-        last = number + 1 == self.bounds.tries
-        asked = rest_of(response.headers.get("Retry-After", ""))
-        rest = 2.0**number if asked is None else asked
-        if response.status in TRY_AGAIN and not last and rest <= self.bounds.wait:
-            return rest
-        raise self.refusal(response, asked)
+    def retry_delay(self, response: http.client.HTTPResponse, number: int) -> float:
+        """Seconds to wait before the try after ``number``; raises the refusal if there is none."""
+        last = number + 1 == self.limits.tries
+        wanted = retry_after(response.headers.get("Retry-After", ""))
+        delay = 2.0**number if wanted is None else wanted
+        if response.status in TRY_AGAIN and not last and delay <= self.limits.max_wait:
+            return delay
+        raise self.refusal(response, wanted)
 
-    def refusal(self, response: http.client.HTTPResponse, rest: float | None) -> LmwrightError:
-        """What an answer that is none says, with what can be done."""
+    def refusal(self, response: http.client.HTTPResponse, delay: float | None) -> LmwrightError:
+        """The error of a response that is no answer, with its cure."""
         status = response.status
         if status in ELSEWHERE:
             target = self.shown(response.headers.get("Location", ""))
@@ -150,8 +150,8 @@ class Endpoint:
             )
         body = response.read(LONGEST_FAULT)
         if status in TRY_AGAIN:
-            wish = "" if rest is None else f" and asks for {rest:g} s of rest"
-            return self.fault(f"answers with status {status}{wish}", body)
+            wait = "" if delay is None else f" and asks for {delay:g} s of rest"
+            return self.fault(f"answers with status {status}{wait}", body)
         words = message_of(body)
         cure = "change what it names"
         if status in (401, 403):
@@ -165,36 +165,36 @@ class Endpoint:
             words,
         )
 
-    def pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+    def chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         """The body as it comes; LmwrightError where it is too long or cut short."""
         length, total = response.length, 0
         while length is None or total < length:
-            piece = response.read1(PIECE if length is None else min(PIECE, length - total))
-            total += len(piece)
-            if total > self.bounds.most:
+            chunk = response.read1(CHUNK if length is None else min(CHUNK, length - total))
+            total += len(chunk)
+            if total > self.limits.max_bytes:
                 raise LmwrightError(
-                    f"{self.url} answers with more than {self.bounds.most:,} bytes",
+                    f"{self.url} answers with more than {self.limits.max_bytes:,} bytes",
                     "an answer within that",
                     "ask for fewer tokens, or check what answers there",
                 )
-            if not piece:
+            if not chunk:
                 if length is not None:
                     raise self.fault("breaks off", b"")
                 return
-            yield piece
+            yield chunk
 
     def lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         """The body's lines as they come."""
         rest = b""
-        for piece in self.pieces(response):
-            *whole, rest = LINE_ENDS.split(rest + piece)
+        for chunk in self.chunks(response):
+            *whole, rest = LINE_ENDS.split(rest + chunk)
             if len(rest) > LONGEST_LINE:
                 raise self.fault("streams a line without end", b"")
             yield from whole
         yield from (rest.rstrip(b"\r"), b"")
 
     def object(self, data: bytes) -> dict[str, Any]:
-        """JSON that must be an object."""
+        """A JSON object; LmwrightError for anything else."""
         try:
             found = json.loads(data)
         except (ValueError, RecursionError):
@@ -204,7 +204,7 @@ class Endpoint:
         return found
 
     def fault(self, does: str, body: bytes) -> LmwrightError:
-        """An endpoint that does not do what it should, in its own words where it has some."""
+        """The error of an endpoint that misbehaves, with its own message if any."""
         words = message_of(body)
         return LmwrightError(
             f"{self.url} {does}" + (f": {self.shown(words)}" if words else ""),
@@ -214,13 +214,13 @@ class Endpoint:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Faults of the connection in words."""
+        """Turn faults of the connection into LmwrightErrors."""
         try:
             yield
         except TimeoutError:
             raise LmwrightError(
-                f"{self.url} was silent for {self.bounds.silence:g} s, or took more than "
-                f"{self.bounds.seconds:g} s",
+                f"{self.url} was silent for {self.limits.idle_timeout:g} s, or took more than "
+                f"{self.limits.timeout:g} s",
                 "an answer in that time",
                 "try again later, or ask for fewer tokens",
             ) from None
@@ -249,24 +249,24 @@ class Endpoint:
         return key
 
     def shown(self, words: str) -> str:
-        """An endpoint's words in quotes, short, escaped, and without the key."""
+        """An endpoint's message in quotes, short, escaped, and without the key."""
         key = os.environ.get(self.key_from, "").strip() if self.key_from else ""
         return json.dumps((words.replace(key, "(the key)") if key else words)[:SHOWN])
 
 
-class Connection(http.client.HTTPConnection):
-    """One connection, on which no operation goes on beyond the bounds."""
+class TimedConnection(http.client.HTTPConnection):
+    """A connection whose operations all time out."""
 
-    def __init__(self, where: SplitResult, bounds: Bounds) -> None:
-        self.secure, self.bounds = where.scheme == "https", bounds
+    def __init__(self, where: SplitResult, limits: Limits) -> None:
+        self.secure, self.limits = where.scheme == "https", limits
         port = where.port or (443 if self.secure else 80)
         super().__init__(where.hostname or "", port)
 
     def connect(self) -> None:
         """Reach the host; without TLS it must be this machine, whatever its name resolves to."""
-        ends = time.monotonic() + self.bounds.seconds
-        patience = min(self.bounds.silence, self.bounds.seconds)
-        plain = socket.create_connection((self.host, self.port), patience)
+        deadline = time.monotonic() + self.limits.timeout
+        timeout = min(self.limits.idle_timeout, self.limits.timeout)
+        plain = socket.create_connection((self.host, self.port), timeout)
         if self.secure:
             try:
                 plain = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
@@ -276,22 +276,22 @@ class Connection(http.client.HTTPConnection):
         elif not ip_address(plain.getpeername()[0]).is_loopback:
             plain.close()
             raise OSError("without TLS only this machine is asked")
-        self.sock: Any = Timed(plain, ends, self.bounds.silence)
+        self.sock: Any = TimedSocket(plain, deadline, self.limits.idle_timeout)
 
 
-class Timed:
-    """A socket whose operations end ``silence`` seconds after they began, and by ``ends`` at last
-    (a time of the monotonic clock)."""
+class TimedSocket:
+    """A socket whose operations time out after ``idle_timeout`` seconds, and at ``deadline`` at
+    last (a time of the monotonic clock)."""
 
-    def __init__(self, inner: socket.socket, ends: float, silence: float) -> None:
-        self.inner, self.ends, self.silence = inner, ends, silence
+    def __init__(self, inner: socket.socket, deadline: float, idle_timeout: float) -> None:
+        self.inner, self.deadline, self.idle_timeout = inner, deadline, idle_timeout
 
     def limit(self) -> None:
         """Bound the next operation; TimeoutError if its time is over."""
-        left = self.ends - time.monotonic()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self.inner.settimeout(min(left, self.silence))
+        self.inner.settimeout(min(left, self.idle_timeout))
 
     def sendall(self, data: bytes) -> None:
         """Send all of it."""
@@ -300,25 +300,25 @@ class Timed:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """A reader, which keeps the connection open until it is closed itself."""
-        return io.BufferedReader(Incoming(self))
+        return io.BufferedReader(TimedReader(self))
 
     def close(self) -> None:
         """Close once no reader is left."""
         self.inner.close()
 
 
-class Incoming(io.RawIOBase):
-    """What a timed socket receives."""
+class TimedReader(io.RawIOBase):
+    """The receiving side of a timed socket."""
 
-    def __init__(self, timed: Timed) -> None:
+    def __init__(self, timed: TimedSocket) -> None:
         self.timed, self.inner = timed, timed.inner.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """What has come; the end is 0 bytes."""
+        """Read what has come; 0 bytes at the end."""
         self.timed.limit()
         return self.inner.readinto(buffer)
 
@@ -359,7 +359,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def rest_of(header: str) -> float | None:
+def retry_after(header: str) -> float | None:
     """The seconds that a ``Retry-After`` asks for (a number or a date); None where it is none."""
     try:
         seconds = float(header)
@@ -374,7 +374,7 @@ def rest_of(header: str) -> float | None:
 
 
 def message_of(body: bytes) -> str:
-    """An endpoint's own words about a fault: the message of its JSON, else the body's beginning."""
+    """An endpoint's error message: that of its JSON, else the beginning of the body."""
     text = body[: 4 * SHOWN].decode("utf-8", "replace")
     try:
         found = json.loads(body)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lmwright.baselines.majority import Majority
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.models.majority import Majority
 
 
 def test_it_answers_with_the_shares_of_the_rows(tmp_path):

@@ -3,10 +3,10 @@ import pyarrow.csv as csv
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lmwright.baselines.tfidf import Tfidf, _terms
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.calibration import Calibration
-from lmwright.models.tfidf import Tfidf, _terms
 
 LABELS = ("0", "1")
 

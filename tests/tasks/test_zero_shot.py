@@ -19,40 +19,40 @@ from scipy.special import log_softmax
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import tree
-from lmwright.models.asked import Asked, opened, shared
-from lmwright.models.asked_hosted import AskedHosted, Way, key_of
 from lmwright.models.core.ragged import pack
 from lmwright.models.model import load_model
-from lmwright.models.question import INSTRUCTION, Question, question_of
+from lmwright.tasks.zero_shot import ZeroShot, common_prefix_length, open_zero_shot
+from lmwright.tasks.zero_shot_hosted import Query, ZeroShotHosted, text_key
+from lmwright.text.label_prompt import INSTRUCTION, LabelPrompt, make_label_prompt
 from tests.cli.folders import folder_of as ours
 from tests.cli.test_export import gguf_of
-from tests.models.odd_endpoint import Odd, odd, response
+from tests.hosted.odd_endpoint import Odd, odd, response
 from tests.models.test_foreign import folder_of as foreign
 from tests.serve.talking import talking, write_model
 
 LABELS = ("down", "up")
-QUESTION = Question("{labels}? {text} =", ("bad", "good"), 50)
-WORDY = Question("w5 {text} w6", ("w7 w8 w9", "w7 w3", "w4"), 200)
+PROMPT = LabelPrompt("{labels}? {text} =", ("bad", "good"), 50)
+WORDY = LabelPrompt("w5 {text} w6", ("w7 w8 w9", "w7 w3", "w4"), 200)
 
 
 @pytest.fixture(scope="module")
-def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZeroShot]:
     folder = write_model(tmp_path_factory.mktemp("models") / "tiny")
-    made = opened(LABELS, QUESTION, str(folder))
+    made = open_zero_shot(LABELS, PROMPT, str(folder))
     yield made
     made.model.template.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module", params=["gpt2", "opt"])
-def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ZeroShot:
     """A model without a template, of ours and through transformers."""
     make = {"gpt2": ours, "opt": foreign}[request.param]
     folder = make(request.param, tmp_path_factory.mktemp("models") / request.param)
-    return opened(("a", "b", "c"), WORDY, str(folder))
+    return open_zero_shot(("a", "b", "c"), WORDY, str(folder))
 
 
 @torch.inference_mode()
-def whole(model: Asked, ids: list[int], count: int) -> float:
+def whole(model: ZeroShot, ids: list[int], count: int) -> float:
     """The log-probability of the last ``count`` ids after those before them, by one pass."""
     network, logits = model.model.network, []
     for end in range(len(ids) - count, len(ids)):
@@ -61,50 +61,52 @@ def whole(model: Asked, ids: list[int], count: int) -> float:
     return float(logs_nv[range(count), ids[-count:]].sum())
 
 
-def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(chatty: Asked) -> None:
+def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(
+    chatty: ZeroShot,
+) -> None:
     texts = ["so so", "a film", "x" * 99]
     found = chatty.logits(chatty.prepare(texts)) + chatty.prior
     for row, text in zip(found, texts, strict=True):
         message = [{"role": "user", "content": f"bad, good? {text[:50]} ="}]
-        prompt = chatty.model.chat(message).tolist()
-        for value, name in zip(row, QUESTION.names, strict=True):
+        prompt = chatty.model.chat_ids(message).tolist()
+        for value, name in zip(row, PROMPT.names, strict=True):
             ids = chatty.model.tokenizer.ids(name).tolist()
             assert value == pytest.approx(whole(chatty, prompt + ids, len(ids)), abs=1e-4)
     assert len({*found[:, 0]}) == 3
 
 
-def test_names_of_several_tokens_are_followed_from_where_they_part(plain: Asked) -> None:
+def test_names_of_several_tokens_are_followed_from_where_they_part(plain: ZeroShot) -> None:
     """Two names begin alike; after what all share, the log-probabilities are those of passes."""
     found = plain.logits(plain.prepare(["w1 w2", "w11"])) + plain.prior
     for row, text in zip(found, ([1, 2], [11]), strict=True):
         for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
             ids = [5, *text, 6, *name]
             assert value == pytest.approx(whole(plain, ids, len(name)), abs=1e-4)
-    assert shared([np.array([1, 2, 3]), np.array([1, 2])]) == 1
-    assert shared([np.array([1, 2, 3]), np.array([1, 4, 3])]) == 1
+    assert common_prefix_length([np.array([1, 2, 3]), np.array([1, 2])]) == 1
+    assert common_prefix_length([np.array([1, 2, 3]), np.array([1, 4, 3])]) == 1
 
 
-def test_what_a_model_says_of_texts_without_content_is_taken_off(plain: Asked) -> None:
+def test_what_a_model_says_of_texts_without_content_is_taken_off(plain: ZeroShot) -> None:
     nothing = plain.logits(plain.prepare(["N/A", "", "[MASK]"])) + plain.prior
     np.testing.assert_allclose(log_softmax(nothing, axis=1).mean(axis=0), plain.prior)
     assert len({*plain.prior}) == 3
 
 
-def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: Asked) -> None:
+def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: ZeroShot) -> None:
     items = plain.prepare(["w1 w2", "w11"])
     logits, vectors = plain.look(items)
     assert np.array_equal(logits, plain.logits(items))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     with torch.inference_mode():
-        mean = plain.model.network.hidden(pack([items[1].shared])).mean(dim=0).numpy()
+        mean = plain.model.network.hidden(pack([items[1].prefix])).mean(dim=0).numpy()
     np.testing.assert_allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-5)
     assert items[0].ids.tolist() == [1, 2] and items[0].cost == 4
 
 
-def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) -> None:
+def test_what_is_saved_is_whole_and_says_the_same(plain: ZeroShot, tmp_path: Path) -> None:
     plain.save(tmp_path / "one")
     loaded = load_model(tmp_path / "one")
-    assert isinstance(loaded, Asked) and loaded.labels == plain.labels
+    assert isinstance(loaded, ZeroShot) and loaded.labels == plain.labels
     wanted = plain.logits(plain.prepare(["w1", "w2 w3"]))
     assert np.array_equal(loaded.logits(loaded.prepare(["w1", "w2 w3"])), wanted)
     loaded.save(tmp_path / "two")
@@ -117,13 +119,40 @@ def test_what_is_saved_is_whole_and_says_the_same(plain: Asked, tmp_path: Path) 
     (tmp_path / "one" / "model.json").write_text(json.dumps(odd_prior))
     with pytest.raises(Corrupt, match="the prior is"):
         load_model(tmp_path / "one")
-    description["question"]["names"].pop()
+    description["prompt"]["names"].pop()
     (tmp_path / "one" / "model.json").write_text(json.dumps(description))
-    with pytest.raises(Corrupt, match="no question"):
+    with pytest.raises(Corrupt, match="no prompt"):
         load_model(tmp_path / "one")
 
 
-def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: Asked, tmp_path: Path) -> None:
+def to_old_names(folder: Path) -> None:
+    """Rewrite a saved folder as stores had it before its kind and fields were renamed."""
+    path = folder / "model.json"
+    old = {"prompt": "question", "query": "way"}
+    value = {old.get(name, name): each for name, each in json.loads(path.read_text()).items()}
+    value["kind"] = {"zero-shot": "asked", "zero-shot-hosted": "asked-hosted"}[value["kind"]]
+    path.write_text(json.dumps(value))
+
+
+def test_a_folder_of_an_older_store_is_read(plain: ZeroShot, tmp_path: Path) -> None:
+    plain.save(tmp_path / "one")
+    wanted = plain.logits(plain.prepare(["w1"]))
+    to_old_names(tmp_path / "one")
+    loaded = load_model(tmp_path / "one")
+    assert isinstance(loaded, ZeroShot) and loaded.prompt == plain.prompt
+    assert np.array_equal(loaded.logits(loaded.prepare(["w1"])), wanted)
+    loaded.save(tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "model.json").read_text())["kind"] == "zero-shot"
+    settings = query("http://127.0.0.1:1/v1", by="samples", seed=3)
+    made = ZeroShotHosted(LABELS, PROMPT, settings, {text_key("x"): [0.5, 1.0]})
+    made.save(tmp_path / "hosted")
+    to_old_names(tmp_path / "hosted")
+    found = load_model(tmp_path / "hosted")
+    assert isinstance(found, ZeroShotHosted) and found.query == settings
+    assert found.logits(found.prepare(["x"])).tolist() == [[0.5, 1.0]]
+
+
+def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: ZeroShot, tmp_path: Path) -> None:
     shutil.copytree(plain.source, tmp_path / "start")
     read = ("vocab.txt", "merges.txt", "vocab.bpe", "spiece.model", "tokenizer.model.v3")
     read += ("source.spm", "o200k.tiktoken", "chat_template.jinja")
@@ -139,7 +168,7 @@ def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: Asked, tmp_path: 
 
 def test_a_gguf_file_is_saved_as_the_one_file_that_it_is(tmp_path: Path) -> None:
     address = gguf_of("llama", tmp_path / "tiny.gguf")
-    made = opened(("a", "b"), Question("Q{text}?", ("AB", "C"), 9), address)
+    made = open_zero_shot(("a", "b"), LabelPrompt("Q{text}?", ("AB", "C"), 9), address)
     made.save(tmp_path / "one")
     assert (tmp_path / "one" / "published.gguf").read_bytes() == Path(address).read_bytes()
     loaded = load_model(tmp_path / "one")
@@ -147,46 +176,44 @@ def test_a_gguf_file_is_saved_as_the_one_file_that_it_is(tmp_path: Path) -> None
     assert np.array_equal(*rows) and len({*rows[0][:, 0]}) == 2
 
 
-def test_a_text_that_is_too_long_is_cut_until_its_question_fits(
-    chatty: Asked, plain: Asked
+def test_a_text_that_is_too_long_is_cut_until_its_prompt_fits(
+    chatty: ZeroShot, plain: ZeroShot
 ) -> None:
     long = chatty.prepare(["é" * 50])[0]
-    assert long.cost + max(map(len, long.rests)) <= 128
+    assert long.cost + max(map(len, long.answers)) <= 128
     (item,) = plain.prepare([" ".join(f"w{n}" for n in range(40))])
     longest = plain.model.longest or 0
-    assert longest - 6 < item.cost + max(map(len, item.rests)) <= longest
-    wordy = Question("w1 " * 40 + "{text}", WORDY.names, 50)
-    made = Asked(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
+    assert longest - 6 < item.cost + max(map(len, item.answers)) <= longest
+    wordy = LabelPrompt("w1 " * 40 + "{text}", WORDY.names, 50)
+    made = ZeroShot(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
     with pytest.raises(BadInput, match="tokens without its text"):
         made.prepare(["w1"])
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("prompt", "said"),
     [
-        (Question("{text}", WORDY.names, 9), "empty without its text"),
-        (Question("w1 {text}", ("w7", "odd", "strange"), 9), "one to this model's tokenizer"),
+        (LabelPrompt("{text}", WORDY.names, 9), "empty without its text"),
+        (LabelPrompt("w1 {text}", ("w7", "odd", "strange"), 9), "one to this model's tokenizer"),
     ],
 )
-def test_a_question_that_tells_a_model_nothing_is_refused(
-    plain: Asked, question: Question, said: str
+def test_a_prompt_that_tells_a_model_nothing_is_refused(
+    plain: ZeroShot, prompt: LabelPrompt, said: str
 ) -> None:
     with pytest.raises(BadInput, match=said):
-        Asked(plain.labels, question, plain.model, plain.source)
+        ZeroShot(plain.labels, prompt, plain.model, plain.source)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_an_encoder_reads_the_question_and_the_decoder_is_asked(
-    family: str, tmp_path: Path
-) -> None:
-    made = opened(("a", "b", "c"), WORDY, ours(family, tmp_path / family))
+def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked(family: str, tmp_path: Path) -> None:
+    made = open_zero_shot(("a", "b", "c"), WORDY, ours(family, tmp_path / family))
     items = made.prepare(["w1 w2", "w11"])
     logits, vectors = made.look(items)
     source, target = made.model.network.streams
     for row, vector, item in zip(logits + made.prior, vectors, items, strict=True):
         assert item.source is not None and item.cost == len(item.source)
         for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
-            read = pack([item.source]), pack([np.array([made.model.start, *name])])
+            read = pack([item.source]), pack([np.array([made.model.decoder_start_id, *name])])
             with torch.inference_mode():
                 logs_nv = torch.log_softmax(
                     made.model.network(dict(zip((source, target), read, strict=True))), dim=-1
@@ -203,21 +230,21 @@ def test_an_encoder_reads_the_question_and_the_decoder_is_asked(
 
 
 def test_a_long_text_is_cut_until_the_encoder_can_read_it(tmp_path: Path) -> None:
-    made = opened(("a", "b", "c"), WORDY, ours("bart", tmp_path / "bart"))
+    made = open_zero_shot(("a", "b", "c"), WORDY, ours("bart", tmp_path / "bart"))
     (item,) = made.prepare([" ".join(f"w{n % 30}" for n in range(60))])
     longest = made.model.longest or 0
     assert longest - 6 < item.cost <= longest == 32
 
 
-def test_a_model_that_reads_the_question_anew_for_each_token_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_reads_the_prompt_anew_for_each_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="anew for each token"):
-        opened(("a", "b", "c"), WORDY, ours("xlnet", tmp_path / "xlnet"))
+        open_zero_shot(("a", "b", "c"), WORDY, ours("xlnet", tmp_path / "xlnet"))
 
 
-def test_a_question_is_filled_once_and_in_nothing_but_its_holes() -> None:
-    assert QUESTION.about("{labels} {text} {x}") == "bad, good? {labels} {text} {x} ="
-    made = question_of(INSTRUCTION, ("0", "1"), {"0": "no"}, 3)
-    assert "no, 1." in made.about("abcdef") and "Text: abc\n" in made.about("abcdef")
+def test_a_prompt_is_filled_once_and_in_nothing_but_its_holes() -> None:
+    assert PROMPT.render("{labels} {text} {x}") == "bad, good? {labels} {text} {x} ="
+    made = make_label_prompt(INSTRUCTION, ("0", "1"), {"0": "no"}, 3)
+    assert "no, 1." in made.render("abcdef") and "Text: abc\n" in made.render("abcdef")
 
 
 @pytest.mark.parametrize(
@@ -231,9 +258,9 @@ def test_a_question_is_filled_once_and_in_nothing_but_its_holes() -> None:
         (("{text}", ("a", "b"), 0), "max_characters is 0"),
     ],
 )
-def test_a_question_that_is_none_is_refused(words: Any, said: str) -> None:
+def test_a_prompt_that_is_none_is_refused(words: Any, said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        Question(*words)
+        LabelPrompt(*words)
     assert said in str(caught.value)
 
 
@@ -245,12 +272,12 @@ def test_a_question_that_is_none_is_refused(words: Any, said: str) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_says_a_label_or_none(answer: str, label: int | None) -> None:
-    assert QUESTION.label_of(answer) == label
+    assert PROMPT.parse(answer) == label
 
 
-def way(url: str, **more: Any) -> Way:
+def query(url: str, **more: Any) -> Query:
     plain = {"key_from": "", "by": "logprobs", "samples": 4, "max_tokens": 8, "seed": 0}
-    return Way(**{"address": f"hosted:tiny@{url}", **plain, **more})
+    return Query(**{"address": f"hosted:tiny@{url}", **plain, **more})
 
 
 def told(*places: tuple[str, dict[str, float]]) -> bytes:
@@ -277,20 +304,20 @@ def answers(*texts: str | None) -> list[bytes]:
     ]
 
 
-def logits(one: Odd, question: Question = QUESTION, **more: Any) -> list[float]:
+def logits(one: Odd, prompt: LabelPrompt = PROMPT, **more: Any) -> list[float]:
     """What one text comes to."""
-    labels = [str(number) for number in range(len(question.names))]
-    model = AskedHosted(labels, question, way(one.url, **more))
+    labels = [str(number) for number in range(len(prompt.names))]
+    model = ZeroShotHosted(labels, prompt, query(one.url, **more))
     return model.logits(model.prepare(["a text"]))[0].tolist()
 
 
-def test_our_own_server_tells_what_the_same_model_says_here(chatty: Asked) -> None:
+def test_our_own_server_tells_what_the_same_model_says_here(chatty: ZeroShot) -> None:
     """The names are tokens among the twenty likeliest, and one that is not."""
     text = "a film"
     message = [{"role": "user", "content": f"{text}?"}]
     network, tokenizer = chatty.model.network, chatty.model.tokenizer
     with torch.inference_mode():
-        row_v = network.next(pack([chatty.model.chat(message)]), None)[0]
+        row_v = network.next(pack([chatty.model.chat_ids(message)]), None)[0]
     logs_v = torch.log_softmax(row_v.double(), dim=-1)
     order = [each for each in logs_v.argsort(descending=True).tolist() if each < 256]
     letters = [each for each in order if tokenizer.decode([each]).strip().isalnum()]
@@ -306,10 +333,10 @@ def test_our_own_server_tells_what_the_same_model_says_here(chatty: Asked) -> No
     )  # fmt: skip
     names = tuple(tokenizer.decode([n]) for n in (first, second, last))
     with talking(chatty.model) as talk:
-        model = AskedHosted(
+        model = ZeroShotHosted(
             ("a", "b", "c"),
-            Question("{text}?", names, 50),
-            way(f"http://127.0.0.1:{talk.port}/v1"),
+            LabelPrompt("{text}?", names, 50),
+            query(f"http://127.0.0.1:{talk.port}/v1"),
         )
         found = model.logits(model.prepare([text]))[0]
     alike = [
@@ -335,12 +362,12 @@ def test_what_is_told_is_summed_over_all_that_begins_a_name() -> None:
 
 
 def test_an_answer_is_followed_until_one_name_is_left() -> None:
-    question = Question("{text}", ("positive", "possible", "neg"), 50)
+    prompt = LabelPrompt("{text}", ("positive", "possible", "neg"), 50)
     first = ("pos", {"pos": 0.8, "neg": 0.15})
     second = ("itive", {"itive": 0.75, "sible": 0.25})
     with odd(told(first, second)) as one:
         wanted = [0.8 * 0.75, 0.8 * 0.25, 0.15]
-        assert logits(one, question) == pytest.approx(np.log(wanted).tolist())
+        assert logits(one, prompt) == pytest.approx(np.log(wanted).tolist())
 
 
 def test_a_label_that_is_not_told_gets_the_least_that_is() -> None:
@@ -379,9 +406,9 @@ def test_several_texts_are_asked_about_at_once() -> None:
         client.sendall(*answers("good"))
 
     with odd(together) as one:
-        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", samples=1))
+        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", samples=1))
         noted: dict[str, list[float]] = {}
-        model.keep([*"abcdef", "a"], noted.__setitem__, at_once=3)
+        model.fill_cache([*"abcdef", "a"], noted.__setitem__, at_once=3)
         assert len(one.asked) == 6 and noted == model.answers and len(noted) == 6
 
 
@@ -397,28 +424,28 @@ def test_answers_under_way_when_one_fails_are_kept() -> None:
         failed.set()
 
     with odd(after, after, refuse, after) as one:
-        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", samples=1))
+        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", samples=1))
         noted: dict[str, list[float]] = {}
         with pytest.raises(BadInput, match="no more"):
-            model.keep([str(n) for n in range(1000)], noted.__setitem__, at_once=3)
+            model.fill_cache([str(n) for n in range(1000)], noted.__setitem__, at_once=3)
         # How many are asked about before the refusal is read is a matter of luck.
         assert 2 <= len(noted) == len(model.answers) == len(one.asked) - 1 < 1000
 
 
 def test_answers_are_kept_and_nobody_is_asked_twice(tmp_path: Path) -> None:
     with odd(*answers("good")) as one:
-        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples", key_from="ODD_KEY"))
+        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", key_from="ODD_KEY"))
         with pytest.raises(BadInput, match="ODD_KEY is not set"):
             model.logits(model.prepare(["x"]))
-        model = AskedHosted(LABELS, QUESTION, way(one.url, by="samples"))
+        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples"))
         noted: dict[str, list[float]] = {}
-        model.keep(["a", "b", "a"], noted.__setitem__)
+        model.fill_cache(["a", "b", "a"], noted.__setitem__)
         assert len(one.asked) == 8 and noted == model.answers
         model.save(tmp_path / "one")
         loaded = load_model(tmp_path / "one")
         items = loaded.prepare(["b", "a"])
         rows, vectors = loaded.look(items)
-        assert rows.tolist() == [noted[key_of("b")], noted[key_of("a")]] and len(one.asked) == 8
+        assert rows.tolist() == [noted[text_key("b")], noted[text_key("a")]] and len(one.asked) == 8
         np.testing.assert_allclose(vectors**2, np.exp(log_softmax(rows, axis=1)), atol=1e-6)
         loaded.logits(loaded.prepare(["new"]))
         assert len(one.asked) == 12

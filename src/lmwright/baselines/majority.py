@@ -1,4 +1,4 @@
-"""The baseline that has learnt only how often each label occurs."""
+"""The majority baseline: label frequencies, whatever the text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lmwright.core.errors import BadInput, Corrupt
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A text that is not looked into."""
+class UnreadText:
+    """The placeholder of a text, which this baseline does not read."""
 
     cost: int = 1
 
@@ -45,19 +45,19 @@ class Majority:
         given = list(row_labels)
         return cls(labels, [given.count(label) for label in labels])
 
-    def prepare(self, texts: Sequence[str]) -> list[Whole]:
+    def prepare(self, texts: Sequence[str]) -> list[UnreadText]:
         """One placeholder a text."""
-        return [Whole() for _ in texts]
+        return [UnreadText() for _ in texts]
 
-    def logits(self, batch: Sequence[Whole]) -> np.ndarray:
+    def logits(self, batch: Sequence[UnreadText]) -> np.ndarray:
         """The same log shares (n, k) for every text."""
         return np.tile(self._logits, (len(batch), 1))
 
-    def embed(self, batch: Sequence[Whole]) -> np.ndarray:
+    def embed(self, batch: Sequence[UnreadText]) -> np.ndarray:
         """Zeros (n, 1): this model tells no text from another."""
         return np.zeros((len(batch), 1), dtype=np.float32)
 
-    def look(self, batch: Sequence[Whole]) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, batch: Sequence[UnreadText]) -> tuple[np.ndarray, np.ndarray]:
         """Logits and vectors."""
         return self.logits(batch), self.embed(batch)
 
@@ -68,7 +68,7 @@ class Majority:
 
     @classmethod
     def load(cls, folder: Path) -> Majority:
-        """What ``save`` wrote; Corrupt if it is not whole."""
+        """Read a folder that ``save`` wrote; Corrupt if it is not whole."""
         try:
             facts = json.loads((folder / "model.json").read_text())
             if len(facts["labels"]) != len(facts["counts"]):

@@ -1,4 +1,4 @@
-"""Special tokens that people type, kept apart from those that a template writes.
+"""Special tokens typed by people, marked so that they stay apart from a template's own.
 
 Before a template is rendered, a random mark is put into whatever in a message or tool spells a
 special token; in the rendered text a token without a mark in it is then the template's own.
@@ -21,7 +21,7 @@ DEEPEST = 100
 MOST_VALUES = 2_000_000
 
 
-class Disguise:
+class SpecialTokenMarks:
     """The marks of one rendering, for these special tokens.
 
     A mark stands in a typed token and wherever the beginning or end of one could be completed by
@@ -72,7 +72,7 @@ class Disguise:
         return plain
 
     def edges(self, text: str) -> set[int]:
-        """Where marks must go so that no neighbour completes a token; white space may be cut."""
+        """The places for marks, so that no neighbour completes a token; white space may be cut."""
         last = len(text.rstrip())
         first = len(text) - len(text.lstrip())
         places = {
@@ -94,19 +94,19 @@ class Disguise:
     def parts(self, rendered: str) -> Iterator[tuple[str, bool, bool]]:
         """The rendered text in parts: its text, whether the template wrote a special token, and
         whether it stands within generation tags."""
-        written = False
+        generated = False
         place = 0
         pieces = re.compile(f"({self.begun})|({self.ended})|{self.token.pattern}")
         for found in pieces.finditer(rendered):
             if found.start() > place:
-                yield self.bare(rendered[place : found.start()]), False, written
+                yield self.bare(rendered[place : found.start()]), False, generated
             place = found.end()
             if found[1] or found[2]:
-                written = bool(found[1])
+                generated = bool(found[1])
             else:
-                yield found[0], True, written
+                yield found[0], True, generated
         if place < len(rendered):
-            yield self.bare(rendered[place:]), False, written
+            yield self.bare(rendered[place:]), False, generated
 
     def bare(self, text: str) -> str:
         """The text without marks."""

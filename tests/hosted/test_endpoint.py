@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.endpoint import Bounds, Endpoint, Rejected, events, rest_of
-from tests.models.odd_endpoint import Odd, odd, response, streamed
+from lmwright.hosted.endpoint import Endpoint, Limits, Rejected, events, retry_after
+from tests.hosted.odd_endpoint import Odd, odd, response, streamed
 
 GOOD = {"choices": []}
-QUICK = Bounds(silence=0.3, seconds=0.6, most=200_000)
+QUICK = Limits(idle_timeout=0.3, timeout=0.6, max_bytes=200_000)
 ODD_WORDS = "no \x1b[31mred\u202e, <b>please</b>"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -24,7 +24,7 @@ EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 def endpoint(one: Odd, **more: Any) -> Endpoint:
     """An endpoint with little patience, which notes its rests instead of resting."""
-    return Endpoint(one.url, **{"bounds": QUICK, "sleep": lambda seconds: None, **more})
+    return Endpoint(one.url, **{"limits": QUICK, "sleep": lambda seconds: None, **more})
 
 
 def fault(one: Odd, **more: Any) -> LmwrightError:
@@ -71,7 +71,7 @@ def test_what_is_no_answer_is_said_in_bounded_time(answer: Any, said: str) -> No
 def test_an_answer_without_end_is_let_go(start: bytes, piece: bytes) -> None:
     with odd(b"") as one:
         one.answers = [one.flood(start, piece)]
-        found = str(fault(one, bounds=replace(QUICK, seconds=10)))
+        found = str(fault(one, limits=replace(QUICK, timeout=10)))
     assert "more than 200,000 bytes" in found or "line without end" in found
 
 
@@ -107,10 +107,12 @@ def test_tries_are_counted_and_too_long_a_rest_is_not_taken() -> None:
 
 def test_a_rest_may_be_a_date() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 25 < (rest_of(soon) or 0) <= 30
+    assert 25 < (retry_after(soon) or 0) <= 30
     past = format_datetime(datetime.now(UTC) - timedelta(days=3))
-    assert rest_of(past) == 0
-    assert [rest_of(each) for each in ("1.5", "-3", "nan", "inf", "soon", "")] == [1.5] + [None] * 5
+    assert retry_after(past) == 0
+    assert [retry_after(each) for each in ("1.5", "-3", "nan", "inf", "soon", "")] == [1.5] + [
+        None
+    ] * 5
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_rest_may_be_a_date() -> None:
 def test_what_an_endpoint_refuses_is_said_in_its_own_words(status: int, body: Any) -> None:
     with odd(response(status, body)) as one:
         found = fault(one)
-    assert isinstance(found, Rejected) and found.said == ODD_WORDS and len(one.asked) == 2
+    assert isinstance(found, Rejected) and found.message == ODD_WORDS and len(one.asked) == 2
     assert json.dumps(ODD_WORDS) in str(found) and f"status {status}" in str(found)
 
 
@@ -195,9 +197,9 @@ def test_without_tls_only_this_machine_is_asked() -> None:
 
 
 def test_a_name_that_only_seems_to_be_this_machine_is_not_asked(monkeypatch: Any) -> None:
-    monkeypatch.setattr("lmwright.models.endpoint.ip_address", lambda _: Far)
+    monkeypatch.setattr("lmwright.hosted.endpoint.ip_address", lambda _: Far)
     with odd(response(200, GOOD)) as one:
-        monkeypatch.setattr("lmwright.models.endpoint.is_loopback", lambda _: True)
+        monkeypatch.setattr("lmwright.hosted.endpoint.is_loopback", lambda _: True)
         with pytest.raises(LmwrightError, match="without TLS only this machine is asked"):
             endpoint(one).post("x", {})
         assert not one.asked

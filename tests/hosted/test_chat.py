@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.decode import Decoding
-from lmwright.models.endpoint import Rejected
+from lmwright.hosted.chat import HostedModel, open_hosted
+from lmwright.hosted.endpoint import Rejected
 from lmwright.models.files.published import read_published
-from lmwright.models.hosted import Hosted, hosted
 from lmwright.models.language import LanguageModel, language_model
-from tests.models.odd_endpoint import odd, response, streamed
+from lmwright.text.generation import SamplingParams
+from tests.hosted.odd_endpoint import odd, response, streamed
 from tests.serve.talking import Talk, talking, write_model
 
 MESSAGES = [{"role": "user", "content": "hello"}]
-GREEDY = Decoding(20)
-DRAWN = Decoding(20, temperature=1.3, top_p=0.9)
+GREEDY = SamplingParams(20)
+DRAWN = SamplingParams(20, temperature=1.3, top_p=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def talk(model: LanguageModel) -> Iterator[Talk]:
 
 
 @pytest.fixture(scope="module")
-def remote(talk: Talk) -> Hosted:
-    return hosted(f"hosted:tiny@http://127.0.0.1:{talk.port}/v1")
+def remote(talk: Talk) -> HostedModel:
+    return open_hosted(f"hosted:tiny@http://127.0.0.1:{talk.port}/v1")
 
 
 @pytest.mark.parametrize("how", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_text_is_that_of_the_same_model_here(
-    model: LanguageModel, remote: Hosted, how: Decoding, seed: int
+    model: LanguageModel, remote: HostedModel, how: SamplingParams, seed: int
 ) -> None:
     here = list(model.complete("The an", how, seed))
     assert len("".join(here)) > 5
@@ -57,21 +57,25 @@ def test_the_text_is_that_of_the_same_model_here(
     assert "".join(remote.reply(MESSAGES, how, seed)) == said
 
 
-def test_every_setting_that_is_sent_is_honoured(model: LanguageModel, remote: Hosted) -> None:
+def test_every_setting_that_is_sent_is_honoured(model: LanguageModel, remote: HostedModel) -> None:
     plain = "".join(model.complete("The an", GREEDY))
     most = model.tokenizer.encode([plain], 9)[0][0]
-    for more in ({"bias": ((int(most), -100.0),)}, {"presence": 2.0}, {"frequency": 2.0}):
-        how = Decoding(20, **more)
+    for more in (
+        {"logit_bias": ((int(most), -100.0),)},
+        {"presence_penalty": 2.0},
+        {"frequency_penalty": 2.0},
+    ):
+        how = SamplingParams(20, **more)
         here = "".join(model.complete("The an", how))
         assert "".join(remote.complete("The an", how)) == here
-    assert "".join(remote.complete("The an", Decoding(2))) == "".join(
-        model.complete("The an", Decoding(2))
+    assert "".join(remote.complete("The an", SamplingParams(2))) == "".join(
+        model.complete("The an", SamplingParams(2))
     )
     texts = {"".join(remote.complete("The an", DRAWN, seed)) for seed in range(4)}
     assert len(texts) == 4
 
 
-def test_what_comes_in_pieces_is_what_comes_whole(talk: Talk, remote: Hosted) -> None:
+def test_what_comes_in_pieces_is_what_comes_whole(talk: Talk, remote: HostedModel) -> None:
     pieces = list(remote.reply(MESSAGES, GREEDY))
     whole = talk.chat("hello", max_tokens=20, temperature=0)["choices"][0]["message"]["content"]
     assert "".join(pieces) == whole and sum(map(bool, pieces)) > 3
@@ -93,26 +97,26 @@ def test_a_text_comes_while_the_rest_is_being_written() -> None:
             client.sendall(f"data: {json.dumps(ended)}\n\n".encode())
 
     with odd(answer) as one:
-        pieces = hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)
+        pieces = open_hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)
         assert next(pieces) == "a"
         read.set()
         assert list(pieces) == ["b"]
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("top_k", Decoding(5, top_k=3)), ("beams", Decoding(5, beams=2))]
+    ("name", "how"), [("top_k", SamplingParams(5, top_k=3)), ("beams", SamplingParams(5, beams=2))]
 )
 def test_what_the_interface_has_no_word_for_is_refused(
-    remote: Hosted, name: str, how: Decoding
+    remote: HostedModel, name: str, how: SamplingParams
 ) -> None:
     with pytest.raises(BadInput, match=f"{name} . for a hosted model"):
         list(remote.complete("x", how))
 
 
-def test_what_the_server_refuses_is_said_in_its_words(remote: Hosted) -> None:
+def test_what_the_server_refuses_is_said_in_its_words(remote: HostedModel) -> None:
     with pytest.raises(Rejected, match="leave room for"):
-        list(remote.complete("x", Decoding(500)))
-    other = Hosted("other", remote.endpoint)
+        list(remote.complete("x", SamplingParams(500)))
+    other = HostedModel("other", remote.endpoint)
     with pytest.raises(Rejected, match=r"no model .*other.*; this is .*tiny"):
         list(other.reply(MESSAGES, GREEDY))
 
@@ -122,13 +126,13 @@ def test_the_newer_name_of_a_setting_is_used_where_the_older_is_refused() -> Non
     refused = response(400, {"error": {"message": words}})
     good = streamed({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]})
     with odd(refused, good) as one:
-        assert "".join(hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)) == "a"
+        assert "".join(open_hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)) == "a"
     bodies: list[dict[str, Any]] = [body for _, _, body in one.asked]
     assert bodies[0].pop("max_tokens") == bodies[1].pop("max_completion_tokens") == 20
     assert bodies[0] == bodies[1]
     assert bodies[0] == {"model": "o", "messages": MESSAGES, "temperature": 0.0, "stream": True}
     with odd(refused) as one, pytest.raises(Rejected, match="Unsupported parameter"):
-        list(hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY))
+        list(open_hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY))
     assert len(one.asked) == 2
 
 
@@ -147,7 +151,7 @@ def test_the_newer_name_of_a_setting_is_used_where_the_older_is_refused() -> Non
 )
 def test_an_answer_that_is_cut_short_or_of_another_shape_is_a_fault(answer: bytes) -> None:
     with odd(answer) as one, pytest.raises(LmwrightError, match=r"breaks off|a shape"):
-        list(hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY))
+        list(open_hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY))
 
 
 def test_an_answer_may_come_whole_refused_or_with_half_a_character() -> None:
@@ -159,7 +163,7 @@ def test_an_answer_may_come_whole_refused_or_with_half_a_character() -> None:
     ):
         whole = {"choices": [{"message": message, "finish_reason": "stop"}]}
         with odd(response(200, whole)) as one:
-            assert "".join(hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)) == said
+            assert "".join(open_hosted(f"hosted:o@{one.url}").reply(MESSAGES, GREEDY)) == said
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_an_answer_may_come_whole_refused_or_with_half_a_character() -> None:
     ],
 )
 def test_an_address_names_a_model_and_an_endpoint(address: str, model: str, url: str) -> None:
-    found = hosted(address, "SOME_KEY")
+    found = open_hosted(address, "SOME_KEY")
     assert (found.model, found.endpoint.url, found.endpoint.key_from) == (model, url, "SOME_KEY")
 
 
@@ -179,7 +183,7 @@ def test_an_address_names_a_model_and_an_endpoint(address: str, model: str, url:
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(BadInput, match="hosted:MODEL@https://HOST/v1"):
-        hosted(address)
+        open_hosted(address)
 
 
 def test_nothing_of_a_hosted_model_is_read_here() -> None:

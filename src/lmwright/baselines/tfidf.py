@@ -1,4 +1,4 @@
-"""The baseline that must be beaten: TF-IDF over words and word pairs, with logistic regression.
+"""The TF-IDF baseline: words and word pairs, with logistic regression.
 
 Trained by scikit-learn, kept as plain arrays (no pickle) and computed here, so that what was
 trained, saved and loaded gives the same bits, alone or in a batch.
@@ -127,7 +127,7 @@ class Tfidf:
 
     @classmethod
     def load(cls, folder: Path) -> Tfidf:
-        """What ``save`` wrote; Corrupt if it is not whole or does not fit together."""
+        """Read a folder that ``save`` wrote; Corrupt if parts are missing or do not fit."""
         try:
             facts = json.loads((folder / "model.json").read_text())
             terms = json.loads((folder / "terms.json").read_text())

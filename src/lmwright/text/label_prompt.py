@@ -1,4 +1,4 @@
-"""A text put to a language model as a question about its label."""
+"""Prompts that ask a language model for the label of a text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ INSTRUCTION = (
     "Which label fits the text? Answer with one of these and nothing else: {labels}.\n\n"
     "Text: {text}\n\nLabel:"
 )
-HOLES = re.compile(r"\{(labels|text)\}")
+PLACEHOLDERS = re.compile(r"\{(labels|text)\}")
 MOST_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Question:
-    """How a text is asked about: ``{labels}`` and ``{text}`` stand in the instruction.
+class LabelPrompt:
+    """A prompt template: ``{labels}`` and ``{text}`` stand in the instruction.
 
-    ``names`` is how each label is said, in the labels' order; of a text the first
+    ``names`` are the verbalizers of the labels, in their order; of a text the first
     ``max_characters`` are shown. BadInput for an instruction without the text, or for names of
-    which one begins another, as what a model began to say would not tell them apart.
+    which one begins another, as the beginning of an answer would not tell them apart.
     """
 
     instruction: str
@@ -42,7 +42,7 @@ class Question:
             )
         for name in self.names:
             if not name or name != name.strip():
-                raise BadInput(f"a label is said as {name!r}", "a word without spaces round it")
+                raise BadInput(f"a label is called {name!r}", "a word without spaces round it")
             if alike := [each for each in self.names if begins(each, name)][1:]:
                 raise BadInput(
                     f"{name!r} begins the names of several labels, {alike[-1]!r} too",
@@ -50,13 +50,13 @@ class Question:
                     "say how the labels are to be called: names: {LABEL: NAME}",
                 )
 
-    def about(self, text: str) -> str:
-        """The question about one text; what the text holds is no instruction of ours."""
-        said = {"labels": ", ".join(self.names), "text": text[: self.max_characters]}
-        return HOLES.sub(lambda hole: said[hole[1]], self.instruction)
+    def render(self, text: str) -> str:
+        """The prompt for one text; placeholders inside the text are not replaced."""
+        values = {"labels": ", ".join(self.names), "text": text[: self.max_characters]}
+        return PLACEHOLDERS.sub(lambda found: values[found[1]], self.instruction)
 
-    def label_of(self, answer: str) -> int | None:
-        """Which label an answer says: it is its name, or holds that name and no other as a word."""
+    def parse(self, answer: str) -> int | None:
+        """The label of an answer: it is its name, or holds that name and no other as a word."""
         said = answer.strip().strip(".,:;!\"'`*").casefold()
         for number, name in enumerate(self.names):
             if said == name.casefold():
@@ -68,17 +68,17 @@ class Question:
         ]
         return found[0] if len(found) == 1 else None
 
-    def begun_by(self, said: str) -> list[int]:
-        """The labels whose names begin so, or that so much has been said of."""
-        said = said.lstrip()
+    def matching_labels(self, start: str) -> list[int]:
+        """The labels whose names begin with the start of an answer, or begin it."""
+        start = start.lstrip()
         return [
             number
             for number, name in enumerate(self.names)
-            if begins(name, said) or begins(said, name)
+            if begins(name, start) or begins(start, name)
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What :func:`read_question` reads."""
+        """The value that :func:`read_label_prompt` reads."""
         return {
             "instruction": self.instruction,
             "names": list(self.names),
@@ -91,29 +91,29 @@ def begins(whole: str, start: str) -> bool:
     return whole.casefold().startswith(start.casefold())
 
 
-def question_of(
+def make_label_prompt(
     instruction: str, labels: Sequence[str], names: Mapping[str, str], max_characters: int
-) -> Question:
-    """A question about these labels, each said by its name, or as it is where it has none."""
+) -> LabelPrompt:
+    """A prompt for these labels, each called by its name, or as it is where it has none."""
     if unknown := sorted(set(names) - set(labels)):
         raise BadInput(f"names for {unknown}", f"names for labels, which are {list(labels)}")
-    said = tuple(names.get(label, label) for label in labels)
-    return Question(instruction, said, max_characters)
+    called = tuple(names.get(label, label) for label in labels)
+    return LabelPrompt(instruction, called, max_characters)
 
 
-def read_question(value: Any, labels: Sequence[str], where: str) -> Question:
-    """What :meth:`Question.to_json` gave; Corrupt if it is not that."""
+def read_label_prompt(value: Any, labels: Sequence[str], where: str) -> LabelPrompt:
+    """The prompt that :meth:`LabelPrompt.to_json` wrote; Corrupt if it is none."""
     try:
         names = tuple(value["names"])
         if len(names) != len(labels) or not all(isinstance(name, str) for name in names):
             raise ValueError("as many names as labels are needed")
-        return Question(value["instruction"], names, value["max_characters"])
+        return LabelPrompt(value["instruction"], names, value["max_characters"])
     except (KeyError, TypeError, ValueError, BadInput) as fault:
-        raise Corrupt(f"{where}: no question ({fault})", "a question as it was written") from None
+        raise Corrupt(f"{where}: no prompt ({fault})", "a prompt as it was written") from None
 
 
-def is_row(row: Any, count: int) -> bool:
-    """Whether something is one finite number a label."""
+def is_logit_row(row: Any, count: int) -> bool:
+    """Whether a JSON value is one finite number a label."""
     return (
         isinstance(row, list)
         and len(row) == count

@@ -1,7 +1,7 @@
-"""From ids to text, also while the ids are still coming.
+"""Incremental detokenization: from ids to text while the ids are still coming.
 
-Where a vocabulary is of bytes, a token may hold part of a character. A stream gives out what is
-certain and keeps the rest, so that its pieces joined are the text of all the ids.
+In a vocabulary of bytes a token may hold part of a character. The detokenizer gives out what is
+certain and keeps the rest, so that its outputs joined are the text of all the ids.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Vocabulary(Protocol):
-    """What a stream asks of a tokenizer."""
+    """The part of a tokenizer that a detokenizer needs."""
 
     inner: Any
     names: dict[int, str]
@@ -30,7 +30,7 @@ class Vocabulary(Protocol):
         """The token of an id."""
 
 
-class Stream:
+class Detokenizer:
     """The text of ids that come a few at a time; never half a character.
 
     Over bytes a piece is given as soon as its characters are whole. Other decoders look at all
@@ -83,7 +83,7 @@ class Stream:
         return kept
 
     def finish(self) -> str:
-        """What was kept back; an unfinished character is U+FFFD."""
+        """The text held back; an unfinished character is U+FFFD."""
         if self.tokenizer.bytes_of is None:
             rest = self.text_of(self.ids)[len(self.given) :]
             self.ids, self.given = [], ""
@@ -135,7 +135,7 @@ class Stream:
 
 
 def bytes_of(described: Mapping[str, Any]) -> Callable[[str], bytes] | None:
-    """How a token's bytes are found, where each has bytes of its own; else None."""
+    """The function from a token to its bytes, where each has bytes of its own; else None."""
     kinds = {step.get("type"): step for step in steps_of(described.get("decoder"))}
     if "ByteLevel" in kinds:
         return clip_bytes if described["model"].get("end_of_word_suffix") else unspelled
@@ -169,7 +169,7 @@ def steps_of(decoder: Any) -> list[Mapping[str, Any]]:
 
 
 def spaces_taken(step: Mapping[str, Any]) -> int:
-    """How many spaces before the text a decoder's step takes away."""
+    """The number of leading spaces that a decoder's step strips."""
     if step.get("type") == "Strip" and step.get("content") == " ":
         return int(step.get("start", 0))
     return int(step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never")

@@ -1,4 +1,4 @@
-"""A language model behind a short queue: one thread, which answers one request at a time."""
+"""The generation engine: a language model behind a short queue, one request at a time."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from dataclasses import dataclass
 
 from lmwright.models.language import LanguageModel
 from lmwright.serve.engine import Busy, Failed
-from lmwright.serve.written import Said, Wish, written
+from lmwright.serve.generation import Chunk, GenerationRequest, generate_chunks
 
 log = logging.getLogger("lmwright.serve")
 
-Say = Callable[[int, Said | Failed | None], None]
-"""Called from the worker's thread: the number of an answer and what was said of it, then None."""
+Emit = Callable[[int, Chunk | Failed | None], None]
+"""Called from the worker's thread: the number of an answer and its next chunk, then None."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A request: the answers that it wants, and where they are said. ``gone``: nobody waits."""
+    """An HTTP request: its generation requests, and where chunks go. ``gone``: nobody waits."""
 
     client: str
-    say: Say
-    wishes: Sequence[Wish] = ()
+    emit: Emit
+    requests: Sequence[GenerationRequest] = ()
     gone: bool = False
 
 
-class Writer:
-    """Answers requests in their order on one worker thread; ``places`` may be under way at once.
+class GenerationEngine:
+    """Answers jobs in their order on one worker thread; at most ``capacity`` are under way.
 
     A client may hold half of them. All public methods may be called from any thread.
     """
 
-    def __init__(self, model: LanguageModel, places: int = 16) -> None:
-        self.model, self.places = model, places
-        self.share = max(1, places // 2)
+    def __init__(self, model: LanguageModel, capacity: int = 16) -> None:
+        self.model, self.capacity = model, capacity
+        self.share = max(1, capacity // 2)
         self.held: list[Job] = []
         self.waiting: deque[Job] = deque()
         self.changed = threading.Condition()
@@ -46,37 +46,37 @@ class Writer:
         self.current: Job | None = None
         self.seconds = 1.0  # of a request, smoothed; only to tell clients when to come back
         self.busy_since: float | None = None
-        self.worker = threading.Thread(target=self._live, name="writer", daemon=True)
+        self.worker = threading.Thread(target=self._live, name="generation", daemon=True)
         self.worker.start()
 
     @property
     def queued(self) -> int:
-        """How many requests hold a place, the one that is being answered among them."""
+        """The number of jobs under way, the one that is being answered among them."""
         return len(self.held)
 
-    def reserve(self, client: str, say: Say) -> Job:
-        """A place for a request, to be filled by :meth:`begin`; Busy when there is none."""
-        job = Job(client, say)
+    def reserve(self, client: str, emit: Emit) -> Job:
+        """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
+        job = Job(client, emit)
         with self.changed:
             own = sum(each.client == client for each in self.held)
             closed = self.draining or self.closing or self.fault
-            if closed or len(self.held) >= self.places or own >= self.share:
+            if closed or len(self.held) >= self.capacity or own >= self.share:
                 raise Busy(min(60, max(1, round(self.seconds * len(self.held)))))
             self.held.append(job)
         return job
 
-    def begin(self, job: Job, wishes: Sequence[Wish]) -> None:
-        """Queue what a request wants."""
+    def submit(self, job: Job, requests: Sequence[GenerationRequest]) -> None:
+        """Queue a job with its requests."""
         with self.changed:
-            job.wishes = wishes
+            job.requests = requests
             if self.closing:
-                job.say(0, Failed("the server stops"))
+                job.emit(0, Failed("the server stops"))
             elif not job.gone:
                 self.waiting.append(job)
             self.changed.notify_all()
 
-    def leave(self, job: Job) -> None:
-        """Nobody waits for a request any more: it ends after its present token, or never begins."""
+    def cancel(self, job: Job) -> None:
+        """End a job after its present token, or before it begins."""
         with self.changed:
             job.gone = True
             if job in self.waiting:
@@ -85,11 +85,11 @@ class Writer:
                 self._free(job)
 
     def healthy(self, patience: float = 120.0) -> str:
-        """Why the writer is unwell, or an empty string."""
+        """The engine's fault, or an empty string."""
         if self.fault:
             return self.fault
         if not self.worker.is_alive():
-            return "the writer's thread has ended"
+            return "the engine's thread has ended"
         since = self.busy_since
         if since is not None and time.monotonic() - since > patience:
             return f"a token has taken more than {patience:.0f} s"
@@ -107,7 +107,7 @@ class Writer:
         try:
             while job := self._next():
                 began = time.monotonic()
-                outcome: Failed | None = Failed("the writer has ended")
+                outcome: Failed | None = Failed("the engine has ended")
                 try:
                     outcome = self._answer(job)
                 finally:
@@ -115,19 +115,19 @@ class Writer:
                         self.current = self.busy_since = None
                         self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - began)
                         self._free(job)
-                    job.say(0, outcome)
+                    job.emit(0, outcome)
         except BaseException as error:
-            self.fault = "the writer has ended"
-            log.critical("the writer has ended", exc_info=error)
+            self.fault = "the engine has ended"
+            log.critical("the engine has ended", exc_info=error)
         with self.changed:
             self.closing = True
             left, self.held = self.held, []
             self.waiting.clear()
         for job in left:
-            job.say(0, Failed("the server stops"))
+            job.emit(0, Failed("the server stops"))
 
     def _next(self) -> Job | None:
-        """The next request; None when it is time to end."""
+        """The next job; None when it is time to end."""
         with self.changed:
             while not self.closing and not self.waiting:
                 self.changed.wait()
@@ -135,16 +135,16 @@ class Writer:
             return self.current
 
     def _answer(self, job: Job) -> Failed | None:
-        """Write all that a request wants, unless its client goes; a fault is that request's."""
+        """Generate all answers of a job, unless its client goes; a fault is that job's alone."""
         try:
-            for number, wish in enumerate(job.wishes):
+            for number, request in enumerate(job.requests):
                 self.busy_since = time.monotonic()
-                for said in written(self.model, wish):
+                for chunk in generate_chunks(self.model, request):
                     if job.gone:
                         return None
                     if self.closing:
                         return Failed("the server stops")
-                    job.say(number, said)
+                    job.emit(number, chunk)
                     self.busy_since = time.monotonic()
         except Exception as error:
             log.error("the model fails on a request", exc_info=error)

@@ -1,0 +1,1 @@
+"""Predictors that every model must beat."""

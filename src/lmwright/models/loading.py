@@ -1,0 +1,24 @@
+"""Language models of this machine by their address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lmwright.models.files.published import is_gguf, located, read_published
+from lmwright.models.foreign import foreign_model, is_foreign
+from lmwright.models.language import LanguageModel, language_model
+
+
+def load_language_model(address: str, report: Callable[[str], None]) -> LanguageModel[Any]:
+    """The language model at an address, of our core or run by transformers.
+
+    ``report`` is told what a user should know of how it runs.
+    """
+    path = located(address)
+    if not is_gguf(path) and is_foreign(path):
+        return foreign_model(path, report)
+    published = read_published(address)
+    if left := published.described.left:
+        report(f"not read: {left}")
+    return language_model(published)
