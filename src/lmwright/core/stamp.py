@@ -75,9 +75,9 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     """The settings that can change a result, as JSON values."""
     values = TypeAdapter(type(stage)).dump_python(stage, mode="json", warnings=False)
     for name in values:
-        chosen = getattr(stage, name)
-        if dataclasses.is_dataclass(chosen) and isinstance(getattr(chosen, "kind", None), str):
-            values[name] = {"kind": chosen.kind, **values[name]}
+        kind = getattr(getattr(stage, name), "kind", None)
+        if isinstance(kind, str) and isinstance(values[name], dict):
+            values[name] = {"kind": kind, **values[name]}
     inert = {field.name for field in dataclasses.fields(stage) if field.metadata.get("inert")}
     return {name: value for name, value in values.items() if name not in inert}
 

@@ -219,7 +219,9 @@ def as_row(
         values[column.name] = value
     key = as_label(record[source.id]) if source.id else ""
     if key is None:
-        unfit = mistyped("id", record[source.id], "text")
-        return Fault(origin, unfit.reason, unfit.detail)
-    side = {name: as_label(record[place]) or "" for name, place in source.side.items()}
+        wrong = mistyped("id", record[source.id], "text")
+        return Fault(origin, wrong.reason, wrong.detail)
+    side: dict[str, str] = {
+        name: as_label(record[place]) or "" for name, place in source.side.items()
+    }
     return RawRow(values, key, origin, side)

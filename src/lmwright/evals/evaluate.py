@@ -290,7 +290,7 @@ def _figure(value: Mapping[str, float | None]) -> str:
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth a line in a table: scores of all rows and comparisons, without rows and texts."""
+    """The scores of all rows and the comparisons, without rows and texts."""
     return {
         "headline": result["headline"],
         "calibration": result["calibration"],

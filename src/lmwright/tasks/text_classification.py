@@ -46,8 +46,8 @@ class TextClassification(Settings):
     monitor: ClassVar[str] = "scaled_log_loss"
     abstains_by: ClassVar[str] = "error"
     baselines: ClassVar[Mapping[str, str]] = {
-        "majority": "lmwright.models.majority:Majority",
-        "tfidf": "lmwright.models.tfidf:Tfidf",
+        "majority": "lmwright.baselines.majority:Majority",
+        "tfidf": "lmwright.baselines.tfidf:Tfidf",
     }
 
     labels: tuple[str, ...] = ()

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import email
 import email.header
+import re
 from email.message import Message
 
 from lmwright.text.repair import strip_markup
+
+HEADER = re.compile(r"([!-9;-~]+):")
+OF_MAILS = frozenset(
+    ("from", "to", "received", "date", "message-id", "return-path", "delivered-to", "subject")
+)
+MOST_HEADERS = 1000
 
 
 def read_mail(raw: str) -> str:
     """Subject, an empty line, and the readable body of a mail with its headers.
 
+    A text without a mail's headers is returned as it is, so reading a mail again changes nothing.
     Plain parts are preferred to HTML, whose markup is taken off; attachments are left out.
     Transfer encodings and charsets are decoded; unknown charsets are read as Latin-1.
     """
+    if not has_headers(raw):
+        return raw
     message = email.message_from_string(raw)
     parts = [part for part in message.walk() if is_text(part)]
     plain = [part for part in parts if part.get_content_subtype() != "html"]
@@ -22,6 +32,19 @@ def read_mail(raw: str) -> str:
     if not any(text.strip() for text in bodies):
         bodies = [strip_markup(body(part)) for part in parts]
     return "\n\n".join([subject(message), *bodies])
+
+
+def has_headers(text: str) -> bool:
+    """True if a text begins with header lines, two of which only a mail has."""
+    found: set[str] = set()
+    for line in text.splitlines()[:MOST_HEADERS]:
+        if not line.strip():
+            break
+        if (match := HEADER.match(line)) is not None:
+            found.add(match.group(1).lower())
+        elif not line.startswith((" ", "\t", "From ")):
+            return False
+    return len(found & OF_MAILS) >= 2
 
 
 def is_text(part: Message) -> bool:

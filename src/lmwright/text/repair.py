@@ -20,6 +20,9 @@ BREAKING = re.compile(
 )
 """Elements that end a line; every other tag vanishes without a trace."""
 
+ROUNDS = 16
+"""Passes at most: markup that was escaped again and again comes off a layer a pass."""
+
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 SPACES = re.compile(r"[^\S\n]+")
 LINES = re.compile(r" ?\n[\s]*")
@@ -28,10 +31,14 @@ LINES = re.compile(r" ?\n[\s]*")
 def repair(text: str) -> str:
     """The text with Unicode repaired, markup removed and white space evened out.
 
-    Idempotent on what it returns for ordinary text. The result holds no control characters, no
+    Idempotent: what comes out is not changed by another pass. The result holds no control characters, no
     lone surrogates, no tabs; a line break stands where the source had one or a block ended.
     """
-    return even_spaces(strip_markup(repair_unicode(text)))
+    for _ in range(ROUNDS):
+        before, text = text, even_spaces(strip_markup(repair_unicode(text)))
+        if text == before:
+            break
+    return text
 
 
 def repair_unicode(text: str) -> str:
