@@ -21,6 +21,27 @@ KINDS = {"encoder": "text-model", "asked": "zero-shot", "asked-hosted": "zero-sh
 """Kinds of models."""
 CLASSIFICATION = "text-classification"
 """The one task that format 1 had."""
+SIGNALS = {
+    "length": "number",
+    "vocabulary": "tokens",
+    "embedding": "vector",
+    "label": "category",
+    "confidence": "number",
+}
+"""Signals of the drift detectors, by kind."""
+ARRAYS = {
+    "length": "length.sorted",
+    "words": "vocabulary.words",
+    "word_counts": "vocabulary.counts",
+    "centre": "embedding.centre",
+    "directions": "embedding.directions",
+    "feature_scale": "embedding.scale",
+    "precision": "embedding.precision",
+    "feature_mean": "embedding.mean",
+    "label_counts": "label.counts",
+    "confidence": "confidence.sorted",
+}
+"""Arrays of the drift detectors."""
 EVIDENCE = {
     "rival": "incumbent",
     "rival_seconds": "incumbent_seconds",
@@ -143,6 +164,25 @@ def evidence_of(value: Mapping[str, Any]) -> dict[str, Any]:
             for each in found["conditions"]
         ]
     return found
+
+
+def detectors_of(
+    settings: dict[str, Any], arrays: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Drift detectors: settings and arrays, which had five signals of fixed names."""
+    if "signals" in settings:
+        return settings, arrays
+    floors = settings.get("floors", {})
+    signals = {
+        name: {
+            "kind": kind,
+            "categories": settings["labels"] if kind == "category" else 0,
+            "floor": floors.get(name, 0.0),
+        }
+        for name, kind in SIGNALS.items()
+    }
+    named = {ARRAYS.get(name, name): values for name, values in arrays.items()}
+    return {**settings, "signals": signals}, named
 
 
 READERS: dict[str, Callable[[Any], Any]] = {"quality.json": quality_of, "curves.json": curves_of}

@@ -128,12 +128,15 @@ class Signal:
     ``category``  values (n,) codes below ``categories``.
     ``tokens``    ids of all rows one after another, row i at ``offsets[i]:offsets[i + 1]``.
     ``vector``    values (n, d).
+
+    ``floor`` is the effect below which a drift is too small to act upon, 0 for the kind's own.
     """
 
     kind: Literal["number", "category", "tokens", "vector"]
     values: np.ndarray
     categories: int = 0
     offsets: np.ndarray | None = None
+    floor: float = 0.0
 
     def __len__(self) -> int:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1

@@ -185,6 +185,7 @@ class TextClassification(Settings):
                 )
             },
             details={
+                "labels": list(self.labels),
                 "confusion": c.confusion(truth, chosen, len(self.labels)).astype(int).tolist(),
                 "plain_calibration_error": ce.plain_error(p.max(1), right),
             },
@@ -221,7 +222,7 @@ class TextClassification(Settings):
         if answers.vectors is not None:
             found["embedding"] = Signal("vector", np.asarray(answers.vectors))
         found["label"] = Signal("category", p.argmax(1), categories=len(self.labels))
-        found["confidence"] = Signal("number", p.max(1))
+        found["confidence"] = Signal("number", p.max(1), floor=0.08)
         return found
 
     def told(self, answers: Answers, place: int) -> dict[str, Any]:
