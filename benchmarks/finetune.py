@@ -37,7 +37,7 @@ from lmwright.models.files.folder import read_folder
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
-from lmwright.train.loop import Descent, State, train
+from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
 
 PEERS = ("dynamic", "grouped", "max_length")
@@ -171,7 +171,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
         batches,
         task.loss,
         AdamW(network, DECAY),
-        Descent(lr=LR, warmup=0.0, clip=CLIP),
+        OptimizerConfig(lr=LR, warmup=0.0, clip=CLIP),
         State(),
         [(1, note)],
         lambda event, **facts: None,

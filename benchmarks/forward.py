@@ -186,13 +186,13 @@ def reading(chosen: argparse.Namespace) -> None:
             turn,
             seconds=seconds,
             tokens=sum(len(each.ids) + len(each.target) for batch in batches for each in batch),
-            aux_losses=losses,
-            counts=[foretold(chosen.model, batch) for batch in batches],
+            losses=losses,
+            counts=[predicted(chosen.model, batch) for batch in batches],
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
 
 
-def foretold(model: str, batch: Sequence[Document]) -> int:
+def predicted(model: str, batch: Sequence[Document]) -> int:
     """Over how many labels or tokens the loss of a batch is a mean."""
     if model == "encoder":
         return len(batch)

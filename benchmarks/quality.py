@@ -40,7 +40,7 @@ from lmwright.models.files.folder import read_folder
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
-from lmwright.train.loop import Descent, State, train
+from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
 
 LABELS = ("0", "1")
@@ -178,7 +178,7 @@ def fit_ours(
         batches,
         task.loss,
         AdamW(model.network, DECAY),
-        Descent(lr=rate, warmup=WARMUP, clip=CLIP),
+        OptimizerConfig(lr=rate, warmup=WARMUP, clip=CLIP),
         State(),
         [],
         lambda event, **facts: None,

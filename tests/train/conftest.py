@@ -79,7 +79,7 @@ def rows(sentences, tmp_path_factory) -> Path:
     """A rows artifact: 240 to train on, 80 to stop by."""
     folder = tmp_path_factory.mktemp("rows")
     write_rows(folder / "train.parquet", sentences[:240])
-    write_rows(folder / "stop.parquet", sentences[240:])
+    write_rows(folder / "validation.parquet", sentences[240:])
     (folder / "labels.json").write_text('["0", "1"]')
     return folder
 

@@ -27,7 +27,7 @@ class Classify:
 
     labels: tuple[str, ...]
     smoothing: float = 0.0
-    judged_by: ClassVar[str] = "scaled_log_loss"
+    monitor: ClassVar[str] = "scaled_log_loss"
 
     def head(self, dropout: float) -> Head:
         """The mean over the tokens, as the start was pre-trained with, then one linear map."""

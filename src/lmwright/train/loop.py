@@ -16,7 +16,7 @@ from lmwright.train.optim import AdamW, clip, rate
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimizerConfig:
     """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
 
     lr: float
@@ -65,7 +65,7 @@ def train(
     batches: Batches,
     loss: Loss,
     optimizer: AdamW,
-    descent: Descent,
+    descent: OptimizerConfig,
     state: State,
     periodic: Periodic,
     record: Record,

@@ -16,10 +16,10 @@ from lmwright.train.batches import Example
 class Task(Protocol):
     """What belongs together: examples, head, loss and scores.
 
-    ``judged_by`` names the score that decides which weights are kept; lower is better.
+    ``monitor`` names the score that decides which weights are kept; lower is better.
     """
 
-    judged_by: ClassVar[str]
+    monitor: ClassVar[str]
 
     def head(self, dropout: float) -> Head:
         """The head that answers the task."""
@@ -35,4 +35,4 @@ class Task(Protocol):
         """The mean loss of some examples; with ``dropout_rng``, under dropout."""
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Scores on held-out examples by name, that of ``judged_by`` among them."""
+        """Scores on held-out examples by name, that of ``monitor`` among them."""

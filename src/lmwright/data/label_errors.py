@@ -20,11 +20,11 @@ CHARACTERS = 1500
 
 
 @dataclass(frozen=True)
-class Suspects:
+class LabelErrors:
     """What the cross-fitted model says.
 
     ``probability``  out-of-fold probabilities, float64 (rows, classes).
-    ``rows``         suspects, the worst first.
+    ``rows``         suspected rows, the worst first.
     ``margin``       probability of the given label minus the best other one, for all rows.
     ``better``       the class that each row looks like, for all rows.
     """
@@ -35,9 +35,9 @@ class Suspects:
     better: np.ndarray
 
 
-def find_suspects(
+def find_label_errors(
     texts: Sequence[str], labels: np.ndarray, folds: np.ndarray, classes: int
-) -> Suspects:
+) -> LabelErrors:
     """Suspected label errors among ``texts`` with class numbers ``labels`` (rows,).
 
     ``folds`` (rows,) says which rows are predicted together by a model trained on the rest;
@@ -55,7 +55,7 @@ def find_suspects(
     margin = probability[rows, labels] - others.max(1)
     suspected = np.flatnonzero((counted != labels) & (margin < 0))
     worst = suspected[np.argsort(margin[suspected], kind="stable")]
-    return Suspects(probability, worst, margin, others.argmax(1))
+    return LabelErrors(probability, worst, margin, others.argmax(1))
 
 
 def cross_fit(

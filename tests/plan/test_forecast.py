@@ -1,4 +1,4 @@
-"""What is foretold of memory: by the recipe, by the track record, and that it must fit."""
+"""Forecasts of memory: by the recipe, by the track record, and that it must fit."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from lmwright.cli.main import main
 from lmwright.core.errors import Refused
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, read_recipe
-from lmwright.core.stage import Amounts
-from lmwright.loop import forecast
-from lmwright.loop.forecast import (
+from lmwright.core.stage import WorkEstimate
+from lmwright.models.core.memory import KERNELS
+from lmwright.models.network.network import Network
+from lmwright.plan import forecast
+from lmwright.plan.forecast import (
     OVERHEAD,
     Past,
     Rates,
     Sources,
     beginning,
-    foretell,
+    forecast_stage,
     kept_bytes,
     step_bytes,
     that_fits,
     track_record,
 )
-from lmwright.models.core.memory import KERNELS
-from lmwright.models.network.network import Network
 from lmwright.store.run import plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
@@ -79,12 +79,12 @@ def test_two_small_batches_tell_what_a_large_one_keeps(table: Path, store: Store
     assert step_bytes(model, Train(dropout=0.0))[1] < pair, "masks of attention are kept too"
 
 
-def test_memory_is_foretold_by_batch_and_length(table: Path, store: Store) -> None:
+def test_memory_is_forecast_by_batch_and_length(table: Path, store: Store) -> None:
     known = Sources(read(table), store, plan_recipe(read(table), store))
 
     def expected(**settings: int) -> float:
-        amounts = Train(**settings).amounts(known)
-        return foretell("train", amounts, RATES, Past())["memory"][1]
+        estimate = Train(**settings).estimate(known)
+        return forecast_stage("train", estimate, RATES, Past())["memory"][1]
 
     small, large = expected(batch=16), expected(batch=128)
     tokens = WORDS + 5  # with the film, its number, and the two marks
@@ -92,9 +92,12 @@ def test_memory_is_foretold_by_batch_and_length(table: Path, store: Store) -> No
     assert large - small == pytest.approx(112 * a_text, rel=0.05)
     assert expected(batch=128, max_tokens=32) < 0.6 * large
     assert expected(batch=10**9) == expected(batch=10**8), "a batch has no more than all rows"
-    reading = foretell("evaluate", Amounts(read_tokens=1e5), RATES, Past())["memory"]
+    reading = forecast_stage("evaluate", WorkEstimate(read_tokens=1e5), RATES, Past())["memory"]
     assert reading[1] == RATES.reading
-    assert foretell("data", Amounts(rows=1e5), RATES, Past())["memory"][1] == RATES.gathering
+    assert (
+        forecast_stage("data", WorkEstimate(rows=1e5), RATES, Past())["memory"][1]
+        == RATES.gathering
+    )
 
 
 def test_the_track_record_corrects_memory_by_peaks_of_the_stage_alone(store: Store) -> None:
@@ -106,14 +109,16 @@ def test_the_track_record_corrects_memory_by_peaks_of_the_stage_alone(store: Sto
     past = track_record(store)["train"]
     assert past.memory == [(1e9, 1.9e9), (1e9, 2.0e9), (1e9, 2.1e9)]
     assert len(past.seconds) == 4
-    plain = foretell("train", Amounts(step_tokens=1.0), RATES, Past())["memory"]
-    low, expected, high = foretell("train", Amounts(step_tokens=1.0), RATES, past)["memory"]
+    plain = forecast_stage("train", WorkEstimate(step_tokens=1.0), RATES, Past())["memory"]
+    low, expected, high = forecast_stage("train", WorkEstimate(step_tokens=1.0), RATES, past)[
+        "memory"
+    ]
     assert expected == pytest.approx(2 * plain[1], rel=1e-3)
     assert low < expected < high
 
 
 def with_journal(path: Path, entry: dict, peak: int, own: bool) -> None:
-    """The journal of a run of one foretold stage."""
+    """The journal of a run of one stage with a forecast."""
     journal = Journal(path)
     journal.record("forecast", stages={"train": entry})
     journal.record("stage ended", step="train", seconds=12.0, peak_bytes=peak, peak_of_stage=own)
@@ -129,11 +134,11 @@ def test_what_cannot_fit_is_refused_before_any_work(
     words = [str(table), "--store", str(store.folder), "--set", "train.batch=1000000"]
     assert main(["run", *words]) == 1
     said = capsys.readouterr().err
-    assert "train is foretold to need" in said and "the 3.0 GB that this machine" in said
+    assert "train is forecast to need" in said and "the 3.0 GB that this machine" in said
     assert "lower train.batch (now 1000000) or train.max_tokens (now 256)" in said
     assert said.count("\n") == 1 and store.runs() == []
     assert main(["plan", *words]) == 0
-    assert "does not fit: train is foretold" in capsys.readouterr().out
+    assert "does not fit: train is forecast" in capsys.readouterr().out
     assert main(["run", *words]) == 1, "nor with the forecast that plan has kept"
     assert store.runs() == []
 
@@ -171,7 +176,7 @@ def test_what_surely_fits_is_not_probed_and_what_is_done_is_not_refused(
     assert that_fits(recipe, store, None) is None
     monkeypatch.setattr(forecast, "machine_memory", lambda: 1000)
     told = {"data": {"memory": [2000, 3000, 4000]}}
-    with pytest.raises(Refused, match="data is foretold"):
+    with pytest.raises(Refused, match="data is forecast"):
         that_fits(recipe, store, told)
     done = [row.__class__(**{**vars(row), "state": "done"}) for row in plan_recipe(recipe, store)]
     monkeypatch.setattr(forecast, "plan_recipe", lambda recipe, store: done)

@@ -66,7 +66,7 @@ def check_machine(store: Path) -> list[Finding]:
             "load",
             load < (cores or 1),
             f"load {load:.1f} on {cores} cores",
-            "others use the cores: times will be longer than foretold",
+            "others use the cores: times will be longer than forecast",
         ),
         durable(store),
         torch_finding(),
@@ -229,7 +229,7 @@ def no_learning(events: Events) -> list[Finding]:
             "no learning",
             False,
             f"the loss began at {first.mean():.3f} and ended at {last.mean():.3f}",
-            "raise train.lr or train.epochs; check the labels (quality.json lists suspects)",
+            "raise train.lr or train.epochs; check the labels (see label_errors in quality.json)",
         )
     ]
 

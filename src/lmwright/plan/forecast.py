@@ -23,7 +23,7 @@ import torch
 from lmwright.core.errors import Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
-from lmwright.core.stage import Amounts
+from lmwright.core.stage import WorkEstimate
 from lmwright.data.corpus import read_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Row, read_source
@@ -85,12 +85,12 @@ class Rates:
     step_tokens: float
     step_pairs: float
 
-    def peak(self, amounts: Amounts) -> float:
+    def peak(self, estimate: WorkEstimate) -> float:
         """The peak memory of a stage of these amounts."""
-        if amounts.step_tokens:
-            step = amounts.step_tokens * self.step_tokens + amounts.step_pairs * self.step_pairs
+        if estimate.step_tokens:
+            step = estimate.step_tokens * self.step_tokens + estimate.step_pairs * self.step_pairs
             return max(self.reading, self.training + step)
-        return float(self.reading if amounts.read_tokens else self.gathering)
+        return float(self.reading if estimate.read_tokens else self.gathering)
 
 
 class Sources:
@@ -116,8 +116,8 @@ class Sources:
         name = place.partition("/")[2]
         if self.folder is not None and (self.folder / f"{name}.parquet").exists():
             return len(read_rows(self.folder / f"{name}.parquet").ids)
-        if name.startswith("world-"):
-            return self.counts.get(name.removeprefix("world-"), 0)
+        if name.startswith("test-"):
+            return self.counts.get(name.removeprefix("test-"), 0)
         share = getattr(self.data.fractions, name, 0.0) if self.data else 0.0
         return round(share * sum(self.counts[name] for name in self.learnt()))
 
@@ -142,7 +142,7 @@ class Sources:
 
     def lengths(self, place: str, most: int) -> np.ndarray:
         """Tokens of a sample of its texts, each cut at ``most``."""
-        name = place.partition("/")[2].removeprefix("world-")
+        name = place.partition("/")[2].removeprefix("test-")
         texts = self.texts.get(name) or [t for each in self.learnt() for t in self.texts[each]]
         costs = [min(item.cost, most) for item in self.model.prepare(texts)]
         return np.array(costs, dtype=np.float64)
@@ -176,30 +176,34 @@ def forecast(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> dict[s
     stages: dict[str, Any] = {}
     for step in recipe.steps:
         if step.name in todo:
-            amounts = step.stage.amounts(known)
-            stages[step.name] = foretell(step.kind, amounts, rates, record.get(step.kind, Past()))
+            estimate = step.stage.estimate(known)
+            stages[step.name] = forecast_stage(
+                step.kind, estimate, rates, record.get(step.kind, Past())
+            )
     return stages
 
 
-def foretell(kind: str, amounts: Amounts | None, rates: Rates, record: Past) -> dict[str, Any]:
+def forecast_stage(
+    kind: str, estimate: WorkEstimate | None, rates: Rates, record: Past
+) -> dict[str, Any]:
     """One stage's forecast. Without amounts, from what such stages took before; else nothing."""
-    if amounts is None:
+    if estimate is None:
         took = [truth for _, truth in record.seconds]
         spread = [min(took), statistics.median(took), max(took)] if took else None
         return {"kind": kind, "seconds": spread, "memory": None, "disk": None, "scratch": None}
     expected = 1.0 + sum(
-        getattr(amounts, unit) / getattr(rates, unit)
+        getattr(estimate, unit) / getattr(rates, unit)
         for unit in ("rows", "read_tokens", "train_tokens", "fitted_rows")
     )
-    peak = rates.peak(amounts)
+    peak = rates.peak(estimate)
     return {
         "kind": kind,
         "unadjusted": round(expected, 2),
         "unadjusted_memory": round(peak),
         "seconds": [round(expected * factor, 1) for factor in widths(record.seconds, WIDTH)],
         "memory": [round(peak * factor) for factor in widths(record.memory, MEMORY_WIDTH)],
-        "disk": [round(amounts.disk * factor) for factor in (0.5, 1.0, 2.0)],
-        "scratch": round(amounts.scratch),
+        "disk": [round(estimate.disk * factor) for factor in (0.5, 1.0, 2.0)],
+        "scratch": round(estimate.scratch),
     }
 
 
@@ -227,7 +231,7 @@ class Past:
 
 
 def track_record(store: Store) -> dict[str, Past]:
-    """Kind -> what was foretold and what was true, over all runs of the store.
+    """Kind -> forecasts and what was true, over all runs of the store.
 
     A peak that is not of the stage alone says nothing of it and is left out.
     """
@@ -242,8 +246,8 @@ def track_record(store: Store) -> dict[str, Past]:
                 past = record.setdefault(entry["kind"], Past())
                 past.seconds.append((float(entry.get("unadjusted") or 0), float(event["seconds"])))
                 if event.get("peak_of_stage"):
-                    foretold = float(entry.get("unadjusted_memory") or 0)
-                    past.memory.append((foretold, float(event["peak_bytes"])))
+                    predicted = float(entry.get("unadjusted_memory") or 0)
+                    past.memory.append((predicted, float(event["peak_bytes"])))
     return record
 
 
@@ -305,7 +309,7 @@ def row_rate(known: Sources) -> float:
     if known.data is None:
         return 1000.0
     limited = tuple(replace(source, limit=PROBED_ROWS) for source in known.data.sources)
-    stage = replace(known.data, sources=limited, suspect_rows=0)
+    stage = replace(known.data, sources=limited, label_error_rows=0)
     folder = Path(tempfile.mkdtemp())
     began = time.perf_counter()
     try:
@@ -423,7 +427,7 @@ def misfit(recipe: Recipe, told: Mapping[str, Any]) -> Refused | None:
         if memory and memory[0] > have:
             spread = "–".join(f"{value / 1e9:.1f}" for value in memory)
             return Refused(
-                f"{step.name} is foretold to need {spread} GB of memory",
+                f"{step.name} is forecast to need {spread} GB of memory",
                 f"at most the {have / 1e9:.1f} GB that this machine lets a process have",
                 smaller(step),
             )

@@ -11,13 +11,16 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import make_recipe
+from lmwright.draw import charts
+from lmwright.draw.charts import Line, Node
 from lmwright.evals.predictions import read_predictions, recompute
-from lmwright.loop import charts
-from lmwright.loop.cards import write_cards
-from lmwright.loop.charts import Line, Node
 from lmwright.loop.detect import see
-from lmwright.loop.evidence import gather
-from lmwright.loop.report import (
+from lmwright.metrics.detectors import NAMES, Detectors, scores_to_json
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
+from lmwright.report.cards import write_cards
+from lmwright.report.evidence import gather
+from lmwright.report.report import (
     count,
     duration,
     figure,
@@ -31,10 +34,7 @@ from lmwright.loop.report import (
     told,
     write_report,
 )
-from lmwright.loop.traffic import Traffic
-from lmwright.metrics.detectors import NAMES, Detectors, signs_to_json
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
+from lmwright.serve.traffic import Traffic
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version, resolve_version
@@ -51,14 +51,20 @@ def recipe(**overlay):
         "licence": LICENCE,
     }
     old = {**source, "name": "rotten", "where": {"source": "rotten_tomatoes"}, "limit": 3000}
-    new = {**source, "name": "imdb", "where": {"source": "imdb"}, "limit": 500, "role": "world"}
+    new = {**source, "name": "imdb", "where": {"source": "imdb"}, "limit": 500, "role": "test"}
     stages = {
-        "data": {"sources": [old, new], "suspect_rows": 0, "language_rows": 20},
-        "train": {"rows": 48, "epochs": 1, "max_tokens": 16, "stop_rows": 20, "evaluate_every": 2},
+        "data": {"sources": [old, new], "label_error_rows": 0, "language_rows": 20},
+        "train": {
+            "rows": 48,
+            "epochs": 1,
+            "max_tokens": 16,
+            "validation_rows": 20,
+            "evaluate_every": 2,
+        },
         "baselines": {"like": ""},
         "evaluate": {
             "models": ["tfidf_all", "majority", "model"],
-            "splits": ["test", "world-imdb"],
+            "splits": ["test", "test-imdb"],
             "draws": 200,
             "rows": 250,
             "risk": 0.3,
@@ -66,7 +72,7 @@ def recipe(**overlay):
         "audit": {"model": "tfidf_all", "draws": 200, "rows": 100},
         "detect": {
             "model": "tfidf_all",
-            "reference": ["rows/calibration", "rows/test", "rows/gate", "rows/stop"],
+            "reference": ["rows/calibration", "rows/test", "rows/gate", "rows/validation"],
             "window": 50,
             "windows": 2000,
         },
@@ -106,7 +112,7 @@ def watch(store, run):
     detectors = Detectors.load(artifacts["detectors"])
     from lmwright.evals.rows import read_split
 
-    texts = read_split(artifacts["rows"], "world-imdb").column("text").to_pylist()[:200]
+    texts = read_split(artifacts["rows"], "test-imdb").column("text").to_pylist()[:200]
     texts += read_split(artifacts["rows"], "train").column("text").to_pylist()[:200]
     traffic = Traffic(store.folder / "traffic" / "reviews@production", False, 30, 0.4)
     version = current(store, "reviews@production").id
@@ -117,7 +123,7 @@ def watch(store, run):
         window, _ = see(model, calibration, texts[50 * number : 50 * number + 50])
         signs = detectors.look(window, signs)
         confident = float(window.confidence.mean())
-        traffic.add_window(version, signs_to_json(signs) | {"confidence_mean": confident})
+        traffic.add_window(version, scores_to_json(signs) | {"confidence_mean": confident})
     traffic.close()
 
 
@@ -175,7 +181,7 @@ def folder_of(store, artifact):
 
 def test_figures_of_the_page_are_recomputed_from_the_saved_predictions(store, read):
     scores, compared = folder_of(store, "scores"), 0
-    for split in ("test", "world-imdb"):
+    for split in ("test", "test-imdb"):
         for model in ("tfidf_all", "majority", "model"):
             for name, value in recompute(scores, model, split).items():
                 key = f"{split}/{model}/{name}"

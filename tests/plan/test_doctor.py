@@ -9,7 +9,7 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.core.journal import Journal
-from lmwright.loop.doctor import check_machine, explain_run
+from lmwright.plan.doctor import check_machine, explain_run
 from lmwright.store.store import Store
 
 

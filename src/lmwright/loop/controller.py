@@ -7,9 +7,7 @@ What is served is whatever the alias names, so a decision made by hand is follow
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,28 +15,25 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
-import psutil
-
-from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import Recipe, merge
 from lmwright.loop.retrain import (
-    Harm,
     Retrain,
+    Trigger,
     derive,
     drifts,
     export,
-    harm,
+    find_trigger,
     missing,
     parts,
     write_recipe,
 )
-from lmwright.loop.traffic import Traffic
 from lmwright.loop.watch import Watcher
-from lmwright.metrics.detectors import signs_from_json
+from lmwright.metrics.detectors import scores_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
+from lmwright.serve.traffic import Traffic
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import Version, current, history, read_version
@@ -58,7 +53,7 @@ INTERRUPTED = {code for sig in (SIGINT, SIGTERM) for code in (128 + sig, -sig)}
 Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 
 
-class Circle:
+class Controller:
     """Watches one alias's traffic and turns the wheel. ``start`` begins a training process."""
 
     def __init__(
@@ -67,11 +62,11 @@ class Circle:
         store: Store,
         service: Service,
         traffic: Traffic,
-        start: Start | None = None,
+        start: Start,
     ) -> None:
         self.recipe, self.store, self.service, self.traffic = recipe, store, service, traffic
         self.settings: Retrain | None = recipe.sections.get("retrain")
-        self.start = start or start_training
+        self.start = start
         self.name = f"loop {service.alias}"
         self.state: dict[str, Any] = store.state(self.name) or {"at": "observed"}
         self.signs: list[dict[str, Any]] = []
@@ -159,7 +154,7 @@ class Circle:
         past = self.traffic.past_windows(loaded.version, moved)[-LAST_WINDOWS:]
         self.signs = [window["signs"] for window in past]
         watcher = Watcher(loaded.version, self.store.artifact(detectors))
-        watcher.signs = signs_from_json(self.signs[-1]) if self.signs else None
+        watcher.signs = scores_from_json(self.signs[-1]) if self.signs else None
         self.watcher = watcher
 
     def see(self, served: list[Served]) -> None:
@@ -187,7 +182,9 @@ class Circle:
         elif looked:
             self.note(**looked)
 
-    def judge(self, settings: Retrain, signs: list[dict[str, Any]]) -> tuple[Harm, dict[str, Any]]:
+    def judge(
+        self, settings: Retrain, signs: list[dict[str, Any]]
+    ) -> tuple[Trigger, dict[str, Any]]:
         """Whether the drift is harm, or a chance to learn; and a new look at the loss, if any.
 
         A look that found a reason is written down with the training that it starts: written
@@ -199,7 +196,7 @@ class Circle:
         before = self.state.get("looked", {})
         looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
-        found = harm(settings, signs, rows, loss, confidence, looks)
+        found = find_trigger(settings, signs, rows, loss, confidence, looks)
         new = found.looks != looks
         return found, {"looked": {**asked, "at": list(found.looks)}} if new else {}
 
@@ -215,7 +212,7 @@ class Circle:
         facts = self.store.makers(detectors)[0].facts
         return facts["log_loss"], facts["confidence"]
 
-    def train(self, settings: Retrain, found: Harm, looked: dict[str, Any]) -> None:
+    def train(self, settings: Retrain, found: Trigger, looked: dict[str, Any]) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
         rows = parts(labelled, self.state.get("judged", 0))
@@ -314,24 +311,3 @@ class Circle:
         state = {**self.state, **facts}
         self.store.set_state(self.name, state)
         self.state = state
-
-
-def start_training(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
-    """Run a recipe in a process of its own, a little less urgent than the server.
-
-    In a session of its own too: a Ctrl-C is meant for the server, which stops it when it ends.
-    """
-    words = ["lmwright.loop.training", str(os.getpid()), str(recipe), str(store)]
-    with recipe.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        psutil.Process(process.pid).nice(5)
-    except psutil.Error as error:
-        raise LmwrightError(f"the training process ended at once: {error}") from error
-    return process

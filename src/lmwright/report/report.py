@@ -21,13 +21,13 @@ from markupsafe import Markup
 from lmwright import __version__
 from lmwright.core.durable import write_bytes
 from lmwright.data.split import SPLITS
+from lmwright.draw import charts
+from lmwright.draw.charts import Line, Node
 from lmwright.evals.predictions import Predictions, read_predictions
-from lmwright.loop import charts
-from lmwright.loop.charts import Line, Node
-from lmwright.loop.evidence import Evidence, Past, gather
 from lmwright.metrics.calibration_error import equal_mass_bins
 from lmwright.metrics.detectors import NAMES
 from lmwright.metrics.intervals import wilson
+from lmwright.report.evidence import Evidence, Past, gather
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import aliases, history, resolve_version
 
@@ -140,7 +140,7 @@ def tiles(parts: Mapping[str, Any], scores: Mapping[str, Any] | None) -> list[di
 
 
 def data_section(evidence: Evidence) -> dict[str, Any] | None:
-    """The quality of the rows: what was read, kept, repeated, set aside, suspected."""
+    """The quality of the rows: what was read, kept, repeated, rejected, suspected."""
     quality = evidence.load(evidence.run.first("data"), "rows", "quality.json")
     if quality is None:
         return None
@@ -185,7 +185,7 @@ def by_bound(histogram: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
-    """The learning curves of each training: loss, the loss on the stop split, the step size."""
+    """Learning curves of each training: loss, validation loss, learning rate."""
     found = []
     for run in evidence.runs:
         result = run.first("train")
@@ -194,13 +194,13 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
             continue
         stop, scaled = (
             [(p["step"], p[name]) for p in curves if name in p]
-            for name in ("stop_log_loss", "stop_scaled_log_loss")
+            for name in ("validation_log_loss", "validation_scaled_log_loss")
         )
         raw = [(p["step"], p["loss"]) for p in curves]
         series = [
             Line("loss of each step", thinned(raw), "faint"),
             Line("loss, smoothed", thinned(smoothed(raw)), "s1"),
-            Line("log-loss on the stop split", stop, "s2", dots=True),
+            Line("log-loss on the validation split", stop, "s2", dots=True),
             Line("the same at its best temperature", scaled, "s4", dots=True),
         ]
         found.append(
@@ -589,7 +589,7 @@ def replay_section(evidence: Evidence) -> dict[str, Any] | None:
         }
         for version, each in scored
     ]
-    return {**{key: played.get(key) for key in ("world", "sent", "lost", "fed_back")}, "rows": rows}
+    return {**{key: played.get(key) for key in ("test", "sent", "lost", "fed_back")}, "rows": rows}
 
 
 def retraining(evidence: Evidence, run: Past) -> dict[str, Any]:
@@ -747,16 +747,16 @@ def add_result(
 
 
 def forecast_section(evidence: Evidence) -> list[dict[str, Any]]:
-    """For each run with a forecast, what was foretold of each stage and what it took."""
+    """For each run with a forecast, the forecast for each stage beside what it took."""
     found = []
     for run in evidence.runs:
-        foretold: dict[str, Any] = {}
+        predicted: dict[str, Any] = {}
         for event in run.events:
             if event["event"] == "forecast" and isinstance(event.get("stages"), dict):
-                foretold |= event["stages"]
+                predicted |= event["stages"]
         ended = {event["step"]: event for event in run.events if event["event"] == "stage ended"}
         quantities = [
-            foretold_beside_true(evidence, foretold, ended, name)
+            forecast_beside_truth(evidence, predicted, ended, name)
             for name in ("seconds", "memory", "disk")
         ]
         if any(each["rows"] for each in quantities):
@@ -764,15 +764,15 @@ def forecast_section(evidence: Evidence) -> list[dict[str, Any]]:
     return found
 
 
-def foretold_beside_true(
+def forecast_beside_truth(
     evidence: Evidence,
-    foretold: Mapping[str, Any],
+    predicted: Mapping[str, Any],
     ended: Mapping[str, Mapping[str, Any]],
     name: str,
 ) -> dict[str, Any]:
     """One quantity (seconds, memory or disk) of each stage: forecast, truth, both drawn."""
     write = duration if name == "seconds" else size
-    spreads = {step: spread_of(each, name) for step, each in foretold.items()}
+    spreads = {step: spread_of(each, name) for step, each in predicted.items()}
     truths = {step: true_amount(evidence, ended.get(step), name) for step in spreads}
     ends = [end for spread in spreads.values() for end in spread or ()]
     high = max([*ends, *(truth for truth in truths.values() if truth)], default=1.0) * 1.03
@@ -798,9 +798,9 @@ def foretold_beside_true(
     return {"name": called, "rows": rows}
 
 
-def spread_of(foretold: Any, name: str) -> tuple[float, float, float] | None:
+def spread_of(predicted: Any, name: str) -> tuple[float, float, float] | None:
     """Low, expected and high of a stage's forecast, or None where it has none."""
-    spread = foretold.get(name) if isinstance(foretold, dict) else None
+    spread = predicted.get(name) if isinstance(predicted, dict) else None
     whole = isinstance(spread, list) and len(spread) == 3
     if not whole or not all(isinstance(end, int | float) for end in spread or ()):
         return None

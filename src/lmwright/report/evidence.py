@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lmwright import old_format
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.journal import read_journal
-from lmwright.loop.traffic import SETTINGS, Log, traffic_folder
+from lmwright.serve.traffic import SETTINGS, Log, traffic_folder
 from lmwright.store.run import read_run, results_of
 from lmwright.store.store import Result, Store
 
@@ -75,7 +76,10 @@ class Evidence:
         """A JSON file of what a result gave, or None."""
         folder = self.folder(result, artifact)
         path = folder / name if folder else None
-        return json.loads(path.read_bytes()) if path is not None and path.is_file() else None
+        if path is None or not path.is_file():
+            return None
+        read = old_format.READERS.get(name, lambda value: value)
+        return read(json.loads(path.read_bytes()))
 
     def bytes_of(self, content: str) -> int:
         """The size of an artifact's files; 0 if it is no longer in the store."""
@@ -84,7 +88,12 @@ class Evidence:
 
     def decisions(self) -> list[dict[str, Any]]:
         """The whole decision log of the store, checked."""
-        return self.store.decisions()
+        return [
+            {**entry, "facts": {**entry["facts"], "evidence": old_format.evidence_of(found)}}
+            if (found := entry["facts"].get("evidence"))
+            else entry
+            for entry in self.store.decisions()
+        ]
 
     def seen(self) -> list[dict[str, Any]]:
         """What the detectors said of every window of traffic, oldest first."""
@@ -159,7 +168,10 @@ def past_runs(store: Store) -> Iterator[tuple[str, Past]]:
         head = read_run(store, name)
         events = list(read_journal(store.folder / "runs" / name / "journal.jsonl"))
         run = Past(name, head.get("raw") or {}, float(head.get("began") or 0.0), events)
-        found = results_of(store, head)
+        found = {
+            step: replace(result, facts=old_format.facts_of(result.facts))
+            for step, result in results_of(store, head).items()
+        }
         ordered = [event["step"] for event in events if event.get("step") in found]
         run.results.update({step: found[step] for step in dict.fromkeys([*ordered, *found])})
         yield str(head.get("recipe", "")), run

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.loop.traffic import SETTINGS, Log, Traffic, part_of
 from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
+from lmwright.serve.traffic import SETTINGS, Log, Traffic, part_of
 
 MAIL = "Write to jane.doe@example.org about the film."
 

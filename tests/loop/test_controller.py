@@ -15,10 +15,9 @@ import pytest
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
-from lmwright.loop import circle as circle_module
-from lmwright.loop.circle import FORGET_EVERY, PAUSES, TICK, Circle
-from lmwright.loop.traffic import Traffic
-from lmwright.metrics.detectors import NAMES, Detectors, Seen, Sign
+from lmwright.loop import controller as controller_module
+from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller
+from lmwright.metrics.detectors import NAMES, Detectors, DriftScore, Seen
 from lmwright.models.calibration import Calibration
 from lmwright.models.majority import Majority
 from lmwright.serve.engine import Engine
@@ -26,6 +25,7 @@ from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
+from lmwright.serve.traffic import Traffic
 from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
@@ -36,7 +36,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ALIAS = "reviews@production"
 DRIFT = {"length": {"over": True}, "confidence_mean": 0.5}
 SEEN = {
-    **{name: asdict(Sign(0.4, 0.3, 4.0, 4.5, 0.1, True)) for name in NAMES},
+    **{name: asdict(DriftScore(0.4, 0.3, 4.0, 4.5, 0.1, True)) for name in NAMES},
     "confidence_mean": 0.7,
 }
 CALM = {"length": {"over": False}, "confidence_mean": 0.9}
@@ -108,8 +108,8 @@ class House:
         recipe = make_recipe(raw, "quickstart", resolve, SECTIONS)
         retrain = replace(recipe.sections["retrain"], fewest=30, new_labels=30)
         recipe = replace(recipe, sections={**recipe.sections, "retrain": retrain})
-        self.circle = Circle(recipe, self.store, self.service, self.traffic, self.start)
-        self.circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
+        self.controller = Controller(recipe, self.store, self.service, self.traffic, self.start)
+        self.controller.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
         self.answered = 0
 
     def start(self, recipe: Path, store: Path) -> Any:
@@ -142,49 +142,49 @@ def house(tmp_path: Path):
 def at(house: House) -> str:
     """The state as it is written down, which must be the one in memory."""
     kept = house.store.state(f"loop {ALIAS}")
-    assert kept is None or kept["at"] == house.circle.state["at"]
-    return house.circle.state["at"]
+    assert kept is None or kept["at"] == house.controller.state["at"]
+    return house.controller.state["at"]
 
 
 def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "observed"
-    house.circle.signs = [DRIFT] * 3
-    house.circle.tick()
+    house.controller.signs = [DRIFT] * 3
+    house.controller.tick()
     assert at(house) == "alarmed"
     assert not house.started
-    house.circle.signs = [CALM] * 6
-    house.circle.tick()
+    house.controller.signs = [CALM] * 6
+    house.controller.tick()
     assert at(house) == "observed"
 
 
 def to_training(house: House) -> None:
     """Bring the circle to the point where a training runs."""
     house.answer_and_label(120)
-    house.circle.signs = [DRIFT] * 3
-    house.circle.tick()
+    house.controller.signs = [DRIFT] * 3
+    house.controller.tick()
     assert at(house) == "training"
-    house.circle.tick()
+    house.controller.tick()
     assert len(house.started) == 1
     assert house.started[0][0].exists()
 
 
 def test_a_retraining_waits_until_its_gate_could_judge(house: House) -> None:
-    gate = house.circle.recipe.raw["stages"]["promote"]["gate"]
+    gate = house.controller.recipe.raw["stages"]["promote"]["gate"]
     gate["slices"] = {"kinds": ["label"], "rows": 10}
-    house.circle.signs = [DRIFT] * 3
+    house.controller.signs = [DRIFT] * 3
     lacks = []
     for count, label in ((40, "negative"), (80, "negative"), (10, "positive")):
         house.answer_and_label(count, label)
-        house.circle.tick()
+        house.controller.tick()
         assert at(house) == "alarmed" and not house.started
-        assert "too few labels" in house.circle.state["reason"]
-        lacks.append(house.circle.state["lacks"])
+        assert "too few labels" in house.controller.state["reason"]
+        lacks.append(house.controller.state["lacks"])
     assert " of 30 rows" in lacks[0]
     assert lacks[1] == "0 of 10 rows of the slice label: positive"
     assert lacks[2].endswith("of 10 rows of the slice label: positive") and lacks[2][0] != "0"
     house.answer_and_label(40, "positive")
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "training"
     assert len(parts(house)["gate"]) > 30, "all labels that were waited for are judged by"
 
@@ -195,7 +195,7 @@ def passed(house: House, content: str) -> None:
     made = Result(stamp, 0, "promote", {"inputs": {}}, {"version": content}, {}, {}, {})
     house.store.add_result(made)
     name, folder = house.store.new_run("reviews")
-    raw = read_yaml(house.store.folder / house.circle.state["recipe"])
+    raw = read_yaml(house.store.folder / house.controller.state["recipe"])
     write_head(folder, {"run": name, "recipe": "reviews", "raw": raw, "results": {"p": stamp}})
     move(house.store, ALIAS, content, {"rival": "", "conditions": []})
 
@@ -205,8 +205,8 @@ def test_a_better_version_is_swapped_in(house: House) -> None:
     better = version(house.store, 20)
     passed(house, better)
     house.started[0][1].code = 0
-    house.circle.tick()
-    house.circle.tick()
+    house.controller.tick()
+    house.controller.tick()
     assert at(house) == "swapped"
     assert house.engine.current.version == better[:16]
 
@@ -219,17 +219,17 @@ def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) 
     passed(house, bad)
     house.started[0][1].code = 0
     with pytest.raises(LmwrightError):
-        house.circle.tick()
-    house.circle.tick()
-    house.circle.tick()
+        house.controller.tick()
+    house.controller.tick()
+    house.controller.tick()
     assert at(house) == "kept"
-    assert house.circle.state["reason"] == "the new version cannot be served"
+    assert house.controller.state["reason"] == "the new version cannot be served"
     assert house.engine.current.version == served[:16]
-    assert Circle.standard(house.circle) == tuple(facts.values())
+    assert Controller.standard(house.controller) == tuple(facts.values())
     house.answer_and_label(120)
-    house.circle.signs = [DRIFT] * 3
-    house.circle.tick()
-    raw = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())
+    house.controller.signs = [DRIFT] * 3
+    house.controller.tick()
+    raw = json.loads((house.store.folder / house.controller.state["recipe"]).read_text())
     assert raw["artifacts"]["incumbent"] == read_version(house.store, served)["model"]
 
 
@@ -243,48 +243,48 @@ def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House,
         why = {"by_hand": "a test"} if how == "by hand" else {"rival": "", "conditions": []}
         move(house.store, ALIAS, version(house.store, 20), why)
     house.started[0][1].code = 0
-    house.circle.tick()
-    house.circle.tick()
+    house.controller.tick()
+    house.controller.tick()
     assert at(house) == "kept"
-    assert "not by the gate" in house.circle.state["reason"]
+    assert "not by the gate" in house.controller.state["reason"]
 
 
 def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
     to_training(house)
     before = house.engine.current.version
     house.started[0][1].code = 0
-    house.circle.tick()
-    house.circle.tick()
+    house.controller.tick()
+    house.controller.tick()
     assert at(house) == "kept"
     assert house.engine.current.version == before
-    house.circle.tick()
+    house.controller.tick()
     assert len(house.started) == 1, "the labels were used; only new ones start another training"
 
 
 def test_a_failed_training_is_tried_again_but_not_for_ever(house: House, monkeypatch) -> None:
     moment, day = 1000.0, time.time()
     clocks = SimpleNamespace(monotonic=lambda: moment, time=lambda: day)
-    monkeypatch.setattr(circle_module, "time", clocks)
+    monkeypatch.setattr(controller_module, "time", clocks)
     to_training(house)
     for attempt, pause in enumerate(PAUSES, 1):
         house.started[-1][1].code = 1
-        house.circle.tick()
+        house.controller.tick()
         day -= 86400  # a clock that is set back keeps nothing waiting
-        house.circle.tick()
+        house.controller.tick()
         assert at(house) == "training" and len(house.started) == attempt, "too early"
         moment += pause + 0.1
-        house.circle.tick()
+        house.controller.tick()
         assert len(house.started) == attempt + 1
-    assert "labels_used" not in house.circle.state
+    assert "labels_used" not in house.controller.state
     house.started[-1][1].code = 1
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "kept"
-    assert "failed" in house.circle.state["reason"]
+    assert "failed" in house.controller.state["reason"]
     assert len({recipe for recipe, _ in house.started}) == 1
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "alarmed", "its labels start no further training"
     house.answer_and_label(40)
-    house.circle.tick()
+    house.controller.tick()
     assert len(parts(house)["gate"]) > 25, "no gate has judged by the first labels"
 
 
@@ -293,17 +293,17 @@ def test_a_training_that_was_interrupted_has_not_failed(house: House, code: int)
     to_training(house)
     for stops in range(2, len(PAUSES) + 4):
         house.started[-1][1].code = code
-        house.circle.tick()
-        house.circle.again = float("-inf")  # the pause is over
-        house.circle.tick()
+        house.controller.tick()
+        house.controller.again = float("-inf")  # the pause is over
+        house.controller.tick()
         assert at(house) == "training" and len(house.started) == stops
-    assert house.circle.state["failures"] == 0
-    assert "labels_used" not in house.circle.state
+    assert house.controller.state["failures"] == 0
+    assert "labels_used" not in house.controller.state
 
 
 def parts(house: House) -> dict[str, set[str]]:
     """The texts of the last retraining's feedback by part."""
-    recipe = json.loads((house.store.folder / house.circle.state["recipe"]).read_text())
+    recipe = json.loads((house.store.folder / house.controller.state["recipe"]).read_text())
     sources = recipe["stages"]["feedback"]["sources"]
     return {
         source["name"].removeprefix("feedback-"): {
@@ -317,12 +317,12 @@ def test_the_second_gate_judges_by_feedback_that_the_first_has_not_seen(house: H
     to_training(house)
     first = parts(house)
     house.started[0][1].code = 0
-    house.circle.tick()
-    assert "labels_used" not in house.circle.state, "nothing is used before the gate's decision"
-    house.circle.tick()
+    house.controller.tick()
+    assert "labels_used" not in house.controller.state, "nothing is used before the gate's decision"
+    house.controller.tick()
     assert at(house) == "kept"
     house.answer_and_label(120)
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "training"
     second = parts(house)
     assert first["gate"] and second["gate"]
@@ -331,17 +331,19 @@ def test_the_second_gate_judges_by_feedback_that_the_first_has_not_seen(house: H
 
 
 def test_the_loss_is_tested_when_the_labels_have_doubled_only(house: House) -> None:
-    house.circle.settings = replace(house.circle.settings, new_labels=0, loss=9.0, confidence=1.0)
-    house.circle.signs = [DRIFT] * 3
+    house.controller.settings = replace(
+        house.controller.settings, new_labels=0, loss=9.0, confidence=1.0
+    )
+    house.controller.signs = [DRIFT] * 3
     looks = []
     for _ in range(4):
         house.answer_and_label(25)
-        house.circle.tick()
-        house.circle.tick()
-        looks.append(house.circle.state.get("looked", {}).get("at"))
+        house.controller.tick()
+        house.controller.tick()
+        looks.append(house.controller.state.get("looked", {}).get("at"))
     assert looks == [None, [50], [50], [50, 100]]
     again = House(house.store.folder)
-    assert again.circle.state["looked"]["at"] == [50, 100], "a restart gives no alpha back"
+    assert again.controller.state["looked"]["at"] == [50, 100], "a restart gives no alpha back"
     again.close()
 
 
@@ -352,37 +354,41 @@ def test_a_fault_after_the_loss_was_found_keeps_the_training_back_only_while_it_
     def full(*given: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    house.circle.settings = replace(house.circle.settings, new_labels=0, loss=0.01, confidence=1.0)
-    house.circle.signs = [DRIFT] * 3
-    house.circle.enter("alarmed", reason="drift")
+    house.controller.settings = replace(
+        house.controller.settings, new_labels=0, loss=0.01, confidence=1.0
+    )
+    house.controller.signs = [DRIFT] * 3
+    house.controller.enter("alarmed", reason="drift")
     house.answer_and_label(120)
     for place in range(6):
         house.traffic.give("cls-0", place, "positive", ("negative", "positive"), "")
     with monkeypatch.context() as patched:
-        patched.setattr(circle_module if at_fault == "export" else house.store, at_fault, full)
+        patched.setattr(controller_module if at_fault == "export" else house.store, at_fault, full)
         with pytest.raises(OSError, match="No space"):
-            house.circle.tick()
+            house.controller.tick()
         assert at(house) == "alarmed"
         again = House(house.store.folder)  # what a server would go on from after a SIGKILL here
-        assert at(again) == "alarmed" and "looked" not in again.circle.state
+        assert at(again) == "alarmed" and "looked" not in again.controller.state
         again.close()
-    house.circle.tick()
+    house.controller.tick()
     assert at(house) == "training"
-    assert "loss" in house.circle.state["reason"]
-    assert house.circle.state["looked"]["at"] == [120]
+    assert "loss" in house.controller.state["reason"]
+    assert house.controller.state["looked"]["at"] == [120]
 
 
 def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     staging = "reviews@staging"
     move(house.store, staging, version(house.store, 12), {})
     service = Service(staging, house.engine, Serve())
-    circle = Circle(house.circle.recipe, house.store, service, house.traffic, house.start)
-    circle.follow()
-    circle.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
+    controller = Controller(
+        house.controller.recipe, house.store, service, house.traffic, house.start
+    )
+    controller.follow()
+    controller.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
     house.answer_and_label(120)
-    circle.signs = [DRIFT] * 3
-    circle.tick()
-    raw = json.loads((house.store.folder / circle.state["recipe"]).read_text())
+    controller.signs = [DRIFT] * 3
+    controller.tick()
+    raw = json.loads((house.store.folder / controller.state["recipe"]).read_text())
     promote = make_recipe(raw, "derived", resolve, SECTIONS).step("promote")
     assert f"{raw['name']}@{promote.stage.alias}" == staging
 
@@ -392,25 +398,25 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
 ) -> None:
     watched = version(house.store, 20, detectors(house.store))
     move(house.store, ALIAS, watched, {})
-    house.circle.tick()
+    house.controller.tick()
     house.traffic.add_window("another", SEEN)
     for _ in range(3):
         house.traffic.add_window(watched[:16], SEEN)
-        house.circle.signs.append(SEEN)
-    house.circle.tick()
+        house.controller.signs.append(SEEN)
+    house.controller.tick()
     assert at(house) == "alarmed"
     house.close()
     again = House(tmp_path)
-    assert again.circle.signs == [SEEN] * 3
-    assert again.circle.watcher.signs["length"].smoothed == 4.5
-    again.circle.tick()
+    assert again.controller.signs == [SEEN] * 3
+    assert again.controller.watcher.signs["length"].smoothed == 4.5
+    again.controller.tick()
     assert at(again) == "alarmed"
     move(again.store, ALIAS, version(again.store, 30), {})
-    again.circle.tick()
+    again.controller.tick()
     roll_back(again.store, ALIAS, "a test")
-    again.circle.tick()
+    again.controller.tick()
     assert again.engine.current.version == watched[:16]
-    assert again.circle.signs == [], "what it saw before it left is no news of today"
+    assert again.controller.signs == [], "what it saw before it left is no news of today"
     again.close()
 
 
@@ -423,13 +429,13 @@ def serving_watched(house: House) -> str:
     made = Result("ab" * 32, 0, "detect", parts, {"detectors": fitted}, facts, {}, {})
     house.store.add_result(made)
     move(house.store, ALIAS, watched, {})
-    house.circle.tick()
+    house.controller.tick()
     return watched
 
 
 def test_the_standard_is_of_the_rows_that_the_detectors_refer_to(house: House) -> None:
     serving_watched(house)
-    assert Circle.standard(house.circle) == (0.45, 0.8)
+    assert Controller.standard(house.controller) == (0.45, 0.8)
 
 
 def test_a_server_that_starts_again_resumes_the_training(house: House, tmp_path: Path) -> None:
@@ -437,7 +443,7 @@ def test_a_server_that_starts_again_resumes_the_training(house: House, tmp_path:
     house.close()
     again = House(tmp_path)
     assert at(again) == "training"
-    again.circle.tick()
+    again.controller.tick()
     assert [recipe for recipe, _ in again.started] == [house.started[0][0]]
     again.close()
 
@@ -445,7 +451,7 @@ def test_a_server_that_starts_again_resumes_the_training(house: House, tmp_path:
 def test_a_decision_by_hand_is_followed(house: House) -> None:
     other = version(house.store, 30)
     move(house.store, ALIAS, other, {"by_hand": "a test"})
-    house.circle.tick()
+    house.controller.tick()
     assert house.engine.current.version == other[:16]
     assert np.isfinite(house.engine.admit(["a"])[1][0].result(10).probabilities).all()
 
@@ -454,16 +460,16 @@ def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(hous
     first, bad = house.engine.current.version, version(house.store, 30)
     (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
     move(house.store, ALIAS, bad, {})
-    thread = house.circle.thread
+    thread = house.controller.thread
     thread.start()
-    until(lambda: house.circle.fault)
+    until(lambda: house.controller.fault)
     time.sleep(3 * TICK)
-    assert house.circle.fault and house.circle.unfit == bad[:16]
+    assert house.controller.fault and house.controller.unfit == bad[:16]
     assert house.engine.current.version == first
     roll_back(house.store, ALIAS, "it cannot be loaded")
-    until(lambda: not house.circle.fault)
-    assert not house.circle.unfit and house.engine.current.version == first
-    house.circle.stopped.set()
+    until(lambda: not house.controller.fault)
+    assert not house.controller.unfit and house.engine.current.version == first
+    house.controller.stopped.set()
     thread.join(10)
 
 
@@ -473,13 +479,13 @@ def test_a_clock_that_leaps_ahead_makes_a_server_forget_after_an_hour_only(
     house.answer_and_label(3)
     steady, day = time.monotonic(), time.time()
     clocks = SimpleNamespace(monotonic=lambda: steady, time=lambda: day)
-    monkeypatch.setattr(circle_module, "time", clocks)
-    house.circle.tick()
+    monkeypatch.setattr(controller_module, "time", clocks)
+    house.controller.tick()
     leap = 400 * 86400
     for leapt, kept in ((leap, 3), (-leap, 3), (leap, 3), (0, 0)):  # and back, and ahead to stay
         steady += FORGET_EVERY + 1
         day += FORGET_EVERY + 1 + leapt
-        house.circle.tick()
+        house.controller.tick()
         assert house.traffic.count() == kept
 
 
@@ -491,10 +497,10 @@ def test_what_grew_too_old_while_a_server_was_stopped_is_forgotten(
         connection.exec_driver_sql("UPDATE answers SET time = time - 31 * 86400 * (place + 1)")
     house.close()
     again = House(tmp_path)
-    again.circle.tick()
+    again.controller.tick()
     assert again.traffic.count() == 1, "by the newest answer, all others are too old"
-    monkeypatch.setattr(circle_module, "FORGET_EVERY", -1.0)  # an hour later
-    again.circle.tick()
+    monkeypatch.setattr(controller_module, "FORGET_EVERY", -1.0)  # an hour later
+    again.controller.tick()
     assert again.traffic.count() == 0
     again.close()
 
@@ -503,9 +509,9 @@ def test_what_grew_too_old_while_a_server_was_stopped_is_forgotten(
 def test_a_drift_alarm_trains_only_if_the_labels_show_a_loss(
     house: House, label: str, trains: bool
 ) -> None:
-    settings = house.circle.settings
+    settings = house.controller.settings
     assert settings is not None
-    house.circle.settings = replace(settings, fewest=30, new_labels=900)
+    house.controller.settings = replace(settings, fewest=30, new_labels=900)
     loaded, futures = house.engine.admit([f"A TEXT, NUMBER {k}." for k in range(100)])
     answers = tuple(future.result(10) for future in futures)
     texts = tuple(f"A TEXT, NUMBER {k}." for k in range(100))
@@ -516,9 +522,9 @@ def test_a_drift_alarm_trains_only_if_the_labels_show_a_loss(
         kept = label if place >= 100 * (1 - usual) else "negative"
         house.traffic.give("cls-9", place, kept, labels, "")
     expected = -sum(p * np.log(p) for p in answers[0].probabilities)
-    house.circle.standard = lambda: (float(expected), 0.9)  # type: ignore[method-assign]
-    house.circle.signs = [{"length": {"over": True}, "confidence_mean": 0.9}] * 4
-    house.circle.tick()
-    house.circle.tick()
+    house.controller.standard = lambda: (float(expected), 0.9)  # type: ignore[method-assign]
+    house.controller.signs = [{"length": {"over": True}, "confidence_mean": 0.9}] * 4
+    house.controller.tick()
+    house.controller.tick()
     assert at(house) == ("training" if trains else "alarmed")
     assert len(house.started) == trains

@@ -8,7 +8,7 @@ from pathlib import Path
 from lmwright import __version__
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput
-from lmwright.loop.report import render
+from lmwright.report.report import render
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import read_version, resolve_version
 

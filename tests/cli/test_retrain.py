@@ -13,10 +13,10 @@ import psutil
 SERVER = """
 import sys, time
 from pathlib import Path
-from lmwright.loop import circle
+from lmwright.cli import retrain
 
-circle.sys.executable = sys.argv[1]
-print(circle.start_training(Path(sys.argv[2]), Path(sys.argv[3])).pid, flush=True)
+retrain.sys.executable = sys.argv[1]
+print(retrain.start_training(Path(sys.argv[2]), Path(sys.argv[3])).pid, flush=True)
 time.sleep(300)
 """
 PYTHON = """#!/bin/sh
@@ -28,7 +28,7 @@ line.main = lambda words: print(*words, flush=True) or time.sleep(300)
 sys.modules['lmwright.cli.main'] = line
 import runpy
 sys.argv = ['training', *sys.argv[3:]]
-runpy.run_module('lmwright.loop.training', run_name='__main__')
+runpy.run_module('lmwright.cli.retrain', run_name='__main__')
 " "$@"
 """
 
