@@ -169,7 +169,7 @@ def check_floating(found: Mapping[str, Tensor], names: Iterable[str], where: str
 def check_fit(
     found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """Raise Corrupt unless ``found`` has the ``wanted`` names and shapes, in floating point."""
+    """Raise Corrupt unless ``found`` has just the ``wanted`` names and shapes, all float."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise Corrupt(
