@@ -187,7 +187,7 @@ def reading(chosen: argparse.Namespace) -> None:
             turn,
             seconds=seconds,
             tokens=sum(len(each.ids) + len(each.target) for batch in batches for each in batch),
-            aux_losses=losses,
+            losses=losses,
             counts=[predicted(chosen.model, batch) for batch in batches],
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )

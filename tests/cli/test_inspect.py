@@ -80,7 +80,11 @@ def test_inspect_draws_and_counts(
     drawing, _, rest = capsys.readouterr().out.partition("\n\n")
     expected = {
         "gpt2": ("40 tokens + 16 positions", "2 ×", "attention 3 heads of 4, causal"),
-        "t5": ("encoder (width 10)", "attention 4 heads of 6, all, to encoder", "distance buckets"),
+        "t5": (
+            "encoder (width 10)",
+            "attention 4 heads of 6, full, to encoder",
+            "bucketed relative",
+        ),
         "mixtral": ("attention 4 heads on 2 of 3", "2 of 5 experts of 14", "RMSNorm"),
     }
     for words in (*expected[kind], "head: 40 outputs"):

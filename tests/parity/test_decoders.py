@@ -319,7 +319,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_each_layer_sees_the_window_that_it_sees_in_the_reference(name):
+def test_each_layer_has_the_window_of_the_reference(name):
     family, config, wanted = WINDOWS[name]
     assert llama.windows(family.spec(WINDOWED | config)) == wanted
     made = transformers.AutoConfig.for_model(family.name, **WINDOWED, **config)

@@ -86,7 +86,7 @@ FORMULAS = {
 }
 
 
-def test_every_bend_equals_its_formula():
+def test_every_activation_equals_its_formula():
     x = torch.linspace(-4, 4, 101, dtype=torch.float64)
     assert set(FORMULAS) == set(ACTIVATIONS)
     for name, formula in FORMULAS.items():
@@ -407,7 +407,7 @@ def test_the_rate_of_passing_by_is_the_one_that_is_set():
     assert abs(passed - 0.3) < 5 * (0.21 / many) ** 0.5
 
 
-def test_passing_by_depends_on_the_document_alone():
+def test_stochastic_depth_depends_on_the_document_alone():
     batch, x_nd = stream()
     made, decided = sublayer(stochastic_depth=0.5, dropout=0.2), set()
     together = by_document(batch, made(x_nd, ForwardContext(batch, DROPOUT_RNG)))

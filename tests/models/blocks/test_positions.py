@@ -144,14 +144,14 @@ def test_sinusoids_equal_the_formula(interleaved, spaced):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 8, 16, 64])
-def test_slopes_of_a_power_of_two_are_a_geometric_series(heads):
+def test_alibi_slopes_of_a_power_of_two_are_a_geometric_series(heads):
     """From 2^(-8/n) on, by the same ratio (Press et al. 2022, section 3)."""
     ratio = 2 ** (-8 / heads)
     assert alibi_slopes(heads) == pytest.approx([ratio**n for n in range(1, heads + 1)])
 
 
 @pytest.mark.parametrize("heads", [3, 6, 12, 20, 112])
-def test_other_slopes_are_those_of_the_power_below_and_every_other_of_the_one_above(heads):
+def test_other_alibi_slopes_are_those_of_the_power_below_and_every_other_of_the_one_above(heads):
     power = 2 ** int(math.log2(heads))
     wanted = [*alibi_slopes(power), *alibi_slopes(2 * power)[::2][: heads - power]]
     assert alibi_slopes(heads) == pytest.approx(wanted)
@@ -176,7 +176,7 @@ def bucket(distance: int, buckets: int, most: int, bidirectional: bool) -> int:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("buckets", "most"), [(32, 130), (8, 10), (16, 50)])
-def test_buckets_equal_the_formula(buckets, most, bidirectional):
+def test_t5_buckets_equal_the_formula(buckets, most, bidirectional):
     """``most`` such that no distance lies on an edge, where rounding would decide."""
     made = T5Bias(
         BucketsSpec(buckets=buckets, max_distance=most, bidirectional=bidirectional), heads=2

@@ -106,7 +106,7 @@ def by_formula(made: Attention, batch, x_nd, seen, masks=None) -> torch.Tensor:
     return torch.cat(found)
 
 
-SIGHTS = {
+MASKS = {
     "all": ({}, lambda q, k: q >= -1),
     "causal": ({"mask": "causal"}, lambda q, k: k <= q),
     "window": ({"mask": "causal", "window": 3}, lambda q, k: (k <= q) & (q - k < 3)),
@@ -116,10 +116,10 @@ SIGHTS = {
 }
 
 
-@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("noisy", [False, True], ids=["plain", "dropout"])
-def test_attention_equals_its_formula(sight, noisy):
-    fields, seen = SIGHTS[sight]
+def test_attention_equals_its_formula(name, noisy):
+    fields, seen = MASKS[name]
     dropout_rng = DropoutRNG(4, 5) if noisy else None
     made, context, x_nd = attention(dropout_rng, **fields, dropout=0.4)
     masks = []
@@ -190,12 +190,12 @@ def test_gradients_packed_equal_those_alone_with_dropout_on(network, documents):
 @pytest.mark.parametrize(
     "other", [DropoutRNG(3, 18), DropoutRNG(4, 17)], ids=["another step", "another seed"]
 )
-def test_noise_depends_on_seed_and_step(network, documents, other):
+def test_dropout_depends_on_seed_and_step(network, documents, other):
     batch = pack(documents, NAMES)
     assert not torch.allclose(network(batch, DropoutRNG(3, 17)), network(batch, other))
 
 
-def test_noise_depends_on_document_and_site():
+def test_dropout_depends_on_document_and_dropout_id():
     masks = np.empty((3, 4000), dtype=np.float32)
     for row, (dropout_id, document) in zip(masks, [(1, 5), (2, 5), (1, 6)], strict=True):
         DropoutRNG(0, 0).fill_mask(row, 0.5, dropout_id, document)
@@ -203,7 +203,7 @@ def test_noise_depends_on_document_and_site():
         assert 0.45 < (masks[one] == masks[other]).mean() < 0.55
 
 
-def test_noise_has_the_stated_rate_and_mean():
+def test_dropout_has_the_stated_rate_and_mean():
     mask = np.empty(1_000_003, dtype=np.float32)
     DropoutRNG(1, 1).fill_mask(mask, 0.1, 3, 2**127)
     # Five standard deviations of a mean of a million draws.

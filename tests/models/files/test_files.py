@@ -158,7 +158,7 @@ def test_a_missing_folder_and_config(published, tmp_path):
     refused(published, Corrupt, "config.json")
 
 
-def test_an_unknown_bend_is_refused(published):
+def test_an_unknown_activation_is_refused(published):
     change_config(published, hidden_act="mish")
     refused(published, BadInput, "config.json", "mish")
 

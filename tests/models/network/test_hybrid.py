@@ -176,7 +176,7 @@ def test_a_prefix_is_seen_both_ways_and_the_rest_backwards_alone():
 
 
 @torch.no_grad()
-def test_no_prefix_is_causal_and_a_whole_one_sees_all():
+def test_no_prefix_is_causal_and_a_whole_one_is_full_attention():
     texts = documents()
     kinds = {sees: network(prefixed(sees)) for sees in ("prefix", "causal", "all")}
     plain = pack(texts)
@@ -200,7 +200,7 @@ def test_prefixes_packed_equal_prefixes_alone():
 
 
 @torch.no_grad()
-def test_the_last_token_alone_sees_what_it_sees_in_the_whole_pass():
+def test_the_last_token_alone_attends_as_in_the_whole_pass():
     model, texts, prefixes = network(prefixed()), documents(), [3, 1, 12, 0, 6]
     batch = pack(texts, prefixes=prefixes)
     wanted = torch.stack([rows[-1] for rows in batch.by_document(model(batch))])

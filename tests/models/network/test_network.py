@@ -184,7 +184,7 @@ def test_shared_weights_are_one_and_get_the_sum_of_their_gradients(setting, shar
 @pytest.mark.parametrize("dropout_rng", [None, DropoutRNG(3, 17)], ids=["plain", "dropout"])
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("op", OPS)
-def test_ends_equal_rows_of_the_whole_pass(op, last, dropout_rng):
+def test_boundary_states_equal_rows_of_the_whole_pass(op, last, dropout_rng):
     """Whichever op is the last that mixes tokens, if there is one at all."""
     network = drawn(ModelSpec(stacks=(stack(OPS[op], OPS["experts"], output_dropout=True),)))
     batch = pack(texts(), NAMES)
@@ -201,7 +201,7 @@ def test_ends_equal_rows_of_the_whole_pass(op, last, dropout_rng):
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
-def test_ends_that_read_another_stack_have_the_noise_of_the_whole_pass(last):
+def test_boundary_states_with_cross_attention_have_the_dropout_of_the_whole_pass(last):
     network, dropout_rng = drawn(ModelSpec(stacks=PAIR)), DropoutRNG(3, 17)
     sources, targets = texts((2, 9, 4, 4, 1), 1), texts()
     order = order_of_pairs(sources, targets)
@@ -267,7 +267,7 @@ def test_a_mix_is_the_softmax_of_its_weights_over_the_states():
     close(mixed, network.mix_scale * wanted)
 
 
-def test_noted_states_are_those_of_shorter_networks():
+def test_traced_states_are_those_of_shorter_networks():
     """Before each layer, and at the end; of every stack, without a change of the result."""
     network, batch, trace = drawn(TIED), pack(texts(), NAMES), Trace()
     found = network.hidden(batch, trace=trace)
@@ -283,7 +283,7 @@ def test_noted_states_are_those_of_shorter_networks():
         close(part.hidden(batch), trace.states["one"][place])
 
 
-def test_noted_maps_are_named_by_sublayer_and_branch():
+def test_traced_attention_is_named_by_sublayer_and_branch():
     setting = ModelSpec(stacks=(stack(OPS["parallel"], OPS["causal"]), *PAIR))
     network, batch, trace = drawn(setting), pack(texts()), Trace(attention=True)
     close(network.hidden(batch, trace=trace), network.hidden(batch))

@@ -1,4 +1,4 @@
-"""GGUF: a whole model in one file, its weights in blocks of few bits; nothing in it is believed.
+"""GGUF files: metadata and weights in quantised blocks, all checked before use.
 
 The format: magic, version, two counts; metadata as typed pairs; each tensor's name, shape, format
 and place; then the tensors' bytes, each at a multiple of the alignment, in this order without
@@ -167,7 +167,7 @@ def read_gguf(path: Path) -> Gguf:
 
 
 def check_version(path: Path, start: bytes) -> None:
-    """BadInput unless the file begins as a GGUF file of a version that we read."""
+    """Raise BadInput unless the file begins as a GGUF file of a version that we read."""
     if start[:4] != MAGIC or len(start) < 8:
         older = ", but a GGML file from before GGUF" if start[:4] in OLDER else ""
         raise BadInput(f"{path.name} is no GGUF file{older}", "a file that begins with GGUF")
@@ -370,7 +370,7 @@ def write_gguf(
 
 
 def check_writable(name: str, tensor: Tensor, format: str) -> None:
-    """BadInput if a tensor cannot be written, or llama.cpp would not load it."""
+    """Raise BadInput if a tensor cannot be written, or llama.cpp would not load it."""
     if format not in ENCODERS:
         raise BadInput(f"{name}: the format {format!r}", "one we write", nearest(format, ENCODERS))
     if not tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, made into a ``tokenizer.json`` that gives the same ids.
+"""The tokenizer of a GGUF file, converted to a ``tokenizer.json`` with the same ids.
 
 Two kinds of byte-pair encoding are found there: "gpt2", with its merges, on bytes spelt as
 characters, and "llama", SentencePiece's, where a piece's score says when it is merged and what has

@@ -1,4 +1,4 @@
-"""A tokenizer told in the words of GGUF's metadata, or refused by the part that they cannot tell.
+"""A tokenizer as GGUF's metadata, or refused by the part that the format does not have.
 
 What is told is read back before it is given out: the reader must make the same steps of it, and
 the same ids of texts that are drawn from the vocabulary.
@@ -140,7 +140,7 @@ def source_of(tokenizer: Tokenizer, where: str) -> Source:
 
 
 def check_model(source: Source) -> None:
-    """BadInput for a model of another kind, or with settings that GGUF has no words for."""
+    """Raise BadInput for a model of another kind, or with settings that GGUF has no words for."""
     model = source.model
     if model.get("type") != "BPE":
         raise source.refused(f"a model of the type {model.get('type')!r}", "byte-pair encoding")
@@ -155,7 +155,7 @@ def check_model(source: Source) -> None:
 
 
 def check_added(source: Source, token: Mapping[str, Any]) -> None:
-    """BadInput for a token that is looked for in another way than GGUF has."""
+    """Raise BadInput for a token that is looked for in another way than GGUF has."""
     for flag in ("single_word", "lstrip", "rstrip"):
         if token.get(flag):
             raise source.refused(f"the token {token['content']!r} with {flag}", "one without")
@@ -290,7 +290,7 @@ def scores_of(source: Source, tokens: Sequence[str], types: Sequence[int]) -> np
 
 
 def compare_merges(source: Source, again: Iterable[Sequence[str]]) -> None:
-    """BadInput unless the scores give the merges of normal pieces again, piece by piece in order.
+    """Raise BadInput unless the scores give the merges of normal pieces again, in order.
 
     Among the merges that make one piece the order is the reader's, in SentencePiece by place.
     """
@@ -358,7 +358,7 @@ def around(source: Source) -> tuple[int | None, int | None]:
 
 
 def compare_ids(source: Source, tokenizer: Tokenizer, again: Tokenizer) -> None:
-    """BadInput with the first text, drawn from the vocabulary, of which other ids come back."""
+    """Raise BadInput with the first text of the vocabulary that does not keep its ids."""
     for text in [*ODD, *drawn(source)]:
         if not np.array_equal(tokenizer.ids(text), again.ids(text)):
             raise source.refused(f"the ids of {text!r}", "ids that come back")

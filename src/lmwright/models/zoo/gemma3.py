@@ -1,8 +1,8 @@
 """Gemma 3 (Gemma Team 2025), its text part; from 4B on it is published with one for images.
 
 Norms stand before and after every op, with gains of one plus the weight, also over each query
-and key. Most layers see a window and turn fast (local), every sixth sees all and turns slowly
-(global). Embeddings are multiplied by the square root of their width.
+and key. Most layers have a sliding window and a small rotary base (local), every sixth has full
+attention and a large base (global). Embeddings are multiplied by the square root of their width.
 """
 
 from __future__ import annotations
@@ -248,9 +248,9 @@ def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     found = read_fields(metadata)
     found |= {ours: metadata[theirs] for theirs, ours in MORE_FIELDS.items() if theirs in metadata}
     pattern = metadata.get("attention.sliding_window_pattern")
-    if isinstance(pattern, int):  # every so many layers one sees all
+    if isinstance(pattern, int):  # every so many layers one has full attention
         found["sliding_window_pattern"] = pattern
-    elif pattern is not None:  # or whether it sees a window, layer by layer
+    elif pattern is not None:  # or, layer by layer, whether it has a window
         found["layer_types"] = [LOCAL if each else GLOBAL for each in pattern]
     large = found["num_hidden_layers"] == LARGEST_LAYERS
     heads = found["num_attention_heads"]

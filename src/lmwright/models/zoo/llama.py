@@ -1,7 +1,7 @@
 """LLaMA (Touvron et al. 2023) and its kin: rotary positions, RMS norms, gated feed-forward.
 
-Mistral (Jiang et al. 2023) sees a window, Qwen2 (Yang et al. 2024) has biases on queries, keys
-and values; nothing else sets them apart.
+Mistral (Jiang et al. 2023) has a sliding window, Qwen2 (Yang et al. 2024) has biases on queries,
+keys and values; nothing else sets them apart.
 """
 
 from __future__ import annotations

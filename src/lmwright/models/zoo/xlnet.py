@@ -1,7 +1,7 @@
 """XLNet (Yang et al. 2019): two streams over one text, in an order of factorisation.
 
-The content stream sees a token itself and what comes before it in the order; the query stream
-sees what comes before alone, takes keys and values from the content, and has the same weights.
+The content stream attends to a token itself and to those before it in the order; the query stream
+to those before it alone, with keys and values from the content stream and the same weights.
 """
 
 from __future__ import annotations
