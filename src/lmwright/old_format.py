@@ -6,6 +6,7 @@ them passes through here. Every function returns a value of today's format as it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -152,7 +153,10 @@ def curves_of(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def facts_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a stage's result."""
-    return {re.sub("^stop_", "validation_", key): each for key, each in value.items()}
+    found = {re.sub("^stop_", "validation_", key): each for key, each in value.items()}
+    if "reference_rows" in found and "log_loss" in found:  # of drift detectors
+        found["loss"] = found.pop("log_loss")
+    return found
 
 
 def evidence_of(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +187,24 @@ def detectors_of(
     }
     named = {ARRAYS.get(name, name): values for name, values in arrays.items()}
     return {**settings, "signals": signals}, named
+
+
+def traffic_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the traffic log's table of answers."""
+    kept = {name: row[name] for name in ("id", "place", "time", "client", "version", "tokens")}
+    answer = {
+        "label": row["label"],
+        "unsure": row["label"] is None,
+        "probabilities": json.loads(row["probabilities"]),
+    }
+    inputs = None if row["text"] is None else json.dumps({"text": row["text"]}, ensure_ascii=False)
+    return {**kept, "answer": json.dumps(answer, ensure_ascii=False), "inputs": inputs}
+
+
+def traffic_feedback(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the traffic log's table of feedback."""
+    kept = {name: each for name, each in row.items() if name != "label"}
+    return {**kept, "target": json.dumps({"label": row["label"]}, ensure_ascii=False)}
 
 
 READERS: dict[str, Callable[[Any], Any]] = {"quality.json": quality_of, "curves.json": curves_of}
