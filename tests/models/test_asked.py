@@ -21,9 +21,9 @@ from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import tree
 from lmwright.models.asked import Asked, opened, shared
 from lmwright.models.asked_hosted import AskedHosted, Way, key_of
+from lmwright.models.core.ragged import pack
 from lmwright.models.model import load_model
 from lmwright.models.question import INSTRUCTION, Question, question_of
-from lmwright.models.ragged import pack
 from tests.cli.folders import folder_of as ours
 from tests.cli.test_export import gguf_of
 from tests.models.odd_endpoint import Odd, odd, response
@@ -194,7 +194,7 @@ def test_an_encoder_reads_the_question_and_the_decoder_is_asked(
             wanted = sum(float(logs_nv[place, token]) for place, token in enumerate(name))
             assert value == pytest.approx(wanted, abs=1e-4)
         with torch.inference_mode():
-            mean = made.model.network.encoded(pack([item.source])).mean(dim=0).numpy()
+            mean = made.model.network.encode(pack([item.source])).mean(dim=0).numpy()
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     assert len({*logits[:, 0]}) == 2
     made.save(tmp_path / "one")

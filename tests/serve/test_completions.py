@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from lmwright.core.random import stream
+from lmwright.models.core.ragged import pack
 from lmwright.models.decode import Decoding, Rules
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
-from lmwright.models.ragged import pack
 from lmwright.serve.shapes import text_logprobs
 from lmwright.serve.written import Said, Token, Wish, likeliest, named, written
 from lmwright.text.tokenizer import Tokenizer

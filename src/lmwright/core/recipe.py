@@ -40,6 +40,7 @@ from lmwright.core.yaml12 import parse_yaml
 
 Resolve = Callable[[str, str], Any]
 """(table, name) -> definition; the tables are passed in because the core knows no names."""
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 LONGEST_NAME = 64
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -94,16 +95,22 @@ class Recipe:
 
 
 def read_recipe(
-    path: Path, resolve: Resolve, sections: Iterable[str], sets: Iterable[str] = ()
+    path: Path,
+    resolve: Resolve,
+    sections: Iterable[str],
+    sets: Iterable[str] = (),
+    upgrade: Upgrade = dict,
 ) -> Recipe:
     """Read a recipe file, apply ``stage.field=value`` overrides, and check everything.
+
+    ``upgrade`` turns raw values of an earlier format into those of today.
 
     Raises BadInput naming the file, the key and the nearest right key, before any work.
     """
     raw = read_yaml(path)
     for change in sets:
         override(raw, change)
-    return make_recipe(raw, str(path), resolve, sections)
+    return make_recipe(upgrade(raw), str(path), resolve, sections)
 
 
 def make_recipe(

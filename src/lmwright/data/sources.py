@@ -36,7 +36,7 @@ class Source(Settings):
     ``text``            the column (key in JSON) that holds the text.
     ``label``           the column that holds the label.
     ``constant_label``  the label of every row, where no column holds one.
-    ``id``              a column that must not repeat; rows that repeat it are set aside.
+    ``id``              a column that must not repeat; rows that repeat it are rejected.
     ``where``           column -> value: only rows that agree are read.
     ``labels``          label in the file -> label wanted; a label that is not among them is
                         a fault of its row. Empty: labels are taken as they are.
@@ -44,7 +44,7 @@ class Source(Settings):
     ``encoding``        of text files. Where it is ``utf-8``, files that are plainly UTF-16 or
                         cp1252 (Windows in western Europe) are read as that.
     ``licence``         stands beside every row.
-    ``role``            ``train``: rows to be split; ``world``: kept whole for evaluation.
+    ``role``            ``train``: rows to be split; ``test``: kept whole for evaluation.
     ``limit``           at most so many rows, drawn at random; 0 means all.
     """
 
@@ -59,7 +59,7 @@ class Source(Settings):
     format: Literal["text", "mail"] = "text"
     encoding: str = "utf-8"
     licence: str = "unknown"
-    role: Literal["train", "world"] = "train"
+    role: Literal["train", "test"] = "train"
     limit: int = 0
 
 

@@ -19,12 +19,12 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.authors import language_model_at
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.core.ragged import pack
 from lmwright.models.decode import Reader
 from lmwright.models.files.published import is_gguf, located
 from lmwright.models.language import LanguageModel
 from lmwright.models.model import read_description
 from lmwright.models.question import Question, is_row, read_question
-from lmwright.models.ragged import pack
 
 COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
 """What of a published folder may be read: config, template, weights, and any tokenizer's files."""
@@ -166,7 +166,7 @@ class Asked:
         for item in batch:
             network = self.model.network
             ragged = pack([item.shared if item.source is None else item.source])
-            states_nd = (network.hidden if item.source is None else network.encoded)(ragged)
+            states_nd = (network.hidden if item.source is None else network.encode)(ragged)
             pooled_1d = mean_pool(states_nd, ragged)
             rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
         return np.stack(rows)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.blocks.flow import Cache
-from lmwright.models.network import Batch
-from lmwright.models.ragged import pack
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import pack
+from lmwright.models.network.network import Batch
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Foretells(Protocol):
 
     ``longest`` is the longest document in tokens, if there is a bound. ``streams`` are the names
     of what is read: one; a source and what goes on from it; or, with ``two_streams``, content and
-    query. ``foretells`` says whether it gives, for each token, what comes next.
+    query. ``is_causal_lm`` says whether it gives, for each token, what comes next.
     """
 
     @property
@@ -127,7 +127,7 @@ class Foretells(Protocol):
     def two_streams(self) -> bool: ...
 
     @property
-    def foretells(self) -> bool: ...
+    def is_causal_lm(self) -> bool: ...
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Logits (documents, vocabulary) of what follows each document's last token.
@@ -390,7 +390,7 @@ def refuse_long(network: Foretells, tokens: int) -> None:
 
 def refuse_other(network: Foretells) -> None:
     """Raise BadInput for a network that cannot say what comes next."""
-    if not network.foretells:
+    if not network.is_causal_lm:
         raise BadInput(
             "this model does not foretell the next token", "a decoder with a language-model head"
         )

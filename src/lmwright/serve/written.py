@@ -59,7 +59,7 @@ class Token:
 @dataclass(frozen=True)
 class Said:
     """What is certain since the last time: text, the tokens that begin in it, and at last why it
-    ended (``stop`` or ``length``). ``count`` is how many tokens were chosen so far."""
+    ended (``validation`` or ``length``). ``count`` is how many tokens were chosen so far."""
 
     text: str
     tokens: tuple[Token, ...] = ()

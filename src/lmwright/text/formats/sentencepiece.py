@@ -437,7 +437,7 @@ def decoder_of(model: PieceModel) -> dict:
     ]
     most = ALL if model.squeeze else int(model.dummy_prefix)
     if most:
-        steps.append({"type": "Strip", "content": " ", "start": most, "stop": 0})
+        steps.append({"type": "Strip", "content": " ", "start": most, "validation": 0})
     return sequence("decoders", *steps)
 
 

@@ -1,0 +1,123 @@
+"""A store written by an earlier version of lmwright (tests/old_store): all of it still works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmwright.cli.main import main
+from lmwright.serve.load import classify, load_version
+from lmwright.store.store import Store
+from lmwright.store.versions import aliases, history
+
+OLD = Path(__file__).parents[1] / "old_store"
+ALIAS = "reviews@production"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the old store, its table, its start and its recipe, as the current one."""
+    with tarfile.open(OLD / "store.tar.gz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    for name in ("talk.csv", "old.yaml"):
+        shutil.copy(OLD / name, tmp_path / name)
+    shutil.copytree(OLD / "start", tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMWRIGHT_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """What a command prints; it must end with ``code``."""
+    capsys.readouterr()
+    ended = main(words)
+    out = capsys.readouterr()
+    assert ended == code, out.err
+    return out.out + out.err
+
+
+def artifacts(home: Path) -> dict[str, bytes]:
+    """Every file of every artifact."""
+    folder = home / "store" / "artifacts"
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_opens_and_its_decision_chain_holds(home: Path) -> None:
+    store = Store(home / "store")
+    assert [entry["action"] for entry in store.decisions()] == ["promote", "refuse", "promote"]
+    assert all(store.verify(path.name) for path in (home / "store" / "artifacts").iterdir())
+    assert list(aliases(store)) == [ALIAS]
+    assert len(history(store, ALIAS)) == 2
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_its_models_give_the_same_answers(home: Path, version: int) -> None:
+    store = Store(home / "store")
+    wanted = json.loads((OLD / "golden.json").read_text())["answers"]
+    named = history(store, ALIAS)[version].hash
+    loaded = load_version(store, named)
+    answers = classify(loaded, [row["text"] for row in wanted])
+    given = [dict(zip(loaded.model.labels, a.probabilities, strict=True)) for a in answers]
+    same = [row["version"] == named[:16] for row in wanted]
+    assert all(same) or not any(same)
+    if not all(same):
+        assert any(each != row["probabilities"] for each, row in zip(given, wanted, strict=True))
+        return
+    assert [a.label for a in answers] == [row["label"] for row in wanted]
+    for each, row in zip(given, wanted, strict=True):
+        assert list(each) == list(row["probabilities"])
+        np.testing.assert_allclose(list(each.values()), list(row["probabilities"].values()), 1e-5)
+
+
+def test_lineage_leads_both_ways(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = json.loads(said(capsys, "lineage", ALIAS))["steps"]
+    assert {"data", "train", "evaluate", "promote"} <= {step["kind"] for step in steps}
+    found = json.loads(said(capsys, "lineage", "talk"))
+    answer = next(iter(found["answers"].values()))["ids"][0]
+    back = json.loads(said(capsys, "lineage", answer))
+    learnt = {step["kind"]: step for step in back["steps"]}["train"]["learnt_rows"]["model"]
+    assert learnt["sources"]["talk"]["rows"] == learnt["rows"] > 0
+
+
+def test_runs_show_and_report_read_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(said(capsys, "runs").splitlines()) == 3
+    for name in ("", ALIAS, Store(home / "store").runs()[0]):
+        assert said(capsys, "show", *filter(None, [name]))
+    said(capsys, "report", ALIAS, "--out", "report.html")
+    page = (home / "report.html").read_text()
+    assert ALIAS in page
+    assert "<svg" in page
+    said(capsys, "card", ALIAS, "--out", "cards")
+
+
+def test_rollback_withdraw_and_gc(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = artifacts(home)
+    first = history(Store(home / "store"), ALIAS)[0]
+    assert first.id in said(capsys, "rollback", ALIAS)
+    said(capsys, "gc", "--dry")
+    assert artifacts(home) == before
+    said(capsys, "gc", "--keep-runs", "1")
+    kept = artifacts(home)
+    assert kept.items() <= before.items()
+    assert classify(load_version(Store(home / "store"), ALIAS), ["how do I sort a list?"])
+    assert "train" in said(capsys, "withdraw", "talk", "--reason", "a test")
+
+
+def test_its_recipe_runs_and_its_results_are_stale_not_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The killed run too: its checkpoint is gone on from where the stamp is the same, else not."""
+    before = artifacts(home)
+    store = Store(home / "store")
+    known = {result.stamp for result in store.all_results()}
+    told = said(capsys, "run", "old.yaml", "--set", "train.epochs=1", "--set", "train.rows=64")
+    assert "run reviews-" in told
+    for path, data in before.items():
+        assert Path(path).read_bytes() == data
+    fresh = [result for result in store.all_results() if result.stamp not in known]
+    assert {"train", "evaluate", "promote"} <= {result.kind for result in fresh}
