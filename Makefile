@@ -12,7 +12,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv src || true
 quickstart: env
 	$(BIN)/lmwright plan recipes/quickstart.yaml --store $(STORE)
 	$(BIN)/lmwright run recipes/quickstart.yaml --store $(STORE)
-	$(BIN)/lmwright replay recipes/quickstart.yaml --world imdb --store $(STORE)
+	$(BIN)/lmwright replay recipes/quickstart.yaml --test-set imdb --store $(STORE)
 	$(BIN)/lmwright report reviews@production --store $(STORE) --out report.html
 	@echo
 	@echo "The report is report.html. Talk to the model:"

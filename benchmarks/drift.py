@@ -33,7 +33,7 @@ from lmwright.core.random import stream
 from lmwright.core.recipe import read_recipe
 from lmwright.data.corpus import read_rows
 from lmwright.loop.detect import see
-from lmwright.loop.retrain import Retrain, drifts, harm
+from lmwright.loop.retrain import Retrain, drifts, find_trigger
 from lmwright.metrics.classification import log_losses
 from lmwright.metrics.detectors import (
     FLOORS,
@@ -42,7 +42,7 @@ from lmwright.metrics.detectors import (
     WEIGHT,
     Detectors,
     Seen,
-    signs_to_json,
+    scores_to_json,
 )
 from lmwright.metrics.intervals import wilson
 from lmwright.serve.engine import Loaded
@@ -74,7 +74,7 @@ def main() -> int:
     tables = [read_rows(rows / f"{name}.parquet") for name in ("calibration", "gate", "test")]
     old = [text for table in tables for text in table.texts]
     truth = [label for table in tables for label in table.labels]
-    new = cut_alike(read_rows(rows / "world-imdb.parquet").texts, old)
+    new = cut_alike(read_rows(rows / "test-imdb.parquet").texts, old)
     seen_old, _ = see(loaded.model, loaded.calibration, old)
     seen_new, _ = see(loaded.model, loaded.calibration, new)
     print(json.dumps(in_control(seen_old, chosen.windows, chosen.window)), flush=True)
@@ -207,8 +207,8 @@ def play(
         window = each.seen.take(rows[end - fitted.window : end])
         before = fitted.look(window, before)
         mean = float(window.confidence.mean())
-        signs.append(signs_to_json(before) | {"confidence_mean": mean})
-        found = harm(settings, signs, each.answers(rows[:end]), loss, confidence)
+        signs.append(scores_to_json(before) | {"confidence_mean": mean})
+        found = find_trigger(settings, signs, each.answers(rows[:end]), loss, confidence)
         started = started or bool(found.reason)
     return sum(map(drifts, signs)), started
 

@@ -31,13 +31,13 @@ from benchmarks.peer import REVIEWS, START, padded, peer_model
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
+from lmwright.models.core.spec import Dense, Head
 from lmwright.models.encoder import from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.spec import Dense, Head
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
-from lmwright.train.loop import Descent, State, train
+from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
 
 PEERS = ("dynamic", "grouped", "max_length")
@@ -171,7 +171,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
         batches,
         task.loss,
         AdamW(network, DECAY),
-        Descent(lr=LR, warmup=0.0, clip=CLIP),
+        OptimizerConfig(lr=LR, warmup=0.0, clip=CLIP),
         State(),
         [(1, note)],
         lambda event, **facts: None,
@@ -233,7 +233,9 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
 def beginning(dropout: float) -> tuple[Any, Classify, Batches]:
     """Our network, the task and the batches, all of them functions of the seed."""
     task = Classify(("0", "1"))
-    head = Head(pool="first", dense=Dense(outputs=384, bend="tanh"), dropout=dropout, outputs=2)
+    head = Head(
+        pool="first", dense=Dense(outputs=384, activation="tanh"), dropout=dropout, outputs=2
+    )
     published = read_folder(asset_file(START))
     model = at_rate(from_published(published, task.labels, head, LONGEST, SEED), dropout, LONGEST)
     return model.network, task, Batches(documents(model), BATCH, epochs=1, seed=SEED)

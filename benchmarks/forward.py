@@ -40,14 +40,14 @@ from benchmarks.peer import REVIEWS, START
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
+from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
+from lmwright.models.core.spec import Head
 from lmwright.models.decode import generate
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.gguf_model import read_gguf_model
-from lmwright.models.initial import Initial, initialise
 from lmwright.models.language import language_model
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, order_of_pairs, pack
-from lmwright.models.spec import Head
+from lmwright.models.network.initialise import Initialisation, initialise
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import bart, gemma3, llama
 from lmwright.text.generation import SamplingParams
 
@@ -187,13 +187,13 @@ def reading(chosen: argparse.Namespace) -> None:
             turn,
             seconds=seconds,
             tokens=sum(len(each.ids) + len(each.target) for batch in batches for each in batch),
-            losses=losses,
-            counts=[foretold(chosen.model, batch) for batch in batches],
+            aux_losses=losses,
+            counts=[predicted(chosen.model, batch) for batch in batches],
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
 
 
-def foretold(model: str, batch: Sequence[Document]) -> int:
+def predicted(model: str, batch: Sequence[Document]) -> int:
     """Over how many labels or tokens the loss of a batch is a mean."""
     if model == "encoder":
         return len(batch)
@@ -212,7 +212,7 @@ def reader(model: str) -> Network:
     else:
         spec = llama.spec(LLAMA_134M)
         network = build(spec, llama.FAMILY.heads["lm"](LLAMA_134M, spec)[0])
-    initialise(network, SEED, Initial())
+    initialise(network, SEED, Initialisation())
     return network
 
 
@@ -268,7 +268,7 @@ def our_loss(network: Network) -> Loss:
 def following(stream: Ragged) -> Tensor:
     """Each token's next one, in the stream's order."""
     targets_n = torch.cat([stream.tokens_n[1:], torch.tensor([NONE])])
-    targets_n[stream.end_rows(last=True)] = NONE
+    targets_n[stream.boundary_rows(last=True)] = NONE
     return targets_n
 
 

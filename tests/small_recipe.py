@@ -16,8 +16,8 @@ name: made
 stages:
   data:
     sources: [{name: rotten, path: PATH, licence: for research}]
-    suspect_rows: 0
-    fractions: {train: 0.5, stop: 0.05, calibration: 0.1, gate: 0.25, test: 0.1}
+    label_error_rows: 0
+    fractions: {train: 0.5, validation: 0.05, calibration: 0.1, gate: 0.25, test: 0.1}
   baselines: {like: ""}
   evaluate: {models: [tfidf, majority]}
   audit: {model: tfidf, checks: [slices]}

@@ -113,7 +113,7 @@ VERBS = {
     "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
     "replay": (
         "lmwright.cli.replay:replay",
-        "Play a kept world as traffic; the loop reacts.",
+        "Play a kept test set as traffic; the loop reacts.",
     ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
     "gc": ("lmwright.cli.act:gc", "Remove what no alias, recent run or running work needs."),

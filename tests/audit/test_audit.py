@@ -374,7 +374,7 @@ def test_wrong_settings_are_refused_before_any_work(scored, tmp_path):
             Audit(**settings).check()
     Audit().check()
     with pytest.raises(BadInput, match="no predictions"):
-        Audit(model="tfidf", split="world-mars").run(FakeWork(tmp_path, scored))
+        Audit(model="tfidf", split="test-mars").run(FakeWork(tmp_path, scored))
 
 
 def test_a_changed_check_or_list_makes_the_audit_stale():

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lmwright.models.family import Family
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import write_folder
-from lmwright.models.network import build, fill
+from lmwright.models.network.network import build, fill
 from lmwright.models.zoo import bart, bert, gpt2, llama, mixtral, t5, xlnet
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -69,7 +69,7 @@ def folder_of(kind: str, folder: Path) -> str:
     family, config = KINDS[kind]
     setting, head = family.spec(config), None
     if kind in WITH_HEADS:
-        setting = family.writes(setting)
+        setting = family.generation_spec(setting)
         head = family.heads["lm"](config, setting)[0]
     network, generator = build(setting, head), torch.Generator().manual_seed(9)
     shapes = {name: weight.shape for name, weight in network.named_parameters()}

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from lmwright.cli.main import main
+from lmwright.models.core.ragged import pack
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import write_gguf_model
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model, read_generation_config
-from lmwright.models.ragged import pack
 from tests.cli.folders import change, folder_of
+from tests.models.files.test_gguf_model import KIN, TOKENS, made
 from tests.models.speaking import FAMILIES, speaking_folder
-from tests.models.test_gguf_model import KIN, TOKENS, made
 
 transformers = pytest.importorskip("transformers")
 

@@ -38,7 +38,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "mine.yaml"
     path.write_text(
         "name: mine\nstages:\n  data:\n    sources: "
-        f"[{{name: some, path: {tmp_path}/rows.csv}}]\n    suspect_rows: 0\n"
+        f"[{{name: some, path: {tmp_path}/rows.csv}}]\n    label_error_rows: 0\n"
     )
     return path
 

@@ -104,7 +104,7 @@ def test_init_writes_a_recipe_that_runs_with_few_rows(
         learning = learning.replace("keep_text: false", "keep_text: true")
         (tmp_path / "learning.yaml").write_text(learning)
         assert "retrain" in read_recipe(tmp_path / "learning.yaml", resolve, SECTIONS).sections
-    cheap = ("train.rows=32", "train.stop_rows=8", "train.max_tokens=8", "audit.rows=20")
+    cheap = ("train.rows=32", "train.validation_rows=8", "train.max_tokens=8", "audit.rows=20")
     cheap += ("train.epochs=1", "audit.checks=[slices]", "evaluate.draws=100")
     assert main(["run", "mine.yaml", *(word for set in cheap for word in ("--set", set))]) == 0
     said = capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_init_says_what_columns_there_are(
         (["serve", "none@production"], "nothing is behind 'none@production'; wanted: an alias"),
         (["serve", "none"], "'none' is no hash"),
         (["predict", "none.csv", "--model", "none@production"], "nothing is behind"),
-        (["replay", "none.yaml", "--world", "x"], "does not exist"),
+        (["replay", "none.yaml", "--test-set", "x"], "does not exist"),
         (["report", "none@production"], "none"),
     ],
 )

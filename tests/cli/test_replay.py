@@ -20,7 +20,7 @@ from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.loop.routes import routes
 from lmwright.serve.served import Served
-from tests.loop.test_circle import DRIFT, House
+from tests.loop.test_controller import DRIFT, House
 
 LONGEST = 20
 
@@ -80,10 +80,10 @@ class Refusing(House):
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         if path == "/v1/loop":
-            self.circle.signs = [DRIFT] * 3
+            self.controller.signs = [DRIFT] * 3
             for _ in range(5 if self.answered >= 80 else 1):
-                self.circle.tick()
-            router = routes(self.service, self.traffic, self.circle)
+                self.controller.tick()
+            router = routes(self.service, self.traffic, self.controller)
             look = next(route for route in router.routes if getattr(route, "path", "") == path)
             return 200, asyncio.run(look.endpoint())  # type: ignore[attr-defined]
         labels = self.engine.current.model.labels
@@ -106,13 +106,13 @@ def test_a_gate_that_refuses_is_told_though_the_loop_is_alarmed_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = Refusing(tmp_path)
-    server.circle.settings = replace(server.circle.settings, fewest=80, new_labels=80)
+    server.controller.settings = replace(server.controller.settings, fewest=80, new_labels=80)
     try:
         rows = [(f"A text, number {k}.", "negative") for k in range(200)]
         played = play(server, rows, 8, 1.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
         tell(played, Lines())
         states = [state["at"] for state in played.states]
-        assert server.circle.state["at"] == "alarmed"
+        assert server.controller.state["at"] == "alarmed"
         assert states == ["kept", "alarmed"], "it was alarmed from the first look on"
         assert played.sent == 88, "after the decision only so many more"
         told = "".join(capsys.readouterr())

@@ -81,7 +81,7 @@ def bind_version(store: Store, texts: list[str], labels: list[str], threshold: f
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("test")
     table = csv.read_csv(
         asset_file(REVIEWS), parse_options=csv.ParseOptions(newlines_in_values=True)
     )

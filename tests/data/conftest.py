@@ -36,9 +36,9 @@ class FakeWork:
         """Kept."""
         self.seconds.update(facts)
 
-    def aside(self):
-        """The rows set aside, as they were written."""
-        lines = (self.folder / "rows" / "set-aside.jsonl").read_text().splitlines()
+    def rejected(self):
+        """The rows rejected, as they were written."""
+        lines = (self.folder / "rows" / "rejected.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
 

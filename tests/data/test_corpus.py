@@ -30,7 +30,7 @@ def table(start, stop):
 @pytest.fixture
 def folder(tmp_path):
     write_rows(tmp_path / "train.parquet", [table(0, 5000), table(5000, COUNT)])
-    write_rows(tmp_path / "world-x.parquet", [table(COUNT, COUNT + 10)])
+    write_rows(tmp_path / "test-x.parquet", [table(COUNT, COUNT + 10)])
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def test_read_equals_written(folder):
     parts = list(stream_rows(folder / "train.parquet", 1000))
     assert [text for part in parts for text in part.texts] == rows.texts
     assert max(map(len, parts)) <= 1000
-    assert splits_of(folder) == ["train", "world-x"]
+    assert splits_of(folder) == ["test-x", "train"]
 
 
 def test_every_row_is_found_and_no_other(folder):
@@ -49,14 +49,14 @@ def test_every_row_is_found_and_no_other(folder):
         found = find_row(folder, f"{2 * number:032x}")
         assert (found["split"], found["text"]) == ("train", f"text {number}")
         assert find_row(folder, f"{2 * number + 1:032x}") is None
-    assert find_row(folder, f"{2 * COUNT:032x}")["split"] == "world-x"
+    assert find_row(folder, f"{2 * COUNT:032x}")["split"] == "test-x"
     assert find_row(folder, "f" * 32) is None
 
 
 def test_ids_of_a_source(folder):
     found = ids_of_source(folder, "b")
     assert found["train"] == [f"{2 * n:032x}" for n in range(0, COUNT, 3)]
-    assert set(found) == {"train", "world-x"}
+    assert set(found) == {"train", "test-x"}
     assert ids_of_source(folder, "c") == {}
 
 
@@ -67,7 +67,7 @@ def test_same_rows_same_bytes(folder):
 
 
 def test_missing_and_damaged_files(folder):
-    with pytest.raises(BadInput, match="train, world-x"):
+    with pytest.raises(BadInput, match="test-x, train"):
         read_rows(folder / "test.parquet")
     path = folder / "train.parquet"
     path.write_bytes(path.read_bytes()[:-100])

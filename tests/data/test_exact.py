@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from lmwright.data.exact import CONFLICTING, KEPT, REPEATED, judge_repeats
 
 
-def plainly(keys, ids, labels, is_world):
+def plainly(keys, ids, labels, is_test):
     """The rule, one key at a time."""
     found, by_key = [None] * len(keys), defaultdict(list)
     for row, key in enumerate(keys):
         by_key[key].append(row)
     for rows in by_key.values():
-        first = [row for row in rows if not is_world[row]] or rows
+        first = [row for row in rows if not is_test[row]] or rows
         agree = len({labels[row] for row in first}) == 1
         for row in rows:
             found[row] = REPEATED
@@ -28,10 +28,10 @@ def plainly(keys, ids, labels, is_world):
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.booleans()), min_size=1))
 def test_equals_the_plain_rule(rows):
-    keys, labels, worlds = (np.array(column) for column in zip(*rows, strict=True))
+    keys, labels, test_sets = (np.array(column) for column in zip(*rows, strict=True))
     ids = np.stack([np.arange(len(rows))[::-1] % 3, np.arange(len(rows))], 1).astype(np.uint64)
-    found = judge_repeats(keys.astype(np.uint64), ids, labels, worlds)
-    assert found.tolist() == plainly(keys.tolist(), ids.tolist(), labels, worlds)
+    found = judge_repeats(keys.astype(np.uint64), ids, labels, test_sets)
+    assert found.tolist() == plainly(keys.tolist(), ids.tolist(), labels, test_sets)
 
 
 def test_key_of_zero_and_of_all_ones():

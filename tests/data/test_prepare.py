@@ -38,7 +38,7 @@ def table(path, **settings):
 def done(tmp_path_factory, make_work):
     """Sentences to learn from, reviews as a world: the work, its facts, the seconds."""
     work = make_work(tmp_path_factory.mktemp("done"))
-    sources = (of_reviews("rotten_tomatoes"), of_reviews("imdb", role="world", limit=1500))
+    sources = (of_reviews("rotten_tomatoes"), of_reviews("imdb", role="test", limit=1500))
     begun = time.perf_counter()
     facts = Data(sources=sources).run(work)
     return work, facts, time.perf_counter() - begun
@@ -74,11 +74,11 @@ def test_ids_are_hashes_of_content_and_source(done, sentences):
 
 def test_world_is_kept_whole_and_apart(done):
     work, facts, _ = done
-    world = read_rows(work.folder / "rows" / "world-imdb.parquet")
-    assert len(world) == facts["worlds"]["imdb"]["rows"] > 1490
+    world = read_rows(work.folder / "rows" / "test-imdb.parquet")
+    assert len(world) == facts["test_sets"]["imdb"]["rows"] > 1490
     assert not any("<br" in text for text in world.texts)
-    assert set(ids_of_source(work.folder / "rows", "imdb")) == {"world-imdb"}
-    assert facts["sources"]["imdb"]["mended"] > 500
+    assert set(ids_of_source(work.folder / "rows", "imdb")) == {"test-imdb"}
+    assert facts["sources"]["imdb"]["repaired"] > 500
 
 
 def test_report_on_real_reviews(done):
@@ -87,7 +87,7 @@ def test_report_on_real_reviews(done):
     assert facts == {**quality, "learns_from": ["rotten-tomatoes"]}
     assert facts["balance"]["evenness"] > 0.99
     assert facts["sources"]["rotten-tomatoes"]["language"]["en"] > 900
-    suspects = facts["suspects"]
+    suspects = facts["label_errors"]
     assert suspects["searched"] > 8400 and 0.7 < suspects["out_of_fold_accuracy"] < 0.82
     worst = find_row(work.folder / "rows", suspects["worst"][0]["id"])
     assert worst["label"] == suspects["worst"][0]["label"] != suspects["worst"][0]["looks_like"]
@@ -131,8 +131,8 @@ def test_planted_duplicates(work, write_csv, sentences):
     facts = table(write_csv(rows + same + other + near)).run(work)
     assert facts["rows"]["repeats_removed"] == 20
     assert facts["consistency"]["rows_with_conflicting_labels"] == 20
-    aside = [entry for entry in work.aside() if entry["reason"] == "conflicting labels"]
-    assert sorted(entry["row"] for entry in aside) == [*range(21, 31), *range(621, 631)]
+    rejected = [entry for entry in work.rejected() if entry["reason"] == "conflicting labels"]
+    assert sorted(entry["row"] for entry in rejected) == [*range(21, 31), *range(621, 631)]
     assert facts["near_duplicates"]["groups"] >= 49
     place = {}
     for name in SPLITS:
@@ -153,14 +153,14 @@ def test_world_without_what_was_learnt(work, write_csv, sentences):
         Source(
             name="new",
             path=str(write_csv(train[:10] + unseen + near + foreign, "world.csv")),
-            role="world",
+            role="test",
         ),
     )
     facts = Data(sources=sources).run(work)
-    world = facts["worlds"]["new"]
-    assert (world["rows"], world["repeats_of_other_rows"]) == (115, 10)
-    assert world["near_training_rows"] >= 15
-    assert facts["set_aside"]["new"] == {"unknown label": 1}
+    test_set = facts["test_sets"]["new"]
+    assert (test_set["rows"], test_set["repeats_of_other_rows"]) == (115, 10)
+    assert test_set["near_training_rows"] >= 15
+    assert facts["rejected"]["new"] == {"unknown label": 1}
     assert facts["labels"].keys() == {"0", "1"}
 
 
@@ -180,15 +180,15 @@ def test_nothing_is_learnt_from_what_is_near_a_held_row(make_work, tmp_path, wri
     sources = (
         Source(name="new", path=str(write_csv(learnt + resent + marked(world[:10]) + world[10:15],
                                               "new.csv"))),
-        Source(name="gate", path=str(write_csv(world, "world.csv")), role="world"),
+        Source(name="gate", path=str(write_csv(world, "world.csv")), role="test"),
     )  # fmt: skip
     second.inputs["rows"] = first.folder / "rows"
     stage = Data(sources=sources, held=("rows/gate", "rows/test"))
     assert stage.needs() == ("rows",)
     facts = stage.run(second)
-    assert facts["set_aside"]["new"] == {"near a held row": len(resent) + 15}
-    assert facts["worlds"]["gate"]["rows"] == 30, "the world keeps what it shares with them"
-    assert facts["worlds"]["gate"]["near_training_rows"] == 0
+    assert facts["rejected"]["new"] == {"near a held row": len(resent) + 15}
+    assert facts["test_sets"]["gate"]["rows"] == 30, "the world keeps what it shares with them"
+    assert facts["test_sets"]["gate"]["near_training_rows"] == 0
     texts = {t for s in SPLITS for t in read_rows(second.folder / "rows" / f"{s}.parquet").texts}
     assert len(texts) == 400
     assert not texts & {row["text"] for row in resent}
@@ -203,17 +203,17 @@ def test_mails_by_the_directory(work):
                format="mail", licence="CC0", limit=limit, role=role)
         for name, label, limit, role in (
             ("easy-ham-1", "ham", 200, "train"), ("spam-1", "spam", 120, "train"),
-            ("hard-ham-1", "ham", 60, "world"),
+            ("hard-ham-1", "ham", 60, "test"),
         )
     )  # fmt: skip
     facts = Data(sources=sources).run(work)
     assert facts["labels"].keys() == {"ham", "spam"}
     assert facts["sources"]["spam-1"]["personal"]["email"] > 10
-    assert facts["suspects"]["out_of_fold_accuracy"] > 0.85
-    assert facts["worlds"]["hard-ham-1"]["rows"] >= 55
+    assert facts["label_errors"]["out_of_fold_accuracy"] > 0.85
+    assert facts["test_sets"]["hard-ham-1"]["rows"] >= 55
 
 
-def test_faults_are_set_aside_with_their_place(work, tmp_path, sentences):
+def test_faults_are_rejected_with_their_place(work, tmp_path, sentences):
     lines = [json.dumps({"text": r["text"], "label": r["label"], "id": n})
              for n, r in enumerate(sentences[:200] + sentences[-200:])]  # fmt: skip
     lines[10] = json.dumps({"text": "x" * 10**6, "label": "1", "id": 10})
@@ -223,16 +223,16 @@ def test_faults_are_set_aside_with_their_place(work, tmp_path, sentences):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     facts = table(tmp_path / "rows.jsonl", id="id").run(work)
     wanted = {11: "too long", 21: "wrong type", 31: "no text", 41: "repeated id"}
-    assert {entry["row"]: entry["reason"] for entry in work.aside()} == wanted
-    assert {entry["file"] for entry in work.aside()} == {"rows.jsonl"}
-    assert facts["rows"] == {"read": 400, "kept": 396, "set_aside": 4, "repeats_removed": 0}
+    assert {entry["row"]: entry["reason"] for entry in work.rejected()} == wanted
+    assert {entry["file"] for entry in work.rejected()} == {"rows.jsonl"}
+    assert facts["rows"] == {"read": 400, "kept": 396, "rejected": 4, "repeats_removed": 0}
     assert facts["sources"]["table"]["completeness"] == 0.99
 
 
 def test_nothing_is_lost(done):
     _, facts, _ = done
     rows = facts["rows"]
-    assert rows["read"] == rows["kept"] + rows["set_aside"] + rows["repeats_removed"]
+    assert rows["read"] == rows["kept"] + rows["rejected"] + rows["repeats_removed"]
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,15 @@ def test_tables_that_are_refused(work, tmp_path, content, words):
 
 def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
     path = str(write_csv(sentences[:200] + sentences[-200:]))
-    sources = (Source(name="a", path=path), Source(name="b", path=path, role="world"))
-    with pytest.raises(BadInput, match="no row of world-b is left"):
+    sources = (Source(name="a", path=path), Source(name="b", path=path, role="test"))
+    with pytest.raises(BadInput, match="no row of test-b is left"):
         Data(sources=sources).run(work)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sources": (Source(name="a", path="x", role="world"),)}, "role train"),
+        ({"sources": (Source(name="a", path="x", role="test"),)}, "role train"),
         ({"sources": (Source(name="a", path="x"),) * 2}, "a name for each"),
         ({"sources": (Source(name="../a", path="x"),)}, "letters, digits"),
         ({"near": 0.01}, "0.3 to 1"),
@@ -276,7 +276,7 @@ def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
         ({"max_characters": 0}, "from 2 on"),
         ({"max_labels": 100_000}, "at most 30000"),
         ({"languages": ("en", "xx-no")}, "xx-no"),
-        ({"suspect_rows": -1}, "0 or more"),
+        ({"label_error_rows": -1}, "0 or more"),
         ({"fractions": Fractions(train=0.5)}, "sum is 1"),
     ],
 )
@@ -288,12 +288,18 @@ def test_settings_that_are_refused(settings, words):
 def test_settings_come_from_a_recipe():
     found = TypeAdapter(Data).validate_python(
         {
-            "sources": [{"name": "a", "path": "x.csv", "where": {"k": "v"}, "role": "world"}],
-            "fractions": {"train": 0.6, "stop": 0.1, "calibration": 0.1, "gate": 0.1, "test": 0.1},
+            "sources": [{"name": "a", "path": "x.csv", "where": {"k": "v"}, "role": "test"}],
+            "fractions": {
+                "train": 0.6,
+                "validation": 0.1,
+                "calibration": 0.1,
+                "gate": 0.1,
+                "test": 0.1,
+            },
             "near": 0.8,
         }
     )
-    assert found.sources[0] == Source(name="a", path="x.csv", where={"k": "v"}, role="world")
+    assert found.sources[0] == Source(name="a", path="x.csv", where={"k": "v"}, role="test")
     assert (found.fractions.train, found.near) == (0.6, 0.8)
 
 

@@ -1,4 +1,4 @@
-"""Every bad file that is known of gives a clear error or a row set aside, and good rows pass."""
+"""Every bad file that is known of gives a clear error or a row rejected, and good rows pass."""
 
 import gzip
 import json
@@ -89,7 +89,7 @@ def test_pattern_reads_files_in_order(tmp_path):
     assert [(row.text, row.origin) for row in rows] == [("a", "in/a.json:1"), ("b", "in/b.json:1")]
 
 
-def test_row_that_is_not_utf8_is_set_aside(tmp_path):
+def test_row_that_is_not_utf8_is_rejected(tmp_path):
     rows, faults = read(put(tmp_path, b"text,label\ncaf\xe9,1\ngood,0\n"))
     assert [row.text for row in rows] == ["good"]
     assert faults == [Fault("f.csv:1", "not utf-8", faults[0].detail)]
@@ -113,13 +113,13 @@ def test_byte_order_mark_and_crlf(tmp_path):
     assert [(row.text, row.label) for row in rows] == GOOD and not faults
 
 
-def test_nul_is_set_aside(tmp_path):
+def test_nul_is_rejected(tmp_path):
     rows, faults = read(put(tmp_path, b"text,label\na\0b,1\ngood,0\n"))
     assert [row.text for row in rows] == ["good"]
     assert (faults[0].origin, faults[0].reason) == ("f.csv:1", "NUL in text")
 
 
-def test_ragged_rows_are_set_aside_with_their_number(tmp_path):
+def test_ragged_rows_are_rejected_with_their_number(tmp_path):
     rows, faults = read(put(tmp_path, "text,label\na,1\nb\nc,1,2\nd,0\n"))
     assert [row.text for row in rows] == ["a", "d"]
     assert [(fault.origin, fault.reason) for fault in faults] == [
@@ -161,7 +161,7 @@ def test_line_without_end_is_refused(tmp_path):
     refused(put(tmp_path, b'{"text": "' + b"x" * (9 << 20), "f.jsonl"), "line 1")
 
 
-def test_unknown_label_is_set_aside_and_known_ones_are_renamed(tmp_path):
+def test_unknown_label_is_rejected_and_known_ones_are_renamed(tmp_path):
     rows, faults = read(put(tmp_path, "text,label\na,1\nb,7\nc,\n"), labels={"1": "positive"})
     assert [(row.text, row.label) for row in rows] == [("a", "positive")]
     assert [fault.reason for fault in faults] == ["unknown label", "unusable label"]
@@ -202,7 +202,7 @@ def test_labels_of_other_types(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), "dictionary"])
-def test_a_row_of_parquet_that_is_not_utf_8_is_set_aside(tmp_path, kind):
+def test_a_row_of_parquet_that_is_not_utf_8_is_rejected(tmp_path, kind):
     raw = pa.array([b"fine", b"caf\xe9", b"caf\xc3\xa9"] * 100)
     text = raw.cast(pa.large_binary() if kind == pa.large_string() else pa.binary())
     texts = text.view(pa.string() if kind == "dictionary" else kind)

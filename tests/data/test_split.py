@@ -54,7 +54,9 @@ def test_rows_that_come_later_move_few():
     assert (before != after).mean() < 0.04
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0.9}, {"train": 0.76, "stop": 0.0}, {"gate": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"train": 0.9}, {"train": 0.76, "validation": 0.0}, {"gate": -0.1}]
+)
 def test_impossible_shares(wrong):
     with pytest.raises(BadInput, match="sum is 1"):
         Fractions(**wrong).check()

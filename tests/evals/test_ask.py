@@ -23,8 +23,8 @@ name: asked
 stages:
   data:
     sources: [{name: rotten, path: ROWS, licence: for research}]
-    suspect_rows: 0
-    fractions: {train: 0.5, stop: 0.1, calibration: 0.1, gate: 0.2, test: 0.1}
+    label_error_rows: 0
+    fractions: {train: 0.5, validation: 0.1, calibration: 0.1, gate: 0.2, test: 0.1}
   baselines: {like: ""}
   ask: ASK
   evaluate: {models: [asked, majority], draws: 100, fewest: 5}

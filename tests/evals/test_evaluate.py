@@ -61,7 +61,7 @@ def rows(tmp_path_factory):
     new = rng.permutation(np.flatnonzero(source == "imdb"))[:800]
     folder = tmp_path_factory.mktemp("rows")
     parts = {"train": old[:5500], "calibration": old[5500:6300], "test": old[6300:8000]}
-    for name, places in {**parts, "world-imdb": new}.items():
+    for name, places in {**parts, "test-imdb": new}.items():
         write(folder / f"{name}.parquet", table.take(pa.array(places)).to_pylist())
     (folder / "labels.json").write_text('["neg", "pos"]')
     return folder
@@ -96,7 +96,7 @@ def inputs(rows, models):
 
 
 def stage(**other):
-    settings = {"models": MODELS, "splits": ("test", "world-imdb"), "risk": 0.15, "draws": 300}
+    settings = {"models": MODELS, "splits": ("test", "test-imdb"), "risk": 0.15, "draws": 300}
     return Evaluate(**(settings | other))
 
 
@@ -117,7 +117,7 @@ def test_baselines_are_trained_on_the_rows_of_the_model(rows, trained, tmp_path)
 def test_more_rows_the_model_was_trained_on_are_named_in_extra(rows, tmp_path):
     more = tmp_path / "feedback"
     more.mkdir()
-    (more / "train.parquet").write_bytes((rows / "world-imdb.parquet").read_bytes())
+    (more / "train.parquet").write_bytes((rows / "test-imdb.parquet").read_bytes())
     ids = pq.read_table(more / "train.parquet").column("id").to_pylist()
     ids += pq.read_table(rows / "train.parquet").column("id").to_pylist()[:300]
     (tmp_path / "model").mkdir()
@@ -132,7 +132,7 @@ def test_calibration_rows_of_another_world_join_in(rows, evaluated, tmp_path):
     work, facts, _ = evaluated
     more = tmp_path / "feedback"
     more.mkdir()
-    (more / "calibration.parquet").write_bytes((rows / "world-imdb.parquet").read_bytes())
+    (more / "calibration.parquet").write_bytes((rows / "test-imdb.parquet").read_bytes())
     stage = Evaluate(models=("majority",), extra=("feedback",), draws=100)
     assert stage.needs() == ("rows", "majority", "feedback")
     found = stage.run(FakeWork(tmp_path, {**work.inputs, "feedback": more}))
@@ -211,7 +211,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_predictions(evaluated):
                 else:
                     assert again[name] == pytest.approx(value["estimate"], abs=1e-12), name
     with pytest.raises(BadInput, match="no predictions"):
-        recompute(folder, "tfidf", "stop")
+        recompute(folder, "tfidf", "validation")
 
 
 def test_saved_predictions_are_what_the_model_and_its_calibration_say(rows, evaluated):
@@ -307,7 +307,7 @@ def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):
         Baselines(rows=10).check()
     stage().check(), Baselines().check(), Evaluate().check()
     work = FakeWork(tmp_path, inputs(rows, trained[0]))
-    with pytest.raises(BadInput, match="world-imdb"):
-        stage(splits=("world-mdb",)).run(work)
+    with pytest.raises(BadInput, match="test-imdb"):
+        stage(splits=("test-mdb",)).run(work)
     with pytest.raises(BadInput, match="of the labels"):
         predict_logits(load_model(trained[0] / "tfidf"), ["x"], ["neg", "neutral", "pos"])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.gate import Condition, Contender, Gate, Slices, hold, lacking
+from lmwright.loop.gate import Candidate, Condition, Gate, Slices, lacking, run_gate
 from lmwright.metrics.noninferiority import allowance
 from lmwright.models.calibration import Calibration
 from tests.serve.fake import Words
@@ -67,9 +67,9 @@ def held(
 ) -> list[Condition]:
     """The conditions on fresh rows and an old world that served gates so often before."""
     sets = {"feedback/gate": rows(fresh, "new"), "rows/gate": rows(400, "old")}
-    contenders = [Contender(model, Calibration(), 1_000_000) for model in (new, old)]
+    contenders = [Candidate(model, Calibration(), 1_000_000) for model in (new, old)]
     uses = {"feedback/gate": fresh_used, "rows/gate": used}
-    return hold(gate, sets, LABELS, contenders[0], contenders[1], uses, 0, timed=False)
+    return run_gate(gate, sets, LABELS, contenders[0], contenders[1], uses, 0, timed=False)
 
 
 GATE = Gate(fresh="feedback/gate", kept=("rows/gate",), slices=Slices(rows=50))
@@ -142,11 +142,13 @@ def test_a_label_of_which_there_are_few_rows_or_none_is_no_pass(others: int) -> 
     both = rows(400, "new")  # a "no", a "yes", and so on
     fresh = both.take([*range(1, 400, 2), *range(0, 2 * others, 2)])
     contenders = [
-        Contender(Skilled(skill, blind), Calibration(), 1_000_000)
+        Candidate(Skilled(skill, blind), Calibration(), 1_000_000)
         for skill, blind in ((3.0, "no"), (1.0, "nothing"))
     ]
     gate = Gate(**{**vars(GATE), "kept": ()})
-    found = hold(gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, 0, timed=False)
+    found = run_gate(
+        gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, 0, timed=False
+    )
     passed = {each.name: each.passed for each in found}
     assert passed[QUALITY] and passed["slice label: yes"] and not passed["slice label: no"]
     told = lacking(gate, fresh, LABELS)

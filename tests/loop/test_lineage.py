@@ -71,7 +71,7 @@ def test_a_row_that_was_not_drawn_leads_to_no_version(made: Any) -> None:
             {"calibrated": ("evaluate", "scores"), "compared": ("detect", "detectors")},
         ),
         ("gate", {"gated": ("promote", "version"), "compared": ("detect", "detectors")}),
-        ("stop", {}),
+        ("validation", {}),
     ],
 )
 def test_a_row_that_nothing_learnt_from_says_what_it_was_used_for(

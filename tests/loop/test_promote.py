@@ -127,12 +127,12 @@ def version(store: Store, counts: tuple[int, int]) -> str:
 def test_two_retrainings_spend_alpha_on_what_they_share(tmp_path: Path) -> None:
     store = Store(tmp_path)
     stage = Promote(gate=Gate(fresh="feedback/gate", kept=("rows/gate",), slices=None))
-    rival, old = version(store, (5, 5)), split(store, rows(0, 200))
+    incumbent, old = version(store, (5, 5)), split(store, rows(0, 200))
     alphas = []
     for number, fresh in enumerate((rows(200, 400), rows(200, 600), rows(600, 800))):
         artifacts = {"rows": old, "feedback": split(store, fresh)}
         candidate = version(store, (6 + number, 5))
-        evidence = stage.judge(artifacts, store, candidate, rival, True)
+        evidence = stage.judge(artifacts, store, candidate, incumbent, True)
         store.decide("refuse", {"evidence": evidence})
         by_name = {each["name"]: each["evidence"] for each in evidence["conditions"]}
         fresh_alpha = by_name["quality on feedback/gate"]["alpha"]
@@ -153,11 +153,11 @@ def test_an_alias_that_is_moved_while_the_gate_judges_is_judged_again(
         move(store, "reviews@production", weak, {})
     rivals, recorded = [], []
 
-    def judge(stage, artifacts, store, candidate, rival, in_service):
-        rivals.append((rival, in_service))
+    def judge(stage, artifacts, store, candidate, incumbent, in_service):
+        rivals.append((incumbent, in_service))
         if len(rivals) == 1:
             move(store, "reviews@production", good, {"by_hand": "meanwhile"})
-        return {"rival": rival, "asked": hash_json(asdict(stage.gate)), "conditions": PASSES}
+        return {"rival": incumbent, "asked": hash_json(asdict(stage.gate)), "conditions": PASSES}
 
     monkeypatch.setattr(Promote, "judge", judge)
     recipe = SimpleNamespace(name="reviews")
@@ -178,10 +178,10 @@ def test_a_source_withdrawn_while_the_gate_judges_bars_the_version(
     store = Store(tmp_path)
     best = version(store, (5, 5))
 
-    def judge(stage, artifacts, store, candidate, rival, in_service):
+    def judge(stage, artifacts, store, candidate, incumbent, in_service):
         monkeypatch.setattr(versions, "sources_of", lambda store, content: {"web"})
         store.decide("withdraw", {"source": "web", "reason": "a test"})
-        return {"rival": rival, "asked": "", "conditions": PASSES}
+        return {"rival": incumbent, "asked": "", "conditions": PASSES}
 
     monkeypatch.setattr(Promote, "judge", judge)
     artifacts = {"version": best, "majority": "ab" * 32}

@@ -10,8 +10,8 @@ import pytest
 
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import make_recipe, merge, read_yaml
-from lmwright.loop.retrain import Retrain, derive, export, harm, missing, parts
-from lmwright.loop.traffic import part_of
+from lmwright.loop.retrain import Retrain, derive, export, find_trigger, missing, parts
+from lmwright.serve.traffic import part_of
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
 
@@ -53,7 +53,7 @@ def labelled(count: int, right: float) -> list[dict]:
     ids=["no drift", "few labels", "short", "harmless", "labels", "loss", "confidence"],
 )
 def test_drift_alone_is_no_harm(signs, rows, reason) -> None:
-    found = harm(SETTINGS, signs, rows, reference_loss=0.2, reference_confidence=0.9)
+    found = find_trigger(SETTINGS, signs, rows, reference_loss=0.2, reference_confidence=0.9)
     assert bool(found.reason) == bool(reason)
     assert reason in found.reason
 
@@ -83,7 +83,7 @@ def test_looking_again_and_again_raises_no_more_false_alarms() -> None:
         rows = [{"truth": "yes", "probabilities": {"yes": float(np.exp(-x))}} for x in losses]
         looks: tuple[int, ...] = ()
         for seen in range(50, len(rows) + 1, 10):
-            found = harm(settings, windows(6, True), rows[:seen], 0.2, 0.9, looks)
+            found = find_trigger(settings, windows(6, True), rows[:seen], 0.2, 0.9, looks)
             looks = found.looks
             if found.reason:
                 false += 1
@@ -118,7 +118,7 @@ def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_kee
     tmp_path: Path,
 ) -> None:
     raw = read_yaml(RECIPE)
-    raw["stages"]["promote"]["gate"]["kept"] = ["rows/world-imdb", "rows/gate"]
+    raw["stages"]["promote"]["gate"]["kept"] = ["rows/test-imdb", "rows/gate"]
     settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
     kept, sources = {}, {}
     for judged in (0, 300):
@@ -129,10 +129,10 @@ def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_kee
         steps = {step.name: step.stage for step in recipe.steps}
         kept[judged] = steps["promote"].gate.kept
         sources[judged] = {each.name: each.role for each in steps["feedback"].sources}
-    assert kept[0] == ("rows/gate", "rows/world-imdb")
-    assert kept[300] == (*kept[0], "feedback/world-feedback-past")
-    assert sources[0] == {"feedback-train": "train", "feedback-gate": "world"}
-    assert sources[300] == {**sources[0], "feedback-past": "world"}
+    assert kept[0] == ("rows/gate", "rows/test-imdb")
+    assert kept[300] == (*kept[0], "feedback/test-feedback-past")
+    assert sources[0] == {"feedback-train": "train", "feedback-gate": "test"}
+    assert sources[300] == {**sources[0], "feedback-past": "test"}
 
 
 def test_what_the_gate_lacks_is_known_before_anything_is_trained() -> None:
@@ -154,13 +154,18 @@ def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path)
     steps = {step.name: step.stage for step in recipe.steps}
     learnt = [s for s in steps["feedback"].sources if s.role == "train"]
     assert [source.path for source in learnt] == [str(files["train"][0])]
-    assert steps["promote"].gate.fresh == "feedback/world-feedback-gate"
+    assert steps["promote"].gate.fresh == "feedback/test-feedback-gate"
     assert steps["promote"].gate.kept == ("rows/gate",)
     assert steps["promote"].alias == "staging"
-    assert steps["feedback"].held == ("rows/stop", "rows/calibration", "rows/gate", "rows/test")
+    assert steps["feedback"].held == (
+        "rows/validation",
+        "rows/calibration",
+        "rows/gate",
+        "rows/test",
+    )
     assert steps["train"].start_from == "incumbent"
     assert recipe.artifacts == {"incumbent": "ab" * 32, "other": "cd" * 32}
-    assert steps["detect"].reference == ("feedback/world-feedback-gate",)
+    assert steps["detect"].reference == ("feedback/test-feedback-gate",)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +222,9 @@ def test_a_harmless_shift_with_steady_losses_starts_nothing_and_with_risen_ones_
         losses = np.concatenate([losses[:125] * 1.1, losses[125:] * 0.9])
     settings = Retrain(windows=2, fewest=50, new_labels=300, loss=0.1, confidence=0.05)
     over = {"length": {"over": True}, "label": {"over": True}, "confidence_mean": 0.88}
-    calm = harm(settings, [over] * 6, judged(losses.tolist()), 0.35, 0.9)
+    calm = find_trigger(settings, [over] * 6, judged(losses.tolist()), 0.35, 0.9)
     assert calm.reason == ""
     assert calm.evidence["drifting_windows"] == 4
     assert abs(calm.evidence["loss"] - 0.35) < 0.1
-    risen = harm(settings, [over] * 6, judged((losses + 0.3).tolist()), 0.35, 0.9)
+    risen = find_trigger(settings, [over] * 6, judged((losses + 0.3).tolist()), 0.35, 0.9)
     assert "log-loss rose" in risen.reason

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lmwright.loop.routes import routes
-from lmwright.loop.traffic import Traffic
 from lmwright.serve.routes import Service
+from lmwright.serve.traffic import Traffic
 from tests.serve.fake import loaded
 from tests.serve.live import Live, check_error, living
 
@@ -28,15 +28,15 @@ def traffic(tmp_path: Path) -> Iterator[Traffic]:
 
 
 @pytest.fixture
-def circle() -> Any:
+def controller() -> Any:
     return SimpleNamespace(state={"at": "observed"}, signs=[], unfit="", fault="")
 
 
 @pytest.fixture
-def live(traffic: Traffic, circle: Any) -> Iterator[Live]:
+def live(traffic: Traffic, controller: Any) -> Iterator[Live]:
     def more(service: Service) -> Any:
         service.observers.append(traffic.observe)
-        return routes(service, traffic, circle)
+        return routes(service, traffic, controller)
 
     with living(loaded(), more=more, request_seconds=1.0) as live:
         yield live
@@ -121,7 +121,7 @@ def test_a_disk_that_hangs_holds_up_feedback_only(
 
 
 def test_a_full_disk_fails_no_answer_and_names_no_path(
-    live: Live, traffic: Traffic, circle: Any, monkeypatch: pytest.MonkeyPatch
+    live: Live, traffic: Traffic, controller: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*given: Any) -> Any:
         raise OSError(28, "No space left on device", "/srv/store/traffic.db")
@@ -130,7 +130,7 @@ def test_a_full_disk_fails_no_answer_and_names_no_path(
     for _ in range(5):
         assert live.classify("a")["results"][0]["label"] == "yes"
     traffic.flush()
-    circle.fault = "OSError: [Errno 28] /srv/store/registry.db"
+    controller.fault = "OSError: [Errno 28] /srv/store/registry.db"
     status, _, body = live.ask("GET", "/v1/loop")
     assert status == 200
     assert body["lost"] == 5

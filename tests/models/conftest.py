@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from lmwright.models.files.folder import write_folder
-from lmwright.models.initial import initialise
-from lmwright.models.network import build
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "dull", "film", "##s", "."]

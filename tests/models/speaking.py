@@ -14,9 +14,9 @@ import torch
 from tokenizers import models, pre_tokenizers, trainers
 
 from lmwright.core.durable import write_json
-from lmwright.models.family import Family
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import write_folder
-from lmwright.models.network import build, fill
+from lmwright.models.network.network import build, fill
 from lmwright.models.zoo import gemma3, llama
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 from tests.text.lines import reviews

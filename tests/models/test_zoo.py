@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from lmwright.models.anatomy import anatomy
+from lmwright.models.network.anatomy import anatomy
 from lmwright.tables import FAMILIES
 
 SOURCE = Path(__file__).parents[2] / "src" / "lmwright"

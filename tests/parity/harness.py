@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
+from lmwright.models.core.spec import Head, ModelSpec
 from lmwright.models.decode import beam_search, generate
-from lmwright.models.family import Family, to_ours
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, order_of_pairs, pack
-from lmwright.models.spec import Head, ModelSpec
+from lmwright.models.family.family import Family, to_ours
+from lmwright.models.network.network import Network, build, fill
 from lmwright.text.generation import SamplingParams
 
 STD = 0.4
@@ -63,7 +63,7 @@ class Case:
     name for the segments of tokens, if any are drawn. ``fixed`` names parameters of the reference
     that are not drawn. ``generates``: whether it says what follows a prompt (by default whether
     its language model reads forwards). ``shifts``: whether the reference's loss takes a token's
-    label for what comes next (by default whether our network foretells, from one stream).
+    label for what comes next (by default whether our network is a causal LM, from one stream).
     ``on_disk`` gives the reference's tensors as its checkpoints have them, where they differ.
     """
 
@@ -93,7 +93,7 @@ class Case:
         if self.generates is not None:
             return self.generates
         last = self.family.spec(self.settings).stacks[-1]
-        return self.head == "lm" and last.reads_forwards
+        return self.head == "lm" and last.is_causal
 
 
 def made_config(case: Case) -> Any:
@@ -192,7 +192,7 @@ def logits_of_ours(case: Case, network: Network, texts: list[np.ndarray]) -> lis
     found = network(batch)
     if network.head.setting.pool != "none":
         return list(found)
-    stream = batch if isinstance(batch, Ragged) else batch[network.spec.given[0].name]
+    stream = batch if isinstance(batch, Ragged) else batch[network.spec.output_stacks[0].name]
     return stream.by_document(found)
 
 
@@ -243,7 +243,7 @@ def compare_losses(case: Case, model: Any, network: Network) -> None:
     """
     texts, shifts = documents(case), case.shifts
     if shifts is None:
-        shifts = network.foretells and not case.pairs and not network.two_streams
+        shifts = network.is_causal_lm and not case.pairs and not network.two_streams
     shifted, pooled = int(shifts), network.head.setting.pool != "none"
     every = logits_of_ours(case, network, texts)
     generator = torch.Generator().manual_seed(3)
@@ -319,7 +319,16 @@ def generated(case: Case, model: Any, network: Network, prompt: np.ndarray, beam
     return ours, theirs
 
 
-HARMLESS = {"dropout", "skip", "drops", "balance", "name", "share", "context"}
+HARMLESS = {
+    "dropout",
+    "stochastic_depth",
+    "inner_dropout",
+    "output_dropout",
+    "aux_loss_coef",
+    "name",
+    "share",
+    "context_length",
+}
 
 
 def mutations(
@@ -372,9 +381,9 @@ def changed(part: Any, path: tuple, value: Any) -> Any:
 
 
 KINDS = {
-    "bend": ("gelu", "gelu_tanh", "relu", "silu"),
-    "sees": ("all", "causal"),
-    "partners": ("halves", "pairs"),
+    "activation": ("gelu", "gelu_tanh", "relu", "silu"),
+    "mask": ("full", "causal"),
+    "layout": ("half_split", "interleaved"),
 }
 POOLS = ("mean", "max", "first", "last")
 
@@ -389,16 +398,24 @@ def others(name: str, value: Any) -> list[Any]:
         return [max(value * 1000, 1e-5)]
     if name == "window":
         return [value + 1, value - 1] if value > 1 else [3]
-    if name in ("scale", "base", "offset", "factor", "cap"):
+    if name in ("scale", "base", "offset", "factor", "logit_softcap"):
         return [value * 1.25 + (0.5 if value == 0 else 0)]
-    if name in ("residual", "interleaved", "spaced", "both_ways", "late", "normalise", "backward"):
+    if name in (
+        "residual",
+        "interleaved",
+        "spaced",
+        "bidirectional",
+        "softmax_over_top_k",
+        "normalise",
+        "backward",
+    ):
         return [not value]
-    if name == "top":
+    if name == "top_k":
         return [value - 1 if value > 1 else value + 1]
     if name == "slopes":
         return [tuple(reversed(value))]
     if name == "first_position":
         return [value + 1] if value == 0 else [value - 1]
-    if name == "distance":
+    if name == "max_distance":
         return [value // 2]
     return []

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lmwright.core.assets import asset_file
 from lmwright.models.blocks.attention import Attention
-from lmwright.models.family import to_ours
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.core.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer
+from lmwright.models.family.family import to_ours
 from lmwright.models.files.folder import read_folder
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, pack
-from lmwright.models.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo.bert import FAMILY
 
 transformers = pytest.importorskip("transformers")
@@ -33,7 +33,7 @@ SIZE = {
     "hidden_act": "gelu",
 }
 LENGTHS = (7, 1, 20, 7, 3)
-HEAD = Head(pool="first", dense=Dense(outputs=24, bend="tanh"), dropout=0.1, outputs=3)
+HEAD = Head(pool="first", dense=Dense(outputs=24, activation="tanh"), dropout=0.1, outputs=3)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def with_op(each: Sublayer, kind: type, **fields) -> Sublayer:
 
 
 def attention_spec(**fields) -> ModelSpec:
-    from lmwright.models.spec import Attention as Setting
+    from lmwright.models.core.spec import Attention as Setting
 
     return changed(lambda each: with_op(each, Setting, **fields))
 
@@ -146,8 +146,10 @@ def without_segments() -> ModelSpec:
 
 
 SPECS = {
-    "eps": lambda: changed(lambda each: replace(each, after=Norm(eps=1e-12))),
-    "kind of GELU": lambda: changed(lambda each: with_op(each, FeedForward, bend="gelu_tanh")),
+    "eps": lambda: changed(lambda each: replace(each, post_norm=Norm(eps=1e-12))),
+    "kind of GELU": lambda: changed(
+        lambda each: with_op(each, FeedForward, activation="gelu_tanh")
+    ),
     "wrong scale": lambda: attention_spec(scale=24**-0.5),
     "wrong number of heads": lambda: attention_spec(heads=6, kv_heads=6, head_width=4),
     "missing token-type embedding": without_segments,
@@ -184,14 +186,14 @@ def position_off_by_one(network: Network) -> None:
 
 
 def gain_and_bias_swapped(network: Network) -> None:
-    norm = network.stacks["encoder"].layers[0][0].after
+    norm = network.stacks["encoder"].layers[0][0].post_norm
     norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data
 
 
 def pre_norm(network: Network) -> None:
     for layer in network.stacks["encoder"].layers:
         for sublayer in layer:
-            sublayer.before, sublayer.after = sublayer.after, sublayer.before
+            sublayer.pre_norm, sublayer.post_norm = sublayer.post_norm, sublayer.pre_norm
 
 
 def up_bias_dropped(network: Network) -> None:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import to_ours
-from lmwright.models.ragged import Noise, pack
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import pack
+from lmwright.models.family.family import to_ours
 from lmwright.models.zoo import gemma3, gpt, lamda, llama, megatron, mixtral, palm, roberta
 from lmwright.tables import resolve
 from tests.parity.every import (  # noqa: F401
@@ -105,9 +106,11 @@ def one_by_one(gate: str, value: str, last: str, block: str):
 
 AS_MIXTRAL = one_by_one("w1", "w3", "w2", "block_sparse_moe")
 AS_QWEN2 = one_by_one("gate_proj", "up_proj", "down_proj", "mlp")
-ALIKE = frozenset({"late"})  # a softmax over the chosen ones is a normalised softmax over all
+ALIKE = frozenset(
+    {"softmax_over_top_k"}
+)  # a softmax over the chosen ones is a normalised softmax over all
 LAMDAS = lamda.FAMILY, lamda.GLAM
-LAST = frozenset({"sees"})  # the last token of the last layer sees all before it anyway
+LAST = frozenset({"mask"})  # the last token of the last layer sees all before it anyway
 
 CASES = {
     "gpt": Case(gpt.FAMILY, "OpenAIGPTLMHeadModel", GPT, "lm"),
@@ -212,7 +215,7 @@ def test_the_balance_loss_equals_the_reference(name, layers):
     network = ours(case, model)
     texts = [np.random.default_rng(seed).integers(4, 61, 9) for seed in (1, 2)]
     losses: list[Tensor] = []
-    network.hidden(pack(texts), noise=Noise(seed=0, step=0), losses=losses)
+    network.hidden(pack(texts), dropout_rng=DropoutRNG(seed=0, step=0), aux_losses=losses)
     with in_double(True):
         found = model(torch.from_numpy(np.stack(texts)), output_router_logits=True)
     own = sum(losses)
@@ -239,7 +242,7 @@ def test_an_even_load_costs_what_the_reference_says():
             if name.endswith("router.weight"):
                 weight.zero_()
     losses: list[Tensor] = []
-    network.hidden(pack(documents(case)), noise=Noise(seed=0, step=0), losses=losses)
+    network.hidden(pack(documents(case)), dropout_rng=DropoutRNG(seed=0, step=0), aux_losses=losses)
     torch.testing.assert_close(sum(losses), torch.tensor(0.03 * 2, dtype=torch.float64))
 
 

@@ -141,8 +141,8 @@ def test_a_text_whose_segment_nobody_says_is_read_as_in_the_reference(kind):
     network = ours(case, model)
     compare(case, model, network)
     stack = network.spec.stacks[0]
-    other = {"none": "first", "first": "none"}[stack.embedding.unsaid]
-    wrong = replace(stack, embedding=replace(stack.embedding, unsaid=other))
+    other = {"none": "first", "first": "none"}[stack.embedding.default_segment]
+    wrong = replace(stack, embedding=replace(stack.embedding, default_segment=other))
     setting = replace(network.spec, stacks=(wrong,))
     with pytest.raises(AssertionError):
         compare(case, model, ours(case, model, (setting, network.head_spec)))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import spec_of
 from lmwright.models.zoo import (
     bert,
@@ -69,14 +69,14 @@ READ |= {
     )
 }
 READ |= {
-    f"xlnet, summary bent by {bend!r}": (
+    f"xlnet, summary activated by {activation!r}": (
         xlnet.FAMILY,
         "XLNetForSequenceClassification",
         "classify",
         XLNET,
-        {"summary_activation": bend},
+        {"summary_activation": activation},
     )
-    for bend in ("relu", "")
+    for activation in ("relu", "")
 }
 ON_DISK = {"mixtral": AS_MIXTRAL, "qwen2_moe": AS_QWEN2}
 
@@ -93,8 +93,8 @@ def test_a_field_is_read_as_the_reference_reads_it(name: str) -> None:
 
 
 REFUSED: dict[str, tuple[Family, dict[str, Any]]] = {
-    "a bend": (llama.FAMILY, {"hidden_act": "mish"}),
-    "a bend of experts": (mixtral.FAMILY, {"hidden_act": "mish"}),
+    "an activation": (llama.FAMILY, {"hidden_act": "mish"}),
+    "an activation of experts": (mixtral.FAMILY, {"hidden_act": "mish"}),
     "crosswise": (bert.FAMILY, {"is_decoder": True, "add_cross_attention": True}),
     "crosswise, after a padding": (roberta.FAMILY, {"add_cross_attention": True}),
     "crosswise, forwards": (gpt2.FAMILY, {"add_cross_attention": True}),
@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[Family, dict[str, Any]]] = {
     "attention": (xlnet.FAMILY, {"summary_type": "attn"}),
     "no map of languages": (xlm.FAMILY, {"summary_use_proj": False}),
     "no map to labels": (xlm.FAMILY, {"summary_proj_to_labels": False}),
-    "bent labels": (xlm.FAMILY, {"summary_activation": "tanh"}),
+    "activated labels": (xlm.FAMILY, {"summary_activation": "tanh"}),
     "groups of tokens": (xlm.FAMILY, {"asm": True}),
     "no encoder": (xlm.FAMILY, {"is_encoder": False}),
     "residuals": (megatron.FAMILY, {"apply_residual_connection_post_layernorm": True}),

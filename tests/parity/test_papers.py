@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmwright.models.anatomy import anatomy
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import ModelSpec
 from lmwright.models.decode import beam_search, generate
-from lmwright.models.family import Family, to_ours, to_theirs
+from lmwright.models.family.family import Family, to_ours, to_theirs
 from lmwright.models.files.folder import read_folder, write_folder
-from lmwright.models.network import Network, build, fill, size
-from lmwright.models.ragged import pack
-from lmwright.models.spec import ModelSpec
+from lmwright.models.network.anatomy import anatomy
+from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.zoo import gemma3, lamda, llama, megatron, mixtral, palm, roberta
 from lmwright.text.generation import SamplingParams
 from tests.parity.harness import STD, mutations
@@ -71,7 +71,7 @@ def plain_palm(weights: Weights, config: dict, ids: Tensor) -> Tensor:
     x = table[ids]
     for number in range(config["num_hidden_layers"]):
         at = f"stacks.decoder.layers.{number}.0"
-        y = layer_norm(x, weights[f"{at}.before.weight"], 0.0, eps)
+        y = layer_norm(x, weights[f"{at}.pre_norm.weight"], 0.0, eps)
         fused = y @ weights[f"{at}.op.ops.0.qkv.weight"].T
         *queries, key, value = fused.split(h, dim=1)
         assert len(queries) == heads
@@ -115,13 +115,13 @@ def plain_relative(
     for number in range(config["num_hidden_layers"]):
         at = f"stacks.decoder.layers.{number}"
         bias = weights[f"stacks.decoder.layers.{table_of(number)}.0.op.buckets.weight"][places]
-        y = rms_norm(x, weights[f"{at}.0.before.weight"], eps)
+        y = rms_norm(x, weights[f"{at}.0.pre_norm.weight"], eps)
         q, k, v = (
             part.split(h, 1) for part in (y @ weights[f"{at}.0.op.qkv.weight"].T).chunk(3, 1)
         )
         mixed = [attention(q[m], k[m], v[m], bias[:, :, m]) for m in range(heads)]
         x = x + torch.cat(mixed, 1) @ weights[f"{at}.0.op.out.weight"].T
-        y = rms_norm(x, weights[f"{at}.1.before.weight"], eps)
+        y = rms_norm(x, weights[f"{at}.1.pre_norm.weight"], eps)
         x = x + feed_forward(number, f"{at}.1.op", y)
     x = rms_norm(x, weights["stacks.decoder.norm.weight"], eps)
     return x @ table.T / math.sqrt(table.shape[1])
@@ -196,7 +196,7 @@ class Paper:
         shapes = to_theirs(self.family.weights(setting), dict(build(setting).named_parameters()))
         found = {}
         for name, like in sorted(shapes.items()):
-            gain = like.ndim == 1 and "norm" in name + name.replace("before", "norm")
+            gain = like.ndim == 1 and "norm" in name
             drawn = torch.randn(like.shape, generator=generator) * STD + float(gain)
             found[name] = drawn.to(dtype).requires_grad_()
         return found
@@ -247,7 +247,9 @@ PAPERS = {
     "palm": Paper(palm.FAMILY, plain_palm, PALM),
     "lamda": Paper(lamda.FAMILY, plain_lamda, RELATIVE),
     # A softmax over the chosen experts is a normalised softmax over all.
-    "glam": Paper(lamda.GLAM, plain_glam, {**RELATIVE, "num_experts": 5}, frozenset({"late"})),
+    "glam": Paper(
+        lamda.GLAM, plain_glam, {**RELATIVE, "num_experts": 5}, frozenset({"softmax_over_top_k"})
+    ),
     "megatron": Paper(megatron.FAMILY, plain_megatron, MEGATRON),
 }
 
@@ -425,7 +427,7 @@ def test_published_sizes_have_the_published_number_of_weights(name):
     stack = spec.stack("decoder")
     own = stack.embedding.vocabulary * stack.width if name in list(COUNTS)[-4:] else 0
     digits = len(str(billions).partition(".")[2])
-    assert abs((size(build(spec)) + own) / 1e9 - billions) < 10**-digits
+    assert abs((parameter_count(build(spec)) + own) / 1e9 - billions) < 10**-digits
 
 
 EXACT = {  # family, spec, whether the head is the table, weights of the published safetensors
@@ -458,19 +460,19 @@ def test_xlm_r_has_exactly_the_published_number_of_weights(name, wanted):
     """Published with a pooler, which the body does not have."""
     spec = roberta.xlm_r_sized(name)
     width = spec.stacks[0].width
-    assert size(build(spec)) + width * (width + 1) == wanted
+    assert parameter_count(build(spec)) + width * (width + 1) == wanted
     assert roberta.XLM_R.spec(roberta.XLM_R.config(spec)) == spec
 
 
 def test_the_largest_lamda_has_the_published_number_of_weights_beside_the_table():
     spec = lamda.sized("137b")
     table = spec.stacks[0].embedding.vocabulary * spec.stacks[0].width
-    assert round((size(build(spec)) - table) / 1e9) == 137
+    assert round((parameter_count(build(spec)) - table) / 1e9) == 137
 
 
 def test_the_largest_glam_has_the_published_number_of_weights_and_of_active_ones():
     spec = lamda.glam_sized("64b/64e")
-    whole = size(build(spec))
+    whole = parameter_count(build(spec))
     idle = 32 * (64 - 2) * 2 * 8192 * 32768
     assert round(whole / 1e12, 1) == 1.2
     assert round((whole - idle) / 1e9, 1) == 96.6

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from lmwright.core.assets import asset_file
+from lmwright.models.core.ragged import pack
 from lmwright.models.decode import generate
-from lmwright.models.family import to_theirs
+from lmwright.models.family.family import to_theirs
 from lmwright.models.files.gguf_model import read_gguf_model
 from lmwright.models.language import language_model
-from lmwright.models.ragged import pack
 from lmwright.text.generation import SamplingParams
 
 transformers = pytest.importorskip("transformers")

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Convolution, Embedding, Head, ModelSpec, Stack, Sublayer
 from lmwright.models.decode import generate
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import pack
-from lmwright.models.spec import Convolution, Embedding, Head, ModelSpec, Stack, Sublayer
+from lmwright.models.network.network import Network, build, fill
 from lmwright.models.zoo import elmo
 from lmwright.text.generation import SamplingParams
 from tests.parity.harness import changed, mutations
@@ -116,10 +116,10 @@ def test_every_wrong_spec_is_noticed():
     right, batch = network.hidden(pack(texts)), pack(texts)
     known = dict(network.named_parameters(remove_duplicate=False))
     body = BOTH, Head(pool="none", outputs=0)
-    others = mutations(body, frozenset({"both_ways"})).items()
+    others = mutations(body, frozenset({"bidirectional"})).items()
     wrongs = {what: wrong for what, (wrong, _) in others if what.startswith("0.")} | {
-        "unmixed": changed(BOTH, ("mixed",), False),
-        "other side first": changed(BOTH, ("gives",), ("backwards", "forwards")),
+        "unmixed": changed(BOTH, ("scalar_mix",), False),
+        "other side first": changed(BOTH, ("outputs_from",), ("backwards", "forwards")),
     }
     assert len(wrongs) >= 10
     for what, wrong in wrongs.items():
@@ -129,8 +129,8 @@ def test_every_wrong_spec_is_noticed():
 
 
 @pytest.mark.parametrize("name", ["forwards", "backwards"])
-def test_one_way_foretells_by_the_map_that_both_share(name):
-    setting = elmo.one_way(BOTH, name)
+def test_one_direction_predicts_by_the_map_that_both_share(name):
+    setting = ModelSpec(stacks=(BOTH.stack(name),))
     network, texts = drawn(setting, elmo.language_model({}, setting)[0]), texts_of(31)
     weights, batch = weights_of(network), pack(texts)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_one_way_foretells_by_the_map_that_both_share(name):
 
 
 def test_the_forward_way_says_what_follows():
-    setting = elmo.one_way(BOTH, "forwards")
+    setting = ModelSpec(stacks=(BOTH.stack("forwards"),))
     network = drawn(setting, elmo.language_model({}, setting)[0])
     weights, known = weights_of(network), np.array([5, 17, 30])
     for step in generate(
@@ -162,7 +162,7 @@ def test_the_config_written_is_read_back():
 
 def text_cnn(vocabulary: int, width: int, widths: tuple[int, ...], channels: int) -> ModelSpec:
     """Convolutions over words, to be pooled by the largest (Kim 2014, section 2)."""
-    convolution = Convolution(widths=widths, channels=channels, bend="relu")
+    convolution = Convolution(widths=widths, channels=channels, activation="relu")
     stack = Stack(
         name="encoder",
         width=width,

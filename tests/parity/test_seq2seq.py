@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmwright.models.ragged import pack
+from lmwright.models.core.ragged import pack
 from lmwright.models.zoo import bart, blenderbot, m2m100, marian, mbart
 from tests.parity.every import (  # noqa: F401
     test_a_folder_that_the_reference_wrote_is_read,

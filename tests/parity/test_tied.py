@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lmwright.core.errors import BadInput
 from lmwright.models.files.folder import read_folder, write_folder
-from lmwright.models.network import build, fill
+from lmwright.models.network.network import build, fill
 from lmwright.models.zoo import bart
 from lmwright.tables import FAMILIES
 from tests.parity import test_decoders, test_encoders, test_families, test_seq2seq

@@ -14,9 +14,9 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 
 from lmwright.models.files.folder import write_folder
-from lmwright.models.initial import initialise
 from lmwright.models.language import LanguageModel
-from lmwright.models.network import build
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo.llama import FAMILY, spec
 from lmwright.serve.completions import GenerationService, routes
 from lmwright.serve.generation_engine import GenerationEngine

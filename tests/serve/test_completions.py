@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lmwright.core.random import stream
+from lmwright.models.core.ragged import pack
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
-from lmwright.models.ragged import pack
 from lmwright.serve.generation import (
     Chunk,
     GeneratedToken,

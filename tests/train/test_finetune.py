@@ -178,7 +178,7 @@ def test_what_it_learns_from_is_cut_sooner_than_what_it_answers(stage, rows, tmp
     assert facts[0]["tokens"] == facts[1]["tokens"]
     weights = [load_file(work.folder / "model" / "model.safetensors") for work in works]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    scores = [facts["stop_scaled_log_loss"] for facts in facts]
+    scores = [facts["validation_scaled_log_loss"] for facts in facts]
     assert scores[0] != scores[1], "it is judged as it will answer"
     with pytest.raises(BadInput, match=r"read_tokens is 65, and .* reads 64 tokens"):
         replace(stage, read_tokens=65).run(works[1])
@@ -192,16 +192,16 @@ def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path
     facts = replace(stage, epochs=30, evaluate_every=10, patience=2).run(work)
     scores = {each["step"]: each["scaled_log_loss"] for each in work.named("evaluated")}
     assert facts["best_step"] == min(scores, key=scores.__getitem__)
-    assert facts["stop_scaled_log_loss"] == min(scores.values())
+    assert facts["validation_scaled_log_loss"] == min(scores.values())
     assert facts["steps"] == facts["best_step"] + 20 < 300
     assert facts["ended"] == "no better for 2 scores"
     model = load_model(work.folder / "model")
-    table = pq.read_table(rows / "stop.parquet").to_pylist()
+    table = pq.read_table(rows / "validation.parquet").to_pylist()
     logits = model.logits(model.prepare([row["text"] for row in table]))
     targets = np.array([model.labels.index(row["label"]) for row in table])
     logits = torch.from_numpy(logits / fit_temperature(logits, targets))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets)).item()
-    assert loss == pytest.approx(facts["stop_scaled_log_loss"], rel=1e-5)
+    assert loss == pytest.approx(facts["validation_scaled_log_loss"], rel=1e-5)
 
 
 def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
     monkeypatch.setattr(classify, "logits", logits)
     monkeypatch.setattr(classify.Classify, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
-    facts = replace(stage, evaluate_every=10, stop_rows=24).run(work)
+    facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)
     early, late = work.named("evaluated")
     assert early["log_loss"] < late["log_loss"]
     assert early["scaled_log_loss"] > late["scaled_log_loss"]
@@ -236,7 +236,11 @@ def test_curves_tell_the_whole_run(stage, rows, tmp_path):
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
     assert [point["step"] for point in curves] == list(range(1, 21))
     assert curves[-1]["tokens"] == facts["tokens"]
-    assert [point["step"] for point in curves if "stop_scaled_log_loss" in point] == [7, 14, 20]
+    assert [point["step"] for point in curves if "validation_scaled_log_loss" in point] == [
+        7,
+        14,
+        20,
+    ]
     rates = [point["lr"] for point in curves]
     assert max(rates) == rates[2] == 3e-3
     assert sorted(rates[2:], reverse=True) == rates[2:]
@@ -269,7 +273,7 @@ def test_an_earlier_model_goes_on_with_further_rows(stage, rows, tmp_path, sente
     more = tmp_path / "more"
     more.mkdir()
     write_rows(more / "train.parquet", sentences[300:])
-    write_rows(more / "world-gate.parquet", sentences[:40])
+    write_rows(more / "test-gate.parquet", sentences[:40])
     inputs = {"rows": rows, "old": first.folder / "model", "feedback": more}
     second = FakeWork(inputs, tmp_path / "second")
     on = replace(stage, start_from="old", extra=("feedback",), epochs=1, lr=1e-9, patience=0)
@@ -300,7 +304,7 @@ def test_a_label_that_is_not_listed_is_refused(stage, rows, tmp_path):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
 
 
-@pytest.mark.parametrize("name", ["train.parquet", "stop.parquet", "labels.json"])
+@pytest.mark.parametrize("name", ["train.parquet", "validation.parquet", "labels.json"])
 def test_a_missing_file_of_rows_is_named(stage, rows, tmp_path, name):
     other = tmp_path / "other"
     shutil.copytree(rows, other)
@@ -327,11 +331,13 @@ def test_a_loss_that_explodes_ends_the_run_and_says_why(stage, rows, small, tmp_
 def test_a_damaged_file_of_rows_is_named(stage, rows, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(rows, other)
-    data = (other / "stop.parquet").read_bytes()
-    (other / "stop.parquet").write_bytes(data[:-20])
-    with pytest.raises(Corrupt, match=r"stop\.parquet"):
+    data = (other / "validation.parquet").read_bytes()
+    (other / "validation.parquet").write_bytes(data[:-20])
+    with pytest.raises(Corrupt, match=r"validation\.parquet"):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
-    pq.write_table(read_rows(rows / "stop.parquet").drop_columns("label"), other / "stop.parquet")
+    pq.write_table(
+        read_rows(rows / "validation.parquet").drop_columns("label"), other / "validation.parquet"
+    )
     with pytest.raises(Corrupt, match="label"):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
 

@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = {
         "data": {
             "sources": [{"name": "some", "path": str(folder / "rows.csv")}],
-            "suspect_rows": 0,
+            "label_error_rows": 0,
             "language_rows": 0,
         },
         "train": {
@@ -48,7 +48,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "batch": 4,
             "max_tokens": 24,
             "evaluate_every": 5,
-            "stop_rows": 2,
+            "validation_rows": 2,
             "checkpoint_every": 3,
             "patience": 0,
         },

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from lmwright.models.core.ragged import pack
 from lmwright.models.files.export import FOLDER, export_model
 from lmwright.models.files.published import read_published
 from lmwright.models.language import LanguageModel, language_model
-from lmwright.models.ragged import pack
 from lmwright.text.tokenizer import well_formed
 from tests.models.speaking import FAMILIES, real_lines, speaking_folder
 from tests.parity.test_real import GEMMA
@@ -30,7 +30,7 @@ which is wrong by about half a percent of their spread in each product. A networ
 products, one after another.
 """
 TABLE = 1e-3
-"""The same for F32 where the bend is GELU, of which llama.cpp has a table in fp16."""
+"""The same for F32 where the activation is GELU, of which llama.cpp has a table in fp16."""
 TOKENS, GEMMA_TOKENS = 64, 48
 MOST_TIES = 8
 CASES = [

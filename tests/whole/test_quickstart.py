@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lmwright.cli.serve import recipe_in_service
-from lmwright.loop.circle import ENDS
+from lmwright.loop.controller import ENDS
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 
@@ -24,7 +24,7 @@ extends: {recipe}
 name: reviews
 stages:
   data: {{sources: {sources}}}
-  train: {{rows: 300, stop_rows: 60, max_tokens: 64}}
+  train: {{rows: 300, validation_rows: 60, max_tokens: 64}}
   evaluate: {{rows: 60}}
   audit: {{rows: 30}}
   detect: {{window: 40, windows: 2000, reference: [rows/test]}}
@@ -67,7 +67,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             "replay",
             str(recipe),
-            "--world",
+            "--test-set",
             "imdb",
             "--texts",
             "420",

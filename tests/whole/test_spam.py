@@ -21,7 +21,7 @@ extends: {recipe}
 name: spam
 stages:
   data: {{sources: {sources}}}
-  train: {{rows: 160, stop_rows: 40, max_tokens: 96}}
+  train: {{rows: 160, validation_rows: 40, max_tokens: 96}}
   evaluate: {{splits: [test], rows: 80}}
   audit: {{rows: 40}}
   detect: {{window: 50, windows: 2000, reference: [rows/test, rows/calibration]}}
@@ -49,11 +49,21 @@ def test_the_whole_line_on_mails(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_the_loop_notices_mends_and_proves_a_harmful_shift(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    worlds = ("--world", "hard-ham-1", "--world", "spam-2")
+    test_sets = ("--test-set", "hard-ham-1", "--test-set", "spam-2")
     for words in (
         ("run", str(RECIPE), "--store", store),
         # Every answer is labelled, so that texts are left when the new version is in service.
-        ("replay", str(RECIPE), *worlds, "--labelled", "1", "--store", store, "--seconds", "2400"),
+        (
+            "replay",
+            str(RECIPE),
+            *test_sets,
+            "--labelled",
+            "1",
+            "--store",
+            store,
+            "--seconds",
+            "2400",
+        ),
     ):
         done = lmwright(*words, seconds=2700)
         assert done.returncode == 0, done.stderr

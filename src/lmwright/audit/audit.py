@@ -18,7 +18,7 @@ from lmwright.audit.counterfactual import PAIRS
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_labels, splits_of
 from lmwright.evals.predictions import read_predictions
 from lmwright.evals.rows import read_split
@@ -30,7 +30,7 @@ READS = 2.5
 """How often the checks together read a text of those they may: counted on film reviews."""
 
 READ_TOKENS = 256
-"""The longest text of a usual model, where its tokens are to be foretold."""
+"""The longest text of a usual model, where its tokens are to be predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,13 @@ class Audit(Stage):
         checks = {module_of("audits", name) for name in (*AUDITS, *self.checks)}
         return tuple(sorted(checks | {entry.partition(":")[0] for entry in MODELS.values()}))
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The texts that the model is asked about, original and changed."""
         place = f"rows/{self.split}"
         texts = min(known.rows(place), self.rows)
-        return Amounts(read_tokens=READS * texts * known.tokens(place, READ_TOKENS), disk=40_000)
+        return WorkEstimate(
+            read_tokens=READS * texts * known.tokens(place, READ_TOKENS), disk=40_000
+        )
 
     def check(self) -> None:
         """BadInput for settings outside their ranges, here or in a check."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from lmwright.audit.check import PASSED
 from lmwright.core.hashing import hash_file
+from lmwright.old_format import quality_of
 
 SCORES = ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error", "coverage")
 
@@ -52,11 +53,11 @@ def model_card(
 
 def data_card(rows: Path) -> dict[str, Any]:
     """Sources with their licences and content hashes, and what was found in their rows."""
-    quality = json.loads((rows / "quality.json").read_bytes())
-    kept = ("rows", "labels", "balance", "splits", "worlds", "near_duplicates", "suspects")
+    quality = quality_of(json.loads((rows / "quality.json").read_bytes()))
+    kept = ("rows", "labels", "balance", "splits", "test_sets", "near_duplicates", "label_errors")
     facts = {name: quality[name] for name in kept if name in quality}
-    if "suspects" in facts:
-        facts["suspects"] = {k: v for k, v in facts["suspects"].items() if k != "worst"}
+    if "label_errors" in facts:
+        facts["label_errors"] = {k: v for k, v in facts["label_errors"].items() if k != "worst"}
     return {
         **facts,
         "sources": [

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lmwright.cli.open import STORE, StoreOption, existing_store
-from lmwright.loop.doctor import check_machine, explain_run
+from lmwright.plan.doctor import check_machine, explain_run
 
 
 def doctor(

@@ -84,7 +84,7 @@ def fit_to(stages: dict[str, Any], labels: dict[str, int]) -> list[str]:
     few = rows < 500
     shares = {
         "train": 0.45 if few else 0.55,
-        "stop": 0.05,
+        "validation": 0.05,
         "calibration": 0.15,
         "gate": 0.25 if few else 0.15,
         "test": 0.1,

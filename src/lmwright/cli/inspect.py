@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lmwright.models.anatomy import Anatomy, anatomy
 from lmwright.models.files.folder import Described
 from lmwright.models.files.published import describe
+from lmwright.models.network.anatomy import Anatomy, anatomy
 
 Address = Annotated[
     str,

@@ -16,6 +16,7 @@ import typer
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, read_recipe
 from lmwright.data.sources import READERS
+from lmwright.old_format import recipe_of
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
 
@@ -78,4 +79,4 @@ def open_recipe(path: Path, sets: list[str]) -> Recipe:
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     if kind in READERS and kind != ".json":
         raise BadInput(f"{path} is a table", "a recipe file", f"for a table: lmwright init {path}")
-    return read_recipe(path, resolve, SECTIONS, sets)
+    return read_recipe(path, resolve, SECTIONS, sets, recipe_of)

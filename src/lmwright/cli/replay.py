@@ -1,4 +1,4 @@
-"""``lmwright replay``: play a kept world as traffic, give some labels back, let the loop react.
+"""``lmwright replay``: play a kept test set as traffic, give some labels back, let the loop react.
 
 It is a replay, and called so: real texts with known labels, sent to a real server on this machine
 over HTTP, in a seeded order, each once.
@@ -25,10 +25,10 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
 from lmwright.evals.rows import read_split
-from lmwright.loop.circle import ENDS
+from lmwright.loop.controller import ENDS
 from lmwright.loop.promote import Promote
-from lmwright.loop.traffic import traffic_folder
 from lmwright.metrics.intervals import wilson
+from lmwright.serve.traffic import traffic_folder
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
 
@@ -65,7 +65,9 @@ class Played:
 
 def replay(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose model is served.")],
-    world: Annotated[list[str], typer.Option(help="The world that is played; may be repeated.")],
+    test_set: Annotated[
+        list[str], typer.Option(help="The test set that is played; may be repeated.")
+    ],
     texts: Annotated[int, typer.Option(help="At most so many texts.")] = 2400,
     after: Annotated[int, typer.Option(help="Texts to play after the loop has decided.")] = 300,
     labelled: Annotated[float, typer.Option(help="Share of answers that get a label back.")] = 0.8,
@@ -73,39 +75,39 @@ def replay(
     seed: Annotated[int, typer.Option(help="For the order and for which labels come back.")] = 0,
     store: StoreOption = STORE,
 ) -> None:
-    """Play a kept world as traffic and let the loop react; ends well whether it swaps or keeps."""
+    """Play a kept test set as traffic and let the loop react; ends with code 0 either way."""
     opened, known = open_store(store), open_recipe(recipe, [])
     promote = known.step("promote")
     if promote is None or not isinstance(promote.stage, Promote):
         raise BadInput(f"{recipe} has no stage promote", "a recipe that puts a model in service")
     alias = f"{known.name}@{promote.stage.alias}"
-    rows = world_rows(opened, alias, world, texts, seed)
+    rows = test_rows(opened, alias, test_set, texts, seed)
     lines = Lines()
     server = Server(alias, recipe, opened)
     try:
-        lines.line(f"replay: {len(rows)} texts of {' and '.join(world)} go to {alias}")
+        lines.line(f"replay: {len(rows)} texts of {' and '.join(test_set)} go to {alias}")
         played = play(server, rows, after, labelled, seconds, lines, seed)
     finally:
         server.stop()
     path = traffic_folder(opened, alias) / "replay.json"
-    write_json(path, {"world": world, **vars(played), "scored": played.scored()})
+    write_json(path, {"test_sets": test_set, **vars(played), "scored": played.scored()})
     tell(played, lines)
 
 
-def world_rows(
-    store: Store, alias: str, worlds: list[str], texts: int, seed: int
+def test_rows(
+    store: Store, alias: str, test_sets: list[str], texts: int, seed: int
 ) -> list[tuple[str, str]]:
-    """Texts and labels of worlds kept out of the first training, mixed in seeded order."""
+    """Texts and labels of test sets kept out of the first training, mixed in seeded order."""
     version = current(store, alias)
     if version is None:
         raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")
     rows = store.artifact(read_version(store, version.hash)["artifacts"]["rows"])
     found: list[tuple[str, str]] = []
-    for world in worlds:
-        table = read_split(rows, f"world-{world}")
+    for test_set in test_sets:
+        table = read_split(rows, f"test-{test_set}")
         columns = (table.column(name).to_pylist() for name in ("text", "label"))
         found += zip(*columns, strict=True)
-    order = stream(seed, "replay", *worlds).permutation(len(found))[:texts]
+    order = stream(seed, "replay", *test_sets).permutation(len(found))[:texts]
     return [found[place] for place in order]
 
 

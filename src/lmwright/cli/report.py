@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from lmwright.cli.open import STORE, StoreOption, existing_store, open_recipe
-from lmwright.loop.cards import write_cards
-from lmwright.loop.report import write_report
+from lmwright.report.cards import write_cards
+from lmwright.report.report import write_report
 
 
 def report(

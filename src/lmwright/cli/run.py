@@ -32,7 +32,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
-    from lmwright.loop.forecast import that_fits
+    from lmwright.plan.forecast import that_fits
 
     known, opened = open_recipe(recipe, set), open_store(store)
     told: Mapping[str, Any] | None = opened.state(forecast_name(known))
@@ -64,10 +64,10 @@ def plan(
     planned = plan_recipe(known, opened)
     told: dict[str, Any] = {}
     if forecast and any(row.state != "done" for row in planned):
-        from lmwright.loop.forecast import forecast as foretell
-        from lmwright.loop.forecast import misfit, totals
+        from lmwright.plan.forecast import forecast as forecast_stage
+        from lmwright.plan.forecast import misfit, totals
 
-        told = foretell(known, opened, planned)
+        told = forecast_stage(known, opened, planned)
         opened.set_state(forecast_name(known), told)
     for row in planned:
         print(line(row, told.get(row.step)))

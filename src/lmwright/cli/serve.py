@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
+from lmwright import old_format
 from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.cli.retrain import start_training
 from lmwright.cli.serve_language import is_language_model, serve_language
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, make_recipe, read_sections
 from lmwright.loop import routes as loop_routes
-from lmwright.loop.circle import Circle
-from lmwright.loop.traffic import Traffic, traffic_folder
+from lmwright.loop.controller import Controller
 from lmwright.loop.watch import Watch
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.app import make_app
@@ -28,6 +29,7 @@ from lmwright.serve.log import json_log
 from lmwright.serve.routes import Service
 from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
 from lmwright.serve.settings import Serve
+from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import history, resolve_version
@@ -118,7 +120,7 @@ def recipe_in_service(store: Store, alias: str) -> Recipe:
 def recipe_of(run: str, head: Mapping[str, Any]) -> Recipe:
     """The recipe in a run's head."""
     try:
-        return make_recipe(head["raw"], f"run {run}", resolve, SECTIONS)
+        return make_recipe(old_format.recipe_of(head["raw"]), f"run {run}", resolve, SECTIONS)
     except BadInput as error:
         raise BadInput(
             f"the recipe that this version was made by cannot be read: {error.found}",
@@ -144,16 +146,16 @@ async def run(
         traffic = open_traffic(store, alias, recipe)
         ends.callback(traffic.close)
         service.observers.append(traffic.observe)
-        circle = Circle(recipe, store, service, traffic)
-        routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, circle)]
+        controller = Controller(recipe, store, service, traffic, start_training)
+        routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
         server = DrainingServer(make_app(service, routers), settings, engine)
-        server.faults = lambda: (circle.fault, traffic.fault)
+        server.faults = lambda: (controller.fault, traffic.fault)
         begin_listening(alias, listener, settings)
-        circle.begin()
-        ends.callback(circle.close)
+        controller.begin()
+        ends.callback(controller.close)
         await server.serve(sockets=[listener])
         if server.forced:
-            leave(circle, server.forced)
+            leave(controller, server.forced)
     return server.exit_code
 
 
@@ -170,8 +172,8 @@ def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
         ) from None
 
 
-def leave(circle: Circle, sig: int) -> None:
+def leave(controller: Controller, sig: int) -> None:
     """End now. What was stored is safe: every write is whole or not there."""
-    if circle.process is not None and circle.process.poll() is None:
-        circle.process.terminate()
+    if controller.process is not None and controller.process.poll() is None:
+        controller.process.terminate()
     os._exit(128 + sig)

@@ -40,6 +40,7 @@ from lmwright.core.stage import Settings, Stage
 
 Resolve = Callable[[str, str], Any]
 """(table, name) -> definition; the tables are passed in because the core knows no names."""
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
@@ -93,16 +94,22 @@ class Recipe:
 
 
 def read_recipe(
-    path: Path, resolve: Resolve, sections: Iterable[str], sets: Iterable[str] = ()
+    path: Path,
+    resolve: Resolve,
+    sections: Iterable[str],
+    sets: Iterable[str] = (),
+    upgrade: Upgrade = dict,
 ) -> Recipe:
     """Read a recipe file, apply ``stage.field=value`` overrides, and check everything.
+
+    ``upgrade`` turns raw values of an earlier format into those of today.
 
     Raises BadInput naming the file, the key and the nearest right key, before any work.
     """
     raw = read_yaml(path)
     for change in sets:
         override(raw, change)
-    return make_recipe(raw, str(path), resolve, sections)
+    return make_recipe(upgrade(raw), str(path), resolve, sections)
 
 
 def make_recipe(

@@ -40,7 +40,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Amounts:
+class WorkEstimate:
     """How much work a stage is, in units that a short probe can measure the speed of.
 
     ``rows`` read from sources; ``read_tokens`` that a model reads; ``train_tokens`` that it learns
@@ -59,7 +59,7 @@ class Amounts:
     step_pairs: float = 0
 
 
-class Known(Protocol):
+class RowStatistics(Protocol):
     """What is known of the rows before the work: exactly, or estimated from the sources."""
 
     def rows(self, place: str) -> int:
@@ -132,7 +132,7 @@ class Stage(Settings):
         Called as soon as there are more of them, so that no long stage comes before the refusal.
         """
 
-    def amounts(self, known: Known) -> Amounts | None:
+    def estimate(self, known: RowStatistics) -> WorkEstimate | None:
         """How much work ``run`` will be; None where that cannot be told beforehand."""
         return None
 

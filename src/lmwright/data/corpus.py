@@ -1,8 +1,8 @@
-"""The rows artifact: a Parquet file for each split and world, sorted by id, same bits always.
+"""The rows artifact: a Parquet file for each split and test set, sorted by id, same bits always.
 
-A folder of rows holds ``train``, ``stop``, ``calibration``, ``gate`` and ``test`` as
-``.parquet``, a ``world-NAME.parquet`` for each world, ``labels.json``, ``sources.json``,
-``quality.json`` and ``set-aside.jsonl``. An id is 32 hexadecimal characters.
+A folder of rows holds ``train``, ``validation``, ``calibration``, ``gate`` and ``test`` as
+``.parquet``, a ``test-NAME.parquet`` for each test set, ``labels.json``, ``sources.json``,
+``quality.json`` and ``rejected.jsonl``. An id is 32 hexadecimal characters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.old_format import old_place, place
 
 COLUMNS = ("id", "text", "label", "source", "licence", "origin")
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
@@ -66,7 +67,7 @@ def count_rows(path: Path) -> int:
 
 def splits_of(folder: Path) -> list[str]:
     """Names of the files of rows in an artifact, without suffix, sorted."""
-    return sorted(path.stem for path in folder.glob("*.parquet"))
+    return sorted(place(path.stem) for path in folder.glob("*.parquet"))
 
 
 def find_row(folder: Path, row_id: str) -> dict[str, str] | None:
@@ -116,6 +117,8 @@ def write_rows(path: Path, tables: Iterable[pa.Table]) -> int:
 
 def opened(path: Path) -> parquet.ParquetFile:
     """The file of rows at ``path``, with its columns checked."""
+    if not path.is_file():
+        path = path.with_name(f"{old_place(path.stem)}.parquet")
     if not path.is_file():
         raise BadInput(
             f"{path.parent.name} holds no rows called {path.stem!r}",

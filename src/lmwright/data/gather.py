@@ -25,7 +25,7 @@ STAGED = pa.schema([("text", pa.string()), ("origin", pa.string())])
 
 
 @dataclass
-class SetAside:
+class Rejected:
     """Rows that are not used: each written with its place and reason, counted by reason."""
 
     path: Path
@@ -53,13 +53,13 @@ class Gathered:
 
     ``ids`` uint64 (rows, 2), ``keys`` uint64, ``labels`` int16 into ``names``, ``sources``
     int16, ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The texts are in
-    ``path``. ``read`` counts records of each source, ``mended`` those that repair changed.
+    ``path``. ``read`` counts records of each source, ``repaired`` those that repair changed.
     """
 
     path: Path
     names: list[str]
     read: list[int]
-    mended: list[int]
+    repaired: list[int]
     ids: np.ndarray
     keys: np.ndarray
     labels: np.ndarray
@@ -79,7 +79,7 @@ class Gathered:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a row or source may be at most before it is set aside or refused."""
+    """What a row or source may be at most before it is rejected or refused."""
 
     characters: int
     labels: int
@@ -90,12 +90,12 @@ def gather(
     sources: Sequence[Source],
     folder: Path,
     near: NearDuplicates,
-    aside: SetAside,
+    rejected: Rejected,
     limits: Limits,
     seed: int,
     say: Callable[[int, str], None],
 ) -> Gathered:
-    """Read all sources into ``folder`` and ``near``; bad rows go to ``aside``.
+    """Read all sources into ``folder`` and ``near``; bad rows go to ``rejected``.
 
     Raises BadInput for a file that cannot be read, a source of which more than the limit of
     rows is faulty or none is left, and for a label column that holds no labels.
@@ -103,7 +103,7 @@ def gather(
     path = folder / "staged.arrow"
     parts: list[tuple[np.ndarray, ...]] = []
     names: dict[str, int] = {}
-    read, mended = [0] * len(sources), [0] * len(sources)
+    read, repaired = [0] * len(sources), [0] * len(sources)
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, STAGED) as writer:
         for number, source in enumerate(sources):
             first = len(parts)
@@ -111,23 +111,23 @@ def gather(
             for found in batches(read_source(source, seed)):
                 read[number] += len(found)
                 rows, bad, changed = clean(source, found, limits.characters)
-                mended[number] += changed
+                repaired[number] += changed
                 faults += bad[: max(0, 3 - len(faults))]
                 for fault in bad:
-                    aside.put(source.name, fault)
+                    rejected.put(source.name, fault)
                 if rows:
                     writer.write_batch(as_batch(rows))
                     near.add([row.text for row in rows])
                     parts.append(numbers(rows, source, number, names))
                     refuse_labels(source, names, limits.labels)
                 say(sum(read), source.name)
-            refuse_faulty(source, read[number], aside, faults, limits.faulty)
+            refuse_faulty(source, read[number], rejected, faults, limits.faulty)
             parts[first:] = [marked(parts[first:])] if parts[first:] else []
     return Gathered(
         path,
         list(names),
         read,
-        mended,
+        repaired,
         *(np.concatenate(part) for part in zip(*parts, strict=True)),
     )
 
@@ -221,10 +221,10 @@ def refuse_labels(source: Source, names: dict[str, int], most: int) -> None:
 
 
 def refuse_faulty(
-    source: Source, read: int, aside: SetAside, faults: Sequence[Fault], most: float
+    source: Source, read: int, rejected: Rejected, faults: Sequence[Fault], most: float
 ) -> None:
     """Raise BadInput when a source gave nothing, or more than its share of faults."""
-    counts = aside.counts.get(source.name, Counter())
+    counts = rejected.counts.get(source.name, Counter())
     if read == 0:
         where = f" where {source.where}" if source.where else ""
         raise BadInput(f"source {source.name!r}: {source.path} has no rows{where}", "rows")

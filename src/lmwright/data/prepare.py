@@ -17,15 +17,15 @@ import pyarrow as pa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import COLUMNS, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
-from lmwright.data.gather import Gathered, Limits, SetAside, gather
+from lmwright.data.gather import Gathered, Limits, Rejected, gather
+from lmwright.data.label_errors import CHARACTERS, find_label_errors
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
 from lmwright.data.sources import Fault, Source, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
-from lmwright.data.suspects import CHARACTERS, find_suspects
 from lmwright.text.language import identifier as identifier_of
 
 REPEATED_ID, FOREIGN_LABEL, NEAR_HELD = 3, 4, 5
@@ -47,15 +47,15 @@ class Data(Stage):
     """Read, repair, compare, judge and split the rows of all sources.
 
     ``near``            Jaccard similarity of word pairs from which two rows stay together.
-    ``max_characters``  a longer text is set aside.
+    ``max_characters``  a longer text is rejected.
     ``max_faulty``      share of unfit rows from which a source is refused.
     ``max_labels``      more different labels than this are no labels.
-    ``suspect_rows``    rows, drawn at random, that are searched for wrong labels; 0 for none.
+    ``label_error_rows``    rows, drawn at random, that are searched for wrong labels; 0 for none.
     ``language_rows``   rows of each source, drawn at random, whose language is identified.
     ``languages``       codes among which the language is sought; empty: all.
     ``held``            rows of other artifacts, as ARTIFACT/FILE, that models are judged by. Where
-                        there are any, a training row is set aside when it is near one of them
-                        or near a row of a world.
+                        there are any, a training row is rejected when it is near one of them
+                        or near a row of a test set.
     """
 
     sources: tuple[Source, ...]
@@ -64,7 +64,7 @@ class Data(Stage):
     max_characters: int = 100_000
     max_faulty: float = 0.1
     max_labels: int = 200
-    suspect_rows: int = 12_000
+    label_error_rows: int = 12_000
     language_rows: int = 1_000
     languages: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
@@ -78,9 +78,9 @@ class Data(Stage):
         return ("rows",)
 
     def holds(self) -> dict[str, tuple[str, ...]]:
-        """The splits, and a world for each source with that role."""
-        worlds = (f"world-{source.name}" for source in self.sources if source.role == "world")
-        return {"rows": (*SPLITS, *worlds)}
+        """The splits, and a test set for each source with that role."""
+        test_sets = (f"test-{source.name}" for source in self.sources if source.role == "test")
+        return {"rows": (*SPLITS, *test_sets)}
 
     def asks(self) -> tuple[str, ...]:
         """The held rows."""
@@ -109,8 +109,8 @@ class Data(Stage):
                 raise BadInput(f"{setting} is {getattr(self, setting)}", "a number from 2 on")
         if self.max_labels > 30_000:
             raise BadInput(f"max_labels is {self.max_labels}", "at most 30000")
-        if min(self.suspect_rows, self.language_rows) < 0:
-            raise BadInput("suspect_rows or language_rows is negative", "0 or more")
+        if min(self.label_error_rows, self.language_rows) < 0:
+            raise BadInput("label_error_rows or language_rows is negative", "0 or more")
         for place in self.held:
             if place.count("/") != 1:
                 raise BadInput(f"held has {place!r}", "ARTIFACT/FILE, as in rows/gate")
@@ -118,9 +118,9 @@ class Data(Stage):
             identifier_of(self.languages)
         self.fractions.check()
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """All rows of the sources; what is kept takes about a kilobyte a row."""
-        return Amounts(rows=known.source_rows(), disk=1000 * known.source_rows())
+        return WorkEstimate(rows=known.source_rows(), disk=1000 * known.source_rows())
 
     def run(self, work: Work) -> dict[str, Any]:
         """Fill ``rows`` in two passes over the texts; returns the quality report as facts."""
@@ -138,10 +138,10 @@ class Data(Stage):
             work.progress(done, 2 * max(done, 1), note)
 
         with (
-            closing(SetAside(target / "set-aside.jsonl")) as aside,
+            closing(Rejected(target / "rejected.jsonl")) as rejected,
             closing(NearDuplicates(folder / "near", self.near)) as near,
         ):
-            gathered = gather(self.sources, folder, near, aside, limits, self.seed, say)
+            gathered = gather(self.sources, folder, near, rejected, limits, self.seed, say)
             clock.append(time.perf_counter())
             ids = np.concatenate([gathered.ids, *self.add_held(work.inputs, near)])
             groups = near.groups(np.lexsort(ids.T[::-1]).argsort().astype(np.int32))
@@ -149,7 +149,7 @@ class Data(Stage):
             barred = self.near_held(gathered, groups)
             groups = groups[: len(barred)]
             verdict, places = self.place(gathered, groups, barred)
-            quality = Second(self, gathered, groups, verdict, places).run(folder, target, aside)
+            quality = Second(self, gathered, groups, verdict, places).run(folder, target, rejected)
         shutil.rmtree(folder)
         clock.append(time.perf_counter())
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
@@ -171,38 +171,38 @@ class Data(Stage):
 
         ``groups`` (rows and held rows,) are the groups of near duplicates.
         """
-        is_world = self.is_world(gathered)
+        is_test = self.is_test(gathered)
         if not self.held:
-            return np.zeros(len(is_world), bool)
-        judging = np.concatenate([is_world, np.ones(len(groups) - len(is_world), bool)])
+            return np.zeros(len(is_test), bool)
+        judging = np.concatenate([is_test, np.ones(len(groups) - len(is_test), bool)])
         barred = np.zeros(len(groups), bool)
         barred[groups[judging]] = True
-        return barred[groups[: len(is_world)]] & ~is_world
+        return barred[groups[: len(is_test)]] & ~is_test
 
-    def is_world(self, gathered: Gathered) -> np.ndarray:
-        """Which rows are of a world: bool (rows,)."""
-        return np.array([source.role == "world" for source in self.sources])[gathered.sources]
+    def is_test(self, gathered: Gathered) -> np.ndarray:
+        """Which rows are of a test set: bool (rows,)."""
+        return np.array([source.role == "test" for source in self.sources])[gathered.sources]
 
     def place(
         self, gathered: Gathered, groups: np.ndarray, barred: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Verdict of each row (KEPT or a reason), and the file it belongs to: both (rows,).
 
-        Files are the splits, then the worlds in the order of the sources. Rows that are
+        Files are the splits, then the test sets in the order of the sources. Rows that are
         ``barred`` (rows,) stand in none.
         """
-        is_world = self.is_world(gathered)
+        is_test = self.is_test(gathered)
         verdict = np.where(barred, NEAR_HELD, REPEATED_ID).astype(np.int8)
         fresh = np.flatnonzero(~gathered.repeats_id & ~barred)
         if not len(fresh):
             raise BadInput("no row is left after cleaning", "rows with text and label")
         verdict[fresh] = judge_repeats(
-            gathered.keys[fresh], gathered.ids[fresh], gathered.labels[fresh], is_world[fresh]
+            gathered.keys[fresh], gathered.ids[fresh], gathered.labels[fresh], is_test[fresh]
         )
-        learnt = (verdict == KEPT) & ~is_world
+        learnt = (verdict == KEPT) & ~is_test
         known = np.unique(gathered.labels[learnt])
         refuse_labels(known, gathered)
-        strange = (verdict == KEPT) & is_world & ~np.isin(gathered.labels, known)
+        strange = (verdict == KEPT) & is_test & ~np.isin(gathered.labels, known)
         verdict[strange] = FOREIGN_LABEL
         places = len(SPLITS) + gathered.sources.astype(np.int16)
         ordered = np.argsort(np.argsort(gathered.names))[gathered.labels[learnt]]
@@ -246,29 +246,29 @@ class Second:
     verdict: np.ndarray
     places: np.ndarray
 
-    def run(self, folder: Path, target: Path, aside: SetAside) -> dict[str, Any]:
+    def run(self, folder: Path, target: Path, rejected: Rejected) -> dict[str, Any]:
         """Write every file of the artifact; returns the quality report."""
         stage, gathered = self.stage, self.gathered
         self.seen = [SourceQuality() for _ in stage.sources]
         self.for_language = self.sample_languages()
-        searched = self.sample_suspects()
+        searched = self.sample_label_errors()
         self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
-        self.refuse_empty_worlds()
+        self.refuse_empty_test_sets()
         characters = int(gathered.characters.sum(dtype=np.int64))
         with closing(Parts(folder / "parts", characters)) as parts:
             for first, texts, origins in gathered.staged():
-                self.scatter(first, texts, origins, parts, aside)
+                self.scatter(first, texts, origins, parts, rejected)
             for place, name in self.files():
                 write_rows(target / f"{name}.parquet", parts.sorted(place))
-        quality = self.quality(aside, self.suspects(searched))
+        quality = self.quality(rejected, self.label_errors(searched))
         labels = sorted(quality["labels"])
         write_json(target / "labels.json", labels)
         write_json(target / "sources.json", self.describe_sources())
         write_json(target / "quality.json", quality)
         return quality
 
-    def refuse_empty_worlds(self) -> None:
-        """Raise BadInput when a world has no row of its own."""
+    def refuse_empty_test_sets(self) -> None:
+        """Raise BadInput when a test set has no row of its own."""
         for place, name in self.files()[len(SPLITS) :]:
             if not ((self.places == place) & (self.verdict == KEPT)).any():
                 raise BadInput(
@@ -279,23 +279,23 @@ class Second:
 
     def files(self) -> list[tuple[int, str]]:
         """(place, name) of every file of rows."""
-        worlds = [
-            (len(SPLITS) + number, f"world-{source.name}")
+        test_sets = [
+            (len(SPLITS) + number, f"test-{source.name}")
             for number, source in enumerate(self.stage.sources)
-            if source.role == "world"
+            if source.role == "test"
         ]
-        return [*enumerate(SPLITS), *worlds]
+        return [*enumerate(SPLITS), *test_sets]
 
     def scatter(
-        self, first: int, texts: list[str], origins: list[str], parts: Parts, aside: SetAside
+        self, first: int, texts: list[str], origins: list[str], parts: Parts, rejected: Rejected
     ) -> None:
-        """Send the rows of one batch to their parts or aside, and look at each kept one."""
+        """Send the rows of one batch to their parts or rejected, and look at each kept one."""
         gathered, kept = self.gathered, []
         for offset, (text, origin) in enumerate(zip(texts, origins, strict=True)):
             row, verdict = first + offset, int(self.verdict[first + offset])
             source = int(gathered.sources[row])
             if verdict in REASONS:
-                aside.put(self.stage.sources[source].name, Fault(origin, *REASONS[verdict]))
+                rejected.put(self.stage.sources[source].name, Fault(origin, *REASONS[verdict]))
             if verdict != KEPT:
                 continue
             row_id = identifier(gathered.ids[row])
@@ -317,20 +317,20 @@ class Second:
             chosen[rows[order[: self.stage.language_rows]]] = True
         return chosen
 
-    def sample_suspects(self) -> np.ndarray:
+    def sample_label_errors(self) -> np.ndarray:
         """Rows that are searched for wrong labels, in the order of their ids."""
         rows = np.flatnonzero((self.verdict == KEPT) & (self.places < len(SPLITS)))
         order = np.lexsort((self.gathered.ids[rows, 1], self.gathered.ids[rows, 0]))
-        return rows[order[: self.stage.suspect_rows]]
+        return rows[order[: self.stage.label_error_rows]]
 
-    def suspects(self, rows: np.ndarray) -> dict[str, Any]:
+    def label_errors(self, rows: np.ndarray) -> dict[str, Any]:
         """Suspected label errors among ``rows`` as facts."""
         if len(rows) < 20:
             return {"searched": 0, "suspected": 0, "worst": []}
         codes, labels = np.unique(self.gathered.labels[rows], return_inverse=True)
         fold = folds(self.groups[rows], self.gathered.ids[rows], 4, self.stage.seed)
         texts = [self.texts[row] for row in rows.tolist()]
-        found = find_suspects(texts, labels, fold, len(codes))
+        found = find_label_errors(texts, labels, fold, len(codes))
         names = [self.gathered.names[code] for code in codes]
         right = float((found.probability.argmax(1) == labels).mean())
         return {
@@ -348,17 +348,17 @@ class Second:
             ],
         }
 
-    def quality(self, aside: SetAside, suspects: dict[str, Any]) -> dict[str, Any]:
+    def quality(self, rejected: Rejected, label_errors: dict[str, Any]) -> dict[str, Any]:
         """The quality report: facts for cards, gates and pages."""
         gathered, kept = self.gathered, self.verdict == KEPT
         learnt = kept & (self.places < len(SPLITS))
         labels = self.count_labels(learnt)
-        set_aside = {name: dict(sorted(c.items())) for name, c in sorted(aside.counts.items())}
+        by_reason = {name: dict(sorted(c.items())) for name, c in sorted(rejected.counts.items())}
         return {
             "rows": {
                 "read": sum(gathered.read),
                 "kept": int(kept.sum()),
-                "set_aside": sum(c.total() for c in aside.counts.values()),
+                "rejected": sum(c.total() for c in rejected.counts.values()),
                 "repeats_removed": int((self.verdict == 1).sum()),
             },
             "labels": labels,
@@ -367,19 +367,19 @@ class Second:
                 "label_variants": label_variants(gathered.names),
                 "rows_with_conflicting_labels": int((self.verdict == CONFLICTING).sum()),
             },
-            "set_aside": set_aside,
+            "rejected": by_reason,
             "near_duplicates": self.near_facts(kept),
             "splits": {
                 name: {"rows": int((place := learnt & (self.places == number)).sum()),
                        "labels": self.count_labels(place)}
                 for number, name in enumerate(SPLITS)
             },
-            "worlds": self.world_facts(kept, learnt),
+            "test_sets": self.test_facts(kept, learnt),
             "sources": {
-                source.name: self.source_facts(number, kept, aside)
+                source.name: self.source_facts(number, kept, rejected)
                 for number, source in enumerate(self.stage.sources)
             },
-            "suspects": suspects,
+            "label_errors": label_errors,
         }  # fmt: skip
 
     def count_labels(self, chosen: np.ndarray) -> dict[str, int]:
@@ -399,14 +399,14 @@ class Second:
             "largest_group": int(sizes.max(initial=0)),
         }
 
-    def world_facts(self, kept: np.ndarray, learnt: np.ndarray) -> dict[str, Any]:
-        """Of each world: its rows, labels, and how many have a near duplicate to learn from."""
+    def test_facts(self, kept: np.ndarray, learnt: np.ndarray) -> dict[str, Any]:
+        """Of each test set: its rows, labels, and how many have a near duplicate to learn from."""
         held = np.zeros(len(self.groups), bool)
         held[self.groups[learnt]] = True
         found = {}
         for place, name in self.files()[len(SPLITS) :]:
             rows = kept & (self.places == place)
-            found[name.removeprefix("world-")] = {
+            found[name.removeprefix("test-")] = {
                 "rows": int(rows.sum()),
                 "labels": self.count_labels(rows),
                 "near_training_rows": int(held[self.groups[rows]].sum()),
@@ -414,18 +414,18 @@ class Second:
             }
         return found
 
-    def source_facts(self, number: int, kept: np.ndarray, aside: SetAside) -> dict[str, Any]:
+    def source_facts(self, number: int, kept: np.ndarray, rejected: Rejected) -> dict[str, Any]:
         """Completeness and the findings on one source."""
         gathered, source = self.gathered, self.stage.sources[number]
         mine = gathered.sources == number
         rows = mine & kept
-        bad = aside.counts.get(source.name, Counter[str]())
+        bad = rejected.counts.get(source.name, Counter[str]())
         return {
             "role": source.role,
             "licence": source.licence,
             "read": gathered.read[number],
             "completeness": round(1 - bad.total() / gathered.read[number], 6),
-            "mended": gathered.mended[number],
+            "repaired": gathered.repaired[number],
             "repeats_removed": int((mine & (self.verdict == 1)).sum()),
             **self.seen[number].facts(
                 gathered.characters[rows], gathered.words[rows], self.stage.languages

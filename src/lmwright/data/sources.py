@@ -37,14 +37,14 @@ class Source(Settings):
     ``text``            the column (key in JSON) that holds the text.
     ``label``           the column that holds the label.
     ``constant_label``  the label of every row, where no column holds one.
-    ``id``              a column that must not repeat; rows that repeat it are set aside.
+    ``id``              a column that must not repeat; rows that repeat it are rejected.
     ``where``           column -> value: only rows that agree are read.
     ``labels``          label in the file -> label wanted; a label that is not among them is
                         a fault of its row. Empty: labels are taken as they are.
     ``format``          ``mail``: the text is a raw mail; subject and readable body are taken.
     ``encoding``        of text files: ``cp1252`` is what Windows writes in western Europe.
     ``licence``         stands beside every row.
-    ``role``            ``train``: rows to be split; ``world``: kept whole for evaluation.
+    ``role``            ``train``: rows to be split; ``test``: kept whole for evaluation.
     ``limit``           at most so many rows, drawn at random; 0 means all.
     """
 
@@ -59,7 +59,7 @@ class Source(Settings):
     format: Literal["text", "mail"] = "text"
     encoding: str = "utf-8"
     licence: str = "unknown"
-    role: Literal["train", "world"] = "train"
+    role: Literal["train", "test"] = "train"
     limit: int = 0
 
 
@@ -453,7 +453,7 @@ class Unpacking(io.RawIOBase):
 def open_text(name: str, path: Path, source: Source, newline: str | None = None) -> io.TextIOBase:
     """A file as text, without byte-order mark; bytes that are not of the encoding stay visible.
 
-    They come as lone surrogates, so that the row that holds them can be set aside.
+    They come as lone surrogates, so that the row that holds them can be rejected.
     """
     about = f"source {source.name!r}: {name}"
     try:

@@ -1,4 +1,4 @@
-"""Train, stop, calibration, gate and test rows that share no near duplicate."""
+"""Train, validation, calibration, gate and test rows that share no near duplicate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Fractions(Settings):
     """Shares of the rows: for learning, early stopping, calibration, the gate, the last test."""
 
     train: float = 0.70
-    stop: float = 0.06
+    validation: float = 0.06
     calibration: float = 0.06
     gate: float = 0.09
     test: float = 0.09

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from lmwright.baselines.majority import Majority
 from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_labels
 from lmwright.data.sample import same_rows
 from lmwright.evals.rows import read_split
@@ -47,9 +47,9 @@ class Baselines(Stage):
                 'leave rows out, or set like to ""',
             )
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """Two fits on the training rows at most."""
-        return Amounts(fitted_rows=2 * known.rows("rows/train"), disk=20_000_000)
+        return WorkEstimate(fitted_rows=2 * known.rows("rows/train"), disk=20_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Fit the three, save them, and say on how many rows and how strong."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_labels
 from lmwright.evals.predictions import (
     Predictions,
@@ -58,9 +58,9 @@ SPARSE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Stage):
-    """Score models on splits and worlds; the first of ``models`` is compared with the others.
+    """Score models on splits and test sets; the first of ``models`` is compared with the others.
 
-    ``splits`` are files of the rows artifact: ``test``, ``world-NAME``; ``rows`` limits each (0
+    ``splits`` are files of the rows artifact: ``test``, ``test-NAME``; ``rows`` limits each (0
     is all). ``extra`` names artifacts whose calibration rows join those of the rows artifact.
     ``risk`` is the share of errors allowed among answered texts, kept with ``confidence`` by
     answering "unsure" elsewhere. ``primary`` decides which model is best. ``draws`` are the
@@ -121,14 +121,14 @@ class Evaluate(Stage):
                 "at least 100 draws, a slice of at least 1 row, and nothing negative",
             )
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The calibration rows and the splits, read by the first model: the others are small."""
         counted = [("rows/calibration", known.rows("rows/calibration"))]
         for split in self.splits:
             rows = known.rows(f"rows/{split}")
             counted.append((f"rows/{split}", min(rows, self.rows) if self.rows else rows))
         tokens = sum(rows * known.tokens(place, READ_TOKENS) for place, rows in counted)
-        return Amounts(read_tokens=tokens, disk=500 * sum(rows for _, rows in counted))
+        return WorkEstimate(read_tokens=tokens, disk=500 * sum(rows for _, rows in counted))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Predict, calibrate, score, compare; write all of it and return what matters most."""

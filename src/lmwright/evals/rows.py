@@ -1,4 +1,4 @@
-"""The rows that are evaluated: one split or world of the artifact, limited if so wished."""
+"""The rows that are evaluated: one split or test set of the artifact, limited if so wished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = ["id", "text", "label", "source"]
 
 
 def read_split(folder: Path, split: str, limit: int = 0, seed: int = 0) -> pa.Table:
-    """Id, text, label and source of a split (or ``world-NAME``), sorted by id.
+    """Id, text, label and source of a split (or ``test-NAME``), sorted by id.
 
     ``limit`` keeps a subset in which each label keeps its share (0: all rows). BadInput lists the
     splits when there is none of this name, Corrupt says what is wrong with the file.

@@ -1,1 +1,1 @@
-"""Closing the circle: plan, gate, promote, roll back, watch, collect feedback, retrain."""
+"""Closing the circle: gate, promote, roll back, watch, collect feedback, retrain."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import count_rows
 from lmwright.evals.predictions import batches
 from lmwright.evals.rows import read_split
@@ -72,10 +72,10 @@ class Detect(Stage):
         if all(artifact in inputs for artifact, _ in places):
             refuse_few(sum(count_rows(inputs[a] / f"{s}.parquet") for a, s in places), self.window)
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The reference rows, read once."""
         tokens = sum(known.rows(place) * known.tokens(place, 256) for place in self.reference)
-        return Amounts(read_tokens=tokens, disk=5_000_000)
+        return WorkEstimate(read_tokens=tokens, disk=5_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """See the reference with the model, and fit."""

@@ -63,7 +63,7 @@ class Gate(Settings):
     ``alpha``     chance of passing a model that is worse by the margin. Each further use of the
                   same rows, fresh or kept, spends less of it (for kept rows: each comparison
                   with a version in service).
-    ``kept``      old worlds that must not be forgotten by more than ``kept_margin``.
+    ``kept``      old test_sets that must not be forgotten by more than ``kept_margin``.
     ``slices``    kinds of fresh rows that must not be worse; null for none.
     ``max_slowdown``   of the median time for a batch, against the version to be replaced.
     ``max_megabytes``  of the model's files.
@@ -101,7 +101,7 @@ class Gate(Settings):
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A model with its calibration and the bytes of its files."""
 
     model: Model
@@ -119,12 +119,12 @@ class Condition:
     evidence: dict[str, Any]
 
 
-def hold(
+def run_gate(
     gate: Gate,
     sets: Mapping[str, pa.Table],
     labels: Sequence[str],
-    candidate: Contender,
-    rival: Contender,
+    candidate: Candidate,
+    incumbent: Candidate,
     used: Mapping[str, int],
     seed: int,
     timed: bool = True,
@@ -132,10 +132,10 @@ def hold(
     """Judge every condition of ``gate`` on ``sets`` (place -> rows with id, text, label, source).
 
     ``used`` says how often the rows of each place served a gate before. ``timed`` is False where
-    the rival is no version in service, so that its speed is no standard.
+    the incumbent is no version in service, so that its speed is no standard.
     """
     found = {
-        place: (predictions(candidate, rows, labels), predictions(rival, rows, labels))
+        place: (predictions(candidate, rows, labels), predictions(incumbent, rows, labels))
         for place, rows in sets.items()
     }
     alphas = {place: allowance(gate.alpha, used[place]) for place in sets}
@@ -149,7 +149,7 @@ def hold(
         rows = sets[gate.fresh]
         conditions += slices(gate.slices, rows, labels, *found[gate.fresh], alpha, seed)
     if timed:
-        conditions.append(speed(gate, candidate, rival, sets[gate.fresh]))
+        conditions.append(speed(gate, candidate, incumbent, sets[gate.fresh]))
     conditions.append(size(gate, candidate))
     return conditions
 
@@ -166,7 +166,7 @@ def quality(
 def kept(
     gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float, seed: int
 ) -> Condition:
-    """An old world is not forgotten by more than its margin."""
+    """An earlier test set is not forgotten by more than its margin."""
     verdict = verdict_on(gate, new, old, gate.kept_margin, alpha, seed, name)
     return condition(name, verdict, verdict.passes, gate, new, old)
 
@@ -225,14 +225,14 @@ def lacking(gate: Gate, rows: pa.Table, labels: Sequence[str]) -> str:
     return ""
 
 
-def speed(gate: Gate, candidate: Contender, rival: Contender, rows: pa.Table) -> Condition:
+def speed(gate: Gate, candidate: Candidate, incumbent: Candidate, rows: pa.Table) -> Condition:
     """Both answer the same texts in turns; the ratio of their median times."""
     texts = rows.column("text").to_pylist()[:TIMED_TEXTS]
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED_ROUNDS):
-        for place, contender in enumerate((candidate, rival)):
+        for place, each in enumerate((candidate, incumbent)):
             began = time.perf_counter()
-            contender.model.logits(contender.model.prepare(texts))
+            each.model.logits(each.model.prepare(texts))
             seconds[place].append(time.perf_counter() - began)
     mine, its = (float(np.median(each[1:])) for each in seconds)
     ratio = mine / its
@@ -240,11 +240,11 @@ def speed(gate: Gate, candidate: Contender, rival: Contender, rows: pa.Table) ->
         "speed",
         ratio <= gate.max_slowdown,
         f"{ratio:.2f} times the time of the one in service; at most {gate.max_slowdown:g}",
-        {"seconds": mine, "rival_seconds": its, "ratio": ratio, "texts": len(texts)},
+        {"seconds": mine, "incumbent_seconds": its, "ratio": ratio, "texts": len(texts)},
     )
 
 
-def size(gate: Gate, candidate: Contender) -> Condition:
+def size(gate: Gate, candidate: Candidate) -> Condition:
     """The model's files fit."""
     megabytes = candidate.size / 1e6
     return Condition(
@@ -255,11 +255,11 @@ def size(gate: Gate, candidate: Contender) -> Condition:
     )
 
 
-def predictions(contender: Contender, rows: pa.Table, labels: Sequence[str]) -> Predictions:
-    """What a contender says of rows."""
+def predictions(candidate: Candidate, rows: pa.Table, labels: Sequence[str]) -> Predictions:
+    """Predictions of a model of rows."""
     texts = rows.column("text").to_pylist()
-    logits = predict_logits(contender.model, texts, labels)
-    return judge(rows, tuple(labels), logits, contender.calibration)
+    logits = predict_logits(candidate.model, texts, labels)
+    return judge(rows, tuple(labels), logits, candidate.calibration)
 
 
 def verdict_on(
@@ -289,6 +289,6 @@ def condition(
     evidence = verdict.to_json() | {
         "metric": gate.metric,
         "accuracy": float((new.chosen == new.truth).mean()),
-        "rival_accuracy": float((old.chosen == old.truth).mean()),
+        "incumbent_accuracy": float((old.chosen == old.truth).mean()),
     }
     return Condition(name, passed, f"{verdict.verdict}: {verdict.reason}", evidence)

@@ -14,7 +14,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
 from lmwright.data.corpus import find_row
 from lmwright.evals.rows import read_split
-from lmwright.loop.traffic import SETTINGS, Log
+from lmwright.serve.traffic import SETTINGS, Log
 from lmwright.store.run import runs_with
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import aliases, ancestors, history, learnt_from
@@ -141,9 +141,11 @@ def other_uses(
     """What a result did with a row in a split of its input beside learning: (word, artifact)."""
     settings, outputs = result.parts["settings"], result.outputs
     places = {f"{own}/{split}" for own, given in result.inputs.items() if given == content}
-    if result.kind == "train" and "rows/stop" in places:
-        stop = read_split(store.artifact(content), split, settings["stop_rows"], settings["seed"])
-        if row in stop.column("id").to_pylist():
+    if result.kind == "train" and "rows/validation" in places:
+        validation = read_split(
+            store.artifact(content), split, settings["validation_rows"], settings["seed"]
+        )
+        if row in validation.column("id").to_pylist():
             yield "stopped", outputs["model"]
     elif result.kind == "evaluate" and split == "calibration":
         yield "calibrated", outputs["scores"]

@@ -13,13 +13,14 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
-from lmwright.core.stage import Amounts, Known, Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_labels
 from lmwright.evals.rows import read_split
 from lmwright.loop.detect import refuse_other_model
-from lmwright.loop.gate import Condition, Contender, Gate, hold
+from lmwright.loop.gate import Candidate, Condition, Gate, run_gate
 from lmwright.models.calibration import Calibration
 from lmwright.models.model import load_model
+from lmwright.old_format import evidence_of
 from lmwright.store.store import Store
 from lmwright.store.versions import (
     ALIAS,
@@ -78,11 +79,11 @@ class Promote(Stage):
             )
         self.gate.check()
 
-    def amounts(self, known: Known) -> Amounts:
-        """The gate's rows, read by the candidate and by its rival."""
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
+        """The gate's rows, read by the candidate and by the incumbent."""
         places = (self.gate.fresh, *self.gate.kept)
         tokens = sum(known.rows(place) * known.tokens(place, 256) for place in places)
-        return Amounts(read_tokens=2 * tokens, disk=1000)
+        return WorkEstimate(read_tokens=2 * tokens, disk=1000)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write ``version.json``: the model by its content, its calibration and its labels."""
@@ -110,19 +111,19 @@ class Promote(Stage):
         record: Record,
         author: str = "",
     ) -> dict[str, Any]:
-        """Let the gate decide and log its decision, once for each candidate and rival."""
+        """Let the gate decide and log its decision, once for each candidate and incumbent."""
         alias = f"{recipe.name}@{self.alias}"
         version = artifacts["version"]
         now = current(store, alias)
         if now is not None and now.hash == version:
             return {"decision": "in place", "alias": alias, "version": version}
-        rival = now.hash if now else artifacts[self.baseline]
-        before = earlier(store, alias, version, rival, self)
+        incumbent = now.hash if now else artifacts[self.baseline]
+        before = earlier(store, alias, version, incumbent, self)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
             return {"decision": told(before, alias), "alias": alias, "version": version}
         refuse_withdrawn(store, version)
-        evidence = self.judge(artifacts, store, version, rival, now is not None)
+        evidence = self.judge(artifacts, store, version, incumbent, now is not None)
         passed = all(condition["passed"] for condition in evidence["conditions"])
         record("gate", alias=alias, version=version, passed=passed, **evidence)
         if passed:
@@ -132,7 +133,7 @@ class Promote(Stage):
                 record("alias moved while the gate judged", alias=alias)
                 return self.act(recipe, artifacts, store, record, author)
         else:
-            facts = {"alias": alias, "version": version, "before": rival, "evidence": evidence}
+            facts = {"alias": alias, "version": version, "before": incumbent, "evidence": evidence}
             store.decide("refuse", facts, author)
         return {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
 
@@ -141,7 +142,7 @@ class Promote(Stage):
         artifacts: Mapping[str, str],
         store: Store,
         version: str,
-        rival: str,
+        incumbent: str,
         in_service: bool,
     ) -> dict[str, Any]:
         """The conditions as evidence for the log: numbers, never the rows themselves."""
@@ -155,18 +156,18 @@ class Promote(Stage):
         ids = {place: short_ids(rows) for place, rows in sets.items()}
         used = {place: uses(store, set(ids[place]), in_service=True) for place in gate.kept}
         used[gate.fresh] = uses(store, set(ids[gate.fresh]))
-        conditions = hold(
+        conditions = run_gate(
             gate,
             sets,
             read_labels(store.artifact(artifacts["rows"])),
-            contender(store, version),
-            contender(store, rival) if in_service else baseline(store, rival),
+            candidate_of(store, version),
+            candidate_of(store, incumbent) if in_service else baseline(store, incumbent),
             used,
             self.seed,
             timed=in_service,
         )
         return {
-            "rival": rival,
+            "incumbent": incumbent,
             "asked": hash_json(asdict(self.gate)),
             "in_service": in_service,
             "gate_rows": {place: found[:SAMPLED] for place, found in ids.items()},
@@ -186,17 +187,17 @@ def told(entry: Mapping[str, Any], alias: str) -> str:
     )
 
 
-def contender(store: Store, version: str) -> Contender:
+def candidate_of(store: Store, version: str) -> Candidate:
     """A version, loaded."""
     bound = read_version(store, version)
     folder = store.artifact(bound["model"])
-    return Contender(load_model(folder), Calibration(**bound["calibration"]), bytes_of(folder))
+    return Candidate(load_model(folder), Calibration(**bound["calibration"]), bytes_of(folder))
 
 
-def baseline(store: Store, content: str) -> Contender:
+def baseline(store: Store, content: str) -> Candidate:
     """A model that is no version: it stands as it is, without calibration."""
     folder = store.artifact(content)
-    return Contender(load_model(folder), Calibration(), bytes_of(folder))
+    return Candidate(load_model(folder), Calibration(), bytes_of(folder))
 
 
 def bytes_of(folder: Path) -> int:
@@ -226,15 +227,15 @@ def uses(store: Store, ids: Collection[str], in_service: bool = False) -> int:
 
 
 def earlier(
-    store: Store, alias: str, version: str, rival: str, stage: Promote
+    store: Store, alias: str, version: str, incumbent: str, stage: Promote
 ) -> dict[str, Any] | None:
-    """The decision on this candidate, rival and gate, if it has been taken already."""
+    """The decision on this candidate, incumbent and gate, if it has been taken already."""
     key = hash_json(asdict(stage.gate))
     for entry in store.decisions():
         facts = entry["facts"]
-        evidence = facts.get("evidence", {})
+        evidence = evidence_of(facts.get("evidence", {}))
         same = facts.get("alias") == alias and facts.get("version") == version
-        if same and evidence.get("rival") == rival and evidence.get("asked") == key:
+        if same and evidence.get("incumbent") == incumbent and evidence.get("asked") == key:
             return entry
     return None
 

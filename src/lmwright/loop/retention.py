@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from lmwright.loop.traffic import SETTINGS, Traffic
+from lmwright.serve.traffic import SETTINGS, Traffic
 from lmwright.store.lease import SWEEP, lease, working
 from lmwright.store.store import Store
 

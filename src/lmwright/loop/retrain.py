@@ -20,19 +20,19 @@ from lmwright.core.stage import Settings
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Gate, lacking
 from lmwright.loop.promote import Promote
-from lmwright.loop.traffic import PARTS, bare
 from lmwright.loop.watch import Watch
 from lmwright.metrics.classification import SMALLEST
 from lmwright.metrics.noninferiority import FEWEST, allowance, one_sided_bounds
+from lmwright.serve.traffic import PARTS, bare
 from lmwright.store.store import Store
 
 FEWEST_LEARNT = 70
 """Texts to learn from, at least: of fewer one of the splits may get none."""
 PAST = "past"
-"""Beside the parts of the feedback: what earlier gates judged by, now a world to be remembered."""
+"""Beside the parts of the feedback: what earlier gates judged by, now kept as a test set."""
 FEEDBACK = "feedback"
 """The stage that a retraining has beside the recipe's, and its artifact."""
-HELD = ["rows/stop", "rows/calibration", "rows/gate", "rows/test"]
+HELD = ["rows/validation", "rows/calibration", "rows/gate", "rows/test"]
 DETECT = {"window": Detect.window, "reference": list(Detect.reference)}
 
 
@@ -110,7 +110,7 @@ class Retrain(Settings):
 
 
 @dataclass(frozen=True)
-class Harm:
+class Trigger:
     """Why a retraining is worth it, or ``reason`` empty when it is not; and the numbers.
 
     ``looks`` are the numbers of labels at which the loss has been tested so far.
@@ -121,14 +121,14 @@ class Harm:
     looks: tuple[int, ...]
 
 
-def harm(
+def find_trigger(
     settings: Retrain,
     signs: list[dict[str, Any]],
     labelled: list[dict[str, Any]],
     reference_loss: float | None,
     reference_confidence: float,
     looks: tuple[int, ...] = (),
-) -> Harm:
+) -> Trigger:
     """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service.
 
     ``looks`` are the earlier tests of the loss of these answers: each spends its part of alpha.
@@ -137,9 +137,9 @@ def harm(
     drifting = [window for window in recent if drifts(window)]
     evidence: dict[str, Any] = {"drifting_windows": len(drifting), "labels": len(labelled)}
     if len(drifting) < settings.windows or len(labelled) < settings.fewest:
-        return Harm("", evidence, looks)
+        return Trigger("", evidence, looks)
     if settings.new_labels and len(labelled) >= settings.new_labels:
-        return Harm(f"drift, and {len(labelled)} new labels to learn from", evidence, looks)
+        return Trigger(f"drift, and {len(labelled)} new labels to learn from", evidence, looks)
     if reference_loss is not None and (not looks or len(labelled) >= 2 * looks[-1]):
         losses = np.array([loss_of(row) for row in labelled])
         alpha = allowance(settings.alpha, len(looks))
@@ -148,14 +148,14 @@ def harm(
         least = lower if np.isfinite(lower) else None
         evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": least, "alpha": alpha}
         if lower > settings.loss:
-            return Harm(
+            return Trigger(
                 f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence, looks
             )
     now = float(np.mean([window["confidence_mean"] for window in drifting]))
     evidence |= {"confidence": now, "reference_confidence": reference_confidence}
     if reference_confidence - now > settings.confidence:
-        return Harm(f"drift, and confidence fell to {now:.3f}", evidence, looks)
-    return Harm("", evidence, looks)
+        return Trigger(f"drift, and confidence fell to {now:.3f}", evidence, looks)
+    return Trigger("", evidence, looks)
 
 
 def drifts(window: dict[str, Any]) -> bool:
@@ -228,18 +228,18 @@ def derive(
     """The recipe of a retraining: the old stages, the feedback beside them, the overlay on top.
 
     ``model`` is the content of the model behind ``alias``, which the gate may move. The feedback's
-    training part is a source to learn from, its gate part and its past are worlds that are kept
+    training part is a source to learn from, its gate part and its past are test sets that are kept
     whole; nothing is learnt from what is near a row of them or of the old splits that models are
-    judged by. The gate judges on the gate part and asks that nothing is forgotten: the old world,
-    the past, and what the recipe's own gate kept. From then on drift is measured from the new
-    world, as far as there are enough rows of it.
+    judged by. The gate judges on the gate part and asks that nothing is forgotten: the earlier
+    test set, the past, and what the recipe's own gate kept. From then on drift is measured
+    from the new traffic, as far as there are enough rows of it.
     """
     sources = [
         {
             "name": f"feedback-{part}",
             "path": str(path),
             "licence": "feedback of users",
-            "role": "train" if part == "train" else "world",
+            "role": "train" if part == "train" else "test",
         }
         for part, (path, _) in files.items()
     ]
@@ -248,10 +248,10 @@ def derive(
             "stage": "data",
             "sources": sources,
             "held": HELD,
-            "suspect_rows": 0,
+            "label_error_rows": 0,
             "fractions": {
                 "train": 0.7,
-                "stop": 0.04,
+                "validation": 0.04,
                 "calibration": 0.2,
                 "gate": 0.03,
                 "test": 0.03,
@@ -259,10 +259,10 @@ def derive(
             "writes": {"rows": FEEDBACK},
         }
     }
-    fresh = f"{FEEDBACK}/world-feedback-gate"
+    fresh = f"{FEEDBACK}/test-feedback-gate"
     name, _, tail = alias.partition("@")
     gate = (raw["stages"].get("promote") or {}).get("gate") or {}
-    past = [f"{FEEDBACK}/world-feedback-{PAST}"] if PAST in files else []
+    past = [f"{FEEDBACK}/test-feedback-{PAST}"] if PAST in files else []
     kept = list(dict.fromkeys([gate.get("fresh", Gate.fresh), *gate.get("kept", ()), *past]))
     detect = {**DETECT, **(raw["stages"].get("detect") or {})}
     enough = files["gate"][1] >= 3 * int(detect["window"])

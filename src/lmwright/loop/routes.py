@@ -11,16 +11,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.circle import Circle
-from lmwright.loop.traffic import Traffic
+from lmwright.loop.controller import Controller
 from lmwright.serve.request import RequestFault, allow_only, strict_json, text_field
 from lmwright.serve.routes import Service
+from lmwright.serve.traffic import Traffic
 
 ANSWER = re.compile(r"cls-[0-9a-f]{32}")
 FAULT = "the loop has a fault; the server's log says which"
 
 
-def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
+def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRouter:
     """The router of the loop beside a service."""
     router = APIRouter()
     pool = ThreadPoolExecutor(2, "feedback")  # of its own: a slow disk must hold up no answer
@@ -53,16 +53,18 @@ def routes(service: Service, traffic: Traffic, circle: Circle) -> APIRouter:
 
     @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
     async def look() -> dict[str, Any]:
-        state = {key: circle.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")}
+        state = {
+            key: controller.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")
+        }
         return {
             "alias": service.alias,
             "version": service.engine.current.version,
             **state,
-            "windows": len(circle.signs),
-            "last_window": circle.signs[-1] if circle.signs else None,
+            "windows": len(controller.signs),
+            "last_window": controller.signs[-1] if controller.signs else None,
             "lost": traffic.lost,
-            "unfit": circle.unfit or None,
-            "fault": FAULT if circle.fault or traffic.fault else "",
+            "unfit": controller.unfit or None,
+            "fault": FAULT if controller.fault or traffic.fault else "",
         }
 
     return router

@@ -11,7 +11,7 @@ import numpy as np
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.loop.detect import seen_of
-from lmwright.metrics.detectors import Detectors, Sign, signs_to_json
+from lmwright.metrics.detectors import Detectors, DriftScore, scores_to_json
 from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
 
@@ -46,7 +46,7 @@ class Watcher:
         self.version = version
         self.detectors = Detectors.load(folder)
         self.answers: list[Answer] = []
-        self.signs: dict[str, Sign] | None = None
+        self.signs: dict[str, DriftScore] | None = None
 
     def take(self, served: Served) -> list[dict[str, Any]]:
         """Add an answer's texts; returns the signs of every window that it filled."""
@@ -68,4 +68,4 @@ class Watcher:
             [answer.ids for answer in window],
         )
         self.signs = self.detectors.look(seen, self.signs)
-        return signs_to_json(self.signs) | {"confidence_mean": float(seen.confidence.mean())}
+        return scores_to_json(self.signs) | {"confidence_mean": float(seen.confidence.mean())}

@@ -107,7 +107,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Sign:
+class DriftScore:
     """What one detector says of one window.
 
     ``statistic`` in its own unit: D for length and confidence, root bits (Jensen and Shannon's
@@ -165,7 +165,9 @@ class Detectors:
         settings |= _limit(_scores(drawn, arrays["null"]), run_length, seed)
         return cls(settings, arrays)
 
-    def look(self, window: Seen, before: Mapping[str, Sign] | None = None) -> dict[str, Sign]:
+    def look(
+        self, window: Seen, before: Mapping[str, DriftScore] | None = None
+    ) -> dict[str, DriftScore]:
         """Every detector's sign for one window of the size that was fitted.
 
         ``before``: the signs of the former window; None at the start or after a change of model.
@@ -180,7 +182,7 @@ class Detectors:
             for j, name in enumerate(NAMES)
         }
 
-    def _sign(self, j: int, statistic: float, before: Sign | None) -> Sign:
+    def _sign(self, j: int, statistic: float, before: DriftScore | None) -> DriftScore:
         null = self.arrays["null"][:, j]
         score = float(_score(np.array([statistic]), null)[0])
         smoothed = float(_smooth(np.array(before.smoothed if before else 0.0), np.array(score)))
@@ -191,7 +193,7 @@ class Detectors:
         floor = self.settings["floors"][NAMES[j]]
         now = score > self.limit and effect >= floor
         in_time = smoothed > self.limit and lasting >= floor
-        return Sign(statistic, effect, score, smoothed, trend, bool(now or in_time))
+        return DriftScore(statistic, effect, score, smoothed, trend, bool(now or in_time))
 
     def save(self, folder: Path) -> None:
         """Write ``detectors.json`` and ``detectors.safetensors`` into ``folder``."""
@@ -213,14 +215,14 @@ class Detectors:
             raise Corrupt(f"the detectors in {folder.name} cannot be read ({fault})") from fault
 
 
-def signs_to_json(signs: Mapping[str, Sign]) -> dict[str, dict[str, float | bool]]:
+def scores_to_json(signs: Mapping[str, DriftScore]) -> dict[str, dict[str, float | bool]]:
     """The signs of one window as JSON values."""
     return {name: asdict(sign) for name, sign in signs.items()}
 
 
-def signs_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Sign]:
-    """What ``signs_to_json`` wrote."""
-    return {name: Sign(**values[name]) for name in NAMES}
+def scores_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, DriftScore]:
+    """What ``scores_to_json`` wrote."""
+    return {name: DriftScore(**values[name]) for name in NAMES}
 
 
 def refuse_settings(window: int, run_length: float, windows: int) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.blocks.flow import Cache
-from lmwright.models.network import Batch
-from lmwright.models.ragged import pack
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import pack
+from lmwright.models.network.network import Batch
 from lmwright.text.generation import SamplingParams
 
 
@@ -43,8 +43,8 @@ class CausalLM(Protocol):
     """A network that predicts the next token: ours, or another's behind an adapter.
 
     ``longest`` is the context length in tokens, if there is a bound. ``streams`` are the names of
-    the inputs: one; source and target; or, with ``two_streams``, content and query. ``foretells``
-    says whether the network has next-token logits.
+    the inputs: one; source and target; or, with ``two_streams``, content and query.
+    ``is_causal_lm`` says whether the network has next-token logits.
     """
 
     @property
@@ -57,7 +57,7 @@ class CausalLM(Protocol):
     def two_streams(self) -> bool: ...
 
     @property
-    def foretells(self) -> bool: ...
+    def is_causal_lm(self) -> bool: ...
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document.
@@ -328,7 +328,7 @@ def check_length(network: CausalLM, tokens: int) -> None:
 
 def check_causal(network: CausalLM) -> None:
     """Raise BadInput for a network that is no causal language model."""
-    if not network.foretells:
+    if not network.is_causal_lm:
         raise BadInput(
             "this model is no causal language model", "a decoder with a language-model head"
         )

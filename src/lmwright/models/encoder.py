@@ -14,13 +14,14 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.core.spec import Head, read_head, read_spec
 from lmwright.models.files.folder import Published, check_vocabulary
+from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
-from lmwright.models.initial import initialise
 from lmwright.models.model import read_description
-from lmwright.models.network import Network, build, fill
-from lmwright.models.ragged import Ragged, pack
-from lmwright.models.spec import Head, read_head, read_spec
+from lmwright.models.network.initialise import initialise
+from lmwright.models.network.network import Network, build, fill
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 MOST_TOKENS_AT_ONCE = 4096
@@ -71,7 +72,7 @@ class Encoder:
         width = self.network.width
 
         def both(piece: Ragged) -> Tensor:
-            logits_bk, hidden_nd = self.network.look(piece)
+            logits_bk, hidden_nd = self.network.logits_and_hidden(piece)
             pooled_bd = F.normalize(mean_pool(hidden_nd, piece), dim=-1)
             return torch.cat([logits_bk, piece.as_packed(pooled_bd)], dim=-1)
 
@@ -100,6 +101,7 @@ class Encoder:
         write_tensors(folder / "model.safetensors", dict(self.network.named_parameters()))
         description = {
             "kind": self.kind,
+            "format": FORMAT,
             "labels": list(self.labels),
             "max_tokens": self.max_tokens,
             "spec": self.network.spec.to_json(),
@@ -111,13 +113,18 @@ class Encoder:
     def load(cls, folder: Path) -> Encoder:
         """Read what :meth:`save` wrote; every fault of the folder is named."""
         description, where = read_description(folder), str(folder / "model.json")
-        setting = read_spec(description.get("spec"), where)
-        head = read_head(description.get("head"), where)
+        spec, head_value = description.get("spec"), description.get("head")
+        old = is_old(description, where)
+        if old:
+            spec, head_value = current_part(spec), current_part(head_value)
+        setting, head = read_spec(spec, where), read_head(head_value, where)
         labels = tuple(description["labels"])
         if head.outputs != len(labels):
             raise Corrupt(f"{where}: {head.outputs} outputs", f"{len(labels)}, one a label")
         network = build(setting, head)
         tensors = read_tensors(folder / "model.safetensors")
+        if old:
+            tensors = {current_weight(name): tensor for name, tensor in tensors.items()}
         wanted = {name: tuple(each.shape) for name, each in network.named_parameters()}
         check_fit(tensors, wanted, str(folder / "model.safetensors"))
         fill(network, tensors)

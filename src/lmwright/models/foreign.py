@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.models.blocks.flow import Cache
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.ragged import Ragged
 from lmwright.models.files.folder import (
     check_rows,
     generation_of,
@@ -28,12 +29,11 @@ from lmwright.models.files.folder import (
     read_shards,
     said_in,
     template_of,
-    unheard,
+    unsupported,
 )
 from lmwright.models.files.weights import some
 from lmwright.models.language import LanguageModel, make_language_model, read_generation_config
-from lmwright.models.network import Batch
-from lmwright.models.ragged import Ragged
+from lmwright.models.network.network import Batch
 from lmwright.tables import entries
 from lmwright.text.tokenizer import read_tokenizer
 
@@ -67,7 +67,7 @@ def foreign_model(folder: Path, report: Callable[[str], None]) -> LanguageModel[
     said = said_in(folder, config)
     stop_ids, banned_ids = ids_of(said.get("eos_token_id")), never_in(said, folder)
     generation = generation_of(folder, config)
-    for each in unheard(generation):
+    for each in unsupported(generation):
         report(f"{each} is left unread")
     return make_language_model(
         network,
@@ -87,7 +87,7 @@ class Foreign:
 
     streams: tuple[str, ...] = ("decoder",)
     two_streams = False
-    foretells = True
+    is_causal_lm = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -103,7 +103,7 @@ class Foreign:
         """Next-token logits (documents, vocabulary) of each document."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
-        past = None if cache is None else cache.kept.get(KEPT)
+        past = None if cache is None else cache.entries.get(KEPT)
         rows, kept = [], []
         for place, (first, end) in enumerate(batch.spans()):
             own = None if past is None else past.caches[place]
@@ -112,7 +112,7 @@ class Foreign:
             rows.append(found.logits[0, -1].float())
             kept.append(found.past_key_values)
         if cache is not None:
-            cache.kept[KEPT] = Caches(tuple(kept))
+            cache.entries[KEPT] = Caches(tuple(kept))
             cache.advance(batch)
         return batch.as_packed(torch.stack(rows))
 

@@ -20,7 +20,7 @@ from lmwright.models.decode import (
     generate,
 )
 from lmwright.models.files.folder import Published, ids_of
-from lmwright.models.network import Network, build, fill
+from lmwright.models.network.network import Network, build, fill
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.text.tokenizer import Tokenizer
@@ -197,7 +197,7 @@ def language_model(published: Published) -> LanguageModel[Network]:
         raise BadInput(f"a {published.family.name} model", "a language model")
     head = published.described.heads["lm"]
     _, weights = published.heads.get("lm", (head, {}))
-    network = build(published.family.writes(published.spec), head)
+    network = build(published.family.generation_spec(published.spec), head)
     check_causal(network)
     fill(network, {**published.weights, **published.more, **weights})
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import read_json_object
+from lmwright.old_format import model_of
 from lmwright.tables import entries, resolve
 
 
@@ -51,15 +52,6 @@ class Model(Protocol):
         """Read what :meth:`save` wrote; BadInput or Corrupt says what is wrong with it."""
 
 
-FORMER_NAMES = {
-    "asked": "zero-shot",
-    "asked-hosted": "zero-shot-hosted",
-    "question": "prompt",
-    "way": "query",
-}
-"""Kinds, and fields of these kinds, by the names that they had in older stores."""
-
-
 def load_model(folder: Path) -> Model:
     """The model in a folder, of whichever kind its ``model.json`` names."""
     kind = read_description(folder).get("kind")
@@ -86,7 +78,4 @@ def read_description(folder: Path) -> dict[str, Any]:
         or len(set(labels)) < len(labels)
     ):
         raise Corrupt(f"{path}: labels are {labels!r}", "two different strings or more")
-    if (kind := value.get("kind")) in ("asked", "asked-hosted"):
-        value = {FORMER_NAMES.get(name, name): each for name, each in value.items()}
-        value["kind"] = FORMER_NAMES[kind]
-    return value
+    return model_of(value)

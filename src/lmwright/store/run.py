@@ -74,7 +74,7 @@ def run_recipe(
 ) -> Run:
     """Run every stage in order; what has a result under its stamp is not done again.
 
-    ``again`` repeats the work on purpose. ``forecast`` (stage -> what was foretold) is kept in the
+    ``again`` repeats the work on purpose. ``forecast`` (stage -> its forecast) is kept in the
     journal, to be held against what happens. Raises the LmwrightError of the stage that failed;
     the run's journal then says where and why, and a rerun goes on from the last checkpoint.
     """

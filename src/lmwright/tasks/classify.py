@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from lmwright.core.errors import BadInput, nearest
 from lmwright.metrics.classification import log_losses
 from lmwright.models.calibration import fit_temperature, softmax
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import MOST_TOKENS_AT_ONCE, Encoder, pieces
-from lmwright.models.ragged import Noise, pack
-from lmwright.models.spec import Head
 from lmwright.train.batches import Example
 
 
@@ -26,7 +27,7 @@ class Classify:
 
     labels: tuple[str, ...]
     smoothing: float = 0.0
-    judged_by: ClassVar[str] = "scaled_log_loss"
+    monitor: ClassVar[str] = "scaled_log_loss"
 
     def head(self, dropout: float) -> Head:
         """The mean over the tokens, as the start was pre-trained with, then one linear map."""
@@ -35,7 +36,7 @@ class Classify:
     def examples(
         self, model: Encoder, texts: Sequence[str], labels: Sequence[str], ids: Sequence[str]
     ) -> list[Example]:
-        """Rows as examples; a row's id (hexadecimal) keys its noise."""
+        """Rows as examples; a row's id (hexadecimal) keys its dropout."""
         places = {label: place for place, label in enumerate(self.labels)}
         for label in set(labels) - set(places):
             raise BadInput(
@@ -49,11 +50,13 @@ class Classify:
             for tokens, row, label in zip(prepared, ids, labels, strict=True)
         ]
 
-    def loss(self, network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> Tensor:
         """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), and what the
         network's ops add to it."""
         added: list[Tensor] = []
-        rows = logits(network, examples, noise, added)
+        rows = logits(network, examples, dropout_rng, added)
         loss = F.cross_entropy(rows, targets(examples), label_smoothing=self.smoothing)
         return sum(added, loss)
 
@@ -80,12 +83,12 @@ class Classify:
 def logits(
     network: nn.Module,
     examples: Sequence[Example],
-    noise: Noise | None,
-    losses: list[Tensor] | None = None,
+    dropout_rng: DropoutRNG | None,
+    aux_losses: list[Tensor] | None = None,
 ) -> Tensor:
-    """Logits (examples, labels); ``losses`` takes what the network's ops add to the loss."""
+    """Logits (examples, labels); ``aux_losses`` collects what the network's ops add to the loss."""
     batch = pack([each.tokens for each in examples], [each.document for each in examples])
-    return network(batch, noise, losses=losses)
+    return network(batch, dropout_rng, aux_losses=aux_losses)
 
 
 def targets(examples: Sequence[Example]) -> Tensor:

@@ -18,12 +18,12 @@ from scipy.special import log_softmax
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState
 from lmwright.models.files.published import is_gguf, located
 from lmwright.models.language import LanguageModel
 from lmwright.models.loading import load_language_model
 from lmwright.models.model import read_description
-from lmwright.models.ragged import pack
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
 COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
@@ -166,7 +166,7 @@ class ZeroShot:
         for item in batch:
             network = self.model.network
             ragged = pack([item.prefix if item.source is None else item.source])
-            states_nd = (network.hidden if item.source is None else network.encoded)(ragged)
+            states_nd = (network.hidden if item.source is None else network.encode)(ragged)
             pooled_1d = mean_pool(states_nd, ragged)
             rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
         return np.stack(rows)

@@ -13,7 +13,7 @@ from lmwright.core.random import stream
 
 @dataclass(frozen=True)
 class Example:
-    """One document as ids, the number that keys its noise, and what is to be learnt of it."""
+    """One document as ids, the number that keys its dropout, and what is to be learnt of it."""
 
     tokens: np.ndarray
     document: int

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.core.stage import Amounts, Known, Stage, Work, inert
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate, inert
 from lmwright.data.sample import same_rows
+from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.encoder import LONGEST, Encoder, from_published, head_spec
 from lmwright.models.files.folder import Published, read_folder
 from lmwright.models.files.published import check_address, content_of, located
-from lmwright.models.memory import keep_few_kernels
 from lmwright.models.model import load_model
-from lmwright.models.network import Network, build, fill, size
+from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.tables import FAMILIES, MODELS, module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
-from lmwright.train.loop import Descent, State, refuse_infinite, train
+from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.optim import AdamW
 from lmwright.train.task import Task
 
@@ -42,10 +42,10 @@ class Train(Stage):
     which ``plan`` and ``run`` fetch. ``start_from`` names an artifact with an earlier model of
     ours to go on from instead; ``extra`` names artifacts
     whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
-    the training rows to a subset in which each label keeps its share (0: all), ``stop_rows``
+    the training rows to a subset in which each label keeps its share (0: all), ``validation_rows``
     those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
     that is answered (0: the same), which may be longer where the start has the positions.
-    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The stop split is scored
+    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept: those with the least log-loss at their own best
     temperature, since every model is given one before use. ``dropout`` below 0 keeps the
@@ -69,7 +69,7 @@ class Train(Stage):
     smoothing: float = 0.0
     evaluate_every: int = 100
     patience: int = 4
-    stop_rows: int = 500
+    validation_rows: int = 500
     checkpoint_every: int = inert(200)
 
     def needs(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Train(Stage):
             "smoothing": (0, 0.99),
             "evaluate_every": (1, None),
             "patience": (0, None),
-            "stop_rows": (2, None),
+            "validation_rows": (2, None),
             "checkpoint_every": (1, None),
         }
         for name, (least, most) in ranges.items():
@@ -120,16 +120,18 @@ class Train(Stage):
         if not self.start_from:
             check_address(self.start)
 
-    def amounts(self, known: Known) -> Amounts:
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
         """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
         rows = known.rows("rows/train")
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
         length = known.tokens("rows/train", self.max_tokens)
         steps = -(-rows // self.batch) * self.epochs
-        scored = min(self.stop_rows, known.rows("rows/stop")) * (steps // self.evaluate_every + 1)
+        scored = min(self.validation_rows, known.rows("rows/validation")) * (
+            steps // self.evaluate_every + 1
+        )
         tokens, pairs = known.step("rows/train", self.max_tokens, min(self.batch, rows))
-        return Amounts(
+        return WorkEstimate(
             train_tokens=rows * self.epochs * length,
             read_tokens=scored * known.tokens("rows/train", self.reading),
             disk=known.model_bytes(),
@@ -145,10 +147,12 @@ class Train(Stage):
         task: Task = resolve("tasks", self.task)(labels, self.smoothing)
         model = self.beginning(work, labels, task)
         table = self.training_rows(work)
-        stop = same_rows(read_rows(work.inputs["rows"] / "stop.parquet"), self.stop_rows, self.seed)
+        validation = same_rows(
+            read_rows(work.inputs["rows"] / "validation.parquet"), self.validation_rows, self.seed
+        )
         batches = Batches(examples(task, model, table), self.batch, self.epochs, self.seed)
         model = cut_at(model, min(self.reading, positions(model)))
-        held_out = examples(task, model, stop)
+        held_out = examples(task, model, validation)
         state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
         out = work.out("model")
         model.save(out)
@@ -157,13 +161,13 @@ class Train(Stage):
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
         return {
             "rows": table.num_rows,
-            "stop_rows": stop.num_rows,
+            "validation_rows": validation.num_rows,
             "steps": state.step,
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
-            f"stop_{task.judged_by}": state.best_loss,
-            "parameters": size(model.network),
+            f"validation_{task.monitor}": state.best_loss,
+            "parameters": parameter_count(model.network),
             "labels": list(labels),
         }
 
@@ -181,9 +185,9 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             scores = task.score(network, held_out)
-            judged = scores[task.judged_by]
+            judged = scores[task.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
-            state.curves[-1].update({f"stop_{name}": value for name, value in scores.items()})
+            state.curves[-1].update({f"validation_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
             if judged < state.best_loss:
                 state.best_loss, state.best_step, state.worse = judged, state.step, 0
@@ -199,7 +203,7 @@ class Train(Stage):
             batches,
             task.loss,
             optimizer,
-            Descent(self.lr, self.warmup, self.clip),
+            OptimizerConfig(self.lr, self.warmup, self.clip),
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from lmwright.core.errors import LmwrightError
-from lmwright.models.ragged import Noise
+from lmwright.models.core.dropout import DropoutRNG
 from lmwright.train.batches import Batches, Example
 from lmwright.train.optim import AdamW, clip, rate
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimizerConfig:
     """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
 
     lr: float
@@ -52,7 +52,7 @@ class Loss(Protocol):
     """What a method is beside its batches: the mean loss of some examples."""
 
     def __call__(
-        self, network: nn.Module, examples: Sequence[Example], noise: Noise | None
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
     ) -> Tensor: ...
 
 
@@ -65,7 +65,7 @@ def train(
     batches: Batches,
     loss: Loss,
     optimizer: AdamW,
-    descent: Descent,
+    descent: OptimizerConfig,
     state: State,
     periodic: Periodic,
     record: Record,
@@ -78,7 +78,7 @@ def train(
     """
     while state.step < batches.steps and not state.ended:
         examples = batches.at(state.step)
-        value = loss(network, examples, Noise(batches.seed, state.step))
+        value = loss(network, examples, DropoutRNG(batches.seed, state.step))
         value.backward()
         norm = clip(network.parameters(), descent.clip)
         refuse_infinite(value.item(), norm, state, record)

@@ -7,19 +7,19 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.spec import Head
 from lmwright.models.encoder import Encoder
-from lmwright.models.ragged import Noise
-from lmwright.models.spec import Head
 from lmwright.train.batches import Example
 
 
 class Task(Protocol):
     """What belongs together: examples, head, loss and scores.
 
-    ``judged_by`` names the score that decides which weights are kept; lower is better.
+    ``monitor`` names the score that decides which weights are kept; lower is better.
     """
 
-    judged_by: ClassVar[str]
+    monitor: ClassVar[str]
 
     def head(self, dropout: float) -> Head:
         """The head that answers the task."""
@@ -29,8 +29,10 @@ class Task(Protocol):
     ) -> list[Example]:
         """Rows as examples; BadInput for a label that the task does not know."""
 
-    def loss(self, network: nn.Module, examples: Sequence[Example], noise: Noise | None) -> Tensor:
-        """The mean loss of some examples; with ``noise``, under dropout."""
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> Tensor:
+        """The mean loss of some examples; with ``dropout_rng``, under dropout."""
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Scores on held-out examples by name, that of ``judged_by`` among them."""
+        """Scores on held-out examples by name, that of ``monitor`` among them."""

@@ -1,1 +1,1 @@
-"""What a spec can name, as modules over a ragged stream."""
+"""Modules of the ops, norms and embeddings of a spec, over a packed stream."""

@@ -1,4 +1,4 @@
-"""Attention inside each document, and from each document to its partner in another stream.
+"""Self-attention within each document, and cross-attention to its pair in another stream.
 
 Letters in names: n queries and k keys of a stream, d width, b documents of one length, m heads,
 q and s queries and keys of one document, h head width.
@@ -15,35 +15,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.core.errors import BadInput
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Flow, Kept
+from lmwright.models.blocks.build import BuildContext
+from lmwright.models.blocks.context import CrossKV, ForwardContext
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
-from lmwright.models.blocks.positions import Buckets, Relative, beside, turned, turns
-from lmwright.models.products import Linear, linear
-from lmwright.models.ragged import Group, Ragged
+from lmwright.models.blocks.positions import (
+    T5Bias,
+    TransformerXL,
+    apply_rotary,
+    rotary_cos_sin,
+    rotary_factors,
+)
+from lmwright.models.core import spec
+from lmwright.models.core.matmul import Linear, linear
+from lmwright.models.core.ragged import Group, Ragged
 
 MASKED = -1e30
-"""Added to the score of a key that is not seen. Finite, so that a query that sees none takes from
-all of them alike and not NaN."""
+"""The bias of a masked score. Finite, so that a query whose keys are all masked gets the mean of
+their values and not NaN."""
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Each document's first or last token alone: their ``rows`` of the stream, and their batch."""
+class BoundaryTokens:
+    """Each document's first or last token: their ``rows`` in the stream, and the batch of them."""
 
     batch: Ragged
     rows: list[int]
 
     @classmethod
-    def of(cls, batch: Ragged, last: bool) -> Ends:
+    def of(cls, batch: Ragged, last: bool) -> BoundaryTokens:
         """The first or last tokens of a batch."""
-        return cls(batch.ends(last), batch.end_rows(last))
+        return cls(batch.boundary_tokens(last), batch.boundary_rows(last))
 
 
 @dataclass(frozen=True)
-class Table:
-    """The documents of a group: queries (b, m, q, h), keys and values (b, kv heads, s, h)."""
+class GroupedQKV:
+    """Queries (b, m, q, h), keys and values (b, kv heads, s, h) of a group of documents."""
 
     group: Group
     q: Tensor
@@ -52,62 +58,67 @@ class Table:
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, equation 1) and its kin: see ``spec.Attention``.
+    """Multi-head attention (Vaswani et al. 2017, equation 1): see ``spec.Attention``.
 
     Documents of equal lengths share one product; nothing is padded.
     """
 
     mixes_tokens = True
 
-    def __init__(self, setting: spec.Attention, place: Place) -> None:
+    def __init__(self, setting: spec.Attention, build: BuildContext) -> None:
         super().__init__()
-        self.setting, self.name, self.width = setting, place.name, place.width
-        self.site = next(place.sites)
+        self.setting, self.name, self.width = setting, build.name, build.width
+        self.dropout_id = next(build.dropout_ids)
         h = setting.head_width
         self.sizes = [setting.heads * h, setting.kv_heads * h, setting.kv_heads * h]
-        if setting.reads and not setting.each_layer:
-            self.q = Linear(place.width, self.sizes[0], setting.bias)
-            self.kv = Linear(place.widths[setting.reads], sum(self.sizes[1:]), setting.bias)
+        if setting.cross_attends and not setting.each_layer:
+            self.q = Linear(build.width, self.sizes[0], setting.bias)
+            source_width = build.stack_widths[setting.cross_attends]
+            self.kv = Linear(source_width, sum(self.sizes[1:]), setting.bias)
         else:
             # One product for queries, keys and values: a third of the passes over the stream.
-            self.qkv = Linear(place.width, sum(self.sizes), setting.bias)
-        self.out = Linear(self.sizes[0], place.width, setting.out_bias)
+            self.qkv = Linear(build.width, sum(self.sizes), setting.bias)
+        self.out = Linear(self.sizes[0], build.width, setting.out_bias)
         self.q_norm, self.k_norm = norm(setting.head_norm, h), norm(setting.head_norm, h)
         known = setting.positions
-        self.buckets = Buckets(known, setting.heads) if isinstance(known, spec.Buckets) else None
-        self.relative = (
-            Relative(known, setting.heads, h, place.width)
-            if isinstance(known, spec.Relative)
-            else None
-        )
+        self.buckets: T5Bias | None = None
+        self.relative: TransformerXL | None = None
+        if isinstance(known, spec.T5Bias):
+            self.buckets = T5Bias(known, setting.heads)
+        if isinstance(known, spec.TransformerXL):
+            self.relative = TransformerXL(known, setting.heads, h, build.width)
 
-    def forward(self, x_nd: Tensor, flow: Flow, only: Ends | None = None) -> Tensor:
-        """What each token takes from those that it sees: (n, d); with ``only``, these rows."""
-        batch = flow.batch if only is None else only.batch
-        q, k, v, keys = self.mapped(x_nd, flow, only)
+    def forward(
+        self, x_nd: Tensor, context: ForwardContext, only: BoundaryTokens | None = None
+    ) -> Tensor:
+        """(n, d) -> (n, d); with ``only``, the results of these rows alone."""
+        batch = context.batch if only is None else only.batch
+        q, k, v, keys = self.project(x_nd, context, only)
         rows = [
-            self.mixed(table, batch, keys, flow).transpose(1, 2).flatten(0, 1)
-            for table in self.tables(q, k, v, batch, keys, flow)
+            self.attend_group(grouped, batch, keys, context).transpose(1, 2).flatten(0, 1)
+            for grouped in self.group(q, k, v, batch, keys, context)
         ]
-        mixed_nmh = torch.cat(rows)
-        if flow.notes is not None and self.name in flow.notes.heads:
-            mixed_nmh = mixed_nmh * flow.notes.heads[self.name].to(mixed_nmh.dtype)[:, None]
-        return self.out(mixed_nmh.flatten(1))
+        heads_nmh = torch.cat(rows)
+        if context.trace is not None and self.name in context.trace.head_factors:
+            heads_nmh = (
+                heads_nmh * context.trace.head_factors[self.name].to(heads_nmh.dtype)[:, None]
+            )
+        return self.out(heads_nmh.flatten(1))
 
-    def mapped(
-        self, x_nd: Tensor, flow: Flow, only: Ends | None
+    def project(
+        self, x_nd: Tensor, context: ForwardContext, only: BoundaryTokens | None
     ) -> tuple[Tensor, Tensor, Tensor, Ragged]:
-        """Queries (n, m, h), keys and values (k, kv heads, h), ready, and the keys' stream."""
+        """Queries (n, m, h), keys and values (k, kv heads, h), and the stream of the keys."""
         setting = self.setting
         rows_nd = x_nd if only is None else x_nd[only.rows]
-        if setting.reads and not setting.each_layer:
-            kept = self.kept(flow)
-            return self.q_norm(self.by_head(self.q(rows_nd))), kept.k, kept.v, kept.batch
-        if setting.reads:
-            x_kd = flow.read[setting.reads].inputs[flow.layer]
-            keys = flow.read[setting.reads].batch
+        if setting.cross_attends and not setting.each_layer:
+            cross = self.cross_kv(context)
+            return self.q_norm(self.by_head(self.q(rows_nd))), cross.k, cross.v, cross.batch
+        if setting.cross_attends:
+            x_kd = context.states[setting.cross_attends].inputs[context.layer]
+            keys = context.states[setting.cross_attends].batch
         else:
-            x_kd, keys = x_nd, flow.batch
+            x_kd, keys = x_nd, context.batch
         if x_kd is rows_nd:
             parts = self.qkv(x_nd).split(self.sizes, dim=-1)
         else:
@@ -119,148 +130,166 @@ class Attention(nn.Module):
         q, k, v = map(self.by_head, parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(setting.positions, spec.Rotary):
-            batch = flow.batch if only is None else only.batch
-            q = turned(q, self.angles(flow, batch, q), setting.positions)
-            k = turned(k, self.angles(flow, keys, k), setting.positions)
+            batch = context.batch if only is None else only.batch
+            q = apply_rotary(q, self.rotary_angles(context, batch, q), setting.positions)
+            k = apply_rotary(k, self.rotary_angles(context, keys, k), setting.positions)
         return q, k, v, keys
 
     def by_head(self, x_n: Tensor) -> Tensor:
         """(n, m * h) -> (n, m, h)."""
         return x_n.unflatten(-1, (-1, self.setting.head_width))
 
-    def kept(self, flow: Flow) -> Kept:
-        """Keys and values from the last states of the stack that is read, made once a document."""
-        kept: Kept | None = None if flow.cache is None else flow.cache.kept.get(self.name)
-        if kept is None:
-            source = flow.read[self.setting.reads]
+    def cross_kv(self, context: ForwardContext) -> CrossKV:
+        """Keys and values from the last states of the attended stack, computed once a document."""
+        cache = context.cache
+        cross: CrossKV | None = None if cache is None else cache.entries.get(self.name)
+        if cross is None:
+            source = context.states[self.setting.cross_attends]
             k, v = map(self.by_head, self.kv(source.last).split(self.sizes[1:], dim=-1))
-            kept = Kept(self.k_norm(k), v, source.batch)
-            if flow.cache is not None:
-                flow.cache.kept[self.name] = kept
-        return kept
+            cross = CrossKV(self.k_norm(k), v, source.batch)
+            if cache is not None:
+                cache.entries[self.name] = cross
+        return cross
 
-    def angles(self, flow: Flow, batch: Ragged, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The rotary angles of a stream's tokens, made once for all layers that turn alike."""
+    def rotary_angles(
+        self, context: ForwardContext, batch: Ragged, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rotary factors of a stream's tokens, computed once for all layers of equal settings."""
         setting: Any = self.setting.positions
 
         def make() -> tuple[Tensor, Tensor]:
-            # Some scalings depend on a document's length, so each is turned by itself.
-            ends = [
-                int(part.max()) + 1 for part in flow.batch.positions_n.split(flow.batch.lengths())
-            ]
-            parts = zip(batch.positions_n.split(batch.lengths()), ends, strict=True)
-            cos, sin = zip(*(turns(setting, *part) for part in parts), strict=True)
+            # Some scalings depend on a document's length, so each has its own angles.
+            whole = context.batch
+            longest = [int(part.max()) + 1 for part in whole.positions_n.split(whole.lengths())]
+            parts = zip(batch.positions_n.split(batch.lengths()), longest, strict=True)
+            cos, sin = zip(*(rotary_cos_sin(setting, *part) for part in parts), strict=True)
             found = torch.cat(cos).to(like.dtype), torch.cat(sin).to(like.dtype)
-            return beside(found, setting)
+            return rotary_factors(found, setting)
 
-        return flow.once((setting, id(batch)), make)
+        return context.memoised((setting, id(batch)), make)
 
-    def tables(
-        self, q: Tensor, k: Tensor, v: Tensor, batch: Ragged, keys: Ragged, flow: Flow
-    ) -> Iterator[Table]:
-        """Queries, keys and values of each group of documents that share a product."""
-        if flow.cache is not None and not self.setting.reads:
-            yield from self.cached(q, k, v, flow)
+    def group(
+        self, q: Tensor, k: Tensor, v: Tensor, batch: Ragged, keys: Ragged, context: ForwardContext
+    ) -> Iterator[GroupedQKV]:
+        """Iterate over the groups of documents that share a product."""
+        if context.cache is not None and not self.setting.cross_attends:
+            yield from self.group_with_cache(q, k, v, context)
             return
         groups = batch.groups(None if keys is batch else keys)
         qs = q.split([group.stop - group.start for group in groups])
         counts = [group.key_stop - group.key_start for group in groups]
         for group, *parts in zip(groups, qs, k.split(counts), v.split(counts), strict=True):
-            yield Table(group, *(by_document(part, len(group.documents)) for part in parts))
+            yield GroupedQKV(
+                group, *(split_documents(part, len(group.documents)) for part in parts)
+            )
 
-    def cached(self, q: Tensor, k: Tensor, v: Tensor, flow: Flow) -> Iterator[Table]:
-        """The same where keys and values of former tokens are in the cache."""
-        assert flow.cache is not None
-        past, batch = flow.cache.lengths, flow.batch
+    def group_with_cache(
+        self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext
+    ) -> Iterator[GroupedQKV]:
+        """Iterate over the groups with keys and values of former tokens from the cache."""
+        assert context.cache is not None
+        past, batch = context.cache.lengths, context.batch
         known = self.setting.positions
-        if self.setting.sees.startswith("ordered") or (
-            batch.segments_n is not None and isinstance(known, spec.Relative) and known.segments
+        if self.setting.mask.startswith("permutation") or (
+            batch.segments_n is not None
+            and isinstance(known, spec.TransformerXL)
+            and known.segments
         ):
             raise BadInput(
-                "attention by segments or an order of factorisation", "one that reads on by places"
+                "attention by segments or an order of factorisation with a cache",
+                "attention by positions",
             )
-        k_all, v_all = flow.cache.extend(self.name, k, v, batch)
+        k_all, v_all = context.cache.extend(self.name, k, v, batch)
 
         def make() -> list[Group]:
             last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
-            own = batch if len(q) == len(batch.tokens_n) else batch.ends(last=True)
+            own = batch if len(q) == len(batch.tokens_n) else batch.boundary_tokens(last=True)
             return own.groups(
                 replace(batch, cu_seqlens=tuple(sum(last[:j]) for j in range(len(last) + 1)))
             )
 
-        for group in flow.once(("read on", len(q)), make):
+        for group in context.memoised(("groups with cache", len(q)), make):
             those = slice(group.first, group.first + len(group.documents))
-            part = by_document(q[group.start : group.stop], len(group.documents))
+            part = split_documents(q[group.start : group.stop], len(group.documents))
             length = group.key_length
-            yield Table(group, part, k_all[those, :, :length], v_all[those, :, :length])
+            yield GroupedQKV(group, part, k_all[those, :, :length], v_all[those, :, :length])
 
-    def mixed(self, table: Table, batch: Ragged, keys: Ragged, flow: Flow) -> Tensor:
-        """The values that the queries of one group take: (b, m, q, h)."""
-        setting, noise, notes = self.setting, flow.noise, flow.notes
-        added, causal = self.added(table, batch, keys, flow)
-        if notes is not None and notes.maps:
-            k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
-            weights = weights_of(table.q, k, added, setting.scale, setting.cap)
-            notes.weights.setdefault(self.name, []).extend(weights.detach().unbind(0))
+    def attend_group(
+        self, grouped: GroupedQKV, batch: Ragged, keys: Ragged, context: ForwardContext
+    ) -> Tensor:
+        """Attention of one group: (b, m, q, h)."""
+        setting, dropout_rng, trace = self.setting, context.dropout_rng, context.trace
+        bias, causal = self.score_bias(grouped, batch, keys, context)
+        if trace is not None and trace.attention:
+            k, v = (repeat_kv(part, setting.heads) for part in (grouped.k, grouped.v))
+            weights = attention_weights(grouped.q, k, bias, setting.scale, setting.logit_softcap)
+            trace.attention_weights.setdefault(self.name, []).extend(weights.detach().unbind(0))
             return weights @ v
-        if noise is not None and setting.dropout:
-            group, rate = table.group, setting.dropout
+        if dropout_rng is not None and setting.dropout:
+            group, rate = grouped.group, setting.dropout
             own = slice(group.first, group.first + len(group.documents))
             firsts = batch.firsts and batch.firsts[own]
-            mask = noise.weights(group, setting.heads, table.q, rate, self.site, firsts)
-            k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
-            if setting.cap or (added is not None and added.requires_grad):
-                weights = weights_of(table.q, k, added, setting.scale, setting.cap)
+            mask = dropout_rng.attention_weight_mask(
+                group, setting.heads, grouped.q, rate, self.dropout_id, firsts
+            )
+            k, v = (repeat_kv(part, setting.heads) for part in (grouped.k, grouped.v))
+            if setting.logit_softcap or (bias is not None and bias.requires_grad):
+                weights = attention_weights(
+                    grouped.q, k, bias, setting.scale, setting.logit_softcap
+                )
                 return (weights * mask.view_as(weights)) @ v
-            mixed: Tensor = AttendWithNoise.apply(table.q, k, v, added, setting.scale, mask)
-            return mixed
-        if setting.cap:
-            k, v = (repeated(part, setting.heads) for part in (table.k, table.v))
-            return weights_of(table.q, k, added, setting.scale, setting.cap) @ v
-        return attend(table, added, causal, setting.scale)
+            attended: Tensor = AttendWithDropout.apply(grouped.q, k, v, bias, setting.scale, mask)
+            return attended
+        if setting.logit_softcap:
+            k, v = (repeat_kv(part, setting.heads) for part in (grouped.k, grouped.v))
+            return attention_weights(grouped.q, k, bias, setting.scale, setting.logit_softcap) @ v
+        return fused_attention(grouped, bias, causal, setting.scale)
 
-    def added(
-        self, table: Table, batch: Ragged, keys: Ragged, flow: Flow
+    def score_bias(
+        self, grouped: GroupedQKV, batch: Ragged, keys: Ragged, context: ForwardContext
     ) -> tuple[Tensor | None, bool]:
-        """What is added to the scores, of a shape that spreads over (b, m, q, s), or None.
-
-        And whether that is nothing but the mask of causal attention from first token to last, in
-        which case it is None where the fused product can do without.
+        """The bias of the scores, broadcastable to (b, m, q, s), or None; and whether to pass
+        ``is_causal`` to the fused kernel instead of a mask.
         """
         setting, known = self.setting, self.setting.positions
-        name = (id(batch), table.group.start, setting.reads)
-        at = flow.once(("at", *name), lambda: where(table, batch, keys, flow, setting))
-        explicit = (
-            setting.cap or flow.notes is not None or (flow.noise is not None and setting.dropout)
+        name = (id(batch), grouped.group.start, setting.cross_attends)
+        at = context.memoised(
+            ("at", *name), lambda: token_positions(grouped, batch, keys, context, setting)
         )
+        drops = context.dropout_rng is not None and setting.dropout
+        explicit = setting.logit_softcap or context.trace is not None or drops
         plain = not setting.window and not isinstance(
-            known, (spec.Slopes, spec.Buckets, spec.Relative)
+            known, (spec.ALiBi, spec.T5Bias, spec.TransformerXL)
         )
-        if setting.sees == "causal" and plain and not explicit and at.whole:
+        if setting.mask == "causal" and plain and not explicit and at.whole:
             return None, True
-        masks = ("mask", *name, setting.sees, setting.window)
-        mask = flow.once(masks, lambda: mask_of(setting, at, table, batch, keys))
-        parts: list[Tensor] = [] if mask is None else [mask.to(table.q.dtype)[:, None]]
-        if isinstance(known, spec.Slopes):
+        masks = ("mask", *name, setting.mask, setting.window)
+        mask = context.memoised(masks, lambda: attention_mask(setting, at, grouped, batch, keys))
+        parts: list[Tensor] = [] if mask is None else [mask.to(grouped.q.dtype)[:, None]]
+        if isinstance(known, spec.ALiBi):
             distances = (at.queries_bq[:, :, None] - at.keys_bs[:, None]).abs()
-            slopes = torch.tensor(known.slopes, dtype=table.q.dtype)
+            slopes = torch.tensor(known.slopes, dtype=grouped.q.dtype)
             parts.append(-slopes[:, None, None] * distances[:, None])
         if self.buckets is not None:
             weight, buckets = self.buckets.weight, self.buckets
             parts.append(
-                flow.once((id(weight), known, *name), lambda: buckets(at.queries_bq, at.keys_bs))
+                context.memoised(
+                    (id(weight), known, *name), lambda: buckets(at.queries_bq, at.keys_bs)
+                )
             )
         if self.relative is not None:
-            own = self.relative.added(table.q, table.k, at.queries_bq, at.keys_bs, at.other_bqs)
+            own = self.relative.score_bias(
+                grouped.q, grouped.k, at.queries_bq, at.keys_bs, at.other_bqs
+            )
             parts.append(own * setting.scale)
         return (sum(parts[1:], parts[0]) if parts else None), False
 
 
 @dataclass(frozen=True)
-class Where:
-    """Places of a group's queries (b, q) and keys (b, s); b is 1 where all documents have the same.
+class TokenPositions:
+    """Positions of a group's queries (b, q) and keys (b, s); b is 1 where all documents agree.
 
-    ``whole``: every document's queries are all of its keys' tokens. ``other_bqs``: which keys are
+    ``whole``: every document's queries are all of its keys' tokens. ``other_bqs``: True for keys
     of another segment than the query, if segments are known.
     """
 
@@ -270,94 +299,106 @@ class Where:
     other_bqs: Tensor | None
 
 
-def where(table: Table, batch: Ragged, keys: Ragged, flow: Flow, setting: spec.Attention) -> Where:
-    """The places of a group's queries and keys."""
-    group, own = table.group, slice(table.group.start, table.group.stop)
+def token_positions(
+    grouped: GroupedQKV,
+    batch: Ragged,
+    keys: Ragged,
+    context: ForwardContext,
+    setting: spec.Attention,
+) -> TokenPositions:
+    """Positions of a group's queries and keys."""
+    group, own = grouped.group, slice(grouped.group.start, grouped.group.stop)
     shape = len(group.documents), -1
     queries_bq = batch.positions_n[own].view(shape)
-    if flow.cache is not None and not setting.reads:
+    if context.cache is not None and not setting.cross_attends:
         keys_bs = torch.arange(group.key_length)[None]
-        return Where(alike(queries_bq), keys_bs, group.length == group.key_length, None)
+        return TokenPositions(
+            broadcast_if_equal(queries_bq), keys_bs, group.length == group.key_length, None
+        )
     others = slice(group.key_start, group.key_stop)
     keys_bs = keys.positions_n[others].view(shape)
     other = None
     if batch.segments_n is not None and keys.segments_n is not None:
         one, two = batch.segments_n[own].view(shape), keys.segments_n[others].view(shape)
         other = one[:, :, None] != two[:, None]
-    return Where(alike(queries_bq), alike(keys_bs), batch is keys, other)
+    return TokenPositions(
+        broadcast_if_equal(queries_bq), broadcast_if_equal(keys_bs), batch is keys, other
+    )
 
 
-def alike(places_bq: Tensor) -> Tensor:
-    """Places (b, q), or (1, q) if all rows are the same."""
-    return places_bq[:1] if bool((places_bq == places_bq[:1]).all()) else places_bq
+def broadcast_if_equal(positions_bq: Tensor) -> Tensor:
+    """Positions (b, q), or (1, q) if all rows are equal."""
+    return positions_bq[:1] if bool((positions_bq == positions_bq[:1]).all()) else positions_bq
 
 
-def mask_of(
-    setting: spec.Attention, at: Where, table: Table, batch: Ragged, keys: Ragged
+def attention_mask(
+    setting: spec.Attention, at: TokenPositions, grouped: GroupedQKV, batch: Ragged, keys: Ragged
 ) -> Tensor | None:
-    """0 where a query sees a key and ``MASKED`` elsewhere (b or 1, q, s); None: it sees all."""
-    back_bqs = at.queries_bq[:, :, None] - at.keys_bs[:, None]  # how far back a key stands
-    seen = torch.ones_like(back_bqs, dtype=torch.bool)
-    if setting.sees in ("causal", "prefix"):
-        seen = back_bqs >= 0
-    if setting.sees == "prefix" and batch.prefixes is not None:
-        first = table.group.first
-        ends = torch.tensor(batch.prefixes[first : first + len(table.group.documents)])
-        seen = seen | (at.keys_bs[:, None] < ends[:, None, None])
-    if setting.sees.startswith("ordered"):
+    """0 for a visible key and ``MASKED`` elsewhere (b or 1, q, s); None where all are visible."""
+    back_bqs = at.queries_bq[:, :, None] - at.keys_bs[:, None]  # distance back to the key
+    visible = torch.ones_like(back_bqs, dtype=torch.bool)
+    if setting.mask in ("causal", "prefix"):
+        visible = back_bqs >= 0
+    if setting.mask == "prefix" and batch.prefixes is not None:
+        first = grouped.group.first
+        ends = torch.tensor(batch.prefixes[first : first + len(grouped.group.documents)])
+        visible = visible | (at.keys_bs[:, None] < ends[:, None, None])
+    if setting.mask.startswith("permutation"):
         if batch.ranks_n is None or keys.ranks_n is None:
             raise TypeError("this attention needs the ranks of an order of factorisation")
-        shape, group = (len(table.group.documents), -1), table.group
+        shape, group = (len(grouped.group.documents), -1), grouped.group
         own = batch.ranks_n[group.start : group.stop].view(shape)[:, :, None]
         other = keys.ranks_n[group.key_start : group.key_stop].view(shape)[:, None]
-        seen = other < own if setting.sees == "ordered_before" else other <= own
+        visible = other < own if setting.mask == "permutation_strict" else other <= own
     if setting.window:
-        seen = seen & (back_bqs.abs() < setting.window)
-    if bool(seen.all()):
+        visible = visible & (back_bqs.abs() < setting.window)
+    if bool(visible.all()):
         return None
-    return torch.zeros(seen.shape).masked_fill(~seen, MASKED)
+    return torch.zeros(visible.shape).masked_fill(~visible, MASKED)
 
 
-def by_document(x_nmh: Tensor, documents: int) -> Tensor:
-    """Rows of documents of one length (n, m, h) -> (documents, m, length, h)."""
+def split_documents(x_nmh: Tensor, documents: int) -> Tensor:
+    """Split rows of documents of one length: (n, m, h) -> (documents, m, length, h)."""
     return x_nmh.unflatten(0, (documents, -1)).transpose(1, 2)
 
 
-def repeated(x_bmsh: Tensor, heads: int) -> Tensor:
-    """Keys or values with each head repeated for the queries that share it."""
+def repeat_kv(x_bmsh: Tensor, heads: int) -> Tensor:
+    """Repeat each head of keys or values for the queries that share it."""
     times = heads // x_bmsh.shape[1]
     return x_bmsh if times == 1 else x_bmsh.repeat_interleave(times, dim=1)
 
 
-def attend(table: Table, added: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """Attention without noise by the fused product: (b, m, q, h)."""
-    q, k, v = table.q, table.k, table.v
+def fused_attention(grouped: GroupedQKV, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """Attention without dropout by torch's fused kernel: (b, m, q, h)."""
+    q, k, v = grouped.q, grouped.k, grouped.v
     heads = q.shape[1]
-    if k.shape[1] != heads and added is None and not causal:
-        # Queries that share keys and see all of them are but more queries.
+    if k.shape[1] != heads and bias is None and not causal:
+        # Unmasked queries that share keys are but more queries.
         folded = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
-        mixed = F.scaled_dot_product_attention(folded, k, v, scale=scale)
-        return mixed.unflatten(2, (-1, q.shape[2])).flatten(1, 2)
-    k, v = repeated(k, heads), repeated(v, heads)
+        attended = F.scaled_dot_product_attention(folded, k, v, scale=scale)
+        return attended.unflatten(2, (-1, q.shape[2])).flatten(1, 2)
+    k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=added, is_causal=causal and q.shape[2] > 1, scale=scale
+        q, k, v, attn_mask=bias, is_causal=causal and q.shape[2] > 1, scale=scale
     )
 
 
-def weights_of(q: Tensor, k: Tensor, added: Tensor | None, scale: float, cap: float) -> Tensor:
-    """Attention weights (b, m, q, s), by the formula: the truth that the fast paths must meet."""
+def attention_weights(
+    q: Tensor, k: Tensor, bias: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """Attention weights (b, m, q, s) by the formula: the reference of the fast paths."""
     scores = q @ k.transpose(-1, -2) * scale
-    if cap:
-        scores = cap * torch.tanh(scores / cap)
-    return torch.softmax(scores if added is None else scores + added, dim=-1)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    return torch.softmax(scores if bias is None else scores + bias, dim=-1)
 
 
-class AttendWithNoise(torch.autograd.Function):
-    """Attention with dropout on its weights, and its gradient written out.
+class AttendWithDropout(torch.autograd.Function):
+    """Attention with dropout on its weights, with its own backward.
 
     With P the softmax, M the mask, A = P * M and O = A V, the gradient with respect to the
     scores is (dO Vᵀ) * A - P * rowsum(dO * O): the row sums come from O, so the mask itself
-    need not be kept (the identity of Dao et al. 2022, section 3.1, which dropout keeps).
+    need not be cross_kv (the identity of Dao et al. 2022, section 3.1, which dropout keeps).
     """
 
     @staticmethod
@@ -366,15 +407,15 @@ class AttendWithNoise(torch.autograd.Function):
         q_bmqh: Tensor,
         k_bmsh: Tensor,
         v_bmsh: Tensor,
-        added: Tensor | None,
+        bias: Tensor | None,
         scale: float,
         mask_gqs: Tensor,
     ) -> Tensor:
-        """-> (b, m, q, h); ``added`` spreads over (b, m, q, s), the mask is (b * m, q, s)."""
+        """-> (b, m, q, h); ``bias`` is broadcast to (b, m, q, s), the mask is (b * m, q, s)."""
         q, k, v = (part.flatten(0, 1) for part in (q_bmqh, k_bmsh, v_bmsh))
         scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=scale)
-        if added is not None:
-            scores.unflatten(0, q_bmqh.shape[:2]).add_(added)
+        if bias is not None:
+            scores.unflatten(0, q_bmqh.shape[:2]).add_(bias)
         p_gqs = torch.softmax(scores, dim=-1)
         a_gqs = mask_gqs.mul_(p_gqs)
         o = torch.bmm(a_gqs, v)
@@ -384,7 +425,7 @@ class AttendWithNoise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The gradients with respect to queries, keys and values."""
+        """Gradients with respect to queries, keys and values."""
         q, k, v, p_gqs, a_gqs, o = ctx.saved_tensors
         do = gradients[0].flatten(0, 1)
         ds_gqs = torch.bmm(do, v.transpose(1, 2)).mul_(a_gqs)

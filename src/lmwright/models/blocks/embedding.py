@@ -1,4 +1,4 @@
-"""From token ids to vectors."""
+"""Embeddings of tokens, positions and segments."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.flow import Flow
+from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.blocks.norm import norm
 from lmwright.models.blocks.positions import sinusoids
-from lmwright.models.ragged import Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.ragged import Ragged
 
 
 class Table(nn.Embedding):
-    """Vectors by number, not drawn yet: what builds a network gives it its weights."""
+    """An embedding table whose weights are set from outside, after the network is built."""
 
     def reset_parameters(self) -> None:
-        """Nothing: a draw on no device at all would have torch load its compiler for it."""
+        """Do nothing: a draw on no device at all would have torch load its compiler for it."""
 
 
 class Embedding(nn.Module):
-    """Sum of token, position and segment vectors, normalised: see ``spec.Embedding``."""
+    """Sum of token, position and segment embeddings, normalised: see ``spec.Embedding``."""
 
-    def __init__(self, stack: spec.Stack, site: int) -> None:
+    def __init__(self, stack: spec.Stack, dropout_id: int) -> None:
         super().__init__()
         setting, width = stack.embedding, stack.width
-        self.setting, self.width, self.site = setting, width, site
+        self.setting, self.width, self.dropout_id = setting, width, dropout_id
         self.tokens = Table(setting.vocabulary, width) if setting.vocabulary else None
         learned = setting.positions if setting.sinusoids is None else 0
         self.positions = Table(learned, width) if learned else None
@@ -37,16 +37,18 @@ class Embedding(nn.Module):
         self.token_norm, self.norm = norm(setting.token_norm, width), norm(setting.norm, width)
         self.gradient, self.alone = TableGradient(), True
 
-    def forward(self, flow: Flow) -> Tensor:
-        """Vectors (n, d) of the stream."""
-        batch, setting = flow.batch, self.setting
+    def forward(self, context: ForwardContext) -> Tensor:
+        """Embeddings (n, d) of the stream."""
+        batch, setting = context.batch, self.setting
         x_nd = self.norm(self.summed(batch))
-        if flow.noise is not None and setting.dropout:
-            x_nd = x_nd * flow.noise.rows(batch, x_nd, setting.dropout, self.site)
+        if context.dropout_rng is not None and setting.dropout:
+            x_nd = x_nd * context.dropout_rng.token_mask(
+                batch, x_nd, setting.dropout, self.dropout_id
+            )
         return x_nd
 
     def summed(self, batch: Ragged) -> Tensor:
-        """The sum of the tables' rows."""
+        """Sum of the tables' rows."""
         setting = self.setting
         if self.tokens is not None:
             x_nd = self.looked_up(self.tokens.weight, batch.tokens_n)
@@ -56,18 +58,18 @@ class Embedding(nn.Module):
         else:
             raise TypeError("an embedding of neither tokens nor a vector")
         x_nd = self.token_norm(x_nd)
-        places_n = batch.positions_n + setting.first_position
+        rows_n = batch.positions_n + setting.first_position
         if self.positions is not None:
-            x_nd = x_nd + self.positions(places_n)
+            x_nd = x_nd + self.positions(rows_n)
         if setting.sinusoids is not None:
-            x_nd = x_nd + sinusoids(places_n, self.width, setting.sinusoids).to(x_nd.dtype)
+            x_nd = x_nd + sinusoids(rows_n, self.width, setting.sinusoids).to(x_nd.dtype)
         known = batch.segments_n
-        if self.segments is not None and not (known is None and setting.unsaid == "none"):
+        if self.segments is not None and not (known is None and setting.default_segment == "none"):
             x_nd = x_nd + (self.segments.weight[0] if known is None else self.segments(known))
         return x_nd
 
     def looked_up(self, table: Tensor, rows_n: Tensor) -> Tensor:
-        """Rows of the token table; a shared one gets a gradient in the ordinary way."""
+        """Look up rows of the token table; a tied table gets its gradient in the ordinary way."""
         if not self.alone:
             return F.embedding(rows_n, table)
         found: Tensor = LookUp.apply(table, rows_n, self.gradient)
@@ -112,7 +114,7 @@ class LookUp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
-        """Leaves the table's gradient in place; nothing flows on."""
+        """Add to the table's gradient in place; nothing is passed on."""
         with torch.no_grad():
             ctx.gradient.add(ctx.table, ctx.saved_tensors[0], gradients[0])
         return None, None, None

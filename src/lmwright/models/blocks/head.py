@@ -1,4 +1,4 @@
-"""From hidden states to logits of tokens or documents, or to a document's vector."""
+"""Heads: from hidden states to logits of tokens or documents, or to a document's vector."""
 
 from __future__ import annotations
 
@@ -6,42 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.bends import BENDS
+from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.norm import norm
-from lmwright.models.products import Linear
-from lmwright.models.ragged import Noise, Ragged
+from lmwright.models.core import spec
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.matmul import Linear
+from lmwright.models.core.ragged import Ragged
 
 
 class Head(nn.Module):
-    """See ``spec.Head``. ``out`` of a head that shares a table has only the table's rows."""
+    """A head: see ``spec.Head``. ``out`` is the token table where the head is tied to it."""
 
-    def __init__(self, setting: spec.Head, width: int, site: int) -> None:
+    def __init__(self, setting: spec.Head, width: int, dropout_id: int) -> None:
         super().__init__()
-        self.setting, self.site = setting, site
+        self.setting, self.dropout_id = setting, dropout_id
         self.dense = self.dense_norm = None
         if setting.dense is not None:
             self.dense = Linear(width, setting.dense.outputs)
             self.dense_norm = norm(setting.dense.norm, setting.dense.outputs)
-            self.bend = BENDS[setting.dense.bend]
+            self.activation = ACTIVATIONS[setting.dense.activation]
             width = setting.dense.outputs
         self.out = Linear(width, setting.outputs, setting.bias) if setting.outputs else None
 
-    def forward(self, x_nd: Tensor, batch: Ragged, noise: Noise | None) -> Tensor:
+    def forward(self, x_nd: Tensor, batch: Ragged, dropout_rng: DropoutRNG | None) -> Tensor:
         """(n, outputs) a token of the stream, or (b, outputs) a document in the packed order."""
         setting = self.setting
         x = x_nd if setting.pool == "none" else POOLS[setting.pool](x_nd, batch)
         if self.dense is not None and self.dense_norm is not None:
-            x = self.dense_norm(self.bend(self.dense(x)))
-        if noise is not None and setting.dropout:
-            draw = noise.rows if setting.pool == "none" else noise.vectors
-            x = x * draw(batch, x, setting.dropout, self.site)
+            x = self.dense_norm(self.activation(self.dense(x)))
+        if dropout_rng is not None and setting.dropout:
+            draw = dropout_rng.token_mask if setting.pool == "none" else dropout_rng.pooled_mask
+            x = x * draw(batch, x, setting.dropout, self.dropout_id)
         if setting.scale != 1.0:
             x = x * setting.scale
         if self.out is not None:
             x = self.out(x)
-        if setting.cap:
-            x = setting.cap * torch.tanh(x / setting.cap)
+        if setting.logit_softcap:
+            x = setting.logit_softcap * torch.tanh(x / setting.logit_softcap)
         if setting.unit:
             x = F.normalize(x, dim=-1)
         return x if setting.pool == "none" else batch.as_packed(x)
@@ -62,12 +63,12 @@ def max_pool(x_nd: Tensor, batch: Ragged) -> Tensor:
 
 def first_token(x_nd: Tensor, batch: Ragged) -> Tensor:
     """Each document's first hidden state (b, d), in the stream's order."""
-    return x_nd[batch.end_rows(last=False)]
+    return x_nd[batch.boundary_rows(last=False)]
 
 
 def last_token(x_nd: Tensor, batch: Ragged) -> Tensor:
     """Each document's last hidden state (b, d), in the stream's order."""
-    return x_nd[batch.end_rows(last=True)]
+    return x_nd[batch.boundary_rows(last=True)]
 
 
 POOLS = {"mean": mean_pool, "max": max_pool, "first": first_token, "last": last_token}

@@ -1,4 +1,4 @@
-"""Normalisations over the width."""
+"""Normalisations over the width: LayerNorm and RMSNorm."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models import spec
+from lmwright.models.core import spec
 
 
 class LayerNorm(nn.Module):
-    """Mean and variance taken out, gain and bias put in (Ba et al. 2016, equation 4)."""
+    """Layer normalisation (Ba et al. 2016, equation 4)."""
 
     def __init__(self, setting: spec.Norm, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Divided by the root mean square (Zhang and Sennrich 2019, equation 4)."""
+    """Root mean square normalisation (Zhang and Sennrich 2019, equation 4)."""
 
     def __init__(self, setting: spec.Norm, width: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class RmsNorm(nn.Module):
 def rms_normed(x_nd: Tensor, gain_d: Tensor, eps: float) -> Tensor:
     """x gain / sqrt(mean x² + eps); (..., d) -> (..., d).
 
-    Where no gradient is wanted by the formula itself: torch's own keeps less for a gradient, but
+    Without a gradient by the formula itself: torch's own keeps less for a gradient, but
     takes five to nine times as long over some hundred rows (docs/log.md).
     """
     if torch.is_grad_enabled() or x_nd.dtype not in (torch.float32, torch.float64):
@@ -55,5 +55,5 @@ KINDS = {"layer": LayerNorm, "rms": RmsNorm}
 
 
 def norm(setting: spec.Norm | None, width: int) -> nn.Module:
-    """The normalisation that a spec asks for; none is the identity."""
+    """Build the normalisation of a spec; without one, the identity."""
     return nn.Identity() if setting is None else KINDS[setting.kind](setting, width)

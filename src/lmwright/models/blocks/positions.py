@@ -1,4 +1,4 @@
-"""How attention knows where a token stands: by turning queries and keys, or by added scores.
+"""Position information in attention: rotary embedding, ALiBi, T5 bias, Transformer-XL scores.
 
 Letters in names: n tokens, b documents, q queries and s keys of a document, m heads, h head
 width, f frequencies, r distances.
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lmwright.models import spec
+from lmwright.models.core import spec
 
 
 def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tensor:
@@ -26,10 +26,12 @@ def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tenso
     return torch.cat(parts, dim=-1)
 
 
-def turns(setting: spec.Rotary, positions_n: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (n, width / 2) of the angles at ``positions_n``, fp64.
+def rotary_cos_sin(
+    setting: spec.Rotary, positions_n: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, width / 2) of the rotary angles at ``positions_n``, fp64.
 
-    ``longest`` is the length of their document so far, which some scalings depend on.
+    ``longest`` is the length of their document so far, on which some scalings depend.
     """
     frequencies_f, factor = frequencies(setting, longest)
     angles_nf = positions_n[:, None].double() * frequencies_f
@@ -37,7 +39,7 @@ def turns(setting: spec.Rotary, positions_n: Tensor, longest: int) -> tuple[Tens
 
 
 def frequencies(setting: spec.Rotary, longest: int) -> tuple[Tensor, float]:
-    """Angles a position (width / 2,), fp64, and the factor of sines and cosines."""
+    """Rotary frequencies (width / 2,), fp64, and the factor of sines and cosines."""
     exponents_f = torch.arange(0, setting.width, 2, dtype=torch.float64) / setting.width
     plain_f = setting.base**-exponents_f
     scaling = setting.scaling
@@ -48,14 +50,14 @@ def frequencies(setting: spec.Rotary, longest: int) -> tuple[Tensor, float]:
     )
 
 
-def linear(
+def linear_scaling(
     setting: spec.Rotary, scaling: spec.Scaling, plain_f: Tensor, exponents_f: Tensor, longest: int
 ) -> Tensor:
     """Positions interpolated (Chen et al. 2023, equation 3)."""
     return plain_f / scaling.factor
 
 
-def dynamic(
+def dynamic_scaling(
     setting: spec.Rotary, scaling: spec.Scaling, plain_f: Tensor, exponents_f: Tensor, longest: int
 ) -> Tensor:
     """A base that grows with the length beyond the trained one (NTK-aware scaling)."""
@@ -65,21 +67,21 @@ def dynamic(
     return torch.as_tensor(base, dtype=torch.float64) ** -exponents_f
 
 
-def llama3(
+def llama3_scaling(
     setting: spec.Rotary, scaling: spec.Scaling, plain_f: Tensor, exponents_f: Tensor, longest: int
 ) -> Tensor:
-    """Waves longer than the trained length stretched, short ones kept, a blend between."""
-    turns_f = scaling.original * plain_f / (2 * math.pi)
-    kept_f = ((turns_f - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+    """Wavelengths beyond the trained length stretched, short ones kept, a blend between."""
+    periods_f = scaling.original * plain_f / (2 * math.pi)
+    kept_f = ((periods_f - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return kept_f * plain_f + (1 - kept_f) * plain_f / scaling.factor
 
 
-def yarn(
+def yarn_scaling(
     setting: spec.Rotary, scaling: spec.Scaling, plain_f: Tensor, exponents_f: Tensor, longest: int
 ) -> Tensor:
     """A ramp over the frequencies' numbers from kept to stretched (Peng et al. 2024, section 3.2).
 
-    Where a frequency makes ``high`` turns in the trained length the ramp begins, at ``low`` it
+    Where a frequency has ``high`` periods in the trained length the ramp begins, at ``low`` it
     ends, both rounded outwards if ``truncate``.
     """
     first, last = (
@@ -96,7 +98,7 @@ def yarn(
     return plain_f * (1 - stretched_f) + plain_f / scaling.factor * stretched_f
 
 
-def longrope(
+def longrope_scaling(
     setting: spec.Rotary, scaling: spec.Scaling, plain_f: Tensor, exponents_f: Tensor, longest: int
 ) -> Tensor:
     """A divisor for each frequency (Ding et al. 2024), others beyond the trained length."""
@@ -105,63 +107,66 @@ def longrope(
 
 
 SCALINGS = {
-    "linear": linear,
-    "dynamic": dynamic,
-    "llama3": llama3,
-    "yarn": yarn,
-    "longrope": longrope,
+    "linear": linear_scaling,
+    "dynamic": dynamic_scaling,
+    "llama3": llama3_scaling,
+    "yarn": yarn_scaling,
+    "longrope": longrope_scaling,
 }
 
 
-def beside(angles: tuple[Tensor, Tensor], setting: spec.Rotary) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (n, width / 2) as :func:`turned` takes them: beside a head's two halves, or
-    its pairs, (n, 1, 2, width / 2) or (n, 1, width / 2, 2); sines of the first are negative."""
-    cos_nf, sin_nf = angles
-    two = partners(setting)
+def rotary_factors(cos_sin: tuple[Tensor, Tensor], setting: spec.Rotary) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines in the shapes that :func:`apply_rotary` takes.
+
+    From (n, width / 2) to (n, 1, 2, width / 2) half-split or (n, 1, width / 2, 2) interleaved; the
+    sine of a pair's first number is negative.
+    """
+    cos_nf, sin_nf = cos_sin
+    two = pair_dimension(setting)
     return cos_nf.unsqueeze(two)[:, None], torch.stack([-sin_nf, sin_nf], dim=two)[:, None]
 
 
-def partners(setting: spec.Rotary) -> int:
-    """The dimension along which two partners stand."""
-    return -2 if setting.partners == "halves" else -1
+def pair_dimension(setting: spec.Rotary) -> int:
+    """The dimension of the two numbers of a rotated pair."""
+    return -2 if setting.layout == "half_split" else -1
 
 
-def turned(x_nmh: Tensor, angles: tuple[Tensor, Tensor], setting: spec.Rotary) -> Tensor:
-    """Heads (n, m, h) with their first ``width`` numbers turned by the angles of their rows."""
-    cos, sin = angles
-    two, whole = partners(setting), setting.width == x_nmh.shape[-1]
+def apply_rotary(x_nmh: Tensor, factors: tuple[Tensor, Tensor], setting: spec.Rotary) -> Tensor:
+    """Rotate the first ``width`` numbers of heads (n, m, h) by :func:`rotary_factors`."""
+    cos, sin = factors
+    two, whole = pair_dimension(setting), setting.width == x_nmh.shape[-1]
     part = x_nmh if whole else x_nmh[..., : setting.width]
     pairs = part.unflatten(-1, (2, -1) if two == -2 else (-1, 2))
-    # Each number by the cosine, and its partner by the sine with its sign.
+    # Each number by the cosine, and the other of its pair by the signed sine.
     found = torch.addcmul(pairs * cos, pairs.flip(two), sin).flatten(-2)
     return found if whole else torch.cat([found, x_nmh[..., setting.width :]], dim=-1)
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """The slopes of Press et al. 2022, section 3, also where the heads are no power of two."""
+    """ALiBi slopes (Press et al. 2022, section 3), also where the heads are no power of two."""
     power = 1 << (heads.bit_length() - 1)
     slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
     more = [2.0 ** (-4.0 * (head + 1) / power) for head in range(0, 2 * (heads - power), 2)]
     return tuple(slopes + more)
 
 
-class Buckets(nn.Module):
+class T5Bias(nn.Module):
     """A learned bias a head for each bucket of distances (Raffel et al. 2020, section 2.1)."""
 
-    def __init__(self, setting: spec.Buckets, heads: int) -> None:
+    def __init__(self, setting: spec.T5Bias, heads: int) -> None:
         super().__init__()
         self.setting = setting
         self.weight = nn.Parameter(torch.empty(setting.buckets, heads))
 
     def forward(self, queries_bq: Tensor, keys_bs: Tensor) -> Tensor:
-        """The bias (b, m, q, s) of queries and keys at these places; b may be 1."""
+        """The bias (b, m, q, s) of queries and keys at these positions; b may be 1."""
         distances_bqs = keys_bs[:, None] - queries_bq[:, :, None]
         return self.weight[self.bucket(distances_bqs)].permute(0, 3, 1, 2)
 
     def bucket(self, distances: Tensor) -> Tensor:
-        """The number of a distance's bucket (key minus query)."""
+        """Bucket numbers of distances (key minus query)."""
         count, first = self.setting.buckets, torch.zeros_like(distances)
-        if self.setting.both_ways:
+        if self.setting.bidirectional:
             count //= 2
             first = (distances > 0) * count
             distances = distances.abs()
@@ -172,20 +177,22 @@ class Buckets(nn.Module):
         # lies on the edge of two buckets, another precision would choose the other.
         far = exact + (
             torch.log(distances.clamp(min=1).float() / exact)
-            / math.log(self.setting.distance / exact)
+            / math.log(self.setting.max_distance / exact)
             * (count - exact)
         ).to(torch.int64)
         return first + torch.where(distances < exact, distances, far.clamp(max=count - 1))
 
 
-class Relative(nn.Module):
+class TransformerXL(nn.Module):
     """Scores from content, distance and segment (Dai et al. 2019; Yang et al. 2019).
 
     Given queries q, keys k and distances' sinusoids r: (q + u)·k + (q + v)·R r + (q + s)·e, with
     e one of two vectors for keys of the query's own and of another segment.
     """
 
-    def __init__(self, setting: spec.Relative, heads: int, head_width: int, width: int) -> None:
+    def __init__(
+        self, setting: spec.TransformerXL, heads: int, head_width: int, width: int
+    ) -> None:
         super().__init__()
         self.heads, self.width = heads, width
         self.content = nn.Parameter(torch.empty(heads, head_width))
@@ -196,7 +203,7 @@ class Relative(nn.Module):
             self.segment = nn.Parameter(torch.empty(heads, head_width))
             self.segments = nn.Parameter(torch.empty(2, heads, head_width))
 
-    def added(
+    def score_bias(
         self,
         q_bmqh: Tensor,
         k_bmsh: Tensor,
@@ -204,18 +211,16 @@ class Relative(nn.Module):
         keys_bs: Tensor,
         other_bqs: Tensor | None,
     ) -> Tensor:
-        """What comes to the scores q·k, unscaled: (b, m, q, s)."""
+        """The unscaled bias of the scores q·k: (b, m, q, s)."""
         distances_bqs = queries_bq[:, :, None] - keys_bs[:, None]
-        distances, place_bqs = distances_bqs.unique(return_inverse=True)
+        distances, index_bqs = distances_bqs.unique(return_inverse=True)
         vectors_rd = sinusoids(distances, self.width, spec.Sinusoids(interleaved=False))
         r_rmh = (vectors_rd.to(q_bmqh.dtype) @ self.map.T).view(len(distances), self.heads, -1)
         by_distance = torch.einsum("bmqh,rmh->bmqr", q_bmqh + self.distance[:, None], r_rmh)
-        places = place_bqs[:, None].expand(len(q_bmqh), self.heads, -1, -1)
-        added = (
-            by_distance.gather(-1, places) + (self.content[:, None] * k_bmsh).sum(-1)[:, :, None]
-        )
+        index = index_bqs[:, None].expand(len(q_bmqh), self.heads, -1, -1)
+        bias = by_distance.gather(-1, index) + (self.content[:, None] * k_bmsh).sum(-1)[:, :, None]
         if other_bqs is not None and self.segment is not None and self.segments is not None:
             queries = q_bmqh + self.segment[:, None]
             own, other = torch.einsum("bmqh,smh->sbmq", queries, self.segments)[..., None]
-            added = added + torch.where(other_bqs[:, None], other, own)
-        return added
+            bias = bias + torch.where(other_bqs[:, None], other, own)
+        return bias

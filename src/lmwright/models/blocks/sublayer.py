@@ -1,4 +1,4 @@
-"""A sublayer: an op and what stands round it; and the op that is several side by side."""
+"""A sublayer (an op with norms, residual connection and dropout), and parallel ops."""
 
 from __future__ import annotations
 
@@ -8,80 +8,84 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmwright.models import spec
-from lmwright.models.blocks.attention import Attention, Ends
+from lmwright.models.blocks.attention import Attention, BoundaryTokens
+from lmwright.models.blocks.build import BuildContext
+from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.blocks.feed_forward import Experts, FeedForward, Projection
-from lmwright.models.blocks.flow import Flow
 from lmwright.models.blocks.norm import norm
-from lmwright.models.blocks.place import Place
 from lmwright.models.blocks.recurrent import Convolution, Recurrent
+from lmwright.models.core import spec
 
 
 class Sublayer(nn.Module):
-    """y = after(x + drop(within(op(before(x))))), with the parts that the spec gives it."""
+    """y = post_norm(x + dropout(branch_norm(op(pre_norm(x))))), as the spec has them."""
 
-    def __init__(self, setting: spec.Sublayer, place: Place) -> None:
+    def __init__(self, setting: spec.Sublayer, build: BuildContext) -> None:
         super().__init__()
-        self.residual, self.rate, self.skip = setting.residual, setting.dropout, setting.skip
-        self.site, self.skip_site = next(place.sites), next(place.sites)
-        self.before = norm(setting.before, place.width)
-        self.op = OPS[setting.op.op](setting.op, place)
+        self.residual, self.rate = setting.residual, setting.dropout
+        self.stochastic_depth = setting.stochastic_depth
+        self.dropout_id, self.depth_dropout_id = next(build.dropout_ids), next(build.dropout_ids)
+        self.pre_norm = norm(setting.pre_norm, build.width)
+        self.op = OPS[setting.op.op](setting.op, build)
         self.width: int = self.op.width
-        self.within = norm(setting.within, self.width)
-        self.after = norm(setting.after, self.width)
+        self.branch_norm = norm(setting.branch_norm, self.width)
+        self.post_norm = norm(setting.post_norm, self.width)
 
     @property
     def mixes_tokens(self) -> bool:
-        """Whether a token's result depends on others."""
+        """True if a token's result depends on others."""
         return bool(self.op.mixes_tokens)
 
-    def forward(self, x_nd: Tensor, flow: Flow) -> Tensor:
-        """The stream (n, d) after this sublayer."""
-        return self.joined(x_nd, self.op(self.before(x_nd), flow), flow)
+    def forward(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
+        """(n, d) -> (n, d)."""
+        return self.add_residual(x_nd, self.op(self.pre_norm(x_nd), context), context)
 
-    def ends(self, x_nd: Tensor, flow: Flow, only: Ends) -> Tensor:
-        """The rows of :meth:`forward` of each document's first or last token: (b, d)."""
-        normed_nd = self.before(x_nd)
+    def boundary_states(
+        self, x_nd: Tensor, context: ForwardContext, only: BoundaryTokens
+    ) -> Tensor:
+        """Rows of :meth:`forward` of each document's first or last token: (b, d)."""
+        normed_nd = self.pre_norm(x_nd)
         if isinstance(self.op, Attention):
-            y_bd = self.op(normed_nd, flow, only)
+            y_bd = self.op(normed_nd, context, only)
         else:
-            y_bd = self.op(normed_nd, flow)[only.rows]
-        return self.joined(x_nd[only.rows], y_bd, at(flow, only))
+            y_bd = self.op(normed_nd, context)[only.rows]
+        return self.add_residual(x_nd[only.rows], y_bd, narrowed(context, only))
 
-    def joined(self, x_nd: Tensor, y_nd: Tensor, flow: Flow) -> Tensor:
-        """What the op gave, joined with what went in."""
-        y_nd, noise = self.within(y_nd), flow.noise
-        if noise is not None and self.skip:
-            y_nd = y_nd * noise.documents(flow.batch, y_nd, self.skip, self.skip_site)
-        if noise is not None and self.rate:
-            mask_nd = noise.rows(flow.batch, y_nd, self.rate, self.site)
+    def add_residual(self, x_nd: Tensor, y_nd: Tensor, context: ForwardContext) -> Tensor:
+        """Add the op's output, normed and with dropout, to its input."""
+        y_nd, dropout_rng = self.branch_norm(y_nd), context.dropout_rng
+        if dropout_rng is not None and self.stochastic_depth:
+            rate, dropout_id = self.stochastic_depth, self.depth_dropout_id
+            y_nd = y_nd * dropout_rng.document_mask(context.batch, y_nd, rate, dropout_id)
+        if dropout_rng is not None and self.rate:
+            mask_nd = dropout_rng.token_mask(context.batch, y_nd, self.rate, self.dropout_id)
             y_nd = torch.addcmul(x_nd, y_nd, mask_nd) if self.residual else y_nd * mask_nd
         elif self.residual:
             y_nd = x_nd + y_nd
-        return self.after(y_nd)
+        return self.post_norm(y_nd)
 
 
-def at(flow: Flow, only: Ends) -> Flow:
-    """The same pass, going on with some tokens alone."""
-    return Flow(only.batch, flow.noise, flow.cache, flow.notes, flow.read, flow.layer, flow.losses)
+def narrowed(context: ForwardContext, only: BoundaryTokens) -> ForwardContext:
+    """The context of the same pass for some of its tokens alone."""
+    return replace(context, batch=only.batch, memo={})
 
 
 class Parallel(nn.Module):
     """The sum of several ops on the same input, each with its own norm."""
 
-    def __init__(self, setting: spec.Parallel, place: Place) -> None:
+    def __init__(self, setting: spec.Parallel, build: BuildContext) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(norm(each.before, place.width) for each in setting.branches)
+        self.norms = nn.ModuleList(norm(each.pre_norm, build.width) for each in setting.branches)
         self.ops = nn.ModuleList(
-            OPS[each.op.op](each.op, replace(place, name=f"{place.name}.{number}"))
+            OPS[each.op.op](each.op, replace(build, name=f"{build.name}.{number}"))
             for number, each in enumerate(setting.branches)
         )
-        self.width = place.width
+        self.width = build.width
         self.mixes_tokens = any(op.mixes_tokens for op in self.ops)
 
-    def forward(self, x_nd: Tensor, flow: Flow) -> Tensor:
-        """The stream (n, d)."""
-        parts = [op(own(x_nd), flow) for own, op in zip(self.norms, self.ops, strict=True)]
+    def forward(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
+        """(n, d) -> (n, d)."""
+        parts = [op(own(x_nd), context) for own, op in zip(self.norms, self.ops, strict=True)]
         return sum(parts[1:], parts[0])
 
 

@@ -1,4 +1,4 @@
-"""A published language model, written anew in a format that others read."""
+"""Export of a published language model to a folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from lmwright.core.durable import TEMPORARY, commit_folder, write_bytes, write_json
 from lmwright.core.errors import BadInput, nearest
-from lmwright.models.files.folder import UNHEARD, Published, write_folder
+from lmwright.models.files.folder import UNSUPPORTED, Published, write_folder
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
@@ -23,7 +23,7 @@ FOLDER = "folder"
 GOES_ALONG = re.compile(
     r"tokenizer\..*|general\.(?!architecture$|file_type$|quantization_|alignment$).*"
 )
-"""What of a GGUF file's metadata is true of it in every form."""
+"""Metadata keys of a GGUF file that hold in every form."""
 
 
 def export_model(address: str, out: Path, form: str) -> None:
@@ -46,8 +46,8 @@ def export_model(address: str, out: Path, form: str) -> None:
 
 
 def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
-    """Config, weights, tokenizer, what steers its answers and chat template; all or nothing."""
-    described, said = published.described, steering(published)
+    """Write config, weights, tokenizer, generation settings and chat template; all or nothing."""
+    described, said = published.described, generation_settings(published)
     language = published.tokenizer.roles.get("language")
     beside = out.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
@@ -63,8 +63,8 @@ def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def steering(published: Published) -> dict[str, Any]:
-    """Which tokens begin and end an answer or have no place in it, in the words of a config."""
+def generation_settings(published: Published) -> dict[str, Any]:
+    """Generation settings of a published model as fields of a config."""
     described, roles = published.described, dict(published.tokenizer.roles)
     roles.pop("language", None)  # of texts, not of answers; a tokenizer's settings say it
     ends = tuple(dict.fromkeys([*described.ends, *roles.pop("eos", ())]))
@@ -77,12 +77,12 @@ def steering(published: Published) -> dict[str, Any]:
         said["forced_bos_token_id"] = described.first
     if described.never:
         said["suppress_tokens"] = list(described.never)
-    names = (*(field.name for field in fields(GenerationConfig)), *UNHEARD)
+    names = (*(field.name for field in fields(GenerationConfig)), *UNSUPPORTED)
     return said | {n: described.generation[n] for n in names if n in described.generation}
 
 
 def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:
-    """One file with the tokenizer, chat template and ends of an answer in GGUF's words.
+    """Write one GGUF file with the tokenizer, chat template and stop tokens.
 
     From a GGUF file they are taken as they are, with what it says of its name and licence.
     """

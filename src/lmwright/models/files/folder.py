@@ -12,7 +12,8 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
-from lmwright.models.family import Family, Weight, to_ours, to_theirs
+from lmwright.models.core.spec import Head, ModelSpec, read_spec
+from lmwright.models.family.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
     PICKLED,
     check_fit,
@@ -21,15 +22,14 @@ from lmwright.models.files.weights import (
     refuse_pickle,
     write_tensors,
 )
-from lmwright.models.network import Network, build
-from lmwright.models.spec import Head, ModelSpec, read_spec
+from lmwright.models.network.network import Network, build
 from lmwright.tables import entries, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
-"""What PEFT leaves beside a model; transformers then reads both together."""
-UNHEARD = {
+"""PEFT's file beside a model; transformers then reads both together."""
+UNSUPPORTED = {
     "encoder_no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1,
     "exponential_decay_length_penalty": None,
@@ -39,12 +39,12 @@ UNHEARD = {
     "sequence_bias": None,
     "stop_strings": None,
 }
-"""What a generation config may ask of each answer and is not heard, and what asks nothing."""
+"""Fields of a generation config that are not supported, with their neutral values."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a published model says of itself, without its weights.
+    """The description of a published model, without its weights.
 
     ``heads`` are those that its family knows. ``ends`` are the ids that end an answer, ``start``
     the one that a decoder with an encoder begins with; ``template`` is how its chats are written,
@@ -65,15 +65,18 @@ class Described:
 
     @property
     def left(self) -> str:
-        """What of the model is not read, in words."""
-        parts = [self.family.larger.left] if self.family.larger else []
-        return ", ".join(part for part in [*parts, *unheard(self.generation)] if part)
+        """The parts and settings of the model that are not read, in words."""
+        parts = [self.family.text_part.left] if self.family.text_part else []
+        return ", ".join(part for part in [*parts, *unsupported(self.generation)] if part)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published model: what it says of itself, our weights, and its heads, by what they do, with
-    those of their weights that are there. ``more`` are weights that only writing needs."""
+    """A published model: its description, our weights, and its heads by their use.
+
+    Heads come with those of their weights that the folder has. ``more`` are weights that only
+    generation needs.
+    """
 
     described: Described
     weights: dict[str, Tensor]
@@ -83,12 +86,12 @@ class Published:
 
     @property
     def family(self) -> Family:
-        """Its family."""
+        """The model's family."""
         return self.described.family
 
     @property
     def spec(self) -> ModelSpec:
-        """Its spec."""
+        """The model's spec."""
         return self.described.spec
 
 
@@ -102,7 +105,7 @@ def read_folder(folder: Path) -> Published:
     """
     described = describe_folder(folder)
     family, config, setting = described.family, described.config, described.spec
-    others = family.larger.others if family.larger else ()
+    others = family.text_part.others if family.text_part else ()
     theirs = renamed(read_shards(folder, others), family, str(folder))
     mapped = family.weights(setting)
     names = {name for weight in mapped for name in weight.theirs}
@@ -122,7 +125,7 @@ def read_folder(folder: Path) -> Published:
 
 
 def describe_folder(folder: Path) -> Described:
-    """What a folder says of its model; BadInput as :func:`read_folder`."""
+    """Read a folder's description of its model; BadInput as :func:`read_folder`."""
     whole = read_config(folder)
     family = family_of(whole, folder)
     config = text_config(whole, family, folder)
@@ -142,7 +145,7 @@ def describe_folder(folder: Path) -> Described:
 
 
 def never_in(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
-    """The ids that no answer may have; BadInput for several that may not follow each other."""
+    """Banned token ids; BadInput for banned sequences of several tokens."""
     runs = said.get("bad_words_ids") or []
     words = runs if isinstance(runs, list) else [runs]
     single = [each[0] for each in words if isinstance(each, list) and len(each) == 1]
@@ -156,29 +159,29 @@ def never_in(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
 
 
 def said_in(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, with what ``generation_config.json`` says instead."""
+    """The config, overridden by ``generation_config.json``."""
     generation = optional_json(folder / "generation_config.json")
     return {**config, **{name: value for name, value in generation.items() if value is not None}}
 
 
 def generation_of(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What steers answers: ``generation_config.json``, or the config where there is none."""
+    """Generation settings: ``generation_config.json``, or the config where there is none."""
     return optional_json(folder / "generation_config.json") or config
 
 
-def unheard(generation: Mapping[str, Any]) -> list[str]:
-    """What a generation config asks and is not heard, in words."""
+def unsupported(generation: Mapping[str, Any]) -> list[str]:
+    """Unsupported settings of a generation config, in words."""
     return [
         f"{name} {str(value)[:40]} of its generation config"
-        for name, nothing in UNHEARD.items()
-        if (value := generation.get(name)) not in (None, nothing, [], {})
+        for name, neutral in UNSUPPORTED.items()
+        if (value := generation.get(name)) not in (None, neutral, [], {})
     ]
 
 
 def spec_of(
     family: Family, config: Mapping[str, Any], where: str
 ) -> tuple[ModelSpec, dict[str, Head]]:
-    """The spec of a config and the heads that its family knows; BadInput for one that is none."""
+    """Make the spec of a config and its family's heads; BadInput for an invalid config."""
     try:
         # Through the schema, for a config may hold anything in place of a number.
         made = family.spec(config).to_json()
@@ -194,13 +197,13 @@ def spec_of(
 
 
 def text_config(whole: dict[str, Any], family: Family, folder: Path) -> dict[str, Any]:
-    """The config of a model's text, to which a larger model's own words are added."""
-    if family.larger is None:
+    """The config of a text model; of a multimodal one the text's fields with its own."""
+    if family.text_part is None:
         return whole
-    inner = whole.get(family.larger.config)
+    inner = whole.get(family.text_part.config)
     if not isinstance(inner, dict):
         raise BadInput(
-            f"{folder / 'config.json'} has no {family.larger.config}",
+            f"{folder / 'config.json'} has no {family.text_part.config}",
             f"a {family.name} config",
             FETCH_AGAIN,
         )
@@ -208,7 +211,7 @@ def text_config(whole: dict[str, Any], family: Family, folder: Path) -> dict[str
 
 
 def ids_of(value: Any) -> tuple[int, ...]:
-    """A config's token id, or several."""
+    """Token ids of a config's field, which has one or a list."""
     values = value if isinstance(value, list) else [value]
     return tuple(each for each in values if isinstance(each, int))
 
@@ -219,7 +222,7 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 
 def template_of(folder: Path) -> str:
-    """How a folder's chats are written: its template, or nothing."""
+    """Read a folder's chat template; empty without one."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text("utf-8")
     found = optional_json(folder / "tokenizer_config.json").get("chat_template")
@@ -239,8 +242,8 @@ def write_folder(
 ) -> None:
     """Write config and weights under the family's published names, which others read.
 
-    ``head`` is what the network's head does (``lm``), by the family's word for it; ``said`` is what
-    the config says beside the network (``eos_token_id``, ``id2label``). BadInput for a head that
+    ``head`` is the use of the network's head (``lm``), as the family names it; ``said`` are fields
+    of the config beside the network (``eos_token_id``, ``id2label``). BadInput for a head that
     the family does not have, that is not the network's, or that shares otherwise than it can say.
     """
     setting, weights = network.spec, dict(network.named_parameters())
@@ -272,18 +275,21 @@ def write_folder(
 
 
 def tables(setting: ModelSpec) -> set[str]:
-    """The keys of a network's tables of tokens."""
+    """Share keys of a network's token tables."""
     return {s.embedding.share for s in setting.stacks if s.embedding.vocabulary}
 
 
 def alike(head: Head) -> Head:
-    """A head without what changes in training alone."""
+    """A head without its dropout."""
     return replace(head, dropout=0.0)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``; BadInput if it asks for remote code, and where an adapter lies
-    beside it, with which other software would read another model."""
+    """Read the folder's ``config.json``.
+
+    BadInput if it asks for remote code, and where an adapter lies beside it, with which other
+    software would read another model.
+    """
     refuse_pickle(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -308,7 +314,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: Mapping[str, Any], folder: Path) -> Family:
-    """The family that the config names."""
+    """Look up the config's family."""
     name = config.get("model_type")
     known = entries("families")
     if name not in known:
@@ -321,7 +327,7 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
 
 
 def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or from the shards that an index names, but for
+    """Read all tensors of the folder, from one file or from the shards that an index names, but for
     those whose names begin as one of ``others`` does. Corrupt for a shard that holds others than
     the index says, so that none is there twice."""
     index = folder / f"{WEIGHTS}.index.json"
@@ -349,10 +355,9 @@ def read_shards(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]
 
 
 def renamed(theirs: Mapping[str, Tensor], family: Family, where: str) -> dict[str, Tensor]:
-    """The tensors' names as they are in a checkpoint of today without a head; Corrupt for two that
-    have one name then."""
+    """Rename tensors as in today's checkpoints without a head; Corrupt for two of one name."""
     found: dict[str, Tensor] = {}
-    outer = family.larger.prefixes if family.larger else ()
+    outer = family.text_part.prefixes if family.text_part else ()
     for written, tensor in theirs.items():
         name = written
         for prefix in outer:
@@ -392,26 +397,30 @@ def heads_of(
 def more_of(
     family: Family, setting: ModelSpec, theirs: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
-    """The weights that the network has only where it writes, as far as the folder has them."""
+    """Weights of the generation spec alone, as far as the folder has them."""
     names = {weight.ours for weight in family.weights(setting)}
-    more = [weight for weight in family.weights(family.writes(setting)) if weight.ours not in names]
+    more = [
+        weight
+        for weight in family.weights(family.generation_spec(setting))
+        if weight.ours not in names
+    ]
     return made_of([w for w in more if all(each in theirs for each in w.theirs)], theirs, where)
 
 
 def made_of(weights: list[Weight], theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Our weights from a checkpoint's tensors; Corrupt for one that is not floating point."""
+    """Make our weights of a checkpoint's tensors; Corrupt for one that is not floating point."""
     check_floating(theirs, (name for weight in weights for name in weight.theirs), where)
     return to_ours(weights, theirs)
 
 
 def check_vocabulary(tokenizer: Tokenizer, setting: ModelSpec, where: Path) -> None:
-    """BadInput if the tokenizer can give an id that the embedding does not have."""
+    """Raise BadInput if the tokenizer has an id that the embedding does not have."""
     rows = min(s.embedding.vocabulary for s in setting.stacks if s.embedding.vocabulary)
     check_rows(tokenizer, rows, where)
 
 
 def check_rows(tokenizer: Tokenizer, rows: int, where: Path) -> None:
-    """BadInput if the tokenizer can give an id that is none of ``rows``."""
+    """Raise BadInput if the tokenizer has an id beyond ``rows``."""
     if tokenizer.highest() >= rows:
         raise BadInput(
             f"{where}: the tokenizer's ids go up to {tokenizer.highest()}",

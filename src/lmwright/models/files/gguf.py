@@ -63,7 +63,7 @@ LONGEST_LOADED = 63
 """The longest tensor name, in bytes, that llama.cpp loads."""
 
 AT_ONCE = 1 << 15
-"""How many weights are converted at a time, so that what is between stays in the cache."""
+"""Weights converted at a time, so that intermediate results stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Gguf:
         return made.reshape(found.shape)
 
     def described(self, name: str) -> Described:
-        """What the header says of a tensor; BadInput if it has no such name."""
+        """The header's entry of a tensor; BadInput if there is none."""
         if name not in self.tensors:
             cure = nearest(name, self.tensors) if len(self.tensors) else ""
             raise BadInput(f"{self.path.name} has no tensor {name!r}", "one that it has", cure)
@@ -207,7 +207,7 @@ class Header:
         return int(struct.unpack(code, self.take(struct.calcsize(code)))[0])
 
     def count(self, most: int) -> int:
-        """How many things follow."""
+        """Read a count."""
         found = self.number("<Q")
         if found > most:
             raise self.broken(f"a count of {found} before byte {self.place}", f"at most {most}")
@@ -321,7 +321,7 @@ def padded(size: int, alignment: int) -> int:
 
 
 def whole_blocks(shape: Sequence[int], format: str) -> bool:
-    """Whether a row is a whole number of blocks."""
+    """True if a row is a whole number of blocks."""
     return (shape[-1] if shape else 1) % FORMATS[format].weights == 0
 
 

@@ -1,4 +1,4 @@
-"""A model in one GGUF file: read into our network, and written from it."""
+"""Models in GGUF files: read into our network, and written from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
-from lmwright.models.family import Family, InGguf, Weight, to_ours, to_theirs
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.family import Family, GgufForm, Weight, to_ours, to_theirs
 from lmwright.models.files.folder import (
     Described,
     Published,
@@ -25,13 +26,12 @@ from lmwright.models.files.folder import (
 from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import tokenizer_of
 from lmwright.models.files.weights import check_fit
-from lmwright.models.network import Network, build
-from lmwright.models.spec import ModelSpec
+from lmwright.models.network.network import Network, build
 from lmwright.tables import entries, resolve
 
 ARCHITECTURE = "general.architecture"
 FORMATS = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "F32": 0, "BF16": 32}
-"""What most weights are -> the number that ``general.file_type`` has for it."""
+"""Format of most weights -> its number in ``general.file_type``."""
 
 
 def read_gguf_model(path: Path) -> Published:
@@ -59,12 +59,12 @@ def read_gguf_model(path: Path) -> Published:
 
 
 def describe_gguf(path: Path) -> Described:
-    """What a GGUF file says of its model."""
+    """Read a GGUF file's description of its model."""
     return open_model(path)[1]
 
 
 def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
-    """A file, what it says of its model, and its tensors by a checkpoint's names."""
+    """Open a file: its description and its tensors by a checkpoint's names."""
     file = read_gguf(path)
     name = file.metadata.get(ARCHITECTURE)
     families = [resolve("families", each) for each in entries("families")]
@@ -99,8 +99,8 @@ def open_model(path: Path) -> tuple[Gguf, Described, dict[str, str]]:
     return file, Described(family, config, setting, heads, ends, None, template), tensors
 
 
-def config_of(form: InGguf, metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The config that a file's metadata describes; BadInput, naming the file, for one of none."""
+def config_of(form: GgufForm, metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Make the config of a file's metadata; BadInput, naming the file, for invalid metadata."""
     try:
         return form.config(metadata)
     except BadInput as error:
@@ -117,7 +117,7 @@ class Lazy(Mapping[str, Tensor]):
     """The file's tensors under a checkpoint's names, each made when it is asked for."""
 
     def __init__(
-        self, file: Gguf, names: Mapping[str, str], form: InGguf, setting: ModelSpec
+        self, file: Gguf, names: Mapping[str, str], form: GgufForm, setting: ModelSpec
     ) -> None:
         self.file, self.names, self.form, self.setting = file, names, form, setting
 
@@ -133,7 +133,7 @@ class Lazy(Mapping[str, Tensor]):
 
 
 def spelt(names: Mapping[str, str], theirs: str, path: Path) -> str:
-    """A checkpoint's name for one of GGUF's; Corrupt for one that the family does not have."""
+    """Translate a GGUF tensor's name to a checkpoint's; Corrupt for an unknown one."""
     stem, _, leaf = theirs.rpartition(".")
     number = re.search(r"\d+", stem)
     layer = number.group() if number else ""
@@ -146,7 +146,7 @@ def spelt(names: Mapping[str, str], theirs: str, path: Path) -> str:
 def check_shapes(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Corrupt unless the file has the tensors that its metadata asks for."""
+    """Raise Corrupt unless the file has the tensors of its metadata."""
     empty = {name: Shape(shape) for name, shape in found.items()}
     check_fit(empty, {name: tuple(each.shape) for name, each in wanted.items()}, path.name)  # type: ignore[arg-type]
 
@@ -158,7 +158,7 @@ class Shape:
         self.shape = shape
 
     def is_floating_point(self) -> bool:
-        """Whatever its format is."""
+        """True, whatever its format in the file."""
         return True
 
 
@@ -201,8 +201,8 @@ def write_gguf_model(
     write_gguf(path, metadata, tensors, formats)
 
 
-def form_of(family: Family) -> InGguf:
-    """How a family stands in GGUF files; BadInput for one that does not."""
+def form_of(family: Family) -> GgufForm:
+    """The GGUF form of a family; BadInput for a family without one."""
     if family.gguf is None:
         known = {
             each.name for name in entries("families") if (each := resolve("families", name)).gguf
@@ -216,7 +216,7 @@ def form_of(family: Family) -> InGguf:
 
 
 def check_told(network: Network, family: Family, config: Mapping[str, Any]) -> None:
-    """BadInput unless the config that is read back makes the same network and head."""
+    """Raise BadInput unless the config read back makes the same network and head."""
     head, setting = network.head_spec, network.spec
     vocabulary = setting.stacks[-1].embedding.vocabulary
     tied = head is not None and bool(head.share)

@@ -16,8 +16,8 @@ import numpy as np
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
+from lmwright.models.core.memory import uncollected
 from lmwright.models.files.gguf import Gguf
-from lmwright.models.memory import uncollected
 from lmwright.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, TYPED, UNUSED, BYTE = range(1, 7)
@@ -40,7 +40,7 @@ def words(digits: str) -> str:
 
 @dataclass(frozen=True)
 class Cuts:
-    """How a text is cut before merging: at the matches of one pattern after another.
+    """Pre-tokenization: cuts at the matches of one pattern after another.
 
     A ``composed`` text is brought into Unicode's form NFC first. A ``whole`` piece that is a token
     is not merged from its parts. ``begin`` says that a text begins with bos where the file does
@@ -62,7 +62,7 @@ CUTS = {
 """The cuts by the name that ``tokenizer.ggml.pre`` has for them."""
 
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""What plays a role, by GGUF's word for it."""
+"""Roles of tokens by GGUF's keys."""
 
 
 def tokenizer_of(file: Gguf) -> Tokenizer:
@@ -101,7 +101,7 @@ def tokenizer_json(metadata: Mapping[str, Any], where: str) -> bytes:
 
 
 def begins(kind: str, fields: Fields) -> bool:
-    """Whether a text begins with bos where the file does not say."""
+    """Default of ``add_bos_token``: True if a text begins with bos."""
     return kind == "llama" or CUTS[fields.get("pre", str)].begin
 
 

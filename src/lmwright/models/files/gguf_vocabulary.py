@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.models.core.memory import uncollected
 from lmwright.models.files.gguf_tokenizer import (
     BYTE,
     CONTROL,
@@ -33,14 +34,13 @@ from lmwright.models.files.gguf_tokenizer import (
     tokenizer_json,
 )
 from lmwright.models.language import END_OF_TURN_TOKENS
-from lmwright.models.memory import uncollected
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer
 
 AS_FOLDER = "export the model as a folder"
 MORE_ENDS = ("eot_token_id", "eom_token_id")
-"""Where GGUF has the ends of an answer beside eos; those of turns are known by their names."""
+"""GGUF's keys of stop tokens beside eos; those of turns are known by their names."""
 BYTES = {f"<0x{number:02X}>" for number in range(256)}
 PROBES = 1500
 ODD = [

@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub, by its name there: what is read of it, and nothing else.
+"""Models of the Hugging Face hub by their names: the files that are read, and no others.
 
 ``hub:OWNER/NAME[@REVISION]`` goes through ``huggingface_hub`` into that library's own cache, as
 its variables say (``HF_HUB_CACHE``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``): what is cached is used
@@ -34,17 +34,17 @@ DESCRIPTION = (
     "chat_template.jinja",
     "adapter_config.json",
 )
-"""What a folder says of its model and its tokenizer, and what tells that it is not all of it."""
+"""Files of model and tokenizer, and those that reveal an unsupported model."""
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 
 
 def is_hub(address: str) -> bool:
-    """Whether ``address`` names a model of the hub and not a file of this machine."""
+    """True if ``address`` names a model of the hub and not a file of this machine."""
     return address.startswith(PREFIX)
 
 
 def is_read(name: str) -> bool:
-    """Whether a file of a model is one of those that are fetched."""
+    """True for a file of a model that is fetched."""
     return any(fnmatch(name, pattern) for pattern in (*DESCRIPTION, *WEIGHTS))
 
 
@@ -92,6 +92,6 @@ def hub_folder(address: str, weights: bool = True) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its kind."""
+    """The first line of an error, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

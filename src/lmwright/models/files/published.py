@@ -14,8 +14,11 @@ from lmwright.text.generation import is_hosted
 
 
 def located(address: str, weights: bool = True) -> Path:
-    """Where a model is: a path of this machine, ``asset:NAME/inside``, or ``hub:OWNER/NAME``,
-    which is fetched, without its ``weights`` if they are not asked for. BadInput if elsewhere."""
+    """Resolve the address of a model to a path.
+
+    It is a path of this machine, ``asset:NAME/inside``, or ``hub:OWNER/NAME``, which is fetched,
+    without its ``weights`` if they are not asked for. BadInput if elsewhere.
+    """
     if is_hosted(address):
         raise BadInput(
             "a hosted model, of which nothing is on this machine",
@@ -28,7 +31,7 @@ def located(address: str, weights: bool = True) -> Path:
 
 
 def check_address(address: str) -> None:
-    """BadInput for an address at which no model of this machine or of the hub can be.
+    """Raise BadInput for an address at which no model of this machine or of the hub can be.
 
     A name of the hub must say its revision, or a recipe would mean another model tomorrow.
     """
@@ -66,11 +69,11 @@ def read_published(address: str) -> Published:
 
 
 def describe(address: str) -> Described:
-    """What a model says of itself; its weights are left where they are."""
+    """Read a model's description without its weights."""
     path = located(address, weights=False)
     return describe_gguf(path) if is_gguf(path) else describe_folder(path)
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is to be read as one GGUF file."""
+    """True if a path is to be read as one GGUF file."""
     return path.suffix.lower() == ".gguf" or path.is_file()

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors only, checked before a byte of them is believed.
+"""Safetensors files, checked before they are used.
 
 The format: eight bytes that give the header's length, a JSON header that gives each tensor's
 type, shape and place, then the tensors' bytes without gaps.
@@ -68,7 +68,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def refuse_pickle(path: Path) -> None:
-    """BadInput for a file whose format can run code; it is never opened."""
+    """Raise BadInput for a file whose format can run code; it is never opened."""
     if path.suffix.lower() in PICKLED:
         raise BadInput(
             f"{path.name} is a pickle, which can run code when it is opened",
@@ -78,7 +78,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def check_header(path: Path) -> None:
-    """Corrupt unless the header accounts for every byte of the file exactly once."""
+    """Raise Corrupt unless the header accounts for every byte of the file exactly once."""
     header, start = read_header(path)
     spans = sorted(checked_span(path, name, entry) for name, entry in header.items())
     place = 0
@@ -156,7 +156,7 @@ def in_single(tensor: Tensor) -> Tensor:
 
 
 def check_floating(found: Mapping[str, Tensor], names: Iterable[str], where: str) -> None:
-    """Corrupt, naming it, for one of the named tensors that holds no floating-point numbers."""
+    """Raise Corrupt for a named tensor that holds no floating-point numbers."""
     for name in names:
         if not found[name].is_floating_point():
             raise Corrupt(
@@ -169,7 +169,7 @@ def check_floating(found: Mapping[str, Tensor], names: Iterable[str], where: str
 def check_fit(
     found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """Corrupt unless ``found`` has exactly the ``wanted`` names and shapes, in floating point."""
+    """Raise Corrupt unless ``found`` has just the ``wanted`` names and shapes, in floating point."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise Corrupt(

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     last_token,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner (Lewis et al. 2020, section 2.1)
     "base": (6, 768, 12, 3072),
     "large": (12, 1024, 16, 4096),
 }
-LEFT_OUT = {
-    **sizes(*SIZES["large"]),
+DEFAULTS = {
+    **config_of_size(*SIZES["large"]),
     "vocab_size": 50265,
     "max_position_embeddings": 1024,
     "activation_function": "gelu",
@@ -32,33 +32,35 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 FIRST_POSITION = 2
 """The table's first two rows stand for nothing: its numbers began after the padding's."""
 
 
 def sized(size: str, vocabulary: int = 50265) -> ModelSpec:
     """The spec of a published size."""
-    return spec({**sizes(*SIZES[size]), "vocab_size": vocabulary})
+    return spec({**config_of_size(*SIZES[size]), "vocab_size": vocabulary})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the large size."""
-    whole = {**LEFT_OUT, **config}
+    """Read the spec of a ``config.json``, with the published defaults of the large size."""
+    whole = {**DEFAULTS, **config}
     rows = whole["max_position_embeddings"] + FIRST_POSITION
-    return read_sides(whole, "after", positions=rows, first_position=FIRST_POSITION, norm=NORM)
+    return read_encoder_decoder(
+        whole, "post", positions=rows, first_position=FIRST_POSITION, norm=NORM
+    )
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
-    return {"model_type": "bart", **write_sides(spec)}
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
+    return {"model_type": "bart", **write_encoder_decoder(spec)}
 
 
 FAMILY = Family(
     name="bart",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token, "classify": last_token},
     prefix="model.",
     unread=UNREAD,

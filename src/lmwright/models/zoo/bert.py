@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.bidirectional import (
-    Made,
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_only import (
+    HeadAndWeights,
     encoder_weights,
     head_dropout,
     labelled_tokens,
@@ -20,8 +21,7 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import BENDS, Family, labels
-from lmwright.models.spec import ModelSpec
+from lmwright.models.family.family import ACTIVATIONS, Family, label_count
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),
@@ -48,32 +48,32 @@ def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the base size."""
+    """Read the spec of a ``config.json``, with the published defaults of the base size."""
     return read_encoder(config)
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     return {"model_type": "bert", **write_encoder(spec)}
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """The pooler (a dense map of the first token, tanh) and a linear map."""
-    drop, count = head_dropout(config, spec), labels(config)
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Classification head: the pooler (a dense map of the first token, tanh) and a linear map."""
+    drop, count = head_dropout(config, spec), label_count(config)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """The same with one number a document, by which several are compared."""
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Multiple-choice head: like the classifier, with one number a document."""
     drop = head_dropout(config, spec)
     return pooled(spec, "tanh", "bert.pooler.dense", "classifier", outputs=1, dropout=drop)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """What the masked tokens are."""
-    bend, theirs = BENDS[config.get("hidden_act", "gelu")], "cls.predictions"
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Masked-language-model head."""
+    activation, theirs = ACTIVATIONS[config.get("hidden_act", "gelu")], "cls.predictions"
     names = "transform.dense", "transform.LayerNorm", "decoder", "bias"
-    return masked_tokens(config, spec, bend, *(f"{theirs}.{name}" for name in names))
+    return masked_tokens(config, spec, activation, *(f"{theirs}.{name}" for name in names))
 
 
 FAMILY = Family(

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_decoder import (
     NORM,
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et al. 2021, table 2)
     "90m": (8, 8, 512, 16, 2048),
@@ -28,8 +28,8 @@ SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et 
     "3b": (2, 24, 2560, 32, 10240),
     "9b": (4, 32, 4096, 32, 16384),
 }
-LEFT_OUT = {
-    **sizes(2, 2560, 32, 10240),
+DEFAULTS = {
+    **config_of_size(2, 2560, 32, 10240),
     "decoder_layers": 24,
     "vocab_size": 8008,
     "max_position_embeddings": 128,
@@ -39,10 +39,10 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
-LEFT_OUT_SMALL = {
-    **LEFT_OUT,
-    **sizes(8, 512, 16, 2048),
+"""Defaults of config fields."""
+SMALL_DEFAULTS = {
+    **DEFAULTS,
+    **config_of_size(8, 512, 16, 2048),
     "vocab_size": 50265,
     "max_position_embeddings": 512,
 }
@@ -52,21 +52,23 @@ LEFT_OUT_SMALL = {
 def sized(size: str, vocabulary: int = 0) -> ModelSpec:
     """The spec of a published size."""
     layers, deeper, *parts = SIZES[size]
-    found = {**sizes(layers, *parts), "decoder_layers": deeper, "scale_embedding": True}
+    found = {**config_of_size(layers, *parts), "decoder_layers": deeper, "scale_embedding": True}
     words = vocabulary or (54944 if size == "90m" else 8008)
     return (small if size == "90m" else spec)({**found, "vocab_size": words})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json`` of the larger sizes; without their words it is 3B."""
-    whole = {**LEFT_OUT, **config}
-    return read_sides(whole, "before", positions=whole["max_position_embeddings"])
+    whole = {**DEFAULTS, **config}
+    return read_encoder_decoder(whole, "pre", positions=whole["max_position_embeddings"])
 
 
 def small(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json`` of the smallest size."""
-    whole = {**LEFT_OUT_SMALL, **config}
-    plain = read_sides(whole, "after", positions=whole["max_position_embeddings"], norm=NORM)
+    whole = {**SMALL_DEFAULTS, **config}
+    plain = read_encoder_decoder(
+        whole, "post", positions=whole["max_position_embeddings"], norm=NORM
+    )
     encoder, decoder = plain.stacks
     # The decoder was trained with its norm on the tokens alone, the encoder with it on the sum.
     own = replace(decoder.embedding, norm=None, token_norm=NORM)
@@ -74,20 +76,20 @@ def small(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
-    return {"model_type": "blenderbot", **write_sides(spec)}
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
+    return {"model_type": "blenderbot", **write_encoder_decoder(spec)}
 
 
 def small_config(spec: ModelSpec) -> dict[str, Any]:
     """The same for the smallest size."""
-    return {"model_type": "blenderbot-small", **write_sides(spec)}
+    return {"model_type": "blenderbot-small", **write_encoder_decoder(spec)}
 
 
 FAMILY = Family(
     name="blenderbot",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token},
     prefix="model.",
     unread=UNREAD,

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.bidirectional import (
-    Made,
+from lmwright.models.core.spec import ModelSpec, Sinusoids
+from lmwright.models.family.encoder_only import (
+    HeadAndWeights,
     labelled_tokens,
     masked_tokens,
     pooled,
@@ -15,17 +16,16 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import (
-    BENDS,
+from lmwright.models.family.family import (
+    ACTIVATIONS,
     Family,
     Weight,
     by_layer,
-    labels,
-    linear,
+    in_stack,
+    label_count,
     same,
-    within,
+    weight_and_bias,
 )
-from lmwright.models.spec import ModelSpec, Sinusoids
 
 SIZES = {"base": (6, 768, 12, 3072)}  # layers, width, heads, inner (Sanh et al. 2019, section 3)
 WORDS = {
@@ -39,7 +39,7 @@ WORDS = {
     "vocab_size": "vocab_size",
     "max_position_embeddings": "max_position_embeddings",
 }
-"""Its configs' words, and those that the encoders share."""
+"""Its config fields, and those of the other encoders."""
 
 
 def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
@@ -50,7 +50,7 @@ def sized(size: str, vocabulary: int = 30522) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published."""
+    """Read the spec of a ``config.json``, with the published defaults."""
     shared = {theirs: config[own] for own, theirs in WORDS.items() if own in config}
     sinusoids = Sinusoids(interleaved=True) if config.get("sinusoidal_pos_embds") else None
     plain = {"num_hidden_layers": 6, "type_vocab_size": 0}
@@ -58,7 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     shared, embedding = write_encoder(spec), spec.stack("encoder").embedding
     found = {own: shared[theirs] for own, theirs in WORDS.items()}
     sinusoidal = embedding.sinusoids is not None
@@ -66,49 +66,49 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     stack, layer = spec.stack("encoder"), "transformer.layer.{}"
     names = {
         "0.op.qkv": [f"{layer}.attention.{part}_lin" for part in "qkv"],
         "0.op.out": [f"{layer}.attention.out_lin"],
-        "0.after": [f"{layer}.sa_layer_norm"],
+        "0.post_norm": [f"{layer}.sa_layer_norm"],
         "1.op.up": [f"{layer}.ffn.lin1"],
         "1.op.down": [f"{layer}.ffn.lin2"],
-        "1.after": [f"{layer}.output_layer_norm"],
+        "1.post_norm": [f"{layer}.output_layer_norm"],
     }
     found = [
         same("embedding.tokens.weight", "embeddings.word_embeddings.weight"),
-        *linear("embedding.norm", "embeddings.LayerNorm"),
+        *weight_and_bias("embedding.norm", "embeddings.LayerNorm"),
         *by_layer(len(stack.layers), names),
     ]
     if stack.embedding.sinusoids is None:
         found.append(same("embedding.positions.weight", "embeddings.position_embeddings.weight"))
-    return within("encoder", found)
+    return in_stack("encoder", found)
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """A dense map of the first token, ReLU, and a linear map."""
-    drop, count = config.get("seq_classif_dropout", 0.2), labels(config)
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Classification head: a dense map of the first token, ReLU, and a linear map."""
+    drop, count = config.get("seq_classif_dropout", 0.2), label_count(config)
     return pooled(spec, "relu", "pre_classifier", "classifier", outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """The same with one number a document, by which several are compared."""
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Multiple-choice head: like the classifier, with one number a document."""
     drop = config.get("seq_classif_dropout", 0.2)
     return pooled(spec, "relu", "pre_classifier", "classifier", outputs=1, dropout=drop)
 
 
-def answer(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """Where an answer begins and ends, with a dropout of its own."""
+def answer(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Answer-span head, with a dropout of its own."""
     head, weights = spans(config, spec)
     return replace(head, dropout=config.get("qa_dropout", 0.1)), weights
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """What the masked tokens are."""
-    bend = BENDS[config.get("activation", "gelu")]
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Masked-language-model head."""
+    activation = ACTIVATIONS[config.get("activation", "gelu")]
     names = "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
-    return masked_tokens(config, spec, bend, *names)
+    return masked_tokens(config, spec, activation, *names)
 
 
 FAMILY = Family(

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, Weight, same, within
-from lmwright.models.spec import Embedding, Head, ModelSpec, Recurrent, Stack, Sublayer
+from lmwright.models.core.spec import Embedding, Head, ModelSpec, Recurrent, Stack, Sublayer
+from lmwright.models.family.family import Family, Weight, in_stack, same
 
 SIZES = {  # layers each way, cells, width (Peters et al. 2018, section 3.4; the published options)
     "small": (2, 1024, 128),
@@ -20,7 +20,7 @@ SIZES = {  # layers each way, cells, width (Peters et al. 2018, section 3.4; the
     "original": (2, 4096, 512),
 }
 WAYS = {"forwards": False, "backwards": True}
-"""Stack -> whether it reads from the end."""
+"""Stack -> True if it reads from the end."""
 
 
 def sized(size: str, vocabulary: int = 793471) -> ModelSpec:
@@ -45,16 +45,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             for number in range(lstm["n_layers"])
         )
         stacks.append(Stack(name=name, width=width, embedding=table, layers=layers))
-    return ModelSpec(stacks=tuple(stacks), gives=tuple(WAYS), mixed=True)
-
-
-def one_way(both: ModelSpec, name: str) -> ModelSpec:
-    """One of the two language models alone, which foretells the next token of its way."""
-    return ModelSpec(stacks=(both.stack(name),))
+    return ModelSpec(stacks=tuple(stacks), outputs_from=tuple(WAYS), scalar_mix=True)
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("forwards")
     op = stack.layers[0][0].op
     if not isinstance(op, Recurrent):
@@ -73,21 +68,21 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [same(f"stacks.{spec.stacks[0].name}.embedding.tokens.weight", "tokens.weight")]
     leaves = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_hr_l0"
     for stack in spec.stacks:
         for number in range(len(stack.layers)):
             ours, theirs = f"layers.{number}.0.op.cell", f"{stack.name}.{number}"
-            found += within(
+            found += in_stack(
                 stack.name, [same(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in leaves]
             )
     mix = [same("mix", "mix.scalars"), same("mix_scale", "mix.gamma")]
-    return [*found, *mix] if spec.mixed else found
+    return [*found, *mix] if spec.scalar_mix else found
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token of one way: the same map for both, not the table's rows (section 3.1)."""
+    """Language-model head, one for both directions, not tied to the table (section 3.1)."""
     head = Head(pool="none", outputs=spec.stacks[0].embedding.vocabulary)
     return head, [same("head.out.weight", "softmax.weight"), same("head.out.bias", "softmax.bias")]
 

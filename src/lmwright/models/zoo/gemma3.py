@@ -14,12 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import Family, InGguf, InLarger, Weight, linear, of_tokens, same
-from lmwright.models.one_side import GGUF_FIELDS, GGUF_NAMES, last_token, maps_apart, read_fields
-from lmwright.models.rotary import read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     Head,
@@ -29,9 +26,30 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import (
+    GGUF_FIELDS,
+    GGUF_NAMES,
+    last_token,
+    read_fields,
+    split_qkv,
+)
+from lmwright.models.family.family import (
+    Family,
+    GgufForm,
+    TextPart,
+    Weight,
+    same,
+    tied_or_own,
+    weight_and_bias,
+)
+from lmwright.models.family.rotary import read_rotary, write_rotary
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
-BENDS: dict[str, Bend] = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+}
 
 SIZES = {  # layers, width, heads, key heads, head width, inner, window, global angles' divisor
     "270m": (18, 640, 4, 1, 256, 2048, 512, 1),
@@ -70,21 +88,21 @@ def with_images_sized(size: str, vocabulary: int = 262208) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as its reference has it."""
+    """Read the spec of a ``config.json``, with the defaults of the reference."""
     width, heads = config.get("hidden_size", 2304), config.get("num_attention_heads", 8)
     head_width, bias = config.get("head_dim", 256), config.get("attention_bias", False)
     norm = Norm(kind="rms", eps=config.get("rms_norm_eps", 1e-6), bias=False, offset=1.0)
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 9216),
-        bend=BENDS[config.get("hidden_activation", "gelu_pytorch_tanh")],
+        activation=ACTIVATIONS[config.get("hidden_activation", "gelu_pytorch_tanh")],
         gated=True,
         bias=False,
     )
-    window, both_ways = (
+    window, bidirectional = (
         config.get("sliding_window", 4096),
         config.get("use_bidirectional_attention"),
     )
-    if both_ways and window:
+    if bidirectional and window:
         window = window // 2 + 1  # published as a whole span, to both sides
 
     def layer(kind: str) -> tuple[Sublayer, ...]:
@@ -97,13 +115,13 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             dropout=config.get("attention_dropout", 0.0),
             bias=bias,
             out_bias=bias,
-            sees="all" if both_ways else "causal",
+            mask="full" if bidirectional else "causal",
             window=(window or 0) * (kind == LOCAL),
             positions=rotary(config, kind, head_width),
             head_norm=norm,
         )
         ops = (attention, feed_forward)
-        return tuple(Sublayer(op=op, before=norm, within=norm) for op in ops)
+        return tuple(Sublayer(op=op, pre_norm=norm, branch_norm=norm) for op in ops)
 
     embedding = Embedding(
         vocabulary=config.get("vocab_size", 262208), scale=width**0.5, share="tokens"
@@ -115,11 +133,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=tuple(map(layer, kinds(config))),
         norm=norm,
     )
-    return ModelSpec(stacks=(stack,), context=config.get("max_position_embeddings", 131072))
+    return ModelSpec(stacks=(stack,), context_length=config.get("max_position_embeddings", 131072))
 
 
 def kinds(config: Mapping[str, Any]) -> list[str]:
-    """The kind of each layer, told one by one or by a pattern."""
+    """The type of each layer, from a list or from a pattern."""
     every = config.get("sliding_window_pattern", 6)
     numbers = range(1, config.get("num_hidden_layers", 26) + 1)
     return config.get("layer_types") or [GLOBAL if n % every == 0 else LOCAL for n in numbers]
@@ -137,7 +155,7 @@ def rotary(config: Mapping[str, Any], kind: str, head_width: int) -> Rotary:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
@@ -148,7 +166,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         if isinstance(op, Attention) and isinstance(op.positions, Rotary)
     }
     windows = [op.window for op in ops if isinstance(op, Attention)]
-    window, both_ways = max(windows), attention.sees == "all"
+    window, bidirectional = max(windows), attention.mask == "full"
     return {
         "model_type": "gemma3_text",
         "vocab_size": stack.embedding.vocabulary,
@@ -158,13 +176,15 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_activation": {ours: theirs for theirs, ours in BENDS.items()}[feed_forward.bend],
+        "hidden_activation": {ours: theirs for theirs, ours in ACTIVATIONS.items()}[
+            feed_forward.activation
+        ],
         "query_pre_attn_scalar": round(attention.scale**-2),
-        "max_position_embeddings": spec.context,
+        "max_position_embeddings": spec.context_length,
         "rms_norm_eps": stack.norm.eps,
         "layer_types": [LOCAL if each else GLOBAL for each in windows],
-        "sliding_window": (window - 1) * 2 if both_ways and window else window,
-        "use_bidirectional_attention": both_ways,
+        "sliding_window": (window - 1) * 2 if bidirectional and window else window,
+        "use_bidirectional_attention": bidirectional,
         "rope_parameters": angles,
         "attention_bias": attention.bias,
         "attention_dropout": attention.dropout,
@@ -172,7 +192,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [
         same("embedding.tokens.weight", "embed_tokens.weight"),
         same("norm.weight", "norm.weight"),
@@ -180,30 +200,30 @@ def weights(spec: ModelSpec) -> list[Weight]:
     for number, (first, _) in enumerate(spec.stack("decoder").layers):
         assert isinstance(first.op, Attention)
         at = f"layers.{number}"
-        found += maps_apart(number, first.op)
+        found += split_qkv(number, first.op)
         norms = {
             "0.op.q_norm": "self_attn.q_norm",
             "0.op.k_norm": "self_attn.k_norm",
-            "0.before": "input_layernorm",
-            "0.within": "post_attention_layernorm",
-            "1.before": "pre_feedforward_layernorm",
-            "1.within": "post_feedforward_layernorm",
+            "0.pre_norm": "input_layernorm",
+            "0.branch_norm": "post_attention_layernorm",
+            "1.pre_norm": "pre_feedforward_layernorm",
+            "1.branch_norm": "post_feedforward_layernorm",
         }
         ups = f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"
         found += [
-            *linear(f"{at}.0.op.out", f"{at}.self_attn.o_proj", bias=first.op.out_bias),
-            *linear(f"{at}.1.op.up", *ups, bias=False),
-            *linear(f"{at}.1.op.down", f"{at}.mlp.down_proj", bias=False),
+            *weight_and_bias(f"{at}.0.op.out", f"{at}.self_attn.o_proj", bias=first.op.out_bias),
+            *weight_and_bias(f"{at}.1.op.up", *ups, bias=False),
+            *weight_and_bias(f"{at}.1.op.down", f"{at}.mlp.down_proj", bias=False),
             *(same(f"{at}.{o}.weight", f"{at}.{t}.weight") for o, t in norms.items()),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows or by a map of its own."""
+    """Language-model head: the table's rows, or a map of its own."""
     table, cap = spec.stack("decoder").embedding, config.get("final_logit_softcapping") or 0.0
-    head = Head(pool="none", outputs=table.vocabulary, bias=False, cap=cap)
-    return of_tokens(config, head, table, "lm_head")
+    head = Head(pool="none", outputs=table.vocabulary, bias=False, logit_softcap=cap)
+    return tied_or_own(config, head, table, "lm_head")
 
 
 NAMES = {
@@ -220,7 +240,7 @@ MORE_FIELDS = {
 }
 """The words of GGUF's metadata that this family has beside those of its kin."""
 LARGEST_LAYERS = 62
-"""Of the one size whose scores are scaled by its width, which GGUF does not say."""
+"""Layers of the one size whose scores are scaled by its width, which GGUF does not record."""
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +280,7 @@ def to_metadata(setting: ModelSpec) -> dict[str, Any]:
 
 
 def without_one(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
-    """Gains as a checkpoint has them, of which one is taken; GGUF has them whole."""
+    """Gains as a checkpoint has them, less one; GGUF has them whole."""
     return tensor - 1.0 if name.endswith("norm.weight") else tensor
 
 
@@ -277,20 +297,20 @@ FAMILY = Family(
     heads={"lm": language_model, "classify": last_token},
     prefix="model.",
     unread=("lm_head.", "score."),
-    gguf=InGguf("gemma3", from_metadata, to_metadata, NAMES, without_one, with_one),
+    gguf=GgufForm("gemma3", from_metadata, to_metadata, NAMES, without_one, with_one),
 )
 VISION = ("vision_tower", "multi_modal_projector")
-"""What belongs to the part for images."""
+"""Prefixes of the tensors of the vision part."""
 
 WITH_IMAGES = replace(
     FAMILY,
     name="gemma3",
     gguf=None,
-    larger=InLarger(
+    text_part=TextPart(
         config="text_config",
         prefixes=("language_model.", "model.language_model."),
         others=tuple(f"{before}{part}." for before in ("", "model.") for part in VISION),
         left="its part for images",
     ),
 )
-"""What its folders with a part for images are called; they are written as text alone."""
+"""The family of folders with a vision part; they are written as text models alone."""

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, same, transposed
-from lmwright.models.one_side import last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     ModelSpec,
@@ -18,9 +16,16 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import last_token, tied_next_token
+from lmwright.models.family.family import Family, Weight, same, transposed, weight_and_bias
 
-BENDS: dict[str, Bend] = {"gelu": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
-"""What its configs call GELU is computed by tanh."""
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+"""Its configs' name ``gelu`` is of the tanh approximation."""
 
 SIZES = {"gpt": (12, 768, 12)}  # layers, width, heads (Radford et al. 2018, section 4.1)
 
@@ -32,7 +37,7 @@ def sized(size: str, vocabulary: int = 40478) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published."""
+    """Read the spec of a ``config.json``, with the published defaults."""
     width, heads = config.get("n_embd", 768), config.get("n_head", 12)
     drop = config.get("resid_pdrop", 0.1)
     after = Norm(eps=config.get("layer_norm_epsilon", 1e-5))
@@ -42,10 +47,12 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         head_width=width // heads,
         scale=(width // heads) ** -0.5,
         dropout=config.get("attn_pdrop", 0.1),
-        sees="causal",
+        mask="causal",
     )
-    feed_forward = FeedForward(inner=4 * width, bend=BENDS[config.get("afn", "gelu")])
-    layer = tuple(Sublayer(op=op, after=after, dropout=drop) for op in (attention, feed_forward))
+    feed_forward = FeedForward(inner=4 * width, activation=ACTIVATIONS[config.get("afn", "gelu")])
+    layer = tuple(
+        Sublayer(op=op, post_norm=after, dropout=drop) for op in (attention, feed_forward)
+    )
     embedding = Embedding(
         vocabulary=config.get("vocab_size", 40478),
         positions=config.get("n_positions", 512),
@@ -59,10 +66,10 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
-    after = stack.layers[0][0].after
+    after = stack.layers[0][0].post_norm
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and after
     return {
         "model_type": "openai-gpt",
@@ -71,7 +78,9 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "n_embd": stack.width,
         "n_layer": len(stack.layers),
         "n_head": attention.heads,
-        "afn": {ours: theirs for theirs, ours in reversed(BENDS.items())}[feed_forward.bend],
+        "afn": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[
+            feed_forward.activation
+        ],
         "layer_norm_epsilon": after.eps,
         "resid_pdrop": stack.layers[0][0].dropout,
         "embd_pdrop": stack.embedding.dropout,
@@ -80,7 +89,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for; matrices are stored the other way round."""
+    """Map our weights to the checkpoint's tensors; matrices are stored transposed."""
     found = [
         same("embedding.tokens.weight", "tokens_embed.weight"),
         same("embedding.positions.weight", "positions_embed.weight"),
@@ -96,8 +105,8 @@ def weights(spec: ModelSpec) -> list[Weight]:
             found.append(transposed(f"layers.{at}.{ours}.weight", f"h.{at}.{theirs}.weight"))
             found.append(same(f"layers.{at}.{ours}.bias", f"h.{at}.{theirs}.bias"))
         found += [
-            *linear(f"layers.{at}.0.after", f"h.{at}.ln_1"),
-            *linear(f"layers.{at}.1.after", f"h.{at}.ln_2"),
+            *weight_and_bias(f"layers.{at}.0.post_norm", f"h.{at}.ln_1"),
+            *weight_and_bias(f"layers.{at}.1.post_norm", f"h.{at}.ln_2"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 

@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, rows, same, transposed
-from lmwright.models.files.fields import only
-from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     ModelSpec,
@@ -23,8 +20,11 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
+from lmwright.models.family.family import Family, Weight, rows, same, transposed
+from lmwright.models.files.fields import only
 
-BENDS: dict[str, Bend] = {
+ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu": "gelu",
@@ -70,7 +70,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     drop = config.get("resid_pdrop", 0.1)
     feed_forward = FeedForward(
         inner=config.get("n_inner") or 4 * width,
-        bend=BENDS[config.get("activation_function", "gelu_new")],
+        activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
     )
     layers = []
     for number in range(config.get("n_layer", 12)):
@@ -83,10 +83,10 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             head_width=width // heads,
             scale=scale,
             dropout=config.get("attn_pdrop", 0.1),
-            sees="causal",
+            mask="causal",
         )
         layers.append(
-            tuple(Sublayer(op=op, before=norm, dropout=drop) for op in (attention, feed_forward))
+            tuple(Sublayer(op=op, pre_norm=norm, dropout=drop) for op in (attention, feed_forward))
         )
     embedding = Embedding(
         vocabulary=config.get("vocab_size", 50257),
@@ -99,7 +99,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
@@ -113,7 +113,9 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "n_layer": len(stack.layers),
         "n_head": attention.heads,
         "n_inner": feed_forward.inner,
-        "activation_function": {o: t for t, o in reversed(BENDS.items())}[feed_forward.bend],
+        "activation_function": {o: t for t, o in reversed(ACTIVATIONS.items())}[
+            feed_forward.activation
+        ],
         "layer_norm_epsilon": stack.norm.eps,
         "resid_pdrop": stack.layers[0][0].dropout,
         "embd_pdrop": stack.embedding.dropout,
@@ -125,7 +127,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for; matrices are stored the other way round."""
+    """Map our weights to the checkpoint's tensors; matrices are stored transposed."""
     found = [
         same("embedding.tokens.weight", "wte.weight"),
         same("embedding.positions.weight", "wpe.weight"),
@@ -138,7 +140,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
         ("1.op.up", "mlp.c_fc"),
         ("1.op.down", "mlp.c_proj"),
     )
-    norms = (("0.before", "ln_1"), ("1.before", "ln_2"))
+    norms = (("0.pre_norm", "ln_1"), ("1.pre_norm", "ln_2"))
     for at in range(len(spec.stack("decoder").layers)):
         for ours, theirs in maps:
             found.append(transposed(f"layers.{at}.{ours}.weight", f"h.{at}.{theirs}.weight"))

@@ -19,12 +19,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, own_names
-from lmwright.models.one_side import scaled_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
-    Buckets,
     Embedding,
     Experts,
     FeedForward,
@@ -32,10 +29,14 @@ from lmwright.models.spec import (
     Norm,
     Stack,
     Sublayer,
+    T5Bias,
     with_op,
 )
+from lmwright.models.family.decoder_only import scaled_next_token
+from lmwright.models.family.family import Family, own_names
+from lmwright.models.files.old_format import FORMER_NORMS
 
-BENDS: dict[str, Bend] = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
+ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
 
 SIZES = {  # layers, width, heads, head width, inner (Thoppilan et al. 2022, section 3 and table 27)
     "2b": (10, 2560, 40, 128, 20480),
@@ -89,22 +90,22 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=False,
         out_bias=False,
-        sees="causal",
-        positions=Buckets(
+        mask="causal",
+        positions=T5Bias(
             buckets=config.get("relative_attention_num_buckets", 32),
-            distance=config.get("relative_attention_max_distance", 128),
-            both_ways=False,
+            max_distance=config.get("relative_attention_max_distance", 128),
+            bidirectional=False,
             share="decoder",
         ),
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 65536),
-        bend=BENDS[config.get("hidden_act", "gelu")],
+        activation=ACTIVATIONS[config.get("hidden_act", "gelu")],
         gated=True,
         bias=False,
     )
     ops = (attention, feed_forward)
-    layer = tuple(Sublayer(op=op, before=norm, dropout=drop) for op in ops)
+    layer = tuple(Sublayer(op=op, pre_norm=norm, dropout=drop) for op in ops)
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), dropout=drop, share="tokens")
     stack = Stack(
         name="decoder",
@@ -113,7 +114,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=(layer,) * config.get("num_hidden_layers", 64),
         norm=norm,
     )
-    return ModelSpec(stacks=(stack,), context=config.get("max_position_embeddings", 0))
+    return ModelSpec(stacks=(stack,), context_length=config.get("max_position_embeddings", 0))
 
 
 def glam(config: Mapping[str, Any]) -> ModelSpec:
@@ -122,16 +123,16 @@ def glam(config: Mapping[str, Any]) -> ModelSpec:
     plain = spec({**missing, **config})
     stack = plain.stack("decoder")
     attention, dense = (sublayer.op for sublayer in stack.layers[0])
-    assert isinstance(attention, Attention) and isinstance(attention.positions, Buckets)
+    assert isinstance(attention, Attention) and isinstance(attention.positions, T5Bias)
     assert isinstance(dense, FeedForward)
     own = replace(attention.positions, share="")
     experts = Experts(
         experts=config.get("num_experts", 64),
-        top=config.get("num_experts_per_tok", 2),
+        top_k=config.get("num_experts_per_tok", 2),
         inner=dense.inner,
-        bend=dense.bend,
+        activation=dense.activation,
         gated=False,
-        balance=config.get("router_aux_loss_coef", 0.01),
+        aux_loss_coef=config.get("router_aux_loss_coef", 0.01),
     )
     layers = tuple(
         (
@@ -147,7 +148,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     """The config of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
-    assert isinstance(attention, Attention) and isinstance(attention.positions, Buckets)
+    assert isinstance(attention, Attention) and isinstance(attention.positions, T5Bias)
     assert isinstance(feed_forward, FeedForward | Experts) and stack.norm
     found = settings(
         len(stack.layers),
@@ -160,10 +161,12 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     return {
         "model_type": "lamda",
         **found,
-        "hidden_act": {ours: theirs for theirs, ours in BENDS.items()}[feed_forward.bend],
-        "max_position_embeddings": spec.context,
+        "hidden_act": {ours: theirs for theirs, ours in ACTIVATIONS.items()}[
+            feed_forward.activation
+        ],
+        "max_position_embeddings": spec.context_length,
         "relative_attention_num_buckets": attention.positions.buckets,
-        "relative_attention_max_distance": attention.positions.distance,
+        "relative_attention_max_distance": attention.positions.max_distance,
         "layer_norm_eps": stack.norm.eps,
         "hidden_dropout": stack.embedding.dropout,
         "attention_dropout": attention.dropout,
@@ -178,8 +181,8 @@ def glam_config(spec: ModelSpec) -> dict[str, Any]:
         **config(spec),
         "model_type": "glam",
         "num_experts": experts.experts,
-        "num_experts_per_tok": experts.top,
-        "router_aux_loss_coef": experts.balance,
+        "num_experts_per_tok": experts.top_k,
+        "router_aux_loss_coef": experts.aux_loss_coef,
     }
 
 
@@ -190,5 +193,6 @@ FAMILY = Family(
     weights=own_names,
     heads={"lm": scaled_next_token},
     unread=("head.",),
+    former=FORMER_NORMS,
 )
 GLAM = replace(FAMILY, name="glam", spec=glam, config=glam_config)

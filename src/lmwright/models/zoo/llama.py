@@ -13,25 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import BENDS, Family, InGguf, Weight, bend_name, linear, same
-from lmwright.models.one_side import (
-    GGUF_FIELDS,
-    GGUF_NAMES,
-    each_token,
-    last_token,
-    maps_apart,
-    next_token,
-    read_fields,
-)
-from lmwright.models.rotary import (
-    context_of,
-    divisors,
-    read_divisors,
-    read_rotary,
-    unstretched,
-    write_rotary,
-)
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Embedding,
     FeedForward,
@@ -41,6 +23,32 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
     with_op,
+)
+from lmwright.models.family.decoder_only import (
+    GGUF_FIELDS,
+    GGUF_NAMES,
+    each_token,
+    last_token,
+    next_token,
+    read_fields,
+    split_qkv,
+)
+from lmwright.models.family.family import (
+    ACTIVATIONS,
+    Family,
+    GgufForm,
+    Weight,
+    activation_name,
+    same,
+    weight_and_bias,
+)
+from lmwright.models.family.rotary import (
+    config_context_length,
+    context_length,
+    divisors,
+    read_divisors,
+    read_rotary,
+    write_rotary,
 )
 
 SIZES = {  # layers, width, heads, key heads, inner (Touvron et al. 2023; Grattafiori et al. 2024)
@@ -69,7 +77,7 @@ QWEN2_SIZES = {  # layers, width, heads, key heads, inner (Yang et al. 2024, tab
     "72b": (80, 8192, 64, 8, 29568),
 }
 TIED = {"3.2-1b", "3.2-3b", "0.5b", "1.5b", "2.5-3b"}
-"""Sizes, of any of the three, whose head is published as the table of tokens."""
+"""Sizes, of any of the three, whose head is tied to the table of tokens."""
 
 
 def sized(size: str, vocabulary: int = 0) -> ModelSpec:
@@ -123,7 +131,7 @@ def qwen2_sized(size: str, vocabulary: int = 0) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the 7B size."""
+    """Read the spec of a ``config.json``, with the published defaults of the 7B size."""
     config = {"max_position_embeddings": 2048, **config}
     width, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
     head_width = config.get("head_dim") or width // heads
@@ -138,21 +146,21 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=bias,
         out_bias=bias,
-        sees="causal",
+        mask="causal",
         positions=rotary,
     )
     feed_forward = FeedForward(
         inner=config.get("intermediate_size", 11008),
-        bend=BENDS[config.get("hidden_act", "silu")],
+        activation=ACTIVATIONS[config.get("hidden_act", "silu")],
         gated=True,
         bias=config.get("mlp_bias", False),
     )
-    layer = tuple(Sublayer(op=op, before=norm) for op in (attention, feed_forward))
+    layer = tuple(Sublayer(op=op, pre_norm=norm) for op in (attention, feed_forward))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), share="tokens")
     layers = (layer,) * config.get("num_hidden_layers", 32)
     return ModelSpec(
         stacks=(Stack(name="decoder", width=width, embedding=embedding, layers=layers, norm=norm),),
-        context=context_of(rotary, config["max_position_embeddings"]),
+        context_length=context_length(rotary, config["max_position_embeddings"]),
     )
 
 
@@ -181,7 +189,7 @@ def qwen2(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def window_pattern(config: Mapping[str, Any], count: int) -> list[str]:
-    """Which layers of Qwen2 see a window where a config that uses one does not say it: the last."""
+    """Default layer types of a Qwen2 config with a window: a window on the last layers."""
     first = config.get("max_window_layers", 28)
     return ["sliding_attention" if n >= first else "full_attention" for n in range(count)]
 
@@ -197,7 +205,7 @@ def with_window(plain: ModelSpec, windows: list[int]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and stack.norm
@@ -210,8 +218,8 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_width,
-        "hidden_act": bend_name(feed_forward.bend),
-        "max_position_embeddings": unstretched(attention.positions, spec.context),
+        "hidden_act": activation_name(feed_forward.activation),
+        "max_position_embeddings": config_context_length(attention.positions, spec.context_length),
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
@@ -246,7 +254,7 @@ def windows(spec: ModelSpec) -> list[int]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [
         same("embedding.tokens.weight", "embed_tokens.weight"),
         same("norm.weight", "norm.weight"),
@@ -255,20 +263,22 @@ def weights(spec: ModelSpec) -> list[Weight]:
         attention, feed_forward = (sublayer.op for sublayer in layer)
         assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
         ours, theirs = f"layers.{number}", f"layers.{number}"
-        found += maps_apart(number, attention)
+        found += split_qkv(number, attention)
         mlp, dense = f"{theirs}.mlp", feed_forward.bias
         found += [
-            *linear(f"{ours}.0.op.out", f"{theirs}.self_attn.o_proj", bias=attention.out_bias),
-            *linear(f"{ours}.1.op.up", f"{mlp}.gate_proj", f"{mlp}.up_proj", bias=dense),
-            *linear(f"{ours}.1.op.down", f"{mlp}.down_proj", bias=dense),
-            same(f"{ours}.0.before.weight", f"{theirs}.input_layernorm.weight"),
-            same(f"{ours}.1.before.weight", f"{theirs}.post_attention_layernorm.weight"),
+            *weight_and_bias(
+                f"{ours}.0.op.out", f"{theirs}.self_attn.o_proj", bias=attention.out_bias
+            ),
+            *weight_and_bias(f"{ours}.1.op.up", f"{mlp}.gate_proj", f"{mlp}.up_proj", bias=dense),
+            *weight_and_bias(f"{ours}.1.op.down", f"{mlp}.down_proj", bias=dense),
+            same(f"{ours}.0.pre_norm.weight", f"{theirs}.input_layernorm.weight"),
+            same(f"{ours}.1.pre_norm.weight", f"{theirs}.post_attention_layernorm.weight"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
 DIVISORS = "rope_freqs.weight"
-"""GGUF's tensor of what the frequencies of rotary positions are divided by."""
+"""GGUF's tensor of divisors of the rotary frequencies."""
 NAMES = {**GGUF_NAMES, "blk.{}.ffn_norm": "layers.{}.post_attention_layernorm"}
 
 
@@ -323,10 +333,10 @@ def to_metadata(spec: ModelSpec) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def partners_apart(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
-    """Rows of queries and keys with a head's partners as halves, as a checkpoint has them.
+def half_split_rows(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """Reorder rows of queries and keys for half-split rotary, as a checkpoint has them.
 
-    GGUF has LLaMA's (not its kin's) as neighbouring pairs.
+    GGUF has LLaMA's (not its kin's) for interleaved rotary.
     """
     heads = heads_of(name, spec)
     if not heads:
@@ -334,8 +344,8 @@ def partners_apart(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
     return tensor.view(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
-def partners_together(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
-    """:func:`partners_apart` the other way."""
+def interleaved_rows(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """:func:`half_split_rows` the other way."""
     heads = heads_of(name, spec)
     if not heads:
         return tensor
@@ -343,20 +353,20 @@ def partners_together(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
 
 
 def heads_of(name: str, spec: ModelSpec) -> int:
-    """How many heads a tensor of queries or keys has; 0 for another one."""
+    """Number of heads of a tensor of queries or keys; 0 for another one."""
     attention = spec.stack("decoder").layers[0][0].op
     assert isinstance(attention, Attention)
     known = {"q_proj": attention.heads, "k_proj": attention.kv_heads}
     return known.get(name.split(".")[-2], 0)
 
 
-IN_GGUF = InGguf(
+IN_GGUF = GgufForm(
     "llama",
     from_metadata,
     to_metadata,
     NAMES,
-    partners_apart,
-    partners_together,
+    half_split_rows,
+    interleaved_rows,
     settings=(DIVISORS,),
 )
 
@@ -376,5 +386,5 @@ QWEN2 = replace(
     name="qwen2",
     spec=qwen2,
     config=qwen2_config,
-    gguf=InGguf("qwen2", from_metadata, to_metadata, NAMES, settings=(DIVISORS,)),
+    gguf=GgufForm("qwen2", from_metadata, to_metadata, NAMES, settings=(DIVISORS,)),
 )

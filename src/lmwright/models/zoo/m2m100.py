@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec, Sinusoids
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec, Sinusoids
+from lmwright.models.family.encoder_decoder import (
     UNREAD,
-    next_token_alone,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    config_of_size,
+    encoder_decoder_weights,
+    next_token_without_bias,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published configs)
     "418m": (12, 1024, 16, 4096, 128112),
@@ -26,8 +26,8 @@ SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published
     "nllb-1.3b": (24, 1024, 16, 8192, 256206),
     "nllb-3.3b": (24, 2048, 16, 8192, 256206),
 }
-LEFT_OUT = {
-    **sizes(12, 1024, 16, 4096),
+DEFAULTS = {
+    **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 128112,
     "max_position_embeddings": 1024,
     "activation_function": "relu",
@@ -36,22 +36,22 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": True,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 
 
 def sized(size: str) -> ModelSpec:
     """The spec of a published size."""
     *parts, vocabulary = SIZES[size]
-    return spec({**sizes(*parts), "vocab_size": vocabulary})
+    return spec({**config_of_size(*parts), "vocab_size": vocabulary})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a ``config.json``; positions begin after the padding's number."""
-    whole = {**LEFT_OUT, **config}
+    whole = {**DEFAULTS, **config}
     first = whole.get("pad_token_id", 1) + 1
-    return read_sides(
+    return read_encoder_decoder(
         whole,
-        "before",
+        "pre",
         positions=whole["max_position_embeddings"] + first,
         first_position=first,
         sinusoids=Sinusoids(interleaved=False, spaced=True),
@@ -59,17 +59,17 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     pad = spec.stack("encoder").embedding.first_position - 1
-    return {"model_type": "m2m_100", **write_sides(spec), "pad_token_id": pad}
+    return {"model_type": "m2m_100", **write_encoder_decoder(spec), "pad_token_id": pad}
 
 
 FAMILY = Family(
     name="m2m_100",
     spec=spec,
     config=config,
-    weights=side_weights,
-    heads={"lm": next_token_alone},
+    weights=encoder_decoder_weights,
+    heads={"lm": next_token_without_bias},
     prefix="model.",
     unread=UNREAD,
 )

@@ -10,23 +10,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family
-from lmwright.models.spec import ModelSpec, Sinusoids, Stack
-from lmwright.models.two_sides import (
+from lmwright.models.core.spec import ModelSpec, Sinusoids, Stack
+from lmwright.models.family.encoder_decoder import (
     UNREAD,
+    config_of_size,
+    encoder_decoder_weights,
     next_token,
-    read_sides,
-    side_weights,
-    sizes,
-    write_sides,
+    read_encoder_decoder,
+    write_encoder_decoder,
 )
+from lmwright.models.family.family import Family
 
 SIZES = {  # layers of each side, width, heads, inner (the published configs)
     "base": (6, 512, 8, 2048),
     "big": (6, 1024, 16, 4096),
 }
-LEFT_OUT = {
-    **sizes(12, 1024, 16, 4096),
+DEFAULTS = {
+    **config_of_size(12, 1024, 16, 4096),
     "vocab_size": 58101,
     "max_position_embeddings": 1024,
     "activation_function": "gelu",
@@ -35,20 +35,20 @@ LEFT_OUT = {
     "activation_dropout": 0.0,
     "scale_embedding": False,
 }
-"""What a config means that does not say."""
+"""Defaults of config fields."""
 
 
 def sized(size: str, vocabulary: int = 58101) -> ModelSpec:
-    """The spec of a published size; they scale their embeddings, read 512 tokens, bend by SiLU."""
+    """The spec of a published size: scaled embeddings, 512 tokens, SiLU."""
     more = {"scale_embedding": True, "max_position_embeddings": 512, "activation_function": "silu"}
-    return spec({**sizes(*SIZES[size]), "vocab_size": vocabulary, **more})
+    return spec({**config_of_size(*SIZES[size]), "vocab_size": vocabulary, **more})
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as in its published class."""
-    whole = {**LEFT_OUT, **config}
+    """Read the spec of a ``config.json``, with the defaults of its published class."""
+    whole = {**DEFAULTS, **config}
     rows, sinusoids = whole["max_position_embeddings"], Sinusoids(interleaved=False)
-    plain = read_sides(whole, "after", positions=rows, sinusoids=sinusoids)
+    plain = read_encoder_decoder(whole, "post", positions=rows, sinusoids=sinusoids)
     if whole.get("share_encoder_decoder_embeddings", True):
         return plain
     encoder, decoder = plain.stacks
@@ -63,11 +63,11 @@ def with_table(stack: Stack, share: str, vocabulary: int = 0) -> Stack:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     source, target = (stack.embedding for stack in spec.stacks)
     return {
         "model_type": "marian",
-        **write_sides(spec),
+        **write_encoder_decoder(spec),
         "vocab_size": source.vocabulary,
         "decoder_vocab_size": target.vocabulary,
         "share_encoder_decoder_embeddings": source.share == target.share,
@@ -79,7 +79,7 @@ FAMILY = Family(
     name="marian",
     spec=spec,
     config=config,
-    weights=side_weights,
+    weights=encoder_decoder_weights,
     heads={"lm": next_token},
     prefix="model.",
     unread=UNREAD,

@@ -14,22 +14,29 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.positions import alibi_slopes
-from lmwright.models.family import Family, Weight, heads_apart, linear, of_tokens, same
-from lmwright.models.files.fields import only
-from lmwright.models.one_side import each_token_apart, last_token, tied_next_token
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
+    ALiBi,
     Attention,
-    Bend,
     Embedding,
     FeedForward,
     Head,
     ModelSpec,
     Norm,
-    Slopes,
     Stack,
     Sublayer,
     with_op,
 )
+from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
+from lmwright.models.family.family import (
+    Family,
+    Weight,
+    same,
+    split_by_head,
+    tied_or_own,
+    weight_and_bias,
+)
+from lmwright.models.files.fields import only
 
 SIZES = {  # layers, width, heads (Shoeybi et al. 2019, table 2)
     "355m": (24, 1024, 16),
@@ -54,7 +61,7 @@ COMPUTED = {
     "squared_relu": False,
     "swiglu": False,
 }
-"""Arguments of Megatron-LM that lead to other numbers, at the values that lead to ours."""
+"""Arguments of Megatron-LM that change the numbers, at the values that we compute."""
 
 
 def sized(size: str, vocabulary: int = 50304) -> ModelSpec:
@@ -73,9 +80,15 @@ def bloom_sized(size: str, vocabulary: int = 250880) -> ModelSpec:
 
 
 def decoder(
-    layers: int, width: int, heads: int, inner: int, bend: Bend, eps: float, rates: list[float]
+    layers: int,
+    width: int,
+    heads: int,
+    inner: int,
+    activation: Activation,
+    eps: float,
+    rates: list[float],
 ) -> Stack:
-    """The layers of both; ``rates`` of dropout fall on what ops give and on attention's weights."""
+    """The stack of both; ``rates`` of dropout are of the ops' outputs and of attention weights."""
     norm = Norm(eps=eps)
     attention = Attention(
         heads=heads,
@@ -83,10 +96,10 @@ def decoder(
         head_width=width // heads,
         scale=(width // heads) ** -0.5,
         dropout=rates[1],
-        sees="causal",
+        mask="causal",
     )
-    ops = (attention, FeedForward(inner=inner, bend=bend))
-    layer = tuple(Sublayer(op=op, before=norm, dropout=rates[0]) for op in ops)
+    ops = (attention, FeedForward(inner=inner, activation=activation))
+    layer = tuple(Sublayer(op=op, pre_norm=norm, dropout=rates[0]) for op in ops)
     embedding = Embedding(vocabulary=0, share="tokens")
     return Stack(
         name="decoder", width=width, embedding=embedding, layers=(layer,) * layers, norm=norm
@@ -132,7 +145,7 @@ def bloom(config: Mapping[str, Any]) -> ModelSpec:
         config.get("layer_norm_epsilon", 1e-5),
         [config.get("hidden_dropout", 0.0), config.get("attention_dropout", 0.0)],
     )
-    slopes = Slopes(slopes=alibi_slopes(heads))
+    slopes = ALiBi(slopes=alibi_slopes(heads))
     layers = tuple((with_op(first, positions=slopes), second) for first, second in stack.layers)
     vocabulary = config.get("vocab_size", 250880)
     embedding = replace(stack.embedding, vocabulary=vocabulary, norm=stack.norm)
@@ -152,7 +165,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "hidden_size": stack.width,
         "num_attention_heads": attention.heads,
         "ffn_hidden_size": feed_forward.inner,
-        "bias_gelu_fusion": feed_forward.bend == "gelu_tanh",
+        "bias_gelu_fusion": feed_forward.activation == "gelu_tanh",
         "layernorm_epsilon": stack.norm.eps,
         "hidden_dropout": stack.embedding.dropout,
         "attention_dropout": attention.dropout,
@@ -160,7 +173,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def bloom_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`bloom` the other way."""
+    """Write the ``config.json`` of a spec: :func:`bloom` the other way."""
     stack = spec.stack("decoder")
     attention = stack.layers[0][0].op
     assert isinstance(attention, Attention) and stack.norm
@@ -177,22 +190,22 @@ def bloom_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Megatron-LM (from checkpoint version 2 on) our weights stand for."""
+    """Map our weights to Megatron-LM's tensors (checkpoint version 2 and later)."""
     found = [
         same("embedding.tokens.weight", "embedding.word_embeddings.weight"),
         same("embedding.positions.weight", "embedding.position_embeddings.weight"),
-        *linear("norm", "transformer.final_layernorm"),
+        *weight_and_bias("norm", "transformer.final_layernorm"),
         *layer_weights(spec, "transformer.layers", "attention"),
     ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
 
 def bloom_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of BLOOM our weights stand for."""
+    """Map our weights to BLOOM's tensors."""
     found = [
         same("embedding.tokens.weight", "word_embeddings.weight"),
-        *linear("embedding.norm", "word_embeddings_layernorm"),
-        *linear("norm", "ln_f"),
+        *weight_and_bias("embedding.norm", "word_embeddings_layernorm"),
+        *weight_and_bias("norm", "ln_f"),
         *layer_weights(spec, "h", "self_attention"),
     ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
@@ -206,23 +219,23 @@ def layer_weights(spec: ModelSpec, layers: str, attention: str) -> list[Weight]:
         ours, theirs = f"layers.{number}", f"{layers}.{number}"
         qkv, heads = f"{theirs}.{attention}.query_key_value", first.op.heads
         found += [
-            heads_apart(f"{ours}.0.op.qkv.weight", f"{qkv}.weight", heads),
-            heads_apart(f"{ours}.0.op.qkv.bias", f"{qkv}.bias", heads),
-            *linear(f"{ours}.0.op.out", f"{theirs}.{attention}.dense"),
-            *linear(f"{ours}.0.before", f"{theirs}.input_layernorm"),
-            *linear(f"{ours}.1.before", f"{theirs}.post_attention_layernorm"),
-            *linear(f"{ours}.1.op.up", f"{theirs}.mlp.dense_h_to_4h"),
-            *linear(f"{ours}.1.op.down", f"{theirs}.mlp.dense_4h_to_h"),
+            split_by_head(f"{ours}.0.op.qkv.weight", f"{qkv}.weight", heads),
+            split_by_head(f"{ours}.0.op.qkv.bias", f"{qkv}.bias", heads),
+            *weight_and_bias(f"{ours}.0.op.out", f"{theirs}.{attention}.dense"),
+            *weight_and_bias(f"{ours}.0.pre_norm", f"{theirs}.input_layernorm"),
+            *weight_and_bias(f"{ours}.1.pre_norm", f"{theirs}.post_attention_layernorm"),
+            *weight_and_bias(f"{ours}.1.op.up", f"{theirs}.mlp.dense_h_to_4h"),
+            *weight_and_bias(f"{ours}.1.op.down", f"{theirs}.mlp.dense_4h_to_h"),
         ]
     return found
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows or, if the arguments say so, by a map of its own."""
+    """Language-model head, tied to the table unless the arguments say otherwise."""
     table = spec.stack("decoder").embedding
     tied = not config.get("untie_embeddings_and_output_weights", False)
     head = Head(pool="none", outputs=table.vocabulary, bias=False)
-    return of_tokens(config, head, table, "language_model.output_layer", tied)
+    return tied_or_own(config, head, table, "language_model.output_layer", tied)
 
 
 FAMILY = Family(

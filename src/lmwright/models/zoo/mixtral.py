@@ -14,10 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmwright.core.errors import BadInput
-from lmwright.models.family import BENDS, Family, Weight, bend_name, linear, same, stacked
-from lmwright.models.one_side import each_token, last_token, maps_apart, next_token
-from lmwright.models.rotary import context_of, read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Embedding,
     Experts,
@@ -29,6 +26,17 @@ from lmwright.models.spec import (
     Sublayer,
     with_op,
 )
+from lmwright.models.family.decoder_only import each_token, last_token, next_token, split_qkv
+from lmwright.models.family.family import (
+    ACTIVATIONS,
+    Family,
+    Weight,
+    activation_name,
+    same,
+    stacked,
+    weight_and_bias,
+)
+from lmwright.models.family.rotary import context_length, read_rotary, write_rotary
 
 SIZES = {  # layers, width, heads, key heads, inner, experts (Jiang et al. 2024; published configs)
     "8x7b": (32, 4096, 32, 8, 14336, 8),
@@ -89,24 +97,24 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=False,
         out_bias=False,
-        sees="causal",
+        mask="causal",
         window=config.get("sliding_window") or 0,
         positions=rotary,
     )
     experts = Experts(
         experts=config.get("num_local_experts", 8),
-        top=top,
+        top_k=top,
         inner=config.get("intermediate_size", 14336),
-        bend=BENDS[config.get("hidden_act", "silu")],
-        balance=config.get("router_aux_loss_coef", 0.001) * top / count,
+        activation=ACTIVATIONS[config.get("hidden_act", "silu")],
+        aux_loss_coef=config.get("router_aux_loss_coef", 0.001) * top / count,
     )
-    layer = tuple(Sublayer(op=op, before=norm) for op in (attention, experts))
+    layer = tuple(Sublayer(op=op, pre_norm=norm) for op in (attention, experts))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), share="tokens")
     stack = Stack(
         name="decoder", width=width, embedding=embedding, layers=(layer,) * count, norm=norm
     )
-    context = context_of(rotary, config.get("max_position_embeddings", 131072))
-    return ModelSpec(stacks=(stack,), context=context)
+    longest = context_length(rotary, config.get("max_position_embeddings", 131072))
+    return ModelSpec(stacks=(stack,), context_length=longest)
 
 
 def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
@@ -119,21 +127,24 @@ def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
     stack = plain.stack("decoder")
     routed = Experts(
         experts=config.get("num_experts", 60),
-        top=given.get("num_experts_per_tok", 4),
+        top_k=given.get("num_experts_per_tok", 4),
         inner=config.get("moe_intermediate_size", 1408),
-        bend=BENDS[given.get("hidden_act", "silu")],
+        activation=ACTIVATIONS[given.get("hidden_act", "silu")],
         normalise=config.get("norm_topk_prob", False),
         shared=config.get("shared_expert_intermediate_size", 5632),
         shared_gate=True,
     )
     dense = FeedForward(
-        inner=config.get("intermediate_size", 5632), bend=routed.bend, gated=True, bias=False
+        inner=config.get("intermediate_size", 5632),
+        activation=routed.activation,
+        gated=True,
+        bias=False,
     )
     step, never = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     count = len(stack.layers)
     routes = [n not in never and routed.experts > 0 and (n + 1) % step == 0 for n in range(count)]
-    cost = config.get("router_aux_loss_coef", 0.001) * routed.top / max(1, sum(routes))
-    routed = replace(routed, balance=cost)
+    cost = config.get("router_aux_loss_coef", 0.001) * routed.top_k / max(1, sum(routes))
+    routed = replace(routed, aux_loss_coef=cost)
     windows = [0] * count
     if config.get("use_sliding_window", False):
         kinds = config.get("layer_types") or window_pattern(config, count)
@@ -149,13 +160,13 @@ def qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def window_pattern(config: Mapping[str, Any], count: int) -> list[str]:
-    """Which layers see a window where a config that has one does not say it: every other one."""
+    """Default layer types of a config with a window: a window on every other layer."""
     most = config.get("max_window_layers", 28)
     return ["sliding_attention" if n % 2 == 0 and n < most else "full" for n in range(count)]
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """What the configs of both say of a spec."""
+    """Config fields that both families write."""
     stack = spec.stack("decoder")
     attention = stack.layers[0][0].op
     assert isinstance(attention, Attention) and isinstance(attention.positions, Rotary)
@@ -163,25 +174,25 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     routed = experts(spec)
     if not routed:
         raise BadInput("a spec without experts", "a layer that routes")
-    cost = routed[0].balance * len(routed) / routed[0].top
+    cost = routed[0].aux_loss_coef * len(routed) / routed[0].top_k
     return {
         "vocab_size": stack.embedding.vocabulary,
         "hidden_size": stack.width,
         "num_hidden_layers": len(stack.layers),
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
-        "hidden_act": bend_name(routed[0].bend),
-        "max_position_embeddings": spec.context,
+        "hidden_act": activation_name(routed[0].activation),
+        "max_position_embeddings": spec.context_length,
         "rms_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
-        "num_experts_per_tok": routed[0].top,
+        "num_experts_per_tok": routed[0].top_k,
         "router_aux_loss_coef": float(f"{cost:.12g}"),
     }
 
 
 def mixtral_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     attention, routed = (sublayer.op for sublayer in spec.stack("decoder").layers[0])
     assert isinstance(attention, Attention) and isinstance(routed, Experts)
     return {
@@ -195,7 +206,7 @@ def mixtral_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def qwen2_config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`qwen2_moe` the other way."""
+    """Write the ``config.json`` of a spec: :func:`qwen2_moe` the other way."""
     layers = spec.stack("decoder").layers
     attentions = [first.op for first, _ in layers if isinstance(first.op, Attention)]
     windows, routed = [op.window for op in attentions], experts(spec)[0]
@@ -225,12 +236,12 @@ def experts(spec: ModelSpec) -> list[Experts]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Mixtral our weights stand for."""
+    """Map our weights to Mixtral's tensors."""
     return [*body(spec), *feed_forward(spec, "block_sparse_moe", ("w1", "w3", "w2"))]
 
 
 def qwen2_weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors of Qwen2-MoE our weights stand for."""
+    """Map our weights to Qwen2-MoE's tensors."""
     return [*body(spec), *feed_forward(spec, "mlp", ("gate_proj", "up_proj", "down_proj"))]
 
 
@@ -243,11 +254,11 @@ def body(spec: ModelSpec) -> list[Weight]:
     for number, (first, _) in enumerate(spec.stack("decoder").layers):
         assert isinstance(first.op, Attention)
         at = f"layers.{number}"
-        found += maps_apart(number, first.op)
+        found += split_qkv(number, first.op)
         found += [
             same(f"{at}.0.op.out.weight", f"{at}.self_attn.o_proj.weight"),
-            same(f"{at}.0.before.weight", f"{at}.input_layernorm.weight"),
-            same(f"{at}.1.before.weight", f"{at}.post_attention_layernorm.weight"),
+            same(f"{at}.0.pre_norm.weight", f"{at}.input_layernorm.weight"),
+            same(f"{at}.1.pre_norm.weight", f"{at}.post_attention_layernorm.weight"),
         ]
     return [replace(weight, ours=f"stacks.decoder.{weight.ours}") for weight in found]
 
@@ -277,8 +288,8 @@ def gated(ours: str, theirs: str, names: tuple[str, str, str]) -> list[Weight]:
     """A map that every token goes through."""
     gate, value, last = (f"{theirs}.{name}" for name in names)
     return [
-        *linear(f"{ours}.up", gate, value, bias=False),
-        *linear(f"{ours}.down", last, bias=False),
+        *weight_and_bias(f"{ours}.up", gate, value, bias=False),
+        *weight_and_bias(f"{ours}.down", last, bias=False),
     ]
 
 

@@ -12,10 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmwright.models.family import Family, own_names
-from lmwright.models.one_side import scaled_next_token
-from lmwright.models.rotary import context_of, read_rotary, write_rotary
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
     Attention,
     Branch,
     Embedding,
@@ -27,6 +24,10 @@ from lmwright.models.spec import (
     Stack,
     Sublayer,
 )
+from lmwright.models.family.decoder_only import scaled_next_token
+from lmwright.models.family.family import Family, own_names
+from lmwright.models.family.rotary import context_length, read_rotary, write_rotary
+from lmwright.models.files.old_format import FORMER_NORMS
 
 SIZES = {  # layers, width, heads (Chowdhery et al. 2022, table 1)
     "8b": (32, 4096, 16),
@@ -52,7 +53,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a config; what it leaves out is as published for the smallest size."""
     width, head_width = config.get("hidden_size", 4096), config.get("head_dim", 256)
     norm = Norm(eps=config.get("layer_norm_eps", 1e-6), bias=False)
-    rotary = read_rotary(config, head_width, partners="pairs")
+    rotary = read_rotary(config, head_width, layout="interleaved")
     attention = Attention(
         heads=config.get("num_attention_heads", 16),
         kv_heads=1,
@@ -61,15 +62,18 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=config.get("attention_dropout", 0.0),
         bias=False,
         out_bias=False,
-        sees="causal",
+        mask="causal",
         positions=rotary,
     )
     feed_forward = FeedForward(
-        inner=config.get("intermediate_size") or 4 * width, bend="silu", gated=True, bias=False
+        inner=config.get("intermediate_size") or 4 * width,
+        activation="silu",
+        gated=True,
+        bias=False,
     )
-    branches = Branch(before=None, op=attention), Branch(before=None, op=feed_forward)
+    branches = Branch(pre_norm=None, op=attention), Branch(pre_norm=None, op=feed_forward)
     layer = Sublayer(
-        op=Parallel(branches=branches), before=norm, dropout=config.get("hidden_dropout", 0.0)
+        op=Parallel(branches=branches), pre_norm=norm, dropout=config.get("hidden_dropout", 0.0)
     )
     stack = Stack(
         name="decoder",
@@ -78,8 +82,8 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=((layer,),) * config.get("num_hidden_layers", 32),
         norm=norm,
     )
-    context = context_of(rotary, config.get("max_position_embeddings", 2048))
-    return ModelSpec(stacks=(stack,), context=context)
+    longest = context_length(rotary, config.get("max_position_embeddings", 2048))
+    return ModelSpec(stacks=(stack,), context_length=longest)
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(stack.layers),
         "num_attention_heads": attention.heads,
         "head_dim": attention.head_width,
-        "max_position_embeddings": spec.context,
+        "max_position_embeddings": spec.context_length,
         "layer_norm_eps": stack.norm.eps,
         "rope_parameters": write_rotary(attention.positions, attention.head_width),
         "attention_dropout": attention.dropout,
@@ -113,4 +117,5 @@ FAMILY = Family(
     weights=own_names,
     heads={"lm": scaled_next_token},
     unread=("head.",),
+    former=FORMER_NORMS,
 )

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.bidirectional import (
-    Made,
+from lmwright.models.core.spec import ModelSpec
+from lmwright.models.family.encoder_only import (
+    HeadAndWeights,
     encoder_weights,
     head_dropout,
     labelled_tokens,
@@ -20,8 +21,7 @@ from lmwright.models.bidirectional import (
     spans,
     write_encoder,
 )
-from lmwright.models.family import Family, labels
-from lmwright.models.spec import ModelSpec
+from lmwright.models.family.family import Family, label_count
 
 SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1)
     "base": (12, 768, 12, 3072),
@@ -66,7 +66,7 @@ def xlm_r(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     pad = spec.stack("encoder").embedding.first_position - 1
     return {"model_type": "roberta", **write_encoder(spec), "pad_token_id": pad}
 
@@ -76,23 +76,23 @@ def xlm_r_config(spec: ModelSpec) -> dict[str, Any]:
     return {**config(spec), "model_type": "xlm-roberta"}
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A dense map of the first token, tanh, and a linear map. The published class drops before
     the dense map too."""
-    drop, count = head_dropout(config, spec), labels(config)
+    drop, count = head_dropout(config, spec), label_count(config)
     names = "classifier.dense", "classifier.out_proj"
     return pooled(spec, "tanh", *names, outputs=count, dropout=drop)
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """One number a document, by which several are compared, from the pooler."""
     drop = spec.stack("encoder").embedding.dropout
     names = "roberta.pooler.dense", "classifier"
     return pooled(spec, "tanh", *names, outputs=1, dropout=drop)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """What the masked tokens are; the bend is GELU whatever the layers have."""
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Masked-language-model head; its activation is GELU whatever the layers have."""
     names = "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"
     return masked_tokens(config, spec, "gelu", *names)
 

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lmwright.models.family import Family, Weight, linear, of_tokens, rows, same
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
-    Buckets,
     Embedding,
     FeedForward,
     Head,
@@ -18,9 +16,16 @@ from lmwright.models.spec import (
     Norm,
     Stack,
     Sublayer,
+    T5Bias,
 )
+from lmwright.models.family.family import Family, Weight, rows, same, tied_or_own, weight_and_bias
 
-BENDS: dict[str, Bend] = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 SIZES = {  # layers of each side, width, heads, head width, inner (Raffel et al. 2020, section 3.7)
     "small": (6, 512, 8, 64, 2048),
@@ -47,14 +52,18 @@ def sized(size: str, vocabulary: int = 32128) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a ``config.json``; what it leaves out is as published for the small size."""
+    """Read the spec of a ``config.json``, with the published defaults of the small size."""
     width, drop = config.get("d_model", 512), config.get("dropout_rate", 0.1)
     norm = Norm(kind="rms", eps=config.get("layer_norm_epsilon", 1e-6), bias=False)
-    gate, _, bend = config.get("feed_forward_proj", "relu").rpartition("-")
-    if gate and bend == "gelu":
-        bend = "gelu_new"
+    gate, _, activation = config.get("feed_forward_proj", "relu").rpartition("-")
+    if gate and activation == "gelu":
+        activation = "gelu_new"
     feed_forward = FeedForward(
-        inner=config.get("d_ff", 2048), bend=BENDS[bend], gated=bool(gate), bias=False, drops=True
+        inner=config.get("d_ff", 2048),
+        activation=ACTIVATIONS[activation],
+        gated=bool(gate),
+        bias=False,
+        inner_dropout=True,
     )
     cross = Attention(
         heads=config.get("num_heads", 8),
@@ -64,22 +73,24 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=drop,
         bias=False,
         out_bias=False,
-        reads="encoder",
+        cross_attends="encoder",
     )
 
-    def own(share: str, both_ways: bool) -> Attention:
-        """Self-attention with the bias that a side's layers share."""
-        buckets = Buckets(
+    def own(share: str, bidirectional: bool) -> Attention:
+        """Self-attention with the bias that a stack's layers share."""
+        buckets = T5Bias(
             buckets=config.get("relative_attention_num_buckets", 32),
-            distance=config.get("relative_attention_max_distance", 128),
-            both_ways=both_ways,
+            max_distance=config.get("relative_attention_max_distance", 128),
+            bidirectional=bidirectional,
             share=share,
         )
-        return replace(cross, reads="", sees="all" if both_ways else "causal", positions=buckets)
+        return replace(
+            cross, cross_attends="", mask="full" if bidirectional else "causal", positions=buckets
+        )
 
     def stack(name: str, ops: list[Attention | FeedForward], count: int) -> Stack:
-        """One side."""
-        layer = tuple(Sublayer(op=op, before=norm, dropout=drop) for op in ops)
+        """Build the encoder or the decoder."""
+        layer = tuple(Sublayer(op=op, pre_norm=norm, dropout=drop) for op in ops)
         embedding = Embedding(
             vocabulary=config.get("vocab_size", 32128), dropout=drop, share="tokens"
         )
@@ -89,7 +100,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             embedding=embedding,
             layers=(layer,) * count,
             norm=norm,
-            drops=True,
+            output_dropout=True,
         )
 
     layers = config.get("num_layers", 6)
@@ -103,12 +114,12 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     encoder, decoder = spec.stack("encoder"), spec.stack("decoder")
     attention, feed_forward = (sublayer.op for sublayer in encoder.layers[0])
-    assert isinstance(attention, Attention) and isinstance(attention.positions, Buckets)
+    assert isinstance(attention, Attention) and isinstance(attention.positions, T5Bias)
     assert isinstance(feed_forward, FeedForward) and encoder.norm
-    bend = {ours: theirs for theirs, ours in BENDS.items()}[feed_forward.bend]
+    activation = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[feed_forward.activation]
     return {
         "model_type": "t5",
         "is_encoder_decoder": True,
@@ -120,15 +131,15 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "num_decoder_layers": len(decoder.layers),
         "num_heads": attention.heads,
         "relative_attention_num_buckets": attention.positions.buckets,
-        "relative_attention_max_distance": attention.positions.distance,
+        "relative_attention_max_distance": attention.positions.max_distance,
         "dropout_rate": encoder.embedding.dropout,
         "layer_norm_epsilon": encoder.norm.eps,
-        "feed_forward_proj": f"gated-{bend}" if feed_forward.gated else bend,
+        "feed_forward_proj": f"gated-{activation}" if feed_forward.gated else activation,
     }
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [same("stacks.encoder.embedding.tokens.weight", "shared.weight")]
     for stack in spec.stacks:
         side = stack.name
@@ -140,7 +151,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
         for number, layer in enumerate(stack.layers):
             for place, sublayer in enumerate(layer):
                 ours, theirs = f"layers.{number}.{place}", f"{side}.block.{number}.layer.{place}"
-                own.append(same(f"{ours}.before.weight", f"{theirs}.layer_norm.weight"))
+                own.append(same(f"{ours}.pre_norm.weight", f"{theirs}.layer_norm.weight"))
                 own += op_weights(sublayer, f"{ours}.op", theirs)
         found += [replace(weight, ours=f"stacks.{side}.{weight.ours}") for weight in own]
     return found
@@ -153,11 +164,11 @@ def op_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
         dense = f"{theirs}.DenseReluDense"
         ups = [f"{dense}.wi_0", f"{dense}.wi_1"] if op.gated else [f"{dense}.wi"]
         return [
-            *linear(f"{ours}.up", *ups, bias=False),
-            *linear(f"{ours}.down", f"{dense}.wo", bias=False),
+            *weight_and_bias(f"{ours}.up", *ups, bias=False),
+            *weight_and_bias(f"{ours}.down", f"{dense}.wo", bias=False),
         ]
     assert isinstance(op, Attention)
-    if op.reads:
+    if op.cross_attends:
         theirs = f"{theirs}.EncDecAttention"
         return [
             same(f"{ours}.q.weight", f"{theirs}.q.weight"),
@@ -172,11 +183,11 @@ def op_weights(sublayer: Sublayer, ours: str, theirs: str) -> list[Weight]:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The next token, by the table's rows and states made smaller, or by a map of its own."""
+    """Language-model head: the table's rows with scaled states, or a map of its own."""
     stack, tied = spec.stack("decoder"), config.get("tie_word_embeddings", True)
     scale = stack.width**-0.5 if config.get("scale_decoder_outputs", tied) else 1.0
     head = Head(pool="none", outputs=stack.embedding.vocabulary, bias=False, scale=scale)
-    return of_tokens(config, head, stack.embedding, "lm_head")
+    return tied_or_own(config, head, stack.embedding, "lm_head")
 
 
 FAMILY = Family(

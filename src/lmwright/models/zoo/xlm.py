@@ -9,26 +9,26 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lmwright.core.errors import BadInput
-from lmwright.models.bidirectional import (
+from lmwright.models.core.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
+from lmwright.models.family.encoder_only import (
     SUMMARIES,
-    Made,
+    HeadAndWeights,
     encoder,
     labelled_tokens,
     parts,
     spans,
 )
-from lmwright.models.family import (
+from lmwright.models.family.family import (
     Family,
     Weight,
     by_layer,
-    labels,
-    linear,
-    of_tokens,
+    in_stack,
+    label_count,
     same,
-    within,
+    tied_or_own,
+    weight_and_bias,
 )
 from lmwright.models.files.fields import only
-from lmwright.models.spec import Dense, Embedding, Head, ModelSpec, Norm, Sinusoids
 
 SIZES = {  # layers, width, heads, tokens (Conneau and Lample 2019, section 5.1; published weights)
     "en": (12, 2048, 16, 30145),
@@ -58,7 +58,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         positions=config.get("max_position_embeddings", 512),
         sinusoids=Sinusoids(interleaved=True) if config.get("sinusoidal_embeddings") else None,
         segments=languages if languages > 1 else 0,
-        unsaid="none",
+        default_segment="none",
         norm=Norm(eps=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("dropout", 0.1),
         share="tokens",
@@ -69,14 +69,14 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         layers=config.get("n_layers", 12),
         heads=config.get("n_heads", 16),
         inner=4 * width,
-        bend="gelu" if config.get("gelu_activation", True) else "relu",
+        activation="gelu" if config.get("gelu_activation", True) else "relu",
         attention_dropout=config.get("attention_dropout", 0.1),
-        sees="causal" if config.get("causal", False) else "all",
+        mask="causal" if config.get("causal", False) else "full",
     )
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack, attention, feed_forward, norm = parts(spec)
     if feed_forward.inner != 4 * stack.width:
         raise BadInput(f"an inner width of {feed_forward.inner}", "four times the width, for XLM")
@@ -90,8 +90,8 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "emb_dim": stack.width,
         "n_layers": len(stack.layers),
         "n_heads": attention.heads,
-        "gelu_activation": feed_forward.bend == "gelu",
-        "causal": attention.sees == "causal",
+        "gelu_activation": feed_forward.activation == "gelu",
+        "causal": attention.mask == "causal",
         "layer_norm_eps": norm.eps,
         "dropout": stack.embedding.dropout,
         "attention_dropout": attention.dropout,
@@ -99,52 +99,52 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     stack = spec.stack("encoder")
     names = {
         "0.op.qkv": [f"attentions.{{}}.{part}_lin" for part in "qkv"],
         "0.op.out": ["attentions.{}.out_lin"],
-        "0.after": ["layer_norm1.{}"],
+        "0.post_norm": ["layer_norm1.{}"],
         "1.op.up": ["ffns.{}.lin1"],
         "1.op.down": ["ffns.{}.lin2"],
-        "1.after": ["layer_norm2.{}"],
+        "1.post_norm": ["layer_norm2.{}"],
     }
     found = [
         same("embedding.tokens.weight", "embeddings.weight"),
-        *linear("embedding.norm", "layer_norm_emb"),
+        *weight_and_bias("embedding.norm", "layer_norm_emb"),
         *by_layer(len(stack.layers), names),
     ]
     if stack.embedding.sinusoids is None:
         found.append(same("embedding.positions.weight", "position_embeddings.weight"))
     if stack.embedding.segments:
         found.append(same("embedding.segments.weight", "lang_embeddings.weight"))
-    return within("encoder", found)
+    return in_stack("encoder", found)
 
 
-def language_model(config: Mapping[str, Any], spec: ModelSpec) -> Made:
-    """The token, by the table's rows or a map of its own, and a bias."""
+def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
+    """Language-model head with a bias: the table's rows, or a map of its own."""
     table, own = spec.stack("encoder").embedding, "pred_layer.proj"
-    head, weights = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, own)
+    head, weights = tied_or_own(config, Head(pool="none", outputs=table.vocabulary), table, own)
     return head, [*weights, same("head.out.bias", f"{own}.bias")]
 
 
-def classifier(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def classifier(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """A linear map of the first token, or of what else the config says."""
     drop = config.get("summary_first_dropout", 0.1)
-    head = Head(pool=summary(config), outputs=labels(config), dropout=drop)
-    return head, linear("head.out", "sequence_summary.summary")
+    head = Head(pool=summary(config), outputs=label_count(config), dropout=drop)
+    return head, weight_and_bias("head.out", "sequence_summary.summary")
 
 
-def choice(config: Mapping[str, Any], spec: ModelSpec) -> Made:
+def choice(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights:
     """One number a document from those of the classifier, by which several are compared."""
-    dense = Dense(outputs=labels(config), bend="none")
+    dense = Dense(outputs=label_count(config), activation="none")
     head = Head(pool=summary(config), dense=dense, outputs=1)
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
-    return head, [weight for pair in names for weight in linear(*pair)]
+    return head, [weight for pair in names for weight in weight_and_bias(*pair)]
 
 
 def summary(config: Mapping[str, Any]) -> Literal["first", "last", "mean"]:
-    """What of a document is mapped to labels; BadInput where the map is another one, or none."""
+    """Pooling of the classifier; BadInput where its map is another one, or none."""
     only(config, summary_use_proj=True, summary_proj_to_labels=True, summary_activation=None)
     return SUMMARIES[config.get("summary_type", "first")]
 

@@ -13,26 +13,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmwright.models.bidirectional import SUMMARIES, spans
-from lmwright.models.family import Family, Weight, labels, linear, of_tokens, same
-from lmwright.models.files.fields import only
-from lmwright.models.spec import (
+from lmwright.models.core.spec import (
+    Activation,
     Attention,
-    Bend,
     Dense,
     Embedding,
     FeedForward,
     Head,
     ModelSpec,
     Norm,
-    Relative,
     Stack,
     Sublayer,
+    TransformerXL,
     with_op,
 )
+from lmwright.models.family.encoder_only import SUMMARIES, spans
+from lmwright.models.family.family import (
+    Family,
+    Weight,
+    label_count,
+    same,
+    tied_or_own,
+    weight_and_bias,
+)
+from lmwright.models.files.fields import only
 
-BENDS: dict[str, Bend] = {"gelu": "gelu", "relu": "relu", "silu": "silu", "gelu_new": "gelu_tanh"}
-SUMMARY_BENDS: dict[str, Bend] = {**BENDS, "tanh": "tanh"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "gelu_new": "gelu_tanh",
+}
+SUMMARY_ACTIVATIONS: dict[str, Activation] = {**ACTIVATIONS, "tanh": "tanh"}
 
 SIZES = {  # layers, width, heads, inner (Yang et al. 2019, appendix A.4)
     "base": (12, 768, 12, 3072),
@@ -57,7 +69,7 @@ def sized(size: str, vocabulary: int = 32000) -> ModelSpec:
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The content stream alone, in which every token sees all: what fine-tuning uses. BadInput for
+    """The content stream alone, with full attention, for fine-tuning. BadInput for
     a model that reads forwards only, halves its batches, or tells no distances beyond a bound."""
     only(config, attn_type="bi", bi_data=False, clamp_len=-1)
     width, heads = config.get("d_model", 1024), config.get("n_head", 16)
@@ -72,21 +84,21 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         dropout=drop,
         bias=False,
         out_bias=False,
-        positions=Relative(segments=True),
+        positions=TransformerXL(segments=True),
     )
     feed_forward = FeedForward(
         inner=config.get("d_inner", 4096),
-        bend=BENDS[config.get("ff_activation", "gelu")],
-        drops=True,
+        activation=ACTIVATIONS[config.get("ff_activation", "gelu")],
+        inner_dropout=True,
     )
-    layer = tuple(Sublayer(op=op, after=norm, dropout=drop) for op in (attention, feed_forward))
+    layer = tuple(Sublayer(op=op, post_norm=norm, dropout=drop) for op in (attention, feed_forward))
     embedding = Embedding(vocabulary=config.get("vocab_size", 32000), dropout=drop, share="tokens")
     content = Stack(
         name="content",
         width=width,
         embedding=embedding,
         layers=(layer,) * config.get("n_layer", 24),
-        drops=True,
+        output_dropout=True,
     )
     return ModelSpec(stacks=(content,))
 
@@ -107,18 +119,18 @@ def two_streams(plain: ModelSpec) -> ModelSpec:
         name="query",
         width=content.width,
         embedding=vector,
-        layers=seeing(sees="ordered_before", reads="content", each_layer=True),
-        drops=True,
+        layers=seeing(mask="permutation_strict", cross_attends="content", each_layer=True),
+        output_dropout=True,
         weights_of="content",
     )
-    return replace(plain, stacks=(replace(content, layers=seeing(sees="ordered")), query))
+    return replace(plain, stacks=(replace(content, layers=seeing(mask="permutation")), query))
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
-    """The ``config.json`` of a spec: :func:`spec` the other way."""
+    """Write the ``config.json`` of a spec: :func:`spec` the other way."""
     stack = spec.stack("content")
     attention, feed_forward = (sublayer.op for sublayer in stack.layers[0])
-    norm = stack.layers[0][0].after
+    norm = stack.layers[0][0].post_norm
     assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward) and norm
     return {
         "model_type": "xlnet",
@@ -128,14 +140,14 @@ def config(spec: ModelSpec) -> dict[str, Any]:
         "n_head": attention.heads,
         "d_head": attention.head_width,
         "d_inner": feed_forward.inner,
-        "ff_activation": {o: t for t, o in BENDS.items()}[feed_forward.bend],
+        "ff_activation": {o: t for t, o in ACTIVATIONS.items()}[feed_forward.activation],
         "layer_norm_eps": norm.eps,
         "dropout": stack.embedding.dropout,
     }
 
 
 def weights(spec: ModelSpec) -> list[Weight]:
-    """Which tensors each of our weights stands for."""
+    """Map our weights to the checkpoint's tensors."""
     found = [same("stacks.content.embedding.tokens.weight", "word_embedding.weight")]
     if len(spec.stacks) > 1:
         mask = Weight(
@@ -159,10 +171,10 @@ def weights(spec: ModelSpec) -> list[Weight]:
             same(f"{relative}.distance", f"{attend}.r_r_bias"),
             same(f"{relative}.segment", f"{attend}.r_s_bias"),
             same(f"{relative}.segments", f"{attend}.seg_embed"),
-            *linear(f"{ours}.0.after", f"{attend}.layer_norm"),
-            *linear(f"{ours}.1.op.up", f"{theirs}.ff.layer_1"),
-            *linear(f"{ours}.1.op.down", f"{theirs}.ff.layer_2"),
-            *linear(f"{ours}.1.after", f"{theirs}.ff.layer_norm"),
+            *weight_and_bias(f"{ours}.0.post_norm", f"{attend}.layer_norm"),
+            *weight_and_bias(f"{ours}.1.op.up", f"{theirs}.ff.layer_1"),
+            *weight_and_bias(f"{ours}.1.op.down", f"{theirs}.ff.layer_2"),
+            *weight_and_bias(f"{ours}.1.post_norm", f"{theirs}.ff.layer_norm"),
         ]
     return found
 
@@ -189,25 +201,25 @@ def columns_by_head(ours: str, theirs: str, attention: Attention) -> Weight:
 
 
 def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The token, by the table's rows or a map of its own, and a bias."""
+    """Language-model head with a bias: the table's rows, or a map of its own."""
     table = spec.stack("content").embedding
-    head, own = of_tokens(config, Head(pool="none", outputs=table.vocabulary), table, "lm_loss")
+    head, own = tied_or_own(config, Head(pool="none", outputs=table.vocabulary), table, "lm_loss")
     return head, [*own, same("head.out.bias", "lm_loss.bias")]
 
 
 def classifier(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """A summary of the document and a linear map."""
-    return summarised(config, spec, labels(config))
+    return summarised(config, spec, label_count(config))
 
 
 def choice(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
-    """The same with one number a document, by which several are compared."""
+    """Multiple-choice head: like the classifier, with one number a document."""
     return summarised(config, spec, 1)
 
 
 def labelled_tokens(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, list[Weight]]:
     """A linear map of each token."""
-    return Head(pool="none", outputs=labels(config)), linear("head.out", "classifier")
+    return Head(pool="none", outputs=label_count(config)), weight_and_bias("head.out", "classifier")
 
 
 def summarised(
@@ -215,17 +227,18 @@ def summarised(
 ) -> tuple[Head, list[Weight]]:
     """A dense map of the last token (or as the config says), tanh, and a linear map."""
     only(config, summary_use_proj=True, summary_proj_to_labels=False)
-    bend = config.get("summary_activation", "tanh")
+    activation = config.get("summary_activation", "tanh")
     head = Head(
         pool=SUMMARIES[config.get("summary_type", "last")],
         dense=Dense(
-            outputs=spec.stack("content").width, bend=SUMMARY_BENDS[bend] if bend else "none"
+            outputs=spec.stack("content").width,
+            activation=SUMMARY_ACTIVATIONS[activation] if activation else "none",
         ),
         dropout=config.get("summary_last_dropout", 0.1),
         outputs=outputs,
     )
     names = ("head.dense", "sequence_summary.summary"), ("head.out", "logits_proj")
-    return head, [weight for pair in names for weight in linear(*pair)]
+    return head, [weight for pair in names for weight in weight_and_bias(*pair)]
 
 
 FAMILY = Family(
@@ -249,5 +262,5 @@ FAMILY = Family(
         "classifier.",
         "qa_outputs.",
     ),
-    writes=two_streams,
+    generation_spec=two_streams,
 )

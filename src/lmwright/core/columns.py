@@ -1,0 +1,174 @@
+"""Types of a task's columns: how a value is read from a table, kept in Arrow and hashed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Role = Literal["input", "target", "answer"]
+Row = Mapping[str, Any]
+"""A row as column -> value."""
+
+LONGEST_LABEL = 200
+
+
+class Unfit(ValueError):
+    """A value that a column cannot hold: a reason that can be counted, and the detail."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role."""
+
+    name: str
+    type: str
+    role: Role
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The Arrow type that it is kept as."""
+        return TYPES[self.type].arrow
+
+    def read(self, value: Any) -> Any:
+        """The value as it is kept; Unfit says why it cannot be."""
+        return TYPES[self.type].read(self.name, value)
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """How values of one type are kept and read. ``example`` shows one in messages."""
+
+    arrow: pa.DataType
+    read: Callable[[str, Any], Any]
+    example: str
+
+
+def canonical(value: Any) -> str:
+    """A value as the text that is hashed: a string as it stands, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def read_text(name: str, value: Any) -> str:
+    """A string of whole characters without NUL."""
+    if not isinstance(value, str):
+        raise mistyped(name, value, "text")
+    if "\0" in value:
+        raise Unfit(f"NUL in {name}", f"at character {value.index(chr(0))}")
+    if not whole(value):
+        raise Unfit("undecodable", "")
+    return value
+
+
+def read_label(name: str, value: Any) -> str:
+    """A label as a string: strings, numbers, booleans, and lists of one of these."""
+    found = as_label(value)
+    if found is None:
+        raise mistyped(name, value, "a label")
+    if not found.strip() or not whole(found) or len(found) > LONGEST_LABEL:
+        raise Unfit(f"unusable {name}", repr(found[:80]))
+    return found
+
+
+def read_number(name: str, value: Any) -> float:
+    """A finite number, also one in words of digits."""
+    try:
+        found = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        raise mistyped(name, value, "a number") from None
+    if not math.isfinite(found):
+        raise Unfit(f"unusable {name}", repr(value))
+    return found
+
+
+def read_labels(name: str, value: Any) -> list[str]:
+    """A list of labels, sorted, each once; also a JSON list in a string."""
+    return sorted({read_label(name, each) for each in listed(name, value)})
+
+
+def read_texts(name: str, value: Any) -> list[str]:
+    """A list of texts; a single text is a list of one."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [read_text(name, value)]
+    return [read_text(name, each) for each in listed(name, value)]
+
+
+def read_spans(name: str, value: Any) -> list[dict[str, Any]]:
+    """Labelled spans of characters, in the order of their starts."""
+    found = []
+    for each in listed(name, value):
+        if not isinstance(each, Mapping) or not {"start", "end", "label"} <= set(each):
+            raise Unfit("wrong type", f"{name} holds {each!r}, not start, end and label")
+        start, end = each["start"], each["end"]
+        if not all(isinstance(edge, int) and not isinstance(edge, bool) for edge in (start, end)):
+            raise Unfit("wrong type", f"{name} has the edges {start!r} and {end!r}")
+        if not 0 <= start < end:
+            raise Unfit(f"unusable {name}", f"a span from {start} to {end}")
+        label = read_label(name, each["label"])
+        found.append({"start": start, "end": end, "label": label})
+    return sorted(found, key=lambda span: (span["start"], span["end"], span["label"]))
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """A list, also one written as JSON in a table of strings."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise Unfit("wrong type", f"{name} is a text that holds no JSON list") from None
+    if not isinstance(value, list | tuple):
+        raise mistyped(name, value, "a list")
+    return list(value)
+
+
+def as_label(value: Any) -> str | None:
+    """A label or id as a string; None for what cannot be one.
+
+    The same table in CSV, JSON Lines, JSON and Parquet gives the same labels: whole floats lose
+    their fraction, and a list of one is its element.
+    """
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value) if isinstance(value, str | int) else None
+
+
+def whole(text: str) -> bool:
+    """Whether the text holds whole characters only: no lone surrogates, no NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def mistyped(name: str, value: Any, wanted: str) -> Unfit:
+    """The fault of a value of another type."""
+    if value is None:
+        return Unfit(f"no {name}", "null")
+    return Unfit("wrong type", f"{name} is {type(value).__name__}, not {wanted}")
+
+
+SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())])
+
+TYPES: dict[str, ColumnType] = {
+    "text": ColumnType(pa.string(), read_text, "a text"),
+    "label": ColumnType(pa.string(), read_label, "a label"),
+    "number": ColumnType(pa.float64(), read_number, "a number"),
+    "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
+    "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]'),
+    "spans": ColumnType(pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]'),
+}

@@ -1,0 +1,249 @@
+"""A task: all that the line knows of the rows, from reading them to watching their answers.
+
+A task is a frozen dataclass in a leaf of ``tasks/`` and the section ``task`` of a recipe. Its
+fields are its settings and what was fitted to the rows (labels, thresholds). It is kept as
+``task.json`` beside rows and models, so that whoever reads these needs no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from lmwright.core.columns import Column, Row
+from lmwright.core.errors import BadInput
+from lmwright.core.recipe import Resolve, read_settings
+
+Weights = np.ndarray
+"""How often each row counts, float64 (draws, n): what the bootstrap draws."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to n rows: per column a float array (n, …) or a list of n values.
+
+    ``vectors`` (n, d) at length 1, where the model has any, are for drift and search.
+    """
+
+    columns: Mapping[str, Any]
+    vectors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name]
+
+    def take(self, places: Sequence[int] | np.ndarray) -> Answers:
+        """The answers at ``places``, in that order."""
+        picked = {
+            name: values[places] if isinstance(values, np.ndarray) else [values[p] for p in places]
+            for name, values in self.columns.items()
+        }
+        return Answers(picked, None if self.vectors is None else self.vectors[places])
+
+    def with_columns(self, **columns: Any) -> Answers:
+        """The same answers with more columns."""
+        return replace(self, columns={**self.columns, **columns})
+
+
+def joined(parts: Sequence[Answers], order: Sequence[int] | np.ndarray) -> Answers:
+    """Parts one after another; ``order[i]`` is the row that the i-th answer belongs to."""
+    back = np.empty(len(order), dtype=np.int64)
+    back[np.asarray(order, dtype=np.int64)] = np.arange(len(order))
+    columns: dict[str, Any] = {}
+    for name, first in parts[0].columns.items():
+        if isinstance(first, np.ndarray):
+            columns[name] = np.concatenate([part[name] for part in parts])
+        else:
+            columns[name] = [value for part in parts for value in part[name]]
+    vectors = [part.vectors for part in parts if part.vectors is not None]
+    whole = Answers(columns, np.concatenate(vectors) if len(vectors) == len(parts) else None)
+    return whole.take(back)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of every row (n,), lower is better, at least 0 and at most ``largest``."""
+
+    values: np.ndarray
+    largest: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of rows: of those ``among`` (n,) bool, those that are ``hits`` (n,) bool."""
+
+    hits: np.ndarray
+    among: np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with an interval of its own method."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How good n answers are. Everything statistical reads this and knows no task.
+
+    ``losses``   name -> Loss: paired comparisons, gates, slices, worst rows, drift of the loss.
+    ``scores``   weights (draws, n) -> name -> values (draws,): every score as a function of how
+                 often each row counts, so that the bootstrap gives its interval.
+    ``shares``   scores that are shares of rows, by name: they get Wilson's interval.
+    ``special``  scores with an interval of their own: (draws, rng, level) -> Estimate.
+    ``better``   name -> "lower" or "higher", where higher is not the better.
+    ``details``  JSON values that belong to the scores (a confusion table).
+    """
+
+    losses: Mapping[str, Loss]
+    scores: Callable[[Weights], dict[str, np.ndarray]]
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    special: Mapping[str, Callable[[int, np.random.Generator, float], Estimate]] = field(
+        default_factory=dict
+    )
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def formula(
+    statistics: np.ndarray, of_sums: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[Weights], np.ndarray]:
+    """A score from per-row statistics (n, s): ``of_sums`` of their weighted sums (draws, s)."""
+    return lambda weights: of_sums(weights @ statistics)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What drift is looked for in: a property of n rows or answers, compared by its kind.
+
+    ``number``    values (n,).
+    ``category``  values (n,) codes below ``categories``.
+    ``tokens``    ids of all rows one after another, row i at ``offsets[i]:offsets[i + 1]``.
+    ``vector``    values (n, d).
+    """
+
+    kind: Literal["number", "category", "tokens", "vector"]
+    values: np.ndarray
+    categories: int = 0
+    offsets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Signal:
+        """The given rows (m,)."""
+        if self.offsets is None:
+            return replace(self, values=self.values[rows])
+        spans = [self.values[self.offsets[r] : self.offsets[r + 1]] for r in rows]
+        sizes = np.array([0] + [len(span) for span in spans])
+        values = np.concatenate(spans) if spans else self.values[:0]
+        return replace(self, values=values, offsets=np.cumsum(sizes))
+
+
+def ragged(ids: Sequence[np.ndarray]) -> Signal:
+    """The tokens of rows as a signal."""
+    lengths = np.array([len(each) for each in ids])
+    values = np.concatenate(list(ids)) if len(ids) else np.zeros(0, np.int64)
+    return Signal("tokens", values, offsets=np.concatenate([[0], np.cumsum(lengths)]))
+
+
+class Prepared(Protocol):
+    """A row made ready for one model."""
+
+    @property
+    def cost(self) -> int:
+        """Tokens that answering it takes."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token or word ids that the model reads of it, for the drift of the vocabulary."""
+
+
+class Task(Protocol):
+    """The part of a task that everything below and beside training uses.
+
+    ``kind``        its name in the table of tasks.
+    ``one_answer``  whether rows with equal inputs and other targets contradict each other.
+    ``primary``     the loss that decides which of two models is better.
+    ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
+                    risk; "" where the task has no confidence.
+    ``baselines``   name -> "module:attribute" of what must be beaten.
+    """
+
+    kind: ClassVar[str]
+    one_answer: ClassVar[bool]
+    primary: ClassVar[str]
+    abstains_by: ClassVar[str]
+    baselines: ClassVar[Mapping[str, str]]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns of its rows and answers."""
+
+    def fitted(self, rows: Iterable[pa.RecordBatch]) -> Task:
+        """The task with what is learnt from the training rows; BadInput if they cannot be."""
+
+    def fault(self, row: Row) -> str:
+        """The reason why this row cannot be learnt from, or ""."""
+
+    def stratum(self, row: Row) -> str:
+        """The group of rows whose share every split keeps; also a slice of the rows."""
+
+    def cluster(self, row: Row) -> str:
+        """The name of the rows that are never parted and are resampled together; "" for none."""
+
+    def text(self, row: Row) -> str:
+        """The text of a row that near duplicates, slices, language and personal data are read in."""
+
+    def target(self, row: Row) -> str:
+        """The right answer in words, as people are shown it."""
+
+    def measures(self, rows: pa.Table, answers: Answers) -> Measures:
+        """Losses and scores of answers to rows with targets."""
+
+    def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
+        """What drift is looked for in, by name."""
+
+    def confidence(self, answers: Answers) -> np.ndarray | None:
+        """The model's own estimate (n,) of each answer being right; None where it has none."""
+
+    def calibrated(self, answers: Answers, temperature: float) -> Answers:
+        """The answers at a temperature; the same ones where the task has no use for it."""
+
+    def told(self, answers: Answers, place: int) -> dict[str, Any]:
+        """One answer's columns as JSON values, for HTTP, prediction and the traffic log."""
+
+    def corrected(self, row: Row, answer: Mapping[str, Any]) -> Row:
+        """A row with the targets that feedback gave; BadInput where they cannot be meant."""
+
+
+def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
+    """The task's columns of these roles, in their order."""
+    return tuple(column for column in task.columns if column.role in roles)
+
+
+def read_task(value: Any, where: str, resolve: Resolve) -> Task:
+    """The task that a recipe or ``task.json`` names: its kind, or a mapping with ``kind``."""
+    settings = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("kind"), str):
+        raise BadInput(
+            f"{where}: task is {value!r}",
+            "the name of a task, or a mapping with its kind and settings",
+            "write task: text-classification",
+        )
+    rest = {name: each for name, each in settings.items() if name != "kind"}
+    task: Task = read_settings(resolve("tasks", settings["kind"]), rest, f"{where}: task")
+    return task
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """The JSON value that :func:`read_task` reads back."""
+    return {"kind": task.kind, **asdict(task)}  # type: ignore[call-overload]

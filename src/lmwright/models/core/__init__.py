@@ -1,0 +1,1 @@
+"""The spec of a network as data, packed batches, keyed dropout and the matmul backends."""

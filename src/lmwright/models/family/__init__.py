@@ -1,0 +1,1 @@
+"""The parts that family leaves share: weight-name maps, heads, builders of specs from configs."""

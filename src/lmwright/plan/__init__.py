@@ -1,0 +1,1 @@
+"""What a recipe will cost, and why a run failed."""

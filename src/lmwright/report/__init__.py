@@ -1,0 +1,1 @@
+"""Pages, cards and drawings made from facts."""
