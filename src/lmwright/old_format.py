@@ -1,4 +1,4 @@
-"""Reader of what format 1 wrote: recipes, rows and curves under their names of today.
+"""Reader of what format 1 wrote: recipes, rows, curves and models under their names of today.
 
 Format 1 is that of stores and recipes before 0.2. Artifacts are never rewritten: what is read of
 them passes through here. Every function returns a value of today's format as it is.
@@ -18,7 +18,7 @@ KEYS = {
 """Settings of stages, by their old names."""
 QUALITY = {"set_aside": "rejected", "suspects": "label_errors", "worlds": "test_sets"}
 """Keys of ``quality.json``, at any depth but under labels and sources."""
-KINDS = {"encoder": "text-model", "asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
+KINDS = {"encoder": "text-model"}
 """Kinds of models."""
 CLASSIFICATION = "text-classification"
 """The one task that format 1 had."""
@@ -49,6 +49,10 @@ EVIDENCE = {
     "rival_accuracy": "incumbent_accuracy",
 }
 """Keys of a decision's evidence and of its conditions' evidence."""
+ZERO_SHOT = {"asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
+"""Kinds of zero-shot classifiers."""
+ZERO_SHOT_KEYS = {"question": "prompt", "way": "query"}
+"""Keys of their ``model.json``."""
 PLACES = ((re.compile(r"(^|/)stop$"), r"\1validation"), (re.compile(r"(^|/)world-"), r"\1test-"))
 """Files of rows, alone or as ARTIFACT/FILE."""
 
@@ -135,7 +139,8 @@ def quality_of(value: dict[str, Any]) -> dict[str, Any]:
 
 def description_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """A model's ``model.json``: its kind, and its task where it had labels alone."""
-    found = {**value, "kind": KINDS.get(str(value.get("kind")), value.get("kind"))}
+    found = model_of(value)
+    found["kind"] = KINDS.get(str(found.get("kind")), found.get("kind"))
     if "task" not in found:
         found["task"] = task_of_labels(value.get("labels"))
     return found
@@ -205,6 +210,14 @@ def traffic_feedback(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the traffic log's table of feedback."""
     kept = {name: each for name, each in row.items() if name != "label"}
     return {**kept, "target": json.dumps({"label": row["label"]}, ensure_ascii=False)}
+
+
+def model_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model.json`` of a predictor."""
+    if value.get("kind") not in ZERO_SHOT:
+        return {**value}
+    found = {ZERO_SHOT_KEYS.get(key, key): each for key, each in value.items()}
+    return {**found, "kind": ZERO_SHOT[value["kind"]]}
 
 
 READERS: dict[str, Callable[[Any], Any]] = {"quality.json": quality_of, "curves.json": curves_of}
