@@ -19,6 +19,10 @@ QUALITY = {"set_aside": "rejected", "suspects": "label_errors", "worlds": "test_
 """Keys of ``quality.json``, at any depth but under labels and sources."""
 KINDS = {"encoder": "text-model", "asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
 """Kinds of models."""
+PROMPTED = {"question": "prompt", "way": "query"}
+"""Keys of the ``model.json`` of zero-shot classifiers."""
+STAGES = {"ask": "zero-shot"}
+"""Kinds of stages."""
 CLASSIFICATION = "text-classification"
 """The one task that format 1 had."""
 SIGNALS = {
@@ -58,11 +62,23 @@ def recipe_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("stages", "retrain"):
         if isinstance(value.get(section), Mapping):
             value[section] = settings(value[section])
+    if isinstance(value.get("stages"), Mapping):
+        value["stages"] = {name: step_of(name, each) for name, each in value["stages"].items()}
     if "task" not in value and isinstance(value.get("stages"), Mapping):
         train = value["stages"].get("train")
         moved = {name: train.pop(name) for name in ("smoothing",) if train and name in train}
         value["task"] = {"kind": CLASSIFICATION, **moved}
     return value
+
+
+def step_of(name: str, value: Any) -> Any:
+    """An entry under ``stages``: its kind by today's name, its own name as it was."""
+    given = value or {}
+    if not isinstance(given, Mapping):
+        return value
+    kind = given.get("stage", name)
+    known = isinstance(kind, str) and kind in STAGES
+    return {**given, "stage": STAGES[kind]} if known else value
 
 
 def settings(value: Any) -> Any:
@@ -135,6 +151,8 @@ def quality_of(value: dict[str, Any]) -> dict[str, Any]:
 def description_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """A model's ``model.json``: its kind, and its task where it had labels alone."""
     found = {**value, "kind": KINDS.get(str(value.get("kind")), value.get("kind"))}
+    if str(found["kind"]).startswith("zero-shot"):
+        found = {PROMPTED.get(name, name): each for name, each in found.items()}
     if "task" not in found:
         found["task"] = task_of_labels(value.get("labels"))
     return found
