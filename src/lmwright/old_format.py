@@ -20,6 +20,8 @@ QUALITY = {"set_aside": "rejected", "suspects": "label_errors", "worlds": "test_
 """Keys of ``quality.json``, at any depth but under labels and sources."""
 KINDS = {"encoder": "text-model"}
 """Kinds of models."""
+STAGES = {"ask": "zero-shot"}
+"""Kinds of stages."""
 CLASSIFICATION = "text-classification"
 """The one task that format 1 had."""
 SIGNALS = {
@@ -63,11 +65,25 @@ def recipe_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("stages", "retrain"):
         if isinstance(value.get(section), Mapping):
             value[section] = settings(value[section])
+    if isinstance(value.get("stages"), Mapping):
+        value["stages"] = {name: step_of(name, each) for name, each in value["stages"].items()}
     if "task" not in value and isinstance(value.get("stages"), Mapping):
         train = value["stages"].get("train")
         moved = {name: train.pop(name) for name in ("smoothing",) if train and name in train}
+        if any(each.get("format") == "mail" for each in old_sources(raw)):
+            moved["clean"] = ["mail", "repair"]
         value["task"] = {"kind": CLASSIFICATION, **moved}
     return value
+
+
+def step_of(name: str, value: Any) -> Any:
+    """An entry under ``stages``: its kind by today's name, its own name as it was."""
+    given = value or {}
+    if not isinstance(given, Mapping):
+        return value
+    kind = given.get("stage", name)
+    known = isinstance(kind, str) and kind in STAGES
+    return {**given, "stage": STAGES[kind]} if known else value
 
 
 def settings(value: Any) -> Any:
@@ -93,6 +109,15 @@ def settings(value: Any) -> Any:
     return [settings(each) for each in value] if isinstance(value, list) else value
 
 
+def old_sources(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All sources of a recipe's stages."""
+    stages = [each for each in raw["stages"].values() if isinstance(each, Mapping)]
+    listed = [each.get("sources") for each in stages]
+    return [
+        one for each in listed if isinstance(each, list) for one in each if isinstance(one, Mapping)
+    ]
+
+
 def source(value: Any) -> Any:
     """A source of rows: its columns by the task's names."""
     if not isinstance(value, Mapping):
@@ -101,6 +126,7 @@ def source(value: Any) -> Any:
     columns = {name: found.pop(name) for name in ("text", "label") if name in found}
     if columns:
         found["columns"] = {**columns, **found.get("columns", {})}
+    found.pop("format", None)  # what is done to texts is a setting of the task
     if label := found.pop("constant_label", ""):
         found["constants"] = {"label": label}
     if labels := found.pop("labels", None):

@@ -249,6 +249,17 @@ class Task(Protocol):
         """The targets that feedback gave, as they are kept; BadInput where none can be meant."""
 
 
+class LabelTask(Task, Protocol):
+    """A task whose answers are logits of its fitted labels; every row has one of them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, fitted to the training rows, sorted."""
+
+    def codes(self, rows: pa.Table) -> np.ndarray:
+        """Places (n,) of the rows' labels; BadInput for one that the task does not have."""
+
+
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
     """The task's columns of these roles, in their order."""
     return tuple(column for column in task.columns if column.role in roles)
