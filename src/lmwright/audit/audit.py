@@ -21,7 +21,7 @@ from lmwright.core.hashing import hash_file
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task
 from lmwright.data.corpus import read_split, read_task_of, splits_of, task_modules
-from lmwright.evals.predictions import saved_predictions
+from lmwright.evals.predictions import judge_saved, read_predictions
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.old_format import scores_of
@@ -138,9 +138,8 @@ class Audit(Stage):
         task, predictor = read_task_of(rows), load_predictor(work.inputs[self.model])
         if predictor.task != task:
             raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
-        found = saved_predictions(
-            scores, task, read_split(rows, self.split), self.model, self.split
-        )
+        table = read_predictions(scores, self.model, self.split)
+        found = judge_saved(task, read_split(rows, self.split), table)
         listed, texts = self.training(work, task)
         return Subject(
             task,

@@ -128,20 +128,15 @@ def read_predictions(scores: Path, model: str, split: str) -> pa.Table:
         raise Corrupt(f"{path.name} cannot be read ({fault})") from fault
 
 
-def saved_predictions(
-    scores: Path, task: Task, rows: pa.Table, model: str, split: str
-) -> Predictions:
-    """The saved answers of a model on a split, with those of ``rows`` that they answer.
+def judge_saved(task: Task, rows: pa.Table, table: pa.Table) -> Predictions:
+    """Predictions from a table of saved ones, with those of ``rows`` that they answer.
 
     BadInput if a row of theirs is not among ``rows``.
     """
-    table = read_predictions(scores, model, split)
     place = {row: number for number, row in enumerate(rows.column("id").to_pylist())}
     ids = table.column("id").to_pylist()
     if any(row not in place for row in ids):
-        raise BadInput(
-            f"the scores of {model} on {split} are of other rows", "scores and rows of one run"
-        )
+        raise BadInput("the scores are of other rows", "scores and rows of one run")
     own = rows.take(pa.array([place[row] for row in ids], pa.int64()))
     columns: dict[str, Any] = {}
     for name in table.column_names:
@@ -157,7 +152,7 @@ def saved_predictions(
 
 def recompute(scores: Path, task: Task, rows: pa.Table, model: str, split: str) -> dict[str, float]:
     """Every score of a model on a split, from its saved answers, the rows and nothing else."""
-    found = saved_predictions(scores, task, rows, model, split)
+    found = judge_saved(task, rows, read_predictions(scores, model, split))
     return estimates(found.measures, len(found.ids))
 
 
