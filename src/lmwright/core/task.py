@@ -176,6 +176,10 @@ class Task(Protocol):
     ``kind``        its name in the table of tasks.
     ``one_answer``  whether rows with equal inputs and other targets contradict each other.
     ``strata``      the name of what :meth:`stratum` gives, as slices are called; "" for none.
+    ``panel``       "module:function" that draws what is the task's own in a report, or "": from
+                    the split's name, the scores of the first model on it (as scores.json has
+                    them), the table of its saved predictions and the module of charts to a list
+                    of (title, Markup).
     ``primary``     the loss that decides which of two models is better.
     ``gate_loss``   the bounded loss that gates compare by default.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
@@ -187,6 +191,7 @@ class Task(Protocol):
     kind: ClassVar[str]
     one_answer: ClassVar[bool]
     strata: ClassVar[str]
+    panel: ClassVar[str]
     primary: ClassVar[str]
     gate_loss: ClassVar[str]
     abstains_by: ClassVar[str]

@@ -143,11 +143,12 @@ def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int
 
 def opened(path: Path) -> parquet.ParquetFile:
     """The file of rows at ``path``, with its columns checked."""
+    asked = path.stem
     if not path.is_file():
-        path = path.with_name(f"{old_place(path.stem)}.parquet")
+        path = path.with_name(f"{old_place(asked)}.parquet")
     if not path.is_file():
         raise BadInput(
-            f"{path.parent.name} holds no rows called {path.stem!r}",
+            f"{path.parent.name} holds no rows called {asked!r}",
             ", ".join(splits_of(path.parent)) or "an artifact of rows",
         )
     try:

@@ -52,6 +52,7 @@ class TextClassification(Settings):
     kind: ClassVar[str] = "text-classification"
     one_answer: ClassVar[bool] = True
     strata: ClassVar[str] = "label"
+    panel: ClassVar[str] = "lmwright.tasks.classification_panel:panel"
     primary: ClassVar[str] = "log_loss"
     monitor: ClassVar[str] = "scaled_log_loss"
     gate_loss: ClassVar[str] = "brier"
