@@ -174,6 +174,11 @@ def evidence_of(value: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def replay_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a replay of kept rows sent and got."""
+    return {"test_sets" if name == "world" else name: each for name, each in value.items()}
+
+
 def detectors_of(
     settings: dict[str, Any], arrays: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
