@@ -1,4 +1,4 @@
-"""Reader of what format 1 wrote: recipes, rows and curves under their names of today.
+"""Reader of what format 1 wrote: recipes, rows, curves and models under their names of today.
 
 Format 1 is that of stores and recipes before 0.2. Artifacts are never rewritten: what is read of
 them passes through here. Every function returns a value of today's format as it is.
@@ -6,6 +6,7 @@ them passes through here. Every function returns a value of today's format as it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,8 +23,10 @@ QUALITY = {
     "rows_with_conflicting_labels": "rows_with_conflicting_targets",
 }
 """Keys of ``quality.json``, at any depth but under labels and sources."""
-KINDS = {"encoder": "text-model", "asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
+KINDS = {"encoder": "text-model"}
 """Kinds of models."""
+STAGES = {"ask": "zero-shot"}
+"""Kinds of stages."""
 CLASSIFICATION = "text-classification"
 """The one task that format 1 had."""
 SIGNALS = {
@@ -53,6 +56,10 @@ EVIDENCE = {
     "rival_accuracy": "incumbent_accuracy",
 }
 """Keys of a decision's evidence and of its conditions' evidence."""
+ZERO_SHOT = {"asked": "zero-shot", "asked-hosted": "zero-shot-hosted"}
+"""Kinds of zero-shot classifiers."""
+ZERO_SHOT_KEYS = {"question": "prompt", "way": "query"}
+"""Keys of their ``model.json``."""
 PLACES = ((re.compile(r"(^|/)stop$"), r"\1validation"), (re.compile(r"(^|/)world-"), r"\1test-"))
 """Files of rows, alone or as ARTIFACT/FILE."""
 
@@ -63,11 +70,25 @@ def recipe_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("stages", "retrain"):
         if isinstance(value.get(section), Mapping):
             value[section] = settings(value[section])
+    if isinstance(value.get("stages"), Mapping):
+        value["stages"] = {name: step_of(name, each) for name, each in value["stages"].items()}
     if "task" not in value and isinstance(value.get("stages"), Mapping):
         train = value["stages"].get("train")
         moved = {name: train.pop(name) for name in ("smoothing",) if train and name in train}
+        if any(each.get("format") == "mail" for each in old_sources(raw)):
+            moved["clean"] = ["mail", "repair"]
         value["task"] = {"kind": CLASSIFICATION, **moved}
     return value
+
+
+def step_of(name: str, value: Any) -> Any:
+    """An entry under ``stages``: its kind by today's name, its own name as it was."""
+    given = value or {}
+    if not isinstance(given, Mapping):
+        return value
+    kind = given.get("stage", name)
+    known = isinstance(kind, str) and kind in STAGES
+    return {**given, "stage": STAGES[kind]} if known else value
 
 
 def settings(value: Any) -> Any:
@@ -93,6 +114,15 @@ def settings(value: Any) -> Any:
     return [settings(each) for each in value] if isinstance(value, list) else value
 
 
+def old_sources(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All sources of a recipe's stages."""
+    stages = [each for each in raw["stages"].values() if isinstance(each, Mapping)]
+    listed = [each.get("sources") for each in stages]
+    return [
+        one for each in listed if isinstance(each, list) for one in each if isinstance(one, Mapping)
+    ]
+
+
 def source(value: Any) -> Any:
     """A source of rows: its columns by the task's names."""
     if not isinstance(value, Mapping):
@@ -101,6 +131,7 @@ def source(value: Any) -> Any:
     columns = {name: found.pop(name) for name in ("text", "label") if name in found}
     if columns:
         found["columns"] = {**columns, **found.get("columns", {})}
+    found.pop("format", None)  # what is done to texts is a setting of the task
     if label := found.pop("constant_label", ""):
         found["constants"] = {"label": label}
     if labels := found.pop("labels", None):
@@ -142,7 +173,8 @@ def quality_of(value: dict[str, Any]) -> dict[str, Any]:
 
 def description_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """A model's ``model.json``: its kind, and its task where it had labels alone."""
-    found = {**value, "kind": KINDS.get(str(value.get("kind")), value.get("kind"))}
+    found = model_of(value)
+    found["kind"] = KINDS.get(str(found.get("kind")), found.get("kind"))
     if "task" not in found:
         found["task"] = task_of_labels(value.get("labels"))
     return found
@@ -160,7 +192,10 @@ def curves_of(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def facts_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a stage's result."""
-    return {re.sub("^stop_", "validation_", key): each for key, each in value.items()}
+    found = {re.sub("^stop_", "validation_", key): each for key, each in value.items()}
+    if "reference_rows" in found and "log_loss" in found:  # of drift detectors
+        found["loss"] = found.pop("log_loss")
+    return found
 
 
 def evidence_of(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +231,32 @@ def detectors_of(
     }
     named = {ARRAYS.get(name, name): values for name, values in arrays.items()}
     return {**settings, "signals": signals}, named
+
+
+def traffic_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the traffic log's table of answers."""
+    kept = {name: row[name] for name in ("id", "place", "time", "client", "version", "tokens")}
+    answer = {
+        "label": row["label"],
+        "unsure": row["label"] is None,
+        "probabilities": json.loads(row["probabilities"]),
+    }
+    inputs = None if row["text"] is None else json.dumps({"text": row["text"]}, ensure_ascii=False)
+    return {**kept, "answer": json.dumps(answer, ensure_ascii=False), "inputs": inputs}
+
+
+def traffic_feedback(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the traffic log's table of feedback."""
+    kept = {name: each for name, each in row.items() if name != "label"}
+    return {**kept, "target": json.dumps({"label": row["label"]}, ensure_ascii=False)}
+
+
+def model_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model.json`` of a predictor."""
+    if value.get("kind") not in ZERO_SHOT:
+        return {**value}
+    found = {ZERO_SHOT_KEYS.get(key, key): each for key, each in value.items()}
+    return {**found, "kind": ZERO_SHOT[value["kind"]]}
 
 
 def scores_of(value: Mapping[str, Any]) -> dict[str, Any]:

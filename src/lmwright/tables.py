@@ -15,7 +15,7 @@ from lmwright.core.errors import BadInput, nearest
 STAGES = {
     "data": "lmwright.data.prepare:Data",
     "train": "lmwright.train.finetune:Train",
-    "ask": "lmwright.evals.ask:Ask",
+    "zero-shot": "lmwright.evals.zero_shot:ZeroShotClassification",
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
     "audit": "lmwright.audit.audit:Audit",

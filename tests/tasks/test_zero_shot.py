@@ -19,8 +19,10 @@ from scipy.special import log_softmax
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.core.hashing import tree
+from lmwright.core.predictor import Predictor
 from lmwright.models.core.ragged import pack
-from lmwright.models.model import load_model
+from lmwright.models.load import load_predictor
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.zero_shot import ZeroShot, common_prefix_length, open_zero_shot
 from lmwright.tasks.zero_shot_hosted import Query, ZeroShotHosted, text_key
 from lmwright.text.label_prompt import INSTRUCTION, LabelPrompt, make_label_prompt
@@ -30,15 +32,28 @@ from tests.hosted.odd_endpoint import Odd, odd, response
 from tests.models.test_foreign import folder_of as foreign
 from tests.serve.talking import talking, write_model
 
-LABELS = ("down", "up")
+TASK = TextClassification(labels=("down", "up"))
+AB = TextClassification(labels=("a", "b"))
+ABC = TextClassification(labels=("a", "b", "c"))
 PROMPT = LabelPrompt("{labels}? {text} =", ("bad", "good"), 50)
 WORDY = LabelPrompt("w5 {text} w6", ("w7 w8 w9", "w7 w3", "w4"), 200)
+
+
+def prepared(model: Predictor, *texts: str) -> list[Any]:
+    """Texts as rows, prepared."""
+    return model.prepare([{"text": text} for text in texts])
+
+
+def logits_of(model: Predictor, *texts: str) -> np.ndarray:
+    """The logits of texts."""
+    found: np.ndarray = model.answers(prepared(model, *texts))["logits"]
+    return found
 
 
 @pytest.fixture(scope="module")
 def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZeroShot]:
     folder = write_model(tmp_path_factory.mktemp("models") / "tiny")
-    made = open_zero_shot(LABELS, PROMPT, str(folder))
+    made = open_zero_shot(TASK, PROMPT, str(folder))
     yield made
     made.model.template.close()  # type: ignore[union-attr]
 
@@ -48,7 +63,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A model without a template, of ours and through transformers."""
     make = {"gpt2": ours, "opt": foreign}[request.param]
     folder = make(request.param, tmp_path_factory.mktemp("models") / request.param)
-    return open_zero_shot(("a", "b", "c"), WORDY, str(folder))
+    return open_zero_shot(ABC, WORDY, str(folder))
 
 
 @torch.inference_mode()
@@ -65,7 +80,7 @@ def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(
     chatty: ZeroShot,
 ) -> None:
     texts = ["so so", "a film", "x" * 99]
-    found = chatty.logits(chatty.prepare(texts)) + chatty.prior
+    found = logits_of(chatty, *texts) + chatty.prior
     for row, text in zip(found, texts, strict=True):
         message = [{"role": "user", "content": f"bad, good? {text[:50]} ="}]
         prompt = chatty.model.chat_ids(message).tolist()
@@ -77,7 +92,7 @@ def test_logits_are_the_log_probabilities_of_the_names_that_answer_a_message(
 
 def test_names_of_several_tokens_are_followed_from_where_they_part(plain: ZeroShot) -> None:
     """Two names begin alike; after what all share, the log-probabilities are those of passes."""
-    found = plain.logits(plain.prepare(["w1 w2", "w11"])) + plain.prior
+    found = logits_of(plain, "w1 w2", "w11") + plain.prior
     for row, text in zip(found, ([1, 2], [11]), strict=True):
         for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
             ids = [5, *text, 6, *name]
@@ -87,15 +102,16 @@ def test_names_of_several_tokens_are_followed_from_where_they_part(plain: ZeroSh
 
 
 def test_what_a_model_says_of_texts_without_content_is_taken_off(plain: ZeroShot) -> None:
-    nothing = plain.logits(plain.prepare(["N/A", "", "[MASK]"])) + plain.prior
+    nothing = logits_of(plain, "N/A", "", "[MASK]") + plain.prior
     np.testing.assert_allclose(log_softmax(nothing, axis=1).mean(axis=0), plain.prior)
     assert len({*plain.prior}) == 3
 
 
 def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: ZeroShot) -> None:
-    items = plain.prepare(["w1 w2", "w11"])
-    logits, vectors = plain.look(items)
-    assert np.array_equal(logits, plain.logits(items))
+    items = prepared(plain, "w1 w2", "w11")
+    found = plain.answers(items)
+    vectors = found.vectors
+    assert vectors is not None and np.array_equal(found["logits"], plain.logits(items))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     with torch.inference_mode():
         mean = plain.model.network.hidden(pack([items[1].prefix])).mean(dim=0).numpy()
@@ -105,51 +121,52 @@ def test_a_vector_is_the_mean_hidden_state_at_length_one(plain: ZeroShot) -> Non
 
 def test_what_is_saved_is_whole_and_says_the_same(plain: ZeroShot, tmp_path: Path) -> None:
     plain.save(tmp_path / "one")
-    loaded = load_model(tmp_path / "one")
-    assert isinstance(loaded, ZeroShot) and loaded.labels == plain.labels
-    wanted = plain.logits(plain.prepare(["w1", "w2 w3"]))
-    assert np.array_equal(loaded.logits(loaded.prepare(["w1", "w2 w3"])), wanted)
+    loaded = load_predictor(tmp_path / "one")
+    assert isinstance(loaded, ZeroShot) and loaded.task == plain.task == ABC
+    wanted = logits_of(plain, "w1", "w2 w3")
+    assert np.array_equal(logits_of(loaded, "w1", "w2 w3"), wanted)
     loaded.save(tmp_path / "two")
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     (tmp_path / "two" / "published" / "config.json").unlink()
     with pytest.raises(BadInput, match="config"):
-        load_model(tmp_path / "two")
+        load_predictor(tmp_path / "two")
     description = json.loads((tmp_path / "one" / "model.json").read_text())
     odd_prior = {**description, "prior": [0.5]}
     (tmp_path / "one" / "model.json").write_text(json.dumps(odd_prior))
     with pytest.raises(Corrupt, match="the prior is"):
-        load_model(tmp_path / "one")
+        load_predictor(tmp_path / "one")
     description["prompt"]["names"].pop()
     (tmp_path / "one" / "model.json").write_text(json.dumps(description))
     with pytest.raises(Corrupt, match="no prompt"):
-        load_model(tmp_path / "one")
+        load_predictor(tmp_path / "one")
 
 
 def to_old_names(folder: Path) -> None:
-    """Rewrite a saved folder as stores had it before its kind and fields were renamed."""
+    """Rewrite a saved folder as format 1 had it: other names, and labels in place of a task."""
     path = folder / "model.json"
     old = {"prompt": "question", "query": "way"}
     value = {old.get(name, name): each for name, each in json.loads(path.read_text()).items()}
     value["kind"] = {"zero-shot": "asked", "zero-shot-hosted": "asked-hosted"}[value["kind"]]
+    value["labels"] = value.pop("task")["labels"]
     path.write_text(json.dumps(value))
 
 
 def test_a_folder_of_an_older_store_is_read(plain: ZeroShot, tmp_path: Path) -> None:
     plain.save(tmp_path / "one")
-    wanted = plain.logits(plain.prepare(["w1"]))
+    wanted = logits_of(plain, "w1")
     to_old_names(tmp_path / "one")
-    loaded = load_model(tmp_path / "one")
+    loaded = load_predictor(tmp_path / "one")
     assert isinstance(loaded, ZeroShot) and loaded.prompt == plain.prompt
-    assert np.array_equal(loaded.logits(loaded.prepare(["w1"])), wanted)
+    assert loaded.task == plain.task and np.array_equal(logits_of(loaded, "w1"), wanted)
     loaded.save(tmp_path / "two")
     assert json.loads((tmp_path / "two" / "model.json").read_text())["kind"] == "zero-shot"
     settings = query("http://127.0.0.1:1/v1", by="samples", seed=3)
-    made = ZeroShotHosted(LABELS, PROMPT, settings, {text_key("x"): [0.5, 1.0]})
+    made = ZeroShotHosted(TASK, PROMPT, settings, {text_key("x"): [0.5, 1.0]})
     made.save(tmp_path / "hosted")
     to_old_names(tmp_path / "hosted")
-    found = load_model(tmp_path / "hosted")
+    found = load_predictor(tmp_path / "hosted")
     assert isinstance(found, ZeroShotHosted) and found.query == settings
-    assert found.logits(found.prepare(["x"])).tolist() == [[0.5, 1.0]]
+    assert logits_of(found, "x").tolist() == [[0.5, 1.0]]
 
 
 def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: ZeroShot, tmp_path: Path) -> None:
@@ -168,26 +185,26 @@ def test_a_tokenizer_of_any_format_is_saved_and_no_code(plain: ZeroShot, tmp_pat
 
 def test_a_gguf_file_is_saved_as_the_one_file_that_it_is(tmp_path: Path) -> None:
     address = gguf_of("llama", tmp_path / "tiny.gguf")
-    made = open_zero_shot(("a", "b"), LabelPrompt("Q{text}?", ("AB", "C"), 9), address)
+    made = open_zero_shot(AB, LabelPrompt("Q{text}?", ("AB", "C"), 9), address)
     made.save(tmp_path / "one")
     assert (tmp_path / "one" / "published.gguf").read_bytes() == Path(address).read_bytes()
-    loaded = load_model(tmp_path / "one")
-    rows = [each.logits(each.prepare(["DEF", "5"])) for each in (made, loaded)]
+    loaded = load_predictor(tmp_path / "one")
+    rows = [logits_of(each, "DEF", "5") for each in (made, loaded)]
     assert np.array_equal(*rows) and len({*rows[0][:, 0]}) == 2
 
 
 def test_a_text_that_is_too_long_is_cut_until_its_prompt_fits(
     chatty: ZeroShot, plain: ZeroShot
 ) -> None:
-    long = chatty.prepare(["é" * 50])[0]
+    long = prepared(chatty, "é" * 50)[0]
     assert long.cost + max(map(len, long.answers)) <= 128
-    (item,) = plain.prepare([" ".join(f"w{n}" for n in range(40))])
+    (item,) = prepared(plain, " ".join(f"w{n}" for n in range(40)))
     longest = plain.model.longest or 0
     assert longest - 6 < item.cost + max(map(len, item.answers)) <= longest
     wordy = LabelPrompt("w1 " * 40 + "{text}", WORDY.names, 50)
-    made = ZeroShot(plain.labels, wordy, plain.model, plain.source, prior=[0.0] * 3)
+    made = ZeroShot(ABC, wordy, plain.model, plain.source, prior=[0.0] * 3)
     with pytest.raises(BadInput, match="tokens without its text"):
-        made.prepare(["w1"])
+        prepared(made, "w1")
 
 
 @pytest.mark.parametrize(
@@ -201,14 +218,16 @@ def test_a_prompt_that_tells_a_model_nothing_is_refused(
     plain: ZeroShot, prompt: LabelPrompt, said: str
 ) -> None:
     with pytest.raises(BadInput, match=said):
-        ZeroShot(plain.labels, prompt, plain.model, plain.source)
+        ZeroShot(ABC, prompt, plain.model, plain.source)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked(family: str, tmp_path: Path) -> None:
-    made = open_zero_shot(("a", "b", "c"), WORDY, ours(family, tmp_path / family))
-    items = made.prepare(["w1 w2", "w11"])
-    logits, vectors = made.look(items)
+    made = open_zero_shot(ABC, WORDY, ours(family, tmp_path / family))
+    items = prepared(made, "w1 w2", "w11")
+    found = made.answers(items)
+    logits, vectors = found["logits"], found.vectors
+    assert vectors is not None
     source, target = made.model.network.streams
     for row, vector, item in zip(logits + made.prior, vectors, items, strict=True):
         assert item.source is not None and item.cost == len(item.source)
@@ -225,20 +244,20 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked(family: str, tmp_p
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     assert len({*logits[:, 0]}) == 2
     made.save(tmp_path / "one")
-    loaded = load_model(tmp_path / "one")
-    assert np.array_equal(loaded.logits(loaded.prepare(["w1 w2", "w11"])), logits)
+    loaded = load_predictor(tmp_path / "one")
+    assert np.array_equal(logits_of(loaded, "w1 w2", "w11"), logits)
 
 
 def test_a_long_text_is_cut_until_the_encoder_can_read_it(tmp_path: Path) -> None:
-    made = open_zero_shot(("a", "b", "c"), WORDY, ours("bart", tmp_path / "bart"))
-    (item,) = made.prepare([" ".join(f"w{n % 30}" for n in range(60))])
+    made = open_zero_shot(ABC, WORDY, ours("bart", tmp_path / "bart"))
+    (item,) = prepared(made, " ".join(f"w{n % 30}" for n in range(60)))
     longest = made.model.longest or 0
     assert longest - 6 < item.cost <= longest == 32
 
 
 def test_a_model_that_reads_the_prompt_anew_for_each_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="anew for each token"):
-        open_zero_shot(("a", "b", "c"), WORDY, ours("xlnet", tmp_path / "xlnet"))
+        open_zero_shot(ABC, WORDY, ours("xlnet", tmp_path / "xlnet"))
 
 
 def test_a_prompt_is_filled_once_and_in_nothing_but_its_holes() -> None:
@@ -306,9 +325,10 @@ def answers(*texts: str | None) -> list[bytes]:
 
 def logits(one: Odd, prompt: LabelPrompt = PROMPT, **more: Any) -> list[float]:
     """What one text comes to."""
-    labels = [str(number) for number in range(len(prompt.names))]
-    model = ZeroShotHosted(labels, prompt, query(one.url, **more))
-    return model.logits(model.prepare(["a text"]))[0].tolist()
+    task = TextClassification(labels=tuple(str(number) for number in range(len(prompt.names))))
+    model = ZeroShotHosted(task, prompt, query(one.url, **more))
+    found: list[float] = logits_of(model, "a text")[0].tolist()
+    return found
 
 
 def test_our_own_server_tells_what_the_same_model_says_here(chatty: ZeroShot) -> None:
@@ -334,11 +354,11 @@ def test_our_own_server_tells_what_the_same_model_says_here(chatty: ZeroShot) ->
     names = tuple(tokenizer.decode([n]) for n in (first, second, last))
     with talking(chatty.model) as talk:
         model = ZeroShotHosted(
-            ("a", "b", "c"),
+            ABC,
             LabelPrompt("{text}?", names, 50),
             query(f"http://127.0.0.1:{talk.port}/v1"),
         )
-        found = model.logits(model.prepare([text]))[0]
+        found = logits_of(model, text)[0]
     alike = [
         float(
             torch.logsumexp(
@@ -406,10 +426,10 @@ def test_several_texts_are_asked_about_at_once() -> None:
         client.sendall(*answers("good"))
 
     with odd(together) as one:
-        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", samples=1))
+        model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples", samples=1))
         noted: dict[str, list[float]] = {}
-        model.fill_cache([*"abcdef", "a"], noted.__setitem__, at_once=3)
-        assert len(one.asked) == 6 and noted == model.answers and len(noted) == 6
+        model.fill_cache([{"text": text} for text in [*"abcdef", "a"]], noted.__setitem__, at_once=3)
+        assert len(one.asked) == 6 and noted == model.cache and len(noted) == 6
 
 
 def test_answers_under_way_when_one_fails_are_kept() -> None:
@@ -424,37 +444,39 @@ def test_answers_under_way_when_one_fails_are_kept() -> None:
         failed.set()
 
     with odd(after, after, refuse, after) as one:
-        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", samples=1))
+        model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples", samples=1))
         noted: dict[str, list[float]] = {}
         with pytest.raises(BadInput, match="no more"):
-            model.fill_cache([str(n) for n in range(1000)], noted.__setitem__, at_once=3)
+            model.fill_cache([{"text": str(n)} for n in range(1000)], noted.__setitem__, at_once=3)
         # How many are asked about before the refusal is read is a matter of luck.
-        assert 2 <= len(noted) == len(model.answers) == len(one.asked) - 1 < 1000
+        assert 2 <= len(noted) == len(model.cache) == len(one.asked) - 1 < 1000
 
 
 def test_answers_are_kept_and_nobody_is_asked_twice(tmp_path: Path) -> None:
     with odd(*answers("good")) as one:
-        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples", key_from="ODD_KEY"))
+        model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples", key_from="ODD_KEY"))
         with pytest.raises(BadInput, match="ODD_KEY is not set"):
-            model.logits(model.prepare(["x"]))
-        model = ZeroShotHosted(LABELS, PROMPT, query(one.url, by="samples"))
+            logits_of(model, "x")
+        model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples"))
         noted: dict[str, list[float]] = {}
-        model.fill_cache(["a", "b", "a"], noted.__setitem__)
-        assert len(one.asked) == 8 and noted == model.answers
+        model.fill_cache([{"text": text} for text in "aba"], noted.__setitem__)
+        assert len(one.asked) == 8 and noted == model.cache
         model.save(tmp_path / "one")
-        loaded = load_model(tmp_path / "one")
-        items = loaded.prepare(["b", "a"])
-        rows, vectors = loaded.look(items)
+        loaded = load_predictor(tmp_path / "one")
+        items = prepared(loaded, "b", "a")
+        found = loaded.answers(items)
+        rows, vectors = found["logits"], found.vectors
+        assert vectors is not None
         assert rows.tolist() == [noted[text_key("b")], noted[text_key("a")]] and len(one.asked) == 8
         np.testing.assert_allclose(vectors**2, np.exp(log_softmax(rows, axis=1)), atol=1e-6)
-        loaded.logits(loaded.prepare(["new"]))
+        logits_of(loaded, "new")
         assert len(one.asked) == 12
     loaded.save(tmp_path / "two")
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert items[0].ids.tolist() == loaded.prepare(["b"])[0].ids.tolist()
+    assert items[0].ids.tolist() == prepared(loaded, "b")[0].ids.tolist()
     (tmp_path / "one" / "answers.json").write_text('{"x": [1.0]}')
     with pytest.raises(Corrupt, match="2 numbers each"):
-        load_model(tmp_path / "one")
+        load_predictor(tmp_path / "one")
 
 
 def test_an_endpoint_that_fails_is_no_answer() -> None:
@@ -465,3 +487,12 @@ def test_an_endpoint_that_fails_is_no_answer() -> None:
     ):
         with odd(answer) as one, pytest.raises(LmwrightError, match=said):
             logits(one)
+
+
+def test_a_text_is_shown_to_the_model_as_the_task_cleans_it(plain: ZeroShot) -> None:
+    raw, clean = prepared(plain, "<b>w1</b>  w2", "w1 w2")
+    assert raw.ids.tolist() == clean.ids.tolist() == [1, 2]
+    with odd(*answers("good")) as one:
+        model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples", samples=1))
+        logits_of(model, "<i>so</i> so")
+        assert one.asked[0][2]["messages"][0]["content"] == "bad, good? so so ="

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import pyarrow as pa
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import Corrupt
+from lmwright.core.predictor import DESCRIPTION
+from lmwright.core.reading import read_json_object
+from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 
 
 @dataclass(frozen=True)
@@ -28,51 +33,47 @@ class UnreadText:
 class Majority:
     """Gives every text the shares of the labels in the training rows."""
 
-    kind = "majority"
+    kind: ClassVar[str] = "majority"
 
-    def __init__(self, labels: Sequence[str], counts: Sequence[int]) -> None:
-        self.labels = tuple(labels)
+    def __init__(self, task: LabelTask, counts: Sequence[int]) -> None:
+        self.task: Task = task
         self.counts = tuple(int(count) for count in counts)
         # One added to each count (Laplace), so that an unseen label stays possible.
-        shares = (np.array(self.counts, dtype=np.float64) + 1) / (sum(counts) + len(labels))
-        self._logits = np.log(shares)
+        smoothed = np.array(self.counts, dtype=np.float64) + 1
+        self._logits = np.log(smoothed / (sum(counts) + len(task.labels)))
 
     @classmethod
-    def fit(cls, row_labels: Sequence[str], labels: Sequence[str]) -> Majority:
-        """Count the labels of the training rows; ``labels`` are all that exist, sorted."""
-        if unknown := set(row_labels) - set(labels):
-            raise BadInput(f"rows with the labels {sorted(unknown)}", f"among {list(labels)}")
-        given = list(row_labels)
-        return cls(labels, [given.count(label) for label in labels])
+    def fit(cls, task: Task, rows: pa.Table, seed: int) -> Majority:
+        """Count the labels of the training rows; nothing is drawn."""
+        labelled = cast(LabelTask, task)
+        counts = np.bincount(labelled.codes(rows), minlength=len(labelled.labels))
+        return cls(labelled, counts.tolist())
 
-    def prepare(self, texts: Sequence[str]) -> list[UnreadText]:
-        """One placeholder a text."""
-        return [UnreadText() for _ in texts]
+    def facts(self) -> dict[str, Any]:
+        """Nothing: the counts are those of the rows."""
+        return {}
 
-    def logits(self, batch: Sequence[UnreadText]) -> np.ndarray:
-        """The same log shares (n, k) for every text."""
-        return np.tile(self._logits, (len(batch), 1))
+    def prepare(self, rows: Sequence[Row]) -> list[UnreadText]:
+        """One placeholder a row."""
+        return [UnreadText() for _ in rows]
 
-    def embed(self, batch: Sequence[UnreadText]) -> np.ndarray:
-        """Zeros (n, 1): this model tells no text from another."""
-        return np.zeros((len(batch), 1), dtype=np.float32)
-
-    def look(self, batch: Sequence[UnreadText]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and vectors."""
-        return self.logits(batch), self.embed(batch)
+    def answers(self, batch: Sequence[UnreadText]) -> Answers:
+        """The same log shares (n, k) for every text, and vectors that tell none from another."""
+        logits = np.tile(self._logits, (len(batch), 1))
+        return Answers({"logits": logits}, np.zeros((len(batch), 1), dtype=np.float32))
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``."""
-        facts = {"kind": self.kind, "labels": list(self.labels), "counts": list(self.counts)}
-        write_json(folder / "model.json", facts)
+        description = {"task": task_to_json(self.task), "counts": list(self.counts)}
+        write_json(folder / DESCRIPTION, {"kind": self.kind, **description})
 
     @classmethod
-    def load(cls, folder: Path) -> Majority:
-        """Read a folder that ``save`` wrote; Corrupt if it is not whole."""
-        try:
-            facts = json.loads((folder / "model.json").read_text())
-            if len(facts["labels"]) != len(facts["counts"]):
-                raise ValueError("as many counts as labels are needed")
-            return cls(facts["labels"], facts["counts"])
-        except (OSError, ValueError, KeyError, TypeError) as fault:
-            raise Corrupt(f"the model in {folder.name} cannot be read ({fault})") from fault
+    def load(cls, folder: Path, task: Task) -> Majority:
+        """Read what :meth:`save` wrote; Corrupt if the counts are not those of the labels."""
+        labelled = cast(LabelTask, task)
+        counts = read_json_object(folder / DESCRIPTION).get("counts")
+        whole = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
+        if not isinstance(counts, list) or not whole or len(counts) != len(labelled.labels):
+            wanted = f"{len(labelled.labels)} whole numbers, one a label"
+            raise Corrupt(f"{folder / DESCRIPTION}: counts are {counts!r}", wanted)
+        return cls(labelled, counts)

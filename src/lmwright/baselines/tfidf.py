@@ -14,15 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import sync_file, write_json
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.random import stream
+from lmwright.core.reading import read_json_object
+from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 MOST_TERMS = 200_000
@@ -49,11 +55,11 @@ class Terms:
 class Tfidf:
     """Logits of a text from its TF-IDF vector: sublinear counts, smoothed idf, unit length."""
 
-    kind = "tfidf"
+    kind: ClassVar[str] = "tfidf"
 
     def __init__(
         self,
-        labels: Sequence[str],
+        task: Task,
         terms: Sequence[str],
         idf: np.ndarray,
         coef: np.ndarray,
@@ -61,37 +67,41 @@ class Tfidf:
         strength: float,
     ) -> None:
         """``terms`` (V,) sorted; ``idf`` (V,), ``coef`` (k, V), ``intercept`` (k,) float64."""
-        self.labels, self.terms, self.strength = tuple(labels), tuple(terms), strength
+        self.task, self.terms, self.strength = task, tuple(terms), strength
         self.idf, self.coef, self.intercept = idf, coef, intercept
         self._column = {term: column for column, term in enumerate(self.terms)}
         self._directions: np.ndarray | None = None
 
     @classmethod
-    def fit(
-        cls, texts: Sequence[str], row_labels: Sequence[str], labels: Sequence[str], seed: int = 0
-    ) -> Tfidf:
+    def fit(cls, task: Task, rows: pa.Table, seed: int) -> Tfidf:
         """Learn from rows; the strength C is chosen by cross-validated log-loss on these rows.
 
         The choice is made on at most ``ROWS_FOR_CHOICE`` rows, the final fit on all of them. A
         term must occur in two rows (in one, below 200 rows); the most frequent ones are kept.
         """
-        place = {label: number for number, label in enumerate(labels)}
-        if unknown := set(row_labels) - set(place):
-            raise BadInput(f"rows with the labels {sorted(unknown)}", f"among {list(labels)}")
-        y = np.array([place[label] for label in row_labels], dtype=np.int64)
+        labelled = cast(LabelTask, task)
+        y = labelled.codes(rows)
         if len(np.unique(y)) < 2:
             raise BadInput(f"{len(y)} rows with {len(np.unique(y))} labels", "rows of two labels")
-        counts = [Counter(_terms(text)) for text in texts]
+        counts = [Counter(_terms(task.text(row))) for row in rows.to_pylist()]
         terms, idf = _vocabulary(counts)
-        model = cls(labels, terms, idf, np.zeros((0, 0)), np.zeros(0), 0.0)
+        model = cls(task, terms, idf, np.zeros((0, 0)), np.zeros(0), 0.0)
         x = model._vectors([model._known(count) for count in counts])
         model.strength = _choose_strength(x, y, seed)
-        model.coef, model.intercept = _regress(x, y, model.strength, len(labels))
+        model.coef, model.intercept = _regress(x, y, model.strength, len(labelled.labels))
         return model
 
-    def prepare(self, texts: Sequence[str]) -> list[Terms]:
-        """Each text as counts of known terms."""
-        return [self._prepared(text) for text in texts]
+    def facts(self) -> dict[str, Any]:
+        """The strength that was chosen, and the number of terms."""
+        return {"strength": self.strength, "terms": len(self.terms)}
+
+    def prepare(self, rows: Sequence[Row]) -> list[Terms]:
+        """Each row's text as counts of known terms."""
+        return [self._prepared(self.task.text(row)) for row in rows]
+
+    def answers(self, batch: Sequence[Terms]) -> Answers:
+        """Logits and vectors."""
+        return Answers({"logits": self.logits(batch)}, self.embed(batch))
 
     def logits(self, batch: Sequence[Terms]) -> np.ndarray:
         """Logits (n, k) float64; a row's do not depend on its neighbours."""
@@ -111,14 +121,10 @@ class Tfidf:
         lengths = np.sqrt(np.square(projected).sum(1, keepdims=True))
         return np.divide(projected, lengths, out=projected, where=lengths > 0)
 
-    def look(self, batch: Sequence[Terms]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and vectors."""
-        return self.logits(batch), self.embed(batch)
-
     def save(self, folder: Path) -> None:
         """Write ``model.json``, ``terms.json``, ``model.safetensors``; the same bytes each time."""
-        facts = {"kind": self.kind, "labels": list(self.labels), "strength": self.strength}
-        write_json(folder / "model.json", facts)
+        description = {"task": task_to_json(self.task), "strength": self.strength}
+        write_json(folder / DESCRIPTION, {"kind": self.kind, **description})
         write_json(folder / "terms.json", list(self.terms))
         arrays = {"idf": self.idf, "coef": self.coef, "intercept": self.intercept}
         path = folder / "model.safetensors"
@@ -126,19 +132,19 @@ class Tfidf:
         sync_file(path)
 
     @classmethod
-    def load(cls, folder: Path) -> Tfidf:
-        """Read a folder that ``save`` wrote; Corrupt if parts are missing or do not fit."""
+    def load(cls, folder: Path, task: Task) -> Tfidf:
+        """Read what :meth:`save` wrote; Corrupt if parts are missing or do not fit."""
+        strength = read_json_object(folder / DESCRIPTION).get("strength")
         try:
-            facts = json.loads((folder / "model.json").read_text())
             terms = json.loads((folder / "terms.json").read_text())
             arrays = load_file(folder / "model.safetensors")
             idf, coef, intercept = (arrays[name] for name in ("idf", "coef", "intercept"))
-            k, v = len(facts["labels"]), len(terms)
+            k, v = len(cast(LabelTask, task).labels), len(terms)
             if (idf.shape, coef.shape, intercept.shape) != ((v,), (k, v), (k,)):
                 raise ValueError(f"arrays do not fit {k} labels and {v} terms")
             if not all(np.isfinite(array).all() for array in (idf, coef, intercept)):
                 raise ValueError("a weight is not finite")
-            return cls(facts["labels"], terms, idf, coef, intercept, facts["strength"])
+            return cls(task, terms, idf, coef, intercept, float(cast(Any, strength)))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
             raise Corrupt(f"the model in {folder.name} cannot be read ({fault})") from fault
 

@@ -67,7 +67,7 @@ def answers_to(
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> Answers:
     """Uncalibrated answers to rows in their order. BadInput if the model's task is another."""
-    if predictor.task != task:
+    if not predictor.task.comparable(task):
         raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
     inputs = list(dict.fromkeys(column.name for column in role_columns(task, "input")))
     return answer_all(predictor, rows.select(inputs).to_pylist(), progress)

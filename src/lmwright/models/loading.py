@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lmwright.models.files.published import is_gguf, located, read_published
+from lmwright.models.files.published import family_modules, is_gguf, located, read_published
 from lmwright.models.foreign import foreign_model, is_foreign
 from lmwright.models.language import LanguageModel, language_model
 
@@ -22,3 +22,11 @@ def load_language_model(address: str, report: Callable[[str], None]) -> Language
     if left := published.described.left:
         report(f"not read: {left}")
     return language_model(published)
+
+
+def language_modules(address: str) -> tuple[str, ...]:
+    """The modules of the family of the model at an address; none where transformers runs it."""
+    path = located(address, weights=False)
+    if not is_gguf(path) and is_foreign(path):
+        return ()
+    return family_modules(address)

@@ -8,22 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.predictor import DESCRIPTION
+from lmwright.core.reading import read_json_object
+from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState
 from lmwright.models.files.published import is_gguf, located
 from lmwright.models.language import LanguageModel
 from lmwright.models.loading import load_language_model
-from lmwright.models.model import read_description
+from lmwright.old_format import description_of
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
 COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
@@ -63,11 +67,11 @@ class ZeroShot:
     ``prior`` is computed where it is not given.
     """
 
-    kind = "zero-shot"
+    kind: ClassVar[str] = "zero-shot"
 
     def __init__(
         self,
-        labels: Sequence[str],
+        task: LabelTask,
         prompt: LabelPrompt,
         model: LanguageModel[Any],
         source: Path,
@@ -79,13 +83,14 @@ class ZeroShot:
                 "a language model that reads the prompt anew for each token of an answer",
                 "one that reads it once",
             )
-        self.labels, self.prompt, self.model = tuple(labels), prompt, model
+        self.task: Task = task
+        self.labels, self.prompt, self.model = task.labels, prompt, model
         self.source, self.code = source, code
         self.prior = self.content_free_prior() if prior is None else list(prior)
 
-    def prepare(self, texts: Sequence[str]) -> list[PromptedText]:
+    def prepare(self, rows: Sequence[Row]) -> list[PromptedText]:
         """The ids of each text's prompt with every answer."""
-        return [self.prompted(text) for text in texts]
+        return [self.prompted(self.task.text(row)) for row in rows]
 
     def prompted(self, text: str) -> PromptedText:
         """One text's prompt, and the answers from where they differ; a long text is cut."""
@@ -129,6 +134,10 @@ class ZeroShot:
             source, begin = model.prompt_ids(prompt), np.array([start])
         return source, [np.concatenate([begin, model.tokenizer.ids(name)]) for name in names]
 
+    def answers(self, batch: Sequence[PromptedText]) -> Answers:
+        """Logits and vectors."""
+        return Answers({"logits": self.logits(batch)}, self.embed(batch))
+
     def logits(self, batch: Sequence[PromptedText]) -> np.ndarray:
         """Log-probabilities of the labels less their prior, float64 (texts, labels)."""
         scores = np.array([self.label_logprobs(item) for item in batch])
@@ -136,7 +145,7 @@ class ZeroShot:
 
     def content_free_prior(self) -> list[float]:
         """The mean log-probability of each label among the labels, for content-free texts."""
-        scores = np.array([self.label_logprobs(item) for item in self.prepare(CONTENT_FREE)])
+        scores = np.array([self.label_logprobs(self.prompted(text)) for text in CONTENT_FREE])
         means: list[float] = log_softmax(scores, axis=1).mean(axis=0).tolist()
         return means
 
@@ -171,10 +180,6 @@ class ZeroShot:
             rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
         return np.stack(rows)
 
-    def look(self, batch: Sequence[PromptedText]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and vectors."""
-        return self.logits(batch), self.embed(batch)
-
     def save(self, folder: Path) -> None:
         """Write ``model.json``, and the published model as it was found beside it."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,18 +192,19 @@ class ZeroShot:
                     shutil.copyfile(path, folder / FOLDER / path.name)
         description = {
             "kind": self.kind,
-            "labels": list(self.labels),
+            "task": task_to_json(self.task),
             "prompt": self.prompt.to_json(),
             "prior": self.prior,
             "code": self.code,
         }
-        write_json(folder / "model.json", description)
+        write_json(folder / DESCRIPTION, description)
 
     @classmethod
-    def load(cls, folder: Path) -> ZeroShot:
+    def load(cls, folder: Path, task: Task) -> ZeroShot:
         """Read a folder that :meth:`save` wrote; every fault of the folder is named."""
-        description, where = read_description(folder), str(folder / "model.json")
-        labels = description["labels"]
+        description = description_of(read_json_object(folder / DESCRIPTION))
+        where, labelled = str(folder / DESCRIPTION), cast(LabelTask, task)
+        labels = labelled.labels
         prompt = read_label_prompt(description.get("prompt"), labels, where)
         source = folder / (FILE if (folder / FILE).is_file() else FOLDER)
         if not source.exists():
@@ -207,11 +213,11 @@ class ZeroShot:
         if not is_logit_row(prior, len(labels)):
             raise Corrupt(f"{where}: the prior is {prior!r}", f"{len(labels)} numbers")
         model = load_language_model(str(source), silent)
-        return cls(labels, prompt, model, source, str(description.get("code", "")), prior)
+        return cls(labelled, prompt, model, source, str(description.get("code", "")), prior)
 
 
 def open_zero_shot(
-    labels: Sequence[str],
+    task: LabelTask,
     prompt: LabelPrompt,
     address: str,
     code: str = "",
@@ -222,7 +228,7 @@ def open_zero_shot(
     ``code`` is a hash of the code that loads the model, so that the artifact changes with it.
     """
     model = load_language_model(address, report or silent)
-    return ZeroShot(labels, prompt, model, located(address), code)
+    return ZeroShot(task, prompt, model, located(address), code)
 
 
 def silent(line: str) -> None:

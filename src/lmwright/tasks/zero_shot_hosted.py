@@ -9,17 +9,20 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from scipy.special import softmax
 
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_bytes
+from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
+from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 from lmwright.hosted.chat import HostedModel, open_hosted
-from lmwright.models.model import read_description
+from lmwright.old_format import description_of
 from lmwright.text.generation import SamplingParams
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
@@ -71,33 +74,39 @@ class ZeroShotHosted:
     at temperature 1, with one more answer spread evenly over the labels: frequencies in steps of
     one in ``samples``. An answer that names no label or several counts for none.
 
-    ``answers`` caches the logits of texts by their hash; for others a request is sent each time.
+    ``cache`` holds the logits of texts by their hash; for others a request is sent each time.
     Nothing else is known of the model's view of a text, so its vector is the square roots of its
     probabilities, which has length 1 and whose products are the overlap of two texts'
     probabilities (Bhattacharyya 1943).
     """
 
-    kind = "zero-shot-hosted"
+    kind: ClassVar[str] = "zero-shot-hosted"
 
     def __init__(
         self,
-        labels: Sequence[str],
+        task: LabelTask,
         prompt: LabelPrompt,
         query: Query,
-        answers: Mapping[str, Sequence[float]] | None = None,
+        cache: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        self.labels, self.prompt, self.query = tuple(labels), prompt, query
+        self.task: Task = task
+        self.labels, self.prompt, self.query = task.labels, prompt, query
         self.model: HostedModel = open_hosted(query.address, query.key_from)
-        self.answers = dict(answers or {})
+        self.cache = dict(cache or {})
 
-    def prepare(self, texts: Sequence[str]) -> list[HashedText]:
+    def prepare(self, rows: Sequence[Row]) -> list[HashedText]:
         """Each text as it is sent."""
-        cut = [text[: self.prompt.max_characters] for text in texts]
+        cut = [self.task.text(row)[: self.prompt.max_characters] for row in rows]
         return [HashedText(text, word_hashes(text)) for text in cut]
+
+    def answers(self, batch: Sequence[HashedText]) -> Answers:
+        """Logits and vectors by one request a text."""
+        logits = self.logits(batch)
+        return Answers({"logits": logits}, sqrt_probabilities(logits))
 
     def logits(self, batch: Sequence[HashedText]) -> np.ndarray:
         """Logits float64 (texts, labels), cached or requested now."""
-        rows = [self.answers.get(text_key(item.text)) or self.request(item.text) for item in batch]
+        rows = [self.cache.get(text_key(item.text)) or self.request(item.text) for item in batch]
         return np.array(rows, dtype=np.float64).reshape(len(batch), len(self.labels))
 
     def request(self, text: str) -> list[float]:
@@ -107,15 +116,15 @@ class ZeroShotHosted:
         return self.by_logprobs(messages) if by_logprobs else self.by_samples(messages)
 
     def fill_cache(
-        self, texts: Sequence[str], note: Callable[[str, list[float]], None], at_once: int = 1
+        self, rows: Sequence[Row], note: Callable[[str, list[float]], None], at_once: int = 1
     ) -> None:
-        """Request the answers for uncached texts, several ``at_once``.
+        """Request the answers for rows whose texts are not cached, several ``at_once``.
 
         ``note`` is called with each answer when it comes, also with those that were under way when
         another failed; that fault is then raised.
         """
-        wanted = {text_key(item.text): item.text for item in self.prepare(texts)}
-        waiting = iter([key for key in wanted if key not in self.answers])
+        wanted = {text_key(item.text): item.text for item in self.prepare(rows)}
+        waiting = iter([key for key in wanted if key not in self.cache])
         fault: BaseException | None = None
         with ThreadPoolExecutor(at_once) as pool:
             pending: dict[Future[list[float]], str] = {}
@@ -131,7 +140,7 @@ class ZeroShotHosted:
                         fault = fault or failed
                     else:
                         found = done.result()
-                        self.answers[key] = found
+                        self.cache[key] = found
                         note(key, found)
         if fault is not None:
             raise fault
@@ -172,35 +181,27 @@ class ZeroShotHosted:
         spread = 1 / len(votes)
         return [math.log((count + spread) / (self.query.samples + 1)) for count in votes]
 
-    def embed(self, batch: Sequence[HashedText]) -> np.ndarray:
-        """The square roots of each text's probabilities: float32 (texts, labels), of length 1."""
-        return sqrt_probabilities(self.logits(batch))
-
-    def look(self, batch: Sequence[HashedText]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and vectors by one request a text."""
-        logits = self.logits(batch)
-        return logits, sqrt_probabilities(logits)
-
     def save(self, folder: Path) -> None:
         """Write ``model.json``, which names the key's variable, and the answers."""
         folder.mkdir(parents=True, exist_ok=True)
         description = {
             "kind": self.kind,
-            "labels": list(self.labels),
+            "task": task_to_json(self.task),
             "prompt": self.prompt.to_json(),
             "query": vars(self.query),
         }
-        write_json(folder / "model.json", description)
-        write_json(folder / "answers.json", dict(sorted(self.answers.items())))
+        write_json(folder / DESCRIPTION, description)
+        write_json(folder / "answers.json", dict(sorted(self.cache.items())))
 
     @classmethod
-    def load(cls, folder: Path) -> ZeroShotHosted:
+    def load(cls, folder: Path, task: Task) -> ZeroShotHosted:
         """Read a folder that :meth:`save` wrote; every fault of the folder is named."""
-        description, where = read_description(folder), str(folder / "model.json")
-        labels = description["labels"]
+        description = description_of(read_json_object(folder / DESCRIPTION))
+        where, labelled = str(folder / DESCRIPTION), cast(LabelTask, task)
+        labels = labelled.labels
         prompt = read_label_prompt(description.get("prompt"), labels, where)
-        answers = read_json_object(folder / "answers.json")
-        if not all(is_logit_row(row, len(labels)) for row in answers.values()):
+        cache = read_json_object(folder / "answers.json")
+        if not all(is_logit_row(row, len(labels)) for row in cache.values()):
             raise Corrupt(
                 f"{folder / 'answers.json'}: a row is none", f"{len(labels)} numbers each"
             )
@@ -210,7 +211,7 @@ class ZeroShotHosted:
             raise Corrupt(
                 f"{where}: no query settings ({fault})", "settings as they were written"
             ) from None
-        return cls(labels, prompt, query, answers)
+        return cls(labelled, prompt, query, cache)
 
 
 def token_alternatives(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:

@@ -1,4 +1,4 @@
-"""The stage ``ask``: a classifier that is trained on nothing, but asks a language model."""
+"""The stage ``zero-shot``: a language model as a classifier, by a prompt and without training."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
 from lmwright.core.journal import Journal, read_journal
 from lmwright.core.stage import Settings, Stage, Work
 from lmwright.core.stamp import reachable
-from lmwright.data.corpus import read_labels
-from lmwright.evals.rows import read_split
+from lmwright.core.task import LabelTask, role_columns
+from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.files.published import check_address, content_of
-from lmwright.tables import FAMILIES, module_of
+from lmwright.models.loading import language_modules
 from lmwright.tasks.zero_shot import open_zero_shot
 from lmwright.tasks.zero_shot_hosted import By, Query, ZeroShotHosted
 from lmwright.text.generation import is_hosted
@@ -29,12 +30,12 @@ ANSWERED = "answered"
 
 @dataclass(frozen=True, kw_only=True)
 class Hosting(Settings):
-    """How a hosted model is asked.
+    """Requests to a hosted model.
 
     ``key_from`` names the variable of the environment with its key. The probabilities are those
     that the endpoint tells ``by`` logprobs, or the shares of drawn ``samples``. All texts of
-    ``splits`` are asked about beforehand, ``at_once`` of them side by side, and the answers kept,
-    so that nobody is asked twice; later ones, in serving say, are asked about as they come.
+    ``splits`` are sent beforehand, ``at_once`` of them side by side, and the answers kept, so
+    that no request is sent twice; later texts, in serving say, are sent as they come.
     """
 
     key_from: str = ""
@@ -46,14 +47,14 @@ class Hosting(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask(Stage):
-    """Make a classifier of a language model that is asked for the label of each text.
+class ZeroShotClassification(Stage):
+    """Make a classifier of a language model by a prompt for the label of each text.
 
     ``model`` is the address of a language model: a folder, a .gguf file, ``asset:NAME/PATH``,
     ``hub:OWNER/NAME@REVISION`` or ``hosted:MODEL@https://HOST/v1``. The ``instruction`` holds
     ``{labels}`` and ``{text}``; ``names`` says how a label is called there where its own name
     says little. Of a text the first ``max_characters`` are shown. ``hosted`` says more of a
-    hosted model. The artifact is called ``gives_as``, so that an asked model can stand beside a
+    hosted model. The artifact is called ``gives_as``, so that such a model can stand beside a
     trained one.
     """
 
@@ -65,7 +66,7 @@ class Ask(Stage):
     gives_as: str = "model"
 
     def needs(self) -> tuple[str, ...]:
-        """The rows: their labels, and the texts that a hosted model is asked about."""
+        """The rows: their labels, and the texts that are sent to a hosted model."""
         return ("rows",)
 
     def gives(self) -> tuple[str, ...]:
@@ -73,25 +74,29 @@ class Ask(Stage):
         return (self.gives_as,)
 
     def asks(self) -> tuple[str, ...]:
-        """The splits that a hosted model is asked about."""
+        """The splits that are sent to a hosted model."""
         return tuple(f"rows/{split}" for split in self.hosting.splits) if self.is_hosted else ()
 
     def reads(self) -> dict[str, str]:
         """The published model, if it is of this machine."""
         return {} if self.is_hosted else {self.model: content_of(self.model)}
 
-    def reaches(self) -> tuple[str, ...]:
-        """The families' leaves, one of which may be loaded."""
-        return () if self.is_hosted else tuple(module_of("families", name) for name in FAMILIES)
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows, and the family of the model."""
+        return (*task_modules(inputs["rows"]), *self.family())
+
+    def family(self) -> tuple[str, ...]:
+        """The modules of the model's family, if it is of this machine and ours."""
+        return () if self.is_hosted else language_modules(self.model)
 
     @property
     def is_hosted(self) -> bool:
-        """Whether the model is asked over the network."""
+        """True for a model behind an endpoint."""
         return is_hosted(self.model)
 
     @property
     def hosting(self) -> Hosting:
-        """How a hosted model is asked."""
+        """The settings of requests to a hosted model."""
         return self.hosted or Hosting()
 
     def check(self) -> None:
@@ -113,21 +118,22 @@ class Ask(Stage):
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the classifier; of a hosted one with its answers."""
-        labels = read_labels(work.inputs["rows"])
+        task = label_task(work.inputs["rows"])
+        labels = task.labels
         prompt = make_label_prompt(self.instruction, labels, self.names, self.max_characters)
         facts = {"labels": list(labels), "names": list(prompt.names), "model": self.model}
         if self.is_hosted:
-            return facts | {"answers": self.asked(work, labels, prompt)}
+            return facts | {"answers": self.request_all(work, task, prompt)}
         # A family's code is part of what the model says, and later stages reach none of it.
-        code = hash_json(reachable([], self.reaches())[0])
+        code = hash_json(reachable([], self.family())[0])
         model = open_zero_shot(
-            labels, prompt, self.model, code, lambda line: work.record("said", line=line)
+            task, prompt, self.model, code, lambda line: work.record("said", line=line)
         )
         model.save(work.out(self.gives_as))
         return facts | {"prior": model.prior}
 
-    def asked(self, work: Work, labels: tuple[str, ...], prompt: LabelPrompt) -> int:
-        """Ask about all texts of the splits, but for those that were answered before a kill."""
+    def request_all(self, work: Work, task: LabelTask, prompt: LabelPrompt) -> int:
+        """Send all texts of the splits, but for those that were answered before a kill."""
         query = Query(
             self.model,
             self.hosting.key_from,
@@ -137,25 +143,38 @@ class Ask(Stage):
             self.seed,
         )
         path = work.scratch / "answers.jsonl"
-        model = ZeroShotHosted(labels, prompt, query, answered(path, len(labels)))
-        texts = [
-            text
+        model = ZeroShotHosted(task, prompt, query, answered(path, len(task.labels)))
+        inputs = [column.name for column in role_columns(task, "input")]
+        rows: list[Row] = [
+            row
             for split in self.hosting.splits
-            for text in read_split(work.inputs["rows"], split).column("text").to_pylist()
+            for row in read_split(work.inputs["rows"], split).select(inputs).to_pylist()
         ]
-        journal, begun = Journal(path), len(model.answers)
+        journal, begun = Journal(path), len(model.cache)
 
         def note(key: str, logits: list[float]) -> None:
             journal.record(ANSWERED, key=key, logits=logits)
-            work.progress(len(model.answers), len(texts), "asking")
+            work.progress(len(model.cache), len(rows), "requests")
 
         try:
-            model.fill_cache(texts, note, self.hosting.at_once)
+            model.fill_cache(rows, note, self.hosting.at_once)
         finally:
             journal.close()
-        work.measured(asked=len(model.answers) - begun, answered_before=begun)
+        work.measured(requested=len(model.cache) - begun, answered_before=begun)
         model.save(work.out(self.gives_as))
-        return len(model.answers)
+        return len(model.cache)
+
+
+def label_task(rows: Path) -> LabelTask:
+    """The task of a rows artifact; BadInput where it has no labels to choose from."""
+    task = read_task_of(rows)
+    if not hasattr(task, "labels") or not hasattr(task, "codes"):
+        raise BadInput(
+            f"rows for the task {task.kind}",
+            "rows for a task with one label a row",
+            "leave the stage zero-shot out",
+        )
+    return cast(LabelTask, task)
 
 
 def answered(path: Path, labels: int) -> Mapping[str, list[float]]:
