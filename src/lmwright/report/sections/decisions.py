@@ -46,13 +46,12 @@ def bounds(condition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def beside(evidence: Mapping[str, Any]) -> list[str]:
-    """Scores of both models in words: those of the evidence that the incumbent has too."""
-    return [
-        f"{called(name)} {WRITTEN[written_as(name)](value)}, "
-        f"the other {WRITTEN[written_as(name)](evidence[f'incumbent_{name}'])}"
-        for name, value in evidence.items()
-        if f"incumbent_{name}" in evidence and name != "seconds"
-    ]
+    """The mean losses of both models in words."""
+    found = []
+    for name, pair in evidence.get("losses", {}).items():
+        mine, its = (WRITTEN[written_as(name)](value) for value in pair)
+        found.append(f"{called(name)} {mine}, the other {its}")
+    return found
 
 
 def log_section(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def errors_section(
                     {"name": each, "words": called(each), "kind": written_as(each)}
                     for each in losses
                     if each != judged
+                    and any(each in one.get("losses", ()) for one in scored["slices"])
                 ],
                 "slices": slices(scored["slices"], judged, scored["models"][name]["metrics"]),
                 "worst": [
