@@ -22,9 +22,14 @@ from lmwright.metrics.detectors import Detectors, scores_to_json
 from lmwright.models.load import load_predictor
 from lmwright.report.cards import write_cards
 from lmwright.report.evidence import gather
+from lmwright.report.metrics import called, drawn_of, in_order, model_order, tiles_of
 from lmwright.report.page import render, sections, write_report
-from lmwright.report.sections.learning import smoothed, thinned
-from lmwright.report.words import count, duration, figure, ranged, size, told
+from lmwright.report.sections.audit import audit_section
+from lmwright.report.sections.errors import panels, slices
+from lmwright.report.sections.learning import curves_section, smoothed, thinned
+from lmwright.report.sections.scores import split_scores
+from lmwright.report.sections.service import drift_section, replay_section
+from lmwright.report.words import answered, count, duration, figure, ranged, size, told
 from lmwright.serve.traffic import Traffic
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
@@ -473,3 +478,196 @@ def test_a_version_without_an_audit_has_no_cards(store, tmp_path):
     run_recipe(plain, store)
     with pytest.raises(BadInput, match="never audited"):
         write_cards(store, "plain@production", tmp_path)
+
+
+# Tasks that are no classification
+
+
+def interval(estimate, low, high):
+    return {"estimate": estimate, "low": low, "high": high}
+
+
+TRANSLATED = {
+    "rows": 40,
+    "losses": ["unmatched", "length_gap"],
+    "models": {
+        "model": {
+            "rows": 40,
+            "metrics": {"bleu": interval(31.5, 30, 33), "unmatched": interval(0.4, 0.3, 0.5)},
+        },
+        "copy": {
+            "rows": 40,
+            "metrics": {"bleu": interval(2.5, 2, 3), "unmatched": interval(0.9, 0.8, 0.95)},
+        },
+    },
+    "comparisons": {
+        "copy": {
+            "bleu": interval(29, 28, 30) | {"verdict": "better"},
+            "unmatched": interval(-0.5, -0.6, -0.4) | {"verdict": "better"},
+        }
+    },
+    "slices": [
+        {
+            "slice": "digit: with",
+            "rows": 25,
+            "too_few": False,
+            "losses": {"unmatched": interval(0.5, 0.4, 0.6), "length_gap": interval(3, 2, 4)},
+            "gap": 0.2,
+        },
+        {"slice": "digit: without", "rows": 15, "too_few": True},
+    ],
+}
+
+
+def test_scores_of_any_name_are_shown_and_said_which_side_is_better():
+    shown = split_scores("test", TRANSLATED, "unmatched")
+    assert [panel["metric"] for panel in shown["drawn"]] == ["bleu", "unmatched"]
+    assert shown["others"] == [] and shown["per_class"] == [] and shown["first"] == "model"
+    better = {each["metric"]: each["better"] for each in shown["comparisons"]}
+    assert better == {"bleu": "above", "unmatched": "below"}
+    first = shown["drawn"][0]["rows"][0]
+    assert first["key"] == "test/model/bleu" and first["value"]["estimate"] == 31.5
+
+
+def test_slices_are_drawn_by_the_loss_that_decides():
+    shown = slices(TRANSLATED["slices"], "unmatched", TRANSLATED["models"]["model"]["metrics"])
+    assert shown[0]["value"]["estimate"] == 0.5 and 'class="rule"' in shown[0]["strip"]
+    assert "strip" not in shown[1]
+    other = slices(TRANSLATED["slices"], "length_gap", {})
+    assert other[0]["value"]["estimate"] == 3 and 'class="rule"' not in other[0]["strip"]
+
+
+def test_a_task_that_is_not_installed_has_no_panel(tmp_path):
+    assert panels(tmp_path, {"kind": "divination"}, "test", "model", {}) == []
+
+
+def test_scores_stand_in_one_order_with_those_of_other_names_behind():
+    names = ["zeta", "brier", "f1.x", "accuracy", "alpha", "log_loss"]
+    assert in_order(names) == ["accuracy", "log_loss", "brier", "alpha", "zeta"]
+    assert drawn_of(names, "log_loss") == ["accuracy", "log_loss"]
+    assert drawn_of(names, "zeta") == ["accuracy", "zeta"]
+    assert tiles_of(["zeta", "alpha", "f1.x"], "zeta") == ["alpha", "zeta"]
+    assert tiles_of(names, "log_loss") == ["accuracy", "log_loss", "brier", "alpha"]
+    assert called("log_loss") == "log-loss" and called("length_gap") == "length gap"
+    assert model_order(TRANSLATED) == ["model", "copy"]
+
+
+def test_answers_are_told_in_words():
+    told_of = {"label": "b", "unsure": False, "probabilities": {"a": 0.2, "b": 0.8}}
+    assert answered(told_of) == "b 80.0 %"
+    assert answered({**told_of, "label": None, "unsure": True}) == "unsure; b 80.0 %"
+    assert answered({"label": "b"}) == "b"
+    assert answered({"answer": "in 1912", "score": 0.5}) == "in 1912; score 0.500"
+    assert answered({"labels": ["x", "é"]}) == '["x", "é"]' and answered({}) == "–"
+    assert len(answered({"text": "long " * 200})) == 240
+
+
+def test_an_audit_by_another_loss_is_drawn_in_its_unit():
+    risen = {"unmatched": interval(0.3, 0.2, 0.4), "length_gap": interval(1.5, 1, 2)}
+    changed = {"flipped": 7, "alike": 0, "loss_changes": risen, "verdict": "failed"}
+    gap = {"slice": "s", "rows": 30, "too_few": False, "verdict": "failed"}
+    moved = {"rows": 40, "touched": 40, "flipped": 9, "verdict": "passed"}
+    largest = [{"id": "1" * 32, "first": "a", "second": "b", "answer": {"answer": "c"}}]
+    figures = {
+        "slices": {
+            "slices": [gap | {"loss_gap": interval(0.3, 0.2, 0.4)}],
+            "loss": "unmatched",
+            "most": 0.1,
+        },
+        "perturbation": {
+            "loss": "unmatched",
+            "most": 0.1,
+            "rows": 40,
+            "changes": {"typos": changed},
+        },
+        "counterfactual": {"lists": {"names": moved | {"largest": largest}}, "most": 0.05},
+    }
+    checks = {
+        name: {"verdict": "failed", "reason": "r", "figures": f} for name, f in figures.items()
+    }
+    shown = audit_section({"headline": "h", "model": "m", "split": "test", "checks": checks})
+    by_name = {check["name"]: check for check in shown["checks"]}
+    assert by_name["slices"]["loss"] == "unmatched"
+    assert by_name["slices"]["rows"][0]["kind"] == "signed"
+    assert (
+        by_name["perturbation"]["rows"][0]["note"]
+        == "7 flipped; length gap +1.500 [+1.000, +2.000]"
+    )
+    assert by_name["counterfactual"]["rows"][0]["note"] == "40 texts, 9 flipped"
+    assert by_name["counterfactual"]["examples"][0]["rows"][0]["answer"] == "c"
+
+
+class Watched:
+    """Evidence with windows of its own, as far as drift and replay read it."""
+
+    def __init__(self, windows, played=None):
+        self.windows, self.played = windows, played
+
+    def seen(self):
+        return self.windows
+
+    def detectors_of(self, version):
+        return {"limit": 3.0, "window": 40, "run_length": 500.0}
+
+    def replay(self):
+        return self.played
+
+
+def test_drift_is_drawn_for_the_signals_that_the_windows_have():
+    score = {"statistic": 0.1, "effect": 0.1, "score": 1.0, "smoothed": 0.5, "trend": 0.1}
+    calm, loud = score | {"over": False}, score | {"score": 9.0, "over": True}
+    windows = [
+        {"version": "a" * 16, "time": 1.0, "signs": {"entities": calm, "length": calm}},
+        {"version": "b" * 16, "time": 2.0, "signs": {"entities": loud, "confidence_mean": 0.5}},
+    ]
+    shown = drift_section(Watched(windows))
+    assert [panel["name"] for panel in shown["panels"]] == ["entities", "length", "mean confidence"]
+    assert shown["over"] == 1 and shown["swaps"][0]["window"] == 2
+    assert shown["panels"][0]["chart"].count("<circle") == 2
+    assert shown["panels"][1]["chart"].count("<circle") == 1
+
+
+def test_a_replay_shows_the_score_that_it_has():
+    scored = {"v": {"rows": 10, "bleu": interval(20, 18, 22)}}
+    counts = {"sent": 10, "lost": 0, "fed_back": 3}
+    shown = replay_section(Watched([], {"test_sets": ["wmt"], **counts, "scored": scored}))
+    assert shown["score"] == "bleu" and shown["kind"] == "number"
+    assert shown["rows"][0]["rows"] == 10 and shown["test_sets"] == ["wmt"]
+    nothing = replay_section(Watched([], {"test_sets": ["wmt"], **counts, "scored": {}}))
+    assert nothing["rows"] == []
+
+
+def test_the_replay_stands_on_the_page(store):
+    evidence = gather(store, "reviews")
+    scored = {"f" * 16: {"texts": 20, "accuracy": interval(0.75, 0.5, 0.9)}}
+    played = {"test_sets": ["imdb", "b"], "sent": 20, "lost": 1, "fed_back": 5, "scored": scored}
+    evidence.replay = lambda: played
+    page = render("report.html", sections(evidence))
+    assert "Replay of imdb, b" in page and "accuracy on what it answered" in page
+    assert "<b>75.0 %</b>" in page
+
+
+class Learnt:
+    """Evidence with one training."""
+
+    def __init__(self, curves, facts):
+        self.curves = curves
+        result = type("Result", (), {"facts": facts})
+        self.runs = [
+            type("Past", (), {"name": "r", "retrained": False, "first": lambda kind: result})
+        ]
+
+    def load(self, result, artifact, name):
+        return self.curves
+
+
+def test_the_monitored_score_is_drawn_whatever_its_name():
+    curves = [
+        {"step": n, "loss": 2.0 / n, "lr": 0.1} | ({"validation_bleu": float(n)} if n % 2 else {})
+        for n in range(1, 8)
+    ]
+    (shown,) = curves_section(Learnt(curves, {"validation_rows": 9, "validation_bleu": 7.0}))
+    assert shown["legend"] == [("s2", "bleu on the validation split")]
+    assert shown["monitored"] == "bleu" and shown["best"] == 7.0
+    (bare,) = curves_section(Learnt([{"step": 1, "loss": 1.0, "lr": 0.1}], {}))
+    assert bare["legend"] == [] and bare["monitored"] == "" and bare["best"] is None
