@@ -358,6 +358,8 @@ def test_typos_are_seeded_and_come_at_the_rate():
     dropped = letters - sum(sign.isalpha() for sign in once)
     # a third of the errors drop a letter, and so does a transposition before a space
     assert 0.1 / 3 * 0.8 < dropped / letters < 0.1 / 3 * 1.7
+    steady = typos(text, 0.3, stream(0, "a"), drop=False)
+    assert len(steady) == len(text) and steady != text
     assert typos("12 !? 34", 1.0, stream(0)) == "12 !? 34"
     assert typos("a", 1.0, stream(1)) != ""
 
@@ -525,6 +527,25 @@ def test_every_text_of_the_inputs_is_changed_and_the_named_loss_judged():
     assert changes["typos"]["flipped"] > 100
     harder = Perturbation(loss="missed", rate=1.0, most=0.2).judge(retelling())
     assert harder.verdict == FAILED and "upper case" in harder.reason
+
+
+def test_where_a_target_is_spans_no_character_moves():
+    subject = retelling()
+    read = []
+    subject.predictor.prepare = lambda rows: (
+        read.extend(rows) or FirstWord.prepare(subject.predictor, rows)
+    )
+    sharp = pa.array([["Straße and fish.", "Nobody else."]] * 120)
+    where = subject.rows.schema.get_field_index("passages")
+    subject.rows = subject.rows.set_column(where, "passages", sharp)
+    subject.task.columns = tuple(
+        Column("wanted", "spans", "target") if each.name == "wanted" else each
+        for each in Retelling.columns
+    )
+    Perturbation(rate=0.5).judge(subject)
+    assert {len(row["passages"][0]) for row in read} == {len("Straße and fish.")}
+    assert len({row["passages"][0] for row in read}) > 50
+    assert not any("STRASSE" in row["passages"][0] for row in read)
 
 
 @pytest.mark.parametrize("sure", [False, True])
