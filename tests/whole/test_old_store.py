@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lmwright.cli.main import main
+from lmwright.old_format import READERS
 from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import aliases, history
@@ -101,6 +102,18 @@ def test_runs_show_and_report_read_it(home: Path, capsys: pytest.CaptureFixture[
     assert card["task"]["labels"] == ["coding", "small_talk", "tech_support"]
     data = json.loads((home / "cards" / "data-card.json").read_text())
     assert set(data["splits"]) == {"train", "validation", "calibration", "gate", "test"}
+
+
+def test_what_is_read_of_it_is_of_todays_format(home: Path) -> None:
+    """Reading it a second time changes nothing, so that a new artifact stays as it is."""
+    changed = set()
+    for path in (home / "store" / "artifacts").rglob("*.json"):
+        if path.name in READERS:
+            raw = json.loads(path.read_bytes())
+            once = READERS[path.name](raw)
+            assert READERS[path.name](once) == once, path.name
+            changed |= {path.name} if once != raw else set()
+    assert changed == set(READERS)
 
 
 def test_rollback_withdraw_and_gc(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
