@@ -13,18 +13,23 @@ from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, bounded, worst
 from lmwright.audit.counterfactual import Counterfactual, bounded_both, lists, log_odds, toward
 from lmwright.audit.personal import excerpt
 from lmwright.audit.perturbation import KEYS, NEIGHBOURS, titled, typos
-from lmwright.audit.slices import error_gap
+from lmwright.audit.slices import loss_gap
 from lmwright.core.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.core.stamp import stamp_of
-from lmwright.data.corpus import SCHEMA
+from lmwright.core.task import Answers, role_columns, task_to_json
+from lmwright.data.corpus import schema_of
 from lmwright.evals.baselines import Baselines
 from lmwright.evals.evaluate import Evaluate
 from lmwright.evals.predictions import read_predictions
+from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.intervals import Interval
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
+from lmwright.models.load import load_predictor
+from lmwright.tasks.text_classification import TextClassification
+
+TASK = TextClassification(labels=("negative", "positive"))
+SCHEMA = schema_of(role_columns(TASK, "input", "target"))
 
 
 class FakeWork:
@@ -72,13 +77,13 @@ def scored(tmp_path_factory):
         if name == "train":
             found[0]["text"] = PERSONAL
         write(rows / f"{name}.parquet", found)
-    (rows / "labels.json").write_text('["negative", "positive"]')
+    (rows / "task.json").write_text(json.dumps(task_to_json(TASK)))
     described = {"name": "rotten", "role": "train", "licence": "research", "path": "x.csv"}
     (rows / "sources.json").write_text(json.dumps([{**described, "content": "0" * 64}]))
     quality = {"rows": {"kept": 6000}, "sources": {"rotten": {"rows": 6000}}}
     (rows / "quality.json").write_text(json.dumps(quality))
     models = FakeWork(folder / "models", {"rows": rows})
-    Baselines(like="").run(models)
+    Baselines(task=TASK, like="").run(models)
     inputs = {"rows": rows, **{name: models.folder / name for name in ("tfidf", "majority")}}
     work = FakeWork(folder, inputs)
     Evaluate(models=("tfidf", "majority"), draws=200).run(work)
@@ -156,11 +161,13 @@ def test_changes_of_case_do_not_move_a_model_that_folds_it_and_typos_do(scored, 
     assert figures["rows"] == 400
     for name in ("upper case", "lower case", "title case"):
         assert figures["changes"][name]["flipped"] == 0
-        low = figures["changes"][name]["accuracy_change"]["low"]
-        assert low == pytest.approx(0.025 ** (1 / 400) - 1, abs=1e-6)  # what 400 rows can show
+        assert figures["changes"][name]["alike"] == 400
+        high = figures["changes"][name]["loss_changes"]["error"]["high"]
+        assert high == pytest.approx(1 - 0.025 ** (1 / 400), abs=1e-6)  # what 400 rows can show
     typed = figures["changes"]["typos"]
-    assert typed["flipped"] > 10 and typed["log_loss_change"]["estimate"] > 0
-    assert typed["accuracy_change"]["high"] - typed["accuracy_change"]["low"] < 0.12
+    risen = typed["loss_changes"]
+    assert typed["flipped"] > 10 and risen["log_loss"]["estimate"] > 0
+    assert risen["error"]["high"] - risen["error"]["low"] < 0.12
 
 
 def test_more_typing_errors_cost_more_and_can_fail_the_audit(scored, audited, tmp_path):
@@ -171,28 +178,32 @@ def test_more_typing_errors_cost_more_and_can_fail_the_audit(scored, audited, tm
     assert facts["headline"].endswith("(perturbation failed)")
     written = json.loads((tmp_path / "audit" / "audit.json").read_text())
     typed = written["checks"]["perturbation"]["figures"]["changes"]["typos"]
-    assert typed["log_loss_change"]["low"] > 0 and typed["accuracy_change"]["high"] < 0
+    assert typed["loss_changes"]["log_loss"]["low"] > 0 < typed["loss_changes"]["error"]["low"]
     heavy = written["checks"]["perturbation"]["figures"]["changes"]["typos"]
     light = audited[2]["checks"]["perturbation"]["figures"]["changes"]["typos"]
-    assert heavy["log_loss_change"]["estimate"] > light["log_loss_change"]["high"]
+    heavier, lighter = (each["loss_changes"]["log_loss"] for each in (heavy, light))
+    assert heavier["estimate"] > lighter["high"]
 
 
 def test_swaps_are_recomputed_from_the_model(scored, audited):
     entry = audited[2]["checks"]["counterfactual"]["figures"]["lists"]["gendered words"]
     pairs = lists()["gendered words"]
-    found = read_predictions(scored["scores"], "tfidf", "test")
+    ids = read_predictions(scored["scores"], "tfidf", "test").column("id").to_pylist()
     table = pq.read_table(scored["rows"] / "test.parquet")
-    assert tuple(table.column("id").to_pylist()) == found.ids
+    assert table.column("id").to_pylist() == ids
     both = [(toward(t, pairs, 0), toward(t, pairs, 1)) for t in table.column("text").to_pylist()]
     both = [pair for pair in both if pair[0] != pair[1]]
     assert entry["touched"] == len(both) == entry["rows"] > 100
-    model, calibration = load_model(scored["tfidf"]), Calibration.load(scored["scores"] / "tfidf")
+    model = load_predictor(scored["tfidf"])
+    calibration = Calibration.load(scored["scores"] / "tfidf")
     one, two = (
-        calibration.probabilities(model.logits(model.prepare([pair[side] for pair in both])))
+        calibration.apply(
+            TASK, model.answers(model.prepare([{"text": pair[side]} for pair in both]))
+        )["probabilities"]
         for side in (0, 1)
     )
     change = (two - one).mean(0)
-    for k, label in enumerate(model.labels):
+    for k, label in enumerate(TASK.labels):
         assert entry["probability_change"][label]["estimate"] == pytest.approx(change[k], abs=1e-12)
     odds = (np.log(two / (1 - two)) - np.log(one / (1 - one))).mean(0)
     shown = entry["log_odds_change"]["positive"]
@@ -205,23 +216,23 @@ def test_a_model_that_is_moved_by_she_is_caught(scored, tmp_path):
     """A stand-in that likes texts with she: known truth, so that the check can be judged."""
 
     class Biased:
-        kind, labels = "biased", ("negative", "positive")
+        kind, task = "biased", TASK
 
-        def prepare(self, texts):
-            return load_model(scored["tfidf"]).prepare(texts)
+        def prepare(self, rows):
+            return load_predictor(scored["tfidf"]).prepare(rows)
 
-        def logits(self, batch):
+        def answers(self, batch):
             known = {ids.tobytes() for ids in self.she}
             liked = np.array([item.ids.tobytes() in known for item in batch], dtype=float)
-            return np.stack([np.zeros(len(batch)), 4 * liked - 2], axis=1)
+            return Answers({"logits": np.stack([np.zeros(len(batch)), 4 * liked - 2], axis=1)})
 
     stage = Audit(model="tfidf", draws=200)
     subject = stage.subject(FakeWork(tmp_path, scored))
     model = Biased()
     pairs = lists()["gendered words"]
     texts = [toward(t, pairs, 0) for t in subject.rows.column("text").to_pylist()]
-    model.she = [item.ids for item in model.prepare(texts)]
-    subject.model, subject.calibration = model, Calibration()
+    model.she = [item.ids for item in model.prepare([{"text": text} for text in texts])]
+    subject.predictor, subject.calibration = model, Calibration()
     verdict = Counterfactual().judge(subject)
     entry = verdict.figures["lists"]["gendered words"]
     assert verdict.verdict == FAILED == entry["verdict"]
@@ -235,22 +246,23 @@ def test_a_swap_beyond_what_the_model_reads_does_not_count(scored, tmp_path):
     class Short:
         """The real model, cut at three words."""
 
-        labels = ("negative", "positive")
+        kind, task = "short", TASK
 
         def __init__(self):
-            self.whole = load_model(scored["tfidf"])
+            self.whole = load_predictor(scored["tfidf"])
 
-        def prepare(self, texts):
-            return self.whole.prepare([" ".join(text.split()[:3]) for text in texts])
+        def prepare(self, rows):
+            return self.whole.prepare([{"text": " ".join(row["text"].split()[:3])} for row in rows])
 
-        def logits(self, batch):
-            return self.whole.logits(batch)
+        def answers(self, batch):
+            return self.whole.answers(batch)
 
     subject = Audit(model="tfidf", draws=100).subject(FakeWork(tmp_path, scored))
     pairs, texts = lists()["gendered words"], subject.rows.column("text").to_pylist()
-    whole = Counterfactual().swapped(subject, "gendered words", pairs, texts)["touched"]
-    subject.model, subject.known = Short(), {}
-    short = Counterfactual().swapped(subject, "gendered words", pairs, texts)["touched"]
+    rows = [{"text": text} for text in texts]
+    whole = Counterfactual().swapped(subject, "gendered words", pairs, rows)["touched"]
+    subject.predictor, subject.known = Short(), {}
+    short = Counterfactual().swapped(subject, "gendered words", pairs, rows)["touched"]
     starts = [" ".join(text.split()[:3]) for text in texts]
     assert short < whole / 2
     assert short <= sum(toward(t, pairs, 0) != toward(t, pairs, 1) for t in starts)
@@ -259,13 +271,14 @@ def test_a_swap_beyond_what_the_model_reads_does_not_count(scored, tmp_path):
 def test_slices_agree_with_a_plain_count(scored, audited):
     figures = audited[2]["checks"]["slices"]["figures"]
     found = read_predictions(scored["scores"], "tfidf", "test")
-    wrong = found.chosen != found.truth
-    labelled = np.array(found.labels, dtype=object)[found.truth] == "positive"
+    truth = np.array(pq.read_table(scored["rows"] / "test.parquet").column("label").to_pylist())
+    wrong = np.array(found.column("label").to_pylist()) != truth
+    labelled = truth == "positive"
     entry = next(each for each in figures["slices"] if each["slice"] == "label: positive")
     gap = wrong[labelled].mean() - wrong[~labelled].mean()
-    assert entry["error_gap"]["estimate"] == pytest.approx(gap)
-    assert entry["error_gap"]["low"] < gap < entry["error_gap"]["high"]
-    assert 0.95 < figures["level"] < 1
+    assert entry["loss_gap"]["estimate"] == pytest.approx(gap)
+    assert entry["loss_gap"]["low"] < gap < entry["loss_gap"]["high"]
+    assert 0.95 < figures["level"] < 1 and figures["loss"] == "error"
 
 
 def test_the_gap_of_error_rates_covers_a_known_one():
@@ -274,7 +287,7 @@ def test_the_gap_of_error_rates_covers_a_known_one():
     for number in range(60):
         member = rng.random(400) < 0.4
         wrong = (rng.random(400) < np.where(member, 0.3, 0.15)).astype(float)
-        value = error_gap(wrong, member, 300, stream(number), 0.95)
+        value = loss_gap(wrong, member, 300, stream(number), 0.95)
         covered += value.low <= 0.15 <= value.high
     assert 52 <= covered <= 60
 
@@ -298,6 +311,9 @@ def test_the_cards_say_what_the_artifacts_say(scored, audited):
     scores = json.loads((scored["scores"] / "scores.json").read_text())
     shown = card["scores"]["test"]["metrics"]
     assert shown["accuracy"] == scores["splits"]["test"]["models"]["tfidf"]["metrics"]["accuracy"]
+    assert card["task"] == json.loads((scored["rows"] / "task.json").read_text())
+    assert card["scores"]["test"]["losses"] == ["log_loss", "brier", "error"]
+    assert {"log_loss", "macro_f1"} < set(shown) and not any("." in name for name in shown)
     assert card["audit"] == {k: v["verdict"] for k, v in audited[2]["checks"].items()}
     assert set(card["limits"]) == {k for k, v in card["audit"].items() if v != PASSED}
     assert card["model"]["kind"] == "tfidf" and card["licences"] == {"rotten": "research"}
@@ -380,10 +396,21 @@ def test_wrong_settings_are_refused_before_any_work(scored, tmp_path):
         Audit(model="tfidf", split="test-mars").run(FakeWork(tmp_path, scored))
 
 
-def test_a_changed_check_or_list_makes_the_audit_stale():
-    inputs = dict.fromkeys(Audit().needs(), "0" * 64)
-    stamp = stamp_of(Audit(), "audit", inputs)
+def test_a_changed_check_or_list_makes_the_audit_stale(scored):
+    stage = Audit(model="tfidf")
+    inputs = dict.fromkeys(stage.needs(), "0" * 64)
+    stamp = stamp_of(stage, "audit", inputs, scored)
     code = "\n".join(stamp.parts["code"])
     for module in ("slices", "counterfactual", "perturbation", "personal", "card"):
         assert f"lmwright.audit.{module}" in code
     assert "pairs" in stamp.parts["reads"]
+    assert "lmwright.baselines.tfidf" in code and "lmwright.tasks.text_classification" in code
+
+
+def test_only_the_checks_that_are_made_count(scored):
+    stage = Audit(model="tfidf", checks=("personal",))
+    code = "\n".join(
+        stamp_of(stage, "audit", dict.fromkeys(stage.needs(), ""), scored).parts["code"]
+    )
+    assert "lmwright.audit.personal" in code and "lmwright.audit.slices" not in code
+    assert "lmwright.tasks.zero_shot" not in code and "lmwright.baselines.majority" not in code

@@ -46,7 +46,7 @@ def test_a_gguf_file_becomes_a_folder_that_the_reference_loads(name, tmp_path, c
     before, after = (read_published(str(each)) for each in (address, out))
     ours = language_model(before)
     assert torch.equal(logits(ours), logits(language_model(after)))
-    assert after.described.ends == before.described.ends == (3,)
+    assert after.described.stop_ids == before.described.stop_ids == (3,)
     assert after.described.template == before.described.template != ""
     reference = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
     assert main(["export", folder, str(out)]) == 0
     before, after = (read_published(str(each)) for each in (folder, out))
     assert before.spec == after.spec
-    for told in ("start", "ends", "first", "never", "template"):
+    for told in ("decoder_start_id", "stop_ids", "forced_bos_id", "banned_ids", "template"):
         assert getattr(before.described, told) == getattr(after.described, told), told
     assert before.tokenizer.roles == after.tokenizer.roles
     assert read_generation_config(before.described.generation) == read_generation_config(
@@ -95,7 +95,7 @@ def test_a_folder_becomes_a_folder(kind, tmp_path, capsys):
     )
     assert before.described.left == after.described.left
     if "steered" in kind:
-        assert after.described.never == (5, 11) and after.described.first == 7
+        assert after.described.banned_ids == (5, 11) and after.described.forced_bos_id == 7
         assert after.tokenizer.roles["language"] == (8,)
         assert "language_token_id" not in json.loads((out / "config.json").read_text())
     for name, weight in before.weights.items():

@@ -186,3 +186,12 @@ def test_a_path_that_is_no_model_is_refused_in_words(
     told = capsys.readouterr()
     assert said in told.err and "Traceback" not in told.err
     assert "fault of lmwright" not in told.err
+
+
+def test_a_quantised_model_is_drawn_and_said_not_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    change(folder, quantization_config={"quant_method": "gptq"})
+    assert main(["inspect", folder]) == 0
+    assert "quantised by gptq: it can be drawn, and not be run" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lmwright.core.errors import BadInput
-from lmwright.loop.traffic import Unchanged
+from lmwright.serve.traffic import Unchanged
 from lmwright.store.database import Database, sqlite_url
 from lmwright.store.store import Store
 

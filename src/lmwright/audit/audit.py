@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,12 +19,13 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import read_labels, splits_of
-from lmwright.evals.predictions import read_predictions
-from lmwright.evals.rows import read_split
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
-from lmwright.tables import AUDITS, MODELS, module_of, resolve
+from lmwright.core.task import Task
+from lmwright.data.corpus import read_split, read_task_of, splits_of, task_modules
+from lmwright.evals.predictions import judge_saved, read_predictions
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.load import load_predictor, modules_of
+from lmwright.old_format import scores_of
+from lmwright.tables import module_of, resolve
 
 READS = 2.5
 """How often the checks together read a text of those they may: counted on film reviews."""
@@ -68,10 +69,10 @@ class Audit(Stage):
         """The lists of pairs."""
         return {"pairs": hash_file(PAIRS)}
 
-    def reaches(self) -> tuple[str, ...]:
-        """The checks' modules, and those of all kinds of models."""
-        checks = {module_of("audits", name) for name in (*AUDITS, *self.checks)}
-        return tuple(sorted(checks | {entry.partition(":")[0] for entry in MODELS.values()}))
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The checks that are made, the task of the rows, and the kind of the model."""
+        checks = (module_of("audits", name) for name in self.checks)
+        return (*checks, *task_modules(inputs["rows"]), *modules_of(inputs[self.model]))
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The texts that the model is asked about, original and changed."""
@@ -121,7 +122,7 @@ class Audit(Stage):
             tell(0, "")
             done[name] = self.made(name).judge(subject).to_json()
         work.progress(len(self.checks), len(self.checks))
-        scores = json.loads((work.inputs["scores"] / "scores.json").read_bytes())
+        scores = scores_of(json.loads((work.inputs["scores"] / "scores.json").read_bytes()))
         folder, rows = work.inputs[self.model], work.inputs["rows"]
         out = work.out("audit")
         facts = {"model": self.model, "split": self.split, "headline": headline(done)}
@@ -134,21 +135,17 @@ class Audit(Stage):
     def subject(self, work: Work) -> Subject:
         """The model with the rows it was scored on and those it learnt from."""
         rows, scores = work.inputs["rows"], work.inputs["scores"]
-        found = read_predictions(scores, self.model, self.split)
-        table = read_split(rows, self.split)
-        scored = set(found.ids)
-        kept = table.filter(pa.array([row in scored for row in table.column("id").to_pylist()]))
-        if tuple(kept.column("id").to_pylist()) != found.ids:
-            raise BadInput(
-                f"the scores of {self.model} on {self.split} are of other rows",
-                "scores and rows of one run",
-            )
-        listed, texts = self.training(work)
+        task, predictor = read_task_of(rows), load_predictor(work.inputs[self.model])
+        if predictor.task != task:
+            raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
+        table = read_predictions(scores, self.model, self.split)
+        found = judge_saved(task, read_split(rows, self.split), table)
+        listed, texts = self.training(work, task)
         return Subject(
-            load_model(work.inputs[self.model]),
+            task,
+            predictor,
             Calibration.load(scores / self.model),
-            read_labels(rows),
-            kept,
+            found.rows,
             found,
             texts,
             listed,
@@ -158,7 +155,7 @@ class Audit(Stage):
             self.seed,
         )
 
-    def training(self, work: Work) -> tuple[int, dict[str, str]]:
+    def training(self, work: Work, task: Task) -> tuple[int, dict[str, str]]:
         """How many rows the model learnt from, and the texts of those that are at hand.
 
         A model that lists no rows is taken to have learnt from the whole training split.
@@ -167,18 +164,17 @@ class Audit(Stage):
         for name in self.extra:
             folder = work.inputs[name]
             tables += [read_split(folder, split) for split in splits_of(folder)]
-        texts = {
-            row: text
-            for table in tables
-            for row, text in zip(
-                table.column("id").to_pylist(), table.column("text").to_pylist(), strict=True
-            )
-        }
         path = work.inputs[self.model] / "rows.parquet"
-        if not path.is_file():
-            return len(texts), texts
-        ids = set(pq.read_table(path, columns=["id"]).column("id").to_pylist())
-        return len(ids), {row: text for row, text in texts.items() if row in ids}
+        listed: set[str] | None = None
+        if path.is_file():
+            listed = set(pq.read_table(path, columns=["id"]).column("id").to_pylist())
+        texts = {
+            row["id"]: task.text(row)
+            for table in tables
+            for row in table.to_pylist()
+            if listed is None or row["id"] in listed
+        }
+        return (len(texts) if listed is None else len(listed)), texts
 
 
 def headline(done: Mapping[str, Any]) -> str:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from lmwright.audit.check import PASSED
 from lmwright.core.hashing import hash_file
-from lmwright.old_format import quality_of
-
-SCORES = ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error", "coverage")
+from lmwright.core.predictor import DESCRIPTION
+from lmwright.core.reading import read_json_object
+from lmwright.old_format import description_of, quality_of
 
 
 def model_card(
@@ -24,12 +24,12 @@ def model_card(
     ``folder`` is the model's, ``scores`` the content of ``scores.json``, ``name`` the model's in
     it, ``rows`` the artifact of rows, ``audit`` the verdicts by check.
     """
-    described = json.loads((folder / "model.json").read_bytes())
+    described = description_of(read_json_object(folder / DESCRIPTION))
     learnt = trained_on(folder)
     return {
+        "task": scores["task"],
         "model": {
             "kind": described["kind"],
-            "labels": described["labels"],
             "files": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
             "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
         },
@@ -39,7 +39,8 @@ def model_card(
         "scores": {
             split: {
                 "rows": found["rows"],
-                "metrics": {m: found["models"][name]["metrics"].get(m) for m in SCORES},
+                "losses": found["losses"],
+                "metrics": overall(found["models"][name]["metrics"]),
             }
             for split, found in scores["splits"].items()
         },
@@ -49,6 +50,11 @@ def model_card(
             check: entry["reason"] for check, entry in audit.items() if entry["verdict"] != PASSED
         },
     }
+
+
+def overall(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of all rows, without those of one label each (``f1.LABEL``)."""
+    return {name: value for name, value in metrics.items() if "." not in name}
 
 
 def data_card(rows: Path) -> dict[str, Any]:

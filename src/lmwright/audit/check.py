@@ -9,10 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from lmwright.core.columns import Row
+from lmwright.core.predictor import Predictor, batches
 from lmwright.core.stage import Settings
-from lmwright.evals.predictions import Predictions, batches
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import Model
+from lmwright.core.task import Answers, Task, joined, role_columns
+from lmwright.evals.predictions import Predictions
+from lmwright.metrics.calibration import Calibration
 
 Word = Literal["passed", "failed", "inconclusive"]
 PASSED: Word = "passed"
@@ -46,14 +48,14 @@ class Check(Settings):
 class Subject:
     """The model under audit with the rows it is audited on.
 
-    ``rows`` are those it was scored on (id, text, label, source), ``found`` what it said of them;
-    ``training`` yields (id, text) of the rows it learnt from, of which ``training_rows`` are
+    ``rows`` are those it was scored on, ``found`` what it answered and how good that was;
+    ``training`` holds id -> text of the rows it learnt from, of which ``training_rows`` are
     listed. ``limit`` is the most rows that a check may ask the model about.
     """
 
-    model: Model
+    task: Task
+    predictor: Predictor
     calibration: Calibration
-    labels: tuple[str, ...]
     rows: pa.Table
     found: Predictions
     training: dict[str, str]
@@ -63,35 +65,85 @@ class Subject:
     level: float
     seed: int
     tell: Callable[[int, str], None] = lambda done, note: None
-    known: dict[bytes, np.ndarray] = field(default_factory=dict)
+    known: dict[bytes, Answers] = field(default_factory=dict)
     read: int = 0
 
-    def probabilities(self, texts: Sequence[str], note: str = "") -> np.ndarray:
-        """Calibrated probabilities (n, k) in the order of ``texts`` and ``labels``.
+    def answers(self, rows: Sequence[Row], note: str = "") -> Answers:
+        """Calibrated answers to rows (their input columns) in their order.
 
-        Texts that the model reads as the same ids are asked once, so that a change which the
+        Rows that the model reads as the same ids are asked once, so that a change which the
         model cannot see (case, to one that folds it) costs nothing and changes exactly nothing.
         """
-        prepared = self.model.prepare(texts)
+        prepared = self.predictor.prepare(rows)
         keys = [np.ascontiguousarray(item.ids).tobytes() for item in prepared]
         fresh = {key: place for place, key in enumerate(keys) if key not in self.known}
         places = np.array(sorted(fresh.values()), dtype=np.int64)
-        columns = [self.model.labels.index(label) for label in self.labels]
         costs = np.array([prepared[place].cost for place in places], dtype=np.int64)
         for batch in batches(costs):
-            chosen = [prepared[place] for place in places[batch]]
-            answers = self.calibration.probabilities(self.model.logits(chosen)[:, columns])
-            self.known.update(
-                {keys[place]: answer for place, answer in zip(places[batch], answers, strict=True)}
-            )
+            answers = self.predictor.answers([prepared[place] for place in places[batch]])
+            calibrated = self.calibration.apply(self.task, answers)
+            for number, place in enumerate(places[batch]):
+                self.known[keys[place]] = calibrated.take([number])
             self.read += int(costs[batch].sum())
             self.tell(self.read, note)
-        return np.array([self.known[key] for key in keys]).reshape(len(texts), len(self.labels))
+        return joined([self.known[key] for key in keys], np.arange(len(keys)))
 
-    def told_apart(self, texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    def told_apart(self, rows: Sequence[Row], others: Sequence[Row]) -> np.ndarray:
         """Where (n,) the model reads different ids: a change may lie beyond what it reads."""
-        pairs = zip(self.model.prepare(texts), self.model.prepare(others), strict=True)
+        pairs = zip(self.predictor.prepare(rows), self.predictor.prepare(others), strict=True)
         return np.array([not np.array_equal(one.ids, two.ids) for one, two in pairs], dtype=bool)
+
+    def loss(self, name: str) -> str:
+        """The loss that a check judges by: the one named, or the task's own."""
+        return name or self.task.abstains_by or self.task.primary
+
+
+def inputs_of(task: Task, rows: pa.Table) -> list[dict[str, Any]]:
+    """The input columns of rows."""
+    found: list[dict[str, Any]] = rows.select(
+        [column.name for column in role_columns(task, "input")]
+    ).to_pylist()
+    return found
+
+
+def rewritten(task: Task, row: Row, change: Callable[[str], str]) -> dict[str, Any]:
+    """The row with every text of its input columns changed."""
+    found = dict(row)
+    for column in role_columns(task, "input"):
+        if column.type == "text":
+            found[column.name] = change(row[column.name])
+        elif column.type == "texts":
+            found[column.name] = [change(text) for text in row[column.name]]
+    return found
+
+
+def answer_columns(task: Task, answers: Answers) -> tuple[list[str], list[str]]:
+    """Names of the answers' columns that say what is answered, and of all of them.
+
+    A list of scores says how sure the model is, so it is left out of the first where there is
+    anything else.
+    """
+    every = [each for each in role_columns(task, "answer") if each.name in answers.columns]
+    names = [each.name for each in every]
+    return [each.name for each in every if each.type != "scores"] or names, names
+
+
+def differ(one: Answers, other: Answers, names: Sequence[str]) -> np.ndarray:
+    """Where (n,) bool the answers differ in some column of ``names``."""
+    return np.array(
+        [
+            any(not same(one[name][place], other[name][place]) for name in names)
+            for place in range(len(one))
+        ],
+        dtype=bool,
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of one column are equal."""
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other)
 
 
 def worst(words: Sequence[Word]) -> Word:

@@ -1,7 +1,9 @@
 """Check ``counterfactual``: what changes when she becomes he, or John becomes Mohammed.
 
-Every text with a word of a list of pairs is written twice, once with the first word of each pair
-and once with the second; the model's answers to the two are compared in pairs. (The idea of Kusner
+Every row with a word of a list of pairs in its texts is written twice, once with the first word of
+each pair and once with the second; the model's answers to the two are compared in pairs: each
+label's probability where the task has probabilities, else the confidence, and everywhere whether
+the answer is another. (The idea of Kusner
 et al. 2017 for texts, as in Garg et al. 2019, with intervals.) What is measured is dependence on
 these words, in texts like the ones at hand; it is no proof of fairness.
 """
@@ -12,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,18 @@ from lmwright.audit.check import (
     Subject,
     Verdict,
     Word,
+    answer_columns,
     bounded,
+    differ,
+    inputs_of,
+    rewritten,
     sentence,
     worst,
 )
+from lmwright.core.columns import Row
 from lmwright.core.random import stream
+from lmwright.core.task import Answers, Task, role_columns
+from lmwright.evals.predictions import clusters_of
 from lmwright.metrics.intervals import Interval, mean_interval, paired_difference, wilson
 
 PAIRS = Path(__file__).with_name("pairs.json")
@@ -42,9 +51,9 @@ EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Counterfactual(Check):
-    """The mean change of each label's probability may be at most ``most`` either way, and at most
-    a share ``flips`` of the labels may change. A list that touches fewer than ``fewest`` texts
-    cannot be judged.
+    """The mean change of each label's probability (or else of the confidence) may be at most
+    ``most`` either way, and at most a share ``flips`` of the answers may change. A list that
+    touches fewer than ``fewest`` rows cannot be judged.
     """
 
     most: float = 0.05
@@ -53,52 +62,102 @@ class Counterfactual(Check):
 
     def judge(self, subject: Subject) -> Verdict:
         """Every list of pairs judged apart."""
-        texts = subject.rows.column("text").to_pylist()
-        found = {name: self.swapped(subject, name, pairs, texts) for name, pairs in lists().items()}
+        rows = inputs_of(subject.task, subject.rows)
+        found = {name: self.swapped(subject, name, pairs, rows) for name, pairs in lists().items()}
         judged: dict[str, Word] = {name: entry["verdict"] for name, entry in found.items()}
         few = [name for name, entry in found.items() if entry["rows"] < self.fewest]
         fine = f"no list moves a probability by more than {self.most:g} on average"
         reason = sentence(judged, fine)
         if few:
             reason += f" (too few texts, {self.fewest} needed: {', '.join(few)})"
-        figures = {"lists": found, "rows": len(texts), "most": self.most, "flips": self.flips}
+        figures = {"lists": found, "rows": len(rows), "most": self.most, "flips": self.flips}
         return Verdict(worst(list(judged.values())), reason, figures)
 
     def swapped(
-        self, subject: Subject, name: str, pairs: Sequence[tuple[str, str]], texts: Sequence[str]
+        self, subject: Subject, name: str, pairs: Sequence[tuple[str, str]], rows: Sequence[Row]
     ) -> dict[str, Any]:
-        """One list: both versions of each text that it touches, read and compared."""
-        both = [(toward(text, pairs, 0), toward(text, pairs, 1)) for text in texts]
-        places = [place for place, (first, second) in enumerate(both) if first != second]
-        seen = subject.told_apart(*([both[place][side] for place in places] for side in (0, 1)))
+        """One list: both versions of each row that it touches, read and compared."""
+        task = subject.task
+        versions = [
+            [rewritten(task, row, partial(toward, pairs=pairs, side=side)) for row in rows]
+            for side in (0, 1)
+        ]
+        places = [place for place in range(len(rows)) if versions[0][place] != versions[1][place]]
+        seen = subject.told_apart(*([side[place] for place in places] for side in versions))
         places = [place for place, apart in zip(places, seen, strict=True) if apart]
         chosen = sample(places, subject, name)
         entry: dict[str, Any] = {"touched": len(places), "rows": len(chosen), "pairs": len(pairs)}
-        if len(chosen) < self.fewest:
+        if len(chosen) < max(self.fewest, 1):
             return entry | {"verdict": INCONCLUSIVE}
-        one = subject.probabilities([both[place][0] for place in chosen], name)
-        two = subject.probabilities([both[place][1] for place in chosen], name)
+        both = Both(*([side[place] for place in chosen] for side in versions))
+        one, two = (subject.answers(side, name) for side in (both.first, both.second))
+        groups = clusters_of(task, subject.rows.take(chosen))
+        flipped = differ(one, two, answer_columns(task, one)[0])
+        flips = (
+            wilson(int(flipped.sum()), len(chosen), subject.level)
+            if groups is None
+            else mean_interval(flipped.astype(float), 0.0, 1.0, subject.level, groups)
+        )
+        names, before = numbers(task, one)
+        _, after = numbers(task, two)
         change = [
-            paired_difference(b, a, 1.0, subject.level) for a, b in zip(one.T, two.T, strict=True)
+            paired_difference(b, a, 1.0, subject.level, groups)
+            for a, b in zip(before.T, after.T, strict=True)
         ]
-        most = 2 * float(log_odds(np.array(1.0)))
-        odds = [
-            mean_interval(gap, -most, most, subject.level)
-            for gap in (log_odds(two) - log_odds(one)).T
-        ]
-        size = mean_interval(np.abs(two - one).max(1), 0.0, 1.0, subject.level)
-        flipped = one.argmax(1) != two.argmax(1)
-        flips = wilson(int(flipped.sum()), len(chosen), subject.level)
         shifts = [bounded_both(interval, self.most) for interval in change]
+        if names:
+            entry |= moves(subject.level, groups, names, before, after, change)
         return entry | {
-            "probability_change": json_by(subject.labels, change),
-            "log_odds_change": json_by(subject.labels, odds),
-            "mean_size": size.to_json(),
             "flipped": int(flipped.sum()),
             "flipped_share": flips.to_json(),
-            "largest": largest(subject, [both[place] for place in chosen], chosen, one, two),
+            "largest": largest(subject, both, chosen, one, before, after, flipped),
             "verdict": worst([*shifts, bounded(flips.low, flips.high, self.flips)]),
         }
+
+
+@dataclass(frozen=True)
+class Both:
+    """The two versions of some rows: their input columns."""
+
+    first: list[dict[str, Any]]
+    second: list[dict[str, Any]]
+
+
+def numbers(task: Task, answers: Answers) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the numbers from 0 to 1 that say how sure the model is of each of n answers, and
+    the numbers (n, names): each label's probability, else the confidence, else none.
+    """
+    given = answers.columns.get("probabilities")
+    if isinstance(given, np.ndarray) and given.ndim == 2:
+        by_label = task.told(answers, 0).get("probabilities")
+        if isinstance(by_label, Mapping) and len(by_label) == given.shape[1]:
+            return tuple(by_label), given
+    confidence = task.confidence(answers)
+    if confidence is None:
+        return (), np.empty((len(answers), 0))
+    return ("confidence",), confidence[:, None]
+
+
+def moves(
+    level: float,
+    groups: np.ndarray | None,
+    names: Sequence[str],
+    before: np.ndarray,
+    after: np.ndarray,
+    change: Sequence[Interval],
+) -> dict[str, Any]:
+    """Changes of the numbers (n, names) and of their log-odds, and the size of the largest."""
+    most = 2 * float(log_odds(np.array(1.0)))
+    odds = [
+        mean_interval(gap, -most, most, level, groups)
+        for gap in (log_odds(after) - log_odds(before)).T
+    ]
+    size = mean_interval(np.abs(after - before).max(1), 0.0, 1.0, level, groups)
+    return {
+        "probability_change": json_by(names, change),
+        "log_odds_change": json_by(names, odds),
+        "mean_size": size.to_json(),
+    }
 
 
 def toward(text: str, pairs: Sequence[tuple[str, str]], side: int) -> str:
@@ -191,26 +250,42 @@ def json_by(labels: Sequence[str], values: Sequence[Interval]) -> dict[str, Any]
 
 def largest(
     subject: Subject,
-    both: Sequence[tuple[str, str]],
+    both: Both,
     places: Sequence[int],
-    one: np.ndarray,
-    two: np.ndarray,
+    one: Answers,
+    before: np.ndarray,
+    after: np.ndarray,
+    flipped: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The texts whose probabilities moved most."""
-    size = np.abs(two - one).max(1)
+    """The rows whose numbers (n, names) moved most, or without numbers those that ``flipped``."""
+    task, known = subject.task, before.shape[1] > 0
+    size = np.abs(after - before).max(1) if known else flipped.astype(float)
     order = sorted(range(len(size)), key=lambda place: (-size[place], places[place]))[:EXAMPLES]
     ids = subject.rows.column("id").to_pylist()
-    return [
-        {
+    found = []
+    for place in order:
+        entry: dict[str, Any] = {
             "id": ids[places[place]],
-            "first": shortened(both[place][0]),
-            "second": shortened(both[place][1]),
-            "label": subject.labels[int(one[place].argmax())],
-            "before": float(one[place].max()),
-            "after": float(two[place][one[place].argmax()]),
+            "first": shortened(words_of(task, both.first[place])),
+            "second": shortened(words_of(task, both.second[place])),
+            "answer": task.told(one, place),
         }
-        for place in order
-    ]
+        if known:
+            top = int(before[place].argmax())
+            entry |= {"before": float(before[place][top]), "after": float(after[place][top])}
+        found.append(entry)
+    return found
+
+
+def words_of(task: Task, row: Row) -> str:
+    """The texts of a row's input columns, one after another."""
+    texts: list[str] = []
+    for column in role_columns(task, "input"):
+        if column.type == "text":
+            texts.append(row[column.name])
+        elif column.type == "texts":
+            texts += row[column.name]
+    return " ".join(texts)
 
 
 def shortened(text: str, most: int = 200) -> str:

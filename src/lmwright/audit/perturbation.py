@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lmwright.audit.check import (
     FAILED,
@@ -17,27 +18,33 @@ from lmwright.audit.check import (
     Subject,
     Verdict,
     Word,
+    answer_columns,
     bounded,
+    differ,
+    inputs_of,
+    rewritten,
     sentence,
     worst,
 )
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
+from lmwright.core.task import Answers
 from lmwright.data.sample import same_rows
-from lmwright.evals.predictions import truth_of
-from lmwright.metrics.classification import largest_log_loss, log_losses
+from lmwright.evals.predictions import clusters_of, known_loss
 from lmwright.metrics.intervals import paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(Check):
-    """Accuracy may fall by at most ``most`` under typing errors and under another case.
+    """The mean loss may rise by at most ``most`` under typing errors and under another case.
 
-    ``rate`` is the chance of an error at each letter: a third each are a neighbouring key, two
-    letters in the wrong order and a dropped letter. With fewer than ``fewest`` rows it cannot be
-    judged.
+    ``loss`` is one of the task's, by default that which it abstains by (of a classifier: the
+    error), else its primary one; ``most`` is in its unit. ``rate`` is the chance of an error at
+    each letter: a third each are a neighbouring key, two letters in the wrong order and a dropped
+    letter. With fewer than ``fewest`` rows it cannot be judged.
     """
 
+    loss: str = ""
     rate: float = 0.05
     most: float = 0.1
     fewest: int = 50
@@ -48,58 +55,71 @@ class Perturbation(Check):
             raise BadInput(f"rate is {self.rate}", "a chance above 0 and at most 1")
 
     def judge(self, subject: Subject) -> Verdict:
-        """Paired change of accuracy and log-loss under each perturbation."""
-        rows = same_rows(subject.rows, subject.limit, subject.seed)
-        texts, ids = rows.column("text").to_pylist(), rows.column("id").to_pylist()
-        truth = truth_of(rows, subject.labels)
-        plain = subject.probabilities(texts, "unchanged texts")
-        changes: dict[str, Callable[[str, str], str]] = {
-            "typos": lambda row, text: typos(text, self.rate, stream(subject.seed, "typos", row)),
-            "upper case": lambda row, text: text.upper(),
-            "lower case": lambda row, text: text.lower(),
-            "title case": lambda row, text: titled(text),
-        }
+        """Paired change of every loss under each perturbation of the texts that are asked."""
+        task = subject.task
+        strata = [task.stratum(row) for row in subject.rows.to_pylist()]
+        rows = same_rows(subject.rows, subject.limit, subject.seed, strata)
+        inputs, ids = inputs_of(task, rows), rows.column("id").to_pylist()
+        name = known_loss(subject.found.measures, subject.loss(self.loss))
+        plain = subject.answers(inputs, "unchanged texts")
         found: dict[str, Any] = {}
         judged: dict[str, Word] = {}
-        for name, change in changes.items():
-            changed = [change(row, text) for row, text in zip(ids, texts, strict=True)]
-            other = subject.probabilities(changed, name)
-            found[name] = self.compared(subject, name, truth, plain, other)
-            found[name]["changed"] = sum(a != b for a, b in zip(texts, changed, strict=True))
-            judged[name] = found[name]["verdict"]
-        fine = f"accuracy falls by at most {self.most:.0%} under each of them"
-        few = len(texts) < self.fewest
-        reason = f"too few rows: {len(texts)}, {self.fewest} needed" if few else None
+        for kind in KINDS:
+            changed = [
+                rewritten(task, row, self.change(kind, stream(subject.seed, "typos", row_id)))
+                for row_id, row in zip(ids, inputs, strict=True)
+            ]
+            other = subject.answers(changed, kind)
+            found[kind] = self.compared(subject, name, rows, plain, other)
+            found[kind]["changed"] = sum(a != b for a, b in zip(inputs, changed, strict=True))
+            judged[kind] = found[kind]["verdict"]
+        fine = f"the mean {name} rises by at most {self.most:g} under each of them"
+        few = len(inputs) < self.fewest
+        reason = f"too few rows: {len(inputs)}, {self.fewest} needed" if few else None
+        figures = {"loss": name, "rows": len(inputs), "rate": self.rate, "most": self.most}
         return Verdict(
             worst(list(judged.values())),
             reason or sentence(judged, fine),
-            {"rows": len(texts), "rate": self.rate, "most": self.most, "changes": found},
+            {**figures, "changes": found},
         )
 
+    def change(self, kind: str, rng: np.random.Generator) -> Callable[[str], str]:
+        """What is done to every text of one row."""
+        if kind == "typos":
+            return lambda text: typos(text, self.rate, rng)
+        return {"upper case": str.upper, "lower case": str.lower, "title case": titled}[kind]
+
     def compared(
-        self, subject: Subject, name: str, truth: np.ndarray, plain: np.ndarray, other: np.ndarray
+        self, subject: Subject, name: str, rows: pa.Table, plain: Answers, other: Answers
     ) -> dict[str, Any]:
-        """Changed less unchanged on the same rows: accuracy, log-loss and labels that flipped."""
-        right, now = plain.argmax(1) == truth, other.argmax(1) == truth
-        accuracy = paired_difference(now, right, 1.0, subject.level)
-        loss = paired_difference(
-            log_losses(truth, other),
-            log_losses(truth, plain),
-            largest_log_loss(subject.found.floor),
-            subject.level,
-        )
-        word: Word = bounded(-accuracy.high, -accuracy.low, self.most)
-        if len(truth) < self.fewest and word != FAILED:
+        """Changed less unchanged on the same rows: every loss, and answers that are others."""
+        task = subject.task
+        before, after = task.measures(rows, plain).losses, task.measures(rows, other).losses
+        groups = clusters_of(task, rows)
+        rises = {
+            each: paired_difference(
+                after[each].values,
+                before[each].values,
+                max(after[each].largest, before[each].largest),
+                subject.level,
+                groups,
+            )
+            for each in before
+        }
+        word: Word = bounded(rises[name].low, rises[name].high, self.most)
+        if len(rows) < self.fewest and word != FAILED:
             word = INCONCLUSIVE
+        said, every = answer_columns(task, plain)
         return {
-            "accuracy": float(now.mean()),
-            "accuracy_change": accuracy.to_json(),
-            "log_loss_change": loss.to_json(),
-            "flipped": int((plain.argmax(1) != other.argmax(1)).sum()),
-            "alike": int((plain == other).all(1).sum()),
+            "losses": {each: float(loss.values.mean()) for each, loss in after.items()},
+            "loss_changes": {each: rise.to_json() for each, rise in rises.items()},
+            "flipped": int(differ(plain, other, said).sum()),
+            "alike": int((~differ(plain, other, every)).sum()),
             "verdict": word,
         }
 
+
+KINDS = ("typos", "upper case", "lower case", "title case")
 
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 """The letters of a keyboard; each row stands half a key to the right of the one above."""

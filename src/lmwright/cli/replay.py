@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+import numpy as np
+import pyarrow as pa
 import typer
 
 from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
@@ -24,7 +25,8 @@ from lmwright.cli.progress import Lines
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
-from lmwright.evals.rows import read_split
+from lmwright.core.task import Task, role_columns
+from lmwright.data.corpus import read_split, read_task_of
 from lmwright.loop.controller import ENDS
 from lmwright.loop.promote import Promote
 from lmwright.metrics.intervals import wilson
@@ -47,7 +49,7 @@ class Played:
     lost: int = 0
     refused: list[str] = field(default_factory=list)
     fed_back: int = 0
-    by_version: dict[str, list[int]] = field(default_factory=dict)
+    by_version: dict[str, list[float]] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -56,7 +58,7 @@ class Played:
         return any(state["at"] in ENDS for state in self.states)
 
     def scored(self) -> dict[str, Any]:
-        """Accuracy on the replayed texts by version, with its interval."""
+        """The share of right answers by version (1 less the mean loss), with its interval."""
         return {
             version: {"texts": texts, "accuracy": wilson(right, texts).to_json()}
             for version, (right, texts) in self.by_version.items()
@@ -77,16 +79,16 @@ def replay(
 ) -> None:
     """Play a kept test set as traffic and let the loop react; ends with code 0 either way."""
     opened, known = open_store(store), open_recipe(recipe, [])
-    promote = known.step("promote")
-    if promote is None or not isinstance(promote.stage, Promote):
+    promote = next((step for step in known.steps if isinstance(step.stage, Promote)), None)
+    if promote is None:
         raise BadInput(f"{recipe} has no stage promote", "a recipe that puts a model in service")
-    alias = f"{known.name}@{promote.stage.alias}"
-    rows = test_rows(opened, alias, test_set, texts, seed)
+    alias = f"{known.name}@{cast(Promote, promote.stage).alias}"
+    task, rows = test_rows(opened, alias, test_set, texts, seed)
     lines = Lines()
     server = Server(alias, recipe, opened)
     try:
         lines.line(f"replay: {len(rows)} texts of {' and '.join(test_set)} go to {alias}")
-        played = play(server, rows, after, labelled, seconds, lines, seed)
+        played = play(server, task, rows, after, labelled, seconds, lines, seed)
     finally:
         server.stop()
     path = traffic_folder(opened, alias) / "replay.json"
@@ -96,19 +98,19 @@ def replay(
 
 def test_rows(
     store: Store, alias: str, test_sets: list[str], texts: int, seed: int
-) -> list[tuple[str, str]]:
-    """Texts and labels of test sets kept out of the first training, mixed in seeded order."""
+) -> tuple[Task, list[dict[str, Any]]]:
+    """The task, and rows of test sets kept out of the first training, mixed in seeded order."""
     version = current(store, alias)
     if version is None:
         raise BadInput(f"nothing is behind {alias}", "a promoted version", "run the recipe first")
     rows = store.artifact(read_version(store, version.hash)["artifacts"]["rows"])
-    found: list[tuple[str, str]] = []
+    task = read_task_of(rows)
+    names = [column.name for column in role_columns(task, "input", "target")]
+    found: list[dict[str, Any]] = []
     for test_set in test_sets:
-        table = read_split(rows, f"test-{test_set}")
-        columns = (table.column(name).to_pylist() for name in ("text", "label"))
-        found += zip(*columns, strict=True)
+        found += read_split(rows, f"test-{test_set}").select(names).to_pylist()
     order = stream(seed, "replay", *test_sets).permutation(len(found))[:texts]
-    return [found[place] for place in order]
+    return task, [found[place] for place in order]
 
 
 class Server:
@@ -160,7 +162,8 @@ class Server:
 
 def play(
     server: Server,
-    rows: list[tuple[str, str]],
+    task: Task,
+    rows: list[dict[str, Any]],
     after: int,
     labelled: float,
     seconds: float,
@@ -170,7 +173,7 @@ def play(
     """Send texts, four a request; slowly while a retraining has need of the processor."""
     played = Played()
     chance = stream(seed, "replay labels")
-    waiting: Iterator[tuple[str, str]] = iter(rows)
+    waiting = iter(rows)
     began, left = time.monotonic(), len(rows)
     state = server.ask("GET", "/v1/loop")[1] or {"at": "observed"}
     while left > 0 and time.monotonic() - began < seconds:
@@ -180,7 +183,7 @@ def play(
         batch = [row for _, row in zip(range(1 if busy else 4), waiting, strict=False)]
         if not batch:
             break
-        send(server, batch, labelled, chance, played)
+        send(server, task, batch, labelled, chance, played)
         left -= len(batch)
         before, state = played.decided, look(server, state, played, lines)
         if played.decided and not before:
@@ -211,13 +214,22 @@ def look(server: Server, state: dict[str, Any], played: Played, lines: Lines) ->
 
 
 def send(
-    server: Server, batch: list[tuple[str, str]], labelled: float, chance: Any, played: Played
+    server: Server,
+    task: Task,
+    batch: list[dict[str, Any]],
+    labelled: float,
+    chance: Any,
+    played: Played,
 ) -> None:
     """One request, and feedback for some of its answers."""
-    status, answer = server.ask("POST", "/v1/classify", {"input": [text for text, _ in batch]})
-    if status in REFUSED and len(batch) > 1:  # one text of them is at fault; the others are not
+    inputs, targets = (
+        [{column.name: row[column.name] for column in role_columns(task, role)} for row in batch]
+        for role in ("input", "target")
+    )
+    status, answer = server.ask("POST", "/v1/predict", {"inputs": inputs})
+    if status in REFUSED and len(batch) > 1:  # one row of them is at fault; the others are not
         for row in batch:
-            send(server, [row], labelled, chance, played)
+            send(server, task, [row], labelled, chance, played)
         return
     played.sent += len(batch)
     if status in REFUSED:
@@ -226,14 +238,25 @@ def send(
     if status != 200:
         played.lost += len(batch)
         return
-    right = played.by_version.setdefault(answer["version"], [0, 0])
-    for result, (_, label) in zip(answer["results"], batch, strict=True):
-        numbers = result["probabilities"]
-        right[0] += max(numbers, key=numbers.get) == label
-        right[1] += 1
+    losses = error_of(task, batch, answer["answers"])
+    score = played.by_version.setdefault(answer["version"], [0, 0])
+    for result, target, loss in zip(answer["answers"], targets, losses, strict=True):
+        score[0] += float(1 - loss)
+        score[1] += 1
         if chance.random() < labelled:
-            body = {"id": answer["id"], "index": result["index"], "label": label}
+            body = {"id": answer["id"], "index": result["index"], **target}
             played.fed_back += server.ask("POST", "/v1/feedback", body)[0] == 201
+
+
+def error_of(task: Task, rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> np.ndarray:
+    """The loss from 0 to 1 of each answer that the replay counts by."""
+    columns = {
+        column.name: pa.array([row[column.name] for row in rows], column.arrow)
+        for column in role_columns(task, "input", "target")
+    }
+    losses = task.measures(pa.table(columns), task.heard(told)).losses
+    loss = losses[task.abstains_by or task.primary]
+    return loss.values / loss.largest
 
 
 def tell(played: Played, lines: Lines) -> None:

@@ -54,6 +54,13 @@ class ColumnType:
     example: str
 
 
+def example(kind: str, text: str) -> Any:
+    """A value of an input column's type, made of a text."""
+    return {"text": text, "label": text[:LONGEST_LABEL], "texts": [text, text[::-1]]}.get(
+        kind, 1.0 if kind == "number" else []
+    )
+
+
 def canonical(value: Any) -> str:
     """A value as the text that is hashed: a string as it stands, everything else as JSON."""
     if isinstance(value, str):

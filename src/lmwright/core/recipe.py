@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,15 @@ class Step:
     stage: Stage
     reads: Mapping[str, str]
     writes: Mapping[str, str]
+    wanted: tuple[str, ...] = ()
 
     def needs(self) -> dict[str, str]:
-        """The stage's own name of what it needs -> the artifact's name in this recipe."""
-        return {name: self.reads.get(name, name) for name in self.stage.needs()}
+        """The stage's own name of what it reads -> the artifact's name in this recipe.
+
+        ``wanted`` are those of the artifacts that it wants that earlier stages give.
+        """
+        names = dict.fromkeys((*self.stage.needs(), *self.wanted))
+        return {name: self.reads.get(name, name) for name in names}
 
     def gives(self) -> dict[str, str]:
         """The stage's own name of what it gives -> the artifact's name in this recipe."""
@@ -122,6 +127,7 @@ def make_recipe(
     task = read_task(raw["task"], where, resolve) if "task" in raw else None
     steps = tuple(make_step(key, value, where, resolve, task) for key, value in stages.items())
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
+    steps = with_wanted(steps, artifacts)
     check_order(steps, artifacts, where)
     check_contents(steps, where)
     parsed = parse_sections(raw, where, resolve, sections)
@@ -158,6 +164,16 @@ def parse_sections(
         for key in sections
         if key in raw
     }
+
+
+def with_wanted(steps: Sequence[Step], given: Collection[str]) -> tuple[Step, ...]:
+    """The steps, each with those artifacts that it wants and that earlier ones give."""
+    here, found = set(given), []
+    for step in steps:
+        wanted = tuple(name for name in step.stage.wants() if step.reads.get(name, name) in here)
+        found.append(replace(step, wanted=wanted))
+        here.update(step.gives().values())
+    return tuple(found)
 
 
 def make_step(

@@ -78,6 +78,23 @@ class RowStatistics(Protocol):
         """The size of the model that training starts from."""
 
 
+@dataclass(frozen=True)
+class Feedback:
+    """The labelled traffic that a retraining learns from and is judged by.
+
+    ``artifact`` is its rows artifact, ``sources`` are the raw settings of its sources, ``alias``
+    the alias to be moved. ``fresh`` (ARTIFACT/FILE) are the rows to be judged by, ``fresh_rows``
+    their number, ``past`` those that earlier gates judged by.
+    """
+
+    artifact: str
+    sources: tuple[Mapping[str, Any], ...]
+    alias: str
+    fresh: str
+    fresh_rows: int
+    past: tuple[str, ...]
+
+
 class Settings:
     """What a recipe is read into: subclasses are frozen dataclasses; unknown keys are refused."""
 
@@ -104,6 +121,10 @@ class Stage(Settings):
 
     def needs(self) -> tuple[str, ...]:
         """Names of the artifacts that ``run`` reads."""
+        return ()
+
+    def wants(self) -> tuple[str, ...]:
+        """Names of artifacts that ``run`` or ``act`` reads where earlier stages give them."""
         return ()
 
     def gives(self) -> tuple[str, ...]:
@@ -138,6 +159,35 @@ class Stage(Settings):
 
     def estimate(self, known: RowStatistics) -> WorkEstimate | None:
         """How much work ``run`` will be; None where that cannot be told beforehand."""
+        return None
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Raw settings laid over ``settings``, those of the recipe, where feedback is learnt from.
+
+        Empty for a stage that does in a retraining what it always does.
+        """
+        return {}
+
+    @classmethod
+    def beside(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Stages (name -> raw settings) that a retraining has after this one."""
+        return {}
+
+    def act(
+        self,
+        recipe: Any,
+        artifacts: Mapping[str, str],
+        store: Any,
+        record: Callable[..., None],
+        author: str,
+    ) -> dict[str, Any] | None:
+        """Change what the store's aliases name, after ``run``; the facts, or None for no act.
+
+        Done on every run, also where the result of ``run`` was there already, so that repeating
+        it must change nothing. ``artifacts`` are those of the run by name, ``record`` appends to
+        its journal.
+        """
         return None
 
     def run(self, work: Work) -> dict[str, Any]:

@@ -176,17 +176,26 @@ class Task(Protocol):
     ``kind``        its name in the table of tasks.
     ``one_answer``  whether rows with equal inputs and other targets contradict each other.
     ``strata``      the name of what :meth:`stratum` gives, as slices are called; "" for none.
+    ``panel``       "module:function" that draws what is the task's own in a report, or "": from
+                    the split's name, the scores of the first model on it (as scores.json has
+                    them), the table of its saved predictions and the module of charts to a list
+                    of (title, Markup).
     ``primary``     the loss that decides which of two models is better.
+    ``gate_loss``   the bounded loss that gates compare by default.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
                     risk; "" where the task has no confidence.
-    ``baselines``   name -> "module:attribute" of what must be beaten.
+    ``contracts``   routes that serve it beside ``/v1/predict``, by their names in serve/routes.py.
+    ``baselines``   name -> "module:attribute" of what must be beaten, the strongest last.
     """
 
     kind: ClassVar[str]
     one_answer: ClassVar[bool]
     strata: ClassVar[str]
+    panel: ClassVar[str]
     primary: ClassVar[str]
+    gate_loss: ClassVar[str]
     abstains_by: ClassVar[str]
+    contracts: ClassVar[tuple[str, ...]]
     baselines: ClassVar[Mapping[str, str]]
 
     @property
@@ -195,6 +204,9 @@ class Task(Protocol):
 
     def fitted(self, rows: Iterable[pa.RecordBatch]) -> Task:
         """The task with what is learnt from the training rows; BadInput if they cannot be."""
+
+    def comparable(self, other: Task) -> bool:
+        """True if answers to one are answers to the other: the same kind, the same labels."""
 
     def fault(self, row: Row) -> str:
         """The reason why this row cannot be learnt from, or ""."""
@@ -232,8 +244,14 @@ class Task(Protocol):
     def told(self, answers: Answers, place: int) -> dict[str, Any]:
         """One answer's columns as JSON values, for HTTP, prediction and the traffic log."""
 
-    def corrected(self, row: Row, answer: Mapping[str, Any]) -> Row:
-        """A row with the targets that feedback gave; BadInput where they cannot be meant."""
+    def heard(self, told: Sequence[Mapping[str, Any]]) -> Answers:
+        """Calibrated answers from what :meth:`told` said of them; vectors are lost."""
+
+    def category(self, told: Mapping[str, Any]) -> str:
+        """The class of an answer, by which served rows are counted."""
+
+    def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The targets that feedback gave, as they are kept; BadInput where none can be meant."""
 
 
 class LabelTask(Task, Protocol):

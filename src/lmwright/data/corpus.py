@@ -9,6 +9,7 @@ that some source has. An id is 32 hexadecimal characters.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from lmwright.core.columns import Column
+from lmwright.core.columns import Column, canonical
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.reading import read_json_object
-from lmwright.core.task import Task, read_task
+from lmwright.core.task import Task, read_task, role_columns
 from lmwright.data.sample import same_rows
 from lmwright.old_format import old_place, place, task_of_labels
 from lmwright.tables import module_of, resolve
@@ -83,6 +84,19 @@ def splits_of(folder: Path) -> list[str]:
     return sorted(place(path.stem) for path in folder.glob("*.parquet"))
 
 
+def row_keys(task: Task, rows: pa.Table) -> list[str]:
+    """A key (16 hexadecimal digits) of each row's cleaned inputs: equal for rows that repeat each
+    other, whatever their source."""
+    inputs = role_columns(task, "input")
+    found = []
+    for row in rows.select([column.name for column in inputs]).to_pylist():
+        cleaned = task.cleaned(row)
+        text = " ".join(canonical(cleaned[column.name]) for column in inputs)
+        folded = " ".join(text.casefold().split())
+        found.append(hashlib.blake2b(folded.encode(), digest_size=8).hexdigest())
+    return found
+
+
 def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:
     """The row with this id and its ``split``; None when the artifact does not hold it.
 
@@ -129,11 +143,12 @@ def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int
 
 def opened(path: Path) -> parquet.ParquetFile:
     """The file of rows at ``path``, with its columns checked."""
+    asked = path.stem
     if not path.is_file():
-        path = path.with_name(f"{old_place(path.stem)}.parquet")
+        path = path.with_name(f"{old_place(asked)}.parquet")
     if not path.is_file():
         raise BadInput(
-            f"{path.parent.name} holds no rows called {path.stem!r}",
+            f"{path.parent.name} holds no rows called {asked!r}",
             ", ".join(splits_of(path.parent)) or "an artifact of rows",
         )
     try:

@@ -19,7 +19,7 @@ from scipy import sparse
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task, role_columns, task_to_json
 from lmwright.data.corpus import TASK, schema_of, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
@@ -40,6 +40,14 @@ REASONS = {
     NEAR_HELD: ("near a held row", "models are judged by a row that is nearly the same"),
 }
 
+FEEDBACK_FRACTIONS = {
+    "train": 0.7,
+    "validation": 0.04,
+    "calibration": 0.2,
+    "gate": 0.03,
+    "test": 0.03,
+}
+"""Shares of the feedback that may be learnt from; what judges is a test set of its own."""
 PART_BYTES = 24 << 20
 """Bytes of text that are sorted in memory at a time."""
 
@@ -83,6 +91,21 @@ class Data(Stage):
         """The splits, and a test set for each source with that role."""
         test_sets = (f"test-{source.name}" for source in self.sources if source.role == "test")
         return {"rows": (*SPLITS, *test_sets)}
+
+    @classmethod
+    def beside(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """The rows of the feedback, of which none is learnt from that is near a row that models
+        are judged by."""
+        return {
+            feedback.artifact: {
+                "stage": "data",
+                "sources": list(feedback.sources),
+                "held": [f"rows/{split}" for split in SPLITS if split != "train"],
+                "label_error_rows": 0,
+                "fractions": FEEDBACK_FRACTIONS,
+                "writes": {"rows": feedback.artifact},
+            }
+        }
 
     def asks(self) -> tuple[str, ...]:
         """The held rows."""

@@ -11,11 +11,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmwright.baselines.majority import Majority
-from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.data.sample import same_rows
@@ -65,6 +63,11 @@ class Baselines(Stage):
         """The task of the rows, and its baselines."""
         own = (place.partition(":")[0] for place in self.task.baselines.values())
         return (*task_modules(inputs["rows"]), *own)
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Fit to the feedback's training rows too."""
+        return {"extra": [*settings.get("extra", ()), feedback.artifact]}
 
     def check(self) -> None:
         """BadInput where two settings say which rows."""

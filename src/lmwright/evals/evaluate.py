@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Answers, Task, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
@@ -47,8 +47,8 @@ class Evaluate(Stage):
     is all). ``extra`` names artifacts whose calibration rows join those of the rows artifact.
     ``risk`` is the share of errors allowed among answered texts, kept with ``confidence`` by
     answering "unsure" elsewhere. ``primary`` is the loss or score that decides which model is
-    best, by default the task's. ``draws`` are the bootstrap's; ``fewest`` is the least size of a slice; ``worst`` how many of the costliest rows
-    are listed.
+    best, by default the task's. ``draws`` are the bootstrap's; ``fewest`` is the least size of a
+    slice; ``worst`` how many of the costliest rows are listed.
     """
 
     task: Any = None
@@ -89,6 +89,11 @@ class Evaluate(Stage):
         """The task of the rows, and the kinds of the models."""
         kinds = (module for name in self.scored for module in modules_of(inputs[name]))
         return (*task_modules(inputs["rows"]), *kinds)
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Calibrate by the feedback too; score the test split alone."""
+        return {"splits": ["test"], "extra": [*settings.get("extra", ()), feedback.artifact]}
 
     def check(self) -> None:
         """BadInput for settings outside their ranges."""

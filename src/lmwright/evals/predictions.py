@@ -19,6 +19,7 @@ from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.predictor import Predictor, answer_all
 from lmwright.core.task import Answers, Measures, Task, role_columns
 from lmwright.metrics.calibration import Calibration
+from lmwright.old_format import old_place, predictions_of
 
 LOSS = "loss."
 """Prefix of the columns with the losses."""
@@ -66,7 +67,7 @@ def answers_to(
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> Answers:
     """Uncalibrated answers to rows in their order. BadInput if the model's task is another."""
-    if predictor.task != task:
+    if not predictor.task.comparable(task):
         raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
     inputs = list(dict.fromkeys(column.name for column in role_columns(task, "input")))
     return answer_all(predictor, rows.select(inputs).to_pylist(), progress)
@@ -118,18 +119,25 @@ def read_predictions(scores: Path, model: str, split: str) -> pa.Table:
     """The table that ``write_predictions`` wrote for a model and split of a scores artifact."""
     path = scores / model / f"{split}.parquet"
     if not path.is_file():
+        path = path.with_name(f"{old_place(split)}.parquet")
+    if not path.is_file():
         raise BadInput(f"no predictions of {model!r} on {split!r}", "a model and split of the run")
     try:
-        return pq.read_table(path)
+        return predictions_of(pq.read_table(path))
     except (pa.ArrowException, OSError) as fault:
         raise Corrupt(f"{path.name} cannot be read ({fault})") from fault
 
 
-def recompute(scores: Path, task: Task, rows: pa.Table, model: str, split: str) -> dict[str, float]:
-    """Every score of a model on a split, from its saved answers, the rows and nothing else."""
-    table = read_predictions(scores, model, split)
+def judge_saved(task: Task, rows: pa.Table, table: pa.Table) -> Predictions:
+    """Predictions from a table of saved ones, with those of ``rows`` that they answer.
+
+    BadInput if a row of theirs is not among ``rows``.
+    """
     place = {row: number for number, row in enumerate(rows.column("id").to_pylist())}
-    own = rows.take([place[row] for row in table.column("id").to_pylist()])
+    ids = table.column("id").to_pylist()
+    if any(row not in place for row in ids):
+        raise BadInput("the scores are of other rows", "scores and rows of one run")
+    own = rows.take(pa.array([place[row] for row in ids], pa.int64()))
     columns: dict[str, Any] = {}
     for name in table.column_names:
         values = table.column(name).to_pylist()
@@ -138,8 +146,14 @@ def recompute(scores: Path, task: Task, rows: pa.Table, model: str, split: str) 
             columns[name] = values if kept else np.array(values)
         except ValueError:  # lists of different lengths
             columns[name] = values
-    measures = task.measures(own, Answers(columns))
-    return estimates(measures, len(own))
+    answers = Answers(columns)
+    return Predictions(own, answers, task.measures(own, answers))
+
+
+def recompute(scores: Path, task: Task, rows: pa.Table, model: str, split: str) -> dict[str, float]:
+    """Every score of a model on a split, from its saved answers, the rows and nothing else."""
+    found = judge_saved(task, rows, read_predictions(scores, model, split))
+    return estimates(found.measures, len(found.ids))
 
 
 def estimates(measures: Measures, rows: int) -> dict[str, float]:

@@ -15,7 +15,11 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
-from lmwright.core.recipe import Recipe, merge
+from lmwright import old_format
+from lmwright.core.columns import Row, example
+from lmwright.core.recipe import Recipe
+from lmwright.core.task import Task, role_columns
+from lmwright.loop.gate import lacking
 from lmwright.loop.retrain import (
     Retrain,
     Trigger,
@@ -23,7 +27,6 @@ from lmwright.loop.retrain import (
     drifts,
     export,
     find_trigger,
-    missing,
     parts,
     write_recipe,
 )
@@ -39,6 +42,7 @@ from lmwright.store.store import Store
 from lmwright.store.versions import Version, current, history, read_version
 
 CANARY = ("A plain sentence.", "Another one, a little longer than the first, to be read as well.")
+"""Texts of the rows that a version must answer before it is swapped in."""
 TICK = 0.5
 FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
@@ -134,7 +138,7 @@ class Controller:
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         loaded = load_version(self.store, self.service.alias)
-        self.service.engine.swap(loaded, CANARY, self.stopped.is_set)
+        self.service.engine.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)
 
@@ -154,7 +158,7 @@ class Controller:
         past = self.traffic.past_windows(loaded.version, moved)[-LAST_WINDOWS:]
         self.signs = [window["signs"] for window in past]
         watcher = Watcher(loaded.version, self.store.artifact(detectors))
-        watcher.signs = scores_from_json(self.signs[-1]) if self.signs else None
+        watcher.scores = scores_from_json(self.signs[-1]) if self.signs else None
         self.watcher = watcher
 
     def see(self, served: list[Served]) -> None:
@@ -196,7 +200,7 @@ class Controller:
         before = self.state.get("looked", {})
         looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
-        found = find_trigger(settings, signs, rows, loss, confidence, looks)
+        found = find_trigger(settings, self.task, signs, rows, loss, confidence, looks)
         new = found.looks != looks
         return found, {"looked": {**asked, "at": list(found.looks)}} if new else {}
 
@@ -206,17 +210,23 @@ class Controller:
         past = history(self.store, self.service.alias)
         return read_version(self.store, next(one.hash for one in past if one.id == version))
 
-    def standard(self) -> tuple[float | None, float]:
-        """The served version's log-loss and mean confidence on its detectors' reference rows."""
+    @property
+    def task(self) -> Task:
+        """The task of the version in service."""
+        return self.service.engine.current.task
+
+    def standard(self) -> tuple[float | None, float | None]:
+        """The served version's loss and mean confidence on its detectors' reference rows."""
         detectors = self.served()["artifacts"]["detectors"]
         facts = self.store.makers(detectors)[0].facts
-        return facts["log_loss"], facts["confidence"]
+        facts = old_format.facts_of(facts)
+        return facts["loss"], facts["confidence"]
 
     def train(self, settings: Retrain, found: Trigger, looked: dict[str, Any]) -> None:
         """Write the recipe of the retraining, then start it."""
         labelled = self.traffic.labelled()
-        rows = parts(labelled, self.state.get("judged", 0))
-        if self.waits(settings, rows):
+        rows = parts(self.task, labelled, self.state.get("judged", 0))
+        if self.waits(rows):
             return
         files = export(self.store, rows)
         now = current(self.store, self.service.alias)
@@ -236,14 +246,13 @@ class Controller:
             **looked,
         )
 
-    def waits(self, settings: Retrain, rows: dict[str, list[dict[str, str]]]) -> bool:
-        """Whether there are too few labels for any candidate to pass the gate; says which."""
-        overlaid = {"stages": merge(self.recipe.raw["stages"], settings.stages)}
-        lacks = missing(overlaid, rows, self.service.engine.current.model.labels)
+    def waits(self, rows: dict[str, list[dict[str, Any]]]) -> bool:
+        """Whether there are too few targets for any candidate to pass the gate; says which."""
+        lacks = lacking(len(rows["gate"]))
         if not lacks and not rows["train"]:
-            lacks = "a text to learn from"
+            lacks = "a row to learn from"
         if lacks:
-            self.enter("alarmed", reason="harm is seen; the gate has too few labels to judge by")
+            self.enter("alarmed", reason="a trigger; the gate has too few targets to judge by")
             if lacks != self.state.get("lacks"):
                 self.note(lacks=lacks)
         return bool(lacks)
@@ -311,3 +320,11 @@ class Controller:
         state = {**self.state, **facts}
         self.store.set_state(self.name, state)
         self.state = state
+
+
+def canary(task: Task) -> list[Row]:
+    """Plain rows of a task's inputs."""
+    return [
+        {column.name: example(column.type, text) for column in role_columns(task, "input")}
+        for text in CANARY
+    ]

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import count_rows
-from lmwright.evals.predictions import batches
-from lmwright.evals.rows import read_split
-from lmwright.metrics.classification import SMALLEST
-from lmwright.metrics.detectors import Detectors, Seen, refuse_few, refuse_settings
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
-from lmwright.tables import MODELS
+from lmwright.core.predictor import Predictor, answer_prepared
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.task import Answers, role_columns
+from lmwright.data.corpus import count_rows, read_split, task_modules
+from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.detectors import (
+    REFERENCE_WINDOWS,
+    Detectors,
+    Sample,
+    refuse_few,
+    refuse_settings,
+)
+from lmwright.models.load import load_predictor, modules_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detect(Stage):
-    """Fit five detectors with one false-alarm rate to windows of ``window`` texts.
+    """Fit a detector for each signal of the task, with one false-alarm rate for all together, to
+    windows of ``window`` rows.
 
     ``reference`` names unseen rows as ``ARTIFACT/FILE``; ``run_length`` is the number of windows
     in control between two false alarms of all detectors together; ``windows`` how many are drawn
@@ -55,9 +60,18 @@ class Detect(Stage):
         """The model's calibration and the reference rows."""
         return (f"scores/{self.model}", *self.reference)
 
-    def reaches(self) -> tuple[str, ...]:
-        """The modules of all kinds of models."""
-        return tuple(sorted({entry.partition(":")[0] for entry in MODELS.values()}))
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The kind of the model and its task."""
+        rows = self.reference[0].partition("/")[0]
+        return (*task_modules(inputs[rows]), *modules_of(inputs[self.model]))
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Measure drift from the new traffic, as far as there are enough rows of it."""
+        window = int(settings.get("window", cls.window))
+        if feedback.fresh_rows >= REFERENCE_WINDOWS * window:
+            return {"reference": [feedback.fresh]}
+        return {"reference": [*settings.get("reference", cls.reference), feedback.fresh]}
 
     def check(self) -> None:
         """BadInput for reference rows that are not ARTIFACT/FILE and numbers out of range."""
@@ -78,28 +92,29 @@ class Detect(Stage):
         return WorkEstimate(read_tokens=tokens, disk=5_000_000)
 
     def run(self, work: Work) -> dict[str, Any]:
-        """See the reference with the model, and fit."""
-        model = load_model(work.inputs[self.model])
+        """Answer the reference with the model, and fit."""
+        predictor = load_predictor(work.inputs[self.model])
         calibration = Calibration.load(work.inputs["scores"] / self.model)
-        texts: list[str] = []
-        truths: list[str] = []
-        for place in self.reference:
-            artifact, _, split = place.partition("/")
-            rows = read_split(work.inputs[artifact], split)
-            texts += rows.column("text").to_pylist()
-            truths += rows.column("label").to_pylist()
-        seen, probabilities = see(model, calibration, texts, work.progress)
-        fitted = Detectors.fit(
-            seen, len(model.labels), self.window, self.run_length, self.seed, self.windows
+        places = [place.split("/") for place in self.reference]
+        rows = pa.concat_tables(
+            [read_split(work.inputs[artifact], split) for artifact, split in places],
+            promote_options="default",
         )
+        sample, answers = signals_of(predictor, calibration, rows, work.progress)
+        fitted = Detectors.fit(sample, self.window, self.run_length, self.seed, self.windows)
         fitted.save(work.out("detectors"))
         write_json(work.out("detectors") / "model.json", work.inputs[self.model].name)
+        task = predictor.task
+        known = pa.array([not task.fault(row) for row in rows.to_pylist()])
+        places_known = [place for place, fine in enumerate(known.to_pylist()) if fine]
+        losses = task.measures(rows.filter(known), answers.take(places_known)).losses
+        confidence = task.confidence(answers)
         return {
-            "reference_rows": len(seen),
+            "reference_rows": rows.num_rows,
             "window": self.window,
             "run_length": self.run_length,
-            "confidence": float(seen.confidence.mean()),
-            "log_loss": log_loss(probabilities, model.labels, truths),
+            "confidence": None if confidence is None else float(confidence.mean()),
+            "loss": float(losses[task.primary].values.mean()),
         }
 
 
@@ -114,45 +129,15 @@ def refuse_other_model(folder: Path, model: str) -> None:
         )
 
 
-def see(
-    model: Any, calibration: Calibration, texts: Sequence[str], tell: Any = None
-) -> tuple[Seen, np.ndarray]:
-    """How a model sees texts: what the detectors compare, and the probabilities (n, k)."""
-    prepared = model.prepare(texts)
-    costs = np.array([item.cost for item in prepared])
-    logits = np.empty((len(texts), len(model.labels)))
-    vectors: np.ndarray | None = None
-    done = 0
-    for places in batches(costs):
-        logits[places], found = model.look([prepared[place] for place in places])
-        if vectors is None:
-            vectors = np.empty((len(texts), found.shape[1]), dtype=np.float32)
-        vectors[places] = found
-        done += int(costs[places].sum())
-        if tell is not None:
-            tell(done, int(costs.sum()), "reading the reference")
-    probabilities = calibration.probabilities(logits)
-    return seen_of(probabilities, vectors, [item.ids for item in prepared]), probabilities
-
-
-def log_loss(probabilities: np.ndarray, labels: Sequence[str], truths: Sequence[str]) -> float:
-    """Mean log-loss of probabilities (n, k), bounded; an unknown label has probability 0."""
-    place = {label: column for column, label in enumerate(labels)}
-    right = [
-        float(row[place[truth]]) if truth in place else 0.0
-        for row, truth in zip(probabilities, truths, strict=True)
-    ]
-    return float(-np.log(np.clip(right, SMALLEST, 1.0)).mean())
-
-
-def seen_of(probabilities: np.ndarray, vectors: Any, ids: Sequence[np.ndarray]) -> Seen:
-    """A sample from probabilities (n, k), vectors (n, d) and each text's ids."""
-    lengths = np.array([len(each) for each in ids])
-    return Seen(
-        lengths.astype(float),
-        probabilities.max(1),
-        probabilities.argmax(1),
-        np.asarray(vectors),
-        np.concatenate(list(ids)),
-        np.concatenate([[0], np.cumsum(lengths)]),
-    )
+def signals_of(
+    predictor: Predictor,
+    calibration: Calibration,
+    rows: pa.Table,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> tuple[Sample, Answers]:
+    """The signals of rows as the detectors compare them, and the calibrated answers."""
+    task = predictor.task
+    inputs = [column.name for column in role_columns(task, "input")]
+    prepared = predictor.prepare(rows.select(inputs).to_pylist())
+    answers = calibration.apply(task, answer_prepared(predictor, prepared, progress))
+    return task.signals(prepared, answers), answers

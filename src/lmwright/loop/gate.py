@@ -16,17 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from lmwright.core.errors import BadInput
+from lmwright.core.predictor import Predictor
 from lmwright.core.stage import Settings
-from lmwright.evals.evaluate import largest_loss, row_losses
-from lmwright.evals.predictions import Predictions, judge, predict_logits
+from lmwright.core.task import Task, role_columns
+from lmwright.data.corpus import row_keys
+from lmwright.evals.predictions import Predictions, answers_to, clusters_of, judge
 from lmwright.evals.slices import memberships
+from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import Model
 
-Metric = Literal["log_loss", "brier", "accuracy"]
-
-TIMED_TEXTS = 16
+TIMED_ROWS = 16
 TIMED_ROUNDS = 5
 
 
@@ -34,19 +33,16 @@ TIMED_ROUNDS = 5
 class Slices(Settings):
     """Kinds of rows on which the candidate must not be worse.
 
-    ``kinds`` are ``label``, ``source``, ``length``, ``negation``, ``contrast``, ``digit``; a slice
-    with fewer than ``rows`` rows cannot be judged, and that is no pass. Every label is a slice,
-    also one of which there is no row.
+    ``kinds`` are those of evals/slices.py: the task's strata (by default these alone), ``source``,
+    ``group``, ``length``, ``negation``, ``contrast``, ``digit``. Slices of a kind with fewer than
+    ``rows`` rows are judged together; what is left with too few rows for any bound is not judged.
 
-    ``margin`` is in units of ``metric``, which is bounded by default: in a slice of a hundred rows
-    two mistakes made with certainty can outweigh all others in log-loss. A row that turns from
-    right to wrong with certainty costs 2 in ``brier``, so 0.1 is five rows in a hundred.
+    ``margin`` is in units of ``metric``, by default the task's bounded loss: in a slice of a
+    hundred rows two mistakes made with certainty can outweigh all others in log-loss.
     """
 
-    kinds: tuple[Literal["label", "source", "length", "negation", "contrast", "digit"], ...] = (
-        "label",
-    )
-    metric: Metric = "brier"
+    kinds: tuple[str, ...] = ()
+    metric: str = ""
     margin: float = 0.1
     rows: int = 100
 
@@ -55,22 +51,26 @@ class Slices(Settings):
 class Gate(Settings):
     """The conditions. ``fresh`` and ``kept`` name gate rows as ``ARTIFACT/FILE``.
 
-    ``metric``    the loss that is compared: log_loss and brier are proper scores with more power
-                  than accuracy. Rows that show a margin are the more the larger a loss can be
-                  (``metrics.noninferiority.rows_needed``): 350 for 0.02 by brier, over a thousand
-                  by log_loss.
+    ``metric``    the loss that is compared, by default the task's bounded one. Rows that show a
+                  margin are the more the larger a loss can be
+                  (``metrics.noninferiority.rows_needed``): 350 for 0.02 of a loss up to 2.
     ``claim``     what must be shown on the fresh rows: ``not inferior`` by more than ``margin``,
                   or ``superior``.
     ``alpha``     chance of passing a model that is worse by the margin. Each further use of the
                   same rows, fresh or kept, spends less of it (for kept rows: each comparison
                   with a version in service).
-    ``kept``      old test_sets that must not be forgotten by more than ``kept_margin``.
+    ``kept``      earlier test sets that must not be forgotten by more than ``kept_margin``.
     ``slices``    kinds of fresh rows that must not be worse; null for none.
+    ``audit``     what the audit's verdicts must be: all ``passed``, none failed (``not failed``),
+                  or ``ignored``.
+    ``baselines`` for a first version: no baseline may be shown to be better by ``metric`` (``not
+                  shown worse``), it must be shown not inferior to each, or they are ``ignored``.
+    ``min_coverage``   share of the fresh rows that must be answered, where a task abstains.
     ``max_slowdown``   of the median time for a batch, against the version to be replaced.
     ``max_megabytes``  of the model's files.
     """
 
-    metric: Metric = "brier"
+    metric: str = ""
     claim: Literal["not inferior", "superior"] = "not inferior"
     margin: float = 0.02
     alpha: float = 0.05
@@ -78,6 +78,9 @@ class Gate(Settings):
     kept: tuple[str, ...] = ()
     kept_margin: float = 0.03
     slices: Slices | None = field(default_factory=Slices)
+    audit: Literal["passed", "not failed", "ignored"] = "not failed"
+    baselines: Literal["not inferior", "not shown worse", "ignored"] = "not shown worse"
+    min_coverage: float = 0.1
     max_slowdown: float = 1.5
     max_megabytes: float = 500.0
 
@@ -90,6 +93,8 @@ class Gate(Settings):
             raise BadInput(f"gate.alpha is {self.alpha}", "a chance above 0 and below 0.5")
         if min(self.margin, self.kept_margin) < 0 or self.max_slowdown <= 0:
             raise BadInput("a margin of the gate is negative, or max_slowdown is not positive")
+        if not 0 <= self.min_coverage <= 1:
+            raise BadInput(f"gate.min_coverage is {self.min_coverage}", "a share from 0 to 1")
         if self.slices is not None and (self.slices.margin < 0 or self.slices.rows < 1):
             raise BadInput(
                 f"gate.slices.margin {self.slices.margin}, rows {self.slices.rows}",
@@ -102,12 +107,16 @@ class Gate(Settings):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model with its calibration and the bytes of its files."""
+class Judged:
+    """A predictor with its calibration, the bytes of its files and the rows it learnt from.
 
-    model: Model
+    ``learnt`` are ids and keys of inputs (``data.corpus.row_keys``).
+    """
+
+    predictor: Predictor
     calibration: Calibration
     size: int
+    learnt: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -122,111 +131,186 @@ class Condition:
 
 def run_gate(
     gate: Gate,
+    task: Task,
     sets: Mapping[str, pa.Table],
-    labels: Sequence[str],
-    candidate: Candidate,
-    incumbent: Candidate,
+    candidate: Judged,
+    incumbent: Judged | None,
     used: Mapping[str, int],
     timed: bool = True,
+    baselines: Mapping[str, Judged] | None = None,
 ) -> list[Condition]:
-    """Judge every condition of ``gate`` on ``sets`` (place -> rows with id, text, label, source).
+    """Judge every condition of ``gate`` on ``sets`` (place -> rows of the task).
 
-    ``used`` says how often the rows of each place served a gate before. ``timed`` is False where
-    the incumbent is no version in service, so that its speed is no standard.
+    Rows that the candidate or the incumbent has learnt from judge nothing. ``used`` says how often
+    the rows of each place served a gate before. ``timed`` is False where the incumbent is no
+    version in service, so that its speed is no standard; then ``baselines`` are compared too.
+    Without an incumbent nothing is compared with one.
     """
+    both = [candidate] if incumbent is None else [candidate, incumbent]
+    sets = {place: unlearnt(task, rows, *both) for place, rows in sets.items()}
     found = {
-        place: (predictions(candidate, rows, labels), predictions(incumbent, rows, labels))
+        place: [predictions(task, each, rows) for each in both]
         for place, rows in sets.items()
+        if len(rows)
     }
     alphas = {place: allowance(gate.alpha, used[place]) for place in sets}
-    alpha = alphas[gate.fresh]
-    conditions = [quality(gate, "quality on " + gate.fresh, *found[gate.fresh], alpha)]
-    conditions += [
-        kept(gate, f"not forgotten: {place}", *found[place], alphas[place]) for place in gate.kept
-    ]
-    if gate.slices is not None:
-        rows = sets[gate.fresh]
-        conditions += slices(gate.slices, rows, labels, *found[gate.fresh], alpha)
-    if timed:
-        conditions.append(speed(gate, candidate, incumbent, sets[gate.fresh]))
+    alpha, fresh = alphas[gate.fresh], sets[gate.fresh]
+    if not len(fresh):
+        return [nothing_left(gate.fresh)]
+    new, conditions = found[gate.fresh][0], []
+    if incumbent is not None:
+        old = found[gate.fresh][1]
+        conditions.append(quality(gate, task, f"quality on {gate.fresh}", new, old, alpha))
+        conditions += [
+            kept(gate, task, f"not forgotten: {place}", found[place], alphas[place])
+            if place in found
+            else nothing_left(place)
+            for place in gate.kept
+        ]
+        if gate.slices is not None:
+            conditions += slices(gate.slices, task, new, old, alpha)
+    if baselines and gate.baselines != "ignored":
+        conditions += [
+            against_baseline(gate, task, name, new, predictions(task, each, fresh), alpha)
+            for name, each in baselines.items()
+        ]
+    if task.abstains_by:
+        conditions.append(coverage(gate, new))
+    if timed and incumbent is not None:
+        conditions.append(speed(gate, task, candidate, incumbent, fresh))
     conditions.append(size(gate, candidate))
     return conditions
 
 
-def quality(gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float) -> Condition:
+def unlearnt(task: Task, rows: pa.Table, *judged: Judged) -> pa.Table:
+    """Those of the rows that none of the models has learnt from."""
+    learnt = frozenset[str]().union(*(each.learnt for each in judged))
+    names = zip(rows.column("id").to_pylist(), row_keys(task, rows), strict=True)
+    return rows.filter(pa.array([learnt.isdisjoint(name) for name in names], pa.bool_()))
+
+
+def nothing_left(place: str) -> Condition:
+    """The condition of rows all of which were learnt from."""
+    reason = f"inconclusive: every row of {place} was learnt from by one of the two models"
+    return Condition(f"rows of {place}", False, reason, {"rows": 0})
+
+
+def quality(
+    gate: Gate, task: Task, name: str, new: Predictions, old: Predictions, alpha: float
+) -> Condition:
     """The primary claim on the fresh rows."""
-    verdict = verdict_on(gate, new, old, gate.margin, alpha)
+    verdict = verdict_on(gate, task, new, old, gate.margin, alpha)
     wanted = {"superior"} if gate.claim == "superior" else {"superior", "not inferior"}
-    return condition(name, verdict, verdict.verdict in wanted, gate, new, old)
+    return condition(name, verdict, verdict.verdict in wanted, gate, task, new, old)
 
 
-def kept(gate: Gate, name: str, new: Predictions, old: Predictions, alpha: float) -> Condition:
+def kept(gate: Gate, task: Task, name: str, both: Sequence[Predictions], alpha: float) -> Condition:
     """An earlier test set is not forgotten by more than its margin."""
-    verdict = verdict_on(gate, new, old, gate.kept_margin, alpha)
-    return condition(name, verdict, verdict.passes, gate, new, old)
+    new, old = both
+    verdict = verdict_on(gate, task, new, old, gate.kept_margin, alpha)
+    return condition(name, verdict, verdict.passes, gate, task, new, old)
+
+
+def against_baseline(
+    gate: Gate, task: Task, baseline: str, new: Predictions, old: Predictions, alpha: float
+) -> Condition:
+    """No baseline is better: not shown to be, or shown not to be by more than the margin."""
+    margin = gate.margin if gate.baselines == "not inferior" else 0.0
+    verdict = verdict_on(gate, task, new, old, margin, alpha)
+    passed = verdict.passes if gate.baselines == "not inferior" else verdict.verdict != "inferior"
+    return condition(f"against {baseline}", verdict, passed, gate, task, new, old)
 
 
 def slices(
-    asked: Slices,
-    rows: pa.Table,
-    labels: Sequence[str],
-    new: Predictions,
-    old: Predictions,
-    alpha: float,
+    asked: Slices, task: Task, new: Predictions, old: Predictions, alpha: float
 ) -> list[Condition]:
-    """Every slice of the kinds asked for: large enough, and not worse by more than the margin."""
+    """Every slice of the kinds asked for is not worse by more than the margin."""
+    metric = asked.metric or task.gate_loss
     conditions = []
-    for name, member in members(asked, rows, labels).items():
+    for name, member in members(asked, task, new.rows).items():
         name = f"slice {name}"
         verdict = compare(
-            row_losses(new, asked.metric)[member],
-            row_losses(old, asked.metric)[member],
+            new.loss(metric)[member],
+            old.loss(metric)[member],
             asked.margin,
             alpha,
-            largest_loss(new, asked.metric),
-            largest_loss(old, asked.metric),
-            fewest=asked.rows,
+            new.largest(metric),
+            old.largest(metric),
         )
-        evidence = verdict.to_json() | {"metric": asked.metric}
+        evidence = verdict.to_json() | {"metric": metric}
         conditions.append(Condition(name, verdict.passes, verdict.reason, evidence))
     return conditions
 
 
-def members(asked: Slices, rows: pa.Table, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """The slices asked for, each a bool (n,): those that are not all rows, and every label."""
-    found = {
-        name: member
-        for name, member in memberships(rows).items()
-        if name.partition(":")[0] in asked.kinds and not member.all()
-    }
-    if "label" in asked.kinds:
-        given = np.array(rows.column("label").to_pylist(), dtype=object)
-        found |= {f"label: {name}": given == name for name in labels}
+def members(asked: Slices, task: Task, rows: pa.Table) -> dict[str, np.ndarray]:
+    """The slices asked for, each a bool (n,), but for those that are all rows.
+
+    Those of a kind that have too few rows are one slice, which is left out if it is too small for
+    any bound.
+    """
+    kinds = asked.kinds or ((task.strata,) if task.strata else ())
+    every = memberships(task, rows)
+    known = {name.partition(":")[0] for name in every}
+    for kind in kinds:
+        if kind not in known:
+            raise BadInput(f"gate.slices.kinds has {kind!r}", "one of " + ", ".join(sorted(known)))
+    found: dict[str, np.ndarray] = {}
+    for kind in kinds:
+        own = {
+            name: member
+            for name, member in every.items()
+            if name.partition(":")[0] == kind and not member.all()
+        }
+        few = [name for name, member in own.items() if member.sum() < asked.rows]
+        found |= {name: member for name, member in own.items() if name not in few}
+        together = np.any([own[name] for name in few], axis=0) if few else np.zeros(0, bool)
+        if together.sum() >= FEWEST:
+            shown = ", ".join(name.partition(": ")[2] for name in few[:4])
+            more = f" and {len(few) - 4} more" if len(few) > 4 else ""
+            found[f"{kind}: {shown}{more} together" if len(few) > 1 else few[0]] = together
     return found
 
 
-def lacking(gate: Gate, rows: pa.Table, labels: Sequence[str]) -> str:
-    """What fresh rows are too few for, so that no model could pass; empty if nothing.
-
-    ``rows`` need text, label and source.
-    """
-    if rows.num_rows < FEWEST:
-        return f"{rows.num_rows} of {FEWEST} rows"
-    if gate.slices is not None:
-        for name, member in members(gate.slices, rows, labels).items():
-            if member.sum() < gate.slices.rows:
-                return f"{member.sum()} of {gate.slices.rows} rows of the slice {name}"
-    return ""
+def lacking(fresh: int) -> str:
+    """The lack of fresh rows without which no model could pass; empty if there are enough."""
+    return f"{FEWEST - fresh} more rows ({fresh} of {FEWEST} are there)" if fresh < FEWEST else ""
 
 
-def speed(gate: Gate, candidate: Candidate, incumbent: Candidate, rows: pa.Table) -> Condition:
-    """Both answer the same texts in turns; the ratio of their median times."""
-    texts = rows.column("text").to_pylist()[:TIMED_TEXTS]
+def coverage(gate: Gate, new: Predictions) -> Condition:
+    """Enough of the rows are answered."""
+    share = float(1 - np.mean(new.answers["unsure"]))
+    return Condition(
+        "coverage",
+        share >= gate.min_coverage,
+        f"{share:.1%} of the rows are answered; at least {gate.min_coverage:.0%}",
+        {"coverage": share},
+    )
+
+
+def audited(gate: Gate, verdicts: Mapping[str, str]) -> Condition:
+    """The audit's verdicts, by check."""
+    bad = {
+        "passed": [check for check, verdict in verdicts.items() if verdict != "passed"],
+        "not failed": [check for check, verdict in verdicts.items() if verdict == "failed"],
+        "ignored": [],
+    }[gate.audit]
+    told = ", ".join(f"{check} {verdicts[check]}" for check in bad)
+    return Condition(
+        "audit", not bad, told or f"{len(verdicts)} checks, {gate.audit}", {"verdicts": verdicts}
+    )
+
+
+def speed(
+    gate: Gate, task: Task, candidate: Judged, incumbent: Judged, rows: pa.Table
+) -> Condition:
+    """Both answer the same rows in turns; the ratio of their median times."""
+    inputs = [column.name for column in role_columns(task, "input")]
+    timed = rows.select(inputs).slice(0, TIMED_ROWS).to_pylist()
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED_ROUNDS):
         for place, each in enumerate((candidate, incumbent)):
             began = time.perf_counter()
-            each.model.logits(each.model.prepare(texts))
+            each.predictor.answers(each.predictor.prepare(timed))
             seconds[place].append(time.perf_counter() - began)
     mine, its = (float(np.median(each[1:])) for each in seconds)
     ratio = mine / its
@@ -234,11 +318,11 @@ def speed(gate: Gate, candidate: Candidate, incumbent: Candidate, rows: pa.Table
         "speed",
         ratio <= gate.max_slowdown,
         f"{ratio:.2f} times the time of the one in service; at most {gate.max_slowdown:g}",
-        {"seconds": mine, "incumbent_seconds": its, "ratio": ratio, "texts": len(texts)},
+        {"seconds": mine, "incumbent_seconds": its, "ratio": ratio, "rows": len(timed)},
     )
 
 
-def size(gate: Gate, candidate: Candidate) -> Condition:
+def size(gate: Gate, candidate: Judged) -> Condition:
     """The model's files fit."""
     megabytes = candidate.size / 1e6
     return Condition(
@@ -249,38 +333,42 @@ def size(gate: Gate, candidate: Candidate) -> Condition:
     )
 
 
-def predictions(candidate: Candidate, rows: pa.Table, labels: Sequence[str]) -> Predictions:
-    """Predictions of a model of rows."""
-    texts = rows.column("text").to_pylist()
-    logits = predict_logits(candidate.model, texts, labels)
-    return judge(rows, tuple(labels), logits, candidate.calibration)
+def predictions(task: Task, judged: Judged, rows: pa.Table) -> Predictions:
+    """A model's calibrated answers to rows."""
+    return judge(task, rows, answers_to(judged.predictor, task, rows), judged.calibration)
 
 
 def verdict_on(
-    gate: Gate,
-    new: Predictions,
-    old: Predictions,
-    margin: float,
-    alpha: float,
+    gate: Gate, task: Task, new: Predictions, old: Predictions, margin: float, alpha: float
 ) -> Verdict:
     """The paired comparison on the gate's metric."""
+    metric = gate.metric or task.gate_loss
     return compare(
-        row_losses(new, gate.metric),
-        row_losses(old, gate.metric),
+        new.loss(metric),
+        old.loss(metric),
         margin,
         alpha,
-        largest_loss(new, gate.metric),
-        largest_loss(old, gate.metric),
+        new.largest(metric),
+        old.largest(metric),
+        clusters_of(task, new.rows),
     )
 
 
 def condition(
-    name: str, verdict: Verdict, passed: bool, gate: Gate, new: Predictions, old: Predictions
+    name: str,
+    verdict: Verdict,
+    passed: bool,
+    gate: Gate,
+    task: Task,
+    new: Predictions,
+    old: Predictions,
 ) -> Condition:
-    """A verdict as a condition, with the accuracy of both beside it for people."""
+    """A verdict as a condition, with the mean losses of both beside it for people."""
     evidence = verdict.to_json() | {
-        "metric": gate.metric,
-        "accuracy": float((new.chosen == new.truth).mean()),
-        "incumbent_accuracy": float((old.chosen == old.truth).mean()),
+        "metric": gate.metric or task.gate_loss,
+        "losses": {
+            each: [float(loss.values.mean()), float(old.measures.losses[each].values.mean())]
+            for each, loss in new.measures.losses.items()
+        },
     }
     return Condition(name, passed, f"{verdict.verdict}: {verdict.reason}", evidence)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
-from lmwright.data.corpus import read_labels
-from lmwright.evals.rows import read_split
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.task import task_to_json
+from lmwright.data.corpus import read_split, read_task_of, task_modules
+from lmwright.evals.baselines import baseline_names
 from lmwright.loop.detect import refuse_other_model
-from lmwright.loop.gate import Candidate, Condition, Gate, run_gate
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
+from lmwright.loop.gate import Condition, Gate, Judged, audited, run_gate
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.load import load_predictor, modules_of
 from lmwright.old_format import evidence_of
 from lmwright.store.store import Store
 from lmwright.store.versions import (
@@ -33,6 +36,8 @@ from lmwright.store.versions import (
 
 Record = Callable[..., None]
 
+AUDIT = "audit"
+"""The artifact whose verdicts the gate asks for."""
 SAMPLED = 128
 """Rows of each place that a decision names, so that a later gate knows them again."""
 SHORT = 12
@@ -43,19 +48,37 @@ SHORT = 12
 class Promote(Stage):
     """Bind ``model`` and its calibration into a version, and put it behind ``NAME@alias``.
 
-    While nothing is behind the alias, the candidate must be superior to ``baseline``; from then
-    on the gate compares it with the version in place. ``detectors`` will watch its traffic.
+    While nothing is behind the alias, the candidate must be superior to ``baseline``, by default
+    the weakest of the recipe's ``task``; from then on the gate compares it with the version in
+    place. ``detectors`` will watch its traffic. The verdicts of the artifact ``audit``, where the
+    recipe has one, are a condition of the gate.
     """
+
+    task: Any = None
 
     model: str = "model"
     detectors: str | None = "detectors"
     alias: str = "production"
-    baseline: str = "majority"
+    baseline: str = ""
     gate: Gate = field(default_factory=Gate)
 
     def needs(self) -> tuple[str, ...]:
         """Model, scores, rows, the baseline, and whatever holds the gate's rows."""
-        return tuple(dict.fromkeys((*self.bound(), self.baseline, *self.gate.artifacts())))
+        rival = (self.rival,) if self.rival else ()
+        return tuple(dict.fromkeys((*self.bound(), *rival, *self.gate.artifacts())))
+
+    def wants(self) -> tuple[str, ...]:
+        """The audit and the other baselines, where earlier stages give them."""
+        return (AUDIT, *baseline_names(self.task))
+
+    @property
+    def rival(self) -> str:
+        """The baseline that a first version must be superior to."""
+        return self.baseline or next(iter(self.task.baselines), "")
+
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The kind of the model and the task of the rows."""
+        return (*task_modules(inputs["rows"]), *modules_of(inputs[self.model]))
 
     def bound(self) -> tuple[str, ...]:
         """The artifacts that a version is made of."""
@@ -70,6 +93,15 @@ class Promote(Stage):
         """The model's calibration, the detectors for it, and the gate's rows."""
         watched = (f"{self.detectors}/{self.model}",) if self.detectors else ()
         return (f"scores/{self.model}", *watched, self.gate.fresh, *self.gate.kept)
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Judge by the fresh feedback, and ask that nothing is forgotten: the recipe's own gate
+        rows, what that gate kept, and what earlier gates judged by."""
+        gate = settings.get("gate") or {}
+        kept = (gate.get("fresh", Gate.fresh), *gate.get("kept", ()), *feedback.past)
+        judged = {"fresh": feedback.fresh, "kept": list(dict.fromkeys(kept))}
+        return {"alias": feedback.alias.partition("@")[2], "gate": judged}
 
     def check(self) -> None:
         """The alias's form, and the gate's own checks."""
@@ -88,20 +120,20 @@ class Promote(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Write ``version.json``: the model by its content, its calibration and its labels."""
         calibration = Calibration.load(work.inputs["scores"] / self.model)
-        model = load_model(work.inputs[self.model])
+        predictor = load_predictor(work.inputs[self.model])
         content = work.inputs[self.model].name
         if self.detectors:
             refuse_other_model(work.inputs[self.detectors], content)
         version = {
             "model": content,
             "name": self.model,
-            "kind": model.kind,
-            "labels": list(model.labels),
+            "kind": predictor.kind,
+            "task": task_to_json(predictor.task),
             "calibration": calibration.to_json(),
             "artifacts": {name: work.inputs[name].name for name in self.bound()},
         }
         write_json(work.out("version") / "version.json", version)
-        return {"model": content, "kind": model.kind}
+        return {"model": content, "kind": predictor.kind}
 
     def act(
         self,
@@ -117,7 +149,7 @@ class Promote(Stage):
         now = current(store, alias)
         if now is not None and now.hash == version:
             return {"decision": "in place", "alias": alias, "version": version}
-        incumbent = now.hash if now else artifacts[self.baseline]
+        incumbent = now.hash if now else artifacts.get(self.rival, "")
         before = earlier(store, alias, version, incumbent, self)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
@@ -148,7 +180,8 @@ class Promote(Stage):
         """The conditions as evidence for the log: numbers, never the rows themselves."""
         gate = self.gate
         if not in_service:
-            gate = Gate(**{**vars(gate), "claim": "superior", "kept": (), "slices": None})
+            gate = replace(gate, claim="superior", kept=(), slices=None)
+        task = read_task_of(store.artifact(artifacts["rows"]))
         sets = {
             place: read_split(store.artifact(artifacts[place.split("/")[0]]), place.split("/")[1])
             for place in (gate.fresh, *gate.kept)
@@ -156,15 +189,27 @@ class Promote(Stage):
         ids = {place: short_ids(rows) for place, rows in sets.items()}
         used = {place: uses(store, set(ids[place]), in_service=True) for place in gate.kept}
         used[gate.fresh] = uses(store, set(ids[gate.fresh]))
+        others = {} if in_service else self.baselines_in(artifacts)
+        rival = None
+        if in_service:
+            rival = version_of(store, incumbent)
+        elif incumbent:
+            rival = uncalibrated(store, incumbent)
         conditions = run_gate(
             gate,
+            task,
             sets,
-            read_labels(store.artifact(artifacts["rows"])),
-            candidate_of(store, version),
-            candidate_of(store, incumbent) if in_service else baseline(store, incumbent),
+            version_of(store, version),
+            rival,
             used,
             timed=in_service,
+            baselines={name: uncalibrated(store, each) for name, each in others.items()},
         )
+        if AUDIT in artifacts:
+            path = store.artifact(artifacts[AUDIT]) / "audit.json"
+            checks = json.loads(path.read_bytes())["checks"]
+            verdicts = {name: entry["verdict"] for name, entry in checks.items()}
+            conditions.append(audited(gate, verdicts))
         return {
             "incumbent": incumbent,
             "asked": hash_json(asdict(self.gate)),
@@ -174,6 +219,15 @@ class Promote(Stage):
             "kept_used_before": {place: used[place] for place in gate.kept},
             "conditions": [plain(condition) for condition in conditions],
         }
+
+    def baselines_in(self, artifacts: Mapping[str, str]) -> dict[str, str]:
+        """The baselines that the run has, each content once, but for the one to be beaten."""
+        found = {
+            name: artifacts[name]
+            for name in baseline_names(self.task)
+            if name in artifacts and name != self.rival
+        }
+        return {name: content for content, name in {c: n for n, c in found.items()}.items()}
 
 
 def told(entry: Mapping[str, Any], alias: str) -> str:
@@ -186,17 +240,28 @@ def told(entry: Mapping[str, Any], alias: str) -> str:
     )
 
 
-def candidate_of(store: Store, version: str) -> Candidate:
+def version_of(store: Store, version: str) -> Judged:
     """A version, loaded."""
     bound = read_version(store, version)
     folder = store.artifact(bound["model"])
-    return Candidate(load_model(folder), Calibration(**bound["calibration"]), bytes_of(folder))
+    calibration = Calibration(**bound["calibration"])
+    return Judged(load_predictor(folder), calibration, bytes_of(folder), learnt_by(folder))
 
 
-def baseline(store: Store, content: str) -> Candidate:
+def uncalibrated(store: Store, content: str) -> Judged:
     """A model that is no version: it stands as it is, without calibration."""
     folder = store.artifact(content)
-    return Candidate(load_model(folder), Calibration(), bytes_of(folder))
+    return Judged(load_predictor(folder), Calibration(), bytes_of(folder), learnt_by(folder))
+
+
+def learnt_by(folder: Path) -> frozenset[str]:
+    """Ids and keys of the rows that a model learnt from, where its folder lists them."""
+    path = folder / "rows.parquet"
+    if not path.is_file():
+        return frozenset()
+    table = pq.read_table(path)
+    keys = table.column("key").to_pylist() if "key" in table.column_names else []
+    return frozenset([*table.column("id").to_pylist(), *keys])
 
 
 def bytes_of(folder: Path) -> int:

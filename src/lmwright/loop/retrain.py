@@ -16,16 +16,15 @@ from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import encoded, hash_bytes
 from lmwright.core.recipe import merge
 from lmwright.core.settings import read_settings
-from lmwright.core.stage import Settings
-from lmwright.loop.detect import Detect
-from lmwright.loop.gate import Gate, lacking
+from lmwright.core.stage import Feedback, Settings, Stage
+from lmwright.core.task import Loss, Task, role_columns
 from lmwright.loop.promote import Promote
 from lmwright.loop.watch import Watch
 from lmwright.metrics.bounded_mean import mean_bounds
-from lmwright.metrics.classification import SMALLEST, largest_log_loss
 from lmwright.metrics.noninferiority import FEWEST, allowance
 from lmwright.serve.traffic import PARTS, bare
 from lmwright.store.store import Store
+from lmwright.tables import resolve
 
 FEWEST_LEARNT = 70
 """Texts to learn from, at least: of fewer one of the splits may get none."""
@@ -33,8 +32,6 @@ PAST = "past"
 """Beside the parts of the feedback: what earlier gates judged by, now kept as a test set."""
 FEEDBACK = "feedback"
 """The stage that a retraining has beside the recipe's, and its artifact."""
-HELD = ["rows/validation", "rows/calibration", "rows/gate", "rows/test"]
-DETECT = {"window": Detect.window, "reference": list(Detect.reference)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +43,10 @@ class Retrain(Settings):
     judge by are as many as the gate wants, and one of these holds:
 
     ``new_labels``  so many labelled texts wait (0: no such reason);
-    ``loss``        labelled log-loss is above the reference's by more than this. The chance to
-                    say so where it is not is at most ``alpha`` for all looks together: the first
-                    is at ``fewest`` labels, each further one when their number has doubled;
+    ``loss``        the primary loss of labelled answers is above the reference's by more. The
+                    chance to say so where it is not is at most ``alpha`` for all looks
+                    together: the first is at ``fewest`` labels, each further one when their
+                    number has doubled;
     ``confidence``  mean confidence, the model's own estimate of its accuracy, fell by more.
 
     ``stages`` is laid over the recipe's stages. The feedback is the artifact ``feedback``; the
@@ -94,7 +92,7 @@ class Retrain(Settings):
                 "texts to learn from",
                 "set watch.keep_text: true, or take retrain out",
             )
-        if (raw["stages"].get("promote") or {}).get("detectors", Promote.detectors) is None:
+        if promotion(raw).get("detectors", Promote.detectors) is None:
             raise BadInput(
                 f"{where}: retrain, and promote.detectors: null",
                 "detectors: a retraining waits for drift",
@@ -108,6 +106,15 @@ class Retrain(Settings):
                 f"at least {FEWEST} and {FEWEST_LEARNT}",
                 "raise retrain.fewest",
             )
+
+
+def promotion(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The raw settings of the recipe's stage that promotes; empty where it has none."""
+    for step, value in raw["stages"].items():
+        own: Mapping[str, Any] = value or {}
+        if resolve("stages", own.get("stage", step)) is Promote:
+            return own
+    return {}
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,11 @@ class Trigger:
 
 def find_trigger(
     settings: Retrain,
+    task: Task,
     signs: list[dict[str, Any]],
     labelled: list[dict[str, Any]],
     reference_loss: float | None,
-    reference_confidence: float,
+    reference_confidence: float | None,
     looks: tuple[int, ...] = (),
 ) -> Trigger:
     """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service.
@@ -142,16 +150,21 @@ def find_trigger(
     if settings.new_labels and len(labelled) >= settings.new_labels:
         return Trigger(f"drift, and {len(labelled)} new labels to learn from", evidence, looks)
     if reference_loss is not None and (not looks or len(labelled) >= 2 * looks[-1]):
-        losses = np.array([loss_of(row) for row in labelled])
+        loss = loss_of(task, labelled)
         alpha = allowance(settings.alpha, len(looks))
-        lower = mean_bounds(losses, 0.0, largest_log_loss(), alpha)[0] - reference_loss
+        lower = mean_bounds(loss.values, 0.0, loss.largest, alpha)[0] - reference_loss
         looks = (*looks, len(labelled))
-        evidence |= {"loss": float(losses.mean()), "loss_gap_at_least": lower, "alpha": alpha}
+        evidence |= {"loss": float(loss.values.mean()), "loss_gap_at_least": lower, "alpha": alpha}
         if lower > settings.loss:
             return Trigger(
-                f"drift, and labelled log-loss rose by {lower:.3f} or more", evidence, looks
+                f"drift, and the loss of labelled answers rose by {lower:.3f} or more",
+                evidence,
+                looks,
             )
-    now = float(np.mean([window["confidence_mean"] for window in drifting]))
+    means = [window["confidence_mean"] for window in drifting if "confidence_mean" in window]
+    if reference_confidence is None or not means:
+        return Trigger("", evidence, looks)
+    now = float(np.mean(means))
     evidence |= {"confidence": now, "reference_confidence": reference_confidence}
     if reference_confidence - now > settings.confidence:
         return Trigger(f"drift, and confidence fell to {now:.3f}", evidence, looks)
@@ -163,43 +176,46 @@ def drifts(window: dict[str, Any]) -> bool:
     return any(sign["over"] for sign in window.values() if isinstance(sign, dict))
 
 
-def loss_of(row: dict[str, Any]) -> float:
-    """The log-loss of a labelled answer, bounded as everywhere."""
-    return -float(np.log(max(row["probabilities"].get(row["truth"], 0.0), SMALLEST)))
+def loss_of(task: Task, labelled: Sequence[Mapping[str, Any]]) -> Loss:
+    """The primary loss of answers with the targets that feedback gave."""
+    answers = task.heard([row["answer"] for row in labelled])
+    columns = {
+        column.name: pa.array(
+            [(row["inputs"] or {}).get(column.name) for row in labelled], column.arrow
+        )
+        for column in role_columns(task, "input")
+    }
+    columns |= {
+        column.name: pa.array([row["target"][column.name] for row in labelled], column.arrow)
+        for column in role_columns(task, "target")
+    }
+    return task.measures(pa.table(columns), answers).losses[task.primary]
 
 
-def parts(labelled: list[dict[str, Any]], judged: int = 0) -> dict[str, list[dict[str, str]]]:
-    """The labelled texts of each part, as rows with text, label and the answer's id.
+def parts(
+    task: Task, labelled: list[dict[str, Any]], judged: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """The labelled rows of each part: inputs, targets and the answer's id.
 
-    The same text stands once, with the label that was given last; texts that were not kept
-    cannot be learnt from and are left out. What an earlier gate may have judged by (texts with
-    feedback of a number up to ``judged``) is no more of the gate's part; it is the past.
+    Equal inputs stand once, with the target that was given last; inputs that were not kept cannot
+    be learnt from and are left out. What an earlier gate may have judged by (rows with feedback of
+    a number up to ``judged``) is no more of the gate's part; it is the past.
     """
-    known = [row for row in labelled if row["text"]]
-    stale = {bare(row["text"]) for row in known if row["number"] <= judged}
-    found: dict[str, dict[str, dict[str, str]]] = {part: {} for part in (*PARTS, PAST)}
+    known = [row for row in labelled if row["inputs"]]
+    stale = {bare(task, row["inputs"]) for row in known if row["number"] <= judged}
+    found: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in (*PARTS, PAST)}
     for row in known:
-        old = row["part"] == "gate" and bare(row["text"]) in stale
-        found[PAST if old else row["part"]][row["text"]] = {
-            "text": row["text"],
-            "label": row["truth"],
+        old = row["part"] == "gate" and bare(task, row["inputs"]) in stale
+        key = json.dumps(row["inputs"], sort_keys=True)
+        found[PAST if old else row["part"]][key] = {
+            **row["inputs"],
+            **row["target"],
             "answer": row["id"],
         }
     return {part: list(rows.values()) for part, rows in found.items()}
 
 
-def missing(
-    raw: Mapping[str, Any], found: Mapping[str, list[dict[str, str]]], labels: Sequence[str]
-) -> str:
-    """What the gate of ``raw``, a retraining's recipe, lacks in fresh rows; empty if nothing."""
-    promote = raw["stages"].get("promote") or {}
-    gate = read_settings(Gate, promote.get("gate") or {}, "promote.gate")
-    fresh = found["gate"]
-    columns = {name: [row[name] for row in fresh] for name in ("text", "label")}
-    return lacking(gate, pa.table({**columns, "source": [FEEDBACK] * len(fresh)}), labels)
-
-
-def export(store: Store, found: Mapping[str, list[dict[str, str]]]) -> dict[str, tuple[Path, int]]:
+def export(store: Store, found: Mapping[str, list[dict[str, Any]]]) -> dict[str, tuple[Path, int]]:
     """Write the rows of each part into a file under its content; part -> file, rows.
 
     A past of fewer rows than can be judged by is left out.
@@ -225,64 +241,39 @@ def derive(
     files: dict[str, tuple[Path, int]],
     alias: str,
 ) -> dict[str, Any]:
-    """The recipe of a retraining: the old stages, the feedback beside them, the overlay on top.
+    """The recipe of a retraining: the old stages as each says that feedback extends it, the
+    settings' overlay on top.
 
     ``model`` is the content of the model behind ``alias``, which the gate may move. The feedback's
     training part is a source to learn from, its gate part and its past are test sets that are kept
-    whole; nothing is learnt from what is near a row of them or of the old splits that models are
-    judged by. The gate judges on the gate part and asks that nothing is forgotten: the earlier
-    test set, the past, and what the recipe's own gate kept. From then on drift is measured
-    from the new traffic, as far as there are enough rows of it.
+    whole.
     """
-    sources = [
+    sources = tuple(
         {
-            "name": f"feedback-{part}",
+            "name": f"{FEEDBACK}-{part}",
             "path": str(path),
             "licence": "feedback of users",
             "role": "train" if part == "train" else "test",
         }
         for part, (path, _) in files.items()
-    ]
-    added: dict[str, Any] = {
-        FEEDBACK: {
-            "stage": "data",
-            "sources": sources,
-            "held": HELD,
-            "label_error_rows": 0,
-            "fractions": {
-                "train": 0.7,
-                "validation": 0.04,
-                "calibration": 0.2,
-                "gate": 0.03,
-                "test": 0.03,
-            },
-            "writes": {"rows": FEEDBACK},
-        }
-    }
-    fresh = f"{FEEDBACK}/test-feedback-gate"
-    name, _, tail = alias.partition("@")
-    gate = (raw["stages"].get("promote") or {}).get("gate") or {}
-    past = [f"{FEEDBACK}/test-feedback-{PAST}"] if PAST in files else []
-    kept = list(dict.fromkeys([gate.get("fresh", Gate.fresh), *gate.get("kept", ()), *past]))
-    detect = {**DETECT, **(raw["stages"].get("detect") or {})}
-    enough = files["gate"][1] >= 3 * int(detect["window"])
-    reference = [fresh] if enough else [*detect["reference"], fresh]
-    overlay = {
-        "train": {"extra": [FEEDBACK]},
-        "baselines": {"extra": [FEEDBACK]},
-        "evaluate": {"splits": ["test"], "extra": [FEEDBACK]},
-        "audit": {"extra": [FEEDBACK]},
-        "detect": {"reference": reference},
-        "promote": {"alias": tail, "gate": {"fresh": fresh, "kept": kept}},
-    }
+    )
+    feedback = Feedback(
+        artifact=FEEDBACK,
+        sources=sources,
+        alias=alias,
+        fresh=f"{FEEDBACK}/test-{FEEDBACK}-gate",
+        fresh_rows=files["gate"][1],
+        past=(f"{FEEDBACK}/test-{FEEDBACK}-{PAST}",) if PAST in files else (),
+    )
     stages: dict[str, Any] = {}
     for step, value in raw["stages"].items():
-        stages[step] = merge(value or {}, overlay.get(step, {}))
-        if step == "data":
-            stages.update(added)
+        own = value or {}
+        kind: type[Stage] = resolve("stages", own.get("stage", step))
+        stages[step] = merge(own, kind.retraining(own, feedback))
+        stages.update(kind.beside(own, feedback))
     stages = merge(stages, settings.stages)
     artifacts = {**(raw.get("artifacts") or {}), "incumbent": model}
-    return {**raw, "name": name, "stages": stages, "artifacts": artifacts}
+    return {**raw, "name": alias.partition("@")[0], "stages": stages, "artifacts": artifacts}
 
 
 def write_recipe(store: Store, raw: dict[str, Any]) -> Path:

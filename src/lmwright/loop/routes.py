@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from lmwright.core.columns import Unfit
 from lmwright.core.errors import BadInput
+from lmwright.core.task import Task, role_columns
 from lmwright.loop.controller import Controller
 from lmwright.serve.request import RequestFault, allow_only, strict_json, text_field
 from lmwright.serve.routes import Service
-from lmwright.serve.traffic import Traffic
+from lmwright.serve.traffic import Given, Traffic
 
-ANSWER = re.compile(r"cls-[0-9a-f]{32}")
+ANSWER = re.compile(r"(?:cls|ans)-[0-9a-f]{32}")
 FAULT = "the loop has a fault; the server's log says which"
 
 
@@ -25,26 +28,25 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
     router = APIRouter()
     pool = ThreadPoolExecutor(2, "feedback")  # of its own: a slow disk must hold up no answer
 
-    @router.post("/v1/feedback", summary="Say what the label of an answered text should be")
+    @router.post("/v1/feedback", summary="Say what an answer should have been, or rate it")
     async def give(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
-        allow_only(body, {"id", "index", "label"})
+        task = service.engine.current.task
+        targets = [column.name for column in role_columns(task, "target")]
+        allow_only(body, {"id", "index", "rating", *targets})
         place = body.get("index", 0)
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 10_000:
-            raise RequestFault(400, "index must be the index of a result", "index")
+            raise RequestFault(400, "index must be the index of an answer", "index")
         answer = text_field(body, "id", 64)
-        label = text_field(body, "label", 200)
-        labels = service.engine.current.model.labels
+        given = read_given(body, task)
         client = request.scope.get("client_name", "")
-        if label not in labels:
-            raise RequestFault(400, "label must be one of " + ", ".join(labels), "label")
         if not ANSWER.fullmatch(answer):
             raise RequestFault(404, "there is no such answer", "id")
-        given = asyncio.get_running_loop().run_in_executor(
-            pool, traffic.give, answer, place, label, labels, client
+        written = asyncio.get_running_loop().run_in_executor(
+            pool, traffic.give, answer, place, given, task, client
         )
         try:
-            await asyncio.wait_for(given, service.settings.request_seconds)
+            await asyncio.wait_for(written, service.settings.request_seconds)
         except BadInput:
             raise RequestFault(404, "there is no such answer", "id") from None
         except TimeoutError:
@@ -68,3 +70,31 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
         }
 
     return router
+
+
+def read_given(body: Mapping[str, Any], task: Task) -> Given:
+    """The targets of the body, a rating from 0 to 1, or both."""
+    targets = role_columns(task, "target")
+    rating = body.get("rating")
+    if rating is not None and (
+        not isinstance(rating, int | float) or isinstance(rating, bool) or not 0 <= rating <= 1
+    ):
+        raise RequestFault(400, "rating must be a number from 0 to 1", "rating")
+    given = [column.name for column in targets if column.name in body]
+    if not given and rating is None:
+        names = " and ".join(column.name for column in targets)
+        raise RequestFault(400, f"feedback needs {names or 'a rating'}, or a rating", names or None)
+    if not given:
+        return Given(rating=float(rating or 0))
+    target: dict[str, Any] = {}
+    for column in targets:
+        try:
+            target[column.name] = column.read(body.get(column.name))
+        except Unfit as unfit:
+            fault = f"{column.name}: {unfit.reason}"
+            raise RequestFault(400, fault, column.name) from None
+    try:
+        target = task.corrected(target)
+    except BadInput as error:
+        raise RequestFault(400, f"{given[0]} must be {error.wanted}", given[0]) from None
+    return Given(target, None if rating is None else float(rating))

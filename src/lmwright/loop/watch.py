@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.loop.detect import seen_of
+from lmwright.core.task import joined
 from lmwright.metrics.detectors import Detectors, DriftScore, scores_to_json
 from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
@@ -46,10 +44,10 @@ class Watcher:
         self.version = version
         self.detectors = Detectors.load(folder)
         self.answers: list[Answer] = []
-        self.signs: dict[str, DriftScore] | None = None
+        self.scores: dict[str, DriftScore] | None = None
 
     def take(self, served: Served) -> list[dict[str, Any]]:
-        """Add an answer's texts; returns the signs of every window that it filled."""
+        """Add a request's answers; returns the drift scores of every window that it filled."""
         if served.version != self.version:
             return []
         self.answers += served.answers
@@ -61,11 +59,11 @@ class Watcher:
         return filled
 
     def look(self, window: list[Answer]) -> dict[str, Any]:
-        """The detectors' signs of one window."""
-        seen = seen_of(
-            np.stack([answer.probabilities for answer in window]),
-            np.stack([answer.embedding for answer in window]),
-            [answer.ids for answer in window],
-        )
-        self.signs = self.detectors.look(seen, self.signs)
-        return scores_to_json(self.signs) | {"confidence_mean": float(seen.confidence.mean())}
+        """The detectors' scores of one window."""
+        task = window[0].task
+        answers = joined([answer.answers for answer in window], range(len(window)))
+        sample = task.signals([answer.prepared for answer in window], answers)
+        self.scores = self.detectors.look(sample, self.scores)
+        confidence = task.confidence(answers)
+        mean = {} if confidence is None else {"confidence_mean": float(confidence.mean())}
+        return scores_to_json(self.scores) | mean

@@ -24,7 +24,7 @@ from lmwright.models.files.folder import (
     check_rows,
     generation_of,
     ids_of,
-    never_in,
+    read_banned_ids,
     read_config,
     read_shards,
     said_in,
@@ -65,7 +65,7 @@ def foreign_model(folder: Path, report: Callable[[str], None]) -> LanguageModel[
     tokenizer = read_tokenizer(folder)
     check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     said = said_in(folder, config)
-    stop_ids, banned_ids = ids_of(said.get("eos_token_id")), never_in(said, folder)
+    stop_ids, banned_ids = ids_of(said.get("eos_token_id")), read_banned_ids(said, folder)
     generation = generation_of(folder, config)
     for each in unsupported(generation):
         report(f"{each} is left unread")

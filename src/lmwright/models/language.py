@@ -207,12 +207,14 @@ def language_model(published: Published) -> LanguageModel[Network]:
         )
     described, start = published.described, None
     if any(stack.name == "encoder" for stack in published.spec.stacks[:-1]):
-        start = described.start or 0
+        start = described.decoder_start_id or 0
     words = published.spec.stacks[-1].embedding.vocabulary
     config = read_generation_config(described.generation)
     named = {
-        "forced_bos_token_id": () if described.first is None else (described.first,),
-        "bad_words_ids or suppress_tokens": described.never,
+        "forced_bos_token_id": ()
+        if described.forced_bos_id is None
+        else (described.forced_bos_id,),
+        "bad_words_ids or suppress_tokens": described.banned_ids,
         "forced_eos_token_id": config.forced_eos_token_id,
         "begin_suppress_tokens": config.begin_suppress_tokens,
     }
@@ -226,11 +228,11 @@ def language_model(published: Published) -> LanguageModel[Network]:
     return make_language_model(
         network,
         published.tokenizer,
-        described.ends,
+        described.stop_ids,
         described.template,
         decoder_start_id=start,
-        forced_bos_id=described.first,
-        banned_ids=described.never,
+        forced_bos_id=described.forced_bos_id,
+        banned_ids=described.banned_ids,
         generation_config=config,
     )
 

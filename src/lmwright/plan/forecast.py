@@ -15,31 +15,40 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stage import WorkEstimate
-from lmwright.data.corpus import read_rows
+from lmwright.core.task import Task, role_columns
+from lmwright.data.corpus import count_rows
 from lmwright.data.prepare import Data
-from lmwright.data.sources import Row, read_source
+from lmwright.data.sources import RawRow, read_source
+from lmwright.evals.baselines import kind_of
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.ragged import pack
-from lmwright.models.encoder import LONGEST, Encoder, from_published
-from lmwright.models.model import load_model
+from lmwright.models.core.spec import Head
+from lmwright.models.load import load_predictor
 from lmwright.models.network.network import Network
+from lmwright.models.text_model import (
+    LONGEST,
+    TextModel,
+    TextPredictor,
+    Tokens,
+    from_published,
+)
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
-from lmwright.tables import resolve
 from lmwright.train.finetune import Train, at_rate, positions
 from lmwright.train.optim import AdamW
+from lmwright.train.task import TrainedTask
 
 COUNTED = 200_000
 """Rows of a source that are counted; a larger one is taken for that large at least."""
@@ -61,6 +70,8 @@ WIDTH = (0.6, 1.0, 1.8)
 MEMORY_WIDTH = (0.8, 1.0, 1.5)
 """Low, expected and high, as multiples, until there is a track record."""
 
+PROBED = Head(pool="mean", outputs=2)
+"""The head of a probe where the recipe has no task, and the least outputs of one."""
 ENOUGH = 3
 READ_TOKENS = 256
 """Tokens of a text at which the speed is measured, or the training's cap if that is higher."""
@@ -97,17 +108,19 @@ class Sources:
     """What is known of a recipe's rows: from its result if there is one, else from its sources."""
 
     def __init__(self, recipe: Recipe, store: Store, planned: Sequence[Planned]) -> None:
-        step = recipe.step("data")
-        self.data = step.stage if step is not None and isinstance(step.stage, Data) else None
+        gathering = [step.stage for step in recipe.steps if isinstance(step.stage, Data)]
+        self.data = gathering[0] if gathering else None
+        self.task: Task | None = self.data.task if self.data else recipe.task
         self.folder = done_rows(store, planned)
         self.counts: dict[str, int] = {}
-        self.texts: dict[str, list[str]] = {}
+        self.samples: dict[str, list[dict[str, Any]]] = {}
+        columns = role_columns(self.task, "input", "target") if self.task else ()
         seed = self.data.seed if self.data else 0
         for source in self.data.sources if self.data else ():
-            rows = head(read_source(source, seed))
+            rows = head(read_source(source, columns, seed))
             self.counts[source.name] = len(rows)
             picked = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
-            self.texts[source.name] = [row.text for row in picked]
+            self.samples[source.name] = [row.values for row in picked]
         self.model = beginning(recipe, store)
         self.loaded = resident("VmRSS") or peak_memory()
 
@@ -115,7 +128,7 @@ class Sources:
         """The rows of ``ARTIFACT/FILE``."""
         name = place.partition("/")[2]
         if self.folder is not None and (self.folder / f"{name}.parquet").exists():
-            return len(read_rows(self.folder / f"{name}.parquet").ids)
+            return count_rows(self.folder / f"{name}.parquet")
         if name.startswith("test-"):
             return self.counts.get(name.removeprefix("test-"), 0)
         share = getattr(self.data.fractions, name, 0.0) if self.data else 0.0
@@ -143,8 +156,8 @@ class Sources:
     def lengths(self, place: str, most: int) -> np.ndarray:
         """Tokens of a sample of its texts, each cut at ``most``."""
         name = place.partition("/")[2].removeprefix("test-")
-        texts = self.texts.get(name) or [t for each in self.learnt() for t in self.texts[each]]
-        costs = [min(item.cost, most) for item in self.model.prepare(texts)]
+        rows = self.samples.get(name) or self.sample()
+        costs = [min(item.cost, most) for item in self.prepared(rows)]
         return np.array(costs, dtype=np.float64)
 
     def learnt(self) -> list[str]:
@@ -159,9 +172,13 @@ class Sources:
         """The size of the model that training starts from."""
         return sum(4 * parameter.numel() for parameter in self.model.network.parameters())
 
-    def sample(self) -> list[str]:
-        """Some texts to learn from."""
-        return [text for name in self.learnt() for text in self.texts[name]][:SAMPLE]
+    def sample(self) -> list[dict[str, Any]]:
+        """Some rows to learn from."""
+        return [row for name in self.learnt() for row in self.samples[name]][:SAMPLE]
+
+    def prepared(self, rows: Sequence[Mapping[str, Any]]) -> list[Tokens]:
+        """The tokens of the rows' texts."""
+        return self.model.tokens([self.task.text(row) for row in rows]) if self.task else []
 
 
 def forecast(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> dict[str, Any]:
@@ -253,11 +270,10 @@ def track_record(store: Store) -> dict[str, Past]:
 
 def probe(known: Sources, training: Train) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
-    texts = known.sample()
-    prepared = known.model.prepare(texts)
+    prepared = known.prepared(known.sample())
     peak = Peak()
     rows, gathering = row_rate(known), peak.bytes() - known.model_bytes()
-    fitted, read, reading = fit_rate(texts), read_rate(known.model, prepared), peak.bytes()
+    fitted, read, reading = fit_rate(known), read_rate(known.model, prepared), peak.bytes()
     token, pair = step_bytes(known.model, training)
     return Rates(
         rows=rows,
@@ -272,7 +288,7 @@ def probe(known: Sources, training: Train) -> Rates:
     )
 
 
-def step_bytes(model: Encoder, training: Train) -> tuple[float, float]:
+def step_bytes(model: TextModel, training: Train) -> tuple[float, float]:
     """Bytes that a token of a training step takes, and a pair of tokens of one text.
 
     Counted, with the recipe's dropout, as what two small batches keep for their way back: what
@@ -321,7 +337,7 @@ def row_rate(known: Sources) -> float:
     return known.source_rows() / seconds / max(1.0, known.source_rows() / 8000)
 
 
-def read_rate(model: Encoder, prepared: Sequence[Any]) -> float:
+def read_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     """Tokens a second that the model reads."""
     model.logits(prepared[:16])
     began = time.perf_counter()
@@ -329,7 +345,7 @@ def read_rate(model: Encoder, prepared: Sequence[Any]) -> float:
     return sum(item.cost for item in prepared[:READ_TEXTS]) / (time.perf_counter() - began)
 
 
-def train_rate(model: Encoder, prepared: Sequence[Any]) -> float:
+def train_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     """Tokens a second of whole training steps (without dropout, which costs a few per cent)."""
     optimizer = AdamW(model.network, 0.01)
     seconds: list[float] = []
@@ -346,11 +362,16 @@ def train_rate(model: Encoder, prepared: Sequence[Any]) -> float:
     return tokens / sum(seconds)
 
 
-def fit_rate(texts: Sequence[str]) -> float:
-    """Rows a second of the TF-IDF baseline; the labels do not matter for the time."""
+def fit_rate(known: Sources) -> float:
+    """Rows a second of the task's strongest baseline, on some rows."""
+    rows, task = known.sample(), known.task
+    if task is None or not task.baselines or not rows:
+        return 1000.0
+    table = pa.Table.from_pylist([{"id": f"{place:032x}", **row} for place, row in enumerate(rows)])
+    fitted = task.fitted(table.to_batches())
     began = time.perf_counter()
-    Tfidf.fit(list(texts), ["a" if k % 2 else "b" for k in range(len(texts))], ("a", "b"), 0)
-    return len(texts) / (time.perf_counter() - began)
+    kind_of(fitted, list(task.baselines)[-1]).fit(fitted, table, 0)
+    return len(rows) / (time.perf_counter() - began)
 
 
 class ProbeWork:
@@ -378,11 +399,11 @@ class ProbeWork:
         """Nothing is kept."""
 
 
-def head(rows: Any) -> list[Row]:
+def head(rows: Any) -> list[RawRow]:
     """The rows of a stream up to ``COUNTED``, faults left out."""
-    found: list[Row] = []
+    found: list[RawRow] = []
     for row in rows:
-        if isinstance(row, Row):
+        if isinstance(row, RawRow):
             found.append(row)
         if len(found) >= COUNTED:
             break
@@ -462,25 +483,24 @@ def may_outgrow(recipe: Recipe, store: Store) -> bool:
 
 def training_of(recipe: Recipe) -> Train:
     """The recipe's training, or the usual one where it has none."""
-    step = recipe.step("train")
-    return step.stage if step is not None and isinstance(step.stage, Train) else Train()
+    return next((step.stage for step in recipe.steps if isinstance(step.stage, Train)), Train())
 
 
-def beginning(recipe: Recipe, store: Store) -> Encoder:
+def beginning(recipe: Recipe, store: Store) -> TextModel:
     """A model as training starts from, with a fresh head, for the probe."""
     keep_few_kernels()  # as the training must, which may follow in this process
     training = training_of(recipe)
     most = max(READ_TOKENS, training.max_tokens)
     given = recipe.artifacts.get(training.start_from or "")
     if given is not None:
-        model = load_model(store.artifact(given))
-        if isinstance(model, Encoder):
-            return at_rate(model, 0.0, min(most, positions(model)))
+        found = load_predictor(store.artifact(given))
+        if isinstance(found, TextPredictor):
+            return at_rate(found.model, 0.0, min(most, positions(found.model)))
     published = training.published()
-    labels = ("a", "b")
-    head = resolve("tasks", training.task)(labels, 0.0).head(0.0)
+    head = cast(TrainedTask, recipe.task).head(0.0) if recipe.task else PROBED
     most = min(most, published.spec.longest or LONGEST)
-    return from_published(published, labels, head, most, 0)
+    outputs = max(head.outputs, PROBED.outputs)  # before the rows are read there are no labels
+    return from_published(published, replace(head, outputs=outputs), most, 0)
 
 
 def totals(stages: Mapping[str, Any]) -> dict[str, Any]:

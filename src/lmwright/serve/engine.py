@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import Model
+from lmwright.core.predictor import Predictor
+from lmwright.core.task import Answers, Prepared, Task
+from lmwright.metrics.calibration import Calibration
 
 log = logging.getLogger("lmwright.serve")
 
@@ -34,38 +36,55 @@ class Busy(LmwrightError):
 
 
 class Failed(LmwrightError):
-    """This text made the model fail; other requests are unaffected."""
+    """This row made the model fail; other requests are unaffected."""
 
 
 @dataclass
 class Loaded:
-    """A version in memory: the model, its calibration, and how many texts are under way on it."""
+    """A version in memory: predictor, calibration, and how many rows are under way on it."""
 
     version: str
-    model: Model
+    predictor: Predictor
     calibration: Calibration
     pending: int = 0
+
+    @property
+    def task(self) -> Task:
+        """The task that it answers."""
+        return self.predictor.task
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's answer to one text. ``label`` is None where it is unsure."""
+    """The calibrated answer to one row: ``answers`` has this row alone."""
 
-    label: str | None
-    unsure: bool
-    probabilities: np.ndarray
-    embedding: np.ndarray
-    ids: np.ndarray
+    task: Task
+    prepared: Prepared
+    answers: Answers
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Its columns as JSON values."""
+        return self.task.told(self.answers, 0)
 
     @property
     def tokens(self) -> int:
-        """The length of the text in tokens."""
-        return len(self.ids)
+        """The length of the row in tokens."""
+        return len(self.prepared.ids)
+
+    @property
+    def finite(self) -> bool:
+        """True if every number of it is one."""
+        return all(
+            np.isfinite(values).all()
+            for values in self.answers.columns.values()
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f"
+        )
 
 
 @dataclass(eq=False)
 class Item:
-    """One text under way."""
+    """One row under way."""
 
     prepared: Any
     loaded: Loaded
@@ -79,7 +98,7 @@ class Item:
 
 
 class Engine:
-    """Answers texts on one worker thread. All public methods may be called from any thread.
+    """Answers rows on one worker thread. All public methods may be called from any thread.
 
     ``queue_tokens`` bounds what waits; one client may hold half of it, so that a flood from one
     leaves room for the others.
@@ -104,15 +123,15 @@ class Engine:
         self.worker = threading.Thread(target=self._live, name="engine", daemon=True)
         self.worker.start()
 
-    def admit(self, texts: Sequence[str], client: str = "") -> tuple[Loaded, list[Future[Answer]]]:
-        """Queue texts on the current version; Busy when they do not fit into the queue.
+    def admit(self, rows: Sequence[Row], client: str = "") -> tuple[Loaded, list[Future[Answer]]]:
+        """Queue rows on the current version; Busy when they do not fit into the queue.
 
         BadInput when they would not even fit into an empty one. Tokenising is done by the
         caller's thread, outside the lock, and not at all while the queue is full.
         """
-        loaded = self._pin(client, len(texts))
+        loaded = self._pin(client, len(rows))
         try:
-            items = [Item(prepared, loaded, client) for prepared in loaded.model.prepare(texts)]
+            items = [Item(prepared, loaded, client) for prepared in loaded.predictor.prepare(rows)]
             cost = sum(item.cost for item in items)
             if cost > self.share:
                 raise BadInput(
@@ -128,12 +147,12 @@ class Engine:
                 self.held[client] = self.held.get(client, 0) + cost
                 self.changed.notify_all()
         except BaseException:
-            self._release(loaded, len(texts))
+            self._release(loaded, len(rows))
             raise
         return loaded, [item.future for item in items]
 
     def forget(self, client: str, futures: Sequence[Future[Answer]]) -> None:
-        """Let go of texts that nobody waits for any more: their places are free at once.
+        """Let go of rows that nobody waits for any more: their places are free at once.
 
         What is in the batch under way is finished, and its answer dropped.
         """
@@ -150,15 +169,15 @@ class Engine:
             self._keep(client, deque(kept))
 
     def swap(
-        self, loaded: Loaded, canary: Sequence[str], stop: Callable[[], bool] = lambda: False
+        self, loaded: Loaded, canary: Sequence[Row], stop: Callable[[], bool] = lambda: False
     ) -> Loaded:
-        """Put another version in place: try it on ``canary`` texts, flip, let the old one drain.
+        """Put another version in place: try it on ``canary`` rows, flip, let the old one drain.
 
         Returns the old one, which nothing uses any more. Raises LmwrightError, and changes
         nothing, when the canary fails.
         """
-        answers = answer(loaded, loaded.model.prepare(canary))
-        if not all(np.isfinite(a.probabilities).all() for a in answers):
+        answers = answer(loaded, loaded.predictor.prepare(canary))
+        if not all(each.finite for each in answers):
             raise LmwrightError(
                 f"version {loaded.version} answers the canary with no number",
                 "finite probabilities",
@@ -182,7 +201,7 @@ class Engine:
         return ""
 
     def drain(self, seconds: float) -> bool:
-        """Take no new texts and wait for those under way; whether all were answered in time."""
+        """Take no new rows and wait for those under way; whether all were answered in time."""
         until = time.monotonic() + seconds
         with self.changed:
             self.draining = True
@@ -300,7 +319,7 @@ class Engine:
             self.changed.notify_all()
 
     def _step(self, batch: list[Item]) -> None:
-        """Answer a batch; if it fails, each half alone, so that only the guilty text fails."""
+        """Answer a batch; if it fails, each half alone, so that only the guilty row fails."""
         try:
             answers = answer(batch[0].loaded, [item.prepared for item in batch])
         except Exception as error:
@@ -308,15 +327,15 @@ class Engine:
                 self._step(batch[: len(batch) // 2])
                 self._step(batch[len(batch) // 2 :])
                 return
-            log.error("version %s fails on a text: %s", batch[0].loaded.version, type(error))
-            settle(batch[0].future, Failed("the model failed on this text"))
+            log.error("version %s fails on a row: %s", batch[0].loaded.version, type(error))
+            settle(batch[0].future, Failed("the model failed on this row"))
             return
         for item, result in zip(batch, answers, strict=True):
-            if np.isfinite(result.probabilities).all():
+            if result.finite:
                 settle(item.future, result)
             else:
-                log.error("version %s answers a text with no number", batch[0].loaded.version)
-                settle(item.future, Failed("the model's answer to this text is no number"))
+                log.error("version %s answers a row with no number", batch[0].loaded.version)
+                settle(item.future, Failed("the model's answer to this row is no number"))
 
     def _settle(self, batch: list[Item], seconds: float) -> None:
         """Give the batch's places back. What is unsettled was in the hands of a dying engine."""
@@ -332,21 +351,9 @@ class Engine:
 
 
 def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:
-    """A version's answers to prepared texts, in their order: also the slow, short reference."""
-    logits, embeddings = loaded.model.look(prepared)
-    probabilities = loaded.calibration.probabilities(logits)
-    unsure = loaded.calibration.unsure(probabilities)
-    labels = [loaded.model.labels[place] for place in probabilities.argmax(-1)]
-    return [
-        Answer(
-            None if unsure[row] else labels[row],
-            bool(unsure[row]),
-            probabilities[row],
-            embeddings[row],
-            item.ids,
-        )
-        for row, item in enumerate(prepared)
-    ]
+    """A version's answers to prepared rows, in their order: also the slow, short reference."""
+    found = loaded.calibration.apply(loaded.task, loaded.predictor.answers(prepared))
+    return [Answer(loaded.task, item, found.take([row])) for row, item in enumerate(prepared)]
 
 
 def settle(future: Future[Answer], outcome: Answer | Exception) -> None:

@@ -1,34 +1,37 @@
 """A version from the store, loaded and asked without a server.
 
 loaded = load_version(Store(Path("lmwright-store")), "reviews@production")
-for answer in classify(loaded, ["A joy from start to end."]):
-    print(answer.label, answer.probabilities)
+for answer in answer_rows(loaded, [{"text": "A joy from start to end."}]):
+    print(answer)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
-from lmwright.serve.engine import Answer, Loaded, answer
+from lmwright.core.columns import Row
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.load import load_predictor
+from lmwright.serve.engine import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
 
-TEXTS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
 
 
 def load_version(store: Store, name: str) -> Loaded:
     """The version that an alias or a hash names. BadInput says what there is instead."""
     content = resolve_version(store, name)
     bound = read_version(store, content)
-    model = load_model(store.artifact(bound["model"]))
-    return Loaded(content[:16], model, Calibration(**bound["calibration"]))
+    predictor = load_predictor(store.artifact(bound["model"]))
+    return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 
-def classify(loaded: Loaded, texts: Sequence[str]) -> list[Answer]:
-    """One answer a text, in their order."""
-    answers: list[Answer] = []
-    for place in range(0, len(texts), TEXTS_AT_ONCE):
-        answers += answer(loaded, loaded.model.prepare(texts[place : place + TEXTS_AT_ONCE]))
+def answer_rows(loaded: Loaded, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One answer a row, in their order, as JSON values."""
+    answers: list[dict[str, Any]] = []
+    for place in range(0, len(rows), ROWS_AT_ONCE):
+        prepared = loaded.predictor.prepare(rows[place : place + ROWS_AT_ONCE])
+        answers += [each.told for each in answer(loaded, prepared)]
     return answers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from lmwright.core.columns import Column, Row, Unfit, canonical
 
 
 class RequestFault(Exception):
@@ -112,24 +114,73 @@ def printable(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class ClassifyRequest:
-    """A request to ``/v1/classify`` that has been checked."""
+class RowsRequest:
+    """A request for answers to rows that has been checked: their input columns, and the model."""
 
-    texts: tuple[str, ...]
+    rows: tuple[Row, ...]
     model: str | None
 
 
-def read_classify(body: dict[str, Any], max_texts: int, max_characters: int) -> ClassifyRequest:
-    """``input`` (a text or a list of texts) and, if wished, ``model``."""
+def read_predict(
+    body: dict[str, Any], columns: Sequence[Column], max_rows: int, max_characters: int
+) -> RowsRequest:
+    """``inputs`` (a list of objects with the task's input columns) and, if wished, ``model``."""
+    allow_only(body, {"inputs", "model"})
+    given = bounded_list(body.get("inputs"), "inputs", max_rows)
+    rows = tuple(
+        read_row(row, columns, f"inputs[{place}]", max_characters)
+        for place, row in enumerate(given)
+    )
+    return RowsRequest(rows, model_of(body))
+
+
+def read_row(value: Any, columns: Sequence[Column], where: str, max_characters: int) -> Row:
+    """One object with the columns, each read as its type."""
+    names = [column.name for column in columns]
+    if not isinstance(value, dict):
+        raise RequestFault(400, f"{where} must be an object with {', '.join(names)}", where)
+    for name in value:
+        if name not in names:
+            raise RequestFault(
+                400, f"{where} has {printable(name)}; known: {', '.join(names)}", where
+            )
+    row = {}
+    for column in columns:
+        try:
+            row[column.name] = column.read(value.get(column.name))
+        except Unfit as unfit:
+            fault = f"{where}.{column.name}: {unfit.reason}"
+            raise RequestFault(400, fault, f"{where}.{column.name}"[:80]) from None
+        if len(canonical(row[column.name])) > max_characters:
+            message = f"{where}.{column.name} has over {max_characters} characters"
+            raise RequestFault(413, message, f"{where}.{column.name}"[:80])
+    return row
+
+
+def read_classify(
+    body: dict[str, Any], column: str, max_texts: int, max_characters: int
+) -> RowsRequest:
+    """``input`` (a text or a list of texts, for the one input column) and, if wished, ``model``."""
     allow_only(body, {"input", "model"})
     given = body.get("input")
-    texts = given if isinstance(given, list) else [given]
-    if not texts:
-        raise RequestFault(400, "input is an empty list", "input")
-    if len(texts) > max_texts:
-        raise RequestFault(413, f"input has {len(texts)} texts; at most {max_texts}", "input")
+    texts = bounded_list(given if isinstance(given, list) else [given], "input", max_texts)
     checked = tuple(checked_text(text, "input", max_characters) for text in texts)
     if any(not text.strip() for text in checked):
         raise RequestFault(400, "input holds an empty text", "input")
-    model = body.get("model")
-    return ClassifyRequest(checked, None if model is None else text_field(body, "model", 256))
+    return RowsRequest(tuple({column: text} for text in checked), model_of(body))
+
+
+def bounded_list(value: Any, name: str, most: int) -> list[Any]:
+    """A list that is not empty and not too long."""
+    if not isinstance(value, list):
+        raise RequestFault(400, f"{name} must be a list", name)
+    if not value:
+        raise RequestFault(400, f"{name} is an empty list", name)
+    if len(value) > most:
+        raise RequestFault(413, f"{name} has {len(value)} entries; at most {most}", name)
+    return value
+
+
+def model_of(body: dict[str, Any]) -> str | None:
+    """The name of a model, where the request has one."""
+    return None if body.get("model") is None else text_field(body, "model", 256)

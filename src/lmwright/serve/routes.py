@@ -1,4 +1,4 @@
-"""The routes of a classifier: classify, models."""
+"""The routes of a predictor: predict, the contracts that its task keeps, models."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
+from lmwright.core.task import role_columns, task_to_json
 from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
 from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
-from lmwright.serve.request import RequestFault, printable, read_classify, strict_json
+from lmwright.serve.request import (
+    RequestFault,
+    RowsRequest,
+    printable,
+    read_classify,
+    read_predict,
+    strict_json,
+)
 from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
 
@@ -43,10 +52,10 @@ class Service:
             registry=self.registry,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
-        self.texts = Counter(
-            "lmwright_texts",
-            "Texts by version and label",
-            ["version", "label"],
+        self.rows = Counter(
+            "lmwright_rows",
+            "Rows by version and class of answer",
+            ["version", "answer"],
             registry=self.registry,
         )
         self.tokens = Counter("lmwright_tokens", "Tokens read", registry=self.registry)
@@ -65,8 +74,8 @@ class Service:
             "object": "model",
             "created": self.created,
             "version": loaded.version,
-            "kind": loaded.model.kind,
-            "labels": list(loaded.model.labels),
+            "kind": loaded.predictor.kind,
+            "task": task_to_json(loaded.task),
             "owned_by": "lmwright",
         }
 
@@ -81,47 +90,86 @@ class Service:
 def routes(service: Service) -> APIRouter:
     """The router of a service."""
     router = APIRouter()
+    settings = service.settings
 
-    @router.post("/v1/classify", summary="Label one text or many")
-    async def classify(request: Request) -> JSONResponse:
-        parsed = read_classify(
-            strict_json(await request.body()),
-            service.settings.max_texts,
-            service.settings.max_characters,
+    @router.post("/v1/predict", summary="Answer one row or many by their input columns")
+    async def predict(request: Request) -> JSONResponse:
+        columns = role_columns(service.engine.current.task, "input")
+        body = strict_json(await request.body())
+        asked = read_predict(body, columns, settings.max_texts, settings.max_characters)
+        served = await serve_rows(service, request, asked, "ans")
+        return JSONResponse(
+            {
+                "id": served.id,
+                "object": "prediction",
+                "model": service.alias,
+                "version": served.version,
+                "answers": [
+                    {"index": index, **one.told} for index, one in enumerate(served.answers)
+                ],
+                "usage": {"tokens": sum(one.tokens for one in served.answers)},
+            }
         )
-        service.check_name(parsed.model, service.engine.current.version)
-        began = time.monotonic()
-        client = request.scope.get("client_name", "")
-        loaded, answers = await ask(service, request, parsed.texts, client)
-        service.check_name(parsed.model, loaded.version)  # a swap may have come between
-        served = Served(
-            f"cls-{uuid.uuid4().hex}",
-            time.time(),
-            client,
-            loaded.version,
-            loaded.model.labels,
-            parsed.texts,
-            tuple(answers),
-        )
-        for observe in service.observers:
-            observe(served)
-        service.seconds.observe(time.monotonic() - began)
-        for one in answers:
-            service.texts.labels(loaded.version, one.label or "unsure").inc()
-            service.tokens.inc(one.tokens)
-        return JSONResponse(describe(service.alias, served))
 
+    for contract in service.engine.current.task.contracts:
+        CONTRACTS[contract](router, service)
     add_models(router, service)
     add_health(router, service)
     return router
 
 
+def add_classify(router: APIRouter, service: Service) -> None:
+    """``/v1/classify``: texts for the one input column."""
+    settings = service.settings
+    (column,) = role_columns(service.engine.current.task, "input")
+
+    @router.post("/v1/classify", summary="Label one text or many")
+    async def classify(request: Request) -> JSONResponse:
+        body = strict_json(await request.body())
+        asked = read_classify(body, column.name, settings.max_texts, settings.max_characters)
+        served = await serve_rows(service, request, asked, "cls")
+        return JSONResponse(
+            {
+                "id": served.id,
+                "object": "classification",
+                "model": service.alias,
+                "version": served.version,
+                "results": [
+                    {"index": index, **one.told} for index, one in enumerate(served.answers)
+                ],
+                "usage": {"tokens": sum(one.tokens for one in served.answers)},
+            }
+        )
+
+
+CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {"classify": add_classify}
+"""Routes that a task may keep beside ``/v1/predict``, by the names that it lists."""
+
+
+async def serve_rows(service: Service, request: Request, asked: RowsRequest, prefix: str) -> Served:
+    """Answers to the rows of a request, told to all observers and counted."""
+    service.check_name(asked.model, service.engine.current.version)
+    began = time.monotonic()
+    client = request.scope.get("client_name", "")
+    loaded, answers = await ask(service, request, asked.rows, client)
+    service.check_name(asked.model, loaded.version)  # a swap may have come between
+    name = f"{prefix}-{uuid.uuid4().hex}"
+    served = Served(name, time.time(), client, loaded.version, asked.rows, tuple(answers))
+    for observe in service.observers:
+        observe(served)
+    service.seconds.observe(time.monotonic() - began)
+    for one in answers:
+        service.rows.labels(loaded.version, one.task.category(one.told)).inc()
+        service.tokens.inc(one.tokens)
+    return served
+
+
 async def ask(
-    service: Service, request: Request, texts: Sequence[str], client: str
+    service: Service, request: Request, rows: Sequence[Row], client: str
 ) -> tuple[Loaded, list[Answer]]:
-    """The answers to texts and their version; gives its places back when nobody waits."""
+    """The answers to rows and their version; gives its places back when nobody waits."""
     try:
-        loaded, futures = await asyncio.to_thread(service.engine.admit, texts, client)
+        loaded, futures = await asyncio.to_thread(service.engine.admit, rows, client)
     except Busy as busy:
         engine = service.engine
         status = 503 if engine.draining or engine.closing else 429
@@ -137,30 +185,9 @@ async def ask(
 
 
 def checked(answer: Answer | BaseException) -> Answer:
-    """An answer, or the fault of the one text that made the model fail."""
+    """An answer, or the fault of the one row that made the model fail."""
     if isinstance(answer, Failed):
-        raise RequestFault(500, "the model failed on a text of this request", "input")
+        raise RequestFault(500, "the model failed on a row of this request", "input")
     if isinstance(answer, BaseException):
         raise answer
     return answer
-
-
-def describe(alias: str, served: Served) -> dict[str, Any]:
-    """A request's answer as JSON."""
-    results = [
-        {
-            "index": index,
-            "label": one.label,
-            "unsure": one.unsure,
-            "probabilities": dict(zip(served.labels, map(float, one.probabilities), strict=True)),
-        }
-        for index, one in enumerate(served.answers)
-    ]
-    return {
-        "id": served.id,
-        "object": "classification",
-        "model": alias,
-        "version": served.version,
-        "results": results,
-        "usage": {"tokens": sum(one.tokens for one in served.answers)},
-    }

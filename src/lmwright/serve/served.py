@@ -1,20 +1,20 @@
-"""Answered requests, as observers see them; no server is needed for it."""
+"""Answered requests, as they are handed to observers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmwright.core.columns import Row
 from lmwright.serve.engine import Answer
 
 
 @dataclass(frozen=True)
 class Served:
-    """One answered request, as it is handed to whoever watches."""
+    """One answered request: its rows' input columns and their answers."""
 
     id: str
     time: float
     client: str
     version: str
-    labels: tuple[str, ...]
-    texts: tuple[str, ...]
+    rows: tuple[Row, ...]
     answers: tuple[Answer, ...]

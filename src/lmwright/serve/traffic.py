@@ -12,15 +12,19 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from lmwright.core.columns import Row, canonical
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.task import Task, role_columns
+from lmwright.old_format import traffic_answer, traffic_feedback
 from lmwright.serve.served import Served
 from lmwright.store.database import Database, sqlite_url
 from lmwright.store.store import Store
@@ -36,10 +40,9 @@ answers = sa.Table(
     sa.Column("time", sa.Float, nullable=False, index=True),
     sa.Column("client", sa.String(200), nullable=False),
     sa.Column("version", sa.String(64), nullable=False, index=True),
-    sa.Column("label", sa.String(200)),
-    sa.Column("probabilities", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
     sa.Column("tokens", sa.Integer, nullable=False),
-    sa.Column("text", sa.Text),
+    sa.Column("inputs", sa.Text),
 )
 feedback = sa.Table(
     "feedback",
@@ -49,7 +52,8 @@ feedback = sa.Table(
     sa.Column("place", sa.Integer, nullable=False),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("client", sa.String(200), nullable=False),
-    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("target", sa.Text),
+    sa.Column("rating", sa.Float),
     sa.Column("part", sa.String(8), nullable=False),
     sa.UniqueConstraint("id", "place"),
     sqlite_autoincrement=True,  # a number that was forgotten is not given again
@@ -71,10 +75,45 @@ def create_first(connection: sa.Connection) -> None:
 
 def number_feedback_once(connection: sa.Connection) -> None:
     """Migration 2: the first tables gave the numbers of forgotten feedback again."""
+    if "label" not in columns_of(connection, "feedback"):
+        return  # made by migration 1 as it is now
     connection.exec_driver_sql("ALTER TABLE feedback RENAME TO feedback_before")
-    feedback.create(connection)
+    connection.exec_driver_sql(NUMBERED)
     connection.exec_driver_sql("INSERT INTO feedback SELECT * FROM feedback_before")
     connection.exec_driver_sql("DROP TABLE feedback_before")
+
+
+NUMBERED = """
+CREATE TABLE feedback (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id VARCHAR(40) NOT NULL, place INTEGER NOT NULL,
+    time FLOAT NOT NULL, client VARCHAR(200) NOT NULL, label VARCHAR(200) NOT NULL,
+    part VARCHAR(8) NOT NULL, UNIQUE (id, place))
+"""
+"""The feedback's table as migration 2 left it."""
+
+
+def columns_of_tasks(connection: sa.Connection) -> None:
+    """Migration 3: a text, its label and probabilities become the columns of a task as JSON."""
+    if "label" not in columns_of(connection, "feedback"):
+        return  # made by migration 1 as it is now
+    for table in (answers, feedback):
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO {table.name}_before")
+    for index in answers.indexes:
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index.name}")
+    schema.create_all(connection, [answers, feedback])
+    old = connection.exec_driver_sql("SELECT * FROM answers_before").mappings()
+    for row in old:
+        connection.execute(answers.insert().values(traffic_answer(dict(row))))
+    old = connection.exec_driver_sql("SELECT * FROM feedback_before ORDER BY number").mappings()
+    for row in old:
+        connection.execute(feedback.insert().values(traffic_feedback(dict(row))))
+    for table in (answers, feedback):
+        connection.exec_driver_sql(f"DROP TABLE {table.name}_before")
+
+
+def columns_of(connection: sa.Connection, table: str) -> list[str]:
+    """The names of a table's columns."""
+    return [column["name"] for column in sa.inspect(connection).get_columns(table)]
 
 
 PARTS = ("train", "gate")
@@ -114,9 +153,11 @@ class Log:
 
     def find(self, answer: str) -> list[dict[str, Any]]:
         """The parts of one answer, for its lineage."""
-        query = sa.select(answers).where(answers.c.id == answer).order_by(answers.c.place)
+        query = sa.text("SELECT * FROM answers WHERE id = :id ORDER BY place")
         with self.database.read() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query, {"id": answer}).mappings().all()
+        # A log that no server has opened since keeps its old columns.
+        return [traffic_answer(dict(row)) if "probabilities" in row else dict(row) for row in rows]
 
     def answers_of(self, version: str) -> list[str]:
         """The ids of the answers that a version (its short name) gave and that are still kept."""
@@ -150,7 +191,7 @@ class Traffic(Log):
         seen: Callable[[list[Served]], None] = lambda served: None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        migrations = (create_first, number_feedback_once)
+        migrations = (create_first, number_feedback_once, columns_of_tasks)
         self.database = Database(sqlite_url(folder / DATABASE), migrations)
         self.keep_text, self.retention_days, self.gate_share = keep_text, retention_days, gate_share
         settings = {"keep_text": keep_text, "retention_days": retention_days}
@@ -186,23 +227,25 @@ class Traffic(Log):
         self.writer.join(60)
         super().close()
 
-    def give(self, answer: str, place: int, label: str, labels: Iterable[str], client: str) -> str:
-        """Record what a text's label should have been; returns the part it belongs to.
+    def give(self, answer: str, place: int, given: Given, task: Task, client: str) -> str:
+        """Record the targets that an answered row should have had, or a rating; returns its part.
 
-        The part is drawn by the text itself, so that a text never stands on both sides. A label
+        The part is drawn by the row itself, so that a row never stands on both sides. A target
         that is corrected keeps its number: it is no new one. Raises BadInput for an unknown
-        answer or label.
+        answer or a target that cannot be meant.
         """
-        if label not in set(labels):
-            raise BadInput(f"unknown label {label[:60]!r}", "one of " + ", ".join(sorted(labels)))
+        target = None if given.target is None else json.dumps(task.corrected(given.target))
         self.flush()
         with self.database.write() as connection:
             where = (answers.c.id == answer) & (answers.c.place == place)
             row = connection.execute(sa.select(answers).where(where)).first()
             if row is None:
                 raise BadInput("there is no such answer", "id and index of an answer given here")
-            part = part_of(row.text or f"{answer} {place}", self.gate_share)
-            said = {"time": time.time(), "client": client, "label": label}
+            inputs = json.loads(row.inputs) if row.inputs else None
+            part = part_of(bare(task, inputs) if inputs else f"{answer} {place}", self.gate_share)
+            said: dict[str, Any] = {"time": time.time(), "client": client}
+            said |= {"target": target} if target is not None else {}
+            said |= {"rating": given.rating} if given.rating is not None else {}
             same = (feedback.c.id == answer) & (feedback.c.place == place)
             if not connection.execute(feedback.update().where(same).values(said)).rowcount:
                 connection.execute(
@@ -211,25 +254,27 @@ class Traffic(Log):
         return part
 
     def labelled(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
-        """Feedback with the answer that it is about, what was said last at the end."""
+        """Feedback with targets, and the answers that it is about; what was said last at the end.
+
+        A rating alone is no target: nothing is learnt from it.
+        """
         joined = feedback.join(
             answers, (answers.c.id == feedback.c.id) & (answers.c.place == feedback.c.place)
         )
         query = (
             sa.select(
                 feedback.c.number,
-                feedback.c.label.label("truth"),
+                feedback.c.target,
                 feedback.c.part,
                 feedback.c.time,
                 answers.c.version,
-                answers.c.label,
-                answers.c.probabilities,
-                answers.c.text,
+                answers.c.answer,
+                answers.c.inputs,
                 answers.c.id,
                 answers.c.place,
             )
             .select_from(joined)
-            .where(feedback.c.time >= since)
+            .where((feedback.c.time >= since) & feedback.c.target.is_not(None))
             .order_by(feedback.c.time, feedback.c.number)
         )
         if version is not None:
@@ -237,8 +282,23 @@ class Traffic(Log):
         with self.database.read() as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
         for row in rows:
-            row["probabilities"] = json.loads(row["probabilities"])
+            for name in ("target", "answer", "inputs"):
+                row[name] = json.loads(row[name]) if row[name] else None
         return rows
+
+    def ratings(self, version: str) -> list[float]:
+        """The ratings (0 to 1) of answers of a version, oldest first."""
+        joined = feedback.join(
+            answers, (answers.c.id == feedback.c.id) & (answers.c.place == feedback.c.place)
+        )
+        query = (
+            sa.select(feedback.c.rating)
+            .select_from(joined)
+            .where(feedback.c.rating.is_not(None) & (answers.c.version == version))
+            .order_by(feedback.c.time, feedback.c.number)
+        )
+        with self.database.read() as connection:
+            return [float(row.rating) for row in connection.execute(query)]
 
     def add_window(self, version: str, signs: dict[str, Any]) -> None:
         """Keep what the detectors said of one window."""
@@ -304,7 +364,7 @@ class Traffic(Log):
                 return
 
     def _rows(self, served: list[Served]) -> list[dict[str, Any]]:
-        """The rows of answers, texts masked or left out."""
+        """The rows of answers, inputs masked or left out."""
         return [
             {
                 "id": one.id,
@@ -312,24 +372,39 @@ class Traffic(Log):
                 "time": one.time,
                 "client": one.client,
                 "version": one.version,
-                "label": answer.label,
-                "probabilities": json.dumps(
-                    dict(zip(one.labels, map(float, answer.probabilities), strict=True))
-                ),
+                "answer": json.dumps(answer.told, ensure_ascii=False),
                 "tokens": answer.tokens,
-                "text": mask_personal(text) if self.keep_text else None,
+                "inputs": json.dumps(masked(row), ensure_ascii=False) if self.keep_text else None,
             }
             for one in served
-            for place, (text, answer) in enumerate(zip(one.texts, one.answers, strict=True))
+            for place, (row, answer) in enumerate(zip(one.rows, one.answers, strict=True))
         ]
 
 
-def part_of(text: str, gate_share: float) -> str:
-    """``train`` or ``gate``, drawn by the letters and digits of the text."""
-    digest = hmac.new(b"lmwright feedback", bare(text).encode(), hashlib.sha256).digest()
+@dataclass(frozen=True)
+class Given:
+    """Feedback on one answer: its right targets, a rating from 0 to 1, or both."""
+
+    target: Mapping[str, Any] | None = None
+    rating: float | None = None
+
+
+def masked(value: Any) -> Any:
+    """A row's values with personal data masked in every text."""
+    if isinstance(value, str):
+        return mask_personal(value)
+    if isinstance(value, Mapping):
+        return {name: masked(each) for name, each in value.items()}
+    return [masked(each) for each in value] if isinstance(value, list) else value
+
+
+def part_of(bare_row: str, gate_share: float) -> str:
+    """``train`` or ``gate``, drawn by the letters and digits of the row's inputs."""
+    digest = hmac.new(b"lmwright feedback", bare_row.encode(), hashlib.sha256).digest()
     return PARTS[int.from_bytes(digest[:8], "big") / 2**64 < gate_share]
 
 
-def bare(text: str) -> str:
-    """What two texts share that differ in case, spaces and marks only."""
+def bare(task: Task, inputs: Row) -> str:
+    """What two rows share whose inputs differ in case, spaces and marks only."""
+    text = " ".join(canonical(inputs[each.name]) for each in role_columns(task, "input"))
     return "".join(filter(str.isalnum, text.casefold())) or text

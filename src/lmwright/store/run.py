@@ -106,9 +106,8 @@ def run_recipe(
                 head["attempts"] = {key: result.attempt for key, result in run.results.items()}
                 write_head(folder, head)
                 foresee(recipe.steps[place:], run.artifacts, store)
-                act = getattr(step.stage, "act", None)
-                if act is not None:
-                    facts = act(recipe, run.artifacts, store, journal.record, author)
+                facts = step.stage.act(recipe, run.artifacts, store, journal.record, author)
+                if facts is not None:
                     run.acts[step.name] = facts
                     journal.record("acted", step=step.name, facts=facts)
         journal.record("run ended", state="done")

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Estimate, Loss, Measures, Prepared, Share, Signal, ragged
+from lmwright.core.task import (
+    Answers,
+    Estimate,
+    Loss,
+    Measures,
+    Prepared,
+    Share,
+    Signal,
+    Task,
+    ragged,
+)
 from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
 from lmwright.metrics.calibration import fit_temperature, smoothed, softmax
@@ -42,9 +52,12 @@ class TextClassification(Settings):
     kind: ClassVar[str] = "text-classification"
     one_answer: ClassVar[bool] = True
     strata: ClassVar[str] = "label"
+    panel: ClassVar[str] = "lmwright.tasks.classification_panel:panel"
     primary: ClassVar[str] = "log_loss"
     monitor: ClassVar[str] = "scaled_log_loss"
+    gate_loss: ClassVar[str] = "brier"
     abstains_by: ClassVar[str] = "error"
+    contracts: ClassVar[tuple[str, ...]] = ("classify",)
     baselines: ClassVar[Mapping[str, str]] = {
         "majority": "lmwright.baselines.majority:Majority",
         "tfidf": "lmwright.baselines.tfidf:Tfidf",
@@ -97,6 +110,10 @@ class TextClassification(Settings):
                 "name another column, or raise max_labels of the task",
             )
         return replace(self, labels=tuple(sorted(found)))
+
+    def comparable(self, other: Task) -> bool:
+        """The same labels."""
+        return isinstance(other, TextClassification) and self.labels == other.labels
 
     def fault(self, row: Row) -> str:
         """A label that the task has not, once it has any."""
@@ -235,12 +252,31 @@ class TextClassification(Settings):
             "probabilities": dict(zip(self.labels, numbers, strict=True)),
         }
 
-    def corrected(self, row: Row, answer: Mapping[str, Any]) -> Row:
-        """The row with the label that was given as the right one."""
-        label = answer.get("label")
+    def heard(self, told: Sequence[Mapping[str, Any]]) -> Answers:
+        """Probabilities in the order of the labels; a label that was not told of has none."""
+        numbers = [
+            [each["probabilities"].get(label, 0.0) for label in self.labels] for each in told
+        ]
+        p = np.array(numbers, dtype=np.float64).reshape(len(told), len(self.labels))
+        return Answers(
+            {
+                "probabilities": p,
+                "label": [self.labels[place] for place in p.argmax(-1)],
+                "unsure": np.array([bool(each["unsure"]) for each in told]),
+                "floor": np.zeros(len(told)),
+            }
+        )
+
+    def category(self, told: Mapping[str, Any]) -> str:
+        """The label, or unsure."""
+        return told["label"] or "unsure"
+
+    def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The label that was given as the right one."""
+        label = given.get("label")
         if label not in self.labels:
             raise BadInput(f"unknown label {str(label)[:60]!r}", "one of " + ", ".join(self.labels))
-        return {**row, "label": label}
+        return {"label": label}
 
     # The text model that answers
 

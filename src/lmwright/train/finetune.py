@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate, inert
-from lmwright.data.corpus import read_split, read_task_of, task_modules
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate, inert
+from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.files.folder import Published, read_folder
 from lmwright.models.files.published import (
@@ -92,6 +92,11 @@ class Train(Stage):
             return (*found, *modules_of(inputs[self.start_from]))
         return (*found, *family_modules(self.start))
 
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """Learn from the feedback's training rows too."""
+        return {"extra": [*settings.get("extra", ()), feedback.artifact]}
+
     def check(self) -> None:
         """BadInput for a number outside its range."""
         ranges = {
@@ -155,7 +160,10 @@ class Train(Stage):
         out = work.out("model")
         TextPredictor(task, model).save(out)
         write_json(out / "curves.json", state.curves)
-        pq.write_table(table.select(["id", "source"]), out / "rows.parquet")
+        keys = pa.array(row_keys(task, table), pa.string())
+        pq.write_table(
+            table.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
+        )
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
         return {
             "rows": table.num_rows,
@@ -231,7 +239,7 @@ class Train(Stage):
             found = load_predictor(work.inputs[self.start_from])
             if not isinstance(found, TextPredictor):
                 raise BadInput(f"{self.start_from} is a {found.kind} model", "a text model")
-            if found.task != task:
+            if not found.task.comparable(task):
                 raise BadInput(
                     f"{self.start_from} was trained for {found.task}",
                     f"the task of the rows: {task}",

@@ -104,7 +104,7 @@ def test_what_is_written_is_read_back(name, format, tmp_path):
     network = made(family, config)
     write_gguf_model(tmp_path / "x.gguf", network, family, config, TOKENS, format)
     found = read_gguf_model(tmp_path / "x.gguf")
-    assert found.spec == network.spec and found.described.ends == (3,)
+    assert found.spec == network.spec and found.described.stop_ids == (3,)
     head, weights = found.heads["lm"]
     assert head == network.head_spec
     again = build(found.spec, head)
@@ -131,7 +131,7 @@ def test_three_ends_of_an_answer_are_read(tmp_path):
     family, config = KIN["llama"]
     more = {**TOKENS, "tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 7}
     write_gguf_model(tmp_path / "x.gguf", made(family, config), family, config, more, "F32")
-    assert read_gguf_model(tmp_path / "x.gguf").described.ends == (3, 5, 7)
+    assert read_gguf_model(tmp_path / "x.gguf").described.stop_ids == (3, 5, 7)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ ANOTHER = "save the file as UTF-8, or name its encoding (encoding: in a source, 
 def open_text(table: Table, newline: str | None = None) -> io.TextIOWrapper:
     """A file as text, without byte-order mark; bytes that are not of the encoding stay visible.
 
-    They come as lone surrogates, so that the row that holds them can be set aside.
+    They come as lone surrogates, so that the row that holds them can be rejected.
     """
     codec = encoding_of(table)
     return io.TextIOWrapper(open_bytes(table), codec, errors="surrogateescape", newline=newline)
@@ -204,6 +204,6 @@ def read_all(lines: io.TextIOWrapper, table: Table, limit: int) -> str:
 
 
 def undecoded(lines: io.TextIOWrapper, table: Table, error: UnicodeError) -> BadInput:
-    """What is said of bytes that are not even set aside as those of one row."""
+    """What is said of bytes that are not even rejected as those of one row."""
     codec = lines.encoding
     return BadInput(f"{table.about} is not {codec}: {error}", f"text in {codec}", ANOTHER)

@@ -67,16 +67,16 @@ def generation_settings(published: Published) -> dict[str, Any]:
     """Generation settings of a published model as fields of a config."""
     described, roles = published.described, dict(published.tokenizer.roles)
     roles.pop("language", None)  # of texts, not of answers; a tokenizer's settings say it
-    ends = tuple(dict.fromkeys([*described.ends, *roles.pop("eos", ())]))
+    ends = tuple(dict.fromkeys([*described.stop_ids, *roles.pop("eos", ())]))
     said: dict[str, Any] = {f"{role}_token_id": n for role, (n, *more) in roles.items() if not more}
     if ends:
         said["eos_token_id"] = list(ends)
-    if described.start is not None:
-        said["decoder_start_token_id"] = described.start
-    if described.first is not None:
-        said["forced_bos_token_id"] = described.first
-    if described.never:
-        said["suppress_tokens"] = list(described.never)
+    if described.decoder_start_id is not None:
+        said["decoder_start_token_id"] = described.decoder_start_id
+    if described.forced_bos_id is not None:
+        said["forced_bos_token_id"] = described.forced_bos_id
+    if described.banned_ids:
+        said["suppress_tokens"] = list(described.banned_ids)
     names = (*(field.name for field in fields(GenerationConfig)), *UNSUPPORTED)
     return said | {n: described.generation[n] for n in names if n in described.generation}
 

@@ -46,21 +46,21 @@ UNSUPPORTED = {
 class Described:
     """The description of a published model, without its weights.
 
-    ``heads`` are those that its family knows. ``ends`` are the ids that end an answer, ``start``
-    the one that a decoder with an encoder begins with; ``template`` is how its chats are written,
-    if it has one. An answer's first token is ``first``, if that is given, and none is among
-    ``never``; what else its files say of answers is ``generation``.
+    ``heads`` are those that its family knows. ``stop_ids`` end an answer, ``decoder_start_id`` is
+    the first input of a decoder with an encoder; ``template`` is the chat template, if there is
+    one. An answer's first token is ``forced_bos_id``, if that is given, and none is among
+    ``banned_ids``; further settings of answers are in ``generation``.
     """
 
     family: Family
     config: dict[str, Any]
     spec: ModelSpec
     heads: dict[str, Head]
-    ends: tuple[int, ...]
-    start: int | None
+    stop_ids: tuple[int, ...]
+    decoder_start_id: int | None
     template: str
-    first: int | None = None
-    never: tuple[int, ...] = ()
+    forced_bos_id: int | None = None
+    banned_ids: tuple[int, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -148,16 +148,16 @@ def describe_folder(folder: Path) -> Described:
         family,
         config,
         *spec_of(family, config, f"{folder / 'config.json'}"),
-        ends=ids_of(said.get("eos_token_id")),
-        start=start if isinstance(start, int) else None,
+        stop_ids=ids_of(said.get("eos_token_id")),
+        decoder_start_id=start if isinstance(start, int) else None,
         template=template_of(folder),
-        first=first if isinstance(first, int) else None,
-        never=never_in(said, folder),
+        forced_bos_id=first if isinstance(first, int) else None,
+        banned_ids=read_banned_ids(said, folder),
         generation=generation_of(folder, config),
     )
 
 
-def never_in(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
+def read_banned_ids(said: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
     """Banned token ids; BadInput for banned sequences of several tokens."""
     runs = said.get("bad_words_ids") or []
     words = runs if isinstance(runs, list) else [runs]
