@@ -95,6 +95,21 @@ class Feedback:
     past: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Use:
+    """A use of rows beside learning from them, for lineage.
+
+    ``word`` says which, ``artifact`` is what was made by it. The rows are those that the Parquet
+    file ``listed`` in that artifact names, else those that ``limit`` (0: all) draws under ``seed``.
+    """
+
+    word: str
+    artifact: str
+    listed: str = ""
+    limit: int = 0
+    seed: int = 0
+
+
 class Settings:
     """What a recipe is read into: subclasses are frozen dataclasses; unknown keys are refused."""
 
@@ -173,6 +188,14 @@ class Stage(Settings):
     def beside(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
         """Stages (name -> raw settings) that a retraining has after this one."""
         return {}
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """Uses of the rows in ``place`` (ARTIFACT/FILE, the stage's own name of it).
+
+        ``settings`` are those of a stamp. Rows that were learnt from are listed by the model.
+        """
+        return ()
 
     def act(
         self,

@@ -43,6 +43,13 @@ def schema_of(columns: Sequence[Column], side: Sequence[str] = ()) -> pa.Schema:
     )
 
 
+def is_rows(folder: Path) -> bool:
+    """True for the folder of a rows artifact, of today's format or the first."""
+    return (folder / "sources.json").is_file() and any(
+        (folder / name).is_file() for name in (TASK, "labels.json")
+    )
+
+
 def read_task_of(folder: Path) -> Task:
     """The task of a rows artifact, with what was fitted to its training rows."""
     if (folder / TASK).is_file():

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
-from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
 from lmwright.core.task import Answers, Task, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
@@ -94,6 +94,17 @@ class Evaluate(Stage):
     def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
         """Calibrate by the feedback too; score the test split alone."""
         return {"splits": ["test"], "extra": [*settings.get("extra", ()), feedback.artifact]}
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """Calibration rows calibrate, the rows of a split are judged by."""
+        split = place.partition("/")[2]
+        if split == "calibration":
+            return (Use("calibrated", "scores"),)
+        if place != f"rows/{split}" or split not in settings["splits"]:
+            return ()
+        first = next(iter(settings["models"] or ("model",)))
+        return (Use("judged", "scores", f"{first}/{split}.parquet"),)
 
     def check(self) -> None:
         """BadInput for settings outside their ranges."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor, answer_prepared
-from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
 from lmwright.core.task import Answers, role_columns
 from lmwright.data.corpus import count_rows, read_split, task_modules
 from lmwright.metrics.calibration import Calibration
@@ -72,6 +72,11 @@ class Detect(Stage):
         if feedback.fresh_rows >= REFERENCE_WINDOWS * window:
             return {"reference": [feedback.fresh]}
         return {"reference": [*settings.get("reference", cls.reference), feedback.fresh]}
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """Traffic is compared with the reference rows."""
+        return (Use("compared", "detectors"),) if place in settings["reference"] else ()
 
     def check(self) -> None:
         """BadInput for reference rows that are not ARTIFACT/FILE and numbers out of range."""

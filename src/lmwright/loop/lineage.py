@@ -10,14 +10,19 @@ from typing import Any
 
 from pyarrow import parquet
 
+from lmwright import old_format
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
-from lmwright.data.corpus import find_row
-from lmwright.evals.rows import read_split
+from lmwright.core.stage import Stage
+from lmwright.data.corpus import find_row, is_rows, read_split
 from lmwright.serve.traffic import SETTINGS, Log
 from lmwright.store.run import runs_with
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import aliases, ancestors, history, learnt_from
+from lmwright.tables import entries, resolve
+
+VERSION = "version"
+"""The artifact that binds a model into what an alias can name, and its JSON file."""
 
 
 def of_version(store: Store, content: str) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def of_row(store: Store, row: str) -> dict[str, Any]:
     training was ``stopped``, answers were ``calibrated`` or ``judged``, traffic is ``compared``
     and versions were ``gated`` by it.
     """
-    found: dict[str, str] | None = None
+    found: dict[str, Any] | None = None
     held: dict[str, str] = {}
     for result in rows_results(store):
         for content in result.outputs.values():
@@ -130,7 +135,7 @@ def learners(store: Store, column: str, value: str) -> dict[str, str]:
             if start in touched:
                 touched.update(dict.fromkeys(result.outputs.values(), result.kind))
     for result in results:
-        if result.kind == "promote" and result.facts["model"] in touched:
+        if VERSION in result.outputs and result.facts.get("model") in touched:
             touched.update(dict.fromkeys(result.outputs.values(), result.kind))
     return touched
 
@@ -139,26 +144,22 @@ def other_uses(
     store: Store, result: Result, content: str, split: str, row: str
 ) -> Iterator[tuple[str, str]]:
     """What a result did with a row in a split of its input beside learning: (word, artifact)."""
-    settings, outputs = result.parts["settings"], result.outputs
-    places = {f"{own}/{split}" for own, given in result.inputs.items() if given == content}
-    if result.kind == "train" and "rows/validation" in places:
-        validation = read_split(
-            store.artifact(content), split, settings["validation_rows"], settings["seed"]
-        )
-        if row in validation.column("id").to_pylist():
-            yield "stopped", outputs["model"]
-    elif result.kind == "evaluate" and split == "calibration":
-        yield "calibrated", outputs["scores"]
-    elif result.kind == "evaluate" and split in settings["splits"]:
-        scores = store.artifact(outputs["scores"])
-        if lists(scores / settings["models"][0] / f"{split}.parquet", "id", row):
-            yield "judged", outputs["scores"]
-    elif result.kind == "detect" and places.intersection(settings["reference"]):
-        yield "compared", outputs["detectors"]
-    elif result.kind == "promote":
-        gate = settings["gate"]
-        if places.intersection([gate["fresh"], *gate["kept"]]):
-            yield "gated", outputs["version"]
+    if result.kind not in entries("stages"):
+        return  # of a package that is no longer installed
+    kind: type[Stage] = resolve("stages", result.kind)
+    settings = old_format.settings(result.parts["settings"])
+    for own, given in result.inputs.items():
+        if given != content:
+            continue
+        for use in kind.uses(settings, f"{own}/{split}"):
+            made = result.outputs[use.artifact]
+            if use.listed:
+                used = lists(store.artifact(made) / use.listed, "id", row)
+            else:
+                drawn = read_split(store.artifact(content), split, use.limit, use.seed)
+                used = row in drawn.column("id").to_pylist()
+            if used:
+                yield use.word, made
 
 
 def lists(path: Path, column: str, value: str) -> bool:
@@ -195,7 +196,7 @@ def of_answer(store: Store, answer: str) -> dict[str, Any]:
 
 def consequences(store: Store, touched: dict[str, str]) -> dict[str, Any]:
     """What was made with something: artifacts by kind, aliases that served it, and its answers."""
-    versions = [content for content, kind in touched.items() if kind == "promote"]
+    versions = [content for content in touched if is_version(store, content)]
     given = {
         content: ids
         for log in logs(store)
@@ -219,13 +220,18 @@ def logs(store: Store) -> Iterator[Log]:
             log.close()
 
 
+def is_version(store: Store, content: str) -> bool:
+    """True for an artifact that an alias can name."""
+    return (store.folder / "artifacts" / content / f"{VERSION}.json").exists()
+
+
 def rows_results(store: Store) -> list[Result]:
     """The results whose artifacts hold rows."""
     artifacts = store.folder / "artifacts"
     return [
         result
         for result in store.all_results()
-        if any((artifacts / c / "labels.json").exists() for c in result.outputs.values())
+        if any(is_rows(artifacts / content) for content in result.outputs.values())
     ]
 
 

@@ -15,7 +15,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
-from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
 from lmwright.core.task import task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
@@ -102,6 +102,12 @@ class Promote(Stage):
         kept = (gate.get("fresh", Gate.fresh), *gate.get("kept", ()), *feedback.past)
         judged = {"fresh": feedback.fresh, "kept": list(dict.fromkeys(kept))}
         return {"alias": feedback.alias.partition("@")[2], "gate": judged}
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """Versions are gated by the fresh rows and those that must not be forgotten."""
+        gate = settings["gate"]
+        return (Use("gated", "version"),) if place in (gate["fresh"], *gate["kept"]) else ()
 
     def check(self) -> None:
         """The alias's form, and the gate's own checks."""

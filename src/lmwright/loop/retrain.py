@@ -80,7 +80,8 @@ class Retrain(Settings):
                 )
         files = {part: (Path(f"{part}.jsonl"), 1) for part in PARTS}
         derived = derive(raw, self, "", files, f"{raw['name']}@{Promote.alias}")
-        stages = {name: derived[name] for name in ("name", "stages", "artifacts")}
+        kept = ("name", "task", "stages", "artifacts")
+        stages = {name: derived[name] for name in kept if name in derived}
         make(stages, f"{where}: retrain.stages")
 
     def check_means(self, raw: Mapping[str, Any], where: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate, inert
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.files.folder import Published, read_folder
@@ -96,6 +96,13 @@ class Train(Stage):
     def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
         """Learn from the feedback's training rows too."""
         return {"extra": [*settings.get("extra", ()), feedback.artifact]}
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """The validation rows say when to stop."""
+        if place != "rows/validation":
+            return ()
+        return (Use("stopped", "model", "", settings["validation_rows"], settings["seed"]),)
 
     def check(self) -> None:
         """BadInput for a number outside its range."""
