@@ -72,7 +72,7 @@ def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder,
 
 
 def test_more_labels_than_usual_are_written_into_the_recipe(folder: Path) -> None:
-    rows = [f"please help with matter {n} of mine,intent {n % 250}" for n in range(1000)]
+    rows = [f"please help with matter {n} of mine,intent {n % 250}" for n in range(3000)]
     (folder / "t.csv").write_text("\n".join(["text,intent", *rows]))
     recipe, _ = written(folder / "t.csv", "--label", "intent")
     assert recipe.task.max_labels == 250

@@ -29,9 +29,8 @@ MANY = 2500
 """From so many rows on the defaults fit: windows, gate and calibration have rows enough."""
 LEAST_WATCHED = 30
 """Windows of fewer texts see only the grossest drift; then nothing is watched."""
-LEAST_SPLIT = 5
-"""Rows that every split must have: to calibrate or judge by fewer would say nothing."""
-
+MOST_TRIED = 10_000
+"""From so many rows on it is not tried how they would be split."""
 LOOP = """
 # Until a section retrain is here and texts are kept (keep_text: true), the loop only watches:
 # feedback is counted, and nothing is learnt from it. This one learns from it:
@@ -95,6 +94,8 @@ def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> lis
     """
     rows, stages = sum(labels.values()), recipe["stages"]
     if rows >= MANY:
+        if rows < MOST_TRIED:
+            split(checked(write_yaml(recipe), where))
         return []
     few = rows < 500
     stages["data"]["fractions"] = {
@@ -106,7 +107,6 @@ def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> lis
     }
     told = [f"{rows:,} rows are few: more of them calibrate and judge, fewer are learnt from"]
     splits = split(checked(write_yaml(recipe), where))
-    refuse_few(splits, where)
     unseen = sum(splits[name]["rows"] for name in ("calibration", "gate", "test"))
     window = min(Detect.window, unseen // REFERENCE_WINDOWS // 10 * 10)
     if window < LEAST_WATCHED:
@@ -126,7 +126,7 @@ def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> lis
 
 
 def split(recipe: Recipe) -> Mapping[str, Any]:
-    """Rows and labels of every split, as the recipe's stage data makes them."""
+    """Rows and labels of every split, as the recipe's stage data makes them or refuses to."""
     step = recipe.step("data")
     assert step is not None and isinstance(step.stage, Data)
     stage = replace(step.stage, label_error_rows=0, language_rows=0)
@@ -134,18 +134,6 @@ def split(recipe: Recipe) -> Mapping[str, Any]:
         facts = stage.run(Trial(Path(folder)))
     found: Mapping[str, Any] = facts["splits"]
     return found
-
-
-def refuse_few(splits: Mapping[str, Any], where: str) -> None:
-    """Raise BadInput where a split has hardly a row, or training a single label."""
-    for name, found in splits.items():
-        if found["rows"] < LEAST_SPLIT or (name == "train" and len(found["labels"]) < 2):
-            raise BadInput(
-                f"{where}: {found['rows']} rows with {len(found['labels'])} label(s) are left for "
-                f"{name} once repeats are taken out and near duplicates stay together",
-                f"at least {LEAST_SPLIT} rows for every split, two labels to learn",
-                "add rows: some hundreds are a start",
-            )
 
 
 class Trial:

@@ -205,8 +205,9 @@ class Guess:
 
 @dataclass
 class Counts:
-    """Rows by label without repeats, unusable rows by reason, repeats and contradictions."""
+    """Rows by label, all and without repeats; unusable rows by reason; repeats, contradictions."""
 
+    given: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     repeats: int = 0
@@ -215,7 +216,7 @@ class Counts:
     @property
     def rows(self) -> int:
         """All rows that were looked at."""
-        return self.labels.total() + self.skipped.total() + self.repeats + self.conflicts
+        return self.given.total() + self.skipped.total()
 
 
 def guess_source(path: Path, text: str = "", label: str = "", encoding: str = "") -> Guess:
@@ -295,6 +296,7 @@ def count(source: Source, task: Task) -> Counts:
             key = digest(" ".join(parts_of(row.values, inputs).casefold().split()), 16)
             label = task.target(row.values)
             rows[key] += 1
+            found.given[label] += 1
             if first.setdefault(key, label) != label:
                 conflicts.add(key)
     found.labels.update(label for key, label in first.items() if key not in conflicts)
@@ -314,18 +316,22 @@ def refuse(path: Path, source: Source, counts: Counts) -> None:
             f"texts in {text!r} and labels in {label!r}",
             ANOTHER if coded else "mend the table, or name other columns with --text and --label",
         )
-    if len(labels) < 2 or labels.total() < 2 * len(labels):
-        left = f"{labels.total():,} rows"
-        if counts.repeats or counts.conflicts:
-            left += (
-                f" ({counts.repeats:,} more repeat others, {counts.conflicts:,} have a text with "
-                "several labels)"
+    for each, rest in ((counts.given, ""), (labels, left_out(counts))):
+        if len(each) < 2 or each.total() < 2 * len(each):
+            raise BadInput(
+                f"{path.name}: column {label!r} has {len(each):,} different values in "
+                f"{each.total():,} rows{rest}",
+                "a column of labels: at least two, each on several rows",
+                "name it with --label COLUMN",
             )
-        raise BadInput(
-            f"{path.name}: column {label!r} has {len(labels):,} different values in {left}",
-            "a column of labels: at least two, each on several rows",
-            "name it with --label COLUMN",
-        )
+
+
+def left_out(counts: Counts) -> str:
+    """Rows that are left out, in words."""
+    return (
+        f" when {counts.repeats:,} that repeat others are left out, and {counts.conflicts:,} with "
+        "a text that has several labels"
+    )
 
 
 def refuse_other_targets(column: Column, path: Path) -> tuple[str, ...]:
