@@ -6,22 +6,25 @@ import sqlite3
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
-from lmwright.serve.traffic import SETTINGS, Log, Traffic, part_of
+from lmwright.serve.traffic import SETTINGS, Given, Log, Traffic, bare, part_of
+from lmwright.tasks.text_classification import TextClassification
+from tests.serve.fake import Words, rows
 
+TASK = TextClassification(labels=("bad", "good"))
+TOLD = {"label": "good", "unsure": False, "probabilities": {"bad": 0.2, "good": 0.8}}
 MAIL = "Write to jane.doe@example.org about the film."
 
 
 def served(name: str, texts: tuple[str, ...], when: float | None = None) -> Served:
     """An answer, as the server hands it over."""
-    one = Answer("good", False, np.array([0.2, 0.8]), np.ones(2, dtype=np.float32), np.arange(5))
+    one = Answer(TASK, Words("Four words of it."), TASK.heard([TOLD]))
     moment = time.time() if when is None else when
-    return Served(name, moment, "me", "v1", ("bad", "good"), texts, (one,) * len(texts))
+    return Served(name, moment, "me", "v1", tuple(rows(texts)), (one,) * len(texts))
 
 
 @pytest.fixture
@@ -43,8 +46,8 @@ def test_texts_are_kept_masked_and_only_where_that_is_allowed(open_log, tmp_path
     log.observe(served("cls-1", (MAIL,)))
     log.flush()
     (row,) = log.find("cls-1")
-    assert "jane.doe" not in row["text"]
-    assert "about the film" in row["text"]
+    assert "jane.doe" not in row["inputs"]["text"]
+    assert "about the film" in row["inputs"]["text"]
     log.close()
     silent = open_log(keep_text=False)
     silent.observe(served("cls-2", (MAIL,)))
@@ -58,8 +61,8 @@ def test_what_is_too_old_is_forgotten_with_its_feedback(open_log, tmp_path: Path
     log = open_log(retention_days=1)
     log.observe(served("cls-old", ("An old text.",), time.time() - 2 * 86400))
     log.observe(served("cls-new", ("A new text.",)))
-    log.give("cls-old", 0, "bad", ("bad", "good"), "")
-    log.give("cls-new", 0, "bad", ("bad", "good"), "")
+    log.give("cls-old", 0, Given({"label": "bad"}), TASK, "")
+    log.give("cls-new", 0, Given({"label": "bad"}), TASK, "")
     assert log.forget() == 1
     assert [row["id"] for row in log.labelled()] == ["cls-new"]
     with sqlite3.connect(tmp_path / "traffic" / "traffic.db") as plain:
@@ -70,11 +73,11 @@ def test_feedback_is_for_answers_that_were_given_and_labels_that_exist(open_log)
     log = open_log()
     log.observe(served("cls-1", ("A text.", "Another.")))
     with pytest.raises(BadInput, match="no such answer"):
-        log.give("cls-9", 0, "bad", ("bad", "good"), "")
+        log.give("cls-9", 0, Given({"label": "bad"}), TASK, "")
     with pytest.raises(BadInput, match="no such answer"):
-        log.give("cls-1", 2, "bad", ("bad", "good"), "")
+        log.give("cls-1", 2, Given({"label": "bad"}), TASK, "")
     with pytest.raises(BadInput, match="unknown label"):
-        log.give("cls-1", 0, "ugly", ("bad", "good"), "")
+        log.give("cls-1", 0, Given({"label": "ugly"}), TASK, "")
     assert log.labelled() == []
 
 
@@ -82,10 +85,10 @@ def test_the_last_word_counts_and_a_text_always_falls_on_the_same_side(open_log)
     log = open_log()
     log.observe(served("cls-1", ("The same text.",)))
     log.observe(served("cls-2", ("The same text.",)))
-    sides = {log.give(name, 0, "bad", ("bad", "good"), "") for name in ("cls-1", "cls-2")}
+    sides = {log.give(name, 0, Given({"label": "bad"}), TASK, "") for name in ("cls-1", "cls-2")}
     assert len(sides) == 1
-    log.give("cls-1", 0, "good", ("bad", "good"), "")
-    assert {row["id"]: row["truth"] for row in log.labelled()} == {
+    log.give("cls-1", 0, Given({"label": "good"}), TASK, "")
+    assert {row["id"]: row["target"]["label"] for row in log.labelled()} == {
         "cls-1": "good",
         "cls-2": "bad",
     }
@@ -102,11 +105,11 @@ def test_numbers_of_forgotten_feedback_are_not_given_again(open_log) -> None:
     log = open_log(retention_days=1)
     log.observe(served("cls-1", ("One.", "Two.")))
     for place in (0, 1, 0):
-        log.give("cls-1", place, "bad", ("bad", "good"), "")
+        log.give("cls-1", place, Given({"label": "bad"}), TASK, "")
     assert [row["number"] for row in log.labelled()] == [2, 1], "corrected last, and no new label"
     log.forget(time.time() + 2 * 86400)
     log.observe(served("cls-2", ("Three.",)))
-    log.give("cls-2", 0, "bad", ("bad", "good"), "")
+    log.give("cls-2", 0, Given({"label": "bad"}), TASK, "")
     assert [row["number"] for row in log.labelled()] == [3]
 
 
@@ -114,7 +117,7 @@ def test_a_log_of_the_first_schema_keeps_its_feedback(open_log, tmp_path: Path) 
     log = open_log()
     log.observe(served("cls-1", ("One.", "Two.")))
     for place in (0, 1):
-        log.give("cls-1", place, "bad", ("bad", "good"), "")
+        log.give("cls-1", place, Given({"label": "bad"}), TASK, "")
     before = log.labelled()
     log.close()
     with sqlite3.connect(tmp_path / "traffic" / "traffic.db") as plain:
@@ -128,7 +131,7 @@ def test_a_log_of_the_first_schema_keeps_its_feedback(open_log, tmp_path: Path) 
     assert again.labelled() == before
     again.forget(time.time() + 60 * 86400)
     again.observe(served("cls-2", ("Three.",)))
-    again.give("cls-2", 0, "bad", ("bad", "good"), "")
+    again.give("cls-2", 0, Given({"label": "bad"}), TASK, "")
     assert [row["number"] for row in again.labelled()] == [3]
 
 
@@ -156,7 +159,7 @@ def test_who_only_looks_at_a_log_changes_neither_it_nor_its_settings(
     names = ("traffic.db", SETTINGS)
     before = [(folder / name).read_bytes() for name in names]
     looking = Log(folder)
-    assert [row["text"] for row in looking.find("cls-1")] == ["One.", "Two."]
+    assert [row["inputs"]["text"] for row in looking.find("cls-1")] == ["One.", "Two."]
     assert looking.answers_of("v1") == ["cls-1"]
     with pytest.raises(LmwrightError, match="readonly"), looking.database.write() as connection:
         connection.exec_driver_sql("delete from answers")
