@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -80,10 +81,14 @@ def read_text(name: str, value: Any) -> str:
 
 
 def read_label(name: str, value: Any) -> str:
-    """A label as a string: strings, numbers, booleans, and lists of one of these."""
+    """A label as a string: strings, numbers, booleans, and lists of one of these.
+
+    It has normal form C and single spaces, none at its ends, so that one label has one spelling.
+    """
     found = as_label(value)
     if found is None:
         raise mistyped(name, value, "a label")
+    found = " ".join(unicodedata.normalize("NFC", found).split())
     if not found.strip() or not whole(found) or len(found) > LONGEST_LABEL:
         raise Unfit(f"unusable {name}", repr(found[:80]))
     return found
