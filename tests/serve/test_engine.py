@@ -111,7 +111,9 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing(engine: Engine) -> None:
     def ask() -> None:
         while not stop.is_set():
             pinned, futures = engine.admit(rows(["a", "a b"]))
-            answers.extend((pinned.version, f.result(10).answers["probabilities"][0, 1]) for f in futures)
+            answers.extend(
+                (pinned.version, f.result(10).answers["probabilities"][0, 1]) for f in futures
+            )
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
