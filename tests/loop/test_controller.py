@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lmwright.models.calibration import Calibration
 
 from lmwright.baselines.majority import Majority
 from lmwright.core.durable import write_json
@@ -19,7 +20,6 @@ from lmwright.core.recipe import make_recipe, read_yaml
 from lmwright.loop import controller as controller_module
 from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller
 from lmwright.metrics.detectors import NAMES, Detectors, DriftScore, Seen
-from lmwright.models.calibration import Calibration
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service

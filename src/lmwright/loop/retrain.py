@@ -32,6 +32,8 @@ PAST = "past"
 """Beside the parts of the feedback: what earlier gates judged by, now kept as a test set."""
 FEEDBACK = "feedback"
 """The stage that a retraining has beside the recipe's, and its artifact."""
+INCUMBENT = "incumbent"
+"""The artifact of a retraining's recipe that is the model in service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,12 @@ class Retrain(Settings):
             )
 
     def check_in(self, raw: Mapping[str, Any], where: str, make: Callable[..., Any]) -> None:
-        """BadInput where no retraining could begin, or no recipe of one be made of ``stages``."""
+        """BadInput where no retraining could begin, or no recipe of one be made of ``stages``.
+
+        The recipe of a retraining is not itself retrained: nothing is asked of it.
+        """
+        if INCUMBENT in (raw.get("artifacts") or {}):
+            return
         self.check_means(raw, where)
         known = {*raw["stages"], FEEDBACK}
         for name in self.stages:
@@ -273,7 +280,7 @@ def derive(
         stages[step] = merge(own, kind.retraining(own, feedback))
         stages.update(kind.beside(own, feedback))
     stages = merge(stages, settings.stages)
-    artifacts = {**(raw.get("artifacts") or {}), "incumbent": model}
+    artifacts = {**(raw.get("artifacts") or {}), INCUMBENT: model}
     return {**raw, "name": alias.partition("@")[0], "stages": stages, "artifacts": artifacts}
 
 
