@@ -22,7 +22,7 @@ SETTINGS = Retrain(windows=2, fewest=50, new_labels=300, loss=0.1, confidence=0.
 
 
 def windows(count: int, drifting: bool, confidence: float = 0.9) -> list[dict]:
-    """Signs of windows."""
+    """Drift scores of windows."""
     return [{"length": {"over": drifting}, "confidence_mean": confidence} for _ in range(count)]
 
 
@@ -52,7 +52,7 @@ def text_of(row: dict) -> str:
 
 
 @pytest.mark.parametrize(
-    ("signs", "rows", "reason"),
+    ("scores", "rows", "reason"),
     [
         (windows(6, False), labelled(500, 0.5), ""),
         (windows(6, True), labelled(40, 0.5), ""),
@@ -64,8 +64,8 @@ def text_of(row: dict) -> str:
     ],
     ids=["no drift", "few labels", "short", "harmless", "labels", "loss", "confidence"],
 )
-def test_drift_alone_is_no_harm(signs, rows, reason) -> None:
-    found = find_trigger(SETTINGS, TASK, signs, rows, reference_loss=0.2, reference_confidence=0.9)
+def test_drift_alone_is_no_harm(scores, rows, reason) -> None:
+    found = find_trigger(SETTINGS, TASK, scores, rows, reference_loss=0.2, reference_confidence=0.9)
     assert bool(found.reason) == bool(reason)
     assert reason in found.reason
 

@@ -29,7 +29,7 @@ def traffic(tmp_path: Path) -> Iterator[Traffic]:
 
 @pytest.fixture
 def controller() -> Any:
-    return SimpleNamespace(state={"at": "observed"}, signs=[], unfit="", fault="")
+    return SimpleNamespace(state={"at": "observed"}, scores=[], unfit="", fault="")
 
 
 @pytest.fixture

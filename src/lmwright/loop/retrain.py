@@ -140,17 +140,17 @@ class Trigger:
 def find_trigger(
     settings: Retrain,
     task: Task,
-    signs: list[dict[str, Any]],
+    scores: list[dict[str, Any]],
     labelled: list[dict[str, Any]],
     reference_loss: float | None,
     reference_confidence: float | None,
     looks: tuple[int, ...] = (),
 ) -> Trigger:
-    """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service.
+    """Judge the last windows' ``scores`` and the ``labelled`` answers of the version in service.
 
     ``looks`` are the earlier tests of the loss of these answers: each spends its part of alpha.
     """
-    recent = signs[-max(settings.windows * 2, 4) :]
+    recent = scores[-max(settings.windows * 2, 4) :]
     drifting = [window for window in recent if drifts(window)]
     evidence: dict[str, Any] = {"drifting_windows": len(drifting), "labels": len(labelled)}
     if len(drifting) < settings.windows or len(labelled) < settings.fewest:
@@ -181,7 +181,7 @@ def find_trigger(
 
 def drifts(window: dict[str, Any]) -> bool:
     """Whether any detector was over its limit."""
-    return any(sign["over"] for sign in window.values() if isinstance(sign, dict))
+    return any(score["over"] for score in window.values() if isinstance(score, dict))
 
 
 def loss_of(task: Task, labelled: Sequence[Mapping[str, Any]]) -> Loss:

@@ -52,7 +52,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
             raise RequestFault(504, "not written in time", headers={"Retry-After": "1"}) from None
         return JSONResponse({"object": "feedback", "id": answer, "index": place}, status_code=201)
 
-    @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
+    @router.get("/v1/loop", summary="The state of the loop and the last window's drift scores")
     async def look() -> dict[str, Any]:
         state = {
             key: controller.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")
@@ -61,8 +61,8 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
             "alias": service.alias,
             "version": service.engine.current.version,
             **state,
-            "windows": len(controller.signs),
-            "last_window": controller.signs[-1] if controller.signs else None,
+            "windows": len(controller.scores),
+            "last_window": controller.scores[-1] if controller.scores else None,
             "lost": traffic.lost,
             "unfit": controller.unfit or None,
             "fault": FAULT if controller.fault or traffic.fault else "",

@@ -307,11 +307,11 @@ class Traffic(Log):
         with self.database.read() as connection:
             return [float(row.rating) for row in connection.execute(query)]
 
-    def add_window(self, version: str, signs: dict[str, Any]) -> None:
+    def add_window(self, version: str, scores: dict[str, Any]) -> None:
         """Keep what the detectors said of one window."""
         with self.database.write() as connection:
             connection.execute(
-                windows.insert().values(time=time.time(), version=version, signs=json.dumps(signs))
+                windows.insert().values(time=time.time(), version=version, signs=json.dumps(scores))
             )
 
     def count(self) -> int:
