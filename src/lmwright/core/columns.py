@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,11 +30,15 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role."""
+    """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role.
+
+    One with a ``default`` need not be in a table or a request.
+    """
 
     name: str
     type: str
     role: Role
+    default: Any = None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -42,6 +47,8 @@ class Column:
 
     def read(self, value: Any) -> Any:
         """The value as it is kept; Unfit says why it cannot be."""
+        if value is None and self.default is not None:
+            return self.default
         return TYPES[self.type].read(self.name, value)
 
 
@@ -80,10 +87,14 @@ def read_text(name: str, value: Any) -> str:
 
 
 def read_label(name: str, value: Any) -> str:
-    """A label as a string: strings, numbers, booleans, and lists of one of these."""
+    """A label as a string: strings, numbers, booleans, and lists of one of these.
+
+    It has normal form C and single spaces, none at its ends, so that one label has one spelling.
+    """
     found = as_label(value)
     if found is None:
         raise mistyped(name, value, "a label")
+    found = " ".join(unicodedata.normalize("NFC", found).split())
     if not found.strip() or not whole(found) or len(found) > LONGEST_LABEL:
         raise Unfit(f"unusable {name}", repr(found[:80]))
     return found

@@ -49,7 +49,8 @@ class Rejected:
 class Gathered:
     """Numbers of every row that was read well, in the order of reading.
 
-    ``ids`` uint64 (rows, 2), ``keys`` uint64 of the inputs, ``targets`` uint64 of the targets,
+    ``ids`` uint64 (rows, 2) of source, inputs and targets, ``keys`` uint64 of the inputs,
+    ``targets`` uint64 of the targets,
     ``strata`` int32 into ``names``, ``clusters`` uint64 (0: none), ``sources`` int16,
     ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The values are in
     ``path``. ``read`` counts records of each source, ``repaired`` those that cleaning changed.
@@ -198,7 +199,8 @@ def numbers(
     texts = [task.text(row.values) for row in rows]
     inputs = [parts_of(row.values, role_columns(task, "input")) for row in rows]
     targets = [parts_of(row.values, role_columns(task, "target")) for row in rows]
-    ids = b"".join(digest(source.name + "\x1f" + each, 16) for each in inputs)
+    whole = zip(inputs, targets, strict=True)
+    ids = b"".join(digest("\x1f".join((source.name, *each)), 16) for each in whole)
     keys = b"".join(digest(" ".join(each.casefold().split()), 8) for each in inputs)
     strata = [names.setdefault(task.stratum(row.values), len(names)) for row in rows]
     clusters = [task.cluster(row.values) or row.side.get("group", "") for row in rows]

@@ -169,7 +169,7 @@ class Data(Stage):
             groups = near.groups(np.lexsort(ids.T[::-1]).argsort().astype(np.int32))
             clock.append(time.perf_counter())
             barred = self.near_held(gathered, groups)
-            groups = together(groups[: len(barred)], gathered.clusters)
+            groups = together(groups[: len(barred)], gathered.keys, gathered.clusters)
             verdict, places = self.place(gathered, groups, barred)
             task = self.task.fitted(learnt_rows(gathered, verdict, places))
             second = Second(self, task, gathered, groups, verdict, places)
@@ -179,7 +179,7 @@ class Data(Stage):
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
         work.measured(seconds=seconds)
         learnt = [source.name for source in self.sources if source.role == "train"]
-        return {**quality, "learns_from": learnt}
+        return {**quality, "learns_from": learnt, "headline": headline(quality)}
 
     def add_held(self, inputs: Mapping[str, Path], near: NearDuplicates) -> Iterator[np.ndarray]:
         """Add the held rows after all others; yields their ids, uint64 (rows, 2)."""
@@ -221,9 +221,10 @@ class Data(Stage):
         fresh = np.flatnonzero(~gathered.repeats_id & ~barred)
         if not len(fresh):
             raise BadInput("no row is left after cleaning", "rows with text and label")
-        targets = gathered.targets if self.task.one_answer else np.zeros_like(gathered.targets)
+        # Where several answers are right, only a row with the same targets too is a repeat.
+        keys = gathered.keys if self.task.one_answer else gathered.keys ^ gathered.targets
         verdict[fresh] = judge_repeats(
-            gathered.keys[fresh], gathered.ids[fresh], targets[fresh], is_test[fresh]
+            keys[fresh], gathered.ids[fresh], gathered.targets[fresh], is_test[fresh]
         )
         learnt = (verdict == KEPT) & ~is_test
         places = len(SPLITS) + gathered.sources.astype(np.int16)
@@ -234,22 +235,45 @@ class Data(Stage):
         return verdict, places
 
 
-def together(groups: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Groups of rows that are never parted: near duplicates, and rows of one cluster.
+FEW = 30
+"""Rows of a split of which fewer tell little."""
 
-    Both (rows,); a cluster of 0 is none. Where there are no clusters, the groups stay as they are.
+
+def headline(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """The line that a person is told of the rows: what was kept, dropped, and is too little."""
+    rows, splits = quality["rows"], quality["splits"]
+    line = f"{rows['kept']:,} of {rows['read']:,} rows kept"
+    dropped = {"repeats": rows["repeats_removed"], "rejected": rows["rejected"]}
+    told = ", ".join(f"{count:,} {name}" for name, count in dropped.items() if count)
+    warnings = []
+    for name, split in splits.items():
+        alone = len(quality["labels"]) > 1 and len(split["labels"]) == 1
+        if split["rows"] < FEW or alone:
+            kinds = f" of {next(iter(split['labels']))!r} alone" if alone else ""
+            warnings.append(f"{name} has {split['rows']} rows{kinds}")
+    line += f" ({told})" if told else ""
+    line += f"; few to go by: {', '.join(warnings)}" if warnings else ""
+    return {"line": line, "warnings": warnings}
+
+
+def together(groups: np.ndarray, keys: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Groups of rows that are never parted: near duplicates, equal inputs, one cluster.
+
+    All (rows,): ``groups`` of near duplicates, ``keys`` of the inputs, ``clusters`` (0: none).
     """
-    member = np.flatnonzero(clusters)
-    if not len(member):
-        return groups
-    _, cluster = np.unique(clusters[member], return_inverse=True)
-    count, extra = len(groups), int(cluster.max()) + 1
-    ones = np.ones(count + len(member), dtype=np.int8)
-    rows = np.concatenate([np.arange(count), member])
-    columns = np.concatenate([groups, count + cluster])
-    graph = sparse.coo_matrix((ones, (rows, columns)), shape=(count + extra, count + extra))
+    count, offset = len(groups), len(groups)
+    ends = [groups]
+    for names in (keys, np.where(clusters == 0, keys, clusters)):
+        _, number = np.unique(names, return_inverse=True)
+        ends.append(offset + number)
+        offset += int(number.max(initial=-1)) + 1
+    rows = np.tile(np.arange(count), len(ends))
+    ones = np.ones(len(rows), dtype=np.int8)
+    graph = sparse.coo_matrix((ones, (rows, np.concatenate(ends))), shape=(offset, offset))
     _, found = sparse.csgraph.connected_components(graph, directed=False)
-    return found[:count].astype(groups.dtype)
+    # Numbered by the first row of each, as the groups of near duplicates are.
+    _, first, number = np.unique(found[:count], return_index=True, return_inverse=True)
+    return first[number].astype(groups.dtype)
 
 
 def learnt_rows(

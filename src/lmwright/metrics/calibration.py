@@ -67,8 +67,8 @@ class Calibration:
     ) -> Calibration:
         """From uncalibrated answers to the rows of the calibration split.
 
-        The temperature is that with the least mean of the task's primary loss, the threshold is
-        found by the loss that the task abstains by. ``risk`` 1 asks for no abstention.
+        The temperature is that with the least mean of the loss that the task calibrates, the
+        threshold is found by the loss that the task abstains by. ``risk`` 1 asks for no abstention.
         """
         if not (0 < risk <= 1 and 0 < confidence < 1):
             raise BadInput(f"risk {risk}, confidence {confidence}", "both between 0 and 1")
@@ -79,7 +79,7 @@ class Calibration:
 
         def mean_loss(temperature: float) -> float:
             scaled = task.calibrated(answers, temperature, 0.0)
-            return float(task.measures(rows, scaled).losses[task.primary].values.mean())
+            return float(task.measures(rows, scaled).losses[task.calibrates].values.mean())
 
         if not np.isfinite(mean_loss(1.0)):
             raise BadInput("an answer is not finite", "finite logits", "look for NaN in training")
