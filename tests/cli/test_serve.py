@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from lmwright.models.calibration import Calibration
 from pyarrow import csv
 
+from lmwright.assets import asset_file
 from lmwright.baselines.tfidf import Tfidf
 from lmwright.cli.main import main
 from lmwright.cli.serve import recipe_in_service
-from lmwright.assets import asset_file
 from lmwright.core.durable import write_json
-from lmwright.models.calibration import Calibration
 from lmwright.serve.load import classify, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import move
