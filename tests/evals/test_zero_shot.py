@@ -132,5 +132,5 @@ def test_a_family_that_is_not_ours_is_asked_too(
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        Ask(**settings).check()
+        ZeroShotStage(**settings).check()
     assert said in str(caught.value) and "hush" not in str(caught.value)
