@@ -11,7 +11,7 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.core.errors import BadInput
 from lmwright.evals.predictions import read_predictions
-from lmwright.evals.zero_shot import Hosting
+from lmwright.evals.zero_shot import Hosting, ZeroShotClassification
 from lmwright.store.store import Store
 from tests.hosted.odd_endpoint import odd, response
 from tests.models.test_foreign import folder_of as foreign
@@ -132,5 +132,5 @@ def test_a_family_that_is_not_ours_is_asked_too(
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        ZeroShotStage(**settings).check()
+        ZeroShotClassification(**settings).check()
     assert said in str(caught.value) and "hush" not in str(caught.value)
