@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.peer import REVIEWS, START, padded, peer_model
 from benchmarks.turns import in_turns, ratios, report, speed, wait
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.core.spec import Dense, Head
 from lmwright.models.encoder import from_published

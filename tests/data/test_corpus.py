@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.columns import Column
+from lmwright.core.errors import BadInput, Corrupt
 from lmwright.data.corpus import (
     GROUP_ROWS,
     find_row,

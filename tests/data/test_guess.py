@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.data.guess import guess_source
 
@@ -269,7 +269,8 @@ def test_repeats_and_contradictions_are_counted_out(tmp_path):
         st.fixed_dictionaries(
             {"text": st.text(max_size=20)},
             optional={
-                "label": st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+                "label": st.none() | st.booleans() | st.integers() | st.floats()
+                | st.text(max_size=3)
                 | st.lists(st.sampled_from("ab") | st.floats() | st.just({"start": 1}), max_size=3)
                 | st.sampled_from(["[", "[1]", "[[[", "['a'", "a|b", "[]", "{}"])
                 | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.data.corpus import SCHEMA
 from lmwright.evals.baselines import Baselines
@@ -21,8 +23,6 @@ from lmwright.evals.predictions import (
     recompute,
 )
 from lmwright.evals.slices import EXCERPT, worst_rows
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
 
 MODELS = ("tfidf_all", "majority", "tfidf")
 

@@ -14,8 +14,8 @@ from lmwright.cli.open import open_recipe
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.task import task_to_json
-from lmwright.evals.zero_shot import Hosting, ZeroShotClassification, label_task
 from lmwright.evals.predictions import read_predictions
+from lmwright.evals.zero_shot import Hosting, ZeroShotClassification, label_task
 from lmwright.store.store import Store
 from lmwright.tasks.text_classification import TextClassification
 from tests.cli.folders import folder_of as ours

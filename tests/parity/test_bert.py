@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.models.blocks.attention import Attention
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Dense, FeedForward, Head, ModelSpec, Norm, Sublayer

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import generate
 from lmwright.models.family.family import to_theirs

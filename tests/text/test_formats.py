@@ -18,7 +18,7 @@ import tiktoken
 import tokenizers
 import transformers
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 from tests.conftest import MAILS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.text.charsmap import read_charsmap
 from lmwright.text.formats.byte_level import CHARACTERS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.text.cleaning import cleaner
 from lmwright.text.mail import read_mail
 from tests.conftest import MAILS

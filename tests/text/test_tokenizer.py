@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.text.formats.byte_level import CHARACTERS
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.models.files.folder import write_folder
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build

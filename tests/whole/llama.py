@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmwright.core.assets import alone, cache_folder, scratch
+from lmwright.assets import alone, cache_folder, scratch
 from lmwright.core.durable import commit_folder
 
 VERSION = "0.3.36"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.journal import read_journal
 from lmwright.core.yaml12 import write_yaml
 from lmwright.store.store import Store

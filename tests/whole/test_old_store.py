@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lmwright.cli.main import main
-from lmwright.serve.load import classify, load_version
+from lmwright.old_format import READERS
+from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import aliases, history
 
@@ -61,14 +62,14 @@ def test_its_models_give_the_same_answers(home: Path, version: int) -> None:
     wanted = json.loads((OLD / "golden.json").read_text())["answers"]
     named = history(store, ALIAS)[version].hash
     loaded = load_version(store, named)
-    answers = classify(loaded, [row["text"] for row in wanted])
-    given = [dict(zip(loaded.model.labels, a.probabilities, strict=True)) for a in answers]
+    answers = answer_rows(loaded, [{"text": row["text"]} for row in wanted])
+    given = [answer["probabilities"] for answer in answers]
     same = [row["version"] == named[:16] for row in wanted]
     assert all(same) or not any(same)
     if not all(same):
         assert any(each != row["probabilities"] for each, row in zip(given, wanted, strict=True))
         return
-    assert [a.label for a in answers] == [row["label"] for row in wanted]
+    assert [answer["label"] for answer in answers] == [row["label"] for row in wanted]
     for each, row in zip(given, wanted, strict=True):
         assert list(each) == list(row["probabilities"])
         np.testing.assert_allclose(list(each.values()), list(row["probabilities"].values()), 1e-5)
@@ -91,8 +92,28 @@ def test_runs_show_and_report_read_it(home: Path, capsys: pytest.CaptureFixture[
     said(capsys, "report", ALIAS, "--out", "report.html")
     page = (home / "report.html").read_text()
     assert ALIAS in page
-    assert "<svg" in page
+    for drawn in ("Confusion on test", "Reliability on test", "Drift of embedding"):
+        assert f'aria-label="{drawn}"' in page
+    for check in ("counterfactual", "personal", "perturbation", "slices"):
+        assert f"<h3>{check} <span" in page
+    assert "small_talk 98.2 %" in page and "the other" in page
     said(capsys, "card", ALIAS, "--out", "cards")
+    card = json.loads((home / "cards" / "model-card.json").read_text())
+    assert card["task"]["labels"] == ["coding", "small_talk", "tech_support"]
+    data = json.loads((home / "cards" / "data-card.json").read_text())
+    assert set(data["splits"]) == {"train", "validation", "calibration", "gate", "test"}
+
+
+def test_what_is_read_of_it_is_of_todays_format(home: Path) -> None:
+    """Reading it a second time changes nothing, so that a new artifact stays as it is."""
+    changed = set()
+    for path in (home / "store" / "artifacts").rglob("*.json"):
+        if path.name in READERS:
+            raw = json.loads(path.read_bytes())
+            once = READERS[path.name](raw)
+            assert READERS[path.name](once) == once, path.name
+            changed |= {path.name} if once != raw else set()
+    assert changed == set(READERS)
 
 
 def test_rollback_withdraw_and_gc(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +125,8 @@ def test_rollback_withdraw_and_gc(home: Path, capsys: pytest.CaptureFixture[str]
     said(capsys, "gc", "--keep-runs", "1")
     kept = artifacts(home)
     assert kept.items() <= before.items()
-    assert classify(load_version(Store(home / "store"), ALIAS), ["how do I sort a list?"])
+    question = {"text": "how do I sort a list?"}
+    assert answer_rows(load_version(Store(home / "store"), ALIAS), [question])
     assert "train" in said(capsys, "withdraw", "talk", "--reason", "a test")
 
 

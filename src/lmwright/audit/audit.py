@@ -18,7 +18,7 @@ from lmwright.audit.counterfactual import PAIRS
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
-from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
+from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task
 from lmwright.data.corpus import read_split, read_task_of, splits_of, task_modules
 from lmwright.evals.predictions import judge_saved, read_predictions
@@ -73,6 +73,11 @@ class Audit(Stage):
         """The checks that are made, the task of the rows, and the kind of the model."""
         checks = (module_of("audits", name) for name in self.checks)
         return (*checks, *task_modules(inputs["rows"]), *modules_of(inputs[self.model]))
+
+    @classmethod
+    def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
+        """The model has learnt from the feedback too."""
+        return {"extra": [*settings.get("extra", ()), feedback.artifact]}
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The texts that the model is asked about, original and changed."""
@@ -136,7 +141,7 @@ class Audit(Stage):
         """The model with the rows it was scored on and those it learnt from."""
         rows, scores = work.inputs["rows"], work.inputs["scores"]
         task, predictor = read_task_of(rows), load_predictor(work.inputs[self.model])
-        if predictor.task != task:
+        if not predictor.task.comparable(task):
             raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
         table = read_predictions(scores, self.model, self.split)
         found = judge_saved(task, read_split(rows, self.split), table)

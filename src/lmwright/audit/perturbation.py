@@ -28,7 +28,7 @@ from lmwright.audit.check import (
 )
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
-from lmwright.core.task import Answers
+from lmwright.core.task import Answers, role_columns
 from lmwright.data.sample import same_rows
 from lmwright.evals.predictions import clusters_of, known_loss
 from lmwright.metrics.intervals import paired_difference
@@ -41,7 +41,8 @@ class Perturbation(Check):
     ``loss`` is one of the task's, by default that which it abstains by (of a classifier: the
     error), else its primary one; ``most`` is in its unit. ``rate`` is the chance of an error at
     each letter: a third each are a neighbouring key, two letters in the wrong order and a dropped
-    letter. With fewer than ``fewest`` rows it cannot be judged.
+    letter. Where a target is spans of characters, no letter is dropped and a text that another
+    case would make longer stays as it is. With fewer than ``fewest`` rows it cannot be judged.
     """
 
     loss: str = ""
@@ -61,12 +62,17 @@ class Perturbation(Check):
         rows = same_rows(subject.rows, subject.limit, subject.seed, strata)
         inputs, ids = inputs_of(task, rows), rows.column("id").to_pylist()
         name = known_loss(subject.found.measures, subject.loss(self.loss))
+        same_length = any(each.type == "spans" for each in role_columns(task, "target"))
         plain = subject.answers(inputs, "unchanged texts")
         found: dict[str, Any] = {}
         judged: dict[str, Word] = {}
         for kind in KINDS:
             changed = [
-                rewritten(task, row, self.change(kind, stream(subject.seed, "typos", row_id)))
+                rewritten(
+                    task,
+                    row,
+                    self.change(kind, stream(subject.seed, "typos", row_id), same_length),
+                )
                 for row_id, row in zip(ids, inputs, strict=True)
             ]
             other = subject.answers(changed, kind)
@@ -83,11 +89,19 @@ class Perturbation(Check):
             {**figures, "changes": found},
         )
 
-    def change(self, kind: str, rng: np.random.Generator) -> Callable[[str], str]:
+    def change(
+        self, kind: str, rng: np.random.Generator, same_length: bool
+    ) -> Callable[[str], str]:
         """What is done to every text of one row."""
         if kind == "typos":
-            return lambda text: typos(text, self.rate, rng)
-        return {"upper case": str.upper, "lower case": str.lower, "title case": titled}[kind]
+            return lambda text: typos(text, self.rate, rng, drop=not same_length)
+        cased = {"upper case": str.upper, "lower case": str.lower, "title case": titled}[kind]
+
+        def change(text: str) -> str:
+            changed = cased(text)
+            return changed if not same_length or len(changed) == len(text) else text
+
+        return change
 
     def compared(
         self, subject: Subject, name: str, rows: pa.Table, plain: Answers, other: Answers
@@ -145,10 +159,11 @@ def neighbours() -> dict[str, str]:
 NEIGHBOURS = neighbours()
 
 
-def typos(text: str, rate: float, rng: np.random.Generator) -> str:
+def typos(text: str, rate: float, rng: np.random.Generator, drop: bool = True) -> str:
     """The text with errors at a share ``rate`` of its letters a to z, about a third of each kind.
 
-    An error takes one letter and, when it transposes, the next one too; the case is kept.
+    An error takes one letter and, when it transposes, the next one too; the case is kept. Without
+    ``drop`` the letter that would be left out is written.
     """
     written: list[str] = []
     place = 0
@@ -166,6 +181,8 @@ def typos(text: str, rate: float, rng: np.random.Generator) -> str:
         elif kind == 1 and place < len(text) and text[place].lower() in NEIGHBOURS:
             written += [text[place], letter]
             place += 1
+        elif not drop:
+            written.append(letter)
     return "".join(written) or text
 
 

@@ -9,7 +9,7 @@ import typer
 
 from lmwright.cli.open import STORE, StoreOption, existing_store, open_recipe
 from lmwright.report.cards import write_cards
-from lmwright.report.report import write_report
+from lmwright.report.page import write_report
 
 
 def report(

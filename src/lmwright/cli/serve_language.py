@@ -7,8 +7,8 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from lmwright.assets import is_asset
 from lmwright.cli.write import say
-from lmwright.core.assets import is_asset
 from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_language_model
 from lmwright.serve.app import make_app

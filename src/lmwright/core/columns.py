@@ -30,11 +30,15 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role."""
+    """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role.
+
+    One with a ``default`` need not be in a table or a request.
+    """
 
     name: str
     type: str
     role: Role
+    default: Any = None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -43,6 +47,8 @@ class Column:
 
     def read(self, value: Any) -> Any:
         """The value as it is kept; Unfit says why it cannot be."""
+        if value is None and self.default is not None:
+            return self.default
         return TYPES[self.type].read(self.name, value)
 
 

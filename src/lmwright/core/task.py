@@ -100,7 +100,7 @@ class Measures:
                  often each row counts, so that the bootstrap gives its interval.
     ``shares``   scores that are shares of rows, by name: they get Wilson's interval.
     ``special``  scores with an interval of their own: (draws, rng, level) -> Estimate.
-    ``better``   name -> "lower" or "higher", where higher is not the better.
+    ``lower``    scores of which the lower is the better, beside the losses.
     ``details``  JSON values that belong to the scores (a confusion table).
     """
 
@@ -111,6 +111,7 @@ class Measures:
         default_factory=dict
     )
     details: Mapping[str, Any] = field(default_factory=dict)
+    lower: frozenset[str] = frozenset()
 
 
 def formula(
@@ -175,12 +176,14 @@ class Task(Protocol):
 
     ``kind``        its name in the table of tasks.
     ``one_answer``  whether rows with equal inputs and other targets contradict each other.
+    ``teacher_forced``  whether models read the targets too, to tell how likely they are.
     ``strata``      the name of what :meth:`stratum` gives, as slices are called; "" for none.
     ``panel``       "module:function" that draws what is the task's own in a report, or "": from
                     the split's name, the scores of the first model on it (as scores.json has
                     them), the table of its saved predictions and the module of charts to a list
                     of (title, Markup).
     ``primary``     the loss that decides which of two models is better.
+    ``calibrates``  the loss whose mean the temperature makes least.
     ``gate_loss``   the bounded loss that gates compare by default.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
                     risk; "" where the task has no confidence.
@@ -190,9 +193,11 @@ class Task(Protocol):
 
     kind: ClassVar[str]
     one_answer: ClassVar[bool]
+    teacher_forced: ClassVar[bool]
     strata: ClassVar[str]
     panel: ClassVar[str]
     primary: ClassVar[str]
+    calibrates: ClassVar[str]
     gate_loss: ClassVar[str]
     abstains_by: ClassVar[str]
     contracts: ClassVar[tuple[str, ...]]

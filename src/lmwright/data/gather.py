@@ -49,7 +49,8 @@ class Rejected:
 class Gathered:
     """Numbers of every row that was read well, in the order of reading.
 
-    ``ids`` uint64 (rows, 2) of source, inputs and targets, ``keys`` uint64 of the inputs, ``targets`` uint64 of the targets,
+    ``ids`` uint64 (rows, 2) of source, inputs and targets, ``keys`` uint64 of the inputs,
+    ``targets`` uint64 of the targets,
     ``strata`` int32 into ``names``, ``clusters`` uint64 (0: none), ``sources`` int16,
     ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The values are in
     ``path``. ``read`` counts records of each source, ``repaired`` those that cleaning changed.

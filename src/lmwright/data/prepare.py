@@ -169,7 +169,7 @@ class Data(Stage):
             groups = near.groups(np.lexsort(ids.T[::-1]).argsort().astype(np.int32))
             clock.append(time.perf_counter())
             barred = self.near_held(gathered, groups)
-            groups = together(groups[: len(barred)], gathered.keys, gathered.clusters)
+            groups = groups[: len(barred)]
             verdict, places = self.place(gathered, groups, barred)
             task = self.task.fitted(learnt_rows(gathered, verdict, places))
             second = Second(self, task, gathered, groups, verdict, places)
@@ -229,9 +229,9 @@ class Data(Stage):
         learnt = (verdict == KEPT) & ~is_test
         places = len(SPLITS) + gathered.sources.astype(np.int16)
         ordered = np.argsort(np.argsort(gathered.names))[gathered.strata[learnt]]
-        places[learnt] = assign(
-            groups[learnt], gathered.ids[learnt], ordered, self.fractions, self.seed
-        )
+        parted = together(groups[learnt], gathered.keys[learnt], gathered.clusters[learnt])
+        places[learnt] = assign(parted, gathered.ids[learnt], ordered, self.fractions, self.seed)
+        verdict[near_others(groups, places, learnt)] = NEAR_HELD
         return verdict, places
 
 
@@ -257,23 +257,36 @@ def headline(quality: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def together(groups: np.ndarray, keys: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Groups of rows that are never parted: near duplicates, equal inputs, one cluster.
+    """Groups of rows that are never parted: all (rows,).
 
-    All (rows,): ``groups`` of near duplicates, ``keys`` of the inputs, ``clusters`` (0: none).
+    Rows of one cluster, and of equal ``keys`` (inputs). Where there are no clusters (0: none),
+    near duplicates too, which are ``groups``; between clusters near duplicates are so many that
+    they would make one group of all.
     """
-    count, offset = len(groups), len(groups)
-    ends = [groups]
-    for names in (keys, np.where(clusters == 0, keys, clusters)):
-        _, number = np.unique(names, return_inverse=True)
-        ends.append(offset + number)
+    clustered = bool(clusters.any())
+    count, offset = len(groups), 0
+    ends = []
+    names = (keys, np.where(clusters == 0, keys, clusters)) if clustered else (keys, groups)
+    for each in names:
+        _, number = np.unique(each, return_inverse=True)
+        ends.append(count + offset + number)
         offset += int(number.max(initial=-1)) + 1
     rows = np.tile(np.arange(count), len(ends))
+    size = count + offset
     ones = np.ones(len(rows), dtype=np.int8)
-    graph = sparse.coo_matrix((ones, (rows, np.concatenate(ends))), shape=(offset, offset))
+    graph = sparse.coo_matrix((ones, (rows, np.concatenate(ends))), shape=(size, size))
     _, found = sparse.csgraph.connected_components(graph, directed=False)
     # Numbered by the first row of each, as the groups of near duplicates are.
     _, first, number = np.unique(found[:count], return_index=True, return_inverse=True)
     return first[number].astype(groups.dtype)
+
+
+def near_others(groups: np.ndarray, places: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+    """Which rows of the training split are near a row of another split: bool (rows,)."""
+    train = learnt & (places == SPLITS.index("train"))
+    held = np.zeros(int(groups.max(initial=-1)) + 1, bool)
+    held[groups[learnt & ~train]] = True
+    return train & held[groups]
 
 
 def learnt_rows(

@@ -144,7 +144,9 @@ def balance(labels: dict[str, int]) -> dict[str, Any]:
     """Share of each label, and the entropy over that of equal shares (1 = balanced)."""
     counts = np.array(list(labels.values()), float)
     shares = counts / counts.sum()
-    entropy = float(-(shares * np.log(shares)).sum() / np.log(len(shares)))
+    entropy = 1.0  # of one stratum
+    if len(shares) > 1:
+        entropy = float(-(shares * np.log(shares)).sum() / np.log(len(shares)))
     return {
         "shares": {k: round(float(v), 6) for k, v in zip(labels, shares, strict=True)},
         "evenness": round(entropy, 6),

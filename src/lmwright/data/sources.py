@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmwright.core.assets import asset_file, asset_hash, is_asset
+from lmwright.assets import asset_file, asset_hash, is_asset
 from lmwright.core.columns import Column, Unfit, as_label, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
@@ -192,7 +192,12 @@ def records(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
 
 def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
     """The columns of the file that are read, in order and once each."""
-    own = [source.column(each.name) for each in columns if each.name not in source.constants]
+    own = [
+        source.column(each.name)
+        for each in columns
+        if each.name not in source.constants
+        and (each.default is None or each.name in source.columns)
+    ]
     every = [*own, *source.side.values(), *([source.id] if source.id else []), *source.where]
     return list(dict.fromkeys(every))
 

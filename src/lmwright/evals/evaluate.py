@@ -213,6 +213,7 @@ class Evaluate(Stage):
         return {
             "rows": len(first.rows),
             "losses": list(first.measures.losses),
+            "lower": sorted({*first.measures.losses, *first.measures.lower}),
             "models": scores,
             "comparisons": {
                 name: self._compared(split, first, found[name], groups) for name in self.scored[1:]
@@ -229,6 +230,8 @@ class Evaluate(Stage):
         """
         entry: dict[str, Any] = {}
         for name, mine in first.measures.losses.items():
+            if name not in other.measures.losses:
+                continue  # a model without probabilities has no log-loss
             its = other.measures.losses[name]
             alpha = (1 - self.level) / 2
             verdict = compare(
@@ -257,7 +260,7 @@ def headline(
     if primary not in known and primary != "error":
         raise BadInput(f"primary is {primary!r}", "a score", nearest(primary, known))
     shown_as = "accuracy" if primary == "error" else primary
-    sign = 1 if shown_as in scored["losses"] else -1
+    sign = 1 if shown_as in scored["lower"] else -1
     value = {name: metrics[name][shown_as] for name in models}
     best = min(models, key=lambda name: (sign * value[name]["estimate"], models.index(name)))
     compared = {name: scored["comparisons"][name] for name in models[1:]}

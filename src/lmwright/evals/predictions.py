@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.predictor import Predictor, answer_all
 from lmwright.core.task import Answers, Measures, Task, role_columns
@@ -69,8 +70,14 @@ def answers_to(
     """Uncalibrated answers to rows in their order. BadInput if the model's task is another."""
     if not predictor.task.comparable(task):
         raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
-    inputs = list(dict.fromkeys(column.name for column in role_columns(task, "input")))
-    return answer_all(predictor, rows.select(inputs).to_pylist(), progress)
+    return answer_all(predictor, asked_rows(task, rows), progress)
+
+
+def asked_rows(task: Task, rows: pa.Table) -> list[Row]:
+    """What a model is given of rows: the inputs, and what the task scores under teacher forcing."""
+    roles: tuple[str, ...] = ("input", "target") if task.teacher_forced else ("input",)
+    names = dict.fromkeys(column.name for column in role_columns(task, *roles))
+    return rows.select([name for name in names if name in rows.column_names]).to_pylist()
 
 
 def judge(task: Task, rows: pa.Table, answers: Answers, calibration: Calibration) -> Predictions:
@@ -112,6 +119,8 @@ def as_array(values: Any) -> pa.Array:
     """Answers of one column as Arrow has them: a matrix is a list a row."""
     if isinstance(values, np.ndarray) and values.ndim > 1:
         return pa.array(list(values))
+    if len(values) and isinstance(values[0], np.ndarray):
+        return pa.array([each.tolist() for each in values])
     return pa.array(values)
 
 

@@ -73,10 +73,11 @@ def score_differences(
 ) -> dict[str, dict[str, Any]]:
     """First less other on the same resamples of the same rows, for each score that is no loss.
 
-    Above 0 is better for the first. The verdict is read off the interval.
+    Above 0 is better for the first, unless the lower is. The verdict is read off the interval.
     """
     ones = np.ones((1, rows))
-    names = [name for name in first.scores(ones) if name not in first.losses and "." not in name]
+    both = first.scores(ones).keys() & other.scores(ones).keys()
+    names = sorted(name for name in both if name not in first.losses and "." not in name)
 
     def gaps(weights: np.ndarray) -> np.ndarray:
         mine, its = first.scores(weights), other.scores(weights)
@@ -86,7 +87,8 @@ def score_differences(
     low, high = quantiles(drawn, np.array([0.5 - level / 2, 0.5 + level / 2]))
     found = {}
     for m, (name, point) in enumerate(zip(names, gaps(ones)[0], strict=True)):
-        word = "better" if low[m] > 0 else "worse" if high[m] < 0 else "inconclusive"
+        above, below = ("worse", "better") if name in first.lower else ("better", "worse")
+        word = above if low[m] > 0 else below if high[m] < 0 else "inconclusive"
         interval = Interval(float(point), float(low[m]), float(high[m]), level)
         found[name] = interval.to_json() | {"verdict": word}
     return found

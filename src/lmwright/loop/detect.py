@@ -14,8 +14,9 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor, answer_prepared
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers, role_columns
+from lmwright.core.task import Answers
 from lmwright.data.corpus import count_rows, read_split, task_modules
+from lmwright.evals.predictions import asked_rows
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import (
     REFERENCE_WINDOWS,
@@ -142,7 +143,6 @@ def signals_of(
 ) -> tuple[Sample, Answers]:
     """The signals of rows as the detectors compare them, and the calibrated answers."""
     task = predictor.task
-    inputs = [column.name for column in role_columns(task, "input")]
-    prepared = predictor.prepare(rows.select(inputs).to_pylist())
+    prepared = predictor.prepare(asked_rows(task, rows))
     answers = calibration.apply(task, answer_prepared(predictor, prepared, progress))
     return task.signals(prepared, answers), answers

@@ -18,9 +18,15 @@ import pyarrow as pa
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
 from lmwright.core.stage import Settings
-from lmwright.core.task import Task, role_columns
+from lmwright.core.task import Task
 from lmwright.data.corpus import row_keys
-from lmwright.evals.predictions import Predictions, answers_to, clusters_of, judge
+from lmwright.evals.predictions import (
+    Predictions,
+    answers_to,
+    asked_rows,
+    clusters_of,
+    judge,
+)
 from lmwright.evals.slices import memberships
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
@@ -304,8 +310,7 @@ def speed(
     gate: Gate, task: Task, candidate: Judged, incumbent: Judged, rows: pa.Table
 ) -> Condition:
     """Both answer the same rows in turns; the ratio of their median times."""
-    inputs = [column.name for column in role_columns(task, "input")]
-    timed = rows.select(inputs).slice(0, TIMED_ROWS).to_pylist()
+    timed = asked_rows(task, rows.slice(0, TIMED_ROWS))
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED_ROUNDS):
         for place, each in enumerate((candidate, incumbent)):
@@ -369,6 +374,7 @@ def condition(
         "losses": {
             each: [float(loss.values.mean()), float(old.measures.losses[each].values.mean())]
             for each, loss in new.measures.losses.items()
+            if each in old.measures.losses
         },
     }
     return Condition(name, passed, f"{verdict.verdict}: {verdict.reason}", evidence)

@@ -17,10 +17,10 @@ from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
-from lmwright.core.task import Answers, Task, task_to_json
+from lmwright.core.task import Answers, Prepared, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import Ragged, pack
-from lmwright.models.core.spec import Head, read_head, read_spec
+from lmwright.models.core.spec import Head, ModelSpec, read_head, read_spec
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
@@ -55,6 +55,24 @@ class TextModel:
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text's first ``max_tokens`` ids."""
         return [Tokens(ids) for ids in self.tokenizer.encode(texts, self.max_tokens)]
+
+    def document(self, text: str, closed: bool = True) -> np.ndarray:
+        """The ids of a document from the start token on, at most ``max_tokens``; ``closed`` with
+        the end token."""
+        begin = self.tokenizer.roles.get("bos") or self.stop_ids
+        ids = np.concatenate([begin[:1], self.tokenizer.ids(text)]).astype(np.int64)
+        end = self.stop_ids[:1] if closed else ()
+        return np.concatenate([ids[: self.max_tokens - len(end)], end]).astype(np.int64)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        return self.tokenizer.roles.get("eos", ())
+
+    @property
+    def closing(self) -> int:
+        """How many end tokens :meth:`document` adds."""
+        return len(self.stop_ids[:1])
 
     @property
     def outputs(self) -> int:
@@ -97,7 +115,7 @@ class TextModel:
                 rows[places] = give(pack([batch[place].ids for place in places])).numpy()
         return rows
 
-    def token_logits(self, batch: Sequence[Tokens]) -> tuple[list[np.ndarray], np.ndarray]:
+    def token_logits(self, batch: Sequence[Prepared]) -> tuple[list[np.ndarray], np.ndarray]:
         """The head's output for each token, a float64 (tokens, outputs) a text, and the vectors."""
         found: list[np.ndarray] = [np.zeros(0)] * len(batch)
         vectors = np.empty((len(batch), self.network.width), dtype=np.float32)
@@ -119,6 +137,7 @@ class TextModel:
         return {
             "format": FORMAT,
             "max_tokens": self.max_tokens,
+            "roles": {role: list(ids) for role, ids in sorted(self.tokenizer.roles.items())},
             "spec": self.network.spec.to_json(),
             "head": asdict(head_spec(self.network)),
         }
@@ -140,6 +159,8 @@ class TextModel:
         check_fit(tensors, wanted, str(folder / "model.safetensors"))
         fill(network, tensors)
         tokenizer = read_tokenizer(folder / "tokenizer.json")
+        for role, ids in description.get("roles", {}).items():
+            tokenizer.roles[role] = tuple(ids)
         check_vocabulary(tokenizer, setting, folder)
         most = checked_cap(description.get("max_tokens"), network, where)
         return cls(network, tokenizer, most)
@@ -149,7 +170,7 @@ class TextTask(Task, Protocol):
     """The part of a task that says how a text model answers it."""
 
     def outputs(self) -> int:
-        """How many outputs the head has that answers it."""
+        """How many outputs the head has that answers it; 0 for any number."""
 
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Any]:
         """Rows made ready for the model, by their input columns."""
@@ -187,7 +208,7 @@ class TextPredictor:
         """Read what :meth:`save` wrote; Corrupt where the head is not the task's."""
         text_task = cast(TextTask, task)
         model = TextModel.load(folder, read_json_object(folder / DESCRIPTION))
-        if model.outputs != text_task.outputs():
+        if text_task.outputs() and model.outputs != text_task.outputs():
             raise Corrupt(
                 f"{folder / DESCRIPTION}: {model.outputs} outputs",
                 f"{text_task.outputs()}, as the task {task.kind} has them",
@@ -195,16 +216,40 @@ class TextPredictor:
         return cls(text_task, model)
 
 
-def from_published(published: Published, head: Head, max_tokens: int, seed: int) -> TextModel:
-    """A text model on a published start; what its head lacks is drawn afresh from ``seed``."""
-    network = build(published.spec, head)
-    _, known = published.heads.get("classify") or (head, {})
+def from_published(published: Published, head: Head | str, max_tokens: int, seed: int) -> TextModel:
+    """A text model on a published start; what its head lacks is drawn afresh from ``seed``.
+
+    ``head`` is a new one, or the name of one of the published heads.
+    """
+    if isinstance(head, str):
+        if head not in published.described.heads:
+            raise BadInput(
+                f"the start has no head {head!r}",
+                "a model of a family that has: " + ", ".join(published.described.heads),
+                "start from another model",
+            )
+        network = build(
+            published.family.generation_spec(published.spec), published.described.heads[head]
+        )
+        known = published.heads.get(head, (head, {}))[1] | published.more
+    else:
+        network = build(published.spec, head)
+        known = published.heads.get("classify", (head, {}))[1]
     shapes = {name: each.shape for name, each in network.named_parameters()}
     fitting = {name: t for name, t in known.items() if shapes.get(name) == t.shape}
     fill(network, {**published.weights, **fitting})
     initialise(network, seed)
     most = checked_cap(max_tokens, network, "max_tokens")
     return TextModel(network, published.tokenizer, most)
+
+
+def newly_drawn(
+    spec: ModelSpec, head: Head, tokenizer: Tokenizer, max_tokens: int, seed: int
+) -> TextModel:
+    """A text model whose every weight is drawn from ``seed``."""
+    network = build(spec, head)
+    initialise(network, seed)
+    return TextModel(network, tokenizer, checked_cap(max_tokens, network, "max_tokens"))
 
 
 def head_spec(network: Network) -> Head:

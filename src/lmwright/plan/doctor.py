@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from lmwright.core.assets import ASSETS, cache_folder
+from lmwright.assets import ASSETS, cache_folder
 from lmwright.core.journal import read_journal
 from lmwright.store.run import read_run
 from lmwright.store.store import Store

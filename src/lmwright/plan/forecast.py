@@ -72,6 +72,7 @@ MEMORY_WIDTH = (0.8, 1.0, 1.5)
 
 PROBED = Head(pool="mean", outputs=2)
 """The head of a probe where the recipe has no task, and the least outputs of one."""
+PROBE_TEXTS = ("A plain sentence to be read.", "Another one, a little longer than the first.")
 ENOUGH = 3
 READ_TOKENS = 256
 """Tokens of a text at which the speed is measured, or the training's cap if that is higher."""
@@ -496,11 +497,15 @@ def beginning(recipe: Recipe, store: Store) -> TextModel:
         found = load_predictor(store.artifact(given))
         if isinstance(found, TextPredictor):
             return at_rate(found.model, 0.0, min(most, positions(found.model)))
+    if training.new is not None:
+        own = cast(TrainedTask, recipe.task)
+        return training.new.model(PROBE_TEXTS, own.head(0.0), training.max_tokens, 0)
     published = training.published()
     head = cast(TrainedTask, recipe.task).head(0.0) if recipe.task else PROBED
     most = min(most, published.spec.longest or LONGEST)
-    outputs = max(head.outputs, PROBED.outputs)  # before the rows are read there are no labels
-    return from_published(published, replace(head, outputs=outputs), most, 0)
+    if isinstance(head, Head):  # before the rows are read there are no labels
+        head = replace(head, outputs=max(head.outputs, PROBED.outputs))
+    return from_published(published, head, most, 0)
 
 
 def totals(stages: Mapping[str, Any]) -> dict[str, Any]:

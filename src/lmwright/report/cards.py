@@ -9,7 +9,8 @@ from lmwright import __version__
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import encoded
-from lmwright.report.report import render
+from lmwright.old_format import READERS
+from lmwright.report.page import render
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import read_version, resolve_version
 
@@ -25,7 +26,8 @@ def write_cards(store: Store, name: str, out: Path) -> list[Path]:
     folder = store.artifact(audit_of(store, version).outputs["audit"])
     written = []
     for kind in KINDS:
-        facts = json.loads((folder / f"{kind}-card.json").read_bytes())
+        file = f"{kind}-card.json"
+        facts = READERS[file](json.loads((folder / file).read_bytes()))
         page = {"name": name, "version": version, "kind": kind, "facts": facts}
         paths = [out.absolute() / f"{kind}-card{suffix}" for suffix in (".html", ".json")]
         paths[0].parent.mkdir(parents=True, exist_ok=True)

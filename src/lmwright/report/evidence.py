@@ -106,7 +106,7 @@ class Evidence:
     def replay(self) -> dict[str, Any] | None:
         """What the last replay sent and got, if there was one."""
         path = traffic_folder(self.store, self.alias) / "replay.json"
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        return old_format.replay_of(json.loads(path.read_bytes())) if path.is_file() else None
 
     def detectors_of(self, version: str) -> dict[str, Any] | None:
         """The settings of the detectors that watch a version (given by the start of its hash)."""

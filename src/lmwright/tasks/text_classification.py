@@ -51,9 +51,11 @@ class TextClassification(Settings):
 
     kind: ClassVar[str] = "text-classification"
     one_answer: ClassVar[bool] = True
+    teacher_forced: ClassVar[bool] = False
     strata: ClassVar[str] = "label"
     panel: ClassVar[str] = "lmwright.tasks.classification_panel:panel"
     primary: ClassVar[str] = "log_loss"
+    calibrates: ClassVar[str] = "log_loss"
     monitor: ClassVar[str] = "scaled_log_loss"
     gate_loss: ClassVar[str] = "brier"
     abstains_by: ClassVar[str] = "error"

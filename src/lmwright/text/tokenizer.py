@@ -79,6 +79,31 @@ class Tokenizer:
             ids.append(np.array(whole.ids, dtype=np.int32))
         return ids
 
+    def encode_with_offsets(
+        self, texts: Sequence[str], most: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The ids as :meth:`encode` gives them, and where in its text each token stands.
+
+        Offsets are int32 (tokens, 2) in characters; those of special tokens are -1. BadInput for
+        a tokenizer that rewrites texts before it cuts them, so that there are none.
+        """
+        if self.charsmap:
+            raise BadInput(
+                "a tokenizer that rewrites characters by a map of SentencePiece's",
+                "one whose tokens can be found in the text",
+                "start from another model for tasks with spans",
+            )
+        found = []
+        for each in self.inner.encode_batch(
+            [self.prepared(text) for text in texts], add_special_tokens=False
+        ):
+            each.truncate(max(most - self.around, 0))
+            whole = self.inner.post_process(each)
+            offsets = np.array(whole.offsets, dtype=np.int32).reshape(-1, 2)
+            offsets[np.array(whole.special_tokens_mask, dtype=bool)] = -1
+            found.append((np.array(whole.ids, dtype=np.int32), offsets))
+        return found
+
     def suffix_length(self) -> int:
         """The number of special tokens that :meth:`encode` appends to a text."""
         letter = self.inner.encode("a", add_special_tokens=False)

@@ -13,11 +13,14 @@ from lmwright.core.random import stream
 
 @dataclass(frozen=True)
 class Example:
-    """One document as ids, the number that keys its dropout, and what is to be learnt of it."""
+    """One document as ids, the number that keys its dropout, and what is to be learnt of it.
+
+    ``target`` is a class, or one a token (-100 where nothing is to be learnt).
+    """
 
     tokens: np.ndarray
     document: int
-    target: int
+    target: int | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Batches:
         """A digest of everything that is learnt from, so that a checkpoint can tell other data."""
         digest = hashlib.sha256(f"{self.size} {self.epochs} {self.seed}".encode())
         for example in self.examples:
-            digest.update(f"{example.document} {example.target} ".encode())
+            digest.update(f"{example.document} ".encode())
+            digest.update(np.asarray(example.target, dtype="<i8").tobytes())
             digest.update(np.asarray(example.tokens, dtype="<i8").tobytes())
         return digest.hexdigest()

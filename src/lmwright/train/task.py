@@ -22,8 +22,8 @@ class TrainedTask(TextTask, Protocol):
 
     monitor: ClassVar[str]
 
-    def head(self, dropout: float) -> Head:
-        """The head that answers the task."""
+    def head(self, dropout: float) -> Head | str:
+        """The head that answers the task, or the name of the published one that does."""
 
     def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
         """Rows with targets as examples; BadInput for a target that the task does not know."""

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.models.files.gguf import AT_ONCE, Gguf, metadata_bytes, read_gguf, write_gguf
 from lmwright.models.files.quants import DECODERS, ENCODERS, FORMATS, decode, encode

@@ -20,7 +20,7 @@ from transformers import GPT2Tokenizer, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.models.gemma import GemmaTokenizer
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import (

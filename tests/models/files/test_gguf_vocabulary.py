@@ -11,7 +11,7 @@ import pytest
 from transformers.convert_slow_tokenizer import generate_merges
 from transformers.models.gemma import GemmaTokenizer
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
 from lmwright.models.files.gguf import read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import CONTROL, NORMAL, TYPED, tokenizer_of

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lmwright.core.errors import BadInput
+from lmwright.data.formats.conll_file import looks_like_conll, read_conll
 from lmwright.data.formats.csv_file import SIGNS, read_csv
 from lmwright.data.formats.json_file import read_json
 from lmwright.data.formats.opener import codec_of, encoding_of, first_bytes
@@ -21,6 +22,7 @@ READERS: dict[str, Reader] = {
     ".ndjson": read_json,
     ".json": read_json,
     ".parquet": read_parquet,
+    ".conll": read_conll,
 }
 """The suffixes that tables usually have, and what usually stands in such files."""
 
@@ -57,6 +59,8 @@ def reader_of(table: Table) -> Reader:
     text = decoded(start, codec).lstrip("\ufeff \t\r\n")
     if looks_like_json(text):
         return read_json
+    if table.suffix == ".conll" or (table.suffix not in READERS and looks_like_conll(text)):
+        return read_conll
     usual = READERS.get(table.suffix)
     if usual is read_csv or (usual is read_json and text[:1] in ("{", "[")):
         return usual
@@ -89,6 +93,8 @@ def unknown(table: Table, cure: str) -> BadInput:
     """What is said of a file that is no table."""
     return BadInput(
         f"{table.about} is no table that is known by its content or suffix",
-        "CSV, JSON or Parquet: " + ", ".join(READERS) + " (the text formats also packed, .gz)",
+        "CSV, JSON, Parquet or CoNLL: "
+        + ", ".join(READERS)
+        + " (the text formats also packed, .gz)",
         cure,
     )

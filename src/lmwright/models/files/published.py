@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmwright.core.assets import asset_file, asset_hash, is_asset
+from lmwright.assets import asset_file, asset_hash, is_asset
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file, hash_tree, tree
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder

