@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from lmwright.core.assets import asset_file
+from lmwright.assets import asset_file
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.store.memory import Peak
