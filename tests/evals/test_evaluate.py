@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from lmwright.models.calibration import Calibration
+from lmwright.models.model import load_model
 
 from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
@@ -21,8 +23,6 @@ from lmwright.evals.predictions import (
     recompute,
 )
 from lmwright.evals.slices import EXCERPT, worst_rows
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
 
 MODELS = ("tfidf_all", "majority", "tfidf")
 

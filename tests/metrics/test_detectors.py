@@ -1,28 +1,35 @@
 import time
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
 
-from lmwright.baselines.tfidf import Tfidf
 from lmwright.assets import asset_file
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.predictor import answer_prepared
 from lmwright.core.random import stream
+from lmwright.core.task import Signal
+from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import (
-    NAMES,
+    KINDS,
     Detectors,
-    Seen,
     _in_control,
+    _own,
     _parts,
     _scores,
-    _statistics,
-    _summary,
+    sample_size,
     scores_from_json,
     scores_to_json,
+    take,
 )
-from lmwright.models.calibration import softmax
+from lmwright.tasks.text_classification import TextClassification
 
 WINDOW = 100
+NAMES = ("length", "vocabulary", "embedding", "label", "confidence")
+TASK = TextClassification(labels=("0", "1"), clean=())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,8 @@ def world():
     old = rng.permutation(np.flatnonzero(source == "rotten_tomatoes"))
     new = rng.permutation(np.flatnonzero(source == "imdb"))[:2000]
     texts, labels = rows["text"], rows["label"]
-    model = Tfidf.fit([texts[i] for i in old[:3000]], [labels[i] for i in old[:3000]], ("0", "1"))
+    learnt = {"text": [texts[i] for i in old[:3000]], "label": [labels[i] for i in old[:3000]]}
+    model = Tfidf.fit(TASK, pa.table(learnt), 0)
     lengths = [len(texts[i].split()) for i in old]
     cut = [" ".join(texts[i].split()[: lengths[j]]) for j, i in enumerate(new)]
     return {
@@ -49,28 +57,32 @@ def world():
 
 @pytest.fixture(scope="module")
 def detectors(world):
-    return Detectors.fit(world["reference"], 2, WINDOW, run_length=500, seed=0)
+    return Detectors.fit(world["reference"], WINDOW, run_length=500, seed=0)
 
 
 def seen(model, texts):
-    batch = model.prepare(texts)
-    p = softmax(model.logits(batch))
-    offsets = np.cumsum([0] + [len(row.ids) for row in batch])
-    tokens = np.concatenate([row.ids for row in batch])
-    return Seen(np.diff(offsets), p.max(1), p.argmax(1), model.embed(batch), tokens, offsets)
+    batch = model.prepare([{"text": text} for text in texts])
+    found = TASK.signals(batch, Calibration().apply(TASK, answer_prepared(model, batch)))
+    assert tuple(found) == NAMES
+    return found
 
 
 def draws(sample, count, seed):
     rng = np.random.default_rng(seed)
-    return [sample.take(rng.permutation(len(sample))[:WINDOW]) for _ in range(count)]
+    return [take(sample, rng.permutation(sample_size(sample))[:WINDOW]) for _ in range(count)]
+
+
+def changed(sample, name, values):
+    """The sample with other values in one signal."""
+    return sample | {name: replace(sample[name], values=values)}
 
 
 def test_fresh_real_rows_score_as_standard_normal_and_raise_no_alarm(world, detectors):
     """Windows share no row: resampling a small pool would be a world of its own, and be seen."""
     fresh = world["fresh"]
     before, signs = None, []
-    for start in range(0, len(fresh) - WINDOW + 1, WINDOW):
-        before = detectors.look(fresh.take(np.arange(start, start + WINDOW)), before)
+    for start in range(0, sample_size(fresh) - WINDOW + 1, WINDOW):
+        before = detectors.look(take(fresh, np.arange(start, start + WINDOW)), before)
         signs.append(before)
     assert len(signs) >= 35
     for name in NAMES:
@@ -84,9 +96,9 @@ def test_a_small_reference_makes_fresh_rows_look_no_stranger_than_they_are(world
     pool = world["fresh"]
     scores = []
     for split in range(30):
-        order = stream(split, "small reference").permutation(len(pool))
-        fitted = Detectors.fit(pool.take(order[:1200]), 2, WINDOW, seed=split, windows=2000)
-        signs = [fitted.look(pool.take(rows)) for rows in order[1200:2400].reshape(-1, WINDOW)]
+        order = stream(split, "small reference").permutation(sample_size(pool))
+        fitted = Detectors.fit(take(pool, order[:1200]), WINDOW, seed=split, windows=2000)
+        signs = [fitted.look(take(pool, rows)) for rows in order[1200:2400].reshape(-1, WINDOW)]
         scores += [[sign[name].score for name in NAMES] for sign in signs]
     assert np.abs(np.mean(scores, axis=0)).max() < 0.2
 
@@ -94,7 +106,7 @@ def test_a_small_reference_makes_fresh_rows_look_no_stranger_than_they_are(world
 def test_the_run_length_of_all_together_is_the_set_one(world, detectors):
     """On windows and redrawn references other than those that the limit was set with."""
     assert detectors.settings["measured_run_length"] == pytest.approx(500, rel=0.02)
-    drawn = _in_control(compared(world["reference"]), detectors.arrays, 2, WINDOW, 50, seed=99)
+    drawn = _in_control(compared(world["reference"]), detectors.arrays, WINDOW, 50, seed=99)
     scores = _scores(drawn, detectors.arrays["null"])
     rng, seen_windows, alarms = np.random.default_rng(0), 0, 0
     for chain in range(200):
@@ -110,31 +122,35 @@ def test_the_run_length_of_all_together_is_the_set_one(world, detectors):
 
 
 def compared(reference):
-    return reference.take(_parts(len(reference), WINDOW, 0)[1])
+    return take(reference, _parts(sample_size(reference), WINDOW, 0)[1])
 
 
 def summary_of(pool, detectors):
-    return _summary(pool, detectors.arrays, 2)
+    return {
+        f"{name}.{part}": values
+        for name, signal in pool.items()
+        for part, values in KINDS[signal.kind].summary(signal, _own(name, detectors.arrays)).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def delays(world, detectors):
     """Windows until the first alarm (None: silent for sixteen), by the share of new texts."""
     mixed = world["mixed"]
-    fresh = len(world["fresh"])
+    fresh = sample_size(world["fresh"])
     found = {}
     for share in (0.0, 0.05, 0.1, 0.25, 1.0):
         found[share] = []
         for seed in range(10):
             rng = np.random.default_rng(seed)
-            old, new = rng.permutation(fresh), fresh + rng.permutation(len(mixed) - fresh)
+            old, new = rng.permutation(fresh), fresh + rng.permutation(sample_size(mixed) - fresh)
             few = round(WINDOW * share)
             before, delay = None, None
             for step in range(16):
                 rows = np.concatenate(
                     [old[step * WINDOW :][: WINDOW - few], new[step * WINDOW :][:few]]
                 )
-                before = detectors.look(mixed.take(rows), before)
+                before = detectors.look(take(mixed, rows), before)
                 if any(sign.over for sign in before.values()):
                     delay = step + 1
                     break
@@ -143,10 +159,10 @@ def delays(world, detectors):
 
 
 def test_new_texts_cut_to_the_old_lengths_are_seen_by_their_words(world, detectors, delays):
-    first = len(world["fresh"])
+    first = sample_size(world["fresh"])
     for seed in range(10):
-        rows = first + np.random.default_rng(seed).permutation(len(world["mixed"]) - first)
-        signs = detectors.look(world["mixed"].take(rows[:WINDOW]))
+        rows = first + np.random.default_rng(seed).permutation(sample_size(world["mixed"]) - first)
+        signs = detectors.look(take(world["mixed"], rows[:WINDOW]))
         assert signs["vocabulary"].over or signs["embedding"].over
     assert delays[1.0] == [1] * 10
     assert None not in delays[0.25]
@@ -161,7 +177,7 @@ def test_without_new_texts_or_with_too_few_to_matter_there_is_silence(delays, sh
 
 def test_the_order_of_arrival_changes_nothing(world, detectors):
     window = draws(world["fresh"], 1, 3)[0]
-    shuffled = window.take(np.random.default_rng(4).permutation(WINDOW))
+    shuffled = take(window, np.random.default_rng(4).permutation(WINDOW))
     first, second = detectors.look(window), detectors.look(shuffled)
     for name in NAMES:
         assert first[name].statistic == pytest.approx(second[name].statistic, abs=1e-12)
@@ -169,15 +185,14 @@ def test_the_order_of_arrival_changes_nothing(world, detectors):
 
 def test_each_detector_sees_its_own_shift_in_rows_changed_for_the_purpose(world, detectors):
     window = draws(world["fresh"], 1, 5)[0]
-    parts = {name: getattr(window, name) for name in Seen.__dataclass_fields__}
-    for name, change in (
-        ("length", {"length": window.length + 12}),
-        ("confidence", {"confidence": np.sqrt(window.confidence)}),
-        ("label", {"label": np.ones(WINDOW, dtype=int)}),
-        ("embedding", {"embedding": window.embedding + 0.1}),
-        ("vocabulary", {"tokens": window.tokens[::-1] + 1}),
+    for name, values in (
+        ("length", window["length"].values + 12),
+        ("confidence", np.sqrt(window["confidence"].values)),
+        ("label", np.ones(WINDOW, dtype=int)),
+        ("embedding", window["embedding"].values + 0.1),
+        ("vocabulary", window["vocabulary"].values[::-1] + 1),
     ):
-        signs = detectors.look(Seen(**(parts | change)))
+        signs = detectors.look(changed(window, name, values))
         assert [n for n in NAMES if signs[n].over] == [name]
 
 
@@ -185,12 +200,13 @@ def test_in_time_a_small_shift_adds_up(world, detectors):
     """Rows are resampled so that one label is somewhat commoner: no single window shows it."""
     rng = np.random.default_rng(6)
     fresh = world["fresh"]
-    ones, zeros = np.flatnonzero(fresh.label == 1), np.flatnonzero(fresh.label == 0)
+    label = fresh["label"].values
+    ones, zeros = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
     before, alone = None, 0
     for _ in range(25):
-        k = rng.binomial(WINDOW, (fresh.label == 1).mean() + 0.11)
+        k = rng.binomial(WINDOW, (label == 1).mean() + 0.11)
         rows = np.concatenate([rng.choice(ones, k), rng.choice(zeros, WINDOW - k)])
-        before = detectors.look(fresh.take(rows), before)
+        before = detectors.look(take(fresh, rows), before)
         alone += before["label"].score > detectors.limit
         if before["label"].over and before["label"].score <= detectors.limit:
             break
@@ -205,7 +221,7 @@ def test_saved_and_loaded_they_say_the_same_and_fitting_repeats(world, detectors
     signs = detectors.look(window)
     assert again.look(window, signs) == detectors.look(window, signs)
     assert scores_from_json(scores_to_json(signs)) == signs
-    fitted = Detectors.fit(world["reference"], 2, WINDOW, run_length=500, seed=0)
+    fitted = Detectors.fit(world["reference"], WINDOW, run_length=500, seed=0)
     assert fitted.settings == detectors.settings
     whole = (tmp_path / "detectors.safetensors").read_bytes()
     fitted.save(tmp_path)
@@ -217,26 +233,26 @@ def test_saved_and_loaded_they_say_the_same_and_fitting_repeats(world, detectors
 
 def test_statistics_in_the_draws_are_those_of_a_look(world, detectors):
     """The fast path over many windows against the plain one for a single window."""
-    pool = world["fresh"].take(np.arange(300))
+    pool = take(world["fresh"], np.arange(300))
     arrays = detectors.arrays | summary_of(pool, detectors)
-    fast = _in_control(pool, arrays, 2, WINDOW, 1, seed=8)[0, 0]
+    fast = _in_control(pool, arrays, WINDOW, 1, seed=8)[0, 0]
     rng = stream(8, "detectors", "windows")
-    drawn = pool.take(rng.integers(0, 300, 300))
-    inside = rng.integers(0, 300, (200, WINDOW))[0]
-    kept = {name: arrays[name] for name in ("feature_scale", "precision")}
-    own = arrays | summary_of(drawn, detectors) | kept
-    np.testing.assert_allclose(fast, _statistics(pool.take(inside), own, 2), rtol=1e-6, atol=1e-9)
+    drawn = take(pool, rng.integers(0, 300, 300))
+    inside = take(pool, rng.integers(0, 300, (200, WINDOW))[0])
+    redrawn = detectors.arrays | summary_of(drawn, detectors)
+    plain = [KINDS[s.kind].statistic(s, _own(name, redrawn)) for name, s in inside.items()]
+    np.testing.assert_allclose(fast, plain, rtol=1e-6, atol=1e-9)
 
 
 def test_constant_embeddings_and_wide_ones_fit_in_seconds(world):
     reference = world["reference"]
-    parts = {name: getattr(reference, name) for name in Seen.__dataclass_fields__}
-    still = Seen(**(parts | {"embedding": np.zeros((len(reference), 1), dtype=np.float32)}))
-    signs = Detectors.fit(still, 2, WINDOW).look(still.take(np.arange(WINDOW)))
+    rows = sample_size(reference)
+    still = changed(reference, "embedding", np.zeros((rows, 1), dtype=np.float32))
+    signs = Detectors.fit(still, WINDOW).look(take(still, np.arange(WINDOW)))
     assert not signs["embedding"].over and signs["embedding"].effect == 0
-    noise = np.random.default_rng(9).normal(size=(len(reference), 384)).astype(np.float32)
+    noise = np.random.default_rng(9).normal(size=(rows, 384)).astype(np.float32)
     start = time.perf_counter()
-    Detectors.fit(Seen(**(parts | {"embedding": noise})), 2, WINDOW)
+    Detectors.fit(changed(reference, "embedding", noise), WINDOW)
     assert time.perf_counter() - start < 20  # measured: one second; slow machines share cores
 
 
@@ -244,11 +260,15 @@ def test_what_cannot_be_watched_is_refused(world, detectors):
     reference = world["reference"]
     for size, window, extra in ((200, 100, {}), (2000, 5, {}), (2000, 100, {"windows": 100})):
         with pytest.raises(BadInput):
-            Detectors.fit(reference.take(np.arange(size)), 2, window, **extra)
+            Detectors.fit(take(reference, np.arange(size)), window, **extra)
     with pytest.raises(BadInput, match="floors"):
-        Detectors.fit(reference, 2, WINDOW, floors={"colour": 1.0})
+        Detectors.fit(reference, WINDOW, floors={"colour": 1.0})
     with pytest.raises(BadInput, match="99 rows"):
-        detectors.look(reference.take(np.arange(99)))
-    parts = {name: getattr(reference, name) for name in Seen.__dataclass_fields__}
-    with pytest.raises(BadInput, match="finite"):
-        Seen(**(parts | {"confidence": np.full(len(reference), np.nan)}))
+        detectors.look(take(reference, np.arange(99)))
+    for name in ("confidence", "embedding"):
+        endless = np.full_like(reference[name].values, np.nan)
+        with pytest.raises(BadInput, match=f"{name} is not finite"):
+            Detectors.fit(changed(reference, name, endless), WINDOW)
+    shorter = reference | {"label": Signal("category", np.zeros(7, dtype=int), categories=2)}
+    with pytest.raises(BadInput, match="as many of each"):
+        Detectors.fit(shorter, WINDOW)
