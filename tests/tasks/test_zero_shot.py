@@ -428,7 +428,9 @@ def test_several_texts_are_asked_about_at_once() -> None:
     with odd(together) as one:
         model = ZeroShotHosted(TASK, PROMPT, query(one.url, by="samples", samples=1))
         noted: dict[str, list[float]] = {}
-        model.fill_cache([{"text": text} for text in [*"abcdef", "a"]], noted.__setitem__, at_once=3)
+        model.fill_cache(
+            [{"text": text} for text in [*"abcdef", "a"]], noted.__setitem__, at_once=3
+        )
         assert len(one.asked) == 6 and noted == model.cache and len(noted) == 6
 
 
