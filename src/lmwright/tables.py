@@ -116,7 +116,7 @@ VERBS = {
         "lmwright.cli.serve:serve",
         "Answer over HTTP from what an alias names, or from a language model.",
     ),
-    "predict": ("lmwright.cli.ask:predict", "Label the texts of a file."),
+    "predict": ("lmwright.cli.predict:predict", "Answer the rows of a file."),
     "replay": (
         "lmwright.cli.replay:replay",
         "Play a kept test set as traffic; the loop reacts.",

@@ -8,13 +8,13 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from lmwright.assets import asset_file
 from lmwright.audit.audit import Audit
 from lmwright.audit.check import FAILED, INCONCLUSIVE, PASSED, Subject, bounded, worst
 from lmwright.audit.counterfactual import Counterfactual, bounded_both, lists, log_odds, toward
 from lmwright.audit.personal import excerpt
 from lmwright.audit.perturbation import KEYS, NEIGHBOURS, Perturbation, titled, typos
 from lmwright.audit.slices import Slices, loss_gap
-from lmwright.assets import asset_file
 from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream

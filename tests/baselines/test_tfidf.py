@@ -6,8 +6,8 @@ import pyarrow.csv as csv
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lmwright.baselines.tfidf import Tfidf, _terms
 from lmwright.assets import asset_file
+from lmwright.baselines.tfidf import Tfidf, _terms
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_all
 from lmwright.metrics.calibration import Calibration

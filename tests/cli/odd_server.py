@@ -7,9 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from lmwright.cli import main, serve
+from lmwright.core.task import Answers
 from lmwright.serve import server
 from tests.serve.fake import Counting, Words, loaded
 
@@ -17,17 +16,17 @@ from tests.serve.fake import Counting, Words, loaded
 class Odd(Counting):
     """The fake, with two more misbehaviours."""
 
-    def logits(self, batch: Sequence[Words]) -> np.ndarray:
+    def answers(self, batch: Sequence[Words]) -> Answers:
         if any("HANG" in item.text for item in batch):
             threading.Event().wait()
         if any("DIE" in item.text for item in batch):
             raise SystemExit("asked to die")
-        return super().logits(batch)
+        return super().answers(batch)
 
 
 def odd(*_: Any) -> Any:
     one = loaded()
-    one.model = Odd()
+    one.predictor = Odd()
     return one
 
 

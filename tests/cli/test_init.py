@@ -7,8 +7,9 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.cli.open import open_recipe
+from lmwright.core.task import role_columns
 from lmwright.data.prepare import Data
-from lmwright.data.sources import Row, read_source
+from lmwright.data.sources import RawRow, read_source
 
 ROWS = [f"a fine text of day {n},{'ab'[n % 2]}" for n in range(60)]
 
@@ -21,6 +22,11 @@ def written(table: Path, *words: str):
     assert step is not None and isinstance(step.stage, Data)
     (source,) = step.stage.sources
     return recipe, source
+
+
+def rows_of(recipe, source):
+    """The rows that the recipe's stage data reads."""
+    return read_source(source, role_columns(recipe.task, "input", "target"))
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +53,10 @@ def test_names_that_look_like_something_else(folder: Path, file: str, header: st
     path = folder / file
     path.write_text("\n".join([header, *ROWS]))
     recipe, source = written(path)
-    assert (source.text, source.label) == tuple(header.split(","))
+    assert (source.column("text"), source.column("label")) == tuple(header.split(","))
     assert source.path == str(path)
     assert isinstance(recipe.name, str)
-    assert sum(isinstance(row, Row) for row in read_source(source)) == 60
+    assert sum(isinstance(row, RawRow) for row in rows_of(recipe, source)) == 60
 
 
 def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder, capsys) -> None:
@@ -66,10 +72,10 @@ def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder,
 
 
 def test_more_labels_than_usual_are_written_into_the_recipe(folder: Path) -> None:
-    rows = [f"please help with matter {n} of mine,intent {n % 250}" for n in range(1000)]
+    rows = [f"please help with matter {n} of mine,intent {n % 250}" for n in range(3000)]
     (folder / "t.csv").write_text("\n".join(["text,intent", *rows]))
     recipe, _ = written(folder / "t.csv", "--label", "intent")
-    assert recipe.step("data").stage.max_labels == 250
+    assert recipe.task.max_labels == 250
 
 
 def test_a_name_that_is_not_utf_8_is_written_read_and_run(folder: Path, capsys) -> None:
@@ -78,9 +84,9 @@ def test_a_name_that_is_not_utf_8_is_written_read_and_run(folder: Path, capsys) 
         path.write_text("\n".join(["text,label", *ROWS]))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    _, source = written(path)
+    recipe, source = written(path)
     assert source.path == str(path)
-    assert next(row.origin for row in read_source(source)) == "caf\\udce9.csv:1"
+    assert next(row.origin for row in rows_of(recipe, source)) == "caf\\udce9.csv:1"
     keep = Path("mine.yaml").read_text().partition("  train: {}")[0]
     Path("mine.yaml").write_text(keep)
     assert main(["run", "mine.yaml"]) == 0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.cli.main import main
 from lmwright.assets import asset_file
+from lmwright.cli.main import main
 from lmwright.core.recipe import read_recipe
 from lmwright.data.sources import Row, read_source
 from lmwright.store.store import Store

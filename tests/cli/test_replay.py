@@ -80,7 +80,7 @@ class Refusing(House):
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         if path == "/v1/loop":
-            self.controller.signs = [DRIFT] * 3
+            self.controller.scores = [DRIFT] * 3
             for _ in range(5 if self.answered >= 80 else 1):
                 self.controller.tick()
             router = routes(self.service, self.traffic, self.controller)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from lmwright.models.calibration import Calibration
 from pyarrow import csv
 
+from lmwright.assets import asset_file
 from lmwright.baselines.tfidf import Tfidf
 from lmwright.cli.main import main
 from lmwright.cli.serve import recipe_in_service
-from lmwright.assets import asset_file
 from lmwright.core.durable import write_json
-from lmwright.models.calibration import Calibration
 from lmwright.serve.load import classify, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import move
@@ -274,7 +274,7 @@ def test_a_stop_under_load_finishes_what_it_took(world: World, start: Any) -> No
 
 def test_new_requests_are_told_to_come_back_while_it_drains() -> None:
     with living(loaded()) as live:
-        live.engine.current.model.open.clear()
+        live.engine.current.predictor.open.clear()
         found: list[Any] = []
         taken = threading.Thread(target=lambda: found.append(live.classify("a")))
         taken.start()
@@ -285,7 +285,7 @@ def test_new_requests_are_told_to_come_back_while_it_drains() -> None:
         assert int(fields["retry-after"]) >= 1
         assert live.ask("GET", "/health")[0] == 200
         assert live.ask("GET", "/ready")[::2] == (503, {"status": "draining"})
-        live.engine.current.model.open.set()
+        live.engine.current.predictor.open.set()
         taken.join(10)
         assert found[0]["results"][0]["label"] == "yes"
         live.thread.join(10)

@@ -3,18 +3,20 @@
 import pyarrow as pa
 import pytest
 
+from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.data.corpus import (
-    COLUMNS,
     GROUP_ROWS,
     find_row,
     ids_of_source,
-    read_rows,
+    read_split,
+    schema_of,
     splits_of,
     stream_rows,
     write_rows,
 )
 
+SCHEMA = schema_of((Column("text", "text", "input"), Column("label", "label", "target")))
 COUNT = 3 * GROUP_ROWS + 17
 
 
@@ -24,23 +26,26 @@ def table(start, stop):
     columns = [[f"{2 * n:032x}" for n in numbers], [f"text {n}" for n in numbers]]
     columns += [[str(n % 2) for n in numbers], ["ab"[n % 3 == 0] for n in numbers]]
     columns += [["free" for _ in numbers], [f"f:{n}" for n in numbers]]
-    return pa.table(dict(zip(COLUMNS, columns, strict=True)))
+    return pa.table(dict(zip(SCHEMA.names, columns, strict=True)))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_rows(tmp_path / "train.parquet", [table(0, 5000), table(5000, COUNT)])
-    write_rows(tmp_path / "test-x.parquet", [table(COUNT, COUNT + 10)])
+    write_rows(tmp_path / "train.parquet", SCHEMA, [table(0, 5000), table(5000, COUNT)])
+    write_rows(tmp_path / "test-x.parquet", SCHEMA, [table(COUNT, COUNT + 10)])
     return tmp_path
 
 
 def test_read_equals_written(folder):
-    rows = read_rows(folder / "train.parquet")
-    assert len(rows) == COUNT and rows.ids == sorted(rows.ids)
-    assert rows.texts[5001] == "text 5001" and rows.origins[7] == "f:7"
-    parts = list(stream_rows(folder / "train.parquet", 1000))
-    assert [text for part in parts for text in part.texts] == rows.texts
-    assert max(map(len, parts)) <= 1000
+    rows = read_split(folder, "train").to_pydict()
+    assert len(rows["id"]) == COUNT and rows["id"] == sorted(rows["id"])
+    assert rows["text"][5001] == "text 5001" and rows["origin"][7] == "f:7"
+    parts = list(stream_rows(folder / "train.parquet"))
+    texts = [text for part in parts for text in part.column("text").to_pylist()]
+    assert texts == rows["text"] and all(part.schema.names == SCHEMA.names for part in parts)
+    assert max(map(len, parts)) <= 1024
+    chosen = next(stream_rows(folder / "train.parquet", ["label", "id"]))
+    assert set(chosen.schema.names) == {"id", "label"}
     assert splits_of(folder) == ["test-x", "train"]
 
 
@@ -62,14 +67,14 @@ def test_ids_of_a_source(folder):
 
 def test_same_rows_same_bytes(folder):
     first = (folder / "train.parquet").read_bytes()
-    write_rows(folder / "again.parquet", [table(0, 5000), table(5000, COUNT)])
+    write_rows(folder / "again.parquet", SCHEMA, [table(0, 5000), table(5000, COUNT)])
     assert (folder / "again.parquet").read_bytes() == first
 
 
 def test_missing_and_damaged_files(folder):
     with pytest.raises(BadInput, match="test-x, train"):
-        read_rows(folder / "test.parquet")
+        read_split(folder, "test")
     path = folder / "train.parquet"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Corrupt, match=r"train\.parquet"):
-        read_rows(path)
+        read_split(folder, "train")

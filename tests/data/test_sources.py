@@ -9,16 +9,18 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from lmwright.core.columns import Column, as_label
 from lmwright.core.errors import BadInput
-from lmwright.data.sources import Fault, Row, Source, as_label, read_source, source_hash
+from lmwright.data.sources import Fault, RawRow, Source, read_source, source_hash
 
+COLUMNS = (Column("text", "text", "input"), Column("label", "label", "target"))
 GOOD = [("a fine film", "1"), ("dull, and long", "0"), ('she said "no"', "0")]
 
 
 def read(path, **settings):
     """Rows and faults of a file."""
-    found = list(read_source(Source(name="s", path=str(path), **settings)))
-    rows = [row for row in found if isinstance(row, Row)]
+    found = list(read_source(Source(name="s", path=str(path), **settings), COLUMNS))
+    rows = [row for row in found if isinstance(row, RawRow)]
     return rows, [fault for fault in found if isinstance(fault, Fault)]
 
 
@@ -57,7 +59,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
     else:
         path.write_bytes(contents[kind])
     rows, faults = read(path)
-    assert [(row.text, row.label) for row in rows] == GOOD
+    assert [(row.values["text"], row.values["label"]) for row in rows] == GOOD
     assert [row.origin for row in rows] == [f"rows.{kind}:{n}" for n in (1, 2, 3)]
     assert not faults
 
@@ -88,17 +90,20 @@ def test_pattern_reads_files_in_order(tmp_path):
     for name in ("b", "a"):
         put(tmp_path, json.dumps({"text": name, "label": 1}), f"in/{name}.json")
     rows, _ = read(tmp_path / "*" / "*.json")
-    assert [(row.text, row.origin) for row in rows] == [("a", "in/a.json:1"), ("b", "in/b.json:1")]
+    assert [(row.values["text"], row.origin) for row in rows] == [
+        ("a", "in/a.json:1"),
+        ("b", "in/b.json:1"),
+    ]
 
 
 def test_row_that_is_not_utf8_is_rejected(tmp_path):
     lines = ["text,label", "caf\udce9,1", "good,0", "crème,1", "brûlée,1"]
     path = put(tmp_path, "\n".join(lines).encode("utf-8", "surrogateescape"))
     rows, faults = read(path)
-    assert [row.text for row in rows] == ["good", "crème", "brûlée"]
+    assert [row.values["text"] for row in rows] == ["good", "crème", "brûlée"]
     assert faults == [Fault("f.csv:1", "not utf-8", faults[0].detail)]
     rows, faults = read(tmp_path / "f.csv", encoding="latin-1")
-    assert [row.text for row in rows][:2] == ["café", "good"] and not faults
+    assert [row.values["text"] for row in rows][:2] == ["café", "good"] and not faults
 
 
 def test_utf16_cut_in_a_character_is_refused_in_words_that_can_be_followed(tmp_path):
@@ -113,18 +118,18 @@ def test_unknown_encoding(tmp_path):
 
 def test_byte_order_mark_and_crlf(tmp_path):
     rows, faults = read(put(tmp_path, b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()))
-    assert [(row.text, row.label) for row in rows] == GOOD and not faults
+    assert [(row.values["text"], row.values["label"]) for row in rows] == GOOD and not faults
 
 
 def test_nul_is_rejected(tmp_path):
     rows, faults = read(put(tmp_path, b"text,label\na\0b,1\ngood,0\n"))
-    assert [row.text for row in rows] == ["good"]
+    assert [row.values["text"] for row in rows] == ["good"]
     assert (faults[0].origin, faults[0].reason) == ("f.csv:1", "NUL in text")
 
 
 def test_ragged_rows_are_rejected_with_their_number(tmp_path):
     rows, faults = read(put(tmp_path, "text,label\na,1\nb\nc,1,2\nd,0\n"))
-    assert [row.text for row in rows] == ["a", "d"]
+    assert [row.values["text"] for row in rows] == ["a", "d"]
     assert [(fault.origin, fault.reason) for fault in faults] == [
         ("f.csv:2", "wrong number of fields"),
         ("f.csv:3", "wrong number of fields"),
@@ -143,7 +148,7 @@ def test_column_that_is_there_twice(tmp_path):
 
 def test_broken_quoting_is_a_fault_and_the_next_row_is_read(tmp_path):
     rows, faults = read(put(tmp_path, 'text,label\n"a"b,1\ngood,0\n'))
-    assert [row.text for row in rows] == ["good"]
+    assert [row.values["text"] for row in rows] == ["good"]
     assert faults[0].reason == "broken quoting" and "line" in faults[0].detail
 
 
@@ -157,7 +162,7 @@ def test_header_alone_and_blank_lines(tmp_path):
 
 def test_field_of_a_million_characters_is_read(tmp_path):
     rows, _ = read(put(tmp_path, "text,label\n" + "x" * 10**6 + ",1\n"))
-    assert len(rows[0].text) == 10**6
+    assert len(rows[0].values["text"]) == 10**6
 
 
 def test_line_without_end_is_refused(tmp_path):
@@ -165,23 +170,28 @@ def test_line_without_end_is_refused(tmp_path):
 
 
 def test_unknown_label_is_rejected_and_known_ones_are_renamed(tmp_path):
-    rows, faults = read(put(tmp_path, "text,label\na,1\nb,7\nc,\n"), labels={"1": "positive"})
-    assert [(row.text, row.label) for row in rows] == [("a", "positive")]
+    rows, faults = read(
+        put(tmp_path, "text,label\na,1\nb,7\nc,\n"), values={"label": {"1": "positive"}}
+    )
+    assert [(row.values["text"], row.values["label"]) for row in rows] == [("a", "positive")]
     assert [fault.reason for fault in faults] == ["unknown label", "unusable label"]
     assert "'7'" in faults[0].detail
 
 
 def test_where_and_constant_label(tmp_path):
     path = put(tmp_path, "text,kind\na,x\nb,y\nc,x\n")
-    rows, _ = read(path, constant_label="spam", where={"kind": "x"})
-    assert [(row.text, row.label) for row in rows] == [("a", "spam"), ("c", "spam")]
+    rows, _ = read(path, constants={"label": "spam"}, where={"kind": "x"})
+    assert [(row.values["text"], row.values["label"]) for row in rows] == [
+        ("a", "spam"),
+        ("c", "spam"),
+    ]
 
 
 def test_json_of_a_wrong_type_in_row_100000(tmp_path):
     lines = ['{"text": "good", "label": 1}'] * (10**5 - 1)
     bad = ['{"text": ["a"], "label": 1}', '{"text": "a"}', "[1]", "{", '{"text": "a", "label": []}']
     rows, faults = read(put(tmp_path, "\n".join(lines + bad), "f.jsonl"))
-    assert len(rows) == 10**5 - 1 and rows[0].label == "1"
+    assert len(rows) == 10**5 - 1 and rows[0].values["label"] == "1"
     assert [(fault.origin, fault.reason) for fault in faults] == [
         ("f.jsonl:100000", "wrong type"),
         ("f.jsonl:100001", "missing key"),
@@ -200,7 +210,7 @@ def test_labels_of_other_types(tmp_path):
     table = pa.table({"text": ["a", "b", "c"], "label": [1.0, 2.0, None]})
     parquet.write_table(table, tmp_path / "f.parquet")
     rows, faults = read(tmp_path / "f.parquet")
-    assert [row.label for row in rows] == ["1", "2"]
+    assert [row.values["label"] for row in rows] == ["1", "2"]
     assert faults == [Fault("f.parquet:3", "no label", "null")]
 
 
@@ -214,8 +224,8 @@ def test_a_row_of_parquet_that_is_not_utf_8_is_rejected(tmp_path, kind):
     table = pa.table({"text": texts, "label": [1.0] * 300})
     parquet.write_table(table, tmp_path / "f.parquet")
     rows, faults = read(tmp_path / "f.parquet")
-    assert [row.text for row in rows[:3]] == ["fine", "café", "fine"] and len(rows) == 200
-    assert {row.label for row in rows} == {"1"}
+    assert [row.values["text"] for row in rows[:3]] == ["fine", "café", "fine"] and len(rows) == 200
+    assert {row.values["label"] for row in rows} == {"1"}
     assert [fault.origin for fault in faults[:2]] == ["f.parquet:2", "f.parquet:5"]
     assert {fault.reason for fault in faults} == {"not utf-8"} and len(faults) == 100
 
@@ -249,9 +259,9 @@ def test_gzip_bomb_truncated_and_fake(tmp_path):
 def test_limit_draws_at_random_the_same_rows_each_time(tmp_path):
     path = put(tmp_path, "text,label\n" + "".join(f"t{n},{n // 500}\n" for n in range(1000)))
     source = Source(name="s", path=str(path), limit=100)
-    drawn = [row.text for row in read_source(source, seed=3)]
-    assert drawn == [row.text for row in read_source(source, seed=3)]
-    assert drawn != [row.text for row in read_source(source, seed=4)]
+    drawn = [row.values["text"] for row in read_source(source, COLUMNS, seed=3)]
+    assert drawn == [row.values["text"] for row in read_source(source, COLUMNS, seed=3)]
+    assert drawn != [row.values["text"] for row in read_source(source, COLUMNS, seed=4)]
     assert len(set(drawn)) == 100
     assert 25 < sum(int(text[1:]) >= 500 for text in drawn) < 75
 
@@ -269,13 +279,16 @@ def test_hash_is_of_the_content(tmp_path):
 def test_columns_are_separated_by_what_the_header_has(tmp_path, sign):
     lines = [f"text{sign}label", f'"good{sign} good"{sign}1', f"so so{sign}0"]
     rows, faults = read(put(tmp_path, "\n".join(lines)))
-    assert [(row.text, row.label) for row in rows] == [(f"good{sign} good", "1"), ("so so", "0")]
+    assert [(row.values["text"], row.values["label"]) for row in rows] == [
+        (f"good{sign} good", "1"),
+        ("so so", "0"),
+    ]
     assert not faults
 
 
 def test_commas_in_texts_separate_nothing_under_another_header(tmp_path):
     rows, _ = read(put(tmp_path, "text;label\ngood, very good;1\n"))
-    assert rows[0].text == "good, very good"
+    assert rows[0].values["text"] == "good, very good"
 
 
 def test_a_sheet_is_to_be_saved_as_csv(tmp_path):
@@ -296,7 +309,7 @@ def test_a_path_that_exists_is_no_pattern(tmp_path):
     put(tmp_path, "text,label\nanother,1\n", "feedback1.csv")
     assert len(read(path)[0]) == 3
     path.unlink()
-    assert [row.text for row in read(path)[0]] == ["another"]
+    assert [row.values["text"] for row in read(path)[0]] == ["another"]
 
 
 VALUES = [
@@ -350,13 +363,15 @@ def test_one_table_has_the_same_labels_in_every_format(tmp_path, labels):
         exact = pa.array(labels).cast(pa.decimal128(5, 2))
         parquet.write_table(table.set_column(1, "label", exact), tmp_path / "d.parquet")
         files.append(tmp_path / "d.parquet")
-    read_labels = [[row.label for row in read(path)[0]] for path in files]
+    read_labels = [[row.values["label"] for row in read(path)[0]] for path in files]
     assert all(found == read_labels[0] for found in read_labels), read_labels
     assert len(read_labels[0]) == 3
 
 
 def test_where_and_labels_mean_values_as_they_are_read(tmp_path):
     path = put(tmp_path, "text,label,part\na,1.0,2.0\nb,2.0,3.0\n")
-    rows, faults = read(path, where={"part": "2.0"}, labels={"1.0": "good"})
-    assert [(row.text, row.label) for row in rows] == [("a", "good")] and not faults
-    assert read(path, where={"part": "2"}, labels={"1": "good"})[0] == rows
+    rows, faults = read(path, where={"part": "2.0"}, values={"label": {"1.0": "good"}})
+    assert [(row.values["text"], row.values["label"]) for row in rows] == [
+        ("a", "good")
+    ] and not faults
+    assert read(path, where={"part": "2"}, values={"label": {"1": "good"}})[0] == rows

@@ -10,8 +10,8 @@ import pytest
 
 from lmwright.cli.main import main
 from lmwright.core.errors import BadInput
-from lmwright.evals.ask import Ask, Hosting
 from lmwright.evals.predictions import read_predictions
+from lmwright.evals.zero_shot import Hosting
 from lmwright.store.store import Store
 from tests.hosted.odd_endpoint import odd, response
 from tests.models.test_foreign import folder_of as foreign

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,30 +14,36 @@ import numpy as np
 import pytest
 
 from lmwright.baselines.majority import Majority
+from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
+from lmwright.core.task import Signal, ragged, task_to_json
 from lmwright.loop import controller as controller_module
 from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller
-from lmwright.metrics.detectors import NAMES, Detectors, DriftScore, Seen
-from lmwright.models.calibration import Calibration
+from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.detectors import Detectors, DriftScore
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
-from lmwright.serve.traffic import Traffic
+from lmwright.serve.traffic import Given, Traffic
 from lmwright.store.run import write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
+from lmwright.tasks.text_classification import TextClassification
+from tests.serve.fake import rows
 from tests.waiting import until
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ALIAS = "reviews@production"
+TASK = TextClassification(labels=("negative", "positive"))
 DRIFT = {"length": {"over": True}, "confidence_mean": 0.5}
+SIGNALS = ("length", "vocabulary", "embedding", "label", "confidence")
 SEEN = {
-    **{name: asdict(DriftScore(0.4, 0.3, 4.0, 4.5, 0.1, True)) for name in NAMES},
+    **{name: asdict(DriftScore(0.4, 0.3, 4.0, 4.5, 0.1, True)) for name in SIGNALS},
     "confidence_mean": 0.7,
 }
 CALM = {"length": {"over": False}, "confidence_mean": 0.9}
@@ -62,29 +69,29 @@ def detectors(store: Store) -> str:
     """Detectors for the majority model, which sees no difference between texts."""
     folder, n = store.temporary(), 60
     rng = np.random.default_rng(0)
-    seen = Seen(
-        rng.integers(1, 9, n).astype(float),
-        rng.random(n),
-        rng.integers(0, 2, n),
-        np.zeros((n, 1)),
-        np.zeros(n, int),
-        np.arange(n + 1),
-    )
-    Detectors.fit(seen, 2, window=10, run_length=20.0, seed=0, windows=2000).save(folder)
+    sample = {
+        "length": Signal("number", rng.integers(1, 9, n).astype(float)),
+        "vocabulary": ragged([np.zeros(1, int)] * n),
+        "embedding": Signal("vector", np.zeros((n, 1))),
+        "label": Signal("category", rng.integers(0, 2, n), categories=2),
+        "confidence": Signal("number", rng.random(n)),
+    }
+    assert tuple(sample) == SIGNALS
+    Detectors.fit(sample, window=10, run_length=20.0, seed=0, windows=2000).save(folder)
     return store.add_artifact(folder)
 
 
 def version(store: Store, positive: int, fitted: str | None = None) -> str:
     """A majority model as a version in the store, watched if detectors were ``fitted``."""
     model = store.temporary()
-    labels = ["positive"] * positive + ["negative"] * 5
-    Majority.fit(labels, ("negative", "positive")).save(model)
+    Majority(TASK, (5, positive)).save(model)
     content = store.add_artifact(model)
     folder = store.temporary()
     bound = {
         "model": content,
         "name": "model",
-        "labels": ["negative", "positive"],
+        "kind": "majority",
+        "task": task_to_json(TASK),
         "calibration": Calibration().to_json(),
         "artifacts": {"model": content, **({"detectors": fitted} if fitted else {})},
     }
@@ -116,15 +123,21 @@ class House:
         self.started.append((recipe, Training()))
         return self.started[-1][1]
 
+    def answer(self, asked: Sequence[Row]) -> Served:
+        """Serve rows; the log is told."""
+        loaded, futures = self.engine.admit(asked)
+        answers = tuple(future.result(10) for future in futures)
+        name = f"cls-{self.answered}"
+        served = Served(name, time.time(), "", loaded.version, tuple(asked), answers)
+        self.traffic.observe(served)
+        return served
+
     def answer_and_label(self, count: int, label: str = "negative") -> None:
         """Serve texts that were not served before and give their labels back."""
-        texts = tuple(f"A text, number {self.answered + k}." for k in range(count))
-        loaded, futures = self.engine.admit(list(texts))
-        answers = tuple(future.result(10) for future in futures)
-        labels, name = loaded.model.labels, f"cls-{self.answered}"
-        self.traffic.observe(Served(name, time.time(), "", loaded.version, labels, texts, answers))
+        asked = rows([f"A text, number {self.answered + k}." for k in range(count)])
+        name = self.answer(asked).id
         for place in range(count):
-            self.traffic.give(name, place, label, labels, "")
+            self.traffic.give(name, place, Given({"label": label}), TASK, "")
         self.answered += count
 
     def close(self) -> None:
@@ -149,11 +162,11 @@ def at(house: House) -> str:
 def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
     house.controller.tick()
     assert at(house) == "observed"
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     house.controller.tick()
     assert at(house) == "alarmed"
     assert not house.started
-    house.controller.signs = [CALM] * 6
+    house.controller.scores = [CALM] * 6
     house.controller.tick()
     assert at(house) == "observed"
 
@@ -161,7 +174,7 @@ def test_drift_without_harm_alarms_and_calms_down(house: House) -> None:
 def to_training(house: House) -> None:
     """Bring the controller to the point where a training runs."""
     house.answer_and_label(120)
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     house.controller.tick()
     assert at(house) == "training"
     house.controller.tick()
@@ -170,23 +183,26 @@ def to_training(house: House) -> None:
 
 
 def test_a_retraining_waits_until_its_gate_could_judge(house: House) -> None:
-    gate = house.controller.recipe.raw["stages"]["promote"]["gate"]
-    gate["slices"] = {"kinds": ["label"], "rows": 10}
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     lacks = []
-    for count, label in ((40, "negative"), (80, "negative"), (10, "positive")):
-        house.answer_and_label(count, label)
+    for count in (40, 10):
+        house.answer_and_label(count)
         house.controller.tick()
         assert at(house) == "alarmed" and not house.started
-        assert "too few labels" in house.controller.state["reason"]
+        assert "too few targets" in house.controller.state["reason"]
         lacks.append(house.controller.state["lacks"])
-    assert " of 30 rows" in lacks[0]
-    assert lacks[1] == "0 of 10 rows of the slice label: positive"
-    assert lacks[2].endswith("of 10 rows of the slice label: positive") and lacks[2][0] != "0"
-    house.answer_and_label(40, "positive")
+    judging = [sum(row["part"] == "gate" for row in labelled(house, n)) for n in (40, 50)]
+    assert lacks == [f"{30 - n} more rows ({n} of 30 are there)" for n in judging]
+    house.answer_and_label(80)
     house.controller.tick()
     assert at(house) == "training"
-    assert len(parts(house)["gate"]) > 30, "all labels that were waited for are judged by"
+    assert len(parts(house)["gate"]) >= 30, "all labels that were waited for are judged by"
+
+
+def labelled(house: House, first: int) -> list[dict[str, Any]]:
+    """The first rows with feedback, by its number."""
+    found = sorted(house.traffic.labelled(), key=lambda row: row["number"])
+    return found[:first]
 
 
 def passed(house: House, content: str) -> None:
@@ -197,7 +213,7 @@ def passed(house: House, content: str) -> None:
     name, folder = house.store.new_run("reviews")
     raw = read_yaml(house.store.folder / house.controller.state["recipe"])
     write_head(folder, {"run": name, "recipe": "reviews", "raw": raw, "results": {"p": stamp}})
-    move(house.store, ALIAS, content, {"rival": "", "conditions": []})
+    move(house.store, ALIAS, content, {"incumbent": "", "conditions": []})
 
 
 def test_a_better_version_is_swapped_in(house: House) -> None:
@@ -212,7 +228,7 @@ def test_a_better_version_is_swapped_in(house: House) -> None:
 
 
 def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) -> None:
-    served, facts = serving_watched(house), {"log_loss": 0.45, "confidence": 0.8}
+    served, facts = serving_watched(house), {"loss": 0.45, "confidence": 0.8}
     to_training(house)
     bad = version(house.store, 30)
     (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
@@ -227,7 +243,7 @@ def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) 
     assert house.engine.current.version == served[:16]
     assert Controller.standard(house.controller) == tuple(facts.values())
     house.answer_and_label(120)
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     house.controller.tick()
     raw = json.loads((house.store.folder / house.controller.state["recipe"]).read_text())
     assert raw["artifacts"]["incumbent"] == read_version(house.store, served)["model"]
@@ -240,7 +256,7 @@ def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House,
         passed(house, version(house.store, 20))
         roll_back(house.store, ALIAS, "a test")
     else:
-        why = {"by_hand": "a test"} if how == "by hand" else {"rival": "", "conditions": []}
+        why = {"by_hand": "a test"} if how == "by hand" else {"incumbent": "", "conditions": []}
         move(house.store, ALIAS, version(house.store, 20), why)
     house.started[0][1].code = 0
     house.controller.tick()
@@ -334,7 +350,7 @@ def test_the_loss_is_tested_when_the_labels_have_doubled_only(house: House) -> N
     house.controller.settings = replace(
         house.controller.settings, new_labels=0, loss=9.0, confidence=1.0
     )
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     looks = []
     for _ in range(4):
         house.answer_and_label(25)
@@ -357,11 +373,11 @@ def test_a_fault_after_the_loss_was_found_keeps_the_training_back_only_while_it_
     house.controller.settings = replace(
         house.controller.settings, new_labels=0, loss=0.01, confidence=1.0
     )
-    house.controller.signs = [DRIFT] * 3
+    house.controller.scores = [DRIFT] * 3
     house.controller.enter("alarmed", reason="drift")
     house.answer_and_label(120)
     for place in range(6):
-        house.traffic.give("cls-0", place, "positive", ("negative", "positive"), "")
+        house.traffic.give("cls-0", place, Given({"label": "positive"}), TASK, "")
     with monkeypatch.context() as patched:
         patched.setattr(controller_module if at_fault == "export" else house.store, at_fault, full)
         with pytest.raises(OSError, match="No space"):
@@ -386,7 +402,7 @@ def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     controller.follow()
     controller.standard = lambda: (0.3, 0.9)  # type: ignore[method-assign]
     house.answer_and_label(120)
-    controller.signs = [DRIFT] * 3
+    controller.scores = [DRIFT] * 3
     controller.tick()
     raw = json.loads((house.store.folder / controller.state["recipe"]).read_text())
     promote = make_recipe(raw, "derived", resolve, SECTIONS).step("promote")
@@ -402,13 +418,13 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
     house.traffic.add_window("another", SEEN)
     for _ in range(3):
         house.traffic.add_window(watched[:16], SEEN)
-        house.controller.signs.append(SEEN)
+        house.controller.scores.append(SEEN)
     house.controller.tick()
     assert at(house) == "alarmed"
     house.close()
     again = House(tmp_path)
-    assert again.controller.signs == [SEEN] * 3
-    assert again.controller.watcher.signs["length"].smoothed == 4.5
+    assert again.controller.scores == [SEEN] * 3
+    assert again.controller.watcher.scores["length"].smoothed == 4.5
     again.controller.tick()
     assert at(again) == "alarmed"
     move(again.store, ALIAS, version(again.store, 30), {})
@@ -416,7 +432,7 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
     roll_back(again.store, ALIAS, "a test")
     again.controller.tick()
     assert again.engine.current.version == watched[:16]
-    assert again.controller.signs == [], "what it saw before it left is no news of today"
+    assert again.controller.scores == [], "what it saw before it left is no news of today"
     again.close()
 
 
@@ -424,7 +440,7 @@ def serving_watched(house: House) -> str:
     """A version in service whose detectors know the loss and confidence of their rows."""
     fitted = detectors(house.store)
     watched = version(house.store, 20, fitted)
-    facts = {"log_loss": 0.45, "confidence": 0.8}
+    facts = {"loss": 0.45, "confidence": 0.8}
     parts: dict[str, Any] = {"inputs": {}}
     made = Result("ab" * 32, 0, "detect", parts, {"detectors": fitted}, facts, {}, {})
     house.store.add_result(made)
@@ -453,7 +469,9 @@ def test_a_decision_by_hand_is_followed(house: House) -> None:
     move(house.store, ALIAS, other, {"by_hand": "a test"})
     house.controller.tick()
     assert house.engine.current.version == other[:16]
-    assert np.isfinite(house.engine.admit(["a"])[1][0].result(10).probabilities).all()
+    assert np.isfinite(
+        house.engine.admit(rows(["a"]))[1][0].result(10).answers["probabilities"]
+    ).all()
 
 
 def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(house: House) -> None:
@@ -512,18 +530,14 @@ def test_a_drift_alarm_trains_only_if_the_labels_show_a_loss(
     settings = house.controller.settings
     assert settings is not None
     house.controller.settings = replace(settings, fewest=30, new_labels=900)
-    loaded, futures = house.engine.admit([f"A TEXT, NUMBER {k}." for k in range(100)])
-    answers = tuple(future.result(10) for future in futures)
-    texts = tuple(f"A TEXT, NUMBER {k}." for k in range(100))
-    labels = loaded.model.labels
-    house.traffic.observe(Served("cls-9", time.time(), "", loaded.version, labels, texts, answers))
-    usual = answers[0].probabilities[labels.index("positive")]
+    served = house.answer(rows([f"A TEXT, NUMBER {k}." for k in range(100)]))
+    said = served.answers[0].told["probabilities"]
     for place in range(100):  # as many right as the model expects, or all wrong
-        kept = label if place >= 100 * (1 - usual) else "negative"
-        house.traffic.give("cls-9", place, kept, labels, "")
-    expected = -sum(p * np.log(p) for p in answers[0].probabilities)
+        kept = label if place >= 100 * (1 - said["positive"]) else "negative"
+        house.traffic.give(served.id, place, Given({"label": kept}), TASK, "")
+    expected = -sum(p * np.log(p) for p in said.values())
     house.controller.standard = lambda: (float(expected), 0.9)  # type: ignore[method-assign]
-    house.controller.signs = [{"length": {"over": True}, "confidence_mean": 0.9}] * 4
+    house.controller.scores = [{"length": {"over": True}, "confidence_mean": 0.9}] * 4
     house.controller.tick()
     house.controller.tick()
     assert at(house) == ("training" if trains else "alarmed")

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
-from lmwright.loop.gate import Candidate, Condition, Gate, Slices, lacking, run_gate
-from lmwright.metrics.noninferiority import allowance
-from lmwright.models.calibration import Calibration
+from lmwright.core.task import Answers, Task
+from lmwright.data.corpus import row_keys
+from lmwright.loop.gate import Condition, Gate, Judged, Slices, audited, lacking, run_gate
+from lmwright.metrics.calibration import NEVER, Calibration
+from lmwright.metrics.noninferiority import FEWEST, allowance
+from lmwright.tasks.text_classification import TextClassification
 from tests.serve.fake import Words
 
 LABELS = ("no", "yes")
+TASK = TextClassification(labels=LABELS)
+CALIBRATION = Calibration(smoothing=0.001)  # so that a log-loss has a largest value
 
 
 class Skilled:
     """Knows the answer (the word yes in the text) and says so with a set skill; a fake."""
 
     kind = "skilled"
-    labels = LABELS
 
     def __init__(self, skill: float, blind_to: str = "nothing") -> None:
+        self.task: Task = TASK
         self.skill, self.blind_to = skill, blind_to
 
-    def prepare(self, texts: Sequence[str]) -> list[Words]:
-        return [Words(text) for text in texts]
+    def prepare(self, rows: Sequence[Row]) -> list[Words]:
+        return [Words(row["text"]) for row in rows]
+
+    def answers(self, batch: Sequence[Words]) -> Answers:
+        return Answers({"logits": self.logits(batch)})
 
     def logits(self, batch: Sequence[Words]) -> np.ndarray:
         found = np.zeros((len(batch), 2))
@@ -62,14 +72,25 @@ def judged(gate: Gate, new: Skilled, old: Skilled, fresh: int = 400) -> dict:
     return {condition.name: condition.passed for condition in held(gate, new, old, fresh)}
 
 
+def one(model: Skilled, learnt: Sequence[str] = (), **calibration: float) -> Judged:
+    """A model of a megabyte that is judged."""
+    return Judged(model, replace(CALIBRATION, **calibration), 1_000_000, frozenset(learnt))
+
+
 def held(
     gate: Gate, new: Skilled, old: Skilled, fresh: int = 400, fresh_used: int = 0, used: int = 0
 ) -> list[Condition]:
-    """The conditions on fresh rows and an old world that served gates so often before."""
+    """The conditions on fresh rows and an earlier test set that served gates so often before."""
     sets = {"feedback/gate": rows(fresh, "new"), "rows/gate": rows(400, "old")}
-    contenders = [Candidate(model, Calibration(), 1_000_000) for model in (new, old)]
     uses = {"feedback/gate": fresh_used, "rows/gate": used}
-    return run_gate(gate, sets, LABELS, contenders[0], contenders[1], uses, timed=False)
+    return run_gate(gate, TASK, sets, one(new), one(old), uses, timed=False)
+
+
+def on_fresh(gate: Gate, fresh: pa.Table, new: Judged, old: Judged | None) -> dict[str, Condition]:
+    """Condition's name -> condition, on fresh rows alone."""
+    gate = replace(gate, kept=())
+    found = run_gate(gate, TASK, {gate.fresh: fresh}, new, old, {gate.fresh: 0}, timed=False)
+    return {each.name: each for each in found}
 
 
 GATE = Gate(fresh="feedback/gate", kept=("rows/gate",), slices=Slices(rows=50))
@@ -78,7 +99,7 @@ QUALITY, KEPT = "quality on feedback/gate", "not forgotten: rows/gate"
 
 def test_a_better_model_passes_every_condition() -> None:
     found = judged(Gate(**{**vars(GATE), "claim": "superior"}), Skilled(3.0), Skilled(1.0))
-    assert set(found) == {QUALITY, KEPT, "slice label: no", "slice label: yes", "size"}
+    assert set(found) == {QUALITY, KEPT, "slice label: no", "slice label: yes", "coverage", "size"}
     assert all(found.values())
 
 
@@ -92,7 +113,7 @@ def test_a_worse_model_fails() -> None:
     assert not judged(GATE, Skilled(1.0), Skilled(2.0))[QUALITY]
 
 
-def test_a_model_that_forgot_the_old_world_fails_there_only() -> None:
+def test_a_model_that_forgot_the_earlier_rows_fails_there_only() -> None:
     found = judged(GATE, Skilled(3.0, blind_to="old"), Skilled(2.0))
     assert found[QUALITY]
     assert not found[KEPT]
@@ -128,39 +149,145 @@ def test_two_certain_mistakes_do_not_outweigh_a_slice_by_a_bounded_score_but_twe
         assert gate.slices is not None
         for label in LABELS:
             assert found[f"slice label: {label}"].passed == passes
-            assert found[f"slice label: {label}"].evidence["metric"] == gate.slices.metric
+            asked = gate.slices.metric or "brier"
+            assert found[f"slice label: {label}"].evidence["metric"] == asked
 
 
 def test_too_few_rows_is_no_pass() -> None:
-    found = judged(GATE, Skilled(3.0), Skilled(1.0), fresh=60)
-    assert not found["slice label: no"]
     assert not judged(GATE, Skilled(3.0), Skilled(1.0), fresh=20)[QUALITY]
+    assert not judged(GATE, Skilled(3.0), Skilled(1.0), fresh=FEWEST - 1)[QUALITY]
 
 
-@pytest.mark.parametrize("others", [0, 10])
-def test_a_label_of_which_there_are_few_rows_or_none_is_no_pass(others: int) -> None:
+def test_slices_with_few_rows_are_judged_together() -> None:
+    found = judged(GATE, Skilled(3.0), Skilled(1.0), fresh=60)
+    assert found["slice label: no, yes together"]
+    assert "slice label: no" not in found
+    worse = judged(GATE, Skilled(-3.0), Skilled(1.0), fresh=60)
+    assert not worse["slice label: no, yes together"]
+
+
+@pytest.mark.parametrize("others", [0, FEWEST - 1, FEWEST, 49])
+def test_a_label_of_few_rows_is_judged_as_soon_as_any_bound_can_be(others: int) -> None:
     both = rows(400, "new")  # a "no", a "yes", and so on
     fresh = both.take([*range(1, 400, 2), *range(0, 2 * others, 2)])
-    contenders = [
-        Candidate(Skilled(skill, blind), Calibration(), 1_000_000)
-        for skill, blind in ((3.0, "no"), (1.0, "nothing"))
-    ]
-    gate = Gate(**{**vars(GATE), "kept": ()})
-    found = run_gate(gate, {gate.fresh: fresh}, LABELS, *contenders, {gate.fresh: 0}, timed=False)
-    passed = {each.name: each.passed for each in found}
-    assert passed[QUALITY] and passed["slice label: yes"] and not passed["slice label: no"]
-    told = lacking(gate, fresh, LABELS)
-    assert told == f"{others} of 50 rows of the slice label: no"
+    found = on_fresh(GATE, fresh, one(Skilled(3.0, "no")), one(Skilled(1.0)))
+    judged_alone = {name for name in found if name.startswith("slice")}
+    assert judged_alone == (
+        {"slice label: yes", "slice label: no"}
+        if others >= FEWEST
+        else {"slice label: yes"}
+        if others
+        else set()  # it would be all rows
+    )
+    if others >= FEWEST:
+        assert not found["slice label: no"].passed and found["slice label: yes"].passed
 
 
 def test_rows_that_are_enough_lack_nothing() -> None:
-    assert lacking(GATE, rows(100, "new"), LABELS) == ""
-    assert lacking(GATE, rows(98, "new"), LABELS) == "49 of 50 rows of the slice label: no"
-    plain = Gate(**{**vars(GATE), "slices": None})
-    assert lacking(plain, rows(30, "new"), LABELS) == ""
-    assert lacking(plain, rows(29, "new"), LABELS) == "29 of 30 rows"
-    by_length = Gate(**{**vars(GATE), "slices": Slices(kinds=("length",), rows=20)})
-    assert "length: quarter" in lacking(by_length, rows(60, "new"), LABELS)
+    assert lacking(FEWEST) == ""
+    assert lacking(29) == "1 more rows (29 of 30 are there)"
+    assert lacking(0) == "30 more rows (0 of 30 are there)"
+
+
+@pytest.mark.parametrize("whose", ["candidate", "incumbent"])
+@pytest.mark.parametrize("known_by", ["id", "key"])
+def test_rows_that_one_of_both_learnt_from_judge_nothing(whose: str, known_by: str) -> None:
+    fresh = rows(400, "new")
+    names = fresh.column("id").to_pylist() if known_by == "id" else row_keys(TASK, fresh)
+    learnt: dict[str, list[str]] = {"candidate": [], "incumbent": []}
+    for count, left in ((100, 300), (400, 0)):
+        learnt[whose] = names[:count]
+        new, old = one(Skilled(3.0), learnt["candidate"]), one(Skilled(1.0), learnt["incumbent"])
+        found = on_fresh(GATE, fresh, new, old)
+        if left:
+            assert found[QUALITY].evidence["rows"] == left and found[QUALITY].passed
+            continue
+        (only,) = found.values()
+        assert only.name == "rows of feedback/gate" and not only.passed
+        assert "inconclusive" in only.reason
+
+
+def test_a_kept_set_of_which_no_row_is_left_is_no_pass() -> None:
+    kept = rows(400, "old")
+    sets = {GATE.fresh: rows(400, "new"), "rows/gate": kept}
+    new = one(Skilled(3.0), kept.column("id").to_pylist())
+    found = run_gate(GATE, TASK, sets, new, one(Skilled(1.0)), dict.fromkeys(sets, 0), timed=False)
+    passed = {each.name: each.passed for each in found}
+    assert passed[QUALITY] and not passed["rows of rows/gate"] and KEPT not in passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "skill", "passes"),
+    [
+        ("not shown worse", 3.0, True),
+        ("not shown worse", 2.0, True),
+        ("not shown worse", 1.0, False),
+        ("not inferior", 2.0, True),
+        ("not inferior", 1.0, False),
+        ("ignored", 1.0, None),
+    ],
+)
+def test_a_first_version_is_compared_with_the_other_baselines(
+    asked: str, skill: float, passes: bool | None
+) -> None:
+    gate = replace(GATE, kept=(), slices=None, baselines=asked)
+    found = run_gate(
+        gate,
+        TASK,
+        {gate.fresh: rows(400, "new")},
+        one(Skilled(skill)),
+        None,
+        {gate.fresh: 0},
+        timed=False,
+        baselines={"tfidf": one(Skilled(2.0))},
+    )
+    passed = {each.name: each.passed for each in found}
+    assert passed.get("against tfidf") == passes
+    assert QUALITY not in passed
+
+
+def test_few_rows_show_no_baseline_better_and_none_not_inferior() -> None:
+    for asked, passes in (("not shown worse", True), ("not inferior", False)):
+        gate = replace(GATE, kept=(), slices=None, baselines=asked)
+        found = run_gate(
+            gate,
+            TASK,
+            {gate.fresh: rows(20, "new")},
+            one(Skilled(2.0)),
+            None,
+            {gate.fresh: 0},
+            timed=False,
+            baselines={"tfidf": one(Skilled(2.0))},
+        )
+        assert {each.name: each.passed for each in found}["against tfidf"] == passes
+
+
+def test_a_model_that_answers_nothing_fails_though_its_losses_are_small() -> None:
+    fresh = rows(400, "new")
+    mute = one(Skilled(3.0), threshold=NEVER)
+    found = on_fresh(GATE, fresh, mute, one(Skilled(1.0)))
+    assert found[QUALITY].passed and not found["coverage"].passed
+    assert found["coverage"].evidence == {"coverage": 0.0}
+    anyway = on_fresh(replace(GATE, min_coverage=0.0), fresh, mute, one(Skilled(1.0)))
+    assert anyway["coverage"].passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict", "passes"),
+    [
+        ("passed", "passed", True),
+        ("passed", "inconclusive", False),
+        ("passed", "failed", False),
+        ("not failed", "inconclusive", True),
+        ("not failed", "failed", False),
+        ("ignored", "failed", True),
+    ],
+)
+def test_the_verdicts_of_the_audit_are_a_condition(asked: str, verdict: str, passes: bool) -> None:
+    verdicts = {"slices": verdict, "personal": "passed"}
+    found = audited(replace(GATE, audit=asked), verdicts)
+    assert found.passed == passes
+    assert passes or found.reason == f"slices {verdict}"
 
 
 def test_a_model_that_is_too_large_fails() -> None:
@@ -182,7 +309,14 @@ def test_fresh_and_kept_rows_spend_alpha_by_their_own_uses() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"fresh": "rows"}, {"alpha": 0.7}, {"margin": -0.1}, {"max_slowdown": 0}]
+    "changed",
+    [
+        {"fresh": "rows"},
+        {"alpha": 0.7},
+        {"margin": -0.1},
+        {"max_slowdown": 0},
+        {"min_coverage": 1.1},
+    ],
 )
 def test_settings_out_of_range_are_refused(changed: dict) -> None:
     with pytest.raises(BadInput):

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,19 +16,22 @@ from lmwright.cli.main import main
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
-from lmwright.data.corpus import COLUMNS, write_rows
+from lmwright.core.task import role_columns, task_to_json
+from lmwright.data.corpus import FRAME, TASK, schema_of, write_rows
 from lmwright.loop.detect import refuse_other_model
 from lmwright.loop.gate import Gate
 from lmwright.loop.promote import SAMPLED, Promote, short_ids, uses
+from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.noninferiority import allowance
-from lmwright.models.calibration import Calibration
 from lmwright.store import versions
 from lmwright.store.store import Store
 from lmwright.store.versions import current, history, move, read_version, roll_back
+from lmwright.tasks.text_classification import TextClassification
 from tests.small_recipe import write_recipe
 
 ALIAS = "made@production"
 WEAK = ("--set", "baselines.rows=30")
+CLASSIFICATION = TextClassification(labels=("no", "yes"))
 PASSES = [{"name": "quality", "passed": True}]
 
 
@@ -63,6 +67,11 @@ def test_a_rerun_after_a_rollback_says_that_nothing_was_promoted(
     refuse_other_model(detectors, bound["model"])
     with pytest.raises(BadInput, match="fitted to the model"):
         refuse_other_model(detectors, read_version(store, weak)["model"])
+
+
+def promote(**settings: Any) -> Promote:
+    """The stage, as a recipe of the task makes it."""
+    return Promote(task=CLASSIFICATION, **settings)
 
 
 def rows(first: int, last: int) -> pa.Table:
@@ -108,17 +117,18 @@ def test_that_a_first_model_beat_a_baseline_counts_for_fresh_rows_only(tmp_path:
 def split(store: Store, table: pa.Table) -> str:
     """An artifact whose gate holds rows of two labels."""
     folder = store.temporary()
-    columns = {name: table.column("id") for name in COLUMNS}
+    columns = {name: table.column("id") for name in (*FRAME, "text")}
     columns["label"] = ["no", "yes"] * (len(table) // 2)
-    write_rows(folder / "gate.parquet", [pa.table(columns)])
-    write_json(folder / "labels.json", ["no", "yes"])
+    schema = schema_of(role_columns(CLASSIFICATION, "input", "target"))
+    write_rows(folder / "gate.parquet", schema, [pa.table(columns)])
+    write_json(folder / TASK, task_to_json(CLASSIFICATION))
     return store.add_artifact(folder)
 
 
 def version(store: Store, counts: tuple[int, int]) -> str:
     """A majority model as a version."""
     model, folder = store.temporary(), store.temporary()
-    Majority(("no", "yes"), counts).save(model)
+    Majority(CLASSIFICATION, counts).save(model)
     bound = {"model": store.add_artifact(model), "calibration": Calibration().to_json()}
     write_json(folder / "version.json", bound)
     return store.add_artifact(folder)
@@ -126,7 +136,7 @@ def version(store: Store, counts: tuple[int, int]) -> str:
 
 def test_two_retrainings_spend_alpha_on_what_they_share(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    stage = Promote(gate=Gate(fresh="feedback/gate", kept=("rows/gate",), slices=None))
+    stage = promote(gate=Gate(fresh="feedback/gate", kept=("rows/gate",), slices=None))
     incumbent, old = version(store, (5, 5)), split(store, rows(0, 200))
     alphas = []
     for number, fresh in enumerate((rows(200, 400), rows(200, 600), rows(600, 800))):
@@ -157,12 +167,16 @@ def test_an_alias_that_is_moved_while_the_gate_judges_is_judged_again(
         rivals.append((incumbent, in_service))
         if len(rivals) == 1:
             move(store, "reviews@production", good, {"by_hand": "meanwhile"})
-        return {"rival": incumbent, "asked": hash_json(asdict(stage.gate)), "conditions": PASSES}
+        return {
+            "incumbent": incumbent,
+            "asked": hash_json(asdict(stage.gate)),
+            "conditions": PASSES,
+        }
 
     monkeypatch.setattr(Promote, "judge", judge)
     recipe = SimpleNamespace(name="reviews")
     artifacts = {"version": best, "majority": "ab" * 32}
-    found = Promote().act(
+    found = promote().act(
         recipe, artifacts, store, lambda event, **facts: recorded.append(event), "ann"
     )
     assert found["decision"] == "promote"
@@ -181,12 +195,12 @@ def test_a_source_withdrawn_while_the_gate_judges_bars_the_version(
     def judge(stage, artifacts, store, candidate, incumbent, in_service):
         monkeypatch.setattr(versions, "sources_of", lambda store, content: {"web"})
         store.decide("withdraw", {"source": "web", "reason": "a test"})
-        return {"rival": incumbent, "asked": "", "conditions": PASSES}
+        return {"incumbent": incumbent, "asked": "", "conditions": PASSES}
 
     monkeypatch.setattr(Promote, "judge", judge)
     artifacts = {"version": best, "majority": "ab" * 32}
     with pytest.raises(Refused, match="learnt from web, which was withdrawn"):
-        Promote().act(
+        promote().act(
             SimpleNamespace(name="reviews"), artifacts, store, lambda event, **facts: None
         )
     assert current(store, "reviews@production") is None

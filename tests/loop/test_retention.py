@@ -7,7 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lmwright.cli.main import main
@@ -15,18 +14,22 @@ from lmwright.loop.retention import SETTLED, forget_texts
 from lmwright.loop.retrain import export, parts, write_recipe
 from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
-from lmwright.serve.traffic import SETTINGS, Traffic
+from lmwright.serve.traffic import SETTINGS, Given, Traffic
 from lmwright.store.lease import run_lease
 from lmwright.store.store import Store
+from lmwright.tasks.text_classification import TextClassification
+from tests.serve.fake import Words
 
+TASK = TextClassification(labels=("bad", "good"))
+TOLD = {"label": "good", "unsure": False, "probabilities": {"bad": 0.2, "good": 0.8}}
 OLD = "A text that nobody may keep any longer."
 
 
 def served(name: str, text: str, days: float) -> Served:
     """An answer of some days ago."""
-    one = Answer("good", False, np.array([0.2, 0.8]), np.ones(2, dtype=np.float32), np.arange(5))
+    one = Answer(TASK, Words("Four words of it."), TASK.heard([TOLD]))
     moment = time.time() - days * 86400
-    return Served(name, moment, "", "v1", ("bad", "good"), (text,), (one,))
+    return Served(name, moment, "", "v1", ({"text": text},), (one,))
 
 
 def fed_back(count: int) -> list[dict]:
@@ -34,8 +37,8 @@ def fed_back(count: int) -> list[dict]:
     return [
         {
             "number": k + 1,
-            "text": f"text {k}",
-            "truth": "good",
+            "inputs": {"text": f"text {k}"},
+            "target": {"label": "good"},
             "id": f"cls-{k}",
             "part": ("train", "gate")[k % 2],
         }
@@ -45,7 +48,7 @@ def fed_back(count: int) -> list[dict]:
 
 def exported(store: Store, count: int) -> dict[str, tuple[Path, int]]:
     """Feedback that was written out a while ago."""
-    files = export(store, parts(fed_back(count)))
+    files = export(store, parts(TASK, fed_back(count)))
     for path, _ in files.values():
         os.utime(path, (time.time() - 2 * SETTLED,) * 2)
     return files
@@ -63,7 +66,7 @@ def test_gc_forgets_answers_past_the_retention_that_their_server_had(
     log = Traffic(folder, True, 7.0, 0.4)
     log.observe(served("cls-old", OLD, days=8))
     log.observe(served("cls-new", "A text of this week.", days=6))
-    log.give("cls-old", 0, "bad", ("bad", "good"), "")
+    log.give("cls-old", 0, Given({"label": "bad"}), TASK, "")
     log.close()
     assert main(["gc", "--dry", "--store", str(store.folder)]) == 0
     assert "would forget 1 answers" in capsys.readouterr().out
@@ -110,7 +113,7 @@ def test_feedback_stays_while_a_run_works_and_when_it_was_just_written(store: St
     files = exported(store, 6)
     with run_lease(store.database, "a run"):
         assert forget_texts(store).files == []
-    fresh = export(store, parts(fed_back(8)))
+    fresh = export(store, parts(TASK, fed_back(8)))
     forget_texts(store)
     assert not any(path.exists() for path, _ in files.values())
     assert all(json.loads(path.read_text().splitlines()[0]) for path, _ in fresh.values())

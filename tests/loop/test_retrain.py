@@ -10,28 +10,35 @@ import pytest
 
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import make_recipe, merge, read_yaml
-from lmwright.loop.retrain import Retrain, derive, export, find_trigger, missing, parts
-from lmwright.serve.traffic import part_of
+from lmwright.loop.retrain import Retrain, derive, export, find_trigger, parts
+from lmwright.serve.traffic import bare, part_of
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
+from lmwright.tasks.text_classification import TextClassification
 
+TASK = TextClassification(labels=("no", "yes"))
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 SETTINGS = Retrain(windows=2, fewest=50, new_labels=300, loss=0.1, confidence=0.05)
 
 
 def windows(count: int, drifting: bool, confidence: float = 0.9) -> list[dict]:
-    """Signs of windows."""
+    """Drift scores of windows."""
     return [{"length": {"over": drifting}, "confidence_mean": confidence} for _ in range(count)]
+
+
+def answered(yes: float) -> dict:
+    """An answer as the log keeps it."""
+    return {"label": "yes", "unsure": False, "probabilities": {"yes": yes, "no": 1 - yes}}
 
 
 def labelled(count: int, right: float) -> list[dict]:
     """Labelled answers, of which a share is right, with confidence 0.9."""
     return [
         {
-            "truth": "yes" if k % 100 < right * 100 else "no",
-            "probabilities": {"yes": 0.9, "no": 0.1},
-            "text": f"text {k}",
-            "part": part_of(f"text {k}", 0.4),
+            "target": {"label": "yes" if k % 100 < right * 100 else "no"},
+            "answer": answered(0.9),
+            "inputs": {"text": f"text {k}"},
+            "part": part_of(bare(TASK, {"text": f"text {k}"}), 0.4),
             "id": f"cls-{k}",
             "number": k + 1,
         }
@@ -39,29 +46,35 @@ def labelled(count: int, right: float) -> list[dict]:
     ]
 
 
+def text_of(row: dict) -> str:
+    """The text of a labelled answer."""
+    return row["inputs"]["text"]
+
+
 @pytest.mark.parametrize(
-    ("signs", "rows", "reason"),
+    ("scores", "rows", "reason"),
     [
         (windows(6, False), labelled(500, 0.5), ""),
         (windows(6, True), labelled(40, 0.5), ""),
         (windows(1, True), labelled(200, 0.5), ""),
         (windows(6, True), labelled(200, 0.97), ""),
         (windows(6, True), labelled(400, 0.97), "new labels"),
-        (windows(6, True), labelled(200, 0.6), "log-loss rose"),
+        (windows(6, True), labelled(200, 0.6), "the loss of labelled answers rose"),
         (windows(6, True, 0.7), labelled(200, 0.97), "confidence fell"),
     ],
     ids=["no drift", "few labels", "short", "harmless", "labels", "loss", "confidence"],
 )
-def test_drift_alone_is_no_harm(signs, rows, reason) -> None:
-    found = find_trigger(SETTINGS, signs, rows, reference_loss=0.2, reference_confidence=0.9)
+def test_drift_alone_is_no_harm(scores, rows, reason) -> None:
+    found = find_trigger(SETTINGS, TASK, scores, rows, reference_loss=0.2, reference_confidence=0.9)
     assert bool(found.reason) == bool(reason)
     assert reason in found.reason
 
 
 def test_feedback_is_split_by_its_text_and_nothing_stands_on_both_sides(tmp_path: Path) -> None:
     rows = labelled(300, 0.5)
-    rows += [{**rows[0], "truth": "maybe", "number": 999}, {**rows[1], "text": None}]
-    files = export(Store(tmp_path), parts(rows))
+    rows += [{**rows[0], "target": {"label": "maybe"}, "number": 999}]
+    rows += [{**rows[1], "inputs": None}]
+    files = export(Store(tmp_path), parts(TASK, rows))
     texts = {}
     for part, (path, count) in files.items():
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -80,10 +93,13 @@ def test_looking_again_and_again_raises_no_more_false_alarms() -> None:
     streams, false = 200, 0
     for _ in range(streams):
         losses = rng.exponential(0.3, 400)  # the reference's 0.2, and the margin
-        rows = [{"truth": "yes", "probabilities": {"yes": float(np.exp(-x))}} for x in losses]
+        rows = [
+            {"target": {"label": "yes"}, "answer": answered(float(np.exp(-x))), "inputs": None}
+            for x in losses
+        ]
         looks: tuple[int, ...] = ()
         for seen in range(50, len(rows) + 1, 10):
-            found = find_trigger(settings, windows(6, True), rows[:seen], 0.2, 0.9, looks)
+            found = find_trigger(settings, TASK, windows(6, True), rows[:seen], 0.2, 0.9, looks)
             looks = found.looks
             if found.reason:
                 false += 1
@@ -95,23 +111,31 @@ def test_looking_again_and_again_raises_no_more_false_alarms() -> None:
 
 def test_the_gate_gets_no_text_that_an_earlier_gate_may_have_seen(tmp_path: Path) -> None:
     first, store = labelled(300, 0.5), Store(tmp_path)
-    again = [{**row, "text": row["text"].upper() + " !", "number": 400} for row in first[:50]]
+    again = [
+        {**row, "inputs": {"text": text_of(row).upper() + " !"}, "number": 400}
+        for row in first[:50]
+    ]
     new = [
-        {**row, "text": f"{row['text']} anew{k * 'a'}", "number": 401 + k, "part": "gate"}
+        {
+            **row,
+            "inputs": {"text": f"{text_of(row)} anew{k * 'a'}"},
+            "number": 401 + k,
+            "part": "gate",
+        }
         for k, row in enumerate(first[:60])
     ]
     texts = {
         judged: {
             part: {json.loads(line)["text"] for line in path.read_text().splitlines()}
-            for part, (path, _) in export(store, parts(first + again + new, judged)).items()
+            for part, (path, _) in export(store, parts(TASK, first + again + new, judged)).items()
         }
         for judged in (0, 300)
     }
-    assert texts[300]["gate"] == {row["text"] for row in new}
+    assert texts[300]["gate"] == {text_of(row) for row in new}
     assert len(texts[0]["gate"]) > 100 and "past" not in texts[0]
     assert texts[300]["train"] == texts[0]["train"], "what was learnt from may be learnt again"
     assert texts[300]["past"] == texts[0]["gate"] - texts[300]["gate"]
-    assert "past" not in export(store, parts(first[:50] + new, 50)), "too few to be judged by"
+    assert "past" not in export(store, parts(TASK, first[:50] + new, 50)), "too few to be judged by"
 
 
 def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_keeps(
@@ -122,7 +146,7 @@ def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_kee
     settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
     kept, sources = {}, {}
     for judged in (0, 300):
-        files = export(Store(tmp_path), parts(labelled(900, 0.5), judged))
+        files = export(Store(tmp_path), parts(TASK, labelled(900, 0.5), judged))
         recipe = make_recipe(
             derive(raw, settings, "ab" * 32, files, "reviews@production"), "d", resolve, SECTIONS
         )
@@ -135,19 +159,10 @@ def test_a_second_retraining_may_forget_neither_the_past_nor_what_the_recipe_kee
     assert sources[300] == {**sources[0], "feedback-past": "test"}
 
 
-def test_what_the_gate_lacks_is_known_before_anything_is_trained() -> None:
-    raw = read_yaml(RECIPE)
-    raw["stages"]["promote"]["gate"]["slices"] = {"kinds": ["label"], "rows": 40}
-    rows = parts(labelled(300, 0.5))
-    assert missing(raw, rows, ["no", "yes"]) == ""
-    assert missing(raw, rows, ["maybe", "no", "yes"]) == "0 of 40 rows of the slice label: maybe"
-    assert "of 30 rows" in missing(raw, parts(labelled(30, 0.5)), ["no", "yes"])
-
-
 def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path) -> None:
     raw = read_yaml(RECIPE) | {"artifacts": {"other": "cd" * 32}}
     settings = make_recipe(raw, "quickstart", resolve, SECTIONS).sections["retrain"]
-    files = export(Store(tmp_path), parts(labelled(900, 0.5)))
+    files = export(Store(tmp_path), parts(TASK, labelled(900, 0.5)))
     derived = derive(raw, settings, "ab" * 32, files, "reviews@staging")
     recipe = make_recipe(derived, "derived", resolve, SECTIONS)
     assert [step.name for step in recipe.steps][:2] == ["data", "feedback"]
@@ -204,7 +219,11 @@ def test_a_retraining_that_could_never_begin_is_refused(change: dict, found: str
 def judged(losses: list[float]) -> list[dict]:
     """Labelled answers whose log-losses are these."""
     return [
-        {"truth": "yes", "probabilities": {"yes": float(np.exp(-loss)), "no": 0.0}}
+        {
+            "target": {"label": "yes"},
+            "answer": answered(float(np.exp(-loss))),
+            "inputs": None,
+        }
         for loss in losses
     ]
 
@@ -222,9 +241,9 @@ def test_a_harmless_shift_with_steady_losses_starts_nothing_and_with_risen_ones_
         losses = np.concatenate([losses[:125] * 1.1, losses[125:] * 0.9])
     settings = Retrain(windows=2, fewest=50, new_labels=300, loss=0.1, confidence=0.05)
     over = {"length": {"over": True}, "label": {"over": True}, "confidence_mean": 0.88}
-    calm = find_trigger(settings, [over] * 6, judged(losses.tolist()), 0.35, 0.9)
+    calm = find_trigger(settings, TASK, [over] * 6, judged(losses.tolist()), 0.35, 0.9)
     assert calm.reason == ""
     assert calm.evidence["drifting_windows"] == 4
     assert abs(calm.evidence["loss"] - 0.35) < 0.1
-    risen = find_trigger(settings, [over] * 6, judged((losses + 0.3).tolist()), 0.35, 0.9)
-    assert "log-loss rose" in risen.reason
+    risen = find_trigger(settings, TASK, [over] * 6, judged((losses + 0.3).tolist()), 0.35, 0.9)
+    assert "the loss of labelled answers rose" in risen.reason

@@ -29,7 +29,7 @@ def traffic(tmp_path: Path) -> Iterator[Traffic]:
 
 @pytest.fixture
 def controller() -> Any:
-    return SimpleNamespace(state={"at": "observed"}, signs=[], unfit="", fault="")
+    return SimpleNamespace(state={"at": "observed"}, scores=[], unfit="", fault="")
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_feedback_is_kept_beside_its_answer(live: Live, traffic: Traffic) -> Non
     assert give(live, {"id": answer, "index": 1, "label": "yes"})[0] == 201
     assert give(live, {"id": answer, "index": 1, "label": "no"})[0] == 201
     (row,) = traffic.labelled()
-    assert (row["id"], row["place"], row["truth"], row["text"]) == (answer, 1, "no", "b film")
+    assert (row["id"], row["place"]) == (answer, 1)
+    assert (row["target"], row["inputs"]) == ({"label": "no"}, {"text": "b film"})
 
 
 @pytest.mark.parametrize(

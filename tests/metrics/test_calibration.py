@@ -149,3 +149,22 @@ def test_no_probability_is_below_the_floor_that_bounds_the_loss():
     assert plain["probabilities"].max() == pytest.approx(1, abs=1e-15)
     loss = THREE.measures(rows, plain).losses["log_loss"]
     assert loss.largest == pytest.approx(34.54, abs=0.01)
+
+
+def test_an_early_error_does_not_end_the_search_for_a_threshold() -> None:
+    """One row that is wrong with certainty stands above every threshold."""
+    rng = np.random.default_rng(0)
+    confidence = np.sort(rng.uniform(0.5, 1.0, 400))[::-1]
+    wrong = np.zeros(400, bool)
+    wrong[0] = True
+    assert fit_threshold(confidence, wrong, 0.1, 0.9) == 0.0
+
+
+def test_the_risk_is_kept_as_often_as_promised() -> None:
+    """Confidence that says nothing, and an error rate just above the risk."""
+    rng = np.random.default_rng(1)
+    unsafe = sum(
+        fit_threshold(rng.uniform(size=300), rng.uniform(size=300) < 0.105, 0.1, 0.9) < 2
+        for _ in range(300)
+    )
+    assert unsafe <= 0.1 * 300 + 3 * np.sqrt(300 * 0.09)

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
 
-from lmwright.baselines.tfidf import Tfidf
 from lmwright.assets import asset_file
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_prepared
 from lmwright.core.random import stream

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lmwright.models.calibration import Calibration
+from lmwright.core.columns import Row
+from lmwright.core.task import Answers, Task
+from lmwright.metrics.calibration import Calibration
 from lmwright.serve.engine import Loaded
+from lmwright.tasks.text_classification import TextClassification
+
+TASK = TextClassification(labels=("no", "yes"))
 
 
 @dataclass(frozen=True)
@@ -33,34 +38,38 @@ class Counting:
     """Two labels; the logit is the number of a's times ``scale``. Some texts misbehave."""
 
     kind = "counting"
-    labels = ("no", "yes")
 
     def __init__(self, scale: float = 1.0, delay: float = 0.0) -> None:
+        self.task: Task = TASK
         self.scale, self.delay = scale, delay
         self.batches: list[int] = []
         self.open = threading.Event()
         self.open.set()
 
-    def prepare(self, texts: Sequence[str]) -> list[Words]:
-        return [Words(text) for text in texts]
+    def prepare(self, rows: Sequence[Row]) -> list[Words]:
+        return [Words(row["text"]) for row in rows]
 
-    def logits(self, batch: Sequence[Words]) -> np.ndarray:
+    def answers(self, batch: Sequence[Words]) -> Answers:
         self.open.wait(30)
         time.sleep(self.delay)
         self.batches.append(len(batch))
         if any("RAISE" in item.text for item in batch):
             raise ValueError("asked to fail")
         yes = np.array([np.nan if "NAN" in b.text else b.text.count("a") for b in batch])
-        return np.stack([np.zeros(len(batch)), yes * self.scale], axis=1)
-
-    def embed(self, batch: Sequence[Words]) -> np.ndarray:
-        return np.ones((len(batch), 2), dtype=np.float32)
-
-    def look(self, batch: Sequence[Words]) -> tuple[np.ndarray, np.ndarray]:
-        return self.logits(batch), self.embed(batch)
+        logits = np.stack([np.zeros(len(batch)), yes * self.scale], axis=1)
+        return Answers({"logits": logits}, np.ones((len(batch), 2), dtype=np.float32))
 
     def save(self, folder: Path) -> None:
         raise TypeError("a fake is not saved")
+
+    @classmethod
+    def load(cls, folder: Path, task: Task) -> Counting:
+        raise TypeError("a fake is not saved")
+
+
+def rows(texts: Sequence[str]) -> list[Row]:
+    """Texts as rows of the task's one input column."""
+    return [{"text": text} for text in texts]
 
 
 def loaded(version: str = "v1", scale: float = 1.0, delay: float = 0.0) -> Loaded:

@@ -101,8 +101,8 @@ def living(loaded: Loaded, **settings: Any) -> Iterator[Live]:
     try:
         yield live
     finally:
-        model: Any = live.engine.current.model
-        model.open.set()
+        predictor: Any = live.engine.current.predictor
+        predictor.open.set()
         live.stop()
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lmwright.serve.connection import Connection
-from tests.serve.fake import loaded
+from tests.serve.fake import loaded, rows
 from tests.serve.live import Live, check_error, head, living, read_all
 
 GOOD = b'{"input": "a a b"}'
@@ -139,15 +139,15 @@ def test_a_busy_server_says_so_when_all_connections_are_taken(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "max_connections", 2)
-    model = live.engine.current.model
-    model.open.clear()
+    predictor = live.engine.current.predictor
+    predictor.open.clear()
     taken = [live.connect() for _ in range(2)]
     for client in taken:
         client.sendall(head("POST", "/v1/classify", TYPE, LENGTH) + GOOD)
     assert wait_until(lambda: live.engine.current.pending == 2)
     ((status, body),) = answers(live.raw(b""))
     check_error(status, body, 503)
-    model.open.set()
+    predictor.open.set()
     for client in taken:
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
         client.close()
@@ -256,10 +256,10 @@ def test_bodies_at_once_are_bounded() -> None:
 
 
 def test_a_client_that_goes_gives_its_place_back_at_once(live: Live) -> None:
-    engine, model = live.engine, live.engine.current.model
-    model.batches.clear()
-    model.open.clear()
-    first, _ = engine.admit(["the step under way"])
+    engine, predictor = live.engine, live.engine.current.predictor
+    predictor.batches.clear()
+    predictor.open.clear()
+    first, _ = engine.admit(rows(["the step under way"]))
     assert wait_until(lambda: not engine.queues)
     under_way = engine.queued
     for _ in range(30):
@@ -268,9 +268,9 @@ def test_a_client_that_goes_gives_its_place_back_at_once(live: Live) -> None:
             assert wait_until(lambda: engine.queued > under_way)
         assert wait_until(lambda: engine.queued == under_way)
         assert engine.queues == {}
-    model.open.set()
+    predictor.open.set()
     assert wait_until(lambda: first.pending == 0)
-    assert model.batches == [1]
+    assert predictor.batches == [1]
     assert wait_until(lambda: not live.server.server_state.tasks)
 
 

@@ -167,7 +167,7 @@ def test_only_the_servers_own_names_are_answered(
 
 def test_a_client_cannot_pretend_to_be_another() -> None:
     with living(loaded(), queue_tokens=100) as live:
-        live.engine.current.model.open.clear()
+        live.engine.current.predictor.open.clear()
         found: list[int] = []
         texts = {"input": "a " * 20}
 
@@ -180,7 +180,7 @@ def test_a_client_cannot_pretend_to_be_another() -> None:
             thread.start()
         assert wait_until(lambda: len(found) == 8)
         assert list(live.engine.held) == ["127.0.0.1"]
-        live.engine.current.model.open.set()
+        live.engine.current.predictor.open.set()
         for thread in threads:
             thread.join(10)
         assert sorted(found) == [200] * 2 + [429] * 8
@@ -191,7 +191,7 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("flood", "other")}
     path.write_text("".join(f"{name} use {digest}\n" for name, digest in digests.items()))
     with living(loaded(), keys=str(path), queue_tokens=1000, batch_tokens=64) as live:
-        live.engine.current.model.open.clear()
+        live.engine.current.predictor.open.clear()
         statuses: list[int] = []
         answered: list[str] = []
         texts = {"input": "a " * 9}
@@ -214,7 +214,7 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
             thread.start()
         assert wait_until(lambda: live.engine.held.get("other") == 100)
         assert live.engine.held["flood"] == 500
-        live.engine.current.model.open.set()
+        live.engine.current.predictor.open.set()
         for thread in crowd + others:
             thread.join(10)
         assert statuses.count(429) == 30

@@ -4,7 +4,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmwright.text.repair import even_spaces, repair, strip_markup
@@ -63,3 +63,27 @@ def test_time_is_linear_in_hostile_text(piece):
 
 def test_script_without_end_is_kept_but_its_tag_is_not():
     assert "after" in repair("<script>before and after")
+
+
+PIECES = st.sampled_from(
+    [
+        "<", ">", "&", "&amp;", "amp;", "&lt;", "lt;", "&gt;", "<br>", "<b>", "</b>", "<!--", "-->",
+        "<script>", "</script>", "<style", "</style>", " ", "\n", "\r\n", "\t", "\x00", "\x85",
+        "\u2028", "\u00a0", "Ã¶", "Ã", "©", "â€™", "\u0301", "e", ". A", "＜", "＞", "＆", "&#60;",
+        "&#x3c;", "\udc80", "\ud83d", "\ude00", "a", "1",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=500)
+@given(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=80))
+def test_another_pass_changes_nothing(text):
+    once = repair(text)
+    assert repair(once) == once
+
+
+@pytest.mark.parametrize("layers", [3, 15, 16, 17, 40, 1000])
+def test_markup_that_was_escaped_again_and_again_is_repaired_for_good(layers):
+    for text in ("&" + "amp;" * layers + "lt;b&gt;x", "<" * layers + "b>" * layers + "x"):
+        once = repair(text)
+        assert repair(once) == once and once.endswith("x")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +13,9 @@ import typer
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import LONGEST_NAME, make_recipe
+from lmwright.core.recipe import LONGEST_NAME, Recipe, make_recipe
 from lmwright.core.yaml12 import parse_yaml, write_yaml
-from lmwright.data.guess import guess_source
+from lmwright.data.guess import TASK, guess_source
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.loop.detect import Detect
@@ -26,9 +29,8 @@ MANY = 2500
 """From so many rows on the defaults fit: windows, gate and calibration have rows enough."""
 LEAST_WATCHED = 30
 """Windows of fewer texts see only the grossest drift; then nothing is watched."""
-KEPT = 0.85
-"""Share of the rows that is counted on after repeats and near duplicates are moved."""
-
+MOST_TRIED = 10_000
+"""From so many rows on it is not tried how they would be split."""
 LOOP = """
 # Until a section retrain is here and texts are kept (keep_text: true), the loop only watches:
 # feedback is counted, and nothing is learnt from it. This one learns from it:
@@ -60,44 +62,53 @@ def init(
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
     found = guess.source
-    source = {
-        "name": found.name,
-        "path": str(table.absolute()),
-        "text": found.text,
-        "label": found.label,
-    }
+    source: dict[str, Any] = {"name": found.name, "path": str(table.absolute())}
+    if found.columns:
+        source["columns"] = found.columns
     if found.encoding != Source.encoding:
         source["encoding"] = found.encoding
+    task: Any = TASK
+    if len(guess.labels) > resolve("tasks", TASK).max_labels:
+        task = {"kind": TASK, "max_labels": len(guess.labels)}
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
-    if len(guess.labels) > Data.max_labels:
-        stages["data"]["max_labels"] = len(guess.labels)
-    sized = fit_to(stages, guess.labels)
-    recipe = {"name": name, "stages": stages, "watch": {"keep_text": False}}
+    recipe = {"name": name, "task": task, "stages": stages, "watch": {"keep_text": False}}
+    sized = fit_to(recipe, guess.labels, str(path))
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
     body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED
-    make_recipe(parse_yaml(body, str(path)), str(path), resolve, SECTIONS)
+    checked(body, str(path))
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")
 
 
-def fit_to(stages: dict[str, Any], labels: dict[str, int]) -> list[str]:
-    """Set what depends on the number of rows (label -> rows); returns what was set, and why."""
-    rows = sum(labels.values())
+def checked(body: str, where: str) -> Recipe:
+    """The recipe as it will be read back; BadInput if it cannot be."""
+    return make_recipe(parse_yaml(body, where), where, resolve, SECTIONS)
+
+
+def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> list[str]:
+    """Set what depends on the number of rows (label -> rows); returns what was set, and why.
+
+    Few rows are split as the run will split them, so that what is set fits them. BadInput where
+    they are too few for any run.
+    """
+    rows, stages = sum(labels.values()), recipe["stages"]
     if rows >= MANY:
+        if rows < MOST_TRIED:
+            split(checked(write_yaml(recipe), where))
         return []
     few = rows < 500
-    shares = {
+    stages["data"]["fractions"] = {
         "train": 0.45 if few else 0.55,
         "validation": 0.05,
         "calibration": 0.15,
         "gate": 0.25 if few else 0.15,
         "test": 0.1,
     }
-    stages["data"]["fractions"] = shares
     told = [f"{rows:,} rows are few: more of them calibrate and judge, fewer are learnt from"]
-    unseen = sum(shares[name] for name in ("calibration", "gate", "test"))
-    window = min(Detect.window, int(KEPT * rows * unseen) // REFERENCE_WINDOWS // 10 * 10)
+    splits = split(checked(write_yaml(recipe), where))
+    unseen = sum(splits[name]["rows"] for name in ("calibration", "gate", "test"))
+    window = min(Detect.window, unseen // REFERENCE_WINDOWS // 10 * 10)
     if window < LEAST_WATCHED:
         del stages["detect"]
         stages["promote"]["detectors"] = None
@@ -107,7 +118,42 @@ def fit_to(stages: dict[str, Any], labels: dict[str, int]) -> list[str]:
         )
     else:
         stages["detect"]["window"] = window
-    if KEPT * min(labels.values()) * shares["gate"] < Slices.rows:
+    judging = splits["gate"]["labels"]
+    if min(judging.get(label, 0) for label in labels) < Slices.rows:
         stages["promote"]["gate"] = {"slices": None}
         told.append("too few rows for the gate to judge each label by itself: slices is null")
     return told
+
+
+def split(recipe: Recipe) -> Mapping[str, Any]:
+    """Rows and labels of every split, as the recipe's stage data makes them or refuses to."""
+    step = recipe.step("data")
+    assert step is not None and isinstance(step.stage, Data)
+    stage = replace(step.stage, label_error_rows=0, language_rows=0)
+    with tempfile.TemporaryDirectory(prefix="lmwright-") as folder:
+        facts = stage.run(Trial(Path(folder)))
+    found: Mapping[str, Any] = facts["splits"]
+    return found
+
+
+class Trial:
+    """A stage's surroundings of which nothing is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inputs: Mapping[str, Path] = {}
+        self.folder, self.scratch = folder, folder / "scratch"
+        self.scratch.mkdir()
+
+    def out(self, artifact: str) -> Path:
+        """An empty folder."""
+        (self.folder / artifact).mkdir()
+        return self.folder / artifact
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Nothing is kept."""
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Nothing is shown."""
+
+    def measured(self, **facts: Any) -> None:
+        """Nothing is kept."""

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lmwright.core.columns import as_label
 from lmwright.core.errors import BadInput
+from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Table
-from lmwright.data.sources import Source, as_label, read_source, records, source_files
+from lmwright.data.gather import batches, clean, digest, parts_of
+from lmwright.data.prepare import Data
+from lmwright.data.sources import Source, read_source, records, source_files
+from lmwright.tables import entries, resolve
+
+TASK = "text-classification"
+"""The task for which columns are guessed."""
 
 LOOKED_AT = 200_000
 """Records that are looked at; tables are often sorted by label, so a head would not do."""
 
 MOST_VALUES = 50
 """A column with more different values is not taken for the label unless it is named."""
+
+MOST_NUMBERS = 20
+"""More different numbers, fractions among them, are amounts and no labels."""
 
 MOST_FAULTY = 0.1
 """A table of which a larger share cannot be used is refused, as by the stage data."""
@@ -59,24 +74,65 @@ LABEL_NAMES = frozenset(
 )
 
 
+TARGET_NAMES = LABEL_NAMES | {
+    "tags", "topics", "categories", "intents", "entities", "spans", "ner_tags", "score", "answers",
+}  # fmt: skip
+"""Usual names of targets of any task."""
+
+PAIRS = {
+    ("premise", "hypothesis"): "text-pair-classification",
+    ("sentence1", "sentence2"): "text-pair-classification",
+    ("sentence_1", "sentence_2"): "text-pair-classification",
+    ("sentence_a", "sentence_b"): "text-pair-classification",
+    ("question1", "question2"): "text-pair-classification",
+    ("text1", "text2"): "text-pair-classification",
+    ("text_a", "text_b"): "text-pair-classification",
+    ("text", "text_pair"): "text-pair-classification",
+    ("context", "question"): "question-answering",
+}
+"""Usual names of two texts that make one row, and the task that such rows are for."""
+
+SHAPES = {
+    "labels": ("lists of labels", "multi-label-classification"),
+    "spans": ("spans of characters with a label", "token-classification"),
+    "scores": ("lists of fractions", ""),
+    "records": ("objects", ""),
+}
+"""Shape of a target -> its name in words, and the task that it fits."""
+
+NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?")
+
+
 @dataclass
 class Column:
-    """What was seen of one column: counts, never the texts."""
+    """Counts of the values of one column, never the texts.
+
+    ``shapes`` counts values that are no label: lists, spans, objects.
+    """
 
     name: str
     filled: int = 0
     strings: int = 0
     words: int = 0
+    numbers: int = 0
+    fractions: int = 0
     values: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[str] = field(default_factory=Counter)
 
     def see(self, value: Any) -> None:
         """Count one value."""
+        if shape := shape_of(value):
+            self.shapes[shape] += 1
+            return
         plain = as_label(value)
         if plain is None or not plain.strip():
             return
         self.filled += 1
         self.strings += isinstance(value, str)
         self.words += len(plain.split())
+        if NUMBER.fullmatch(plain.strip()):
+            self.numbers += 1
+            self.fractions += not float(plain).is_integer()
         if len(self.values) <= MOST_VALUES:
             self.values[key_of(plain)] += 1
 
@@ -84,6 +140,51 @@ class Column:
     def mean_words(self) -> float:
         """Words in a filled value."""
         return self.words / max(self.filled, 1)
+
+    @property
+    def shape(self) -> str:
+        """The commonest shape of its values that are no label; "" where these are rare faults."""
+        count = self.shapes.total()
+        if count <= MOST_FAULTY * (self.filled + count):
+            return ""
+        return self.shapes.most_common(1)[0][0]
+
+    @property
+    def amounts(self) -> bool:
+        """True for numbers, fractions among them, with many values."""
+        common = self.numbers >= (1 - MOST_FAULTY) * max(self.filled, 1)
+        return common and self.fractions > 0 and len(self.values) > MOST_NUMBERS
+
+
+def shape_of(value: Any) -> str:
+    """The shape of a value that is no label, also of a list written as text; else ""."""
+    if isinstance(value, str):
+        if not (value.startswith("[") and value.endswith("]")):
+            return ""
+        value = list_in(value)
+    elif isinstance(value, list | tuple) and len(value) == 1 and as_label(value) is not None:
+        return ""  # one label, as every format reads it
+    if isinstance(value, Mapping):
+        return "records"
+    if not isinstance(value, list | tuple):
+        return ""
+    if value and all(isinstance(each, Mapping) for each in value):
+        return "spans" if {"start", "end"} <= set(value[0]) else "records"
+    if any(isinstance(each, float) and not each.is_integer() for each in value):
+        return "scores"
+    return "labels"
+
+
+def list_in(text: str) -> Any:
+    """The list that a text in brackets is, in JSON or as Python prints it; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
 
 
 def key_of(value: str) -> str:
@@ -95,18 +196,34 @@ def key_of(value: str) -> str:
 
 @dataclass(frozen=True)
 class Guess:
-    """What to write into a recipe: the source, how often each label occurs, and the reasons."""
+    """The source for a recipe, its rows by label without repeats, and the reasons."""
 
     source: Source
     labels: dict[str, int]
     reasons: tuple[str, ...]
 
 
+@dataclass
+class Counts:
+    """Rows by label, all and without repeats; unusable rows by reason; repeats, contradictions."""
+
+    given: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    conflicts: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All rows that were looked at."""
+        return self.given.total() + self.skipped.total()
+
+
 def guess_source(path: Path, text: str = "", label: str = "", encoding: str = "") -> Guess:
     """A source for the table at ``path``; columns given as ``text`` or ``label`` are taken.
 
-    Raises BadInput, naming the columns found, when no column or more than one could be meant, and
-    for a table that the stage data would refuse.
+    Raises BadInput, naming the columns found, when no column or more than one could be meant; for
+    targets of another task, which it names; and for a table that the stage data would refuse.
     """
     name = "".join(sign if sign.isalnum() else "-" for sign in path.name.split(".")[0]).strip("-")
     source = Source(name=name or "table", path=str(path), encoding=encoding or Source.encoding)
@@ -116,25 +233,34 @@ def guess_source(path: Path, text: str = "", label: str = "", encoding: str = ""
     for asked in filter(None, (text, label)):
         if asked not in columns:
             raise BadInput(f"{path.name} has no column {asked!r}", f"one of {list(columns)}")
+    if not text:
+        refuse_pairs(columns, path)
     of_text, why_text = (columns[text], "as asked") if text else guess_text(columns, path)
     rest = {key: column for key, column in columns.items() if column is not of_text}
     of_label, why_label = (columns[label], "as asked") if label else guess_label(rest, path)
-    found = replace(source, text=of_text.name, label=of_label.name)
-    labels, skipped = count(found)
-    refuse(path, found, labels, skipped)
-    rows = labels.total() + skipped.total()
+    doubt = refuse_other_targets(of_label, path)
+    named = {"text": of_text.name, "label": of_label.name}
+    found = replace(source, columns={key: own for key, own in named.items() if key != own})
+    counts = count(found, resolve("tasks", TASK)())
+    refuse(path, found, counts)
     reasons: tuple[str, ...] = (
-        f"{rows:,} rows looked at",
+        f"{counts.rows:,} rows looked at",
         f"text is {of_text.name!r}: {why_text}, {of_text.mean_words:.0f} words on average",
-        f"label is {of_label.name!r}: {why_label}, {len(labels)} different values",
+        f"label is {of_label.name!r}: {why_label}, {len(counts.labels)} different values",
+        *doubt,
     )
-    if skipped:
-        reasons += (f"{skipped.total():,} rows cannot be used: {listed(skipped)}",)
+    if counts.repeats:
+        reasons += (f"{counts.repeats:,} rows repeat others and are left out",)
+    if counts.conflicts:
+        reasons += (f"{counts.conflicts:,} rows have a text with several labels and are left out",)
+    if counts.skipped:
+        number = counts.skipped.total()
+        reasons += (f"{number:,} rows cannot be used: {listed(counts.skipped)}",)
     if codec != Source.encoding and not encoding:
         reasons += (
             f"it is not UTF-8, so it is read as {codec}: look whether its letters are right",
         )
-    return Guess(found, dict(sorted(labels.items())), reasons)
+    return Guess(found, dict(sorted(counts.labels.items())), reasons)
 
 
 def codec_of(source: Source) -> str:
@@ -156,37 +282,127 @@ def look(source: Source) -> dict[str, Column]:
     return columns
 
 
-def count(source: Source) -> tuple[Counter[str], Counter[str]]:
-    """How often each label stands beside a text, and the reasons why other rows are not used."""
-    labels: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    for row in islice(read_source(source), LOOKED_AT):
-        if isinstance(row, Fault):
-            skipped[row.reason] += 1
-        elif not row.text.strip():
-            skipped["no text"] += 1
-        else:
-            labels[row.label] += 1
-    return labels, skipped
+def count(source: Source, task: Task) -> Counts:
+    """The rows as the stage data counts them: cleaned, and each text once."""
+    found, inputs = Counts(), role_columns(task, "input")
+    columns = role_columns(task, "input", "target")
+    first: dict[bytes, str] = {}
+    rows: Counter[bytes] = Counter()
+    conflicts: set[bytes] = set()
+    for batch in batches(islice(read_source(source, columns), LOOKED_AT)):
+        good, faults, _ = clean(task, batch, Data.max_characters)
+        found.skipped.update(fault.reason for fault in faults)
+        for row in good:
+            key = digest(" ".join(parts_of(row.values, inputs).casefold().split()), 16)
+            label = task.target(row.values)
+            rows[key] += 1
+            found.given[label] += 1
+            if first.setdefault(key, label) != label:
+                conflicts.add(key)
+    found.labels.update(label for key, label in first.items() if key not in conflicts)
+    found.conflicts = sum(rows[key] for key in conflicts)
+    found.repeats = rows.total() - len(first) - found.conflicts + len(conflicts)
+    return found
 
 
-def refuse(path: Path, source: Source, labels: Counter[str], skipped: Counter[str]) -> None:
+def refuse(path: Path, source: Source, counts: Counts) -> None:
     """Raise BadInput for rows that no recipe could learn from."""
-    rows, bad = labels.total() + skipped.total(), skipped.total()
-    if not labels or bad > max(MOST_FAULTY * rows, 1):
-        coded = any(reason.startswith("not ") for reason in skipped)
+    rows, bad, labels = counts.rows, counts.skipped.total(), counts.labels
+    text, label = source.column("text"), source.column("label")
+    if bad == rows or bad > max(MOST_FAULTY * rows, 1):
+        coded = any(reason.startswith("not ") for reason in counts.skipped)
         raise BadInput(
-            f"{path.name}: {bad:,} of {rows:,} rows cannot be used: {listed(skipped)}",
-            f"texts in {source.text!r} and labels in {source.label!r}",
+            f"{path.name}: {bad:,} of {rows:,} rows cannot be used: {listed(counts.skipped)}",
+            f"texts in {text!r} and labels in {label!r}",
             ANOTHER if coded else "mend the table, or name other columns with --text and --label",
         )
-    if len(labels) < 2 or labels.total() < 2 * len(labels):
-        raise BadInput(
-            f"{path.name}: column {source.label!r} has {len(labels):,} different values in "
-            f"{labels.total():,} rows",
-            "a column of labels: at least two, each on several rows",
-            "name it with --label COLUMN",
+    for each, rest in ((counts.given, ""), (labels, left_out(counts))):
+        if len(each) < 2 or each.total() < 2 * len(each):
+            raise BadInput(
+                f"{path.name}: column {label!r} has {len(each):,} different values in "
+                f"{each.total():,} rows{rest}",
+                "a column of labels: at least two, each on several rows",
+                "name it with --label COLUMN",
+            )
+
+
+def left_out(counts: Counts) -> str:
+    """Rows that are left out, in words."""
+    return (
+        f" when {counts.repeats:,} that repeat others are left out, and {counts.conflicts:,} with "
+        "a text that has several labels"
+    )
+
+
+def refuse_other_targets(column: Column, path: Path) -> tuple[str, ...]:
+    """Raise BadInput for targets of another task; doubts that a person should look at."""
+    if column.shape:
+        words, task = SHAPES[column.shape]
+        raise other_task(path, f"column {column.name!r} holds {words}", task)
+    if column.amounts:
+        raise other_task(
+            path, f"column {column.name!r} holds numbers, fractions among them", "text-regression"
         )
+    sign, alone = separator_of(column)
+    if sign and alone:
+        raise other_task(
+            path,
+            f"column {column.name!r} holds several labels in one value, separated by {sign!r}",
+            "multi-label-classification",
+        )
+    if sign:
+        return (
+            f"values of {column.name!r} hold {sign!r}: each is taken for one label; for several in "
+            "one the task would be multi-label-classification",
+        )
+    if column.numbers == column.filled and len(column.values) > MOST_NUMBERS:
+        return (
+            f"{column.name!r} holds many numbers, each taken for a label; for amounts the task "
+            "would be text-regression",
+        )
+    return ()
+
+
+def separator_of(column: Column) -> tuple[str, bool]:
+    """The sign that separates labels inside values, and whether such labels stand alone too.
+
+    Where several values hold a sign and most of their parts stand in other values as well.
+    """
+    for sign in "|;,":
+        several = [value for value in column.values if sign in value]
+        parts = Counter(part for value in column.values for part in parts_by(value, sign))
+        own = {part for value in several for part in parts_by(value, sign)}
+        recurring = sum(parts[part] > 1 for part in own)
+        if len(several) > 1 and "" not in own and 2 * recurring > len(own) < len(column.values):
+            return sign, any(part in column.values for part in own)
+    return "", False
+
+
+def parts_by(value: str, sign: str) -> set[str]:
+    """The different parts of a value."""
+    return {part.strip() for part in value.split(sign)}
+
+
+def refuse_pairs(columns: Mapping[str, Column], path: Path) -> None:
+    """Raise BadInput for a table whose rows are two texts each, by the columns' usual names."""
+    names = {name.strip().lower(): name for name in columns}
+    for pair, task in PAIRS.items():
+        if set(pair) <= set(names) and all(columns[names[name]].strings for name in pair):
+            one, two = (names[name] for name in pair)
+            cure = f"to use one text alone, name it: --text {one}"
+            raise other_task(path, f"rows of two texts, {one!r} and {two!r}", task, cure)
+
+
+def other_task(path: Path, found: str, task: str, cure: str = "") -> BadInput:
+    """The refusal of rows that are for another task than text classification."""
+    there = task in entries("tasks")
+    fits = f"task: {task} fits" + ("" if there else ", which lmwright does not have")
+    also = cure or "name a column with one label a row: --label COLUMN"
+    return BadInput(
+        f"{path.name}: {found}",
+        f"one text and one label a row, for the task {TASK}",
+        f"{fits}; {also}" if task else also,
+    )
 
 
 def listed(skipped: Counter[str]) -> str:
@@ -209,9 +425,20 @@ def guess_label(columns: dict[str, Column], path: Path) -> tuple[Column, str]:
     few = [
         column
         for column in columns.values()
-        if 2 <= len(column.values) <= MOST_VALUES and column.filled >= 2 * len(column.values)
+        if not column.shape
+        and not column.amounts
+        and 2 <= len(column.values) <= MOST_VALUES
+        and column.filled >= 2 * len(column.values)
     ]
     named = [column for column in few if column.name.strip().lower() in LABEL_NAMES]
+    shaped = [column for column in columns.values() if column.shape]
+    usual = [
+        column
+        for column in columns.values()
+        if (column.shape or column.amounts) and column.name.strip().lower() in TARGET_NAMES
+    ]
+    if not named and (usual or (shaped and not few)):
+        refuse_other_targets((usual or shaped)[0], path)
     if len(named or few) != 1:
         raise unclear(columns, path, "alone looks like labels", "label")
     return (named or few)[0], "its name says so" if named else "no other has few values"
@@ -226,6 +453,6 @@ def unclear(columns: dict[str, Column], path: Path, what: str, which: str) -> Ba
     )
     return BadInput(
         f"{path.name}: no column {what}; it has {seen or 'no other column'}",
-        f"a column for the {which}",
+        f"a column for the {which}" + f" (of at most {MOST_VALUES} values)" * (which == "label"),
         f"name it with --{which} COLUMN",
     )

@@ -230,6 +230,8 @@ class Evaluate(Stage):
         """
         entry: dict[str, Any] = {}
         for name, mine in first.measures.losses.items():
+            if name not in other.measures.losses:
+                continue  # a model without probabilities has no log-loss
             its = other.measures.losses[name]
             alpha = (1 - self.level) / 2
             verdict = compare(

@@ -76,7 +76,8 @@ def score_differences(
     Above 0 is better for the first, unless the lower is. The verdict is read off the interval.
     """
     ones = np.ones((1, rows))
-    names = [name for name in first.scores(ones) if name not in first.losses and "." not in name]
+    both = first.scores(ones).keys() & other.scores(ones).keys()
+    names = sorted(name for name in both if name not in first.losses and "." not in name)
 
     def gaps(weights: np.ndarray) -> np.ndarray:
         mine, its = first.scores(weights), other.scores(weights)

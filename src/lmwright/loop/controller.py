@@ -21,6 +21,7 @@ from lmwright.core.recipe import Recipe
 from lmwright.core.task import Task, role_columns
 from lmwright.loop.gate import lacking
 from lmwright.loop.retrain import (
+    INCUMBENT,
     Retrain,
     Trigger,
     derive,
@@ -73,7 +74,7 @@ class Controller:
         self.start = start
         self.name = f"loop {service.alias}"
         self.state: dict[str, Any] = store.state(self.name) or {"at": "observed"}
-        self.signs: list[dict[str, Any]] = []
+        self.scores: list[dict[str, Any]] = []
         self.watcher: Watcher | None = None
         self.watch(service.engine.current)
         self.process: subprocess.Popen[bytes] | None = None
@@ -147,7 +148,7 @@ class Controller:
 
         Only windows count that were seen since the alias moved to it.
         """
-        self.watcher, self.signs = None, []
+        self.watcher, self.scores = None, []
         now = current(self.store, self.service.alias)
         if now is None or now.id != loaded.version:
             return
@@ -156,9 +157,9 @@ class Controller:
             return
         moved = self.store.decisions()[now.decision - 1]["time"]
         past = self.traffic.past_windows(loaded.version, moved)[-LAST_WINDOWS:]
-        self.signs = [window["signs"] for window in past]
+        self.scores = [window["signs"] for window in past]
         watcher = Watcher(loaded.version, self.store.artifact(detectors))
-        watcher.scores = scores_from_json(self.signs[-1]) if self.signs else None
+        watcher.scores = scores_from_json(self.scores[-1]) if self.scores else None
         self.watcher = watcher
 
     def see(self, served: list[Served]) -> None:
@@ -167,27 +168,27 @@ class Controller:
         if watcher is None:
             return
         for one in served:
-            for signs in watcher.take(one):
-                self.traffic.add_window(watcher.version, signs)
-                self.signs = [*self.signs, signs][-LAST_WINDOWS:]
+            for scores in watcher.take(one):
+                self.traffic.add_window(watcher.version, scores)
+                self.scores = [*self.scores, scores][-LAST_WINDOWS:]
 
     def observing(self, settings: Retrain) -> None:
         """Observed or alarmed: raise or clear the alarm; train when the alarm means harm."""
-        signs = self.signs
-        if not any(drifts(window) for window in signs[-settings.windows * 2 :]):
+        scores = self.scores
+        if not any(drifts(window) for window in scores[-settings.windows * 2 :]):
             if self.state["at"] == "alarmed":
                 self.enter("observed", reason="no drift in the last windows")
             return
         if self.state["at"] != "alarmed":
-            self.enter("alarmed", reason="drift", signs=signs[-1])
-        found, looked = self.judge(settings, signs)
+            self.enter("alarmed", reason="drift", scores=scores[-1])
+        found, looked = self.judge(settings, scores)
         if found.reason:
             self.train(settings, found, looked)
         elif looked:
             self.note(**looked)
 
     def judge(
-        self, settings: Retrain, signs: list[dict[str, Any]]
+        self, settings: Retrain, scores: list[dict[str, Any]]
     ) -> tuple[Trigger, dict[str, Any]]:
         """Whether the drift is harm, or a chance to learn; and a new look at the loss, if any.
 
@@ -200,7 +201,7 @@ class Controller:
         before = self.state.get("looked", {})
         looks = tuple(before["at"]) if asked.items() <= before.items() else ()
         loss, confidence = self.standard()
-        found = find_trigger(settings, self.task, signs, rows, loss, confidence, looks)
+        found = find_trigger(settings, self.task, scores, rows, loss, confidence, looks)
         new = found.looks != looks
         return found, {"looked": {**asked, "at": list(found.looks)}} if new else {}
 
@@ -303,7 +304,7 @@ class Controller:
             return False
         made = {result.stamp for result in self.store.makers(now.hash)}
         heads = [head for _, head in runs_with(self.store, made)]
-        return any("incumbent" in (head["raw"].get("artifacts") or {}) for head in heads)
+        return any(INCUMBENT in (head["raw"].get("artifacts") or {}) for head in heads)
 
     def enter(self, at: str, **facts: Any) -> None:
         """Write a state down. What it does not mention stays known.

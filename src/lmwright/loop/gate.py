@@ -374,6 +374,7 @@ def condition(
         "losses": {
             each: [float(loss.values.mean()), float(old.measures.losses[each].values.mean())]
             for each, loss in new.measures.losses.items()
+            if each in old.measures.losses
         },
     }
     return Condition(name, passed, f"{verdict.verdict}: {verdict.reason}", evidence)

@@ -32,6 +32,8 @@ PAST = "past"
 """Beside the parts of the feedback: what earlier gates judged by, now kept as a test set."""
 FEEDBACK = "feedback"
 """The stage that a retraining has beside the recipe's, and its artifact."""
+INCUMBENT = "incumbent"
+"""The artifact of a retraining's recipe that is the model in service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,12 @@ class Retrain(Settings):
             )
 
     def check_in(self, raw: Mapping[str, Any], where: str, make: Callable[..., Any]) -> None:
-        """BadInput where no retraining could begin, or no recipe of one be made of ``stages``."""
+        """BadInput where no retraining could begin, or no recipe of one be made of ``stages``.
+
+        The recipe of a retraining is not itself retrained: nothing is asked of it.
+        """
+        if INCUMBENT in (raw.get("artifacts") or {}):
+            return
         self.check_means(raw, where)
         known = {*raw["stages"], FEEDBACK}
         for name in self.stages:
@@ -133,17 +140,17 @@ class Trigger:
 def find_trigger(
     settings: Retrain,
     task: Task,
-    signs: list[dict[str, Any]],
+    scores: list[dict[str, Any]],
     labelled: list[dict[str, Any]],
     reference_loss: float | None,
     reference_confidence: float | None,
     looks: tuple[int, ...] = (),
 ) -> Trigger:
-    """Judge the last windows' ``signs`` and the ``labelled`` answers of the version in service.
+    """Judge the last windows' ``scores`` and the ``labelled`` answers of the version in service.
 
     ``looks`` are the earlier tests of the loss of these answers: each spends its part of alpha.
     """
-    recent = signs[-max(settings.windows * 2, 4) :]
+    recent = scores[-max(settings.windows * 2, 4) :]
     drifting = [window for window in recent if drifts(window)]
     evidence: dict[str, Any] = {"drifting_windows": len(drifting), "labels": len(labelled)}
     if len(drifting) < settings.windows or len(labelled) < settings.fewest:
@@ -174,7 +181,7 @@ def find_trigger(
 
 def drifts(window: dict[str, Any]) -> bool:
     """Whether any detector was over its limit."""
-    return any(sign["over"] for sign in window.values() if isinstance(sign, dict))
+    return any(score["over"] for score in window.values() if isinstance(score, dict))
 
 
 def loss_of(task: Task, labelled: Sequence[Mapping[str, Any]]) -> Loss:
@@ -273,7 +280,7 @@ def derive(
         stages[step] = merge(own, kind.retraining(own, feedback))
         stages.update(kind.beside(own, feedback))
     stages = merge(stages, settings.stages)
-    artifacts = {**(raw.get("artifacts") or {}), "incumbent": model}
+    artifacts = {**(raw.get("artifacts") or {}), INCUMBENT: model}
     return {**raw, "name": alias.partition("@")[0], "stages": stages, "artifacts": artifacts}
 
 

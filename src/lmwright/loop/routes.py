@@ -11,11 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lmwright.core.columns import Unfit
 from lmwright.core.errors import BadInput
 from lmwright.core.task import Task, role_columns
 from lmwright.loop.controller import Controller
-from lmwright.serve.request import RequestFault, allow_only, strict_json, text_field
+from lmwright.serve.request import RequestFault, allow_only, read_value, strict_json, text_field
 from lmwright.serve.routes import Service
 from lmwright.serve.traffic import Given, Traffic
 
@@ -38,7 +37,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 10_000:
             raise RequestFault(400, "index must be the index of an answer", "index")
         answer = text_field(body, "id", 64)
-        given = read_given(body, task)
+        given = read_given(body, task, service.settings.max_characters)
         client = request.scope.get("client_name", "")
         if not ANSWER.fullmatch(answer):
             raise RequestFault(404, "there is no such answer", "id")
@@ -53,7 +52,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
             raise RequestFault(504, "not written in time", headers={"Retry-After": "1"}) from None
         return JSONResponse({"object": "feedback", "id": answer, "index": place}, status_code=201)
 
-    @router.get("/v1/loop", summary="The state of the loop and the last window's signs")
+    @router.get("/v1/loop", summary="The state of the loop and the last window's drift scores")
     async def look() -> dict[str, Any]:
         state = {
             key: controller.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")
@@ -62,8 +61,8 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
             "alias": service.alias,
             "version": service.engine.current.version,
             **state,
-            "windows": len(controller.signs),
-            "last_window": controller.signs[-1] if controller.signs else None,
+            "windows": len(controller.scores),
+            "last_window": controller.scores[-1] if controller.scores else None,
             "lost": traffic.lost,
             "unfit": controller.unfit or None,
             "fault": FAULT if controller.fault or traffic.fault else "",
@@ -72,7 +71,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
     return router
 
 
-def read_given(body: Mapping[str, Any], task: Task) -> Given:
+def read_given(body: Mapping[str, Any], task: Task, max_characters: int) -> Given:
     """The targets of the body, a rating from 0 to 1, or both."""
     targets = role_columns(task, "target")
     rating = body.get("rating")
@@ -86,13 +85,10 @@ def read_given(body: Mapping[str, Any], task: Task) -> Given:
         raise RequestFault(400, f"feedback needs {names or 'a rating'}, or a rating", names or None)
     if not given:
         return Given(rating=float(rating or 0))
-    target: dict[str, Any] = {}
-    for column in targets:
-        try:
-            target[column.name] = column.read(body.get(column.name))
-        except Unfit as unfit:
-            fault = f"{column.name}: {unfit.reason}"
-            raise RequestFault(400, fault, column.name) from None
+    target = {
+        column.name: read_value(body.get(column.name), column, column.name, max_characters)
+        for column in targets
+    }
     try:
         target = task.corrected(target)
     except BadInput as error:

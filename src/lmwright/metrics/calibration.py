@@ -12,8 +12,10 @@ infinity.
 Abstention: a text is answered when its confidence reaches a threshold, the lowest one for which
 the share of errors among the answered is below a set risk with a set confidence. Thresholds are
 tried in fixed order, from few answered texts to all, and the first that cannot be shown to be
-safe ends the search, so the chance of an unsafe choice stays below 1 − confidence (fixed-sequence
-testing; Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and
+safe ends the search. Four searches begin at different places, each with a quarter of the chance
+of error, so that an error made with certainty, which every threshold answers, ends only the
+first. The chance of an unsafe choice stays below 1 − confidence (fixed-sequence testing with
+several starts; Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and
 Pearson's upper bound of the error rate. The order is set by confidences only, never by labels;
 for two labels T leaves that order as it is, so that both may be fitted on the same rows.
 """
@@ -34,6 +36,8 @@ from lmwright.core.task import Answers, Task
 
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 20
+STARTS = (0.0, 0.25, 0.5, 0.75)
+"""Shares of the thresholds after which a search begins."""
 NEVER = 2.0
 """A threshold that no confidence reaches."""
 
@@ -159,23 +163,25 @@ def fit_threshold(
 ) -> float:
     """The lowest confidence (n,) to answer at; see the module's text for the promise.
 
-    The search starts where enough rows are answered for three times the certainty needed if none
+    The first start is where enough rows are answered for three times the certainty needed if none
     is wrong, so that one early error does not end it.
     """
     if risk >= 1:
         return 0.0
     n = len(wrong)
-    fewest = 3 * np.log(1 - confidence) / np.log(1 - risk)
+    each = 1 - (1 - confidence) / len(STARTS)
+    fewest = 3 * np.log(1 - each) / np.log(1 - risk)
+    steps = [s for s in range(1, STEPS + 1) if int(np.ceil(n * s / STEPS)) >= fewest]
     best = NEVER
-    for step in range(1, STEPS + 1):
-        rank = int(np.ceil(n * step / STEPS))
-        if rank < fewest:
-            continue
-        threshold = 0.0 if step == STEPS else float(np.sort(confidence_of)[n - rank])
-        answered = confidence_of >= threshold
-        if upper_error(int(wrong[answered].sum()), int(answered.sum()), confidence) > risk:
-            break
-        best = threshold
+    ordered = np.sort(confidence_of)
+    for start in STARTS:
+        for step in steps[int(start * len(steps)) :]:
+            rank = int(np.ceil(n * step / STEPS))
+            threshold = 0.0 if step == STEPS else float(ordered[n - rank])
+            answered = confidence_of >= threshold
+            if upper_error(int(wrong[answered].sum()), int(answered.sum()), each) > risk:
+                break
+            best = min(best, threshold)
     return best
 
 

@@ -208,9 +208,9 @@ def _own(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key[len(start) :]: arrays[key] for key in arrays if key.startswith(start)}
 
 
-def scores_to_json(signs: Mapping[str, DriftScore]) -> dict[str, dict[str, float | bool]]:
-    """The signs of one window as JSON values."""
-    return {name: asdict(sign) for name, sign in signs.items()}
+def scores_to_json(scores: Mapping[str, DriftScore]) -> dict[str, dict[str, float | bool]]:
+    """The scores of one window as JSON values."""
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 def scores_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, DriftScore]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmwright.core.columns import Column, Row, Unfit, canonical
+import pyarrow as pa
+
+from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, canonical
 
 
 class RequestFault(Exception):
@@ -144,17 +146,42 @@ def read_row(value: Any, columns: Sequence[Column], where: str, max_characters: 
             raise RequestFault(
                 400, f"{where} has {printable(name)}; known: {', '.join(names)}", where
             )
-    row = {}
-    for column in columns:
-        try:
-            row[column.name] = column.read(value.get(column.name))
-        except Unfit as unfit:
-            fault = f"{where}.{column.name}: {unfit.reason}"
-            raise RequestFault(400, fault, f"{where}.{column.name}"[:80]) from None
-        if len(canonical(row[column.name])) > max_characters:
-            message = f"{where}.{column.name} has over {max_characters} characters"
-            raise RequestFault(413, message, f"{where}.{column.name}"[:80])
+    row = {
+        column.name: read_value(
+            value.get(column.name), column, f"{where}.{column.name}", max_characters
+        )
+        for column in columns
+    }
+    if all(isinstance(each, str) and not each.strip() for each in row.values()):
+        raise RequestFault(400, f"{where} holds an empty text", where)
     return row
+
+
+def read_value(value: Any, column: Column, where: str, max_characters: int) -> Any:
+    """A JSON value as a column keeps it; no value of another type is taken for one of its own."""
+    param = where[:80]
+    kinds, named = json_kinds(column)
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        raise RequestFault(400, f"{where} must be {named}", param)
+    most = min(max_characters, LONGEST_LABEL) if column.type == "label" else max_characters
+    if isinstance(value, str) and len(value) > most:
+        raise RequestFault(413, f"{where} has {len(value)} characters; at most {most}", param)
+    try:
+        found = column.read(value)
+    except Unfit as unfit:
+        raise RequestFault(400, f"{where}: {unfit.reason}", param) from None
+    if len(canonical(found)) > max_characters:
+        raise RequestFault(413, f"{where} has over {max_characters} characters", param)
+    return found
+
+
+def json_kinds(column: Column) -> tuple[tuple[type, ...], str]:
+    """The types that a column's values have in JSON, and their name."""
+    if pa.types.is_string(column.arrow):
+        return (str,), "a string"
+    if pa.types.is_floating(column.arrow):
+        return (int, float), "a number"
+    return (list,), "a list"
 
 
 def read_classify(

@@ -107,8 +107,17 @@ def columns_of_tasks(connection: sa.Connection) -> None:
     old = connection.exec_driver_sql("SELECT * FROM feedback_before ORDER BY number").mappings()
     for row in old:
         connection.execute(feedback.insert().values(traffic_feedback(dict(row))))
+    connection.exec_driver_sql(GIVEN_NUMBERS)
     for table in (answers, feedback):
         connection.exec_driver_sql(f"DROP TABLE {table.name}_before")
+
+
+GIVEN_NUMBERS = """
+INSERT OR REPLACE INTO sqlite_sequence (rowid, name, seq)
+SELECT (SELECT rowid FROM sqlite_sequence WHERE name = 'feedback'), 'feedback', seq
+FROM sqlite_sequence WHERE name = 'feedback_before'
+"""
+"""The number of the last feedback, which may be forgotten, is that of the new table too."""
 
 
 def columns_of(connection: sa.Connection, table: str) -> list[str]:
@@ -157,7 +166,8 @@ class Log:
         with self.database.read() as connection:
             rows = connection.execute(query, {"id": answer}).mappings().all()
         # A log that no server has opened since keeps its old columns.
-        return [traffic_answer(dict(row)) if "probabilities" in row else dict(row) for row in rows]
+        kept = [traffic_answer(dict(row)) if "probabilities" in row else dict(row) for row in rows]
+        return [decoded(row, "answer", "inputs") for row in kept]
 
     def answers_of(self, version: str) -> list[str]:
         """The ids of the answers that a version (its short name) gave and that are still kept."""
@@ -280,11 +290,8 @@ class Traffic(Log):
         if version is not None:
             query = query.where(answers.c.version == version)
         with self.database.read() as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]
-        for row in rows:
-            for name in ("target", "answer", "inputs"):
-                row[name] = json.loads(row[name]) if row[name] else None
-        return rows
+            rows = connection.execute(query).mappings().all()
+        return [decoded(row, "target", "answer", "inputs") for row in rows]
 
     def ratings(self, version: str) -> list[float]:
         """The ratings (0 to 1) of answers of a version, oldest first."""
@@ -300,11 +307,11 @@ class Traffic(Log):
         with self.database.read() as connection:
             return [float(row.rating) for row in connection.execute(query)]
 
-    def add_window(self, version: str, signs: dict[str, Any]) -> None:
+    def add_window(self, version: str, scores: dict[str, Any]) -> None:
         """Keep what the detectors said of one window."""
         with self.database.write() as connection:
             connection.execute(
-                windows.insert().values(time=time.time(), version=version, signs=json.dumps(signs))
+                windows.insert().values(time=time.time(), version=version, signs=json.dumps(scores))
             )
 
     def count(self) -> int:
@@ -387,6 +394,11 @@ class Given:
 
     target: Mapping[str, Any] | None = None
     rating: float | None = None
+
+
+def decoded(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A row with the JSON values of the columns named."""
+    return {**row, **{name: json.loads(row[name]) if row[name] else None for name in names}}
 
 
 def masked(value: Any) -> Any:

@@ -11,7 +11,22 @@ from lmwright.text.repair import strip_markup
 
 HEADER = re.compile(r"([!-9;-~]+):")
 OF_MAILS = frozenset(
-    ("from", "to", "received", "date", "message-id", "return-path", "delivered-to", "subject")
+    (
+        "from",
+        "to",
+        "cc",
+        "reply-to",
+        "received",
+        "date",
+        "message-id",
+        "in-reply-to",
+        "return-path",
+        "delivered-to",
+        "subject",
+        "mime-version",
+        "content-type",
+        "content-transfer-encoding",
+    )
 )
 MOST_HEADERS = 1000
 
@@ -19,7 +34,9 @@ MOST_HEADERS = 1000
 def read_mail(raw: str) -> str:
     """Subject, an empty line, and the readable body of a mail with its headers.
 
-    A text without a mail's headers is returned as it is, so reading a mail again changes nothing.
+    A text without a mail's headers is returned as it is, and what comes out has none, also when
+    its white space is evened: no empty line ends a block of headers in it. So reading a mail again
+    changes nothing.
     Plain parts are preferred to HTML, whose markup is taken off; attachments are left out.
     Transfer encodings and charsets are decoded; unknown charsets are read as Latin-1.
     """
@@ -31,20 +48,23 @@ def read_mail(raw: str) -> str:
     bodies = [body(part) for part in plain]
     if not any(text.strip() for text in bodies):
         bodies = [strip_markup(body(part)) for part in parts]
-    return "\n\n".join([subject(message), *bodies])
+    found = "\n\n".join([subject(message), *bodies])
+    if has_headers(found):  # a subject of several lines
+        found = "\n\n".join([" ".join(subject(message).split()), *bodies])
+    return found
 
 
 def has_headers(text: str) -> bool:
-    """True if a text begins with header lines, two of which only a mail has."""
+    """True if a text begins with header lines and an empty one, and two that only a mail has."""
     found: set[str] = set()
     for line in text.splitlines()[:MOST_HEADERS]:
         if not line.strip():
-            break
+            return len(found & OF_MAILS) >= 2
         if (match := HEADER.match(line)) is not None:
             found.add(match.group(1).lower())
         elif not line.startswith((" ", "\t", "From ")):
             return False
-    return len(found & OF_MAILS) >= 2
+    return False
 
 
 def is_text(part: Message) -> bool:

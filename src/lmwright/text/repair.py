@@ -21,7 +21,10 @@ BREAKING = re.compile(
 """Elements that end a line; every other tag vanishes without a trace."""
 
 ROUNDS = 16
-"""Passes at most: markup that was escaped again and again comes off a layer a pass."""
+"""Passes at most: markup that was escaped again and again comes off a layer a pass. What is
+nested deeper was never meant to be read, and its signs are taken out."""
+
+MARKS = re.compile(r"[<&]")
 
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 SPACES = re.compile(r"[^\S\n]+")
@@ -31,13 +34,16 @@ LINES = re.compile(r" ?\n[\s]*")
 def repair(text: str) -> str:
     """The text with Unicode repaired, markup removed and white space evened out.
 
-    Idempotent: what comes out is not changed by another pass. The result holds no control characters, no
-    lone surrogates, no tabs; a line break stands where the source had one or a block ended.
+    Idempotent: what comes out is not changed by another pass. The result holds no control
+    characters, no lone surrogates, no tabs; a line break stands where the source had one or a
+    block ended.
     """
-    for _ in range(ROUNDS):
-        before, text = text, even_spaces(strip_markup(repair_unicode(text)))
-        if text == before:
-            break
+    for without in (False, True):
+        for _ in range(ROUNDS):
+            before, text = text, MARKS.sub("", text) if without else text
+            text = even_spaces(strip_markup(repair_unicode(text)))
+            if text == before:
+                return text
     return text
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lmwright.models.encoder import Encoder, from_published
+from lmwright.models.model import load_model
 from safetensors.torch import load_file, save_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.models.core.spec import Head
-from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import describe_folder, read_folder, write_folder
 from lmwright.models.files.weights import read_tensors
-from lmwright.models.model import load_model
 from lmwright.models.network.network import build, fill
 from lmwright.models.zoo.bert import FAMILY, SIZES, sized, spec
 from tests.models.conftest import CONFIG, change_config

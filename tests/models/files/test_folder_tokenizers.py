@@ -12,8 +12,8 @@ import sentencepiece
 import tokenizers
 import torch
 
-from lmwright.cli.main import main
 from lmwright.assets import asset_file
+from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.files.folder import read_folder
 from lmwright.models.files.published import read_published

@@ -41,6 +41,18 @@ class Table:
         return Path(self.name.lower().removesuffix(".gz")).suffix
 
 
+class NoColumn(BadInput):
+    """A file without a column that was asked for: the column, and those that it has."""
+
+    def __init__(self, table: Table, column: str, header: list[str]) -> None:
+        super().__init__(
+            f"{table.about} has no column {column!r}, but {header[:20]}",
+            f"the column {column!r}",
+            nearest(column, header),
+        )
+        self.column, self.header = column, header
+
+
 def single(header: list[str]) -> list[str]:
     """The columns that have a name which no other has."""
     return [name for name, count in Counter(header).items() if name and count == 1]
@@ -50,11 +62,7 @@ def need_columns(table: Table, header: list[str], columns: list[str]) -> None:
     """Raise BadInput unless the file has every one of the columns, once."""
     for column in columns:
         if column not in header:
-            raise BadInput(
-                f"{table.about} has no column {column!r}, but {header[:20]}",
-                f"the column {column!r}",
-                nearest(column, header),
-            )
+            raise NoColumn(table, column, header)
         if header.count(column) > 1:
             raise BadInput(
                 f"{table.about} has {header.count(column)} columns {column!r}",
