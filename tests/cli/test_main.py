@@ -81,7 +81,7 @@ def test_init_writes_a_recipe_that_is_read_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("count", "watched", "window"), [(150, False, 0), (600, True, 60), (1500, True, 100)]
+    ("count", "watched", "window"), [(150, False, 0), (600, True, 80), (1500, True, 100)]
 )
 def test_init_writes_a_recipe_that_runs_with_few_rows(
     tmp_path: Path,
