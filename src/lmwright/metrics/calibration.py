@@ -12,9 +12,8 @@ infinity.
 Abstention: a text is answered when its confidence reaches a threshold, the lowest one for which
 the share of errors among the answered is below a set risk with a set confidence. Thresholds are
 tried in fixed order, from few answered texts to all, and the first that cannot be shown to be
-safe ends the search. Four searches begin at different places, each with a quarter of the chance
-of error, so that an error made with certainty, which every threshold answers, ends only the
-first. The chance of an unsafe choice stays below 1 − confidence (fixed-sequence testing with
+safe ends the search. Two searches begin at different places and share the chance of error, so
+that an error made with certainty, which every threshold answers, ends only the first. The chance of an unsafe choice stays below 1 − confidence (fixed-sequence testing with
 several starts; Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and
 Pearson's upper bound of the error rate. The order is set by confidences only, never by labels;
 for two labels T leaves that order as it is, so that both may be fitted on the same rows.
@@ -36,8 +35,8 @@ from lmwright.core.task import Answers, Task
 
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 20
-STARTS = (0.0, 0.25, 0.5, 0.75)
-"""Shares of the thresholds after which a search begins."""
+STARTS = ((0.0, 0.8), (0.5, 0.2))
+"""Of each search: the share of the thresholds after which it begins, its share of the chance."""
 NEVER = 2.0
 """A threshold that no confidence reaches."""
 
@@ -169,12 +168,12 @@ def fit_threshold(
     if risk >= 1:
         return 0.0
     n = len(wrong)
-    each = 1 - (1 - confidence) / len(STARTS)
-    fewest = 3 * np.log(1 - each) / np.log(1 - risk)
+    fewest = 3 * np.log(1 - confidence) / np.log(1 - risk)
     steps = [s for s in range(1, STEPS + 1) if int(np.ceil(n * s / STEPS)) >= fewest]
     best = NEVER
     ordered = np.sort(confidence_of)
-    for start in STARTS:
+    for start, share in STARTS:
+        each = 1 - share * (1 - confidence)
         for step in steps[int(start * len(steps)) :]:
             rank = int(np.ceil(n * step / STEPS))
             threshold = 0.0 if step == STEPS else float(ordered[n - rank])

@@ -7,9 +7,9 @@ drawn against references that are redrawn too, and the limit is set so that all 
 seen at once and smoothed in time, alarm once in ``run_length`` windows.
 
 How they are drawn: a bootstrap sample of the compared part stands for the reference and the part
-itself for the population, from which two hundred windows come for each such reference. A reference is
-never the population, and its error stays the same from window to window: smoothing in time would take
-it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What is
+itself for the population, from which two hundred windows come for each such reference. A reference
+is never the population, and its error stays the same from window to window: smoothing in time would
+take it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What is
 *chosen* from data (the words that get a bin of their own, the directions of the embedding and
 their scale) is chosen on a part of the reference that is never compared, so that the choice
 flatters nobody.
@@ -513,8 +513,8 @@ def _limit(scores: np.ndarray, run_length: float, seed: int) -> dict[str, float]
     """The common limit for scores and smoothed scores, and the run length measured with it.
 
     Each simulated run draws its windows at random from those of one redrawn reference;
-    ``scores`` (references, windows of each, signals). With the limit L the run length is estimated as
-    windows seen / runs that alarmed, each run stopping at its first alarm or at twice the wanted
+    ``scores`` (references, windows of each, signals). With the limit L the run length is estimated
+    as windows seen / runs that alarmed, each run stopping at its first alarm or at twice the wanted
     length: the estimate for a rate under censoring.
     """
     rng = stream(seed, "detectors", "chains")

@@ -291,7 +291,7 @@ class Traffic(Log):
             query = query.where(answers.c.version == version)
         with self.database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [decoded(row, "target", "answer", "inputs") for row in rows]
+        return [decoded(dict(row), "target", "answer", "inputs") for row in rows]
 
     def ratings(self, version: str) -> list[float]:
         """The ratings (0 to 1) of answers of a version, oldest first."""

@@ -46,8 +46,9 @@ class Train(Stage):
     ours to go on from instead, ``new`` a model to be drawn; ``extra`` names artifacts whose
     training rows join in (never those that they keep apart for a gate). ``rows`` limits the
     training rows to a subset in which each stratum keeps its share (0: all),
-    ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn from, ``read_tokens`` one
-    that is answered (0: the same), which may be longer where the start has the positions.
+    ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn from,
+    ``read_tokens`` one that is answered (0: the same), which may be longer where the start has the
+    positions.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
