@@ -111,8 +111,9 @@ def test_nats_are_the_sum_of_a_plain_forward(model, sentences):
 
 
 def test_only_the_tokens_of_a_continuation_count(model, sentences):
-    texts = [each[:30].rstrip() for each in sentences[:30]]  # as cleaning leaves them
-    pairs = [(text, each[len(text) : 60]) for text, each in zip(texts, sentences, strict=False)]
+    longer = [each for each in sentences if len(each) > 60][:30]
+    texts = [each[:30].rstrip() for each in longer]  # as cleaning leaves them
+    pairs = [(text, each[len(text) : 60]) for text, each in zip(texts, longer, strict=True)]
     rows = [{"text": text, "continuation": rest} for text, rest in pairs]
     found = answer_all(TextPredictor(TASK, model), rows)
     for place, (text, rest) in enumerate(pairs):
@@ -402,5 +403,3 @@ def test_gemma_beats_the_ngram_before_any_training(sentences):
         for each in (Ngram.fit(TASK, as_rows(sentences[:-50]), 0), TextPredictor(TASK, model))
     ]
     assert 0.5 < bits[1] < bits[0]
-    (written,) = completed(replace(TASK, temperature=0.0), model, ["The capital of France is"])
-    assert "Paris" in written
