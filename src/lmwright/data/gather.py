@@ -203,7 +203,7 @@ def numbers(
     ids = b"".join(digest("\x1f".join((source.name, *each)), 16) for each in whole)
     keys = b"".join(digest(" ".join(each.casefold().split()), 8) for each in inputs)
     strata = [names.setdefault(task.stratum(row.values), len(names)) for row in rows]
-    clusters = [task.cluster(row.values) or row.side.get("group", "") for row in rows]
+    clusters = [task.cluster(row.values) or row.side.get("cluster", "") for row in rows]
     if source.id:
         given = np.frombuffer(b"".join(digest(row.id, 8) for row in rows), np.uint64)
     else:

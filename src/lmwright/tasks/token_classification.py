@@ -119,7 +119,7 @@ class TokenClassification(Settings):
         return ""
 
     def cluster(self, row: Row) -> str:
-        """Sentences of one document are known by the side column ``group``."""
+        """Sentences of one document are known by the side column ``cluster``."""
         return ""
 
     def text(self, row: Row) -> str:
