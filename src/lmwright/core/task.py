@@ -292,6 +292,14 @@ class PoolingTask(Task, Protocol):
         """
 
 
+@runtime_checkable
+class PromptedTask(Task, Protocol):
+    """A task whose answers can be read off texts that a language model wrote."""
+
+    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+        """Uncalibrated answers from the texts (one or more samples) written for each row."""
+
+
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
     """The task's columns of these roles, in their order."""
     return tuple(column for column in task.columns if column.role in roles)

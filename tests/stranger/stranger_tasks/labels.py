@@ -112,6 +112,14 @@ class LabelTree(Settings):
         mean = np.clip(np.mean([each["shares"] for each in parts], axis=0), 1e-12, 1 - 1e-12)
         return Answers({"logits": np.log(mean) - np.log1p(-mean)})
 
+    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+        votes = [
+            [sum(x in with_parents(one) for one in said) + 0.5 for x in self.labels]
+            for said in completions
+        ]
+        most = np.array([[len(said) + 1.0] for said in completions])
+        return Answers({"logits": np.log(votes) - np.log(most - votes)})
+
     def confidence(self, answers: Answers) -> np.ndarray:
         sure = answers.columns.get("shares")
         sure = 1 / (1 + np.exp(-answers["logits"])) if sure is None else sure
