@@ -74,7 +74,9 @@ def recipe_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         value["stages"] = {name: step_of(name, each) for name, each in value["stages"].items()}
     if "task" not in value and isinstance(value.get("stages"), Mapping):
         train = value["stages"].get("train")
-        moved = {name: train.pop(name) for name in ("smoothing",) if train and name in train}
+        moved = {}
+        if isinstance(train, dict) and "smoothing" in train:
+            moved["smoothing"] = train.pop("smoothing")
         if any(each.get("format") == "mail" for each in old_sources(raw)):
             moved["clean"] = ["mail", "repair"]
         value["task"] = {"kind": CLASSIFICATION, **moved}

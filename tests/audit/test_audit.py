@@ -150,6 +150,7 @@ def test_rows_that_are_out_of_reach_leave_personal_data_open(scored, tmp_path):
     assert "1 rows stand in artifacts" in facts["checks"]["personal"]["reason"]
     more = tmp_path / "more"
     more.mkdir()
+    (more / "task.json").write_bytes((scored["rows"] / "task.json").read_bytes())
     row = pq.read_table(scored["rows"] / "test.parquet").to_pylist()[0] | {"id": "f" * 32}
     pq.write_table(pa.Table.from_pylist([row], SCHEMA), more / "train.parquet")
     work = FakeWork(tmp_path / "again", {**work.inputs, "more": more})

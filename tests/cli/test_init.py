@@ -1,16 +1,21 @@
-"""``init`` writes a recipe that is read back as it was meant, whatever names a table has."""
+"""``init`` writes a recipe that is read back as it was meant and runs, whatever a table holds."""
 
+import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lmwright.cli.main import main
 from lmwright.cli.open import open_recipe
 from lmwright.core.task import role_columns
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, read_source
+from tests.data.conftest import FakeWork
 
 ROWS = [f"a fine text of day {n},{'ab'[n % 2]}" for n in range(60)]
 
@@ -93,6 +98,87 @@ def test_a_name_that_is_not_utf_8_is_written_read_and_run(folder: Path, capsys) 
     assert main(["run", "mine.yaml"]) == 0
     assert main(["show"]) == 0
     assert "data" in capsys.readouterr().out
+
+
+def test_the_task_stands_at_the_top_and_only_other_names_are_written(folder: Path) -> None:
+    (folder / "t.csv").write_text("\n".join(["text,kind", *ROWS]))
+    recipe, source = written(folder / "t.csv")
+    assert list(recipe.raw)[:2] == ["name", "task"] and recipe.task.kind == "text-classification"
+    assert source.columns == {"label": "kind"}
+
+
+def test_too_few_rows_are_refused_before_anything_is_written(folder: Path, capsys) -> None:
+    (folder / "t.csv").write_text("\n".join(["text,label", *ROWS[:8]]))
+    assert main(["init", str(folder / "t.csv"), "--out", "mine.yaml"]) == 1
+    assert "8 rows leave nothing for" in capsys.readouterr().err
+    assert not Path("mine.yaml").exists()
+
+
+WORDS = [
+    "lamp",
+    "chair",
+    "kettle",
+    "radio",
+    "bicycle",
+    "window",
+    "carpet",
+    "printer",
+    "garden",
+    "ladder",
+    "bottle",
+]
+
+
+@st.composite
+def tables(draw):
+    """Rows of a table: some texts repeat, some are near each other, some labels are empty."""
+    pool = draw(st.integers(20, 400))
+    labels = draw(st.integers(2, 5))
+    rng = draw(st.randoms(use_true_random=False))
+    near, empty = draw(st.booleans()), draw(st.sampled_from([0, 0.05, 0.3]))
+    rare = draw(st.sampled_from([1, 3]))
+    rows = []
+    for number in range(pool):
+        label = int(labels * rng.random() ** rare)
+        if near:
+            text = f"age {rng.randrange(30, 80)}, pressure {rng.randrange(90, 200)}, state {label}"
+        else:
+            text = f"the {' '.join(rng.choices(WORDS, k=6))} is {label} {number}"
+        rows.append((text, "" if rng.random() < empty else f"kind {label}"))
+    return rows + rng.choices(rows, k=draw(st.integers(0, pool)))
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=tables())
+def test_what_init_writes_can_be_prepared_and_watched_or_it_refuses(
+    folder: Path, capsys, rows
+) -> None:
+    with (folder / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    Path("mine.yaml").unlink(missing_ok=True)
+    if main(["init", str(folder / "t.csv"), "--out", "mine.yaml"]) != 0:
+        assert "a fault of lmwright" not in capsys.readouterr().err
+        return
+    recipe = open_recipe(Path("mine.yaml"), [])
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    work = FakeWork(folder / "work")
+    facts = recipe.step("data").stage.run(work)
+    assert all(split["rows"] for split in facts["splits"].values())
+    if detect := recipe.step("detect"):
+        detect.stage.foresee({"rows": work.folder / "rows"})
+    else:
+        unseen = sum(facts["splits"][name]["rows"] for name in ("calibration", "gate", "test"))
+        assert unseen < 90
+
+
+def test_what_init_writes_for_few_rows_runs_to_its_end(folder: Path, capsys) -> None:
+    texts = [f"the {WORDS[n % 11]} of {WORDS[n % 7]} {'works' * (n % 2)} {n}" for n in range(60)]
+    rows = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]
+    (folder / "t.csv").write_text("\n".join(["text,label", *rows, *rows[:30]]))
+    written(folder / "t.csv")
+    assert main(["run", "mine.yaml"]) == 0, capsys.readouterr().err
 
 
 SPANS = [{"start": 0, "end": 3, "label": "PER"}]

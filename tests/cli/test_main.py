@@ -13,7 +13,8 @@ import pytest
 from lmwright.assets import asset_file
 from lmwright.cli.main import main
 from lmwright.core.recipe import read_recipe
-from lmwright.data.sources import Row, read_source
+from lmwright.core.task import role_columns
+from lmwright.data.sources import RawRow, read_source
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, VERBS, resolve
 from tests.small_recipe import write_recipe, write_reviews
@@ -72,7 +73,7 @@ def test_init_writes_a_recipe_that_is_read_as_it_is(
     assert main(["init", str(table)]) == 0
     recipe = read_recipe(tmp_path / "my-reviews.yaml", resolve, SECTIONS)
     source = recipe.steps[0].stage.sources[0]
-    assert (source.text, source.label) == ("review", "sentiment")
+    assert source.columns == {"text": "review", "label": "sentiment"}
     assert [step.kind for step in recipe.steps][-1] == "promote"
     capsys.readouterr()
     assert main(["init", str(table)]) == 1
@@ -80,7 +81,7 @@ def test_init_writes_a_recipe_that_is_read_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("count", "watched", "window"), [(150, False, 0), (600, True, 60), (1500, True, 100)]
+    ("count", "watched", "window"), [(150, False, 0), (600, True, 80), (1500, True, 100)]
 )
 def test_init_writes_a_recipe_that_runs_with_few_rows(
     tmp_path: Path,
@@ -147,8 +148,11 @@ def test_init_writes_the_encoding_of_a_table_that_is_not_utf8(
     written = (tmp_path / "mine.yaml").read_text()
     assert "encoding: cp1252" in written and "# it is not UTF-8" in written
     recipe = read_recipe(tmp_path / "mine.yaml", resolve, SECTIONS)
-    rows_read = list(read_source(recipe.steps[0].stage.sources[0]))  # type: ignore[attr-defined]
-    assert {row.label for row in rows_read if isinstance(row, Row)} == {"gut", "übel"}
+    data = recipe.steps[0].stage
+    columns = role_columns(data.task, "input", "target")  # type: ignore[attr-defined]
+    rows_read = list(read_source(data.sources[0], columns))  # type: ignore[attr-defined]
+    labels = {row.values["label"] for row in rows_read if isinstance(row, RawRow)}
+    assert labels == {"gut", "übel"}
     assert len(rows_read) == 200
 
 

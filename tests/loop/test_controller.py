@@ -25,8 +25,8 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import Detectors, DriftScore
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Given, Traffic
 from lmwright.store.run import write_head
@@ -197,6 +197,23 @@ def test_a_retraining_waits_until_its_gate_could_judge(house: House) -> None:
     house.controller.tick()
     assert at(house) == "training"
     assert len(parts(house)["gate"]) >= 30, "all labels that were waited for are judged by"
+
+
+def test_ratings_alone_start_no_retraining_and_are_nothing_to_learn_from(house: House) -> None:
+    served = house.answer(rows([f"A rated text, number {k}." for k in range(200)]))
+    for place in range(200):
+        house.traffic.give(served.id, place, Given(rating=0.0), TASK, "")
+    house.controller.scores = [DRIFT] * 3
+    house.controller.tick()
+    house.controller.tick()
+    assert at(house) == "alarmed" and not house.started
+    house.answered = 200
+    house.answer_and_label(120)
+    house.controller.tick()
+    assert at(house) == "training"
+    found = parts(house)
+    assert len(found["train"] | found["gate"]) == 120
+    assert not any("rated" in text for text in found["train"] | found["gate"])
 
 
 def labelled(house: House, first: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,17 @@ from pyarrow import parquet
 from lmwright.cli.main import main
 from lmwright.core.recipe import make_recipe
 from lmwright.core.stage import Stage, Work
-from lmwright.data.corpus import SCHEMA
+from lmwright.core.task import role_columns, task_to_json
+from lmwright.data.corpus import TASK, schema_of
 from lmwright.loop.lineage import of_row, of_source, of_version
+from lmwright.serve.engine import answer
+from lmwright.serve.load import load_version
+from lmwright.serve.served import Served
+from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import current
+from lmwright.tasks.text_classification import TextClassification
 from tests.small_recipe import write_recipe
 
 
@@ -91,7 +98,7 @@ def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
     found = json.loads(json.dumps(of_version(store, version.hash)))
     assert found["runs"] == [{"run": store.runs()[0], "recipe": "made"}]
     steps = {step["kind"]: step for step in found["steps"]}
-    assert set(steps) == {"data", "baselines", "evaluate", "detect", "promote"}
+    assert set(steps) == {"data", "baselines", "evaluate", "audit", "detect", "promote"}
     assert len({step["code"] for step in steps.values()}) == len(steps)
     assert all(len(step["code"]) == 64 for step in steps.values())
     assert steps["baselines"]["learnt_rows"]["tfidf"] == {
@@ -99,6 +106,27 @@ def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
         "rows": 600,
         "sources": {"rotten": {"rows": 600, "licence": "for research"}},
     }
+
+
+@pytest.mark.parametrize("route", ["ans", "cls"])
+def test_an_answer_of_either_route_leads_to_its_version(
+    made: Any, capsys: pytest.CaptureFixture[str], route: str
+) -> None:
+    store = made[0]
+    loaded = load_version(store, "made@production")
+    rows = ({"text": "A joy from start to end."},)
+    given = answer(loaded, loaded.predictor.prepare(rows))
+    name = f"{route}-{'0' * 32}"
+    log = Traffic(traffic_folder(store, "made@production"), True, 30, 0.4)
+    log.observe(Served(name, time.time(), "", loaded.version, rows, tuple(given)))
+    log.close()
+    capsys.readouterr()
+    assert main(["lineage", name, "--store", str(store.folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (kept,) = found["answer"]
+    assert (kept["id"], kept["inputs"], kept["answer"]) == (name, rows[0], given[0].told)
+    assert found["version"][:16] == loaded.version
+    assert {step["kind"] for step in found["steps"]} >= {"data", "baselines", "promote"}
 
 
 def test_a_source_leads_to_what_learnt_from_it_and_apart_to_what_is_below_it(made: Any) -> None:
@@ -135,6 +163,8 @@ def test_a_model_that_drew_no_row_of_a_source_was_not_made_with_it(tmp_path: Pat
 
 
 ROW = "0" * 32
+CLASSIFICATION = TextClassification(labels=("x", "y"))
+SCHEMA = schema_of(role_columns(CLASSIFICATION, "input", "target"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +177,8 @@ class Data(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         row = dict.fromkeys(SCHEMA.names, "x") | {"id": ROW, "source": "ours"}
         parquet.write_table(pa.Table.from_pylist([row], SCHEMA), work.out("rows") / "train.parquet")
-        (work.out("rows") / "labels.json").write_text('["x"]')
+        (work.out("rows") / TASK).write_text(json.dumps(task_to_json(CLASSIFICATION)))
+        (work.out("rows") / "sources.json").write_text("[]")
         return {"learns_from": ["ours"]}
 
 

@@ -43,6 +43,7 @@ RATES = Rates(
     step_tokens=200_000.0,
     step_pairs=600.0,
 )
+HEAD = "name: mine\ntask: text-classification\n"
 WORDS = 120
 ROWS = 300
 
@@ -59,7 +60,7 @@ def table(tmp_path: Path) -> Path:
     (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     path = tmp_path / "mine.yaml"
     source = f"{{name: some, path: {tmp_path / 'rows.csv'}}}"
-    path.write_text(f"name: mine\nstages:\n  data: {{sources: [{source}]}}\n  train: {{}}\n")
+    path.write_text(f"{HEAD}stages:\n  data: {{sources: [{source}]}}\n  train: {{}}\n")
     return path
 
 

@@ -314,7 +314,7 @@ def test_retrainings_follow_the_run_that_they_replace(store, page, read):
     later = evidence.retrainings[0]
     assert f"Retraining {later.name}" in page
     after = read.figures[f"{later.name}/test/tfidf_all/after/accuracy"]
-    scores = evidence.folder(later.first("evaluate"), "scores")
+    scores = evidence.folder(later.giving("scores"), "scores")
     assert after == pytest.approx(again(store, scores, "tfidf_all", "test")["accuracy"])
 
 

@@ -56,7 +56,8 @@ stages:
   evaluate: {models: [FIRST, SECOND], draws: 100}
   ensemble: {members: [FIRST, SECOND]}
   prompt: {model: MODEL, shown: 3, max_characters: 40, max_new_tokens: 3, calibration_rows: 20}
-  judged: {stage: evaluate, models: [ensemble, prompted], draws: 100, risk: 1.0, writes: {scores: judged}}
+  judged: {stage: evaluate, models: [ensemble, prompted], draws: 100, risk: 1.0,
+    writes: {scores: judged}}
   promote: {model: ensemble, detectors: null, reads: {scores: judged},
     gate: {slices: null, baselines: ignored}}
   prompted: {stage: promote, model: prompted, detectors: null, reads: {scores: judged},

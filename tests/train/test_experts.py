@@ -10,7 +10,7 @@ from lmwright.models.core.spec import with_parts
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.zoo import mixtral
-from lmwright.tasks.classify import Classify
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Example
 
 CONFIG = {
@@ -27,7 +27,7 @@ CONFIG = {
 
 def loss_of(coefficient: float, dropout_rng: DropoutRNG | None) -> torch.Tensor:
     """The loss of a few examples in a network of routed experts."""
-    task = Classify(("a", "b"))
+    task = TextClassification(labels=("a", "b"))
     plain = mixtral.FAMILY.spec(CONFIG)
 
     def weighed(part):

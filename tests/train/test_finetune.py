@@ -7,20 +7,21 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
-from lmwright.models.calibration import fit_temperature
+from lmwright.core.predictor import answer_all
+from lmwright.metrics.calibration import Calibration
 from lmwright.models.files import published
-from lmwright.models.model import load_model
-from lmwright.tasks import classify
+from lmwright.models.load import load_predictor
+from lmwright.tasks import text_classification
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.train import checkpoint
-from lmwright.train.finetune import Train, read_rows
-from tests.train.conftest import FakeWork, write_rows
+from lmwright.train.finetune import Train
+from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
 FILES = ("model.safetensors", "model.json", "tokenizer.json", "curves.json", "rows.parquet")
 
@@ -67,7 +68,8 @@ def test_two_runs_give_the_same_bytes_and_facts(stage, rows, tmp_path):
     assert facts[0] == facts[1]
     assert files(works[0]) == files(works[1])
     assert facts[0]["steps"] == 20
-    assert facts[0]["labels"] == ["0", "1"]
+    assert facts[0]["task"] == "text-classification"
+    assert load_predictor(works[0].folder / "model").task == TASK
 
 
 def test_another_seed_gives_other_weights(stage, rows, tmp_path):
@@ -173,7 +175,7 @@ def test_what_it_learns_from_is_cut_sooner_than_what_it_answers(stage, rows, tmp
         replace(stage, read_tokens=most).run(work)
         for most, work in zip((0, 48), works, strict=True)
     ]
-    same, longer = (load_model(work.folder / "model") for work in works)
+    same, longer = (load_predictor(work.folder / "model").model for work in works)
     assert (same.max_tokens, longer.max_tokens) == (12, 48)
     assert facts[0]["tokens"] == facts[1]["tokens"]
     weights = [load_file(work.folder / "model" / "model.safetensors") for work in works]
@@ -195,11 +197,12 @@ def test_the_best_weights_are_kept_and_the_run_stops_early(stage, rows, tmp_path
     assert facts["validation_scaled_log_loss"] == min(scores.values())
     assert facts["steps"] == facts["best_step"] + 20 < 300
     assert facts["ended"] == "no better for 2 scores"
-    model = load_model(work.folder / "model")
-    table = pq.read_table(rows / "validation.parquet").to_pylist()
-    logits = model.logits(model.prepare([row["text"] for row in table]))
-    targets = np.array([model.labels.index(row["label"]) for row in table])
-    logits = torch.from_numpy(logits / fit_temperature(logits, targets))
+    model = load_predictor(work.folder / "model")
+    table = pq.read_table(rows / "validation.parquet")
+    answers = answer_all(model, table.to_pylist())
+    targets = model.task.codes(table)
+    fitted = Calibration.fit(model.task, table, answers)
+    logits = torch.from_numpy(answers["logits"] / fitted.temperature)
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets)).item()
     assert loss == pytest.approx(facts["validation_scaled_log_loss"], rel=1e-5)
 
@@ -214,8 +217,8 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
         margins = [-m if place % every == 0 else m for place, m in enumerate(margins)]
         return torch.tensor([[-m, m] for m in margins])
 
-    monkeypatch.setattr(classify, "logits", logits)
-    monkeypatch.setattr(classify.Classify, "loss", steps_of_zero)
+    monkeypatch.setattr(text_classification, "logits", logits)
+    monkeypatch.setattr(TextClassification, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)
     early, late = work.named("evaluated")
@@ -272,6 +275,7 @@ def test_an_earlier_model_goes_on_with_further_rows(stage, rows, tmp_path, sente
     stage.run(first)
     more = tmp_path / "more"
     more.mkdir()
+    write_task(more, TASK)
     write_rows(more / "train.parquet", sentences[300:])
     write_rows(more / "test-gate.parquet", sentences[:40])
     inputs = {"rows": rows, "old": first.folder / "model", "feedback": more}
@@ -290,26 +294,26 @@ def test_an_earlier_model_with_other_labels_is_refused(stage, rows, tmp_path):
     stage.run(first)
     other = tmp_path / "other"
     shutil.copytree(rows, other)
-    (other / "labels.json").write_text('["0", "1", "2"]')
+    write_task(other, TextClassification(labels=("0", "1", "2")))
     inputs = {"rows": other, "old": first.folder / "model"}
-    with pytest.raises(BadInput, match="knows the labels 0, 1"):
+    with pytest.raises(BadInput, match=r"was trained for .*\('0', '1'\)"):
         replace(stage, start_from="old").run(FakeWork(inputs, tmp_path / "second"))
 
 
 def test_a_label_that_is_not_listed_is_refused(stage, rows, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(rows, other)
-    (other / "labels.json").write_text('["0", "2"]')
+    write_task(other, TextClassification(labels=("0", "2")))
     with pytest.raises(BadInput, match="'1'"):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
 
 
-@pytest.mark.parametrize("name", ["train.parquet", "validation.parquet", "labels.json"])
+@pytest.mark.parametrize("name", ["train.parquet", "validation.parquet", "task.json"])
 def test_a_missing_file_of_rows_is_named(stage, rows, tmp_path, name):
     other = tmp_path / "other"
     shutil.copytree(rows, other)
     (other / name).unlink()
-    with pytest.raises(BadInput, match=name):
+    with pytest.raises(BadInput, match=name.removesuffix(".parquet")):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
 
 
@@ -336,7 +340,8 @@ def test_a_damaged_file_of_rows_is_named(stage, rows, tmp_path):
     with pytest.raises(Corrupt, match=r"validation\.parquet"):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
     pq.write_table(
-        read_rows(rows / "validation.parquet").drop_columns("label"), other / "validation.parquet"
+        pq.read_table(rows / "validation.parquet").drop_columns("label"),
+        other / "validation.parquet",
     )
     with pytest.raises(Corrupt, match="label"):
         stage.run(FakeWork({"rows": other}, tmp_path / "work"))
@@ -348,9 +353,7 @@ def test_a_start_that_is_not_there_is_refused_before_any_work(stage, start):
         replace(stage, start=start).check()
 
 
-@pytest.mark.parametrize(
-    "field", [{"epochs": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"batch": 0}, {"task": "clasify"}]
-)
+@pytest.mark.parametrize("field", [{"epochs": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"batch": 0}])
 def test_a_setting_out_of_range_is_refused_before_any_work(stage, field):
     with pytest.raises(BadInput, match=str(next(iter(field.values())))):
         replace(stage, **field).check()
@@ -367,7 +370,14 @@ def test_the_start_enters_the_stamp_by_content(stage, small, tmp_path):
     assert len(next(iter(asset.values()))) == 64
 
 
-def test_what_is_found_by_name_is_reached():
-    reached = Train().reaches()
-    assert "lmwright.tasks.classify" in reached
-    assert "lmwright.models.zoo.bert" in reached
+def test_what_is_found_by_name_is_reached(stage, rows, tmp_path):
+    reached = Train().reaches({"rows": rows})
+    assert reached[0] == "lmwright.tasks.text_classification"
+    families = [name for name in reached if name.startswith("lmwright.models.zoo")]
+    assert families == ["lmwright.models.zoo.bert"]
+    stage.run(FakeWork({"rows": rows}, tmp_path / "work"))
+    inputs = {"rows": rows, "old": tmp_path / "work" / "model"}
+    earlier = replace(stage, start_from="old").reaches(inputs)
+    assert "lmwright.models.text_model" in earlier
+    assert "lmwright.tasks.text_classification" in earlier
+    assert not any(name.startswith("lmwright.models.zoo") for name in earlier)

@@ -10,7 +10,7 @@ import pytest
 from lmwright.store.store import Store
 from lmwright.store.versions import current
 from tests.conftest import MAILS
-from tests.whole.test_quickstart import fewer, lmwright
+from tests.whole.commands import fewer, lmwright
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "spam.yaml"
 
@@ -25,6 +25,7 @@ stages:
   evaluate: {{splits: [test], rows: 80}}
   audit: {{rows: 40}}
   detect: {{window: 50, windows: 2000, reference: [rows/test, rows/calibration]}}
+  promote: {{gate: {{min_coverage: 0}}}}
 """
 
 

@@ -187,7 +187,7 @@ class Task(Protocol):
     ``gate_loss``   the bounded loss that gates compare by default.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
                     risk; "" where the task has no confidence.
-    ``contracts``   routes that serve it beside ``/v1/predict``, by their names in serve/routes.py.
+    ``contracts``   routes that serve it beside ``/v1/predict``: names in serve/contracts.py.
     ``baselines``   name -> "module:attribute" of what must be beaten, the strongest last.
     """
 
@@ -315,7 +315,11 @@ def read_task(value: Any, where: str, resolve: Resolve) -> Task:
             "write task: text-classification",
         )
     rest = {name: each for name, each in settings.items() if name != "kind"}
-    task: Task = read_settings(resolve("tasks", settings["kind"]), rest, f"{where}: task")
+    try:
+        kind = resolve("tasks", settings["kind"])
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.found}", error.wanted, error.cure) from None
+    task: Task = read_settings(kind, rest, f"{where}: task")
     return task
 
 

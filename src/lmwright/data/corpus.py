@@ -68,9 +68,12 @@ def read_split(folder: Path, split: str, limit: int = 0, seed: int = 0) -> pa.Ta
     """
     with opened(folder / f"{split}.parquet") as file:
         table = file.read()
+    task = read_task_of(folder)
+    own = [column.name for column in role_columns(task, "input", "target")]
+    if missing := sorted(set(own) - set(table.column_names)):
+        raise Corrupt(f"{split}.parquet lacks the columns {missing}", f"those of a {task.kind}")
     if not limit or limit >= table.num_rows:
         return table
-    task = read_task_of(folder)
     return same_rows(table, limit, seed, [task.stratum(row) for row in table.to_pylist()])
 
 

@@ -285,12 +285,10 @@ def lacking(fresh: int) -> str:
 def coverage(gate: Gate, new: Predictions) -> Condition:
     """Enough of the rows are answered."""
     share = float(1 - np.mean(new.answers["unsure"]))
-    return Condition(
-        "coverage",
-        share >= gate.min_coverage,
-        f"{share:.1%} of the rows are answered; at least {gate.min_coverage:.0%}",
-        {"coverage": share},
-    )
+    enough = share >= gate.min_coverage
+    told = f"{share:.1%} of the rows are answered; at least {gate.min_coverage:.0%}"
+    cure = "" if enough else ": raise evaluate.risk, or lower gate.min_coverage"
+    return Condition("coverage", enough, told + cure, {"coverage": share})
 
 
 def audited(gate: Gate, verdicts: Mapping[str, str]) -> Condition:

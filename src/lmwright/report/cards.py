@@ -41,7 +41,7 @@ def audit_of(store: Store, version: str) -> Result:
     """The audit of the model and the scores that a version binds."""
     scores = {made.inputs.get("scores") for made in store.makers(version)}
     for result in store.users(read_version(store, version)["model"]):
-        if result.kind == "audit" and result.inputs["scores"] in scores:
+        if "audit" in result.outputs and result.inputs["scores"] in scores:
             return result
     raise BadInput(
         f"version {version[:16]} was never audited",

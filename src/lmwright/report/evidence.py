@@ -38,9 +38,9 @@ class Past:
         """Whether the loop derived it from another recipe."""
         return "incumbent" in (self.raw.get("artifacts") or {})
 
-    def first(self, kind: str) -> Result | None:
-        """The first result of a kind of stage."""
-        return next((result for result in self.results.values() if result.kind == kind), None)
+    def giving(self, artifact: str) -> Result | None:
+        """The first result that gave an artifact, by the stage's own name of it."""
+        return next((each for each in self.results.values() if artifact in each.outputs), None)
 
     def renamed(self, step: str, artifact: str) -> str:
         """What an artifact of a step is called in this run's recipe."""
@@ -111,7 +111,7 @@ class Evidence:
     def detectors_of(self, version: str) -> dict[str, Any] | None:
         """The settings of the detectors that watch a version (given by the start of its hash)."""
         for run in reversed(self.runs):
-            promoted, fitted = run.first("promote"), run.first("detect")
+            promoted, fitted = run.giving("version"), run.giving("detectors")
             content = promoted.outputs.get("version", "") if promoted else ""
             if content.startswith(version):
                 found: dict[str, Any] | None = self.load(fitted, "detectors", "detectors.json")
@@ -135,9 +135,9 @@ def gather(store: Store, recipe: str, alias: str = "") -> Evidence:
         cure = nearest(recipe, names) if names else "run a recipe first"
         raise BadInput(f"there is no run of {recipe!r} in this store", "a recipe that ran", cure)
     own = [run for run in mine if not run.retrained] or mine
-    scored = [run for run in own if run.first("evaluate")] or own
+    scored = [run for run in own if run.giving("scores")] or own
     chosen = scored[-1]
-    promote = chosen.first("promote")
+    promote = chosen.giving("version")
     short = promote.parts["settings"]["alias"] if promote else "production"
     return Evidence(store, recipe, alias or f"{recipe}@{short}", chosen, retrainings(chosen, mine))
 

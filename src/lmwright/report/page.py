@@ -87,8 +87,8 @@ def render(template: str, page: Mapping[str, Any]) -> str:
 def sections(evidence: Evidence) -> dict[str, Any]:
     """Everything that the page shows."""
     run = evidence.run
-    scores = evidence.load(run.first("evaluate"), "scores", "scores.json")
-    audited = evidence.load(run.first("audit"), "audit", "audit.json")
+    scores = evidence.load(run.giving("scores"), "scores", "scores.json")
+    audited = evidence.load(run.giving("audit"), "audit", "audit.json")
     log = evidence.decisions()
     parts: dict[str, Any] = {
         "name": evidence.recipe,
@@ -97,7 +97,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "run": {"name": run.name, "began": run.began, "state": run.state},
         "data": data_section(evidence),
         "curves": curves_section(evidence),
-        "scores": scores_section(scores, run.first("evaluate")),
+        "scores": scores_section(scores, run.giving("scores")),
         "errors": errors_section(evidence, scores),
         "audit": audit_section(audited),
         "drift": drift_section(evidence),
@@ -108,7 +108,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "lineage": lineage_section(evidence),
         "forecast": forecast_section(evidence),
         "cards": {
-            name: evidence.load(run.first("audit"), "audit", f"{name}-card.json")
+            name: evidence.load(run.giving("audit"), "audit", f"{name}-card.json")
             for name in ("model", "data")
         },
         "settings": write_yaml(run.raw),

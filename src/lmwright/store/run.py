@@ -9,7 +9,7 @@ import shutil
 import time
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -148,8 +148,7 @@ def run_step(
     """The result of one step, found or made."""
     given = run.artifacts
     inputs = {own: given[name] for own, name in step.needs().items()}
-    folders = {name: store.artifact(content) for name, content in inputs.items()}
-    stamp = stamp_of(step.stage, step.kind, inputs, folders)
+    stamp = stamp_of(step.stage, step.kind, inputs, Folders(store, inputs))
     began = time.monotonic()
     found = None if again else store.result(stamp.hash)
     if found is None:
@@ -173,6 +172,22 @@ def run_step(
             shutil.rmtree(left, ignore_errors=True)
     shown.end(step.name, "already done", time.monotonic() - began, found.facts)
     return found
+
+
+class Folders(Mapping[str, Path]):
+    """The folders of artifacts by name, each fetched from the remote when it is asked for."""
+
+    def __init__(self, store: Store, contents: Mapping[str, str]) -> None:
+        self.store, self.contents = store, contents
+
+    def __getitem__(self, name: str) -> Path:
+        return self.store.artifact(self.contents[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contents)
+
+    def __len__(self) -> int:
+        return len(self.contents)
 
 
 def work_on(
@@ -302,8 +317,7 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
             rows.append(Planned(step.name, step.kind, "waits", None, [f"needs {missing[0]}"]))
             continue
         inputs = {own: given[name] for own, name in step.needs().items()}
-        folders = {name: store.artifact(content) for name, content in inputs.items()}
-        stamp = stamp_of(step.stage, step.kind, inputs, folders)
+        stamp = stamp_of(step.stage, step.kind, inputs, Folders(store, inputs))
         result = store.result(stamp.hash)
         if result is not None:
             given.update({name: result.outputs[own] for own, name in step.gives().items()})

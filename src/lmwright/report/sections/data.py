@@ -12,7 +12,7 @@ from lmwright.report.evidence import Evidence
 
 def data_section(evidence: Evidence) -> dict[str, Any] | None:
     """The quality of the rows: what was read, kept, repeated, rejected, suspected."""
-    quality = evidence.load(evidence.run.first("data"), "rows", "quality.json")
+    quality = evidence.load(evidence.run.giving("rows"), "rows", "quality.json")
     if quality is None:
         return None
     return {

@@ -26,7 +26,7 @@ def errors_section(
     evidence: Evidence, scores: Mapping[str, Any] | None
 ) -> list[dict[str, Any]] | None:
     """Where the first model is wrong on each split."""
-    folder = evidence.folder(evidence.run.first("evaluate"), "scores")
+    folder = evidence.folder(evidence.run.giving("scores"), "scores")
     if scores is None or folder is None:
         return None
     found = []

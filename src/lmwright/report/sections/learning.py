@@ -25,7 +25,7 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
     """Learning curves of each training: loss, scores on the validation split, learning rate."""
     found = []
     for run in evidence.runs:
-        result = run.first("train")
+        result = run.giving("model")
         curves = evidence.load(result, "model", "curves.json")
         if result is None or not curves:
             continue

@@ -140,8 +140,8 @@ def is_interval(value: Any) -> bool:
 
 def retraining(evidence: Evidence, run: Past) -> dict[str, Any]:
     """A retraining: the first of its drawn scores beside that of the run before it."""
-    old = evidence.load(evidence.run.first("evaluate"), "scores", "scores.json")
-    new = evidence.load(run.first("evaluate"), "scores", "scores.json")
+    old = evidence.load(evidence.run.giving("scores"), "scores", "scores.json")
+    new = evidence.load(run.giving("scores"), "scores", "scores.json")
     rows = []
     for split, scored in (new or {"splits": {}})["splits"].items():
         name = model_order(scored)[0]
@@ -169,7 +169,7 @@ def retraining(evidence: Evidence, run: Past) -> dict[str, Any]:
             for side, value in pair.items()
         ]
     ended = [e["facts"] for e in run.events if e["event"] == "acted" and "decision" in e["facts"]]
-    learnt = run.first("train")
+    learnt = run.giving("model")
     return {
         "run": run.name,
         "began": run.began,
