@@ -339,6 +339,7 @@ class Second:
         self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
         characters = int(gathered.characters.sum(dtype=np.int64))
         columns = role_columns(self.task, "input", "target")
+        repeated = [column.name for column in columns if column.type == "label"]
         schema = schema_of(columns, side_columns(stage.sources))
         with closing(Parts(folder / "parts", schema, characters)) as parts:
             for first, batch in gathered.staged():
@@ -346,7 +347,7 @@ class Second:
             refuse_empty(self.places[(self.verdict == KEPT) & (self.places < len(SPLITS))])
             self.refuse_empty_test_sets()
             for place, name in self.files():
-                write_rows(target / f"{name}.parquet", schema, parts.sorted(place))
+                write_rows(target / f"{name}.parquet", schema, parts.sorted(place), repeated)
         quality = self.quality(rejected, self.label_errors(searched))
         write_json(target / TASK, task_to_json(self.task))
         write_json(target / "sources.json", self.describe_sources())
