@@ -19,13 +19,14 @@ pytestmark = pytest.mark.timeout(600)
 SMALL = """
 extends: {recipe}
 name: writing
+task: {{kind: text-generation, max_new_tokens: 8}}
 stages:
   data: {{sources: {sources}}}
   train:
     new:
       config: {{hidden_size: 48, intermediate_size: 96, num_hidden_layers: 2}}
       vocabulary: 400
-    rows: 600
+    rows: 500
     epochs: 2
     batch: 10
     validation_rows: 40
