@@ -27,7 +27,7 @@ from lmwright.loop.lineage import of_answer, of_source
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Service
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.store import Store
