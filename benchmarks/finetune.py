@@ -32,9 +32,9 @@ from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.core.spec import Dense, Head
-from lmwright.models.encoder import from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.tasks.classify import Classify
+from lmwright.models.text_model import TextModel, from_published
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
@@ -230,14 +230,14 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
         trainer.train()
 
 
-def beginning(dropout: float) -> tuple[Any, Classify, Batches]:
+def beginning(dropout: float) -> tuple[Any, TextClassification, Batches]:
     """Our network, the task and the batches, all of them functions of the seed."""
-    task = Classify(("0", "1"))
+    task = TextClassification(labels=("0", "1"))
     head = Head(
         pool="first", dense=Dense(outputs=384, activation="tanh"), dropout=dropout, outputs=2
     )
     published = read_folder(asset_file(START))
-    model = at_rate(from_published(published, task.labels, head, LONGEST, SEED), dropout, LONGEST)
+    model = at_rate(from_published(published, head, LONGEST, SEED), dropout, LONGEST)
     return model.network, task, Batches(documents(model), BATCH, epochs=1, seed=SEED)
 
 
@@ -246,7 +246,7 @@ def in_order(batches: Batches) -> list[Example]:
     return [example for step in range(batches.steps) for example in batches.at(step)]
 
 
-def documents(model: Any) -> list[Example]:
+def documents(model: TextModel) -> list[Example]:
     """Real reviews, each cut to a drawn length that it has at least."""
     draw = stream(SEED, "lengths")
     count = STEPS * BATCH
@@ -255,7 +255,7 @@ def documents(model: Any) -> list[Example]:
         reviews = [row for row in csv.DictReader(lines) if row["source"] == "imdb"]
     chosen = [reviews[int(at)] for at in draw.permutation(len(reviews))[: 6 * count]]
     read = sorted(
-        zip(model.prepare([row["text"] for row in chosen]), chosen, strict=True),
+        zip(model.tokens([row["text"] for row in chosen]), chosen, strict=True),
         key=lambda pair: (pair[0].cost, pair[1]["text"]),
     )
     found = []

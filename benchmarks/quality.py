@@ -35,9 +35,9 @@ from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.metrics.intervals import seeds_difference
 from lmwright.models.core.spec import Dense, Head
-from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder
-from lmwright.tasks.classify import Classify
+from lmwright.models.text_model import TextModel, from_published
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
@@ -147,19 +147,19 @@ def sentences(train_rows: int, tune_rows: int, test_rows: int) -> dict[str, list
     }
 
 
-def beginning(seed: int) -> tuple[Encoder, Classify]:
+def beginning(seed: int) -> tuple[TextModel, TextClassification]:
     """The start of both sides: the published encoder with its pooler, and a head drawn by seed."""
-    task = Classify(LABELS)
+    task = TextClassification(labels=LABELS)
     head = Head(
         pool="first", dense=Dense(outputs=384, activation="tanh"), dropout=DROPOUT, outputs=2
     )
     published = read_folder(asset_file(START))
-    return at_rate(from_published(published, LABELS, head, CAP, seed), DROPOUT, CAP), task
+    return at_rate(from_published(published, head, CAP, seed), DROPOUT, CAP), task
 
 
-def order_of(model: Encoder, rows: list[dict[str, str]], seed: int) -> Batches:
+def order_of(model: TextModel, rows: list[dict[str, str]], seed: int) -> Batches:
     """One epoch of batches in an order set by the seed."""
-    prepared = model.prepare([row["text"] for row in rows])
+    prepared = model.tokens([row["text"] for row in rows])
     examples = [
         Example(item.ids, place, int(row["label"]))
         for place, (item, row) in enumerate(zip(prepared, rows, strict=True))
@@ -183,7 +183,7 @@ def fit_ours(
         [],
         lambda event, **facts: None,
     )
-    logits = model.logits(model.prepare([row["text"] for row in held]))
+    logits = model.logits(model.tokens([row["text"] for row in held]))
     return logits.argmax(1) == np.array([int(row["label"]) for row in held])
 
 
@@ -222,7 +222,7 @@ def fit_peer(
         ).train()
     model.eval()
     chosen = np.empty(len(held), dtype=np.int64)
-    prepared = ours.prepare([row["text"] for row in held])
+    prepared = ours.tokens([row["text"] for row in held])
     for place in range(0, len(held), 64):
         items = [{"ids": item.ids, "label": 0} for item in prepared[place : place + 64]]
         with torch.inference_mode():

@@ -37,7 +37,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "name: mine\nstages:\n  data:\n    sources: "
+        "name: mine\ntask: text-classification\nstages:\n  data:\n    sources: "
         f"[{{name: some, path: {tmp_path}/rows.csv}}]\n    label_error_rows: 0\n"
     )
     return path

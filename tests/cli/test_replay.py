@@ -7,7 +7,7 @@ import http.client
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,17 @@ from lmwright.cli.replay import Played, Server, play, send, tell
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.loop.routes import routes
-from lmwright.serve.served import Served
-from tests.loop.test_controller import DRIFT, House
+from lmwright.serve.traffic import Given
+from lmwright.tasks.text_classification import TextClassification
+from tests.loop.test_controller import DRIFT, TASK, House
 
 LONGEST = 20
+GOOD = TextClassification(labels=("bad", "good"))
+
+
+def labelled(texts: Sequence[str], label: str) -> list[dict[str, Any]]:
+    """Texts as rows of one label."""
+    return [{"text": text, "label": label} for text in texts]
 
 
 class Limited:
@@ -34,13 +41,11 @@ class Limited:
     def ask(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if path == "/v1/feedback":
             return 201, {}
-        if any(len(text) > LONGEST for text in body["input"]):
+        if any(len(row["text"]) > LONGEST for row in body["inputs"]):
             return self.status, {"error": {"message": "too long"}}
-        results = [
-            {"index": place, "probabilities": {"good": 0.9, "bad": 0.1}}
-            for place in range(len(body["input"]))
-        ]
-        return 200, {"id": "a", "version": "v", "results": results}
+        told = {"label": "good", "unsure": False, "probabilities": {"good": 0.9, "bad": 0.1}}
+        answers = [{"index": place, **told} for place in range(len(body["inputs"]))]
+        return 200, {"id": "a", "version": "v", "answers": answers}
 
 
 @pytest.mark.parametrize(
@@ -49,8 +54,8 @@ class Limited:
 )
 def test_a_refused_text_is_counted_by_itself(status, lost, refused, answered):
     played, texts = Played(), ["fine", "x" * 50, "good", "bad"]
-    batch = [(text, "good") for text in texts]
-    send(Limited(status), batch, 1.0, stream(0, "test"), played)
+    batch = labelled(texts, "good")
+    send(Limited(status), GOOD, batch, 1.0, stream(0, "test"), played)
     assert (played.sent, played.lost, played.refused) == (4, lost, refused)
     assert played.by_version.get("v", [0, 0]) == [answered, answered]
     assert played.fed_back == answered
@@ -66,7 +71,7 @@ def test_a_replay_whose_server_is_killed_ends_and_says_so():
     server.process.kill()
     server.process.wait()
     with pytest.raises(LmwrightError, match="the server ended with -9"):
-        play(server, [("fine", "good")] * 9, 300, 0.8, 60.0, Lines(), 0)
+        play(server, GOOD, labelled(["fine"] * 9, "good"), 300, 0.8, 60.0, Lines(), 0)
 
 
 class Refusing(House):
@@ -86,20 +91,14 @@ class Refusing(House):
             router = routes(self.service, self.traffic, self.controller)
             look = next(route for route in router.routes if getattr(route, "path", "") == path)
             return 200, asyncio.run(look.endpoint())  # type: ignore[attr-defined]
-        labels = self.engine.current.model.labels
         if path == "/v1/feedback":
-            self.traffic.give(body["id"], body["index"], body["label"], labels, "")
+            given = Given({"label": body["label"]})
+            self.traffic.give(body["id"], body["index"], given, TASK, "")
             return 201, {}
-        loaded, futures = self.engine.admit(body["input"])
-        answers, name = tuple(one.result(10) for one in futures), f"cls-{self.answered}"
-        texts, version = tuple(body["input"]), loaded.version
-        self.traffic.observe(Served(name, time.time(), "", version, labels, texts, answers))
-        self.answered += len(texts)
-        results = [
-            {"index": place, "probabilities": dict(zip(labels, one.probabilities, strict=True))}
-            for place, one in enumerate(answers)
-        ]
-        return 200, {"id": name, "version": version, "results": results}
+        served = self.answer(body["inputs"])
+        self.answered += len(served.rows)
+        answers = [{"index": place, **one.told} for place, one in enumerate(served.answers)]
+        return 200, {"id": served.id, "version": served.version, "answers": answers}
 
 
 def test_a_gate_that_refuses_is_told_though_the_loop_is_alarmed_again(
@@ -108,8 +107,8 @@ def test_a_gate_that_refuses_is_told_though_the_loop_is_alarmed_again(
     server = Refusing(tmp_path)
     server.controller.settings = replace(server.controller.settings, fewest=80, new_labels=80)
     try:
-        rows = [(f"A text, number {k}.", "negative") for k in range(200)]
-        played = play(server, rows, 8, 1.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
+        rows = labelled([f"A text, number {k}." for k in range(200)], "negative")
+        played = play(server, TASK, rows, 8, 1.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
         tell(played, Lines())
         states = [state["at"] for state in played.states]
         assert server.controller.state["at"] == "alarmed"
@@ -118,7 +117,7 @@ def test_a_gate_that_refuses_is_told_though_the_loop_is_alarmed_again(
         told = "".join(capsys.readouterr())
         assert "kept – the gate did not pass the new version" in told
         assert "did not come to a decision" not in told
-        later = play(server, rows[:8], 8, 0.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
+        later = play(server, TASK, rows[:8], 8, 0.0, 60.0, Lines(), 0)  # type: ignore[arg-type]
         assert not later.decided, "what an earlier replay saw is no decision of this one"
     finally:
         server.close()

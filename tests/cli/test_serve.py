@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from lmwright.models.calibration import Calibration
@@ -27,9 +28,12 @@ from lmwright.baselines.tfidf import Tfidf
 from lmwright.cli.main import main
 from lmwright.cli.serve import recipe_in_service
 from lmwright.core.durable import write_json
-from lmwright.serve.load import classify, load_version
+from lmwright.core.task import task_to_json
+from lmwright.metrics.calibration import Calibration
+from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import move
+from lmwright.tasks.text_classification import TextClassification
 from tests.serve.fake import loaded
 from tests.serve.live import JSON, check_error, living
 from tests.serve.test_connections import wait_until
@@ -39,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 ALIAS = "reviews@production"
 RECIPE = """
 name: reviews
+task: text-classification
 stages:
   data:
     sources:
@@ -60,10 +65,10 @@ class World:
 
 def bind_version(store: Store, texts: list[str], labels: list[str], threshold: float) -> str:
     """A version in the store: a TF-IDF model of these rows and its ``version.json``."""
-    names = ["negative", "positive"]
+    task = TextClassification(labels=("negative", "positive"))
     folder = store.temporary()
     folder.mkdir(parents=True, exist_ok=True)
-    Tfidf.fit(texts, labels, names).save(folder)
+    Tfidf.fit(task, pa.table({"text": texts, "label": labels}), 0).save(folder)
     model = store.add_artifact(folder)
     version = store.temporary()
     version.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,7 @@ def bind_version(store: Store, texts: list[str], labels: list[str], threshold: f
         "model": model,
         "name": "tfidf",
         "kind": "tfidf",
-        "labels": names,
+        "task": task_to_json(task),
         "calibration": Calibration(temperature=1.1, threshold=threshold).to_json(),
         "artifacts": {},
     }
@@ -220,7 +225,7 @@ def test_three_swaps_under_load_lose_nothing_and_mix_nothing(world: World, start
     assert len(load.answers) > 2000
     alone = {
         version[:16]: {
-            text: classify(one, [text])[0]
+            text: answer_rows(one, [{"text": text}])[0]
             for one in [load_version(world.store, version)]
             for text in world.texts
         }
@@ -230,10 +235,8 @@ def test_three_swaps_under_load_lose_nothing_and_mix_nothing(world: World, start
     for texts, body in load.answers:
         for text, result in zip(texts, body["results"], strict=True):
             wanted = alone[body["version"]][text]
-            assert result["label"] == wanted.label
-            assert list(result["probabilities"].values()) == pytest.approx(
-                wanted.probabilities.tolist(), abs=1e-6
-            )
+            assert result["label"] == wanted["label"]
+            assert result["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-6)
     process.process.send_signal(signal.SIGTERM)
     out, err = process.process.communicate(timeout=20)
     assert (process.process.returncode, out, err) == (0, "", "")

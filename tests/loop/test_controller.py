@@ -199,6 +199,23 @@ def test_a_retraining_waits_until_its_gate_could_judge(house: House) -> None:
     assert len(parts(house)["gate"]) >= 30, "all labels that were waited for are judged by"
 
 
+def test_ratings_alone_start_no_retraining_and_are_nothing_to_learn_from(house: House) -> None:
+    served = house.answer(rows([f"A rated text, number {k}." for k in range(200)]))
+    for place in range(200):
+        house.traffic.give(served.id, place, Given(rating=0.0), TASK, "")
+    house.controller.scores = [DRIFT] * 3
+    house.controller.tick()
+    house.controller.tick()
+    assert at(house) == "alarmed" and not house.started
+    house.answered = 200
+    house.answer_and_label(120)
+    house.controller.tick()
+    assert at(house) == "training"
+    found = parts(house)
+    assert len(found["train"] | found["gate"]) == 120
+    assert not any("rated" in text for text in found["train"] | found["gate"])
+
+
 def labelled(house: House, first: int) -> list[dict[str, Any]]:
     """The first rows with feedback, by its number."""
     found = sorted(house.traffic.labelled(), key=lambda row: row["number"])

@@ -14,11 +14,13 @@ from pyarrow import parquet
 from lmwright.cli.main import main
 from lmwright.core.recipe import make_recipe
 from lmwright.core.stage import Stage, Work
-from lmwright.data.corpus import SCHEMA
+from lmwright.core.task import role_columns, task_to_json
+from lmwright.data.corpus import TASK, schema_of
 from lmwright.loop.lineage import of_row, of_source, of_version
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import current
+from lmwright.tasks.text_classification import TextClassification
 from tests.small_recipe import write_recipe
 
 
@@ -91,7 +93,7 @@ def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
     found = json.loads(json.dumps(of_version(store, version.hash)))
     assert found["runs"] == [{"run": store.runs()[0], "recipe": "made"}]
     steps = {step["kind"]: step for step in found["steps"]}
-    assert set(steps) == {"data", "baselines", "evaluate", "detect", "promote"}
+    assert set(steps) == {"data", "baselines", "evaluate", "audit", "detect", "promote"}
     assert len({step["code"] for step in steps.values()}) == len(steps)
     assert all(len(step["code"]) == 64 for step in steps.values())
     assert steps["baselines"]["learnt_rows"]["tfidf"] == {
@@ -135,6 +137,8 @@ def test_a_model_that_drew_no_row_of_a_source_was_not_made_with_it(tmp_path: Pat
 
 
 ROW = "0" * 32
+CLASSIFICATION = TextClassification(labels=("x", "y"))
+SCHEMA = schema_of(role_columns(CLASSIFICATION, "input", "target"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +151,8 @@ class Data(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         row = dict.fromkeys(SCHEMA.names, "x") | {"id": ROW, "source": "ours"}
         parquet.write_table(pa.Table.from_pylist([row], SCHEMA), work.out("rows") / "train.parquet")
-        (work.out("rows") / "labels.json").write_text('["x"]')
+        (work.out("rows") / TASK).write_text(json.dumps(task_to_json(CLASSIFICATION)))
+        (work.out("rows") / "sources.json").write_text("[]")
         return {"learns_from": ["ours"]}
 
 

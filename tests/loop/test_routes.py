@@ -81,6 +81,23 @@ def test_feedback_is_kept_beside_its_answer(live: Live, traffic: Traffic) -> Non
         ({"id": NOBODY, "label": "yes", "index": "1"}, 400),
         ({"id": NOBODY, "label": "yes", "index": True}, 400),
         ({"id": NOBODY, "label": "yes", "score": 1}, 400),
+        ({"id": NOBODY, "label": True}, 400),
+        ({"id": NOBODY, "label": {"label": "yes"}}, 400),
+        ({"id": NOBODY, "label": ""}, 400),
+        ({"id": NOBODY, "text": "another text"}, 400),
+        ({"id": NOBODY, "rating": None}, 400),
+        ({"id": NOBODY, "rating": "1"}, 400),
+        ({"id": NOBODY, "rating": "good"}, 400),
+        ({"id": NOBODY, "rating": True}, 400),
+        ({"id": NOBODY, "rating": [1]}, 400),
+        ({"id": NOBODY, "rating": -0.01}, 400),
+        ({"id": NOBODY, "rating": 1.01}, 400),
+        ({"id": NOBODY, "rating": 5}, 400),
+        ({"id": NOBODY, "rating": 0.5}, 404),
+        ({"id": NOBODY, "rating": 0.5, "label": "yes"}, 404),
+        (b'{"id": "x", "rating": 1e999}', 400),
+        (b'{"id": "x", "rating": NaN}', 400),
+        (b'{"id": "x", "label": ' + b"[" * 900 + b'"yes"' + b"]" * 900 + b"}", 400),
         (b'{"id": "\\ud800", "label": "yes"}', 400),
         (b'{"id": "x", "id": "y", "label": "yes"}', 400),
         (b"[]", 400),
@@ -90,7 +107,40 @@ def test_bad_feedback_is_refused(live: Live, traffic: Traffic, body: Any, wanted
     status, _, answer = give(live, body)
     check_error(status, answer, wanted)
     assert answer["error"]["message"].isprintable()
+    assert (traffic.labelled(), traffic.ratings("v1")) == ([], [])
+
+
+@pytest.mark.parametrize("body", [{"rating": 2, "label": "yes"}, {"rating": 1, "label": "maybe"}])
+def test_of_feedback_that_is_half_wrong_nothing_is_kept(
+    live: Live, traffic: Traffic, body: dict[str, Any]
+) -> None:
+    answer = live.classify("a film")["id"]
+    check_error(*give(live, {"id": answer, **body})[::2], 400)
+    assert (traffic.labelled(), traffic.ratings("v1")) == ([], [])
+
+
+@pytest.mark.parametrize("route", ["predict", "classify"])
+def test_a_rating_is_kept_as_one_and_never_as_a_target(
+    live: Live, traffic: Traffic, route: str
+) -> None:
+    texts = ("a film", "b film", "c film", "d film")
+    if route == "classify":
+        answer = live.classify(*texts)["id"]
+    else:
+        body = {"inputs": [{"text": text} for text in texts]}
+        answer = live.ask("POST", "/v1/predict", body)[2]["id"]
+    for place, rating in enumerate((0, 0.25, 1)):
+        assert give(live, {"id": answer, "index": place, "rating": rating})[0] == 201
     assert traffic.labelled() == []
+    assert traffic.ratings("v1") == [0.0, 0.25, 1.0]
+    assert give(live, {"id": answer, "index": 3, "label": "yes", "rating": 0.75})[0] == 201
+    assert give(live, {"id": answer, "index": 3, "label": "no", "rating": None})[0] == 201
+    (row,) = traffic.labelled()
+    assert (row["place"], row["target"]) == (3, {"label": "no"})
+    assert sorted(traffic.ratings("v1")) == [0.0, 0.25, 0.75, 1.0]
+    assert give(live, {"id": answer, "index": 0, "rating": 0.5})[0] == 201
+    assert sorted(traffic.ratings("v1")) == [0.25, 0.5, 0.75, 1.0], "the last word counts"
+    assert len(traffic.labelled()) == 1
 
 
 def test_another_index_than_was_answered_is_unknown(live: Live) -> None:

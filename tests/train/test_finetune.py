@@ -7,7 +7,6 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch

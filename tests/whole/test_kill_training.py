@@ -54,7 +54,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     path = folder / "kill.yaml"
-    path.write_text(write_yaml({"name": "kill", "stages": stages}))
+    path.write_text(write_yaml({"name": "kill", "task": "text-classification", "stages": stages}))
     return path
 
 

@@ -25,11 +25,12 @@ from lmwright.cli.progress import Lines
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
-from lmwright.core.task import Task, role_columns
+from lmwright.core.task import Loss, Task, role_columns
 from lmwright.data.corpus import read_split, read_task_of
 from lmwright.loop.controller import ENDS
 from lmwright.loop.promote import Promote
-from lmwright.metrics.intervals import wilson
+from lmwright.metrics.intervals import mean_interval, wilson
+from lmwright.report.metrics import called
 from lmwright.serve.traffic import traffic_folder
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
@@ -40,15 +41,20 @@ REFUSED = {400, 413, 422}
 
 @dataclass
 class Played:
-    """What a replay sent and got: counts, and right and wrong answers by version.
+    """What a replay sent and got: counts, and the loss of each answer by version.
 
     ``lost`` texts had no answer; ``refused`` ones had one that says what is wrong with them.
+    The loss is the one called ``loss``, from 0 to ``largest``; ``right_or_wrong`` where it is 1
+    for a wrong answer and 0 for a right one.
     """
 
     sent: int = 0
     lost: int = 0
     refused: list[str] = field(default_factory=list)
     fed_back: int = 0
+    loss: str = ""
+    largest: float = 1.0
+    right_or_wrong: bool = False
     by_version: dict[str, list[float]] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
 
@@ -58,11 +64,18 @@ class Played:
         return any(state["at"] in ENDS for state in self.states)
 
     def scored(self) -> dict[str, Any]:
-        """The share of right answers by version (1 less the mean loss), with its interval."""
+        """The share of right answers by version, or the mean loss by its name, with intervals."""
         return {
-            version: {"texts": texts, "accuracy": wilson(right, texts).to_json()}
-            for version, (right, texts) in self.by_version.items()
+            version: {"texts": len(losses), **self.score(losses)}
+            for version, losses in self.by_version.items()
         }
+
+    def score(self, losses: list[float]) -> dict[str, Any]:
+        """The score of one version's answers, by its name."""
+        if self.right_or_wrong:
+            right = len(losses) - sum(losses)
+            return {"accuracy": wilson(right, len(losses)).to_json()}
+        return {self.loss: mean_interval(np.array(losses), 0.0, self.largest).to_json()}
 
 
 def replay(
@@ -238,25 +251,27 @@ def send(
     if status != 200:
         played.lost += len(batch)
         return
-    losses = error_of(task, batch, answer["answers"])
-    score = played.by_version.setdefault(answer["version"], [0, 0])
-    for result, target, loss in zip(answer["answers"], targets, losses, strict=True):
-        score[0] += float(1 - loss)
-        score[1] += 1
+    name, loss = loss_of(task, batch, answer["answers"])
+    played.loss, played.largest = name, loss.largest
+    played.right_or_wrong = name == task.abstains_by
+    played.by_version.setdefault(answer["version"], []).extend(loss.values.tolist())
+    for result, target in zip(answer["answers"], targets, strict=True):
         if chance.random() < labelled:
             body = {"id": answer["id"], "index": result["index"], **target}
             played.fed_back += server.ask("POST", "/v1/feedback", body)[0] == 201
 
 
-def error_of(task: Task, rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> np.ndarray:
-    """The loss from 0 to 1 of each answer that the replay counts by."""
+def loss_of(task: Task, rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> tuple[str, Loss]:
+    """The loss of each answer by which a replay counts, and its name.
+
+    It is the one that says whether an answer is wrong, where the task has such a loss.
+    """
     columns = {
         column.name: pa.array([row[column.name] for row in rows], column.arrow)
         for column in role_columns(task, "input", "target")
     }
-    losses = task.measures(pa.table(columns), task.heard(told)).losses
-    loss = losses[task.abstains_by or task.primary]
-    return loss.values / loss.largest
+    name = task.abstains_by or task.primary
+    return name, task.measures(pa.table(columns), task.heard(told)).losses[name]
 
 
 def tell(played: Played, lines: Lines) -> None:
@@ -269,10 +284,15 @@ def tell(played: Played, lines: Lines) -> None:
             f"  {len(played.refused)} texts were refused, the last one: {played.refused[-1]}"
         )
     for version, entry in played.scored().items():
-        share = entry["accuracy"]
-        lines.line(
-            f"  version {version}: {share['estimate']:.1%} right "
-            f"[{share['low']:.1%}, {share['high']:.1%}] of {entry['texts']} texts"
-        )
+        lines.line(f"  version {version}: {in_words(entry)} of {entry['texts']} texts")
     if not played.decided:
         lines.line("  the loop did not come to a decision")
+
+
+def in_words(entry: dict[str, Any]) -> str:
+    """A version's score with its interval."""
+    name, value = next((name, value) for name, value in entry.items() if name != "texts")
+    estimate, low, high = (value[each] for each in ("estimate", "low", "high"))
+    if name == "accuracy":
+        return f"{estimate:.1%} right [{low:.1%}, {high:.1%}]"
+    return f"mean {called(name)} {estimate:.3f} [{low:.3f}, {high:.3f}]"

@@ -104,6 +104,8 @@ def read_number(name: str, value: Any) -> float:
     """A finite number, also one in words of digits."""
     try:
         found = float(value) if not isinstance(value, bool) else math.nan
+    except OverflowError:  # an integer of over 308 digits
+        raise Unfit(f"unusable {name}", "a number that is too large") from None
     except (TypeError, ValueError):
         raise mistyped(name, value, "a number") from None
     if not math.isfinite(found):
@@ -162,8 +164,8 @@ def as_label(value: Any) -> str | None:
     Numbers are written as short as can be (4.5, and 1 for 1.0), also where they stand as text, as
     in a CSV; true and false in small letters; a list of one value is that value.
     """
-    if isinstance(value, list | tuple) and len(value) == 1:
-        return as_label(value[0])
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float | Decimal):

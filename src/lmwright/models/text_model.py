@@ -57,22 +57,23 @@ class TextModel:
         return [Tokens(ids) for ids in self.tokenizer.encode(texts, self.max_tokens)]
 
     def document(self, text: str, closed: bool = True) -> np.ndarray:
-        """The ids of a document from the start token on, at most ``max_tokens``; ``closed`` with
-        the end token."""
-        begin = self.tokenizer.roles.get("bos") or self.stop_ids
-        ids = np.concatenate([begin[:1], self.tokenizer.ids(text)]).astype(np.int64)
+        """The ids of a document from the start token on, at most ``max_tokens``.
+
+        ``closed`` with the end token, unless it is cut: then it does not end there.
+        """
         end = self.stop_ids[:1] if closed else ()
-        return np.concatenate([ids[: self.max_tokens - len(end)], end]).astype(np.int64)
+        whole = np.concatenate([self.begin_ids, self.tokenizer.ids(text), end])
+        return whole[: self.max_tokens].astype(np.int64)
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """The id that begins a document, if the model has one: of the start or the end token."""
+        return (self.tokenizer.roles.get("bos") or self.stop_ids)[:1]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end a text."""
         return self.tokenizer.roles.get("eos", ())
-
-    @property
-    def closing(self) -> int:
-        """How many end tokens :meth:`document` adds."""
-        return len(self.stop_ids[:1])
 
     @property
     def outputs(self) -> int:

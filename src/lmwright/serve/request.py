@@ -160,9 +160,8 @@ def read_row(value: Any, columns: Sequence[Column], where: str, max_characters: 
 def read_value(value: Any, column: Column, where: str, max_characters: int) -> Any:
     """A JSON value as a column keeps it; no value of another type is taken for one of its own."""
     param = where[:80]
-    kinds, named = json_kinds(column)
-    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-        raise RequestFault(400, f"{where} must be {named}", param)
+    if value is not None and not fits(value, column.arrow):
+        raise RequestFault(400, f"{where} must be a {json_name(column.arrow)}", param)
     most = min(max_characters, LONGEST_LABEL) if column.type == "label" else max_characters
     if isinstance(value, str) and len(value) > most:
         raise RequestFault(413, f"{where} has {len(value)} characters; at most {most}", param)
@@ -175,13 +174,24 @@ def read_value(value: Any, column: Column, where: str, max_characters: int) -> A
     return found
 
 
-def json_kinds(column: Column) -> tuple[tuple[type, ...], str]:
-    """The types that a column's values have in JSON, and their name."""
-    if pa.types.is_string(column.arrow):
-        return (str,), "a string"
-    if pa.types.is_floating(column.arrow):
-        return (int, float), "a number"
-    return (list,), "a list"
+def fits(value: Any, kind: pa.DataType) -> bool:
+    """True if a JSON value is of the type by which an Arrow type is written in JSON."""
+    if pa.types.is_list(kind):
+        return isinstance(value, list) and all(fits(each, kind.value_type) for each in value)
+    if pa.types.is_string(kind):
+        return isinstance(value, str)
+    if pa.types.is_struct(kind):
+        return isinstance(value, dict)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def json_name(kind: pa.DataType) -> str:
+    """The name of the JSON type of an Arrow type."""
+    if pa.types.is_list(kind):
+        return f"list of {json_name(kind.value_type)}s"
+    if pa.types.is_string(kind):
+        return "string"
+    return "object" if pa.types.is_struct(kind) else "number"
 
 
 def read_classify(

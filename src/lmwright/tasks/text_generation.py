@@ -21,7 +21,7 @@ from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import generate
 from lmwright.models.network.network import Network
-from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
+from lmwright.models.text_model import LONGEST, MOST_TOKENS_AT_ONCE, TextModel, pieces
 from lmwright.text.cleaning import Step, cleaner
 from lmwright.text.generation import SamplingParams
 from lmwright.train.batches import Example
@@ -37,13 +37,13 @@ MOST_LOGITS = 1 << 25
 class Document:
     """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
 
-    ``complete`` is true for a text of which nothing is to be scored but to be continued.
+    ``prompt`` holds the ids that a completion continues, None where none is asked for.
     """
 
     ids: np.ndarray
     first: int
     size: int
-    complete: bool
+    prompt: np.ndarray | None
 
     @property
     def cost(self) -> int:
@@ -212,16 +212,34 @@ class TextGeneration(Settings):
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
         """The tokens of each document; those of a continuation are scored alone.
 
-        A row without the column ``continuation`` is a request: it is continued too.
+        They begin where the document's tokens are no longer those of the text by itself, so that
+        one which holds characters of both is scored. Of a document that is cut, only the bytes
+        that are left count. A row without the column ``continuation`` is a request: it is
+        continued too.
         """
         found = []
         for row in rows:
             text, rest = self.cleaner(row["text"]), str(row.get("continuation") or "")
             ids = model.document(text + rest)
-            first = min(len(model.document(text, closed=False)), len(ids) - 1) if rest else 1
-            size = len((rest or text).encode("utf-8", "surrogatepass"))
-            found.append(Document(ids, first, max(1, size), "continuation" not in row))
+            first = min(shared(model.document(text, closed=False), ids), len(ids) - 1)
+            first = first if rest else 1
+            scored = rest or text
+            if len(ids) == model.max_tokens:
+                scored = model.tokenizer.decode(ids[first:])
+            size = len(scored.encode("utf-8", "surrogatepass"))
+            prompt = None if "continuation" in row else self.prompt(model, text)
+            found.append(Document(ids, first, max(1, size), prompt))
         return found
+
+    def prompt(self, model: TextModel, text: str) -> np.ndarray:
+        """The ids of a text to be continued; of one too long for the context, its end.
+
+        At least half of the context is left to the prompt.
+        """
+        longest = model.network.longest or LONGEST
+        room = max(longest - self.max_new_tokens, longest // 2) - len(model.begin_ids)
+        ids = model.tokenizer.ids(text)
+        return np.concatenate([model.begin_ids, ids[max(0, len(ids) - room) :]]).astype(np.int64)
 
     def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
         """The negative log-likelihood of each row, vectors, and completions where asked for."""
@@ -236,7 +254,9 @@ class TextGeneration(Settings):
                 for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
                     item = batch[place]
                     nats[place] = likelihood(model.network, own_nd, item.ids, item.first)
-        completions = [self.completion(model, item) if item.complete else None for item in batch]
+        completions = [
+            None if item.prompt is None else self.completion(model, item.prompt) for item in batch
+        ]
         scored = np.array([float(len(item.ids) - item.first) for item in batch])
         return Answers(
             {
@@ -248,22 +268,19 @@ class TextGeneration(Settings):
             vectors,
         )
 
-    def completion(self, model: TextModel, item: Document) -> str:
-        """A continuation of the text, sampled by a seed that the text gives."""
-        begin = item.ids[: len(item.ids) - model.closing]
-        room = (model.network.longest or len(begin) + self.max_new_tokens) - len(begin)
-        if room < 1:
-            return ""
+    def completion(self, model: TextModel, prompt: np.ndarray) -> str:
+        """A continuation of the prompt, sampled by a seed that the prompt gives."""
+        room = (model.network.longest or LONGEST) - len(prompt)
         params = SamplingParams(
             max_new_tokens=min(self.max_new_tokens, room),
             temperature=self.temperature,
             stop_ids=model.stop_ids,
         )
-        rng = np.random.default_rng([int(number) for number in begin[-64:]])
+        rng = np.random.default_rng([int(number) for number in prompt[-64:]])
         text = model.tokenizer.detokenizer()
-        text.follow(begin.tolist())
+        text.follow(prompt.tolist())
         found = ""
-        for step in generate(model.network, [begin], params, rng):
+        for step in generate(model.network, [prompt], params, rng):
             token = step[0]
             if token.id in params.stop_ids:
                 break
@@ -307,6 +324,13 @@ class TextGeneration(Settings):
                     total += likelihood(body, own_nd, examples[place].tokens, first)
                     count += len(target) - first
         return {"log_loss": total / max(count, 1)}
+
+
+def shared(one: np.ndarray, other: np.ndarray) -> int:
+    """How many ids two documents have in common at their beginning."""
+    most = min(len(one), len(other))
+    differ = np.flatnonzero(one[:most] != other[:most])
+    return int(differ[0]) if len(differ) else most
 
 
 def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int) -> float:

@@ -173,12 +173,14 @@ class TokenClassification(Settings):
         return found
 
     def confidence(self, answers: Answers) -> np.ndarray | None:
-        """The least probability among a row's likeliest tags; None for models without any."""
+        """The least probability among a row's likeliest tags; None for models without any.
+
+        Special tokens are left out: nothing was learnt of them.
+        """
         if "probabilities" not in answers.columns:
             return np.ones(len(answers)) if "logits" in answers.columns else None
-        return np.array(
-            [each.max(-1).min() if len(each) else 1.0 for each in answers["probabilities"]]
-        )
+        pairs = zip(answers["probabilities"], answers["offsets"], strict=True)
+        return np.array([p[at[:, 0] >= 0].max(-1).min(initial=1.0) for p, at in pairs])
 
     def measures(self, rows: pa.Table, answers: Answers) -> Measures:
         """1 less the F1 of each row's spans, and whether any is wrong; F1 over all rows.

@@ -18,12 +18,13 @@ from lmwright.core.errors import BadInput
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
 from lmwright.models.core.memory import keep_few_kernels
-from lmwright.models.files.folder import Published, read_folder
+from lmwright.models.files.folder import Published
 from lmwright.models.files.published import (
     check_address,
     content_of,
     family_modules,
     located,
+    read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.network.network import Network, build, fill, parameter_count
@@ -41,14 +42,14 @@ from lmwright.train.task import TrainedTask
 class Train(Stage):
     """Tune a model on the rows of the artifact ``rows``.
 
-    ``start`` is a published model's folder: a path, an asset, or ``hub:OWNER/NAME@REVISION``,
-    which ``plan`` and ``run`` fetch. ``start_from`` names an artifact with an earlier model of
-    ours to go on from instead, ``new`` a model to be drawn; ``extra`` names artifacts whose
-    training rows join in (never those that they keep apart for a gate). ``rows`` limits the
-    training rows to a subset in which each stratum keeps its share (0: all),
-    ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn from,
-    ``read_tokens`` one that is answered (0: the same), which may be longer where the start has the
-    positions.
+    ``start`` is a published model's folder or .gguf file: a path, an asset, or
+    ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an
+    artifact with an earlier model of ours to go on from instead, ``new`` a model to be drawn;
+    ``extra`` names artifacts whose training rows join in (never those that they keep apart for a
+    gate). ``rows`` limits the training rows to a subset in which each stratum keeps its share (0:
+    all), ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn
+    from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
+    has the positions.
     ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
@@ -272,10 +273,11 @@ class Train(Stage):
 
     def published(self) -> Published:
         """The published start; BadInput if it has not the positions for what it is to read."""
-        folder = located(self.start)
-        if not folder.is_dir():
-            raise BadInput(f"start: {self.start} is no folder", "a published model's folder")
-        found = read_folder(folder)
+        if not located(self.start).exists():
+            raise BadInput(
+                f"start: there is no {self.start}", "a published model's folder or .gguf file"
+            )
+        found = read_published(self.start)
         longest = found.spec.longest or LONGEST
         name = "max_tokens" if self.max_tokens > longest else "read_tokens"
         if self.reading > longest:

@@ -15,6 +15,7 @@ from lmwright.data.formats.opener import bounded_lines, open_text
 from lmwright.data.formats.record import Fault, Record, Table, need_columns
 
 TAG = re.compile(r"O|[BIES]-\S+")
+SEPARATORS = re.compile(r"[ \t]+")
 START = "-DOCSTART-"
 COLUMNS = ("text", "spans", "document")
 LOOKED_AT = 30
@@ -23,7 +24,7 @@ LOOKED_AT = 30
 
 def looks_like_conll(text: str) -> bool:
     """True if the first lines have two columns at least, the last of them entity tags."""
-    lines = [line.split() for line in text.splitlines()[:LOOKED_AT]]
+    lines = [columns_of(line) for line in text.split("\n")[:LOOKED_AT]]
     filled = [parts for parts in lines[:-1] if parts]  # the last one may be cut
     return len(filled) > 1 and all(
         len(parts) > 1 and TAG.fullmatch(parts[-1]) is not None for parts in filled
@@ -38,6 +39,8 @@ def read_conll(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
         for sentence in sentences(bounded_lines(lines, table)):
             if sentence[0][0] == START:
                 document += 1
+                sentence = sentence[1:]
+            if not sentence:
                 continue
             number += 1
             origin = f"{table.name}:{number}"
@@ -58,7 +61,7 @@ def sentences(lines: Iterator[str]) -> Iterator[list[list[str]]]:
     """The lines of each sentence as columns."""
     found: list[list[str]] = []
     for line in lines:
-        parts = line.split()
+        parts = columns_of(line)
         if parts:
             found.append(parts)
         elif found:
@@ -66,6 +69,11 @@ def sentences(lines: Iterator[str]) -> Iterator[list[list[str]]]:
             found = []
     if found:
         yield found
+
+
+def columns_of(line: str) -> list[str]:
+    """The columns of a line, between spaces and tabs; no other space ends a token."""
+    return [part for part in SEPARATORS.split(line.strip("\r\n")) if part]
 
 
 def spans_of(words: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
