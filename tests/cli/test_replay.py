@@ -57,7 +57,9 @@ def test_a_refused_text_is_counted_by_itself(status, lost, refused, answered):
     batch = labelled(texts, "good")
     send(Limited(status), GOOD, batch, 1.0, stream(0, "test"), played)
     assert (played.sent, played.lost, played.refused) == (4, lost, refused)
-    assert played.by_version.get("v", [0, 0]) == [answered, answered]
+    assert played.by_version.get("v", []) == [0.0] * answered
+    scored = played.scored().get("v", {"texts": 0, "accuracy": {"estimate": 1.0}})
+    assert (scored["texts"], scored["accuracy"]["estimate"]) == (answered, 1.0)
     assert played.fed_back == answered
 
 

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from lmwright.models.calibration import Calibration
 from pyarrow import csv
 
 from lmwright.assets import asset_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from lmwright.core.stage import Stage, Work
 from lmwright.core.task import role_columns, task_to_json
 from lmwright.data.corpus import TASK, schema_of
 from lmwright.loop.lineage import of_row, of_source, of_version
+from lmwright.serve.engine import answer
+from lmwright.serve.load import load_version
+from lmwright.serve.served import Served
+from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import current
@@ -101,6 +106,27 @@ def test_a_version_leads_to_its_recipe_code_and_rows(made: Any) -> None:
         "rows": 600,
         "sources": {"rotten": {"rows": 600, "licence": "for research"}},
     }
+
+
+@pytest.mark.parametrize("route", ["ans", "cls"])
+def test_an_answer_of_either_route_leads_to_its_version(
+    made: Any, capsys: pytest.CaptureFixture[str], route: str
+) -> None:
+    store = made[0]
+    loaded = load_version(store, "made@production")
+    rows = ({"text": "A joy from start to end."},)
+    given = answer(loaded, loaded.predictor.prepare(rows))
+    name = f"{route}-{'0' * 32}"
+    log = Traffic(traffic_folder(store, "made@production"), True, 30, 0.4)
+    log.observe(Served(name, time.time(), "", loaded.version, rows, tuple(given)))
+    log.close()
+    capsys.readouterr()
+    assert main(["lineage", name, "--store", str(store.folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (kept,) = found["answer"]
+    assert (kept["id"], kept["inputs"], kept["answer"]) == (name, rows[0], given[0].told)
+    assert found["version"][:16] == loaded.version
+    assert {step["kind"] for step in found["steps"]} >= {"data", "baselines", "promote"}
 
 
 def test_a_source_leads_to_what_learnt_from_it_and_apart_to_what_is_below_it(made: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from lmwright.cli.serve import recipe_in_service
 from lmwright.core.yaml12 import parse_yaml
 from lmwright.loop.controller import ENDS
+from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 
@@ -160,15 +161,23 @@ def test_the_server_needs_no_recipe_after_a_retraining(played: Path) -> None:
 
 
 def test_predict_answers_from_the_version_in_service(played: Path, tmp_path: Path) -> None:
-    texts = tmp_path / "texts.csv"
-    texts.write_text("text\nA joy from start to end.\nDull and far too long.\n")
+    texts = ["One of the best films of the year.", "The worst movie of the year, a waste of time."]
+    table = tmp_path / "texts.jsonl"
+    table.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     words = ("--model", "reviews@production", "--store", str(played / "store"))
-    done = lmwright("predict", str(texts), *words)
+    done = lmwright("predict", str(table), *words)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [max(line["probabilities"], key=line["probabilities"].get) for line in lines] == [
         "positive",
         "negative",
     ]
+    loaded = load_version(Store(played / "store"), "reviews@production")
+    assert {line["version"] for line in lines} == {loaded.version}
+    for line, answer in zip(
+        lines, answer_rows(loaded, [{"text": text} for text in texts]), strict=True
+    ):
+        assert line["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-6)
+        assert (line["label"], line["unsure"]) == (answer["label"], answer["unsure"])
 
 
 def test_the_report_stands_alone(played: Path) -> None:

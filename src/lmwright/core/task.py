@@ -285,7 +285,11 @@ def read_task(value: Any, where: str, resolve: Resolve) -> Task:
             "write task: text-classification",
         )
     rest = {name: each for name, each in settings.items() if name != "kind"}
-    task: Task = read_settings(resolve("tasks", settings["kind"]), rest, f"{where}: task")
+    try:
+        kind = resolve("tasks", settings["kind"])
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.found}", error.wanted, error.cure) from None
+    task: Task = read_settings(kind, rest, f"{where}: task")
     return task
 
 

@@ -13,10 +13,11 @@ Abstention: a text is answered when its confidence reaches a threshold, the lowe
 the share of errors among the answered is below a set risk with a set confidence. Thresholds are
 tried in fixed order, from few answered texts to all, and the first that cannot be shown to be
 safe ends the search. Two searches begin at different places and share the chance of error, so
-that an error made with certainty, which every threshold answers, ends only the first. The chance of an unsafe choice stays below 1 − confidence (fixed-sequence testing with
-several starts; Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and
-Pearson's upper bound of the error rate. The order is set by confidences only, never by labels;
-for two labels T leaves that order as it is, so that both may be fitted on the same rows.
+that an error made with certainty, which every threshold answers, ends only the first. The chance
+of an unsafe choice stays below 1 − confidence (fixed-sequence testing with several starts;
+Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and Pearson's upper
+bound of the error rate. The order is set by confidences only, never by labels; for two labels T
+leaves that order as it is, so that both may be fitted on the same rows.
 """
 
 from __future__ import annotations

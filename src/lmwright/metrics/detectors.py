@@ -9,8 +9,8 @@ seen at once and smoothed in time, alarm once in ``run_length`` windows.
 How they are drawn: a bootstrap sample of the compared part stands for the reference and the part
 itself for the population, from which two hundred windows come for each such reference. A reference
 is never the population, and its error stays the same from window to window: smoothing in time would
-take it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What is
-*chosen* from data (the words that get a bin of their own, the directions of the embedding and
+take it for drift. Each simulated run therefore keeps one redrawn reference, as service does. What
+is *chosen* from data (the words that get a bin of their own, the directions of the embedding and
 their scale) is chosen on a part of the reference that is never compared, so that the choice
 flatters nobody.
 """

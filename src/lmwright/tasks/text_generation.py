@@ -225,7 +225,7 @@ class TextGeneration(Settings):
             first = first if rest else 1
             scored = rest or text
             if len(ids) == model.max_tokens:
-                scored = model.tokenizer.decode(ids[first:])
+                scored = model.tokenizer.decode(ids[first:].tolist())
             size = len(scored.encode("utf-8", "surrogatepass"))
             prompt = None if "continuation" in row else self.prompt(model, text)
             found.append(Document(ids, first, max(1, size), prompt))

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmwright.models.encoder import Encoder, from_published
-from lmwright.models.model import load_model
 from safetensors.torch import load_file, save_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError
 from lmwright.models.core.spec import Head
 from lmwright.models.files.folder import describe_folder, read_folder, write_folder
 from lmwright.models.files.weights import read_tensors
+from lmwright.models.load import load_predictor
 from lmwright.models.network.network import build, fill
+from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.models.zoo.bert import FAMILY, SIZES, sized, spec
+from lmwright.tasks.text_classification import TextClassification
 from tests.models.conftest import CONFIG, change_config
 
 WEIGHTS = "model.safetensors"
@@ -307,19 +308,21 @@ def test_a_header_longer_than_any_file_is_refused(tmp_path):
 
 
 @pytest.fixture
-def encoder(published) -> Encoder:
+def encoder(published) -> TextPredictor:
     head = Head(pool="mean", dropout=0.1, outputs=2)
-    return from_published(read_folder(published), LABELS, head, max_tokens=10, seed=4)
+    model = from_published(read_folder(published), head, max_tokens=10, seed=4)
+    return TextPredictor(TextClassification(labels=LABELS), model)
 
 
 def test_a_saved_encoder_answers_as_before_and_in_the_same_bytes(encoder, tmp_path):
     encoder.save(tmp_path / "one")
-    again = load_model(tmp_path / "one")
+    again = load_predictor(tmp_path / "one")
     again.save(tmp_path / "two")
     for name in ("model.json", WEIGHTS, "tokenizer.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     texts = ["a fine film .", "dull", ""]
-    left, right = (each.logits(each.prepare(texts)) for each in (encoder, again))
+    rows = [{"text": text} for text in texts]
+    left, right = (each.answers(each.prepare(rows))["logits"] for each in (encoder, again))
     assert left.shape == (3, 2)
     assert (left == right).all()
 
@@ -328,9 +331,11 @@ def test_a_saved_encoder_answers_as_before_and_in_the_same_bytes(encoder, tmp_pa
     "fields",
     [
         {"kind": "encodr"},
-        {"labels": ["one"]},
-        {"labels": ["one", "one"]},
-        {"labels": ["a", "b", "c"]},
+        {"task": {"kind": "text-classification", "labels": ["one"]}},
+        {"task": {"kind": "text-classification", "labels": ["one", "one"]}},
+        {"task": {"kind": "text-classification", "labels": ["a", "b", "c"]}},
+        {"task": {"kind": "text-classificaton"}},
+        {"task": None},
         {"max_tokens": 17},
         {"max_tokens": "ten"},
         {"spec": {"stacks": []}},
@@ -344,19 +349,19 @@ def test_a_damaged_description_is_refused(encoder, tmp_path, fields):
     path = tmp_path / "model" / "model.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(LmwrightError, match=r"model\.json"):
-        load_model(tmp_path / "model")
+        load_predictor(tmp_path / "model")
 
 
 def test_texts_together_answer_as_alone(encoder):
     texts = ["a fine film .", "dull", "films", "a dull film . " * 9, "fine films a a"]
-    prepared = encoder.prepare(texts)
-    together = encoder.logits(prepared)
-    alone = [encoder.logits([item])[0] for item in prepared]
+    prepared = encoder.prepare([{"text": text} for text in texts])
+    together = encoder.answers(prepared)["logits"]
+    alone = [encoder.answers([item])["logits"][0] for item in prepared]
     assert abs(together - alone).max() < 1e-6
     assert [item.cost for item in prepared] == [6, 3, 4, 10, 7]
 
 
 def test_vectors_have_length_one(encoder):
-    vectors = encoder.embed(encoder.prepare(["a fine film", "dull"]))
+    vectors = encoder.model.embed(encoder.model.tokens(["a fine film", "dull"]))
     assert vectors.shape == (2, 8)
     assert abs((vectors**2).sum(axis=1) - 1).max() < 1e-6

@@ -12,14 +12,16 @@ import pytest
 from lmwright.core.errors import BadInput
 from lmwright.models.core import spec
 from lmwright.models.core.spec import read_head, read_spec
-from lmwright.models.encoder import Encoder, from_published
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.old_format import FIELDS, VALUES, current_part, current_weight
 from lmwright.models.files.weights import read_tensors, write_tensors
+from lmwright.models.load import load_predictor
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
+from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.models.zoo import palm
 from lmwright.tables import resolve
+from lmwright.tasks.text_classification import TextClassification
 from lmwright.text.tokenizer import read_tokenizer
 
 OLD = Path(__file__).parents[1] / "old"
@@ -99,16 +101,21 @@ def test_what_is_no_spec_stays_what_it_is():
 
 
 @pytest.fixture
-def old_model(published: Path, tmp_path: Path) -> tuple[Encoder, Path]:
+def old_model(published: Path, tmp_path: Path) -> tuple[TextPredictor, Path]:
     """A classifier as it is today, and its folder as the first format had it."""
     read_back = read_folder(published)
     head = spec.Head(pool="mean", outputs=2, dense=spec.Dense(outputs=6, activation="tanh"))
-    model = from_published(read_back, ("bad", "good"), head, 12, seed=3)
+    model = TextPredictor(
+        TextClassification(labels=("bad", "good")), from_published(read_back, head, 12, seed=3)
+    )
     folder = tmp_path / "saved"
     model.save(folder)
     before = {new: old for old, new in FIELDS.items()}
     description = json.loads((folder / "model.json").read_text("utf-8"))
     assert description.pop("format") == 2
+    description["kind"], task = "encoder", description.pop("task")
+    description["labels"] = task["labels"]
+    description.pop("roles")
 
     def aged(value: Any) -> Any:
         if isinstance(value, list):
@@ -132,10 +139,10 @@ def old_model(published: Path, tmp_path: Path) -> tuple[Encoder, Path]:
 
 def test_an_old_folder_gives_the_same_logits_and_is_saved_in_todays_format(old_model, tmp_path):
     model, folder = old_model
-    again = Encoder.load(folder)
-    items = model.prepare(["a fine film", "dull"])
-    assert np.array_equal(again.logits(items), model.logits(items))
-    assert again.network.spec == model.network.spec
+    again = load_predictor(folder)
+    items = model.prepare([{"text": "a fine film"}, {"text": "dull"}])
+    assert np.array_equal(again.answers(items)["logits"], model.answers(items)["logits"])
+    assert again.model.network.spec == model.model.network.spec
     model.save(tmp_path / "one")
     again.save(tmp_path / "two")
     for name in ("model.json", "model.safetensors", "tokenizer.json"):
@@ -148,7 +155,7 @@ def test_a_format_that_is_not_known_is_refused(old_model, number):
     description = json.loads((folder / "model.json").read_text("utf-8"))
     (folder / "model.json").write_text(json.dumps({**description, "format": number}))
     with pytest.raises(BadInput, match="format"):
-        Encoder.load(folder)
+        load_predictor(folder)
 
 
 def test_old_fields_are_refused_in_todays_format(old_model):
@@ -156,7 +163,7 @@ def test_old_fields_are_refused_in_todays_format(old_model):
     description = json.loads((folder / "model.json").read_text("utf-8"))
     (folder / "model.json").write_text(json.dumps({**description, "format": 2}))
     with pytest.raises(BadInput, match=r"embedding\.unsaid"):
-        Encoder.load(folder)
+        load_predictor(folder)
 
 
 def test_a_folder_with_our_own_old_names_of_weights_is_read(published, tmp_path):
