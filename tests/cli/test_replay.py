@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmwright.cli.progress import Lines
@@ -21,6 +22,7 @@ from lmwright.core.random import stream
 from lmwright.loop.routes import routes
 from lmwright.serve.traffic import Given
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.text_generation import TextGeneration
 from tests.loop.test_controller import DRIFT, TASK, House
 
 LONGEST = 20
@@ -58,9 +60,43 @@ def test_a_refused_text_is_counted_by_itself(status, lost, refused, answered):
     send(Limited(status), GOOD, batch, 1.0, stream(0, "test"), played)
     assert (played.sent, played.lost, played.refused) == (4, lost, refused)
     assert played.by_version.get("v", []) == [0.0] * answered
-    scored = played.scored().get("v", {"texts": 0, "accuracy": {"estimate": 1.0}})
-    assert (scored["texts"], scored["accuracy"]["estimate"]) == (answered, 1.0)
+    shown = [each["accuracy"]["estimate"] for each in played.scored().values()]
+    assert shown == ([1.0] if answered else [])
     assert played.fed_back == answered
+
+
+class Writing:
+    """Stands for the server of a language model: a text costs 1 or 3 bits a byte."""
+
+    def ask(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if path == "/v1/feedback":
+            return 201, {}
+        sizes = [len(row["text"]) for row in body["inputs"]]
+        answers = [
+            {
+                "index": place,
+                "completion": "",
+                "nats": size * (3.0 if place % 2 else 1.0) * np.log(2),
+                "tokens": 2.0,
+                "bytes": size,
+            }
+            for place, size in enumerate(sizes)
+        ]
+        return 200, {"id": "a", "version": "v", "answers": answers}
+
+
+def test_where_nothing_is_right_or_wrong_the_mean_loss_is_told(capsys):
+    played = Played()
+    rows = [{"text": "some words", "continuation": ""} for _ in range(200)]
+    send(Writing(), TextGeneration(), rows, 0.5, stream(0, "test"), played)
+    (scored,) = played.scored().values()
+    assert scored["texts"] == 200
+    assert scored["bits_per_byte"]["estimate"] == pytest.approx(2.0)
+    assert 1.5 < scored["bits_per_byte"]["low"] < 2 < scored["bits_per_byte"]["high"] < 2.5
+    tell(played, Lines())
+    told = "".join(capsys.readouterr())
+    assert "version v: mean bits per byte 2.000 [1." in told
+    assert "right" not in told
 
 
 def test_a_replay_whose_server_is_killed_ends_and_says_so():

@@ -25,8 +25,8 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import Detectors, DriftScore
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Given, Traffic
 from lmwright.store.run import write_head

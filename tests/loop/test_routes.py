@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lmwright.loop.routes import routes
-from lmwright.serve.routes import Service
+from lmwright.serve.service import Service
 from lmwright.serve.traffic import Traffic
 from tests.serve.fake import loaded
 from tests.serve.live import Live, check_error, living

@@ -14,8 +14,8 @@ from typing import Any
 from lmwright.serve import routes
 from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine, Loaded
-from lmwright.serve.routes import Service
 from lmwright.serve.server import DrainingServer, bind, loop_factory
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -31,7 +31,9 @@ class Live:
         self.begin([routes.routes(self.service), *([more(self.service)] if more else [])])
 
     def begin(self, routers: list[Any]) -> None:
-        self.server = DrainingServer(make_app(self.service, routers), self.settings, self.engine)
+        self.server = DrainingServer(
+            make_app(self.service, routers), self.settings, self.service.engines
+        )
         self.listener = bind(self.settings)
         self.listener.listen(1024)
         self.port: int = self.listener.getsockname()[1]

@@ -115,8 +115,8 @@ class Talk(Live):
     def __init__(self, model: LanguageModel, **settings: Any) -> None:
         self.settings = Serve(**{"port": 0, **settings})
         self.model = Gated(model)
-        self.engine: Any = GenerationEngine(self.model, self.settings.queue_requests)
-        self.service: Any = GenerationService("tiny", self.engine, self.settings)
+        self.engine: Any = GenerationEngine(self.settings.queue_requests)
+        self.service: Any = GenerationService("tiny", self.engine, self.settings, self.model)
         self.begin([routes(self.service)])
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:

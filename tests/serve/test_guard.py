@@ -22,7 +22,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.yaml12 import parse_yaml
 from lmwright.serve.guard import read_keys
 from lmwright.serve.log import json_log
-from lmwright.serve.routes import Service
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from tests.serve.fake import loaded
 from tests.serve.live import Live, check_error, head, living

@@ -11,8 +11,8 @@ import pytest
 
 from lmwright.core.columns import Column
 from lmwright.serve.engine import Loaded
-from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
+from lmwright.serve.service import Service
 from lmwright.tasks.text_classification import TextClassification
 from tests.serve.fake import Counting, loaded
 from tests.serve.live import Live, check_error, living

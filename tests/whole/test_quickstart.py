@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from ast import literal_eval
 from pathlib import Path
 
 import pytest
 
 from lmwright.cli.serve import recipe_in_service
-from lmwright.core.yaml12 import parse_yaml
-from lmwright.loop.controller import ENDS
 from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import history
+from tests.whole.commands import ends, fewer, lmwright, replayed, run_and_replay
 
+ALIAS = "reviews@production"
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 pytestmark = pytest.mark.timeout(900)
@@ -45,72 +43,23 @@ retrain:
 """
 
 
-def fewer(recipe: Path, rows: int) -> str:
-    """The sources of a recipe, each limited to ``rows``."""
-    sources = parse_yaml(recipe.read_text("utf-8"), "recipe")["stages"]["data"]["sources"]
-    return json.dumps([{**source, "limit": rows} for source in sources])
-
-
-def lmwright(*words: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
-    """One command, as a person types it."""
-    return subprocess.run(
-        [sys.executable, "-m", "lmwright.cli.main", *words],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
-
-
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the three commands of the quickstart have run."""
     folder = tmp_path_factory.mktemp("quickstart")
-    recipe = folder / "small.yaml"
-    recipe.write_text(SMALL.format(recipe=RECIPE, sources=fewer(RECIPE, 2000)))
-    store = str(folder / "store")
     # So few texts that no second retraining can find labels enough while the first one works.
-    commands = (
-        ("run", str(recipe), "--store", store),
-        (
-            "replay",
-            str(recipe),
-            "--test-set",
-            "imdb",
-            "--texts",
-            "420",
-            "--after",
-            "60",
-            "--store",
-            store,
-        ),
-        ("report", "reviews@production", "--store", store, "--out", str(folder / "report.html")),
-    )
-    for words in commands:
-        done = lmwright(*words)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+    recipe = SMALL.format(recipe=RECIPE, sources=fewer(RECIPE, 2000))
+    run_and_replay(folder, recipe, ALIAS, "imdb", 420, 60)
     return folder
 
 
-def replayed(folder: Path) -> dict:
-    """What the replay wrote down."""
-    return json.loads(
-        (folder / "store" / "traffic" / "reviews@production" / "replay.json").read_bytes()
-    )
-
-
-def ends(folder: Path) -> list[str]:
-    """How retrainings ended, whatever came afterwards: alarmed again, where drift lasts."""
-    return [state["at"] for state in replayed(folder)["states"] if state["at"] in ENDS]
-
-
 def test_nothing_is_lost_and_the_loop_decides(played: Path) -> None:
-    found = replayed(played)
+    found = replayed(played, ALIAS)
     states = [state["at"] for state in found["states"]]
     assert found["lost"] == 0
     assert states[0] == "alarmed"
     assert "training" in states
-    assert ends(played)
+    assert ends(played, ALIAS)
 
 
 def test_what_was_swapped_in_is_what_the_log_says(played: Path) -> None:
@@ -118,9 +67,9 @@ def test_what_was_swapped_in_is_what_the_log_says(played: Path) -> None:
     actions = [entry["action"] for entry in store.decisions()]
     assert actions[0] == "promote"
     assert len(actions) == 2
-    assert (actions[1] == "promote") == (ends(played)[0] == "swapped")
-    named = [version.id for version in history(store, "reviews@production")]
-    found = replayed(played)
+    assert (actions[1] == "promote") == (ends(played, ALIAS)[0] == "swapped")
+    named = [version.id for version in history(store, ALIAS)]
+    found = replayed(played, ALIAS)
     swapped = [state["sent"] for state in found["states"] if state["at"] == "swapped"]
     answers = bool(swapped) and swapped[0] < found["sent"]  # or the texts ran out before it
     assert set(found["by_version"]) == set(named if answers else named[:1])
@@ -128,11 +77,11 @@ def test_what_was_swapped_in_is_what_the_log_says(played: Path) -> None:
 
 def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
     store = str(played / "store")
-    done = lmwright("lineage", "reviews@production", "--store", store)
+    done = lmwright("lineage", ALIAS, "--store", store)
     steps = json.loads(done.stdout)["steps"]
     assert {"data", "train", "evaluate", "promote"} <= {step["kind"] for step in steps}
     assert "rotten" in {name for step in steps for name in step["learns_from"]}
-    first = replayed(played)["by_version"]
+    first = replayed(played, ALIAS)["by_version"]
     found = json.loads(lmwright("lineage", "rotten", "--store", store).stdout)
     assert {version[:16] for version in found["answers"]} == set(first)
     answer = next(iter(found["answers"].values()))["ids"][0]
@@ -149,13 +98,13 @@ def test_an_answer_leads_back_to_its_sources(played: Path) -> None:
     withdrawn = lmwright("withdraw", "rotten", "--reason", "a test", "--store", store)
     assert withdrawn.returncode == 0
     assert "train" in withdrawn.stdout
-    back = lmwright("rollback", "reviews@production", "--store", store)
+    back = lmwright("rollback", ALIAS, "--store", store)
     assert back.returncode == 1
     assert "Traceback" not in back.stderr
 
 
 def test_the_server_needs_no_recipe_after_a_retraining(played: Path) -> None:
-    found = recipe_in_service(Store(played / "store"), "reviews@production")
+    found = recipe_in_service(Store(played / "store"), ALIAS)
     assert "artifacts" not in found.raw
     assert found.sections["retrain"].fewest == 150
 
@@ -164,7 +113,7 @@ def test_predict_answers_from_the_version_in_service(played: Path, tmp_path: Pat
     texts = ["One of the best films of the year.", "The worst movie of the year, a waste of time."]
     table = tmp_path / "texts.jsonl"
     table.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    words = ("--model", "reviews@production", "--store", str(played / "store"))
+    words = ("--model", ALIAS, "--store", str(played / "store"))
     done = lmwright("predict", str(table), *words)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [max(line["probabilities"], key=line["probabilities"].get) for line in lines] == [
@@ -184,7 +133,7 @@ def test_the_report_stands_alone(played: Path) -> None:
     page = (played / "report.html").read_text()
     assert "<svg" in page
     assert 'src="http' not in page
-    assert "reviews@production" in page
+    assert ALIAS in page
 
 
 def test_the_five_lines_of_the_readme_answer(played: Path, capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lmwright.store.store import Store
 from lmwright.store.versions import current
 from tests.conftest import MAILS
-from tests.whole.test_quickstart import fewer, lmwright
+from tests.whole.commands import fewer, lmwright
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "spam.yaml"
 

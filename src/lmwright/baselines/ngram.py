@@ -26,6 +26,9 @@ from lmwright.core.task import Answers, Task, task_to_json
 
 START, END = 256, 257
 SYMBOLS = 258
+NO_SINGLES = 0.5
+"""The discount of an order none of whose n-grams occurs once; without any, what is new would be
+impossible."""
 LARGEST_ORDER = 7
 """Symbols of an n-gram that fit into 64 bits."""
 
@@ -205,7 +208,7 @@ def count_orders(documents: Sequence[np.ndarray], order: int) -> list[Order]:
 def made(codes: np.ndarray, counts: np.ndarray) -> Order:
     """An order with its discount and the sums over each context."""
     ones, twos = int((counts == 1).sum()), int((counts == 2).sum())
-    discount = ones / (ones + 2 * twos) if ones else 0.0
+    discount = ones / (ones + 2 * twos) if ones else NO_SINGLES
     contexts, place = np.unique(codes // np.uint64(SYMBOLS), return_inverse=True)
     totals = np.bincount(place, weights=counts)
     kinds = np.bincount(place).astype(np.float64)

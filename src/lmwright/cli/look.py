@@ -116,7 +116,7 @@ def lineage(
 ) -> None:
     """From an answer to its rows; from a row or a source to models and answers. JSON."""
     opened = existing_store(store)
-    if name.startswith(("ans-", "cls-")):
+    if name.startswith(("ans-", "cls-", "cmpl-")):
         print(pretty(of_answer(opened, name)))
     elif "@" in name:
         print(pretty(of_version(opened, resolve_version(opened, name))))

@@ -26,8 +26,8 @@ from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
-from lmwright.serve.routes import Service
 from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
+from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import runs_with
@@ -141,15 +141,16 @@ async def run(
     with ExitStack() as ends:
         ends.enter_context(json_log())
         engine = Engine(loaded, settings.batch_tokens, settings.queue_tokens)
-        ends.callback(engine.close, STEP_SECONDS)
         service = Service(alias, engine, settings)
         traffic = open_traffic(store, alias, recipe)
         ends.callback(traffic.close)
         service.observers.append(traffic.observe)
         controller = Controller(recipe, store, service, traffic, start_training)
         routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
-        server = DrainingServer(make_app(service, routers), settings, engine)
+        server = DrainingServer(make_app(service, routers), settings, service.engines)
         server.faults = lambda: (controller.fault, traffic.fault)
+        for writing in service.engines:
+            ends.callback(writing.close, STEP_SECONDS)
         begin_listening(alias, listener, settings)
         controller.begin()
         ends.callback(controller.close)

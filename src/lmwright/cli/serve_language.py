@@ -51,10 +51,10 @@ async def serve_language(address: str, settings: Serve, listener: socket.socket)
         ends.enter_context(json_log())
         if model.template is not None:
             ends.callback(model.template.close)
-        engine = GenerationEngine(model, settings.queue_requests)
+        engine = GenerationEngine(settings.queue_requests)
         ends.callback(engine.close, TOKEN_SECONDS)
-        service = GenerationService(name, engine, settings)
-        server = DrainingServer(make_app(service, [routes(service)]), settings, engine)
+        service = GenerationService(name, engine, settings, model)
+        server = DrainingServer(make_app(service, [routes(service)]), settings, service.engines)
         begin_listening(name, listener, settings)
         await server.serve(sockets=[listener])
         if server.forced:

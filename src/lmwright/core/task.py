@@ -187,7 +187,7 @@ class Task(Protocol):
     ``gate_loss``   the bounded loss that gates compare by default.
     ``abstains_by`` the loss of 0 or 1 whose mean over answered rows a threshold keeps below a
                     risk; "" where the task has no confidence.
-    ``contracts``   routes that serve it beside ``/v1/predict``, by their names in serve/routes.py.
+    ``contracts``   routes that serve it beside ``/v1/predict``: names in serve/contracts.py.
     ``baselines``   name -> "module:attribute" of what must be beaten, the strongest last.
     """
 

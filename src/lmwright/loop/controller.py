@@ -35,8 +35,8 @@ from lmwright.loop.watch import Watcher
 from lmwright.metrics.detectors import scores_from_json
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
-from lmwright.serve.routes import Service
 from lmwright.serve.served import Served
+from lmwright.serve.service import Service
 from lmwright.serve.traffic import Traffic
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store

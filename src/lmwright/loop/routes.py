@@ -15,10 +15,10 @@ from lmwright.core.errors import BadInput
 from lmwright.core.task import Task, role_columns
 from lmwright.loop.controller import Controller
 from lmwright.serve.request import RequestFault, allow_only, read_value, strict_json, text_field
-from lmwright.serve.routes import Service
+from lmwright.serve.service import Service
 from lmwright.serve.traffic import Given, Traffic
 
-ANSWER = re.compile(r"(?:cls|ans)-[0-9a-f]{32}")
+ANSWER = re.compile(r"(?:cls|ans|cmpl)-[0-9a-f]{32}")
 FAULT = "the loop has a fault; the server's log says which"
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("lmwright.serve")
 
 
 class ServingEngine(Protocol):
-    """An engine as a server sees it: a thread, and the load on it."""
+    """An engine as a server sees it: its worker thread, and the load on it."""
 
     worker: threading.Thread
     draining: bool
@@ -34,6 +34,9 @@ class ServingEngine(Protocol):
     def healthy(self) -> str:
         """The engine's fault, or an empty string."""
 
+    def close(self, seconds: float) -> None:
+        """End the worker, or leave it after ``seconds``."""
+
 
 class AppService(Protocol):
     """A service as the application sees it."""
@@ -43,8 +46,8 @@ class AppService(Protocol):
     requests: Counter
 
     @property
-    def engine(self) -> ServingEngine:
-        """The engine that answers."""
+    def engines(self) -> Sequence[ServingEngine]:
+        """The engines that answer."""
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""
@@ -78,17 +81,23 @@ def add_health(router: APIRouter, service: AppService) -> None:
 
     @router.get("/health", summary="Whether the server is well")
     async def health() -> JSONResponse:
-        fault = service.engine.healthy()
+        fault = fault_of(service.engines)
         return JSONResponse({"status": fault or "ok"}, status_code=503 if fault else 200)
 
     @router.get("/ready", summary="Whether the server takes requests")
     async def ready() -> JSONResponse:
-        fault = service.engine.healthy() or ("draining" if service.engine.draining else "")
+        draining = any(engine.draining for engine in service.engines)
+        fault = fault_of(service.engines) or ("draining" if draining else "")
         return JSONResponse({"status": fault or "ready"}, status_code=503 if fault else 200)
 
     @router.get("/metrics", summary="Counters for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def fault_of(engines: Sequence[ServingEngine]) -> str:
+    """The first fault of the engines, or an empty string."""
+    return next(filter(None, (engine.healthy() for engine in engines)), "")
 
 
 async def disconnection(request: Request) -> None:

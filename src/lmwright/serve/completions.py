@@ -1,4 +1,4 @@
-"""The routes of a language model: chat completions, completions, models."""
+"""The routes of language models: chat completions, completions, models."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import asyncio
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
+from lmwright.models.language import LanguageModel
+from lmwright.serve.app import (
+    ServingEngine,
+    add_health,
+    add_models,
+    await_while_connected,
+    requests_counter,
+)
 from lmwright.serve.engine import Busy, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.generation_engine import GenerationEngine, Job
@@ -26,31 +34,63 @@ from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
 
 
-@dataclass
-class GenerationService:
-    """The state that the routes of a language model share: its name, engine and counters."""
+class Completions(ABC):
+    """What the routes of completions share: the model and its name, the engine, limits, counters.
 
-    name: str
-    engine: GenerationEngine
-    settings: Serve
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    The names of the counters begin with ``prefix``.
+    """
 
-    def __post_init__(self) -> None:
-        """Make the counters."""
-        self.created = int(time.time())
-        self.requests = requests_counter(self.registry)
+    def __init__(
+        self,
+        name: str,
+        engine: GenerationEngine,
+        settings: Serve,
+        registry: CollectorRegistry,
+        prefix: str = "lmwright",
+    ) -> None:
+        self.name, self.engine, self.settings, self.registry = name, engine, settings, registry
         self.seconds = Histogram(
-            "lmwright_request_seconds",
+            f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
-            registry=self.registry,
+            registry=registry,
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500),
         )
         self.tokens = Counter(
-            "lmwright_tokens", "Tokens read and written", ["kind"], registry=self.registry
+            f"{prefix}_tokens", "Tokens read and written", ["kind"], registry=registry
         )
-        Gauge(
-            "lmwright_queued_requests", "Requests under way", registry=self.registry
-        ).set_function(lambda: self.engine.queued)
+        Gauge(f"{prefix}_queued_requests", "Requests under way", registry=registry).set_function(
+            lambda: self.engine.queued
+        )
+
+    @abstractmethod
+    def model(self) -> LanguageModel:
+        """The model that answers the next request."""
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse the name of another model."""
+        if name not in (None, self.name):
+            known = f"this is {printable(self.name)}"
+            raise RequestFault(404, f"no model {printable(str(name))}; {known}", "model")
+
+    def ended(self, exchange: Exchange) -> None:  # noqa: B027 - most need not
+        """Take note of a request whose answers are whole."""
+
+
+class GenerationService(Completions):
+    """The state that the routes of a published language model share."""
+
+    def __init__(
+        self, name: str, engine: GenerationEngine, settings: Serve, model: LanguageModel
+    ) -> None:
+        super().__init__(name, engine, settings, CollectorRegistry())
+        self.published = model
+        self.created = int(time.time())
+        self.engines: list[ServingEngine] = [engine]
+        self.requests = requests_counter(self.registry)
+
+    def model(self) -> LanguageModel:
+        """The published model."""
+        return self.published
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""
@@ -59,14 +99,8 @@ class GenerationService:
             "object": "model",
             "created": self.created,
             "owned_by": "lmwright",
-            "context": self.engine.model.longest,
+            "context": self.published.longest,
         }
-
-    def check_name(self, name: str | None) -> None:
-        """Refuse the name of another model."""
-        if name not in (None, self.name):
-            known = f"this is {printable(self.name)}"
-            raise RequestFault(404, f"no model {printable(str(name))}; {known}", "model")
 
 
 def routes(service: GenerationService) -> APIRouter:
@@ -78,14 +112,19 @@ def routes(service: GenerationService) -> APIRouter:
         parsed = read_chat(strict_json(await request.body()), service.settings)
         return await answer(service, request, parsed, CHAT)
 
-    @router.post("/v1/completions", summary="Go on from a prompt")
-    async def complete(request: Request) -> Response:
-        parsed = read_text(strict_json(await request.body()), service.settings)
-        return await answer(service, request, parsed, TEXT)
-
+    add_text(router, service)
     add_models(router, service)
     add_health(router, service)
     return router
+
+
+def add_text(router: APIRouter, completions: Completions) -> None:
+    """``/v1/completions``: texts to go on from."""
+
+    @router.post("/v1/completions", summary="Go on from a prompt")
+    async def complete(request: Request) -> Response:
+        parsed = read_text(strict_json(await request.body()), completions.settings)
+        return await answer(completions, request, parsed, TEXT)
 
 
 @dataclass
@@ -95,7 +134,7 @@ class Exchange:
     ``began`` and ``deadline`` are times of the monotonic clock.
     """
 
-    service: GenerationService
+    service: Completions
     parsed: CompletionRequest
     shape: Shape
     job: Job
@@ -105,13 +144,15 @@ class Exchange:
         """Start the clock, and make the fields that every part of the answer carries."""
         self.began = time.monotonic()
         self.deadline = self.began + self.service.settings.answer_seconds
-        self.head = {
+        self.head: dict[str, Any] = {
             "id": f"{self.shape.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": self.service.name,
         }
         self.requests: Sequence[GenerationRequest] = ()
         self.counts: dict[int, int] = {}
+        self.texts: dict[int, str] = {}
+        self.whole = False
 
     async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
         """The chunks of all answers, each with its answer's number; RequestFault on a failure."""
@@ -125,8 +166,10 @@ class Exchange:
             if isinstance(chunk, Failed):
                 raise RequestFault(500, chunk.found)
             if chunk is None:
+                self.whole = True
                 return
             self.counts[number] = chunk.count
+            self.texts[number] = self.texts.get(number, "") + chunk.text
             yield number, chunk
 
     def usage(self) -> dict[str, int]:
@@ -146,18 +189,18 @@ class Exchange:
         for kind, count in self.usage().items():
             if kind != "total_tokens":
                 self.service.tokens.labels(kind.removesuffix("_tokens")).inc(count)
+        if self.whole:
+            self.service.ended(self)
 
 
 async def answer(
-    service: GenerationService, request: Request, parsed: CompletionRequest, shape: Shape
+    service: Completions, request: Request, parsed: CompletionRequest, shape: Shape
 ) -> Response:
     """The answer to a checked request, whole or as it comes."""
     service.check_name(parsed.model)
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
-        exchange.requests = await asyncio.to_thread(
-            generation_requests, parsed, service.engine.model
-        )
+        exchange.requests = await asyncio.to_thread(generation_requests, parsed, exchange.job.model)
         service.engine.submit(exchange.job, exchange.requests)
         if parsed.stream:
             return Events(events(exchange), exchange.leave)
@@ -172,7 +215,7 @@ async def answer(
 
 
 def reserve_place(
-    service: GenerationService, request: Request
+    service: Completions, request: Request
 ) -> tuple[Job, asyncio.Queue[tuple[int, Chunk | Failed | None]]]:
     """A place in the queue, and the queue of its chunks; RequestFault when there is none."""
     loop = asyncio.get_running_loop()
@@ -183,7 +226,8 @@ def reserve_place(
             loop.call_soon_threadsafe(queue.put_nowait, (number, chunk))
 
     try:
-        return service.engine.reserve(request.scope.get("client_name", ""), emit), queue
+        client = request.scope.get("client_name", "")
+        return service.engine.reserve(client, emit, service.model()), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429

@@ -21,10 +21,12 @@ Emit = Callable[[int, Chunk | Failed | None], None]
 
 @dataclass(eq=False)
 class Job:
-    """An HTTP request: its generation requests, and where chunks go. ``gone``: nobody waits."""
+    """An HTTP request: its generation requests, the model that answers them all, and where chunks
+    go. ``gone``: nobody waits."""
 
     client: str
     emit: Emit
+    model: LanguageModel
     requests: Sequence[GenerationRequest] = ()
     gone: bool = False
 
@@ -32,11 +34,12 @@ class Job:
 class GenerationEngine:
     """Answers jobs in their order on one worker thread; at most ``capacity`` are under way.
 
-    A client may hold half of them. All public methods may be called from any thread.
+    Each is answered by the model that it was reserved with. A client may hold half of the places.
+    All public methods may be called from any thread.
     """
 
-    def __init__(self, model: LanguageModel, capacity: int = 16) -> None:
-        self.model, self.capacity = model, capacity
+    def __init__(self, capacity: int = 16) -> None:
+        self.capacity = capacity
         self.share = max(1, capacity // 2)
         self.held: list[Job] = []
         self.waiting: deque[Job] = deque()
@@ -54,9 +57,9 @@ class GenerationEngine:
         """The number of jobs under way, the one that is being answered among them."""
         return len(self.held)
 
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, model: LanguageModel) -> Job:
         """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
-        job = Job(client, emit)
+        job = Job(client, emit, model)
         with self.changed:
             own = sum(each.client == client for each in self.held)
             closed = self.draining or self.closing or self.fault
@@ -139,7 +142,7 @@ class GenerationEngine:
         try:
             for number, request in enumerate(job.requests):
                 self.busy_since = time.monotonic()
-                for chunk in generate_chunks(self.model, request):
+                for chunk in generate_chunks(job.model, request):
                     if job.gone:
                         return None
                     if self.closing:

@@ -2,89 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.core.columns import Row
-from lmwright.core.errors import BadInput
-from lmwright.core.task import role_columns, task_to_json
-from lmwright.serve.app import add_health, add_models, await_while_connected, requests_counter
-from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
-from lmwright.serve.request import (
-    RequestFault,
-    RowsRequest,
-    printable,
-    read_classify,
-    read_predict,
-    strict_json,
-)
-from lmwright.serve.served import Served
-from lmwright.serve.settings import Serve
-
-Observe = Callable[[Served], None]
-
-
-@dataclass
-class Service:
-    """The state that the routes of a server share: its engine, settings, counters and observers."""
-
-    alias: str
-    engine: Engine
-    settings: Serve
-    observers: list[Observe] = field(default_factory=list)
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-
-    def __post_init__(self) -> None:
-        """Make the counters."""
-        self.created = int(time.time())
-        self.requests = requests_counter(self.registry)
-        self.seconds = Histogram(
-            "lmwright_request_seconds",
-            "Seconds from request to answer",
-            registry=self.registry,
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-        )
-        self.rows = Counter(
-            "lmwright_rows",
-            "Rows by version and class of answer",
-            ["version", "answer"],
-            registry=self.registry,
-        )
-        self.tokens = Counter("lmwright_tokens", "Tokens read", registry=self.registry)
-        Gauge("lmwright_queued_tokens", "Tokens that wait", registry=self.registry).set_function(
-            lambda: self.engine.queued
-        )
-        Gauge("lmwright_engine_steps", "Batches so far", registry=self.registry).set_function(
-            lambda: self.engine.steps
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """The model as an entry of ``/v1/models``."""
-        loaded = self.engine.current
-        return {
-            "id": self.alias,
-            "object": "model",
-            "created": self.created,
-            "version": loaded.version,
-            "kind": loaded.predictor.kind,
-            "task": task_to_json(loaded.task),
-            "owned_by": "lmwright",
-        }
-
-    def check_name(self, name: str | None, version: str = "") -> None:
-        """Refuse a name that is neither the alias nor ``version`` (empty: the present one)."""
-        version = version or self.engine.current.version
-        if name not in (None, self.alias, version):
-            known = f"{self.alias} or {version}"
-            raise RequestFault(404, f"no model {printable(str(name))}; this is {known}", "model")
+from lmwright.core.task import role_columns
+from lmwright.serve.app import add_health, add_models
+from lmwright.serve.contracts import CONTRACTS
+from lmwright.serve.request import read_predict, strict_json
+from lmwright.serve.service import Service, serve_rows
 
 
 def routes(service: Service) -> APIRouter:
@@ -116,78 +41,3 @@ def routes(service: Service) -> APIRouter:
     add_models(router, service)
     add_health(router, service)
     return router
-
-
-def add_classify(router: APIRouter, service: Service) -> None:
-    """``/v1/classify``: texts for the one input column."""
-    settings = service.settings
-    (column,) = role_columns(service.engine.current.task, "input")
-
-    @router.post("/v1/classify", summary="Label one text or many")
-    async def classify(request: Request) -> JSONResponse:
-        body = strict_json(await request.body())
-        asked = read_classify(body, column.name, settings.max_texts, settings.max_characters)
-        served = await serve_rows(service, request, asked, "cls")
-        return JSONResponse(
-            {
-                "id": served.id,
-                "object": "classification",
-                "model": service.alias,
-                "version": served.version,
-                "results": [
-                    {"index": index, **one.told} for index, one in enumerate(served.answers)
-                ],
-                "usage": {"tokens": sum(one.tokens for one in served.answers)},
-            }
-        )
-
-
-CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {"classify": add_classify}
-"""Routes that a task may keep beside ``/v1/predict``, by the names that it lists."""
-
-
-async def serve_rows(service: Service, request: Request, asked: RowsRequest, prefix: str) -> Served:
-    """Answers to the rows of a request, told to all observers and counted."""
-    service.check_name(asked.model, service.engine.current.version)
-    began = time.monotonic()
-    client = request.scope.get("client_name", "")
-    loaded, answers = await ask(service, request, asked.rows, client)
-    service.check_name(asked.model, loaded.version)  # a swap may have come between
-    name = f"{prefix}-{uuid.uuid4().hex}"
-    served = Served(name, time.time(), client, loaded.version, asked.rows, tuple(answers))
-    for observe in service.observers:
-        observe(served)
-    service.seconds.observe(time.monotonic() - began)
-    for one in answers:
-        service.rows.labels(loaded.version, one.task.category(one.told)).inc()
-        service.tokens.inc(one.tokens)
-    return served
-
-
-async def ask(
-    service: Service, request: Request, rows: Sequence[Row], client: str
-) -> tuple[Loaded, list[Answer]]:
-    """The answers to rows and their version; gives its places back when nobody waits."""
-    try:
-        loaded, futures = await asyncio.to_thread(service.engine.admit, rows, client)
-    except Busy as busy:
-        engine = service.engine
-        status = 503 if engine.draining or engine.closing else 429
-        raise RequestFault(status, str(busy), headers={"Retry-After": str(busy.seconds)}) from None
-    except BadInput as fault:
-        raise RequestFault(413, str(fault), "input") from None
-    answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-    try:
-        found = await await_while_connected(request, answers, service.settings.request_seconds)
-    finally:
-        service.engine.forget(client, futures)
-    return loaded, [checked(answer) for answer in found]
-
-
-def checked(answer: Answer | BaseException) -> Answer:
-    """An answer, or the fault of the one row that made the model fail."""
-    if isinstance(answer, Failed):
-        raise RequestFault(500, "the model failed on a row of this request", "input")
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer

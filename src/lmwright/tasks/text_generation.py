@@ -69,7 +69,7 @@ class TextGeneration(Settings):
     gate_loss: ClassVar[str] = "bits_per_byte"
     monitor: ClassVar[str] = "log_loss"
     abstains_by: ClassVar[str] = ""
-    contracts: ClassVar[tuple[str, ...]] = ()
+    contracts: ClassVar[tuple[str, ...]] = ("completions",)
     panel: ClassVar[str] = ""
     baselines: ClassVar[Mapping[str, str]] = {
         "unigram": "lmwright.baselines.ngram:Unigram",
@@ -286,6 +286,11 @@ class TextGeneration(Settings):
                 break
             found += text.push([token.id])
         return found + text.finish()
+
+    def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
+        """A request's text made ready, and its answer with a completion that is written already."""
+        (item,) = self.prepare(model, [{"text": text, "continuation": ""}])
+        return item, self.answers(model, [item]).with_columns(completion=[completion])
 
     # Training
 

@@ -1,0 +1,141 @@
+"""The routes that a task may keep beside ``/v1/predict``: classify, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, cast
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from lmwright.core.task import Answers, Prepared, Task, role_columns
+from lmwright.models.language import LanguageModel
+from lmwright.models.network.network import Network
+from lmwright.models.text_model import TextModel, TextPredictor
+from lmwright.serve.completions import Completions, Exchange, add_text
+from lmwright.serve.engine import Answer, Loaded
+from lmwright.serve.generation_engine import GenerationEngine
+from lmwright.serve.request import RequestFault, read_classify, strict_json
+from lmwright.serve.served import Served
+from lmwright.serve.service import Service, serve_rows
+
+
+def add_classify(router: APIRouter, service: Service) -> None:
+    """``/v1/classify``: texts for the one input column."""
+    settings = service.settings
+    (column,) = role_columns(service.engine.current.task, "input")
+
+    @router.post("/v1/classify", summary="Label one text or many")
+    async def classify(request: Request) -> JSONResponse:
+        body = strict_json(await request.body())
+        asked = read_classify(body, column.name, settings.max_texts, settings.max_characters)
+        served = await serve_rows(service, request, asked, "cls")
+        return JSONResponse(
+            {
+                "id": served.id,
+                "object": "classification",
+                "model": service.alias,
+                "version": served.version,
+                "results": [
+                    {"index": index, **one.told} for index, one in enumerate(served.answers)
+                ],
+                "usage": {"tokens": sum(one.tokens for one in served.answers)},
+            }
+        )
+
+
+class WritingTask(Task, Protocol):
+    """A task whose models go on from a text, as the route of completions wants it."""
+
+    def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
+        """A request's text made ready, and the uncalibrated answer that has this completion."""
+
+
+class VersionModel(LanguageModel[Network]):
+    """A version's text model as a language model, which reads a prompt as its task does."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        if not isinstance(loaded.predictor, TextPredictor):
+            raise RequestFault(
+                404, f"a {loaded.predictor.kind} model writes nothing; /v1/predict answers", "model"
+            )
+        (column,) = role_columns(loaded.task, "input")
+        self.column: str = column.name
+        self.loaded: Loaded = loaded
+        self.text_model: TextModel = loaded.predictor.model
+        super().__init__(
+            self.text_model.network, self.text_model.tokenizer, self.text_model.stop_ids
+        )
+
+    def prompt_ids(self, text: str) -> np.ndarray:
+        """The ids of a text as the version reads it: cleaned, with the token that begins one."""
+        cleaned = self.loaded.task.cleaned({self.column: text})[self.column]
+        return np.concatenate([self.text_model.begin_ids, self.tokenizer.ids(cleaned)]).astype(
+            np.int64
+        )
+
+    def answer(self, text: str, completion: str) -> Answer:
+        """The answer to a text of which this is the completion."""
+        task = cast(WritingTask, self.loaded.task)
+        prepared, answers = task.completed(self.text_model, text, completion)
+        return Answer(task, prepared, self.loaded.calibration.apply(task, answers))
+
+
+def add_completions(router: APIRouter, service: Service) -> None:
+    """``/v1/completions``: texts to go on from, by the version in service."""
+    add_text(router, VersionCompletions(service))
+
+
+class VersionCompletions(Completions):
+    """Completions by the version in service, told to all observers."""
+
+    def __init__(self, service: Service) -> None:
+        engine = GenerationEngine(service.settings.queue_requests)
+        super().__init__(
+            service.alias, engine, service.settings, service.registry, "lmwright_generation"
+        )
+        self.service = service
+        service.engines.append(engine)
+        self.pool = ThreadPoolExecutor(1, "completions")
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse a name that is neither the alias nor the version in service."""
+        self.service.check_name(name)
+
+    def model(self) -> LanguageModel[Network]:
+        """The version in service; RequestFault where it writes nothing."""
+        return VersionModel(self.service.engine.current)
+
+    def ended(self, exchange: Exchange) -> None:
+        """Tell the observers of the answers to texts, once they are scored; ids are not told of."""
+        model, given = cast(VersionModel, exchange.job.model), exchange.parsed
+        answered = [
+            (prompt, exchange.texts[place].removeprefix(prompt if given.echo else ""))
+            for place, prompt in enumerate(np.repeat(np.array(given.prompts, object), given.n))
+            if isinstance(prompt, str)
+        ]
+
+        def tell() -> None:
+            rows = tuple({model.column: prompt} for prompt, _ in answered)
+            served = Served(
+                exchange.head["id"],
+                exchange.head["created"],
+                exchange.job.client,
+                model.loaded.version,
+                rows,
+                tuple(model.answer(*each) for each in answered),
+            )
+            for observe in self.service.observers:
+                observe(served)
+
+        if answered:
+            self.pool.submit(tell)
+
+
+CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {
+    "classify": add_classify,
+    "completions": add_completions,
+}
+"""Routes by the names that tasks list."""

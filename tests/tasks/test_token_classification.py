@@ -1,0 +1,364 @@
+"""Spans and tags of tokens: there and back, calibration, faults, and a training on real news."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmwright.assets import asset_file
+from lmwright.core.errors import BadInput
+from lmwright.core.predictor import answer_all
+from lmwright.core.task import Answers, role_columns, task_to_json
+from lmwright.data.corpus import schema_of
+from lmwright.data.formats.choose import read_table
+from lmwright.data.formats.record import Table
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.core.ragged import pack
+from lmwright.models.files.folder import read_folder
+from lmwright.models.load import load_predictor
+from lmwright.models.text_model import TextModel, TextPredictor, from_published
+from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
+from lmwright.train.batches import Batches
+from lmwright.train.finetune import Train
+from tests.train.conftest import FakeWork
+from tests.train.conftest import small as small  # the fixture
+
+LABELS = ("LOC", "MISC", "ORG", "PER")
+TASK = TokenClassification(labels=LABELS)
+NEWS = "asset:conll2003-en/neuroner/data/conll2003/en/train.txt"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(small: Path) -> TextModel:
+    """The small encoder with an untrained head."""
+    return from_published(read_folder(small), TASK.head(0.0), 64, 1)
+
+
+@pytest.fixture(scope="module")
+def news() -> list[dict[str, Any]]:
+    """The first 280 sentences of the shared task."""
+    path = asset_file(NEWS)
+    found = read_table(Table("source 's'", path.name, path), ["text", "spans"])
+    return [record for _, (_, record) in zip(range(280), found, strict=False)]
+
+
+def as_rows(records: list[dict[str, Any]]) -> pa.Table:
+    """Sentences as rows of the task, sorted by id."""
+    frame = {"source": "news", "licence": "research", "origin": "news:1"}
+    rows = [
+        {**each, **frame, "id": hashlib.sha256(f"{place} {each['text']}".encode()).hexdigest()[:32]}
+        for place, each in enumerate(records)
+    ]
+    schema = schema_of(role_columns(TASK, "input", "target"))
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]))
+    return table.select(schema.names).cast(schema)
+
+
+@pytest.fixture(scope="module")
+def rows(news, tmp_path_factory) -> Path:
+    """A rows artifact: 200 sentences to train on, 80 to stop by."""
+    folder = tmp_path_factory.mktemp("rows")
+    pq.write_table(as_rows(news[:200]), folder / "train.parquet")
+    pq.write_table(as_rows(news[200:]), folder / "validation.parquet")
+    (folder / "task.json").write_text(json.dumps(task_to_json(TASK)))
+    return folder
+
+
+def bare(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Spans without their scores."""
+    return [{name: span[name] for name in ("start", "end", "label")} for span in spans]
+
+
+def one_hot(tags: np.ndarray) -> np.ndarray:
+    """Probabilities of tags that are certain; special tokens have what they like."""
+    sure = np.zeros((len(tags), 1 + 2 * len(LABELS)))
+    sure[np.arange(len(tags)), np.where(tags == UNLEARNT, 3, tags)] = 1.0
+    return sure
+
+
+WORDS = st.lists(
+    st.text("abcdefgABCDEFG0123456789.,-'()éß中", min_size=1, max_size=9), min_size=1, max_size=12
+)
+
+
+@st.composite
+def labelled(draw: Any) -> dict[str, Any]:
+    """A text of words with random spans from one word's beginning to another's end."""
+    words = draw(WORDS)
+    edges = np.cumsum([0, *(len(word) + 1 for word in words)])
+    spans, word = [], 0
+    while word < len(words):
+        last = word + draw(st.integers(0, min(3, len(words) - 1 - word)))
+        if draw(st.booleans()):
+            label = draw(st.sampled_from(LABELS))
+            spans.append(
+                {"start": int(edges[word]), "end": int(edges[last + 1] - 1), "label": label}
+            )
+        word = last + 1
+    return {"text": " ".join(words), "spans": spans}
+
+
+@settings(deadline=None)
+@given(labelled())
+def test_spans_to_tags_and_back(model, row):
+    (item,) = TASK.prepare(model, [row])
+    if len(item.ids) == model.max_tokens:
+        return  # the text is cut, and some spans with it
+    tags = TASK.targets(row["spans"], item.offsets)
+    assert ((tags == UNLEARNT) == (item.offsets[:, 0] < 0)).all()
+    assert bare(TASK.decoded(one_hot(tags), item.offsets)) == row["spans"]
+    firsts = [tag for tag in tags if tag > 0 and tag % 2]
+    assert [LABELS[(tag - 1) // 2] for tag in firsts] == [span["label"] for span in row["spans"]]
+    assert TASK.fault(row) == ""
+
+
+def test_the_tags_of_a_real_sentence(model):
+    text = "Peter Blackburn left BRUSSELS"
+    spans = [
+        {"start": 0, "end": 15, "label": "PER"},
+        {"start": 21, "end": 29, "label": "LOC"},
+    ]
+    (item,) = TASK.prepare(model, [{"text": text, "spans": spans}])
+    named = [
+        "special" if tag == UNLEARNT else TASK.tags[tag]
+        for tag in TASK.targets(spans, item.offsets)
+    ]
+    assert [text[start:end] if start >= 0 else "" for start, end in item.offsets] == [
+        "", "Peter", "Blackburn", "left", "BRUSSELS", "",
+    ]  # fmt: skip
+    assert named == ["special", "B-PER", "I-PER", "O", "B-LOC", "special"]
+
+
+def tagged(*names: str) -> list[tuple[str, int, int]]:
+    """The labels and places of the spans of tags of words of one letter."""
+    tags = np.array([TASK.tags.index(name) for name in names])
+    offsets = np.array([(2 * place, 2 * place + 1) for place in range(len(names))])
+    return [(s["label"], s["start"], s["end"]) for s in TASK.decoded(one_hot(tags), offsets)]
+
+
+def test_tags_that_do_not_follow_each_other_are_read_as_conlleval_reads_them():
+    assert tagged("I-PER", "I-PER", "O", "I-LOC") == [("PER", 0, 3), ("LOC", 6, 7)]
+    assert tagged("B-PER", "I-LOC", "I-LOC") == [("PER", 0, 1), ("LOC", 2, 5)]
+    assert tagged("B-PER", "B-PER", "I-PER") == [("PER", 0, 1), ("PER", 2, 5)]
+    assert tagged("O", "O") == []
+
+
+def test_a_span_is_as_sure_as_its_least_sure_token():
+    p = np.full((3, 9), 0.01)
+    p[0, 1], p[1, 2], p[2, 0] = 0.9, 0.6, 0.8
+    (span,) = TASK.decoded(p, np.array([(0, 1), (2, 3), (4, 5)]))
+    assert span == {"start": 0, "end": 3, "label": "LOC", "score": 0.6}
+
+
+def logits_of(news: list[dict[str, Any]], model: TextModel) -> tuple[pa.Table, Answers]:
+    """Rows, and logits that are right of most tokens but not of all."""
+    table = as_rows(news[:120])
+    rng, logits = np.random.default_rng(0), []
+    items = TASK.prepare(model, table.to_pylist())
+    for item, spans in zip(items, table.column("spans").to_pylist(), strict=True):
+        right = one_hot(TASK.targets(spans, item.offsets))
+        logits.append(6 * right + rng.normal(0, 1.6, right.shape))
+    return table, Answers({"logits": logits, "offsets": [item.offsets for item in items]})
+
+
+def test_calibration_gives_probabilities_spans_and_the_least_log_loss(news, model):
+    table, raw = logits_of(news, model)
+    fitted = Calibration.fit(TASK, table, raw, 0.5)
+    found = fitted.apply(TASK, raw)
+    for p in found["probabilities"]:
+        assert p.sum(-1) == pytest.approx(1.0)
+        assert p.min() >= found["floor"][0] > 0
+
+    def loss(temperature: float) -> float:
+        answers = TASK.calibrated(raw, temperature, 0.0)
+        return float(TASK.measures(table, answers).losses["log_loss"].values.mean())
+
+    best = loss(fitted.temperature)
+    assert best <= min(loss(fitted.temperature * by) for by in (0.8, 0.95, 1.05, 1.25)) + 1e-6
+    # The log-loss is that of torch over each sentence's own tokens.
+    items = TASK.prepare(model, table.to_pylist())
+    for place in range(5):
+        tags = TASK.targets(table.column("spans")[place].as_py(), items[place].offsets)
+        wanted = torch.nn.functional.nll_loss(
+            torch.from_numpy(found["probabilities"][place]).log(),
+            torch.from_numpy(tags),
+            ignore_index=UNLEARNT,
+        )
+        measured = TASK.measures(table, found).losses["log_loss"].values[place]
+        assert measured == pytest.approx(wanted.item(), rel=1e-9)
+
+
+def test_confidence_is_that_of_the_text_alone(news, model):
+    """Nothing is learnt of special tokens, so what a model says of them must not make it unsure."""
+    _, raw = logits_of(news, model)
+    for logits, offsets in zip(raw["logits"], raw["offsets"], strict=True):
+        logits[offsets[:, 0] < 0] = 0.0
+    found = TASK.calibrated(raw, 1.0, 0.0)
+    confidence = TASK.confidence(found)
+    for row, p in enumerate(found["probabilities"]):
+        assert confidence[row] == pytest.approx(p[1:-1].max(-1).min())
+    assert confidence.max() > 0.5
+    empty = TASK.calibrated(
+        Answers({"logits": [np.zeros((2, 9))], "offsets": [np.full((2, 2), -1)]}), 1.0, 0.0
+    )
+    assert TASK.confidence(empty).tolist() == [1.0]
+
+
+def test_measures_count_entities_over_all_rows(news, model):
+    table, raw = logits_of(news, model)
+    answers = TASK.calibrated(raw, 1.0, 0.0)
+    measures = TASK.measures(table, answers)
+    truth = table.column("spans").to_pylist()
+    right = wanted = found = 0
+    for own, given_out in zip(truth, answers["spans"], strict=True):
+        one, two = ({(s["start"], s["end"], s["label"]) for s in each} for each in (own, given_out))
+        right, wanted, found = right + len(one & two), wanted + len(one), found + len(two)
+    scores = measures.scores(np.ones((1, len(truth))))
+    assert 0.2 < scores["f1"][0] < 1.0
+    assert scores["f1"][0] == pytest.approx(2 * right / (wanted + found))
+    assert scores["precision"][0] == pytest.approx(right / found)
+    assert scores["recall"][0] == pytest.approx(right / wanted)
+    assert scores["macro_f1"][0] == pytest.approx(np.mean([scores[f"f1.{k}"][0] for k in LABELS]))
+    assert scores["error"][0] == pytest.approx(1 - measures.shares["accuracy"].hits.mean())
+    # A row that counts twice counts as one that stands there twice.
+    weights = np.zeros((1, len(truth)))
+    weights[0, [3, 3, 7]] = [2, 2, 1]
+    twice = table.take([3, 3, 7])
+    assert measures.scores(weights)["f1"] == pytest.approx(
+        TASK.measures(twice, answers.take([3, 3, 7])).scores(np.ones((1, 3)))["f1"]
+    )
+    perfect = TASK.measures(table, Answers({"spans": truth}))
+    assert perfect.losses["span_error"].values.max() == perfect.losses["error"].values.max() == 0
+    assert "log_loss" not in perfect.losses
+
+
+def test_what_is_told_is_heard(news, model):
+    table, raw = logits_of(news, model)
+    answers = Calibration.fit(TASK, table, raw, 0.9).apply(TASK, raw)
+    told = json.loads(json.dumps([TASK.told(answers, place) for place in range(len(answers))]))
+    heard = TASK.heard(told)
+    assert heard["spans"] == answers["spans"]
+    assert (heard["unsure"] == answers["unsure"]).all()
+    before, after = (TASK.measures(table, each) for each in (answers, heard))
+    for name in ("span_error", "error"):
+        assert (before.losses[name].values == after.losses[name].values).all()
+    assert {TASK.category(each) for each in told} <= {"unsure", "spans", "none"}
+    assert TASK.category({"spans": [], "unsure": False}) == "none"
+    assert TASK.calibrated(heard, 2.0, 0.1) is heard
+
+
+@pytest.mark.parametrize(
+    ("spans", "reason"),
+    [
+        ([(0, 5, "PER"), (4, 9, "LOC")], "overlapping spans"),
+        ([(0, 12, "PER")], "a span beyond the text"),
+        ([(0, 5, "DATE")], "unknown label"),
+        ([(0, 5, "PER"), (5, 11, "PER")], ""),
+        ([], ""),
+    ],
+)
+def test_rows_that_cannot_be_learnt_from(spans, reason):
+    named = [dict(zip(("start", "end", "label"), each, strict=True)) for each in spans]
+    assert TASK.fault({"text": "Peter spoke", "spans": named}) == reason
+
+
+def test_labels_are_those_of_the_training_rows(news):
+    assert TokenClassification().fitted(as_rows(news).to_batches()) == TASK
+    with pytest.raises(BadInput, match="no span"):
+        TokenClassification().fitted(as_rows([{"text": "a", "spans": []}]).to_batches())
+    assert (
+        TokenClassification().fault({"text": "ab", "spans": [{"start": 0, "end": 1, "label": "X"}]})
+        == ""
+    )
+    assert not TASK.comparable(replace(TASK, labels=LABELS[:3]))
+
+
+def test_corrections_keep_known_labels_only():
+    given_out = {"spans": [{"start": 0, "end": 2, "label": "PER", "score": 0.5}]}
+    assert TASK.corrected(given_out) == {"spans": [{"start": 0, "end": 2, "label": "PER"}]}
+    with pytest.raises(BadInput, match=r"DATE.*LOC"):
+        TASK.corrected({"spans": [{"start": 0, "end": 2, "label": "DATE"}]})
+
+
+def test_answers_do_not_depend_on_their_neighbours(news, model):
+    asked = [{"text": each["text"]} for each in news[:30]]
+    predictor = TextPredictor(TASK, model)
+    together = answer_all(predictor, asked)
+    for place, row in enumerate(asked):
+        alone = answer_all(predictor, [row])
+        assert np.abs(alone["logits"][0] - together["logits"][place]).max() < 1e-5
+        assert (alone["offsets"][0] == together["offsets"][place]).all()
+        assert np.abs(alone.vectors[0] - together.vectors[place]).max() < 1e-5
+
+
+def test_the_loss_is_cross_entropy_and_packing_changes_nothing(news, model):
+    examples = TASK.examples(model, as_rows(news[:12]))
+    with torch.no_grad():
+        loss = TASK.loss(model.network, examples, None).item()
+        logits = torch.cat([model.network(pack([each.tokens])) for each in examples])
+    wanted = torch.from_numpy(np.concatenate([each.target for each in examples]))
+    plain = torch.log_softmax(logits, -1)[wanted >= 0].gather(1, wanted[wanted >= 0, None])
+    assert loss == pytest.approx(-plain.mean().item(), rel=1e-5)
+    scores = TASK.score(model.network, examples)
+    assert scores["log_loss"] == pytest.approx(loss, rel=1e-5)
+    right = (logits.argmax(-1) == wanted)[wanted >= 0].float().mean().item()
+    assert scores["tag_accuracy"] == pytest.approx(right)
+
+
+def test_a_training_on_real_news(rows, small, tmp_path):
+    """The first loss is that of plain torch on the same rows; then it falls, and entities are
+    found: a sentence in capitals names places and teams."""
+    stage = Train(
+        start=str(small),
+        epochs=12,
+        batch=10,
+        max_tokens=64,
+        lr=1e-2,
+        dropout=0.0,
+        evaluate_every=60,
+        patience=0,
+        seed=3,
+    )
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    facts = stage.run(work)
+    assert facts["rows"] == 200
+    curves = json.loads((work.folder / "model" / "curves.json").read_text())
+    begin = stage.beginning(work, TASK)
+    table = pq.read_table(rows / "train.parquet")
+    first = Batches(TASK.examples(begin, table), 10, 12, 3).at(0)
+    with torch.no_grad():
+        parts = [
+            torch.nn.functional.cross_entropy(
+                begin.network(pack([each.tokens])),
+                torch.from_numpy(each.target),
+                ignore_index=UNLEARNT,
+                reduction="sum",
+            )
+            for each in first
+        ]
+    count = sum(int((each.target != UNLEARNT).sum()) for each in first)
+    assert curves[0]["loss"] == pytest.approx(sum(parts).item() / count, rel=1e-4)
+    assert curves[-1]["loss"] < 0.35 * curves[0]["loss"]
+    learnt = load_predictor(work.folder / "model")
+    answers = TASK.calibrated(answer_all(learnt, table.to_pylist()), 1.0, 0.0)
+    measures = TASK.measures(table, answers)
+    assert measures.scores(np.ones((1, 200)))["f1"][0] > 0.3
