@@ -28,23 +28,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lmwright.core.random import stream
 from lmwright.core.recipe import read_recipe
-from lmwright.data.corpus import read_rows
-from lmwright.loop.detect import see
+from lmwright.core.task import Answers, Signal, Task, ragged
+from lmwright.data.corpus import read_split
+from lmwright.loop.detect import signals_of
 from lmwright.loop.retrain import Retrain, drifts, find_trigger
-from lmwright.metrics.classification import log_losses
 from lmwright.metrics.detectors import (
     FLOORS,
-    NAMES,
     POWERS,
     WEIGHT,
     Detectors,
-    Seen,
+    Sample,
+    sample_size,
     scores_to_json,
+    take,
 )
 from lmwright.metrics.intervals import wilson
+from lmwright.models.text_model import TextPredictor
 from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
 from lmwright.store.store import Store
@@ -71,35 +74,36 @@ def main() -> int:
     version = history(store, ALIAS)[0].hash
     loaded = load_version(store, version)
     rows = store.artifact(read_version(store, version)["artifacts"]["rows"])
-    tables = [read_rows(rows / f"{name}.parquet") for name in ("calibration", "gate", "test")]
-    old = [text for table in tables for text in table.texts]
-    truth = [label for table in tables for label in table.labels]
-    new = cut_alike(read_rows(rows / "test-imdb.parquet").texts, old)
-    seen_old, _ = see(loaded.model, loaded.calibration, old)
-    seen_new, _ = see(loaded.model, loaded.calibration, new)
+    names = ("calibration", "gate", "test")
+    table = pa.concat_tables([read_split(rows, name) for name in names])
+    old = table.column("text").to_pylist()
+    strange = read_split(rows, "test-imdb")
+    new = cut_alike(strange.column("text").to_pylist(), old)
+    seen_old, _ = signals_of(loaded.predictor, loaded.calibration, table)
+    seen_new, _ = signals_of(loaded.predictor, loaded.calibration, with_texts(strange, new))
     print(json.dumps(in_control(seen_old, chosen.windows, chosen.window)), flush=True)
     cases = {"as it is": old, **{k: [change(t) for t in old] for k, change in CASES.items()}}
     # There are fewer fresh rows than the recipe's ``fewest``, which would make "none" certain:
     # the loss and the confidence are asked from the first windows on.
     settings = read_recipe(RECIPE, resolve, SECTIONS).sections["retrain"]
     settings = replace(settings, fewest=chosen.window, new_labels=0)
-    for line in harmless(loaded, cases, truth, settings, chosen.window, chosen.chains):
+    for line in harmless(loaded, cases, table, settings, chosen.window, chosen.chains):
         print(json.dumps(line), flush=True)
     for share in SHARES:
         print(json.dumps(delays(seen_old, seen_new, share, chosen.window)), flush=True)
     return 0
 
 
-def in_control(old: Seen, windows: int, size: int) -> dict[str, Any]:
+def in_control(old: Sample, windows: int, size: int) -> dict[str, Any]:
     """Alarms in windows of fresh rows, each few with a reference that was drawn anew."""
     alarms, looked, split = 0, 0, 0
     while looked < windows:
-        order = stream(split, "in control").permutation(len(old))
-        half = len(old) * 6 // 10
-        fitted = Detectors.fit(old.take(order[:half]), 2, size, seed=split, windows=4000)
+        order = stream(split, "in control").permutation(sample_size(old))
+        half = len(order) * 6 // 10
+        fitted = Detectors.fit(take(old, order[:half]), size, seed=split, windows=4000)
         before = None
-        for place in range(half, len(old) - size + 1, size):
-            before = fitted.look(old.take(order[place : place + size]), before)
+        for place in range(half, len(order) - size + 1, size):
+            before = fitted.look(take(old, order[place : place + size]), before)
             alarms += any(sign.over for sign in before.values())
             looked += 1
         split += 1
@@ -116,7 +120,7 @@ def in_control(old: Seen, windows: int, size: int) -> dict[str, Any]:
 def harmless(
     loaded: Loaded,
     cases: dict[str, list[str]],
-    truth: list[str],
+    table: pa.Table,
     settings: Retrain,
     size: int,
     chains: int,
@@ -125,27 +129,28 @@ def harmless(
 
     The reference of loss and confidence are the rows that the detectors were fitted to.
     """
-    ids = loaded.model.tokenizer.encode
-    same = {
-        name: all(map(np.array_equal, ids(cases["as it is"], 256), ids(texts, 256)))
-        for name, texts in cases.items()
-    }
-    seen = {name: looked(loaded, texts, truth) for name, texts in cases.items()}
+    ids = {name: tokens(loaded, texts) for name, texts in cases.items()}
+    same = {name: all(map(np.array_equal, ids["as it is"], each)) for name, each in ids.items()}
+    seen = {name: looked(loaded, with_texts(table, texts)) for name, texts in cases.items()}
     plain = seen["as it is"]
+    order_of = {
+        "length": plain.sample["length"].values,
+        "label": np.array(table.column("label").to_pylist()),
+    }
     streams = {
         **{name: (each, lambda rows: rows) for name, each in seen.items()},
-        "order of length": (plain, lambda rows: rows[np.argsort(plain.seen.length[rows])]),
-        "order of label": (plain, lambda rows: rows[np.argsort(plain.truth[rows])]),
+        "order of length": (plain, lambda rows: rows[np.argsort(order_of["length"][rows])]),
+        "order of label": (plain, lambda rows: rows[np.argsort(order_of["label"][rows])]),
     }
     alarms, began = dict.fromkeys(streams, 0), dict.fromkeys(streams, 0)
     windows = 0
     for chain in range(chains):
-        order = stream(chain, "harmless").permutation(len(truth))
+        order = stream(chain, "harmless").permutation(table.num_rows)
         half = len(order) * 6 // 10
         known, fresh = order[:half], order[half:]
         fresh = fresh[: len(fresh) // size * size]
         windows += len(fresh) // size
-        fitted = Detectors.fit(plain.seen.take(known), 2, size, seed=chain, windows=4000)
+        fitted = Detectors.fit(take(plain.sample, known), size, seed=chain, windows=4000)
         for name, (each, arrange) in streams.items():
             alarmed, started = play(fitted, each, arrange(fresh), known, settings)
             alarms[name] += alarmed
@@ -171,57 +176,84 @@ def harmless(
 
 @dataclass(frozen=True)
 class Looked:
-    """Rows as the model saw them: what the detectors compare, probabilities (n, k), truth (n,)."""
+    """Rows as a version answers them: what the detectors compare, and the calibrated answers."""
 
-    seen: Seen
-    probabilities: np.ndarray
-    truth: np.ndarray
-    labels: tuple[str, ...]
+    task: Task
+    rows: pa.Table
+    sample: Sample
+    answers: Answers
 
-    def answers(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    @property
+    def confidence(self) -> np.ndarray:
+        """The confidence (n,) of the answers."""
+        found = self.task.confidence(self.answers)
+        if found is None:
+            raise SystemExit("the model has no confidence")
+        return found
+
+    def loss(self, rows: np.ndarray) -> float:
+        """The mean primary loss of some rows."""
+        measures = self.task.measures(self.rows.take(pa.array(rows)), self.answers.take(rows))
+        return float(measures.losses[self.task.primary].values.mean())
+
+    def labelled(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Rows as labelled answers, as the traffic log gives them."""
+        given = self.rows.select(["text", "label"]).take(pa.array(rows)).to_pylist()
         return [
             {
-                "truth": self.labels[self.truth[row]],
-                "probabilities": dict(zip(self.labels, self.probabilities[row], strict=True)),
+                "inputs": {"text": row["text"]},
+                "target": {"label": row["label"]},
+                "answer": self.task.told(self.answers, int(place)),
             }
-            for row in rows
+            for row, place in zip(given, rows, strict=True)
         ]
 
 
-def looked(loaded: Loaded, texts: list[str], truth: list[str]) -> Looked:
-    """Texts as the version sees them."""
-    labels = tuple(loaded.model.labels)
-    places = np.array([labels.index(label) for label in truth])
-    return Looked(*see(loaded.model, loaded.calibration, texts), places, labels)
+def looked(loaded: Loaded, rows: pa.Table) -> Looked:
+    """Rows as the version answers them."""
+    found = signals_of(loaded.predictor, loaded.calibration, rows)
+    return Looked(loaded.task, rows, *found)
+
+
+def tokens(loaded: Loaded, texts: list[str]) -> list[np.ndarray]:
+    """The ids of texts as a text model reads them."""
+    if not isinstance(loaded.predictor, TextPredictor):
+        raise SystemExit(f"{ALIAS} is a {loaded.predictor.kind}; a text model is measured")
+    return loaded.predictor.model.tokenizer.encode(texts, 256)
+
+
+def with_texts(table: pa.Table, texts: list[str]) -> pa.Table:
+    """The rows with other texts."""
+    place = table.column_names.index("text")
+    return table.set_column(place, table.schema.field("text"), pa.array(texts, pa.string()))
 
 
 def play(
     fitted: Detectors, each: Looked, rows: np.ndarray, known: np.ndarray, settings: Retrain
 ) -> tuple[int, bool]:
     """Windows that alarmed, and whether the trigger would have started a retraining."""
-    loss = float(log_losses(each.truth[known], each.probabilities[known]).mean())
-    confidence = float(each.seen.confidence[known].mean())
-    before, signs, started = None, [], False
+    loss, sure = each.loss(known), each.confidence
+    confidence = float(sure[known].mean())
+    before, scores, started = None, [], False
     for end in range(fitted.window, len(rows) + 1, fitted.window):
-        window = each.seen.take(rows[end - fitted.window : end])
-        before = fitted.look(window, before)
-        mean = float(window.confidence.mean())
-        signs.append(scores_to_json(before) | {"confidence_mean": mean})
-        found = find_trigger(settings, signs, each.answers(rows[:end]), loss, confidence)
+        window = rows[end - fitted.window : end]
+        before = fitted.look(take(each.sample, window), before)
+        scores.append(scores_to_json(before) | {"confidence_mean": float(sure[window].mean())})
+        labelled = each.labelled(rows[:end])
+        found = find_trigger(settings, each.task, scores, labelled, loss, confidence)
         started = started or bool(found.reason)
-    return sum(map(drifts, signs)), started
+    return sum(map(drifts, scores)), started
 
 
-def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
+def delays(old: Sample, new: Sample, share: float, size: int) -> dict[str, Any]:
     """Windows until the first alarm, over chains of which each has its own reference."""
     found, excess = [], []
     for chain in range(CHAINS):
         rng = stream(chain, "delay", str(share))
-        order = rng.permutation(len(old))
-        half = len(old) * 6 // 10
-        fitted = Detectors.fit(old.take(order[:half]), 2, size, seed=chain, windows=4000)
-        fresh, strange = order[half:], rng.permutation(len(new))
+        order = rng.permutation(sample_size(old))
+        half = len(order) * 6 // 10
+        fitted = Detectors.fit(take(old, order[:half]), size, seed=chain, windows=4000)
+        fresh, strange = order[half:], rng.permutation(sample_size(new))
         before, delay = None, LONGEST_RUN + 1
         count = round(share * size)
         # Each row is used once: drawing a small pool again and again would be another world.
@@ -233,10 +265,10 @@ def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
         for step in range(most):
             kept = fresh[step * (size - count) : (step + 1) * (size - count)]
             came = strange[step * count : (step + 1) * count]
-            window = joined(old.take(kept), new.take(came))
+            window = joined(take(old, kept), take(new, came))
             before = fitted.look(window, before)
             if step == 0:
-                excess.append([before[name].trend / WEIGHT for name in NAMES])
+                excess.append([score.trend / WEIGHT for score in before.values()])
             if any(sign.over for sign in before.values()):
                 delay = step + 1
                 break
@@ -247,30 +279,31 @@ def delays(old: Seen, new: Seen, share: float, size: int) -> dict[str, Any]:
         "new_share": share,
         "alarmed": f"{alarmed} of {CHAINS} chains within {most} windows",
         "median_delay": float(np.median(found)) if 2 * alarmed > CHAINS else None,
-        "effects": effects(np.mean(excess, axis=0)),
+        "effects": effects(old, np.mean(excess, axis=0)),
         "floors": FLOORS,
         "conditions": {"window": size, "new texts": "cut to the lengths of old ones"},
     }
 
 
-def effects(excess: np.ndarray) -> dict[str, float]:
+def effects(sample: Sample, excess: np.ndarray) -> dict[str, float]:
     """The mean effect that each detector sees, from its mean excess over chance."""
     return {
-        name: round(float(max(0.0, value)) ** (1 / POWERS[name]), 3)
-        for name, value in zip(NAMES, excess, strict=True)
+        name: round(float(max(0.0, value)) ** (1 / POWERS[signal.kind]), 3)
+        for (name, signal), value in zip(sample.items(), excess, strict=True)
     }
 
 
-def joined(one: Seen, two: Seen) -> Seen:
+def joined(one: Sample, two: Sample) -> Sample:
     """Two samples as one."""
-    return Seen(
-        np.concatenate([one.length, two.length]),
-        np.concatenate([one.confidence, two.confidence]),
-        np.concatenate([one.label, two.label]),
-        np.concatenate([one.embedding, two.embedding]),
-        np.concatenate([one.tokens, two.tokens]),
-        np.concatenate([one.offsets, one.offsets[-1] + two.offsets[1:]]),
-    )
+    return {name: both(signal, two[name]) for name, signal in one.items()}
+
+
+def both(one: Signal, two: Signal) -> Signal:
+    """The rows of two signals of one kind."""
+    if one.offsets is None or two.offsets is None:
+        return replace(one, values=np.concatenate([one.values, two.values]))
+    each = [np.split(signal.values, signal.offsets[1:-1]) for signal in (one, two) if len(signal)]
+    return ragged([row for rows in each for row in rows])
 
 
 def cut_alike(new: list[str], old: list[str]) -> list[str]:

@@ -33,7 +33,7 @@ from lmwright.assets import asset_file
 from lmwright.core.random import stream
 from lmwright.models.core.spec import Dense, Head
 from lmwright.models.files.folder import read_folder
-from lmwright.models.text_model import from_published
+from lmwright.models.text_model import TextModel, from_published
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
@@ -246,7 +246,7 @@ def in_order(batches: Batches) -> list[Example]:
     return [example for step in range(batches.steps) for example in batches.at(step)]
 
 
-def documents(model: Any) -> list[Example]:
+def documents(model: TextModel) -> list[Example]:
     """Real reviews, each cut to a drawn length that it has at least."""
     draw = stream(SEED, "lengths")
     count = STEPS * BATCH

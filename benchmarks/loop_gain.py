@@ -20,15 +20,14 @@ import numpy as np
 from benchmarks.peer import REVIEWS
 from lmwright.assets import asset_file
 from lmwright.core.random import stream
-from lmwright.data.corpus import read_rows
+from lmwright.data.corpus import read_split
 from lmwright.metrics.intervals import paired_difference, wilson
-from lmwright.serve.load import classify, load_version
+from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version
 from lmwright.text.repair import repair
 
 ALIAS = "reviews@production"
-DRAWS = 4000
 
 
 def main() -> int:
@@ -44,21 +43,20 @@ def main() -> int:
         raise SystemExit(f"{ALIAS} has no second candidate in {chosen.store}; run the quickstart")
     before, after = tried[0]["facts"]["version"], tried[-1]["facts"]["version"]
     rows = store.artifact(read_version(store, before)["artifacts"]["rows"])
-    test = read_rows(rows / "test.parquet")
+    test = read_split(rows, "test")
     test_sets = {
-        "old world": (test.texts, test.labels),
+        "old world": (test.column("text").to_pylist(), test.column("label").to_pylist()),
         "new world": unseen(rows, chosen.rows),
     }
     for name, (texts, labels) in test_sets.items():
         right = {}
         for moment, version in (("before", before), ("after", after)):
             loaded = load_version(store, version)
-            found = classify(loaded, texts)
-            guesses = [loaded.model.labels[int(one.probabilities.argmax())] for one in found]
+            found = answer_rows(loaded, [{"text": text} for text in texts])
+            told = [answer["probabilities"] for answer in found]
+            guesses = [max(each, key=each.__getitem__) for each in told]
             right[moment] = np.array(guesses) == np.array(labels)
-        gain = paired_difference(
-            right["after"].astype(float), right["before"].astype(float), DRAWS, stream(0, name)
-        )
+        gain = paired_difference(right["after"], right["before"], 1.0)
         line = {
             "name": f"loop gain, {name}",
             "ratio": round(float(right["after"].mean() / right["before"].mean()), 4),
@@ -79,7 +77,7 @@ def main() -> int:
 
 def unseen(rows: Path, count: int) -> tuple[list[str], list[str]]:
     """IMDB reviews that the world of the replay does not hold, repaired as the data stage does."""
-    known = set(read_rows(rows / "test-imdb.parquet").texts)
+    known = set(read_split(rows, "test-imdb").column("text").to_pylist())
     names = {"0": "negative", "1": "positive"}
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as lines:
         every = [row for row in csv.DictReader(lines) if row["source"] == "imdb"]

@@ -222,7 +222,7 @@ def fit_peer(
         ).train()
     model.eval()
     chosen = np.empty(len(held), dtype=np.int64)
-    prepared = ours.prepare([row["text"] for row in held])
+    prepared = ours.tokens([row["text"] for row in held])
     for place in range(0, len(held), 64):
         items = [{"ids": item.ids, "label": 0} for item in prepared[place : place + 64]]
         with torch.inference_mode():

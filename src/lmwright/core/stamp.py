@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -130,6 +130,8 @@ def reachable(
             todo += definition.uses
         elif wanted in module.names:
             todo.append(module.names[wanted])
+        else:  # made by a statement that defines no single name
+            todo.append((name, "*"))
     kept(cache_file()).write()
     return dict(sorted(found.items())), libraries
 
@@ -169,9 +171,20 @@ class Module:
         """One digest of ``body``, and what it names of the module and of its own imports."""
         local = imported(body, self.package)[0]
         known = {**self.scope, **local}
-        uses = {known[name] for part in body for name in part.mentions if name in known}
-        uses |= set(local.values())
+        uses = {place for part in body for place in used(part.mentions, known)}
+        uses |= {place for place in local.values() if place[1] != "*"}
         return Definition(hash_json([part.digest for part in body]), sorted(uses))
+
+
+def used(
+    mentions: Iterable[str], known: Mapping[str, tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """The definitions that are mentioned; of a module by name, the attributes that are taken."""
+    for mention in mentions:
+        name, _, attribute = mention.partition(".")
+        if name in known:
+            module, wanted = known[name]
+            yield module, attribute if attribute and wanted == "*" else wanted
 
 
 @lru_cache(maxsize=4096)

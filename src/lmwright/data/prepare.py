@@ -30,6 +30,7 @@ from lmwright.data.merge import merge_judgements
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
 from lmwright.data.sources import Fault, Source, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
+from lmwright.tables import module_of
 from lmwright.text.language import identifier as identifier_of
 
 REPEATED_ID, UNFIT, NEAR_HELD = 3, 4, 5
@@ -111,6 +112,10 @@ class Data(Stage):
     def asks(self) -> tuple[str, ...]:
         """The held rows."""
         return self.held
+
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows."""
+        return (module_of("tasks", self.task.kind),)
 
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
