@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import pytest
 import typer
-from lmwright.evals.ask import Hosting
 
 from lmwright.audit.personal import Personal
 from lmwright.data.sources import Source
 from lmwright.data.split import Fractions
+from lmwright.evals.zero_shot import Hosting
 from lmwright.loop.gate import Gate, Slices
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,7 +35,7 @@ def pages() -> Any:
     [
         ("data.sources[]", Source),
         ("data.fractions", Fractions),
-        ("ask.hosted", Hosting),
+        ("zero-shot.hosted", Hosting),
         ("promote.gate", Gate),
         ("promote.gate.slices", Slices),
         ("audit.limits.personal", Personal),

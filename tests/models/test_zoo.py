@@ -16,7 +16,7 @@ from lmwright.tables import FAMILIES
 SOURCE = Path(__file__).parents[2] / "src" / "lmwright"
 OTHERS = (
     "tables.py",  # the table of names
-    "core/assets.py",  # names of published files
+    "assets.py",  # names of published files
     "text/",  # ways to spell tokens and chats, which have families' names
     "models/files/gguf_tokenizer.py",  # the same, in that format
     "models/files/gguf_vocabulary.py",
