@@ -16,6 +16,8 @@ STAGES = {
     "data": "lmwright.data.prepare:Data",
     "train": "lmwright.train.finetune:Train",
     "zero-shot": "lmwright.evals.zero_shot:ZeroShotClassification",
+    "prompt": "lmwright.evals.prompt:Prompt",
+    "ensemble": "lmwright.evals.ensemble:Combine",
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
     "audit": "lmwright.audit.audit:Audit",
@@ -66,6 +68,8 @@ MODELS = {
     "majority": "lmwright.baselines.majority:Majority",
     "dictionary": "lmwright.baselines.dictionary:Dictionary",
     "ngram": "lmwright.baselines.ngram:Ngram",
+    "ensemble": "lmwright.models.ensemble:Ensemble",
+    "prompted": "lmwright.tasks.prompted:Prompted",
     "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",
     "zero-shot-hosted": "lmwright.tasks.zero_shot_hosted:ZeroShotHosted",
 }

@@ -1,6 +1,7 @@
 """``init`` writes a recipe that is read back as it was meant and runs, whatever a table holds."""
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -178,3 +179,40 @@ def test_what_init_writes_for_few_rows_runs_to_its_end(folder: Path, capsys) -> 
     (folder / "t.csv").write_text("\n".join(["text,label", *rows, *rows[:30]]))
     written(folder / "t.csv")
     assert main(["run", "mine.yaml"]) == 0, capsys.readouterr().err
+
+
+SPANS = [{"start": 0, "end": 3, "label": "PER"}]
+
+
+def test_another_task_takes_columns_by_their_names(folder: Path) -> None:
+    lines = [
+        json.dumps({"text": f"Ada met Alan {n}.", "spans": SPANS, "group": f"d{n // 2}"})
+        for n in range(120)
+    ]
+    (folder / "tags.jsonl").write_text("\n".join(lines))
+    recipe, source = written(Path("tags.jsonl"), "--task", "token-classification")
+    assert recipe.task.kind == "token-classification"
+    assert (source.columns, source.side) == ({}, {"group": "group"})
+    assert sum(isinstance(row, RawRow) for row in rows_of(recipe, source)) == 120
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--task", "token-classification"], "no column 'spans' for spans"),
+        (["--task", "token-classification", "--column", "spans=label"], "cannot be used"),
+        (["--task", "token-classification", "--column", "tags=label"], "has no column 'tags'"),
+        (["--task", "token-classification", "--column", "label"], "NAME=COLUMN"),
+        (["--task", "token-classification", "--label", "label"], "--label with --task"),
+        (["--task", "token-clasification"], "token-classification"),
+        (["--column", "text=text"], "--column without --task"),
+    ],
+)
+def test_what_another_task_lacks_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    (folder / "rows.csv").write_text("\n".join(["text,label", *ROWS]))
+    assert main(["init", "rows.csv", *words]) == 1
+    said = capsys.readouterr().err
+    assert told in said and "Traceback" not in said
+    assert not (folder / "rows.yaml").exists()

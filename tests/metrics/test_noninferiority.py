@@ -43,6 +43,18 @@ def test_groups_keep_the_error_rate_where_rows_depend_on_each_other_in_simulatio
     assert alone / 400 > 0.15
 
 
+def test_a_group_counts_once_however_many_rows_it_has():
+    new, old = np.zeros(300), np.zeros(300)
+    new[:200] = 1.0  # one long document, on which the new one fails
+    groups = np.concatenate([np.zeros(200), np.arange(1, 101)])
+    found = ni.compare(new, old, 0.06, 0.05, 1.0, groups=groups)
+    assert found.difference == pytest.approx(1 / 101)
+    means = np.concatenate([[1.0], np.zeros(100)])
+    alone = ni.compare(means, np.zeros(101), 0.06, 0.05, 1.0)
+    assert (found.lower, found.upper) == pytest.approx((alone.lower, alone.upper))
+    assert found.rows == 300
+
+
 def test_the_four_verdicts():
     rng = stream(2, "t")
     noise = rng.normal(size=2000) * 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import LONGEST_NAME, Recipe, make_recipe
 from lmwright.core.yaml12 import parse_yaml, write_yaml
-from lmwright.data.guess import TASK, guess_source
+from lmwright.data.guess import TASK, Guess, guess_source, named_source
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.loop.detect import Detect
@@ -51,11 +51,19 @@ def init(
     table: Annotated[Path, typer.Argument(help="CSV, JSON Lines or Parquet with labelled texts.")],
     text: Annotated[str, typer.Option(help="The column with the texts.")] = "",
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "",
+    task: Annotated[str, typer.Option(help="Another task than to find one label a text.")] = TASK,
+    column: Annotated[
+        list[str],
+        typer.Option(help="With --task, where the table names a column otherwise: NAME=COLUMN."),
+    ] = [],  # noqa: B006
     encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where to write; NAME.yaml by default.")] = None,
 ) -> None:
-    """Look at a table, guess its columns, and write a recipe that runs as it is."""
-    guess = guess_source(table, text, label, encoding)
+    """Look at a table, guess its columns, and write a recipe that runs as it is.
+
+    For another task than text-classification, columns are taken by their names.
+    """
+    guess = guessed(table, text, label, task, column, encoding)
     name = re.sub(r"[^a-z0-9_-]+", "-", table.stem.lower()).strip("-_")
     name = name[:LONGEST_NAME].strip("-_") or "mine"
     path = out or Path(f"{name}.yaml")
@@ -65,13 +73,15 @@ def init(
     source: dict[str, Any] = {"name": found.name, "path": str(table.absolute())}
     if found.columns:
         source["columns"] = found.columns
+    if found.side:
+        source["side"] = dict(found.side)
     if found.encoding != Source.encoding:
         source["encoding"] = found.encoding
-    task: Any = TASK
-    if len(guess.labels) > resolve("tasks", TASK).max_labels:
-        task = {"kind": TASK, "max_labels": len(guess.labels)}
+    purpose: Any = task
+    if len(guess.labels) > getattr(resolve("tasks", task), "max_labels", len(guess.labels)):
+        purpose = {"kind": task, "max_labels": len(guess.labels)}
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
-    recipe = {"name": name, "task": task, "stages": stages, "watch": {"keep_text": False}}
+    recipe = {"name": name, "task": purpose, "stages": stages, "watch": {"keep_text": False}}
     sized = fit_to(recipe, guess.labels, str(path))
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
     body = reasons + write_yaml(recipe)
@@ -79,6 +89,23 @@ def init(
     checked(body, str(path))
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")
+
+
+def guessed(
+    table: Path, text: str, label: str, task: str, columns: Sequence[str], encoding: str
+) -> Guess:
+    """The source in a table: guessed for text-classification, else by the names of its columns."""
+    if task == TASK:
+        if columns:
+            raise BadInput("--column without --task", "--text or --label", "name both columns so")
+        return guess_source(table, text, label, encoding)
+    if text or label:
+        cure = "say --column NAME=COLUMN"
+        raise BadInput(f"--text or --label with --task {task}", "columns of that task", cure)
+    given = dict(each.partition("=")[::2] for each in columns)
+    if not all(given.values()):
+        raise BadInput(f"--column {' '.join(columns)}", "NAME=COLUMN", "name both")
+    return named_source(table, resolve("tasks", task)(), given, encoding)
 
 
 def checked(body: str, where: str) -> Recipe:

@@ -190,6 +190,14 @@ class Stage(Settings):
         return {}
 
     @classmethod
+    def origins(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Artifacts, by the stage's own names, that the model it gives goes on from or holds.
+
+        What these learnt from, it has learnt from.
+        """
+        return ()
+
+    @classmethod
     def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
         """Uses of the rows in ``place`` (ARTIFACT/FILE, the stage's own name of it).
 
@@ -208,8 +216,8 @@ class Stage(Settings):
         """Change what the store's aliases name, after ``run``; the facts, or None for no act.
 
         Done on every run, also where the result of ``run`` was there already, so that repeating
-        it must change nothing. ``artifacts`` are those of the run by name, ``record`` appends to
-        its journal.
+        it must change nothing. ``artifacts`` are those of the run by name, its own by the names
+        that the stage has for them; ``record`` appends to the run's journal.
         """
         return None
 

@@ -149,7 +149,8 @@ class Module:
 
     def __init__(self, name: str, path: Path) -> None:
         pieces = kept(cache_file()).pieces(path.read_text(encoding="utf-8"))
-        self.names, self.imported, self.libraries = imported(pieces)
+        self.package = name.partition(".")[0]
+        self.names, self.imported, self.libraries = imported(pieces, self.package)
         self.definitions: dict[str, list[Piece]] = {}
         self.rest: list[Piece] = []
         for one in pieces:
@@ -168,7 +169,7 @@ class Module:
 
     def digest(self, body: list[Piece]) -> Definition:
         """One digest of ``body``, and what it names of the module and of its own imports."""
-        local = imported(body)[0]
+        local = imported(body, self.package)[0]
         known = {**self.scope, **local}
         uses = {place for part in body for place in used(part.mentions, known)}
         uses |= {place for place in local.values() if place[1] != "*"}
@@ -193,9 +194,12 @@ def parse(name: str, path: Path, changed: int) -> Module:
 
 
 def imported(
-    pieces: Iterable[Piece],
+    pieces: Iterable[Piece], package: str = OURS
 ) -> tuple[dict[str, tuple[str, str]], set[str], set[str]]:
-    """Local name -> (module of ours, definition), modules of ours, distributions of others."""
+    """Local name -> (module of ours, definition), modules of ours, distributions of others.
+
+    Those of ``package``, in which the pieces stand, are ours too: it may be a stranger's.
+    """
     names: dict[str, tuple[str, str]] = {}
     modules: set[str] = set()
     libraries: set[str] = set()
@@ -203,7 +207,7 @@ def imported(
         top = module.partition(".")[0]
         if top in LIBRARIES:
             libraries.add(LIBRARIES[top])
-        if top != OURS:
+        if top not in (OURS, package):
             continue
         whole = f"{module}.{name}" if name else module
         place = (module, name) if name and not find_source(whole) else (whole, "*")

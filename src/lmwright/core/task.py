@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -268,6 +268,36 @@ class LabelTask(Task, Protocol):
 
     def codes(self, rows: pa.Table) -> np.ndarray:
         """Places (n,) of the rows' labels; BadInput for one that the task does not have."""
+
+
+@runtime_checkable
+class MergingTask(Task, Protocol):
+    """A task whose rows with equal inputs are judgements of one row, by several annotators say."""
+
+    def merged(self, rows: Sequence[Row]) -> Row:
+        """One row (inputs and targets) of several with equal inputs, each with its side columns.
+
+        The rows come from one source, in the order in which they were read.
+        """
+
+
+@runtime_checkable
+class PoolingTask(Task, Protocol):
+    """A task whose answers can be averaged over several models (an ensemble)."""
+
+    def pooled(self, parts: Sequence[Answers]) -> Answers:
+        """Uncalibrated answers whose probabilities are the mean of those of calibrated ``parts``.
+
+        BadInput for answers that have no mean.
+        """
+
+
+@runtime_checkable
+class PromptedTask(Task, Protocol):
+    """A task whose answers can be read off texts that a language model wrote."""
+
+    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+        """Uncalibrated answers from the texts (one or more samples) written for each row."""
 
 
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:

@@ -140,11 +140,16 @@ def ids_of_source(folder: Path, source: str) -> dict[str, list[str]]:
     return found
 
 
-def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Write tables, sorted by id within and between them; returns the rows written."""
+def write_rows(
+    path: Path, schema: pa.Schema, tables: Iterable[pa.Table], repeated: Iterable[str] = ()
+) -> int:
+    """Write tables, sorted by id within and between them; returns the rows written.
+
+    Of ``repeated`` columns, as of the source and licence, each value is kept once.
+    """
     count = 0
-    repeated = [name for name in ("label", "source", "licence") if name in schema.names]
-    with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated) as writer:
+    few = [*repeated, "source", "licence"]
+    with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=few) as writer:
         for table in tables:
             writer.write_table(table.select(schema.names).cast(schema), row_group_size=GROUP_ROWS)
             count += table.num_rows

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,8 @@ class Gathered:
     ``targets`` uint64 of the targets,
     ``strata`` int32 into ``names``, ``clusters`` uint64 (0: none), ``sources`` int16,
     ``characters`` and ``words`` int32, ``repeats_id`` bool: all (rows,). The values are in
-    ``path``. ``read`` counts records of each source, ``repaired`` those that cleaning changed.
+    ``path``. ``read`` counts records of each source, ``repaired`` those that cleaning changed,
+    ``merged`` rows that went into others (data/merge.py).
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Gathered:
     characters: np.ndarray
     words: np.ndarray
     repeats_id: np.ndarray
+    merged: int = 0
 
     def staged(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(number of the first row, rows) of each batch, as they were gathered."""
@@ -126,13 +129,8 @@ def gather(
                 say(sum(read), source.name)
             refuse_faulty(source, read[number], rejected, faults, limits.faulty)
             parts[first:] = [marked(parts[first:])] if parts[first:] else []
-    return Gathered(
-        path,
-        list(names),
-        read,
-        repaired,
-        *(np.concatenate(part) for part in zip(*parts, strict=True)),
-    )
+    arrays: Iterator[Any] = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Gathered(path, list(names), read, repaired, *arrays)
 
 
 def staged_schema(columns: Sequence[Column], side: Sequence[str]) -> pa.Schema:
@@ -203,7 +201,7 @@ def numbers(
     ids = b"".join(digest("\x1f".join((source.name, *each)), 16) for each in whole)
     keys = b"".join(digest(" ".join(each.casefold().split()), 8) for each in inputs)
     strata = [names.setdefault(task.stratum(row.values), len(names)) for row in rows]
-    clusters = [task.cluster(row.values) or row.side.get("group", "") for row in rows]
+    clusters = [task.cluster(row.values) or row.side.get("cluster", "") for row in rows]
     if source.id:
         given = np.frombuffer(b"".join(digest(row.id, 8) for row in rows), np.uint64)
     else:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lmwright.core.columns import as_label
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Table
 from lmwright.data.gather import batches, clean, digest, parts_of
 from lmwright.data.prepare import Data
-from lmwright.data.sources import Source, read_source, records, source_files
+from lmwright.data.sources import SIDE, Source, read_source, records, source_files
 from lmwright.tables import entries, resolve
 
 TASK = "text-classification"
@@ -196,7 +196,7 @@ def key_of(value: str) -> str:
 
 @dataclass(frozen=True)
 class Guess:
-    """The source for a recipe, its rows by label without repeats, and the reasons."""
+    """The source for a recipe, its rows by label (or stratum) without repeats, and the reasons."""
 
     source: Source
     labels: dict[str, int]
@@ -225,10 +225,8 @@ def guess_source(path: Path, text: str = "", label: str = "", encoding: str = ""
     Raises BadInput, naming the columns found, when no column or more than one could be meant; for
     targets of another task, which it names; and for a table that the stage data would refuse.
     """
-    name = "".join(sign if sign.isalnum() else "-" for sign in path.name.split(".")[0]).strip("-")
-    source = Source(name=name or "table", path=str(path), encoding=encoding or Source.encoding)
-    codec = codec_of(source)
-    source = replace(source, encoding=codec)
+    source = bare_source(path, encoding)
+    codec = source.encoding
     columns = look(source)
     for asked in filter(None, (text, label)):
         if asked not in columns:
@@ -261,6 +259,74 @@ def guess_source(path: Path, text: str = "", label: str = "", encoding: str = ""
             f"it is not UTF-8, so it is read as {codec}: look whether its letters are right",
         )
     return Guess(found, dict(sorted(counts.labels.items())), reasons)
+
+
+def named_source(path: Path, task: Task, given: Mapping[str, str], encoding: str = "") -> Guess:
+    """A source of rows for ``task`` from a table whose columns are called as the task's are.
+
+    ``given`` maps columns of the task to those of the table that are called otherwise. Side
+    columns are taken where the table has one of that name. The guess counts rows by the task's
+    strata. BadInput, naming the columns found, where one is not there.
+    """
+    wanted = role_columns(task, "input", "target")
+    source = bare_source(path, encoding)
+    columns = look(source)
+    for name in given:
+        if name not in [each.name for each in wanted]:
+            known = [each.name for each in wanted]
+            raise BadInput(
+                f"--column {name}={given[name]}: the task has no column {name!r}",
+                "one of " + ", ".join(known),
+                nearest(name, known),
+            )
+    for each in wanted:
+        place = given.get(each.name, each.name)
+        if place not in columns and (each.default is None or each.name in given):
+            raise BadInput(
+                f"{path.name} has no column {place!r} for {each.name}; it has {list(columns)}",
+                "a column of that name",
+                f"name another with --column {each.name}=COLUMN",
+            )
+    side: dict[Any, str] = {
+        name: name for name in SIDE if name in columns and name not in given.values()
+    }
+    renamed = {name: own for name, own in given.items() if name != own}
+    found = replace(source, columns=renamed, side=side)
+    strata, skipped = count_strata(found, task)
+    rows, bad = strata.total() + skipped.total(), skipped.total()
+    if not strata or bad > max(MOST_FAULTY * rows, 1):
+        raise BadInput(
+            f"{path.name}: {bad:,} of {rows:,} rows cannot be used: {listed(skipped)}",
+            f"rows for the task {task.kind}",
+            "mend the table, or name other columns with --column",
+        )
+    reasons = [f"{rows:,} rows with different inputs looked at, for the task {task.kind}"]
+    if skipped:
+        reasons.append(f"{bad:,} rows cannot be used: {listed(skipped)}")
+    return Guess(found, dict(sorted(strata.items())), tuple(reasons))
+
+
+def count_strata(source: Source, task: Task) -> tuple[Counter[str], Counter[str]]:
+    """Rows with different inputs by their stratum, and unusable ones by reason."""
+    strata, skipped = Counter[str](), Counter[str]()
+    inputs, seen = role_columns(task, "input"), set[bytes]()
+    rows = read_source(source, role_columns(task, "input", "target"))
+    for batch in batches(islice(rows, LOOKED_AT)):
+        good, faults, _ = clean(task, batch, Data.max_characters)
+        skipped.update(fault.reason for fault in faults)
+        for row in good:
+            key = digest(" ".join(parts_of(row.values, inputs).casefold().split()), 16)
+            if key not in seen:
+                seen.add(key)
+                strata[task.stratum(row.values)] += 1
+    return strata, skipped
+
+
+def bare_source(path: Path, encoding: str) -> Source:
+    """A source for a table, called as its file is, in the encoding that its bytes show."""
+    name = "".join(sign if sign.isalnum() else "-" for sign in path.name.split(".")[0]).strip("-")
+    source = Source(name=name or "table", path=str(path), encoding=encoding or Source.encoding)
+    return replace(source, encoding=codec_of(source))
 
 
 def codec_of(source: Source) -> str:

@@ -20,12 +20,13 @@ from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
-from lmwright.core.task import Task, role_columns, task_to_json
+from lmwright.core.task import MergingTask, Task, role_columns, task_to_json
 from lmwright.data.corpus import TASK, schema_of, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
 from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_columns
 from lmwright.data.label_errors import CHARACTERS, find_label_errors
+from lmwright.data.merge import merge_judgements
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
 from lmwright.data.sources import Fault, Source, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
@@ -175,6 +176,10 @@ class Data(Stage):
             clock.append(time.perf_counter())
             barred = self.near_held(gathered, groups)
             groups = groups[: len(barred)]
+            if isinstance(self.task, MergingTask):
+                gathered, first = merge_judgements(self.task, gathered, self.sources, folder)
+                groups = np.unique(groups[first], return_inverse=True)[1].astype(groups.dtype)
+                barred = barred[first]
             verdict, places = self.place(gathered, groups, barred)
             task = self.task.fitted(learnt_rows(gathered, verdict, places))
             second = Second(self, task, gathered, groups, verdict, places)
@@ -248,7 +253,11 @@ def headline(quality: Mapping[str, Any]) -> dict[str, Any]:
     """The line that a person is told of the rows: what was kept, dropped, and is too little."""
     rows, splits = quality["rows"], quality["splits"]
     line = f"{rows['kept']:,} of {rows['read']:,} rows kept"
-    dropped = {"repeats": rows["repeats_removed"], "rejected": rows["rejected"]}
+    dropped = {
+        "repeats": rows["repeats_removed"],
+        "merged with others": rows.get("merged", 0),
+        "rejected": rows["rejected"],
+    }
     told = ", ".join(f"{count:,} {name}" for name, count in dropped.items() if count)
     warnings = []
     for name, split in splits.items():
@@ -335,6 +344,7 @@ class Second:
         self.texts: dict[int, str] = dict.fromkeys(searched.tolist(), "")
         characters = int(gathered.characters.sum(dtype=np.int64))
         columns = role_columns(self.task, "input", "target")
+        repeated = [column.name for column in columns if column.type == "label"]
         schema = schema_of(columns, side_columns(stage.sources))
         with closing(Parts(folder / "parts", schema, characters)) as parts:
             for first, batch in gathered.staged():
@@ -342,7 +352,7 @@ class Second:
             refuse_empty(self.places[(self.verdict == KEPT) & (self.places < len(SPLITS))])
             self.refuse_empty_test_sets()
             for place, name in self.files():
-                write_rows(target / f"{name}.parquet", schema, parts.sorted(place))
+                write_rows(target / f"{name}.parquet", schema, parts.sorted(place), repeated)
         quality = self.quality(rejected, self.label_errors(searched))
         write_json(target / TASK, task_to_json(self.task))
         write_json(target / "sources.json", self.describe_sources())
@@ -449,6 +459,7 @@ class Second:
                 "kept": int(kept.sum()),
                 "rejected": sum(c.total() for c in rejected.counts.values()),
                 "repeats_removed": int((self.verdict == 1).sum()),
+                **({"merged": gathered.merged} if gathered.merged else {}),
             },
             "labels": labels,
             "balance": balance(labels),

@@ -24,7 +24,7 @@ from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Record, Table
 
-SIDE = ("group", "time", "annotator", "weight")
+SIDE = ("cluster", "group", "time", "annotator", "weight")
 """Side columns: they stand beside a task's own, are no model input and no part of identity."""
 
 
@@ -53,7 +53,9 @@ class Source(Settings):
     columns: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, str]] = field(default_factory=dict)
-    side: dict[Literal["group", "time", "annotator", "weight"], str] = field(default_factory=dict)
+    side: dict[Literal["cluster", "group", "time", "annotator", "weight"], str] = field(
+        default_factory=dict
+    )
     id: str = ""
     where: dict[str, str] = field(default_factory=dict)
     encoding: str = "utf-8"

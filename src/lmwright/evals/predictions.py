@@ -89,9 +89,9 @@ def judge(task: Task, rows: pa.Table, answers: Answers, calibration: Calibration
 def clusters_of(task: Task, rows: pa.Table) -> np.ndarray | None:
     """Groups (n,) of rows that are resampled together; None where every row stands for itself."""
     names = [task.cluster(row) for row in rows.to_pylist()]
-    if "group" in rows.column_names:
-        side = rows.column("group").to_pylist()
-        names = [name or group for name, group in zip(names, side, strict=True)]
+    if "cluster" in rows.column_names:
+        side = rows.column("cluster").to_pylist()
+        names = [name or cluster for name, cluster in zip(names, side, strict=True)]
     if not any(names):
         return None
     ids = rows.column("id").to_pylist()

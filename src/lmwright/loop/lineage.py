@@ -131,13 +131,21 @@ def learners(store: Store, column: str, value: str) -> dict[str, str]:
     while grown < len(touched):
         grown = len(touched)
         for result in results:
-            start = result.inputs.get(result.parts["settings"].get("start_from") or "")
-            if start in touched:
+            if not touched.keys().isdisjoint(origins(result)):
                 touched.update(dict.fromkeys(result.outputs.values(), result.kind))
     for result in results:
         if VERSION in result.outputs and result.facts.get("model") in touched:
             touched.update(dict.fromkeys(result.outputs.values(), result.kind))
     return touched
+
+
+def origins(result: Result) -> list[str]:
+    """The contents of the models that those of a result go on from or hold."""
+    if result.kind not in entries("stages"):
+        return []  # of a package that is no longer installed
+    kind: type[Stage] = resolve("stages", result.kind)
+    names = kind.origins(old_format.settings(result.parts["settings"]))
+    return [result.inputs[name] for name in names if name in result.inputs]
 
 
 def other_uses(

@@ -17,7 +17,7 @@ from lmwright.core.hashing import encoded, hash_bytes
 from lmwright.core.recipe import merge
 from lmwright.core.settings import read_settings
 from lmwright.core.stage import Feedback, Settings, Stage
-from lmwright.core.task import Loss, Task, role_columns
+from lmwright.core.task import Loss, MergingTask, Task, role_columns
 from lmwright.loop.promote import Promote
 from lmwright.loop.watch import Watch
 from lmwright.metrics.bounded_mean import mean_bounds
@@ -205,8 +205,9 @@ def parts(
 ) -> dict[str, list[dict[str, Any]]]:
     """The labelled rows of each part: inputs, targets and the answer's id.
 
-    Equal inputs stand once, with the target that was given last; inputs that were not kept cannot
-    be learnt from and are left out. What an earlier gate may have judged by (rows with feedback of
+    Equal inputs stand once, with the target that was given last, or with all that were given
+    where the task merges them; inputs that were not kept cannot be learnt from and are left out.
+    What an earlier gate may have judged by (rows with feedback of
     a number up to ``judged``) is no more of the gate's part; it is the past.
     """
     known = [row for row in labelled if row["inputs"]]
@@ -215,11 +216,11 @@ def parts(
     for row in known:
         old = row["part"] == "gate" and bare(task, row["inputs"]) in stale
         key = json.dumps(row["inputs"], sort_keys=True)
-        found[PAST if old else row["part"]][key] = {
-            **row["inputs"],
-            **row["target"],
-            "answer": row["id"],
-        }
+        entry = {**row["inputs"], **row["target"]}
+        part = found[PAST if old else row["part"]]
+        if key in part and isinstance(task, MergingTask):
+            entry = dict(task.merged([part[key], entry]))
+        part[key] = {**entry, "answer": row["id"]}
     return {part: list(rows.values()) for part, rows in found.items()}
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmwright.core.errors import BadInput
-from lmwright.metrics.bounded_mean import mean_bounds
+from lmwright.metrics.bounded_mean import group_totals, mean_bounds
 
 FEWEST = 30
 """With fewer independent rows (or groups) than this no bound is trusted."""
@@ -29,7 +29,10 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a paired comparison found; losses in the unit of the loss (nats for log-loss)."""
+    """What a paired comparison found; losses in the unit of the loss (nats for log-loss).
+
+    ``difference`` is the mean over rows, or over the means of groups where rows belong together.
+    """
 
     verdict: str
     difference: float
@@ -69,7 +72,9 @@ def compare(
     of passing a model that is worse by the margin. A loss is at least 0 and at most ``largest``
     for the new one, ``largest_old`` for the old one (the same where it is not given): bounds that
     keep their level for every distribution need these (:mod:`lmwright.metrics.bounded_mean`).
-    ``groups`` (n,) keeps rows that belong together (of one author, one day) together.
+    ``groups`` (n,) says which rows belong together (of one author, one document): then a group's
+    mean counts once, however many rows it has, so that one long document neither decides nor has
+    to be feared as the next one.
 
     BadInput for losses beyond their largest, or what cannot be compared.
     """
@@ -85,17 +90,24 @@ def compare(
         low, high = losses.min(initial=0), losses.max(initial=0)
         if not (low >= -ROUNDING and high <= most + ROUNDING):
             raise BadInput(f"losses from {low:g} to {high:g}", f"losses from 0 to {most:g}")
-    units = len(new) if groups is None else len(np.unique(groups))
-    gap = float(np.mean(new - old)) if len(new) else math.nan
+    gaps = new - old if groups is None else group_means(new - old, groups)
+    units = len(gaps)
+    gap = float(gaps.mean()) if units else math.nan
     if units < fewest:
         reason = f"too few rows: {units} independent ones, {fewest} needed"
         return Verdict("inconclusive", gap, -math.inf, math.inf, margin, alpha, len(new), reason)
     least, most = -largest_old - ROUNDING, largest + ROUNDING
-    lower, upper = mean_bounds(new - old, least, most, alpha, groups)
+    lower, upper = mean_bounds(gaps, least, most, alpha)
     word, reason = _judge(lower, upper, margin)
     if word == "inconclusive" and units < (needed := rows_needed(margin, largest, alpha)):
         reason += f"; {units} rows, and models that are alike need {needed} to show it"
     return Verdict(word, gap, lower, upper, margin, alpha, len(new), reason)
+
+
+def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mean (units,) of ``values`` (n,) in each group."""
+    total, size = group_totals(values, groups)
+    return total / size
 
 
 def _judge(lower: float, upper: float, margin: float) -> tuple[str, str]:

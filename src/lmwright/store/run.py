@@ -106,7 +106,10 @@ def run_recipe(
                 head["attempts"] = {key: result.attempt for key, result in run.results.items()}
                 write_head(folder, head)
                 foresee(recipe.steps[place:], run.artifacts, store)
-                facts = step.stage.act(recipe, run.artifacts, store, journal.record, author)
+                names = {**step.needs(), **step.gives()}
+                own = {mine: run.artifacts[name] for mine, name in names.items()}
+                known = {**run.artifacts, **own}  # by the stage's own names first
+                facts = step.stage.act(recipe, known, store, journal.record, author)
                 if facts is not None:
                     run.acts[step.name] = facts
                     journal.record("acted", step=step.name, facts=facts)

@@ -35,6 +35,7 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
 from lmwright.text.cleaning import Step, cleaner
+from lmwright.text.label_prompt import named_label
 from lmwright.train.batches import Example
 
 
@@ -165,6 +166,21 @@ class TextClassification(Settings):
         chosen = [self.labels[place] for place in probabilities.argmax(-1)]
         floor = np.full(len(logits), smoothing / len(self.labels))
         return answers.with_columns(probabilities=probabilities, label=chosen, floor=floor)
+
+    def pooled(self, parts: Sequence[Answers]) -> Answers:
+        """Logits of the mean probabilities."""
+        mean = np.mean([each["probabilities"] for each in parts], axis=0)
+        return Answers({"logits": np.log(np.maximum(mean, np.finfo(np.float64).tiny))})
+
+    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+        """Logits of the share of samples that name each label, one more sample spread over all."""
+        votes = np.full((len(completions), len(self.labels)), 1 / len(self.labels))
+        for row, said in enumerate(completions):
+            for each in said:
+                label = named_label(each, self.labels)
+                if label is not None:
+                    votes[row, label] += 1
+        return Answers({"logits": np.log(votes / votes.sum(-1, keepdims=True))})
 
     def confidence(self, answers: Answers) -> np.ndarray:
         """The largest probability; of uncalibrated answers the largest logit."""

@@ -125,7 +125,7 @@ class TextGeneration(Settings):
         return ""
 
     def cluster(self, row: Row) -> str:
-        """Documents of one origin are known by the side column ``group``."""
+        """Documents of one origin are known by the side column ``cluster``."""
         return ""
 
     def text(self, row: Row) -> str:

@@ -119,7 +119,7 @@ class TokenClassification(Settings):
         return ""
 
     def cluster(self, row: Row) -> str:
-        """Sentences of one document are known by the side column ``group``."""
+        """Sentences of one document are known by the side column ``cluster``."""
         return ""
 
     def text(self, row: Row) -> str:
@@ -146,6 +146,20 @@ class TokenClassification(Settings):
         spans = [self.decoded(tags, where) for tags, where in zip(p, places, strict=True)]
         floor = np.full(len(p), smoothing / len(self.tags))
         return answers.with_columns(probabilities=p, spans=spans, floor=floor)
+
+    def pooled(self, parts: Sequence[Answers]) -> Answers:
+        """Logits of each token's mean probabilities; BadInput where models cut texts otherwise."""
+        if not all("probabilities" in each.columns for each in parts):
+            raise BadInput("a member without probabilities", "members that tag tokens")
+        rows = list(zip(*(each["offsets"] for each in parts), strict=True))
+        if not all(np.array_equal(each, row[0]) for row in rows for each in row[1:]):
+            raise BadInput("members that cut a text into other tokens", "members of one tokenizer")
+        tiny = np.finfo(np.float64).tiny
+        logits = [
+            np.log(np.maximum(np.mean(row, axis=0), tiny))
+            for row in zip(*(each["probabilities"] for each in parts), strict=True)
+        ]
+        return Answers({"logits": logits, "offsets": parts[0]["offsets"]})
 
     def decoded(self, probabilities: np.ndarray, offsets: np.ndarray) -> list[dict[str, Any]]:
         """The spans of a row's likeliest tags; an I after another label begins a span.

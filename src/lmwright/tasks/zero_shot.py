@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,16 +22,13 @@ from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState
-from lmwright.models.files.published import is_gguf, located
+from lmwright.models.files.published import copy_published, located, published_in
 from lmwright.models.language import LanguageModel
 from lmwright.models.loading import load_language_model
 from lmwright.old_format import description_of
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
-COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
-"""The files of a published folder that are copied: config, template, weights, tokenizer."""
 CONTENT_FREE = ("N/A", "", "[MASK]")
-FOLDER, FILE = "published", "published.gguf"
 
 
 @dataclass(frozen=True)
@@ -183,13 +178,7 @@ class ZeroShot:
     def save(self, folder: Path) -> None:
         """Write ``model.json``, and the published model as it was found beside it."""
         folder.mkdir(parents=True, exist_ok=True)
-        if is_gguf(self.source):
-            shutil.copyfile(self.source, folder / FILE)
-        else:
-            (folder / FOLDER).mkdir()
-            for path in sorted(self.source.iterdir()):
-                if path.is_file() and COPIED.fullmatch(path.name):
-                    shutil.copyfile(path, folder / FOLDER / path.name)
+        copy_published(self.source, folder)
         description = {
             "kind": self.kind,
             "task": task_to_json(self.task),
@@ -206,9 +195,7 @@ class ZeroShot:
         where, labelled = str(folder / DESCRIPTION), cast(LabelTask, task)
         labels = labelled.labels
         prompt = read_label_prompt(description.get("prompt"), labels, where)
-        source = folder / (FILE if (folder / FILE).is_file() else FOLDER)
-        if not source.exists():
-            raise Corrupt(f"{folder} holds no language model", f"{FOLDER} or {FILE}")
+        source = published_in(folder)
         prior = description.get("prior")
         if not is_logit_row(prior, len(labels)):
             raise Corrupt(f"{where}: the prior is {prior!r}", f"{len(labels)} numbers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 from lmwright.hosted.chat import HostedModel, open_hosted
 from lmwright.old_format import description_of
+from lmwright.text.few_shot import word_hashes
 from lmwright.text.generation import SamplingParams
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
@@ -235,12 +235,6 @@ def token_alternatives(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, f
 def text_key(text: str) -> str:
     """The cache key of a text."""
     return hash_bytes(text.encode("utf-8", "surrogatepass"))
-
-
-def word_hashes(text: str) -> np.ndarray:
-    """A number for each word of a text, the same in every process."""
-    words = text.casefold().split()
-    return np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in words], dtype=np.int64)
 
 
 def sqrt_probabilities(logits: np.ndarray) -> np.ndarray:

@@ -57,16 +57,7 @@ class LabelPrompt:
 
     def parse(self, answer: str) -> int | None:
         """The label of an answer: it is its name, or holds that name and no other as a word."""
-        said = answer.strip().strip(".,:;!\"'`*").casefold()
-        for number, name in enumerate(self.names):
-            if said == name.casefold():
-                return number
-        found = [
-            number
-            for number, name in enumerate(self.names)
-            if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", said)
-        ]
-        return found[0] if len(found) == 1 else None
+        return named_label(answer, self.names)
 
     def matching_labels(self, start: str) -> list[int]:
         """The labels whose names begin with the start of an answer, or begin it."""
@@ -84,6 +75,20 @@ class LabelPrompt:
             "names": list(self.names),
             "max_characters": self.max_characters,
         }
+
+
+def named_label(answer: str, names: Sequence[str]) -> int | None:
+    """The place of the one name that an answer is, or holds as a word; None for none or several."""
+    said = answer.strip().strip(".,:;!\"'`*").casefold()
+    for number, name in enumerate(names):
+        if said == name.casefold():
+            return number
+    found = [
+        number
+        for number, name in enumerate(names)
+        if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", said)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def begins(whole: str, start: str) -> bool:

@@ -15,7 +15,7 @@ from lmwright.core.random import stream
 class Example:
     """One document as ids, the number that keys its dropout, and what is to be learnt of it.
 
-    ``target`` is a class, or one a token (-100 where nothing is to be learnt).
+    ``target`` is a class, or one a token (-100 where nothing is to be learnt), or numbers.
     """
 
     tokens: np.ndarray
@@ -53,6 +53,7 @@ class Batches:
         digest = hashlib.sha256(f"{self.size} {self.epochs} {self.seed}".encode())
         for example in self.examples:
             digest.update(f"{example.document} ".encode())
-            digest.update(np.asarray(example.target, dtype="<i8").tobytes())
+            target = np.asarray(example.target)
+            digest.update(target.astype("<f8" if target.dtype.kind == "f" else "<i8").tobytes())
             digest.update(np.asarray(example.tokens, dtype="<i8").tobytes())
         return digest.hexdigest()

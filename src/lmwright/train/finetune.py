@@ -105,6 +105,12 @@ class Train(Stage):
         return {"extra": [*settings.get("extra", ()), feedback.artifact]}
 
     @classmethod
+    def origins(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The earlier model."""
+        earlier = settings.get("start_from")
+        return (earlier,) if earlier else ()
+
+    @classmethod
     def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
         """The validation rows say when to stop."""
         if place != "rows/validation":

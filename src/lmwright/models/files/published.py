@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 from lmwright.assets import asset_file, asset_hash, is_asset
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_file, hash_tree, tree
 from lmwright.models.files.folder import Described, Published, describe_folder, read_folder
 from lmwright.models.files.gguf_model import describe_gguf, read_gguf_model
 from lmwright.models.files.hub import hub_folder, is_hub, is_read, name_and_revision
 from lmwright.text.generation import is_hosted
+
+COPIED = re.compile(r".+\.(json|jinja|safetensors|spm|tiktoken|txt|bpe|model(\.v\w+)?)")
+"""The files of a published folder that are copied: config, template, weights, tokenizer."""
+FOLDER, FILE = "published", "published.gguf"
+"""A published model inside a predictor's folder."""
+
+
+def copy_published(source: Path, folder: Path) -> None:
+    """Copy a published model, as it was found, into a predictor's folder."""
+    if is_gguf(source):
+        shutil.copyfile(source, folder / FILE)
+        return
+    (folder / FOLDER).mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and COPIED.fullmatch(path.name):
+            shutil.copyfile(path, folder / FOLDER / path.name)
+
+
+def published_in(folder: Path) -> Path:
+    """The published model that :func:`copy_published` put into a predictor's folder."""
+    source = folder / (FILE if (folder / FILE).is_file() else FOLDER)
+    if not source.exists():
+        raise Corrupt(f"{folder} holds no language model", f"{FOLDER} or {FILE}")
+    return source
 
 
 def located(address: str, weights: bool = True) -> Path:

@@ -1,0 +1,129 @@
+"""The stage ``prompt``: rows that a language model is shown, chosen and kept as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_json
+from lmwright.core.stage import Stage, Use, Work
+from lmwright.core.stamp import reachable
+from lmwright.core.task import PoolingTask, Task
+from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
+from lmwright.evals.predictions import answers_to
+from lmwright.hosted.chat import open_hosted
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.files.published import check_address, content_of, located
+from lmwright.models.loading import language_modules
+from lmwright.tasks.prompted import Prompted, Sampling, Shown, opened
+from lmwright.text.few_shot import TEMPLATE, FewShotPrompt
+from lmwright.text.generation import is_hosted
+
+GIVEN = "prompted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Stage):
+    """Make a predictor of a language model by showing it rows with their right answers.
+
+    ``model`` is an address as in the stage zero-shot, ``key_from`` the variable with the key of a
+    hosted one. ``shown`` training rows, drawn so that each stratum keeps its share, stand behind
+    the ``instruction``, each by the ``template``. ``samples`` answers a row are read, each of at
+    most ``max_new_tokens``. ``calibration_rows`` calibrate the prompt (0: none).
+    """
+
+    model: str
+    key_from: str = ""
+    instruction: str = ""
+    template: str = TEMPLATE
+    shown: int = 8
+    max_characters: int = 500
+    samples: int = 1
+    max_new_tokens: int = 16
+    calibration_rows: int = 100
+
+    def needs(self) -> tuple[str, ...]:
+        """The rows."""
+        return ("rows",)
+
+    def gives(self) -> tuple[str, ...]:
+        """One model."""
+        return (GIVEN,)
+
+    def asks(self) -> tuple[str, ...]:
+        """Rows to show, and rows to calibrate by."""
+        return ("rows/train", "rows/calibration")
+
+    def reads(self) -> dict[str, str]:
+        """The language model, if it is of this machine."""
+        return {} if is_hosted(self.model) else {self.model: content_of(self.model)}
+
+    def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """The task of the rows, and the family of the model."""
+        return (*task_modules(inputs["rows"]), *self.family())
+
+    def family(self) -> tuple[str, ...]:
+        """The modules of the model's family, if it is of this machine."""
+        return () if is_hosted(self.model) else language_modules(self.model)
+
+    @classmethod
+    def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
+        """The calibration rows."""
+        if place != "rows/calibration" or not settings["calibration_rows"]:
+            return ()
+        return (Use("calibrated", GIVEN, "", settings["calibration_rows"], settings["seed"]),)
+
+    def check(self) -> None:
+        """BadInput for an address, a template or a number that is none."""
+        self.prompt()
+        for name in ("samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}", "at least 1")
+        for name in ("shown", "calibration_rows"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} is {getattr(self, name)}", "0 or more")
+        if is_hosted(self.model):
+            open_hosted(self.model, self.key_from)
+        else:
+            check_address(self.model)
+
+    def prompt(self) -> FewShotPrompt:
+        """The prompt without its rows."""
+        return FewShotPrompt(self.instruction, self.template, self.max_characters)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Choose the rows, calibrate, and write the predictor with the rows that it shows."""
+        task = read_task_of(work.inputs["rows"])
+        rows = read_split(work.inputs["rows"], "train", max(1, self.shown), self.seed)
+        rows = rows.slice(0, self.shown)
+        shown = [Shown(row["id"], task.text(row), task.target(row)) for row in rows.to_pylist()]
+        asked = Sampling(self.model, self.key_from, self.samples, self.max_new_tokens, self.seed)
+        hosted = is_hosted(self.model)
+        source = None if hosted else located(self.model)
+        # A family's code is part of what the model says, and later stages reach none of it.
+        code = "" if hosted else hash_json(reachable([], self.family())[0])
+        made = Prompted(task, self.prompt(), shown, asked, opened(asked), source, code=code)
+        made.calibration = self.calibration(work, task, made)
+        out = work.out(GIVEN)
+        made.save(out)
+        keys = pa.array(row_keys(task, rows), pa.string())
+        pq.write_table(
+            rows.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
+        )
+        known = made.calibration
+        temperature = None if known is None else known.temperature
+        return {"model": self.model, "shown": len(shown), "temperature": temperature}
+
+    def calibration(self, work: Work, task: Task, made: Prompted) -> Calibration | None:
+        """The calibration of the prompt's answers; None where the task has no use for one."""
+        if not self.calibration_rows or not isinstance(task, PoolingTask):
+            return None
+        rows = read_split(work.inputs["rows"], "calibration", self.calibration_rows, self.seed)
+        answers = answers_to(made, task, rows, lambda done, total: work.progress(done, total))
+        return replace(Calibration.fit(task, rows, answers, risk=1.0), threshold=0.0)

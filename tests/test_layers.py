@@ -1,0 +1,135 @@
+"""No module above the leaves knows a task: neither its name, nor a column that is its own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmwright
+from lmwright.tables import TASKS
+
+SOURCE = Path(lmwright.__file__).parent
+COLUMNS = {"label", "labels", "spans", "probabilities", "continuation", "completion"}
+"""Columns of single tasks; ``text`` is too common a word to be looked for."""
+OF_TASKS = {"tasks", "metrics", "baselines"}
+"""Folders that are about single tasks."""
+
+
+def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, value) of every string constant that is no docstring and in no f-string."""
+    lone = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    shown = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
+    }
+    for node in ast.walk(tree):
+        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if text and id(node) not in lone | shown:
+            yield node.lineno, node.value
+
+
+def hits(wanted: set[str]) -> dict[tuple[str, str], list[int]]:
+    """(file, value) -> lines, of every string that is one of ``wanted``."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        if name.split("/")[0] not in OF_TASKS:
+            for line, value in strings(ast.parse(path.read_text("utf-8"))):
+                if value in wanted:
+                    found.setdefault((name, value), []).append(line)
+    return found
+
+
+def test_no_module_names_a_task() -> None:
+    assert hits(set(TASKS)).keys() == NAMED.keys()
+
+
+def test_no_module_names_a_column_of_one_task() -> None:
+    found = {key: lines for key, lines in hits(COLUMNS).items() if key[0] not in ABOUT}
+    assert {key: found[key] for key in found.keys() - KNOWN.keys()} == {}
+    assert KNOWN.keys() - found.keys() == set(), "exemptions that nothing needs"
+    assert {name for name, _ in hits(COLUMNS)} >= ABOUT.keys()
+
+
+def test_no_module_counts_classes() -> None:
+    found = {
+        f"{name}:{line}"
+        for path in SOURCE.rglob("*.py")
+        if (name := path.relative_to(SOURCE).as_posix()).split("/")[0] not in OF_TASKS
+        for line in class_counts(ast.parse(path.read_text("utf-8")))
+    }
+    counted = {place.partition(":")[0] for place in found}
+    assert counted == COUNTED.keys(), found
+
+
+def test_the_search_finds_what_it_looks_for() -> None:
+    tree = ast.parse(
+        '"""label"""\nrow["label"]\nraise E(f"label {x}")\nif len(task.labels) == 2: pass\n'
+    )
+    assert list(strings(tree)) == [(2, "label")]
+    assert list(class_counts(tree)) == [4]
+
+
+def class_counts(tree: ast.AST) -> Iterator[int]:
+    """Lines on which the number of some labels or classes is compared with a number."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        if any(isinstance(one, ast.Constant) and type(one.value) is int for one in sides):
+            counted = [ast.unparse(one) for one in sides if isinstance(one, ast.Call)]
+            if any(re.fullmatch(r"len\(.*(labels|classes).*\)", one) for one in counted):
+                yield node.lineno
+
+
+NAMED = {
+    ("data/guess.py", "text-classification"): "the task whose columns init guesses by default",
+    ("data/guess.py", "token-classification"): "init names the task that fits spans",
+    ("old_format.py", "text-classification"): "all that there was when the old format was written",
+    ("tables.py", "text-classification"): "the table itself",
+    ("tables.py", "token-classification"): "the table itself",
+    ("tables.py", "text-generation"): "the table itself",
+}
+ABOUT = {
+    "core/columns.py": "names of column types and the keys of a span, whatever the task",
+    "data/formats/conll_file.py": "what a CoNLL file holds: a format of tagged words",
+    "data/guess.py": "usual names of columns in tables of strangers",
+    "evals/zero_shot.py": "the stage that asks for a label; other tasks are refused by name",
+    "old_format.py": "the format of the time when there was one task",
+}
+"""Files that are about such columns as a whole, and why they may be."""
+KNOWN = {
+    ("audit/card.py", "labels"): "a key of the facts of the stage data: rows by stratum",
+    ("audit/counterfactual.py", "probabilities"): "compared where a task has them; else confidence",
+    ("audit/perturbation.py", "spans"): "a column type: texts with places keep their length",
+    ("cli/init.py", "labels"): "a key of the facts of the stage data: rows by stratum",
+    ("data/prepare.py", "label"): "a column type; a key of the facts: the stratum of a row",
+    ("data/prepare.py", "labels"): "a key of the facts: rows by stratum",
+    ("data/quality.py", "labels"): "a key of the facts: rows by stratum",
+    ("loop/controller.py", "labels"): "a key of the loop's state: the last feedback that was used",
+    ("loop/retrain.py", "labels"): "a key of the evidence: how many answers have targets",
+    ("models/zoo/bert.py", "spans"): "the name of a published head",
+    ("models/zoo/distilbert.py", "spans"): "the name of a published head",
+    ("models/zoo/roberta.py", "spans"): "the name of a published head",
+    ("models/zoo/xlm.py", "spans"): "the name of a published head",
+    ("models/zoo/xlnet.py", "spans"): "the name of a published head",
+    ("report/sections/data.py", "labels"): "a key of the facts of the stage data: rows by stratum",
+    ("report/sections/scores.py", "label"): "a key of the page: what stands behind a score's dot",
+    ("serve/request.py", "label"): "a column type, whose values are short",
+    ("serve/traffic.py", "label"): "migrations of logs from when there was one task",
+    ("serve/traffic.py", "probabilities"): "a log of that time, read without a server",
+    ("text/label_prompt.py", "labels"): "a placeholder of a prompt for labels",
+}
+"""(file, string) -> why it is no column of a task, or may be one."""
+COUNTED: dict[str, str] = {
+    "data/prepare.py": "a split with rows of one stratum alone is worth a word",
+}
+"""Files in which labels are counted, and why."""
