@@ -34,7 +34,7 @@ def version(name: str, seed: int) -> Loaded:
     return Loaded(name, TextPredictor(TASK, model), Calibration())
 
 
-NEW = New(config=LLAMA, vocabulary=400)
+NEW = New(family="llama", config=LLAMA, vocabulary=400)
 
 
 class Told:

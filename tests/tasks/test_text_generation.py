@@ -45,7 +45,7 @@ LLAMA = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
-NEW = New(config=LLAMA, vocabulary=400)
+NEW = New(family="llama", config=LLAMA, vocabulary=400)
 
 
 @pytest.fixture(autouse=True)
@@ -333,7 +333,7 @@ def test_its_tokenizer_takes_text_for_text(model, text):
 
 @pytest.mark.parametrize(
     ("new", "reason"),
-    [({"vocabulary": 257}, "257"), ({"family": "lama"}, "llama")],
+    [({"family": "llama", "vocabulary": 257}, "257"), ({"family": "lama"}, "llama")],
 )
 def test_a_model_that_cannot_be_drawn_is_refused(new, reason):
     with pytest.raises(BadInput, match=reason):

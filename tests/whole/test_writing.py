@@ -24,6 +24,7 @@ stages:
   data: {{sources: {sources}}}
   train:
     new:
+      family: llama
       config: {{hidden_size: 48, intermediate_size: 96, num_hidden_layers: 2}}
       vocabulary: 400
     rows: 500

@@ -29,7 +29,7 @@ class New(Settings):
     of a byte-level BPE trained on the training rows (Sennrich et al. 2016; Radford et al. 2019).
     """
 
-    family: str = "llama"
+    family: str
     config: dict[str, Any] = field(default_factory=dict)
     vocabulary: int = 2000
 
