@@ -427,6 +427,7 @@ class Retelling:
     """Answer a question from passages; ``sure`` gives it a confidence."""
 
     kind, one_answer, strata, primary, abstains_by = "retelling", False, "", "distance", ""
+    teacher_forced = False
     columns = (
         Column("question", "text", "input"),
         Column("passages", "texts", "input"),
