@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from ast import literal_eval
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from lmwright.cli.serve import recipe_in_service
+from lmwright.core.journal import read_journal
 from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import history
@@ -51,6 +54,45 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = SMALL.format(recipe=RECIPE, sources=fewer(RECIPE, 2000))
     run_and_replay(folder, recipe, ALIAS, "imdb", 420, 60)
     return folder
+
+
+GOLDEN = {
+    "train": "8bf7e191358ebbde",
+    "validation": "8939d410c161ebb4",
+    "calibration": "bdd9d11a074eab90",
+    "gate": "10bd7125dd1f05cb",
+    "test": "987418bc5a2d6aae",
+    "test-imdb": "c46cbabf011e0902",
+}
+"""The hash of the ids of each file of rows, in their order: the same on every machine."""
+LOSSES = [0.70395, 0.70158, 0.69535, 0.70654, 0.66478]
+"""Of the first steps; kernels of other machines round otherwise."""
+
+
+def test_rows_splits_and_first_losses_are_the_ones_they_were(played: Path) -> None:
+    """A change of identity, cleaning, splits, order or start is meant, and then said here."""
+    (data,) = (
+        result
+        for result in Store(played / "store").all_results()
+        if result.kind == "data" and "imdb" in result.facts["test_sets"]
+    )
+    folder = played / "store" / "artifacts" / data.outputs["rows"]
+    found = {
+        path.stem: hashlib.sha256(
+            "".join(pq.read_table(path, columns=["id"])["id"].to_pylist()).encode()
+        ).hexdigest()[:16]
+        for path in folder.glob("*.parquet")
+    }
+    assert found == GOLDEN
+    journals = (
+        read_journal(path) for path in sorted((played / "store" / "runs").glob("*/journal.jsonl"))
+    )
+    losses = next(
+        steps
+        for journal in journals
+        if (steps := [line["loss"] for line in journal if line["event"] == "step"])
+    )
+    assert losses[:5] == pytest.approx(LOSSES, abs=2e-3)
 
 
 def test_nothing_is_lost_and_the_loop_decides(played: Path) -> None:
