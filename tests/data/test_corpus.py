@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from lmwright.core.columns import Column
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.data.corpus import (
     GROUP_ROWS,
@@ -31,6 +32,7 @@ def table(start, stop):
 
 @pytest.fixture
 def folder(tmp_path):
+    write_json(tmp_path / "task.json", {"kind": "text-classification", "labels": ["0", "1"]})
     write_rows(tmp_path / "train.parquet", SCHEMA, [table(0, 5000), table(5000, COUNT)])
     write_rows(tmp_path / "test-x.parquet", SCHEMA, [table(COUNT, COUNT + 10)])
     return tmp_path

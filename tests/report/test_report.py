@@ -654,7 +654,7 @@ class Learnt:
         self.curves = curves
         result = type("Result", (), {"facts": facts})
         self.runs = [
-            type("Past", (), {"name": "r", "retrained": False, "first": lambda kind: result})
+            type("Past", (), {"name": "r", "retrained": False, "giving": lambda artifact: result})
         ]
 
     def load(self, result, artifact, name):

@@ -25,7 +25,7 @@ stages:
   evaluate: {{splits: [test], rows: 80}}
   audit: {{rows: 40}}
   detect: {{window: 50, windows: 2000, reference: [rows/test, rows/calibration]}}
-  promote: {{gate: {{min_coverage: 0}}}}
+  promote: {{gate: {{min_coverage: 0, baselines: ignored}}}}
 """
 
 

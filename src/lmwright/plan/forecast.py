@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lmwright.core.errors import Refused
+from lmwright.core.errors import BadInput, Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stage import WorkEstimate
@@ -54,6 +55,8 @@ COUNTED = 200_000
 """Rows of a source that are counted; a larger one is taken for that large at least."""
 
 SAMPLE = 256
+FITTED_ROWS = 1000.0
+"""Rows a second of a baseline that could not be tried."""
 PROBED_ROWS = 400
 READ_TEXTS = 64
 STEPS = 4
@@ -174,8 +177,9 @@ class Sources:
         return sum(4 * parameter.numel() for parameter in self.model.network.parameters())
 
     def sample(self) -> list[dict[str, Any]]:
-        """Some rows to learn from."""
-        return [row for name in self.learnt() for row in self.samples[name]][:SAMPLE]
+        """Some rows to learn from, of all sources in turn: one may hold a single label."""
+        in_turn = zip_longest(*(self.samples[name] for name in self.learnt()))
+        return [row for turn in in_turn for row in turn if row is not None][:SAMPLE]
 
     def prepared(self, rows: Sequence[Mapping[str, Any]]) -> list[Tokens]:
         """The tokens of the rows' texts."""
@@ -324,7 +328,7 @@ def kept_bytes(network: Network, lengths: Sequence[int]) -> int:
 def row_rate(known: Sources) -> float:
     """Rows a second of the data stage itself, on some rows of each source."""
     if known.data is None:
-        return 1000.0
+        return FITTED_ROWS
     limited = tuple(replace(source, limit=PROBED_ROWS) for source in known.data.sources)
     stage = replace(known.data, sources=limited, label_error_rows=0)
     folder = Path(tempfile.mkdtemp())
@@ -367,9 +371,12 @@ def fit_rate(known: Sources) -> float:
     """Rows a second of the task's strongest baseline, on some rows."""
     rows, task = known.sample(), known.task
     if task is None or not task.baselines or not rows:
-        return 1000.0
+        return FITTED_ROWS
     table = pa.Table.from_pylist([{"id": f"{place:032x}", **row} for place, row in enumerate(rows)])
-    fitted = task.fitted(table.to_batches())
+    try:
+        fitted = task.fitted(table.to_batches())
+    except BadInput:  # so few rows may lack what all of them have
+        return FITTED_ROWS
     began = time.perf_counter()
     kind_of(fitted, list(task.baselines)[-1]).fit(fitted, table, 0)
     return len(rows) / (time.perf_counter() - began)
