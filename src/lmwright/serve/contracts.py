@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
@@ -20,6 +21,8 @@ from lmwright.serve.generation_engine import GenerationEngine
 from lmwright.serve.request import RequestFault, read_classify, strict_json
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, serve_rows
+
+log = logging.getLogger("lmwright.serve")
 
 
 def add_classify(router: APIRouter, service: Service) -> None:
@@ -118,14 +121,18 @@ class VersionCompletions(Completions):
         ]
 
         def tell() -> None:
-            rows = tuple({model.column: prompt} for prompt, _ in answered)
+            try:
+                answers = tuple(model.answer(*each) for each in answered)
+            except Exception as error:  # the client has its answer: only the watch goes without
+                log.error("a completion cannot be scored, and is not observed: %s", type(error))
+                return
             served = Served(
                 exchange.head["id"],
                 exchange.head["created"],
                 exchange.job.client,
                 model.loaded.version,
-                rows,
-                tuple(model.answer(*each) for each in answered),
+                tuple({model.column: prompt} for prompt, _ in answered),
+                answers,
             )
             for observe in self.service.observers:
                 observe(served)
