@@ -134,6 +134,21 @@ def test_the_traffic_log_keeps_it_and_feedback_finds_it(live: Live, tmp_path: Pa
     traffic.close()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_no_text_is_kept_in_plain(live: Live, tmp_path: Path, keep: bool) -> None:
+    traffic = Traffic(tmp_path, keep_text=keep, retention_days=1, gate_share=0.0)
+    live.service.observers.append(traffic.observe)
+    given = complete(live, prompt="Mail anna@example.org now", max_tokens=4, echo=True)
+    live.service.settle()
+    traffic.give(given["id"], 0, Given(target={"continuation": "to bob@example.org"}), TASK, "")
+    (found,) = traffic.find(given["id"])
+    assert (found["inputs"] is None) == (not keep)
+    assert (found["answer"]["completion"] is None) == (not keep)
+    traffic.close()
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    assert b"@example.org" not in stored
+
+
 def test_a_version_that_is_swapped_in_writes_from_then_on(live: Live, first: Loaded) -> None:
     words = {"prompt": "Serve it", "max_tokens": 8, "top_p": 1, "seed": 3, "logprobs": 0}
     before = complete(live, **words)["choices"][0]

@@ -28,6 +28,7 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
+from lmwright.serve.traffic import masked_for
 from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
 from lmwright.train.batches import Batches
 from lmwright.train.finetune import Train
@@ -362,3 +363,19 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     answers = TASK.calibrated(answer_all(learnt, table.to_pylist()), 1.0, 0.0)
     measures = TASK.measures(table, answers)
     assert measures.scores(np.ones((1, 200)))["f1"][0] > 0.3
+
+
+def test_feedback_with_spans_that_overlap_is_refused():
+    task = TokenClassification(labels=("PER",))
+    one, two = ({"start": a, "end": b, "label": "PER"} for a, b in ((0, 5), (4, 8)))
+    with pytest.raises(BadInput, match="overlap"):
+        task.corrected({"spans": [one, two]})
+    assert task.corrected({"spans": [two]})["spans"] == [two]
+
+
+def test_places_stay_true_in_the_traffic_log():
+    task = TokenClassification(labels=("PER",))
+    text = "Mail anna@example.org or ask Peter Blackburn"
+    kept = masked_for(task, {"text": text})["text"]
+    assert "anna@" not in kept
+    assert kept[29:44] == text[29:44] == "Peter Blackburn"

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmwright.text.personal import count_personal, find_personal, is_card, is_iban, mask_personal
+from lmwright.text.personal import (
+    count_personal,
+    find_personal,
+    is_card,
+    is_iban,
+    mask_in_place,
+    mask_personal,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +86,13 @@ def test_time_is_linear_in_hostile_text(piece):
     begun = time.perf_counter()
     mask_personal(piece * (100_000 // len(piece)))
     assert time.perf_counter() - begun < 5
+
+
+@pytest.mark.parametrize("text", ["Mail anna@example.org or ask Peter", "+49 30 901820", "x@y.org"])
+def test_masking_in_place_keeps_every_place(text):
+    masked = mask_in_place(text)
+    assert len(masked) == len(text)
+    assert not find_personal(masked)
+    if "Peter" in text:
+        assert masked.index("Peter") == text.index("Peter")
+        assert "anna" not in masked

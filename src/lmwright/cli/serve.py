@@ -149,6 +149,8 @@ async def run(
         routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
         server = DrainingServer(make_app(service, routers), settings, service.engines)
         server.faults = lambda: (controller.fault, traffic.fault)
+        for pool in service.pools:
+            ends.callback(pool.shutdown)
         for writing in service.engines:
             ends.callback(writing.close, STEP_SECONDS)
         begin_listening(alias, listener, settings)

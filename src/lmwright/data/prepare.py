@@ -96,8 +96,8 @@ class Data(Stage):
 
     @classmethod
     def beside(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
-        """The rows of the feedback, of which none is learnt from that is near a row that models
-        are judged by."""
+        """The rows of the feedback, of which none is learnt from that is near a row of a split that
+        models are judged by. Test sets are no such rows: a replay plays them as traffic."""
         return {
             feedback.artifact: {
                 "stage": "data",

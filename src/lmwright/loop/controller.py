@@ -169,6 +169,8 @@ class Controller:
             return
         for one in served:
             for scores in watcher.take(one):
+                if self.watcher is not watcher:  # another version was put in place meanwhile
+                    return
                 self.traffic.add_window(watcher.version, scores)
                 self.scores = [*self.scores, scores][-LAST_WINDOWS:]
 

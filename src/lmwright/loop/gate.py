@@ -233,6 +233,7 @@ def slices(
     """Every slice of the kinds asked for is not worse by more than the margin."""
     metric = asked.metric or task.gate_loss
     conditions = []
+    clusters = clusters_of(task, new.rows)
     for name, member in members(asked, task, new.rows).items():
         name = f"slice {name}"
         verdict = compare(
@@ -242,6 +243,7 @@ def slices(
             alpha,
             new.largest(metric),
             old.largest(metric),
+            None if clusters is None else clusters[member],
         )
         evidence = verdict.to_json() | {"metric": metric}
         conditions.append(Condition(name, verdict.passes, verdict.reason, evidence))
@@ -256,6 +258,7 @@ def members(asked: Slices, task: Task, rows: pa.Table) -> dict[str, np.ndarray]:
     """
     kinds = asked.kinds or ((task.strata,) if task.strata else ())
     every = memberships(task, rows)
+    clusters = clusters_of(task, rows)
     known = {name.partition(":")[0] for name in every}
     for kind in kinds:
         if kind not in known:
@@ -267,14 +270,23 @@ def members(asked: Slices, task: Task, rows: pa.Table) -> dict[str, np.ndarray]:
             for name, member in every.items()
             if name.partition(":")[0] == kind and not member.all()
         }
-        few = [name for name, member in own.items() if member.sum() < asked.rows]
+        few = [
+            name
+            for name, member in own.items()
+            if member.sum() < asked.rows or units(member, clusters) < FEWEST
+        ]
         found |= {name: member for name, member in own.items() if name not in few}
         together = np.any([own[name] for name in few], axis=0) if few else np.zeros(0, bool)
-        if together.sum() >= FEWEST:
+        if together.any() and units(together, clusters) >= FEWEST:
             shown = ", ".join(name.partition(": ")[2] for name in few[:4])
             more = f" and {len(few) - 4} more" if len(few) > 4 else ""
             found[f"{kind}: {shown}{more} together" if len(few) > 1 else few[0]] = together
     return found
+
+
+def units(member: np.ndarray, clusters: np.ndarray | None) -> int:
+    """How many independent rows, or clusters of them, a slice has."""
+    return int(member.sum()) if clusters is None else len(np.unique(clusters[member]))
 
 
 def lacking(fresh: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, Refused
 from lmwright.core.task import Task, role_columns
 from lmwright.loop.controller import Controller
 from lmwright.serve.request import RequestFault, allow_only, read_value, strict_json, text_field
@@ -41,13 +41,18 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
         client = request.scope.get("client_name", "")
         if not ANSWER.fullmatch(answer):
             raise RequestFault(404, "there is no such answer", "id")
-        written = asyncio.get_running_loop().run_in_executor(
-            pool, traffic.give, answer, place, given, task, client
-        )
+
+        def write() -> None:
+            service.settle()
+            traffic.give(answer, place, given, task, client)
+
+        written = asyncio.get_running_loop().run_in_executor(pool, write)
         try:
             await asyncio.wait_for(written, service.settings.request_seconds)
         except BadInput:
             raise RequestFault(404, "there is no such answer", "id") from None
+        except Refused as error:
+            raise RequestFault(400, f"the answered row cannot have it: {error.found}") from None
         except TimeoutError:
             raise RequestFault(504, "not written in time", headers={"Retry-After": "1"}) from None
         return JSONResponse({"object": "feedback", "id": answer, "index": place}, status_code=201)

@@ -102,6 +102,7 @@ class VersionCompletions(Completions):
         self.service = service
         service.engines.append(engine)
         self.pool = ThreadPoolExecutor(1, "completions")
+        service.pools.append(self.pool)
 
     def check_name(self, name: str | None) -> None:
         """Refuse a name that is neither the alias nor the version in service."""
@@ -122,10 +123,11 @@ class VersionCompletions(Completions):
 
         def tell() -> None:
             try:
-                answers = tuple(model.answer(*each) for each in answered)
+                observe(tuple(model.answer(*each) for each in answered))
             except Exception as error:  # the client has its answer: only the watch goes without
                 log.error("a completion cannot be scored, and is not observed: %s", type(error))
-                return
+
+        def observe(answers: tuple[Answer, ...]) -> None:
             served = Served(
                 exchange.head["id"],
                 exchange.head["created"],
@@ -134,8 +136,8 @@ class VersionCompletions(Completions):
                 tuple({model.column: prompt} for prompt, _ in answered),
                 answers,
             )
-            for observe in self.service.observers:
-                observe(served)
+            for each in self.service.observers:
+                each(served)
 
         if answered:
             self.pool.submit(tell)

@@ -75,9 +75,13 @@ class Answer:
     @property
     def finite(self) -> bool:
         """True if every number of it is one."""
+        every = self.answers.columns.values()
+        arrays = (
+            each for values in every for each in (values if isinstance(values, list) else [values])
+        )
         return all(
             np.isfinite(values).all()
-            for values in self.answers.columns.values()
+            for values in arrays
             if isinstance(values, np.ndarray) and values.dtype.kind == "f"
         )
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,8 @@ Observe = Callable[[Served], None]
 class Service:
     """The state that the routes of a server share: its engine, settings, counters and observers.
 
-    ``engines`` are all that answer: the engine of rows, and those of the task's contracts.
+    ``engines`` are all that answer: the engine of rows, and those of the task's contracts;
+    ``pools`` have one thread each that still tells the observers of what was answered.
     """
 
     alias: str
@@ -41,6 +43,7 @@ class Service:
         """Make the counters."""
         self.created = int(time.time())
         self.engines: list[ServingEngine] = [self.engine]
+        self.pools: list[ThreadPoolExecutor] = []
         self.requests = requests_counter(self.registry)
         self.seconds = Histogram(
             "lmwright_request_seconds",
@@ -61,6 +64,11 @@ class Service:
         Gauge("lmwright_engine_steps", "Batches so far", registry=self.registry).set_function(
             lambda: self.engine.steps
         )
+
+    def settle(self) -> None:
+        """Return when the observers know of all that was answered before."""
+        for pool in self.pools:
+            pool.submit(lambda: None).result(self.settings.request_seconds)
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""

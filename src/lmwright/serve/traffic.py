@@ -22,13 +22,14 @@ import sqlalchemy as sa
 
 from lmwright.core.columns import Row, canonical
 from lmwright.core.durable import write_json
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, Refused
 from lmwright.core.task import Task, role_columns
 from lmwright.old_format import traffic_answer, traffic_feedback
+from lmwright.serve.engine import Answer
 from lmwright.serve.served import Served
 from lmwright.store.database import Database, sqlite_url
 from lmwright.store.store import Store
-from lmwright.text.personal import mask_personal
+from lmwright.text.personal import mask_in_place, mask_personal
 
 schema = sa.MetaData()
 
@@ -126,6 +127,8 @@ def columns_of(connection: sa.Connection, table: str) -> list[str]:
 
 
 PARTS = ("train", "gate")
+WRITTEN = ("text", "texts")
+"""Types of columns that hold free texts."""
 PATIENCE = 30.0
 WAITING = 50_000
 """Answers that may wait for the writer; beyond that the log says how many it lost."""
@@ -242,9 +245,10 @@ class Traffic(Log):
 
         The part is drawn by the row itself, so that a row never stands on both sides. A target
         that is corrected keeps its number: it is no new one. Raises BadInput for an unknown
-        answer or a target that cannot be meant.
+        answer or a target that cannot be meant, Refused for one that the answered row cannot have.
         """
-        target = None if given.target is None else json.dumps(task.corrected(given.target))
+        right = None if given.target is None else self.right(task, given.target)
+        target = None if right is None else json.dumps(right)
         self.flush()
         with self.database.write() as connection:
             where = (answers.c.id == answer) & (answers.c.place == place)
@@ -252,6 +256,8 @@ class Traffic(Log):
             if row is None:
                 raise BadInput("there is no such answer", "id and index of an answer given here")
             inputs = json.loads(row.inputs) if row.inputs else None
+            if inputs and right is not None and (fault := task.fault({**inputs, **right})):
+                raise Refused(fault)
             part = part_of(bare(task, inputs) if inputs else f"{answer} {place}", self.gate_share)
             said: dict[str, Any] = {"time": time.time(), "client": client}
             said |= {"target": target} if target is not None else {}
@@ -379,13 +385,29 @@ class Traffic(Log):
                 "time": one.time,
                 "client": one.client,
                 "version": one.version,
-                "answer": json.dumps(answer.told, ensure_ascii=False),
+                "answer": json.dumps(self.kept(answer), ensure_ascii=False),
                 "tokens": answer.tokens,
-                "inputs": json.dumps(masked(row), ensure_ascii=False) if self.keep_text else None,
+                "inputs": json.dumps(masked_for(answer.task, row), ensure_ascii=False)
+                if self.keep_text
+                else None,
             }
             for one in served
             for place, (row, answer) in enumerate(zip(one.rows, one.answers, strict=True))
         ]
+
+    def right(self, task: Task, target: Mapping[str, Any]) -> dict[str, Any]:
+        """Targets as they are kept: as the task takes them, their texts masked."""
+        found = task.corrected(target)
+        written = {each.name for each in role_columns(task, "target") if each.type in WRITTEN}
+        return {name: masked(each) if name in written else each for name, each in found.items()}
+
+    def kept(self, answer: Answer) -> dict[str, Any]:
+        """What is kept of an answer: its texts are masked, or left out as the inputs are."""
+        told = answer.told
+        for column in role_columns(answer.task, "answer"):
+            if column.type in WRITTEN and told.get(column.name) is not None:
+                told[column.name] = masked(told[column.name]) if self.keep_text else None
+        return told
 
 
 @dataclass(frozen=True)
@@ -401,13 +423,19 @@ def decoded(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {**row, **{name: json.loads(row[name]) if row[name] else None for name in names}}
 
 
-def masked(value: Any) -> Any:
+def masked(value: Any, mask: Callable[[str], str] = mask_personal) -> Any:
     """A row's values with personal data masked in every text."""
     if isinstance(value, str):
-        return mask_personal(value)
+        return mask(value)
     if isinstance(value, Mapping):
-        return {name: masked(each) for name, each in value.items()}
-    return [masked(each) for each in value] if isinstance(value, list) else value
+        return {name: masked(each, mask) for name, each in value.items()}
+    return [masked(each, mask) for each in value] if isinstance(value, list) else value
+
+
+def masked_for(task: Task, row: Row) -> Any:
+    """An input row, masked; where a task counts characters, by as many of them."""
+    counted = any(column.type == "spans" for column in task.columns)
+    return masked(row, mask_in_place if counted else mask_personal)
 
 
 def part_of(bare_row: str, gate_share: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -290,7 +291,10 @@ class TokenClassification(Settings):
             if span["label"] not in self.labels:
                 known = ", ".join(self.labels)
                 raise BadInput(f"unknown label {span['label'][:60]!r}", f"one of {known}")
-        return {"spans": [{k: span[k] for k in ("start", "end", "label")} for span in spans]}
+        ordered = sorted(spans, key=lambda span: span["start"])
+        if any(b["start"] < a["end"] for a, b in pairwise(ordered)):
+            raise BadInput("spans that overlap", "spans that do not")
+        return {"spans": [{k: span[k] for k in ("start", "end", "label")} for span in ordered]}
 
     # The text model that answers
 
