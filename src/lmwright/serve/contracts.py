@@ -115,9 +115,10 @@ class VersionCompletions(Completions):
     def ended(self, exchange: Exchange) -> None:
         """Tell the observers of the answers to texts, once they are scored; ids are not told of."""
         model, given = cast(VersionModel, exchange.job.model), exchange.parsed
+        prompts = [prompt for prompt in given.prompts for _ in range(given.n)]
         answered = [
             (prompt, exchange.texts[place].removeprefix(prompt if given.echo else ""))
-            for place, prompt in enumerate(np.repeat(np.array(given.prompts, object), given.n))
+            for place, prompt in enumerate(prompts)
             if isinstance(prompt, str)
         ]
 
