@@ -45,6 +45,11 @@ class Column:
         """The Arrow type that it is kept as."""
         return TYPES[self.type].arrow
 
+    @property
+    def placed(self) -> bool:
+        """Whether its values hold places in a text of the row."""
+        return TYPES[self.type].placed
+
     def read(self, value: Any) -> Any:
         """The value as it is kept; Unfit says why it cannot be."""
         if value is None and self.default is not None:
@@ -54,11 +59,15 @@ class Column:
 
 @dataclass(frozen=True)
 class ColumnType:
-    """How values of one type are kept and read. ``example`` shows one in messages."""
+    """How values of one type are kept and read. ``example`` shows one in messages.
+
+    ``placed``: they hold places in a text of the row, counted in characters.
+    """
 
     arrow: pa.DataType
     read: Callable[[str, Any], Any]
     example: str
+    placed: bool = False
 
 
 def example(kind: str, text: str) -> Any:
@@ -214,5 +223,7 @@ TYPES: dict[str, ColumnType] = {
     "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
     "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]'),
     "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]"),
-    "spans": ColumnType(pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]'),
+    "spans": ColumnType(
+        pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]', placed=True
+    ),
 }

@@ -434,7 +434,7 @@ def masked(value: Any, mask: Callable[[str], str] = mask_personal) -> Any:
 
 def masked_for(task: Task, row: Row) -> Any:
     """An input row, masked; where a task counts characters, by as many of them."""
-    counted = any(column.type == "spans" for column in task.columns)
+    counted = any(column.placed for column in task.columns)
     return masked(row, mask_in_place if counted else mask_personal)
 
 
