@@ -128,7 +128,7 @@ def old_log(tmp_path: Path) -> Path:
     """The folder of a log that the code of schema version 2 wrote, opened by nobody since."""
     with tarfile.open(OLD_STORE) as packed:
         kept = [each for each in packed.getmembers() if "/traffic/" in each.name]
-        packed.extractall(tmp_path, kept, filter="data")
+        packed.extractall(tmp_path, kept)
     (folder,) = (tmp_path / "store" / "traffic").iterdir()
     assert schema_versions(folder) == [1, 2]
     return folder

@@ -24,7 +24,7 @@ ALIAS = "reviews@production"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the old store, its table, its start and its recipe, as the current one."""
     with tarfile.open(OLD / "store.tar.gz") as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path)
     for name in ("talk.csv", "old.yaml"):
         shutil.copy(OLD / name, tmp_path / name)
     shutil.copytree(OLD / "start", tmp_path / "start")
