@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from lmwright import assets
-from lmwright.assets import Asset, Joined, asset_file, asset_hash
+from lmwright.assets import Asset, Joined, asset_file, asset_hash, unpack
 from lmwright.core.errors import Corrupt, MissingPart
 
 PARTS = (b"one" * 1000, b"two" * 500_000, b"three")
@@ -106,3 +108,33 @@ def test_two_processes_fetch_each_piece_once(registry):
         each.join()
     assert [each.exitcode for each in both] == [0, 0]
     assert fetched(registry) == ["big-part1", "big-part2", "big-part3"]
+
+
+def made_archive(path: Path, *names: str) -> Path:
+    with tarfile.open(path, "w:gz") as tarball:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            tarball.addfile(member, io.BytesIO(b"abc"))
+    return path
+
+
+def test_a_part_of_a_tarball_is_unpacked(tmp_path: Path) -> None:
+    made = made_archive(
+        tmp_path / "a.tar.gz", "part/one.txt", "part/deep/two.txt", "other/three.txt"
+    )
+    unpack(made, tmp_path / "out", "part")
+    found = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")
+    }
+    assert found == {"one.txt", "deep", "deep/two.txt"}
+    assert (tmp_path / "out" / "deep" / "two.txt").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/tmp/lmwright-out-of-it.txt", "a/../../out.txt"])
+def test_a_file_above_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    made = made_archive(tmp_path / "a.tar.gz", name)
+    with pytest.raises(Corrupt, match="archive"):
+        unpack(made, tmp_path / "out", "")
+    assert not (tmp_path / "out.txt").exists()
+    assert not Path("/tmp/lmwright-out-of-it.txt").exists()
