@@ -131,10 +131,9 @@ def test_a_part_of_a_tarball_is_unpacked(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "deep" / "two.txt").read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/lmwright-out-of-it.txt", "a/../../out.txt"])
+@pytest.mark.parametrize("name", ["../out.txt", "{folder}/out.txt", "a/../../out.txt"])
 def test_a_file_above_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    made = made_archive(tmp_path / "a.tar.gz", name)
+    made = made_archive(tmp_path / "a.tar.gz", name.format(folder=tmp_path))
     with pytest.raises(Corrupt, match="archive"):
         unpack(made, tmp_path / "out", "")
     assert not (tmp_path / "out.txt").exists()
-    assert not Path("/tmp/lmwright-out-of-it.txt").exists()

@@ -47,7 +47,7 @@ class Column:
 
     @property
     def placed(self) -> bool:
-        """Whether its values hold places in a text of the row."""
+        """True if its values hold character offsets into a text of the row."""
         return TYPES[self.type].placed
 
     def read(self, value: Any) -> Any:
