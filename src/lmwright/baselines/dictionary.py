@@ -111,7 +111,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> Dictionary:
-        """What :meth:`save` wrote; Corrupt if it is not whole."""
+        """The baseline that :meth:`save` wrote; Corrupt if it is not whole."""
         phrases = read_json_object(folder / "phrases.json")
         if not all(isinstance(label, str) for label in phrases.values()):
             raise Corrupt(f"{folder / 'phrases.json'} holds a label that is no text", "texts")

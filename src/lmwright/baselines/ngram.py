@@ -147,7 +147,7 @@ class Ngram:
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> Ngram:
-        """What :meth:`save` wrote; Corrupt if it is not whole."""
+        """The baseline that :meth:`save` wrote; Corrupt if it is not whole."""
         try:
             discounts = read_json_object(folder / DESCRIPTION)["discounts"]
             arrays = load_file(folder / "model.safetensors")
