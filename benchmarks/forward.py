@@ -45,9 +45,9 @@ from lmwright.models.core.spec import Head
 from lmwright.models.decode import generate
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.files.gguf_model import read_gguf_model
-from lmwright.models.language import language_model
 from lmwright.models.network.initialise import Initialisation, initialise
 from lmwright.models.network.network import Network, build, fill
+from lmwright.models.text_model import language_model
 from lmwright.models.zoo import bart, gemma3, llama
 from lmwright.text.generation import SamplingParams
 

@@ -15,7 +15,8 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import write_gguf_model
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model, read_generation_config
+from lmwright.models.generation import read_generation_config
+from lmwright.models.text_model import TextModel, language_model
 from tests.cli.folders import change, folder_of
 from tests.models.files.test_gguf_model import KIN, TOKENS, made
 from tests.models.speaking import FAMILIES, speaking_folder
@@ -33,7 +34,7 @@ def gguf_of(name: str, path: Path) -> str:
     return str(path)
 
 
-def logits(model: LanguageModel) -> torch.Tensor:
+def logits(model: TextModel) -> torch.Tensor:
     """Of each token of :data:`IDS`."""
     with torch.no_grad():
         return model.network(pack([IDS]))

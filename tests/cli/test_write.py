@@ -15,8 +15,8 @@ from lmwright.cli.main import main
 from lmwright.models.core.ragged import pack
 from lmwright.models.files.folder import read_folder
 from lmwright.models.files.published import read_published
-from lmwright.models.language import language_model
 from lmwright.models.network.network import build, fill
+from lmwright.models.text_model import language_model
 from lmwright.text.generation import SamplingParams
 from tests.cli.folders import change, folder_of
 from tests.models.test_foreign import folder_of as foreign_folder

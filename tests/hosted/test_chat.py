@@ -15,7 +15,7 @@ from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.hosted.chat import HostedModel, open_hosted
 from lmwright.hosted.endpoint import Rejected
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 from lmwright.text.generation import SamplingParams
 from tests.hosted.odd_endpoint import odd, response, streamed
 from tests.serve.talking import Talk, talking, write_model
@@ -26,7 +26,7 @@ DRAWN = SamplingParams(20, temperature=1.3, top_p=0.9)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextModel]:
     folder: Path = write_model(tmp_path_factory.mktemp("models") / "tiny")
     model = language_model(read_published(str(folder)))
     yield model
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def talk(model: LanguageModel) -> Iterator[Talk]:
+def talk(model: TextModel) -> Iterator[Talk]:
     with talking(model) as talk:
         yield talk
 
@@ -48,7 +48,7 @@ def remote(talk: Talk) -> HostedModel:
 @pytest.mark.parametrize("how", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_text_is_that_of_the_same_model_here(
-    model: LanguageModel, remote: HostedModel, how: SamplingParams, seed: int
+    model: TextModel, remote: HostedModel, how: SamplingParams, seed: int
 ) -> None:
     here = list(model.complete("The an", how, seed))
     assert len("".join(here)) > 5
@@ -57,7 +57,7 @@ def test_the_text_is_that_of_the_same_model_here(
     assert "".join(remote.reply(MESSAGES, how, seed)) == said
 
 
-def test_every_setting_that_is_sent_is_honoured(model: LanguageModel, remote: HostedModel) -> None:
+def test_every_setting_that_is_sent_is_honoured(model: TextModel, remote: HostedModel) -> None:
     plain = "".join(model.complete("The an", GREEDY))
     most = model.tokenizer.encode([plain], 9)[0][0]
     for more in (

@@ -17,8 +17,8 @@ from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 from lmwright.core.random import stream
 from lmwright.models.decode import DecodingState, beam_search, generate
 from lmwright.models.files.weights import read_tensors, write_tensors
-from lmwright.models.language import LanguageModel
-from lmwright.models.loading import load_language_model
+from lmwright.models.loading import load_text_model
+from lmwright.models.text_model import TextModel
 from lmwright.tables import FAMILIES
 from lmwright.text.generation import SamplingParams
 from tests.cli.folders import WORDS, change
@@ -68,8 +68,8 @@ def theirs(folder: Path) -> Any:
     ).eval()
 
 
-def opened(folder: Path) -> LanguageModel[Any]:
-    return load_language_model(str(folder), lambda line: None)
+def opened(folder: Path) -> TextModel[Any]:
+    return load_text_model(str(folder), lambda line: None)
 
 
 def fault(folder: Path) -> LmwrightError:
@@ -116,7 +116,7 @@ def test_what_its_files_ask_of_answers_is_kept_or_named(tmp_path: Path) -> None:
     reference, prompt, told = theirs(folder), PROMPTS[0], list[str]()
     asked = {"eos_token_id": 39, "no_repeat_ngram_size": 1, "stop_strings": ["w3"]}
     (folder / "generation_config.json").write_text(json.dumps(asked))
-    ours = load_language_model(str(folder), told.append)
+    ours = load_text_model(str(folder), told.append)
     decoding = SamplingParams(12, stop_ids=ours.stop_ids)
     pieces = list(ours.generate(np.array(prompt), decoding, stream(0, "x")))
     found = list({id(each.sampled): each.sampled.id for each in pieces}.values())
@@ -161,7 +161,7 @@ def test_beams_are_scored_as_whole_passes_score_them(folder: Path) -> None:
 
 def test_a_folder_says_what_it_is_and_what_bounds_it(folder: Path) -> None:
     lines: list[str] = []
-    model = load_language_model(str(folder), lines.append)
+    model = load_text_model(str(folder), lines.append)
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     assert lines == [f"{kind} is not of lmwright's core; it runs through transformers"]
     assert model.longest == 32 and model.stop_ids == (39,) and model.template is None
@@ -187,7 +187,7 @@ def test_a_folder_of_ours_does_not_go_through_transformers(tmp_path: Path) -> No
     from tests.cli.folders import folder_of as ours
 
     lines: list[str] = []
-    model = load_language_model(ours("gpt2", tmp_path / "gpt2"), lines.append)
+    model = load_text_model(ours("gpt2", tmp_path / "gpt2"), lines.append)
     assert type(model.network).__name__ == "Network" and not lines
 
 

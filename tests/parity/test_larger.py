@@ -14,7 +14,7 @@ from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.core.ragged import pack
 from lmwright.models.files.folder import read_folder
-from lmwright.models.language import language_model
+from lmwright.models.text_model import language_model
 from lmwright.models.zoo import gemma3
 from tests.parity.test_decoders import GEMMA3
 

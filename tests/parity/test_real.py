@@ -16,7 +16,7 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.decode import generate
 from lmwright.models.family.family import to_theirs
 from lmwright.models.files.gguf_model import read_gguf_model
-from lmwright.models.language import language_model
+from lmwright.models.text_model import language_model
 from lmwright.text.generation import SamplingParams
 
 transformers = pytest.importorskip("transformers")

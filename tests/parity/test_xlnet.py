@@ -14,8 +14,8 @@ from lmwright.cli.main import main
 from lmwright.models.core.ragged import pack
 from lmwright.models.family.family import to_ours
 from lmwright.models.files.folder import read_folder, write_folder
-from lmwright.models.language import language_model
 from lmwright.models.network.network import build, fill
+from lmwright.models.text_model import language_model
 from lmwright.models.zoo.xlnet import FAMILY, two_streams
 from tests.parity.harness import Case, documents, generated, in_double, reference, tensors_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 from tests.serve.talking import Talk, talking, write_model
 
 
@@ -18,7 +18,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_folder: Path) -> Iterator[LanguageModel]:
+def model(model_folder: Path) -> Iterator[TextModel]:
     model = language_model(read_published(str(model_folder)))
     yield model
     assert model.template is not None
@@ -26,6 +26,6 @@ def model(model_folder: Path) -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def talk(model: LanguageModel) -> Iterator[Talk]:
+def talk(model: TextModel) -> Iterator[Talk]:
     with talking(model) as talk:
         yield talk

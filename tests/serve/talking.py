@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 
 from lmwright.models.files.folder import write_folder
-from lmwright.models.language import LanguageModel
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
+from lmwright.models.text_model import TextModel
 from lmwright.models.zoo.llama import FAMILY, spec
 from lmwright.serve.completions import GenerationService, routes
 from lmwright.serve.generation_engine import GenerationEngine
@@ -92,13 +93,17 @@ def write_model(folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> 
     return folder
 
 
-class Gated(LanguageModel):
+def with_generation(model: TextModel, **changed: Any) -> TextModel:
+    """The same model with other generation settings."""
+    settings = replace(model.generation, **changed)
+    return TextModel(model.network, model.tokenizer, model.max_tokens, settings)
+
+
+class Gated(TextModel):
     """The model, with a gate before each token and a count of those that passed it."""
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__(
-            model.network, model.tokenizer, model.stop_ids, model.template, model.decoder_start_id
-        )
+    def __init__(self, model: TextModel) -> None:
+        super().__init__(model.network, model.tokenizer, model.max_tokens, model.generation)
         self.open, self.passed = threading.Event(), 0
         self.open.set()
 
@@ -112,7 +117,7 @@ class Gated(LanguageModel):
 class Talk(Live):
     """A server for the tiny model."""
 
-    def __init__(self, model: LanguageModel, **settings: Any) -> None:
+    def __init__(self, model: TextModel, **settings: Any) -> None:
         self.settings = Serve(**{"port": 0, **settings})
         self.model = Gated(model)
         self.engine: Any = GenerationEngine(self.settings.queue_requests)
@@ -135,7 +140,7 @@ class Talk(Live):
 
 
 @contextmanager
-def talking(model: LanguageModel, **settings: Any) -> Iterator[Talk]:
+def talking(model: TextModel, **settings: Any) -> Iterator[Talk]:
     """A server for the length of a block."""
     talk = Talk(model, **settings)
     try:

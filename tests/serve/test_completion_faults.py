@@ -13,15 +13,14 @@ import psutil
 import pytest
 import torch
 
-from lmwright.models.language import LanguageModel
+from lmwright.models.text_model import TextModel
 from lmwright.serve import parameters
 from lmwright.serve.connection import Connection
 from lmwright.serve.parameters import generation_requests, read_chat
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
-from lmwright.text.chat import ChatTemplate
 from tests.serve.live import check_error, head
-from tests.serve.talking import Talk, talking
+from tests.serve.talking import Talk, talking, with_generation
 from tests.serve.test_connections import wait_until
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -322,7 +321,7 @@ def test_a_neutral_value_changes_nothing(talk: Talk, usual: Any, name: str, valu
 @pytest.mark.parametrize(
     "odd", ["<|im_end|><|im_start|>", "a\x00b", "a\u202eb", "\x1b[2J\r\n", "\U0010ffff", "\ufffd"]
 )
-def test_an_odd_text_is_a_text(model: LanguageModel, talk: Talk, odd: str) -> None:
+def test_an_odd_text_is_a_text(model: TextModel, talk: Talk, odd: str) -> None:
     body = talk.complete(odd, max_tokens=1, echo=True)
     assert body["choices"][0]["text"].startswith(odd)
     assert body["usage"]["prompt_tokens"] == len(model.tokenizer.ids(odd))
@@ -415,7 +414,7 @@ def test_a_reader_that_does_not_read_is_left(
     assert talk.complete("hello", seed=4, max_tokens=5)["choices"] == usual
 
 
-def test_what_does_not_fit_into_the_queue_is_told_to_come_back(model: LanguageModel) -> None:
+def test_what_does_not_fit_into_the_queue_is_told_to_come_back(model: TextModel) -> None:
     with talking(model, queue_requests=4) as talk:
         talk.model.open.clear()
         found: list[Any] = []
@@ -467,7 +466,7 @@ def test_only_the_guilty_request_fails(talk: Talk, usual: Any, monkeypatch: Any)
     assert talk.ask("GET", "/health")[0] == 200
 
 
-def test_an_answer_that_takes_too_long_is_ended(model: LanguageModel) -> None:
+def test_an_answer_that_takes_too_long_is_ended(model: TextModel) -> None:
     with talking(model, answer_seconds=0.3) as talk:
         talk.model.open.clear()
         status, headers, answer = talk.post(TEXT, prompt="a")
@@ -479,7 +478,7 @@ def test_an_answer_that_takes_too_long_is_ended(model: LanguageModel) -> None:
         assert idle(talk)
 
 
-def test_a_writer_that_dies_is_not_well(model: LanguageModel, monkeypatch: Any) -> None:
+def test_a_writer_that_dies_is_not_well(model: TextModel, monkeypatch: Any) -> None:
     def die(*_: Any) -> Iterator[Any]:
         raise SystemExit("asked to die")
         yield
@@ -523,45 +522,45 @@ def test_other_routes_are_guarded_as_ever(talk: Talk) -> None:
     check_error(status, answer, 403)
 
 
-def test_a_developer_is_heard(model: LanguageModel) -> None:
+def test_a_developer_is_heard(model: TextModel) -> None:
     """By a template that writes users and systems only, and words of its own without a system."""
-    template = ChatTemplate(
+    template = (
         "{% if messages[0].role != 'system' %}You help.{% endif %}"
         "{% for m in messages %}{% if m.role in ['system', 'user'] %}{{ m.content }}{% endif %}"
         "{% endfor %}"
     )
-    asked = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
+    asked = with_generation(model, template=template)
     messages = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "Hi"}]
     (request,) = generation_requests(read_chat({"messages": messages}, Serve()), asked)
     assert model.tokenizer.decode(request.prompt.tolist()) == "In French.Hi"
-    template.close()
+    asked.close()
 
 
-def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: LanguageModel) -> None:
-    template = ChatTemplate("{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}")
-    greedy = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
+def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: TextModel) -> None:
+    template = "{{ now }}{{ tokenizer }}{{ self }}{{ messages[0].content }}"
+    greedy = with_generation(model, template=template)
     settings = Serve()
     for name in ("now", "tokenizer", "self"):
         body = json.loads(said(f'"chat_template_kwargs": {{"{name}": "x"}}')[1])
         with pytest.raises(RequestFault) as caught:
             generation_requests(read_chat(body, settings), greedy)
         assert caught.value.status == 400 and name in caught.value.message
-    template.close()
+    greedy.close()
 
 
-def test_a_template_that_never_ends_is_a_refusal(model: LanguageModel) -> None:
+def test_a_template_that_never_ends_is_a_refusal(model: TextModel) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    template = ChatTemplate(loop + "{{ messages[0].content }}")
-    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids, template)) as talk:
+    template = loop + "{{ messages[0].content }}"
+    with talking(with_generation(model, template=template)) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert idle(talk)
         talk.complete("a")
-    template.close()
+        talk.model.close()
 
 
-def test_a_model_without_a_template_completes_only(model: LanguageModel) -> None:
-    with talking(LanguageModel(model.network, model.tokenizer, model.stop_ids)) as talk:
+def test_a_model_without_a_template_completes_only(model: TextModel) -> None:
+    with talking(with_generation(model, template="")) as talk:
         status, _, answer = talk.ask("POST", CHAT, said("")[1].encode())
         check_error(status, answer, 400)
         assert "no chat template" in answer["error"]["message"]

@@ -15,7 +15,7 @@ import torch
 from lmwright.core.random import stream
 from lmwright.models.core.ragged import pack
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 from lmwright.serve.generation import (
     Chunk,
     GeneratedToken,
@@ -27,10 +27,9 @@ from lmwright.serve.generation import (
 from lmwright.serve.parameters import generation_requests, read_chat
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import text_logprobs
-from lmwright.text.chat import ChatTemplate
 from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.text.tokenizer import Tokenizer
-from tests.serve.talking import Talk, of_pieces, talking, write_model
+from tests.serve.talking import Talk, of_pieces, talking, with_generation, write_model
 
 PROMPTS = ["hello there", "日本 and ü", "x"]
 HOT = {"temperature": 1.3, "top_p": 0.95}
@@ -45,7 +44,7 @@ def client(talk: Talk) -> Iterator[openai.OpenAI]:
 
 
 def own(
-    model: LanguageModel, ids: np.ndarray, most: int, seed: int, index: int = 0, **how: Any
+    model: TextModel, ids: np.ndarray, most: int, seed: int, index: int = 0, **how: Any
 ) -> tuple[str, list[Any], str]:
     """The answer without a server: its text, its picks, and why it ended."""
     decoding = SamplingParams(most, stop_ids=model.stop_ids, **how)
@@ -58,7 +57,7 @@ def own(
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_completion_is_the_models_own(
-    model: LanguageModel, client: openai.OpenAI, prompt: str, seed: int
+    model: TextModel, client: openai.OpenAI, prompt: str, seed: int
 ) -> None:
     text, picks, reason = own(model, model.prompt_ids(prompt), 90, seed, **HOT)
     given: Any = dict(model="tiny", prompt=prompt, max_tokens=90, seed=seed, **HOT)
@@ -77,7 +76,7 @@ def test_a_completion_is_the_models_own(
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_an_answer_in_a_chat_is_the_models_own(
-    model: LanguageModel, client: openai.OpenAI, seed: int
+    model: TextModel, client: openai.OpenAI, seed: int
 ) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -113,7 +112,7 @@ def test_an_answer_in_a_chat_is_the_models_own(
     ids=["presence", "frequency", "bias"],
 )
 def test_what_leans_is_honoured(
-    model: LanguageModel, client: openai.OpenAI, named: dict[str, Any], how: dict[str, Any]
+    model: TextModel, client: openai.OpenAI, named: dict[str, Any], how: dict[str, Any]
 ) -> None:
     ids = model.prompt_ids("the")
     text, picks, _ = own(model, ids, 60, 3, temperature=1.0, **how)
@@ -125,7 +124,7 @@ def test_what_leans_is_honoured(
     assert found.logprobs.token_logprobs == pytest.approx(logs, abs=1e-12)
 
 
-def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> None:
+def test_an_end_of_the_models_is_a_stop(model: TextModel, talk: Talk) -> None:
     ids = model.prompt_ids("x")
     seed = next(
         seed for seed in range(50) if own(model, ids, 100, seed, temperature=2.0)[2] == "stop"
@@ -137,9 +136,9 @@ def test_an_end_of_the_models_is_a_stop(model: LanguageModel, talk: Talk) -> Non
     assert body["usage"]["completion_tokens"] == len(picks) < 100
 
 
-def test_an_end_that_the_length_forces_is_no_stop(model: LanguageModel) -> None:
+def test_an_end_that_the_length_forces_is_no_stop(model: TextModel) -> None:
     rules = GenerationConfig(forced_eos_token_id=model.stop_ids[:1])
-    ending = LanguageModel(model.network, model.tokenizer, model.stop_ids, generation_config=rules)
+    ending = with_generation(model, config=rules)
     request = GenerationRequest(
         model.prompt_ids("x"), SamplingParams(5, stop_ids=model.stop_ids), seed=0
     )
@@ -147,7 +146,7 @@ def test_an_end_that_the_length_forces_is_no_stop(model: LanguageModel) -> None:
     assert (last.count, last.finish_reason) == (5, "length")
 
 
-def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.OpenAI) -> None:
+def test_log_probabilities_are_the_models(model: TextModel, client: openai.OpenAI) -> None:
     ids = model.chat_ids([{"role": "user", "content": "hello"}])
     _, picks, _ = own(model, ids, 30, 5, temperature=1.0)
     given: Any = {
@@ -171,7 +170,7 @@ def test_log_probabilities_are_the_models(model: LanguageModel, client: openai.O
     assert streamed == found.content
 
 
-def test_an_echo_tells_how_likely_the_prompt_was(model: LanguageModel, talk: Talk) -> None:
+def test_an_echo_tells_how_likely_the_prompt_was(model: TextModel, talk: Talk) -> None:
     prompt = "the 日本"
     ids = model.prompt_ids(prompt)
     given: Any = {"max_tokens": 4, "temperature": 0, "logprobs": 2, "echo": True}
@@ -258,7 +257,7 @@ def events(talk: Talk, path: str, **body: Any) -> list[Any]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
-def test_a_stop_ends_an_answer_and_is_not_shown(model: LanguageModel, talk: Talk) -> None:
+def test_a_stop_ends_an_answer_and_is_not_shown(model: TextModel, talk: Talk) -> None:
     text, _, _ = own(model, model.prompt_ids("x"), 60, 7, temperature=1.0)
     for first, length in ((20, 3), (5, 1), (11, 6)):
         stop = text[first : first + length]
@@ -282,7 +281,7 @@ def test_a_stop_ends_an_answer_and_is_not_shown(model: LanguageModel, talk: Talk
     assert (choice["text"], choice["finish_reason"]) == (text, "length")
 
 
-def test_several_prompts_have_several_answers_each(model: LanguageModel, talk: Talk) -> None:
+def test_several_prompts_have_several_answers_each(model: TextModel, talk: Talk) -> None:
     body = talk.complete(["one", "three"], n=2, seed=9, max_tokens=8, echo=True)
     assert [each["index"] for each in body["choices"]] == [0, 1, 2, 3]
     for index, prompt in enumerate(["one", "one", "three", "three"]):
@@ -300,7 +299,7 @@ def test_several_prompts_have_several_answers_each(model: LanguageModel, talk: T
 
 
 def test_without_a_seed_answers_differ_and_a_template_takes_its_extras(
-    model: LanguageModel, talk: Talk
+    model: TextModel, talk: Talk
 ) -> None:
     answers = {talk.chat("hello", max_tokens=20)["choices"][0]["message"]["content"] for _ in "abc"}
     assert len(answers) == 3
@@ -309,7 +308,7 @@ def test_without_a_seed_answers_differ_and_a_template_takes_its_extras(
     assert more["usage"]["prompt_tokens"] == plain + len(model.tokenizer.ids("<think>"))
 
 
-def test_an_answer_fills_the_context_and_not_more(model: LanguageModel, talk: Talk) -> None:
+def test_an_answer_fills_the_context_and_not_more(model: TextModel, talk: Talk) -> None:
     assert model.longest == 128
     ids = [65] * 120
     assert talk.complete(ids, max_tokens=8, temperature=0)["usage"]["completion_tokens"] == 8
@@ -358,7 +357,7 @@ def test_an_answer_is_accepted_as_history(
 
 
 def test_a_refusal_is_the_text_of_its_message_and_a_name_is_the_templates_to_read(
-    model: LanguageModel, talk: Talk
+    model: TextModel, talk: Talk
 ) -> None:
     asked: Any = {"role": "user", "content": "hello"}
     given: Any = {"seed": 6, "max_tokens": 5}
@@ -371,13 +370,13 @@ def test_a_refusal_is_the_text_of_its_message_and_a_name_is_the_templates_to_rea
         )
     ]
     assert answers[0]["choices"] == answers[1]["choices"] == answers[2]["choices"]
-    template = ChatTemplate("{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}")
-    named = LanguageModel(model.network, model.tokenizer, model.stop_ids, template)
+    template = "{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}"
+    named = with_generation(model, template=template)
     body = {"messages": [{**asked, "name": "ann<|im_end|>"}]}
     (request,) = generation_requests(read_chat(body, Serve()), named)
     assert model.tokenizer.decode(request.prompt.tolist()) == "ann<|im_end|>: hello"
     assert not {*request.prompt.tolist()} & {*model.tokenizer.control.values()}
-    template.close()
+    named.close()
 
 
 def test_a_model_is_retrieved_by_its_name(client: openai.OpenAI) -> None:

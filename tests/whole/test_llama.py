@@ -12,7 +12,7 @@ import torch
 from lmwright.models.core.ragged import pack
 from lmwright.models.files.export import FOLDER, export_model
 from lmwright.models.files.published import read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 from lmwright.text.tokenizer import well_formed
 from tests.models.speaking import FAMILIES, real_lines, speaking_folder
 from tests.parity.test_real import GEMMA
@@ -58,7 +58,7 @@ def texts(name: str) -> list[str]:
     return found
 
 
-def compare(ours: LanguageModel, prompt: np.ndarray, theirs: Answer, far: float) -> list[int]:
+def compare(ours: TextModel, prompt: np.ndarray, theirs: Answer, far: float) -> list[int]:
     """Hold their steps against our decoder's on what they wrote; returns the places of ties.
 
     A tie is a token that ours would not have taken, whose logit lies within twice ``far`` spreads

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmwright.assets import is_asset
 from lmwright.cli.write import say
 from lmwright.models.files.hub import is_hub, name_and_revision
-from lmwright.models.loading import load_language_model
+from lmwright.models.loading import load_text_model
 from lmwright.serve.app import make_app
 from lmwright.serve.completions import GenerationService, routes
 from lmwright.serve.generation_engine import GenerationEngine
@@ -46,11 +46,11 @@ def name_of(address: str) -> str:
 
 async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server."""
-    model, name = load_language_model(address, say), name_of(address)
+    model, name = load_text_model(address, say), name_of(address)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         if model.template is not None:
-            ends.callback(model.template.close)
+            ends.callback(model.close)
         engine = GenerationEngine(settings.queue_requests)
         ends.callback(engine.close, TOKEN_SECONDS)
         service = GenerationService(name, engine, settings, model)

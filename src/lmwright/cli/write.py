@@ -10,8 +10,8 @@ import typer
 
 from lmwright.core.errors import BadInput
 from lmwright.hosted.chat import open_hosted
-from lmwright.models.language import LanguageModel
-from lmwright.models.loading import load_language_model
+from lmwright.models.loading import load_text_model
+from lmwright.models.text_model import TextModel
 from lmwright.text.generation import Generator, SamplingParams, is_hosted
 
 Address = Annotated[
@@ -90,12 +90,12 @@ def open_generator(address: str, key_from: str) -> Generator:
     if key_from:
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
     say(f"reading {address}")
-    return load_language_model(address, say)
+    return load_text_model(address, say)
 
 
 def translator(generator: Generator, source: str, target: str) -> Generator:
     """A local model as a translator between two languages; BadInput for a hosted one."""
-    if not isinstance(generator, LanguageModel):
+    if not isinstance(generator, TextModel):
         raise BadInput("a language for a hosted model", "words", "say it in the prompt")
     return generator.for_languages(source, target)
 

@@ -32,8 +32,9 @@ from lmwright.models.files.folder import (
     unsupported,
 )
 from lmwright.models.files.weights import some
-from lmwright.models.language import LanguageModel, make_language_model, read_generation_config
+from lmwright.models.generation import Generation, read_generation_config
 from lmwright.models.network.network import Batch
+from lmwright.models.text_model import LONGEST, TextModel
 from lmwright.tables import entries
 from lmwright.text.tokenizer import read_tokenizer
 
@@ -49,7 +50,7 @@ def is_foreign(folder: Path) -> bool:
     return isinstance(kind, str) and kind not in entries("families")
 
 
-def foreign_model(folder: Path, report: Callable[[str], None]) -> LanguageModel[Foreign]:
+def foreign_model(folder: Path, report: Callable[[str], None]) -> TextModel[Foreign]:
     """The language model in a folder of such a family, in fp32 on the CPU; told to ``report``.
 
     MissingPart without transformers. BadInput: what transformers has no causal language model for
@@ -65,18 +66,16 @@ def foreign_model(folder: Path, report: Callable[[str], None]) -> LanguageModel[
     tokenizer = read_tokenizer(folder)
     check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     said = said_in(folder, config)
-    stop_ids, banned_ids = ids_of(said.get("eos_token_id")), read_banned_ids(said, folder)
-    generation = generation_of(folder, config)
-    for each in unsupported(generation):
+    settings = generation_of(folder, config)
+    for each in unsupported(settings):
         report(f"{each} is left unread")
-    return make_language_model(
-        network,
-        tokenizer,
-        stop_ids,
-        template_of(folder),
-        banned_ids=banned_ids,
-        generation_config=read_generation_config(generation),
+    generation = Generation(
+        stop_ids=ids_of(said.get("eos_token_id")),
+        banned_ids=read_banned_ids(said, folder),
+        config=read_generation_config(settings),
+        template=template_of(folder),
     )
+    return TextModel(network, tokenizer, network.longest or LONGEST, generation)
 
 
 class Foreign:

@@ -7,10 +7,10 @@ from typing import Any
 
 from lmwright.models.files.published import family_modules, is_gguf, located, read_published
 from lmwright.models.foreign import foreign_model, is_foreign
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 
 
-def load_language_model(address: str, report: Callable[[str], None]) -> LanguageModel[Any]:
+def load_text_model(address: str, report: Callable[[str], None]) -> TextModel[Any]:
     """The language model at an address, of our core or run by transformers.
 
     ``report`` is told what a user should know of how it runs.

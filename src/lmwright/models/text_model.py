@@ -1,11 +1,13 @@
-"""The one text model: a network with a head and its tokenizer, bound to a task or not."""
+"""The one text model: network, head, tokenizer and generation settings, bound to a task or not."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,19 +16,38 @@ from torch import Tensor
 
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_bytes, write_json
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.predictor import DESCRIPTION
+from lmwright.core.random import stream
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, Prepared, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head, ModelSpec, read_head, read_spec
+from lmwright.models.decode import (
+    CausalLM,
+    SampledToken,
+    beam_search,
+    check_causal,
+    check_length,
+    generate,
+)
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
+from lmwright.models.generation import (
+    END_OF_TURN_TOKENS,
+    Generation,
+    generation_of_published,
+    read_generation,
+)
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build, fill
+from lmwright.text.chat import ChatTemplate
+from lmwright.text.generation import SamplingParams
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
+
+N = TypeVar("N", bound=CausalLM)
 
 MOST_TOKENS_AT_ONCE = 4096
 """A pass over more tokens would need more memory and be no faster."""
@@ -46,11 +67,42 @@ class Tokens:
         return len(self.ids)
 
 
-class TextModel:
-    """Network, head and tokenizer; fp32 on the CPU."""
+@dataclass(frozen=True)
+class DecodedToken:
+    """A sampled token with its text, as far as that is certain."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, max_tokens: int) -> None:
+    text: str
+    sampled: SampledToken
+
+
+class TextModel(Generic[N]):
+    """Network with its head, tokenizer and generation settings; fp32 on the CPU.
+
+    An encoder with a head, a causal language model and an encoder-decoder are all of this kind.
+    A text is read up to ``max_tokens``; ``family`` names the family by whose config and names of
+    weights others read the model ("" where none is known). What writes needs a causal network;
+    what embeds or is saved needs one of our core.
+    """
+
+    def __init__(
+        self,
+        network: N,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        generation: Generation = Generation(),  # noqa: B008 - frozen
+        family: str = "",
+    ) -> None:
         self.network, self.tokenizer, self.max_tokens = network, tokenizer, max_tokens
+        self.generation, self.family = generation, family
+        self.source_language_id: int | None = None
+
+    def with_network(self, network: N, max_tokens: int) -> TextModel[N]:
+        """The same model with another network or cap on tokens."""
+        found = copy.copy(self)
+        found.network, found.max_tokens = network, max_tokens
+        return found
+
+    # Reading
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text's first ``max_tokens`` ids."""
@@ -61,36 +113,38 @@ class TextModel:
 
         ``closed`` with the end token, unless it is cut: then it does not end there.
         """
-        end = self.stop_ids[:1] if closed else ()
+        end = self.end_ids[:1] if closed else ()
         whole = np.concatenate([self.begin_ids, self.tokenizer.ids(text), end])
         return whole[: self.max_tokens].astype(np.int64)
 
     @property
     def begin_ids(self) -> tuple[int, ...]:
         """The id that begins a document, if the model has one: of the start or the end token."""
-        return (self.tokenizer.roles.get("bos") or self.stop_ids)[:1]
+        return (self.tokenizer.roles.get("bos") or self.end_ids)[:1]
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a text."""
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end a document, by its tokenizer."""
         return self.tokenizer.roles.get("eos", ())
 
     @property
-    def outputs(self) -> int:
+    def outputs(self: TextModel[Network]) -> int:
         """How many outputs the head has."""
         return head_spec(self.network).outputs
 
-    def logits(self, batch: Sequence[Tokens]) -> np.ndarray:
+    def logits(self: TextModel[Network], batch: Sequence[Tokens]) -> np.ndarray:
         """The head's output for each text, float64 (texts, outputs)."""
         return self.in_pieces(batch, lambda piece: self.network(piece), self.outputs).astype(
             np.float64
         )
 
-    def embed(self, batch: Sequence[Tokens]) -> np.ndarray:
+    def embed(self: TextModel[Network], batch: Sequence[Tokens]) -> np.ndarray:
         """The mean hidden state of each text, at length 1: float32 (texts, width)."""
         return self.in_pieces(batch, self.vectors, self.network.width)
 
-    def logits_and_vectors(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
+    def logits_and_vectors(
+        self: TextModel[Network], batch: Sequence[Tokens]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Logits and vectors of one pass."""
 
         def both(piece: Ragged) -> Tensor:
@@ -101,7 +155,7 @@ class TextModel:
         rows = self.in_pieces(batch, both, self.outputs + self.network.width)
         return rows[:, : self.outputs].astype(np.float64), rows[:, self.outputs :]
 
-    def vectors(self, batch: Ragged) -> Tensor:
+    def vectors(self: TextModel[Network], batch: Ragged) -> Tensor:
         """The vectors of one batch (b, d), in the order in which it was packed."""
         pooled_bd = mean_pool(self.network.hidden(batch), batch)
         return batch.as_packed(F.normalize(pooled_bd, dim=-1))
@@ -116,7 +170,9 @@ class TextModel:
                 rows[places] = give(pack([batch[place].ids for place in places])).numpy()
         return rows
 
-    def token_logits(self, batch: Sequence[Prepared]) -> tuple[list[np.ndarray], np.ndarray]:
+    def token_logits(
+        self: TextModel[Network], batch: Sequence[Prepared]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         """The head's output for each token, a float64 (tokens, outputs) a text, and the vectors."""
         found: list[np.ndarray] = [np.zeros(0)] * len(batch)
         vectors = np.empty((len(batch), self.network.width), dtype=np.float32)
@@ -130,7 +186,156 @@ class TextModel:
                     found[place] = each.double().numpy()
         return found, vectors
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    # Writing
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer: the model's, its tokenizer's, and those of chat turns."""
+        turns = (self.tokenizer.control.get(name) for name in END_OF_TURN_TOKENS)
+        more = (each for each in turns if each is not None)
+        return tuple(dict.fromkeys([*self.generation.stop_ids, *self.end_ids, *more]))
+
+    @property
+    def longest(self) -> int | None:
+        """The context length: prompt and answer together, in tokens."""
+        return self.network.longest
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The chat template, if there is one; it renders in a process of its own."""
+        if not self.generation.template:
+            return None
+        return ChatTemplate(
+            self.generation.template, self.tokenizer.special_text(), self.tokenizer.control
+        )
+
+    def close(self) -> None:
+        """End the process that renders chats."""
+        if self.template is not None:
+            self.template.close()
+
+    def for_languages(self, source: str, target: str) -> TextModel[N]:
+        """This model as a translator from one language into another.
+
+        Languages are named as the tokenizer's tokens do, with or without the lines round them
+        (``fr``, ``__fr__``, ``fr_XX``); an empty name leaves what the files say. BadInput for
+        a language without a token, and for a model that reads or writes none.
+        """
+        found = copy.copy(self)
+        if source:
+            found.source_language_id = self.language_id(source)
+            if "language" not in self.tokenizer.roles:
+                raise BadInput(
+                    f"a source in {source}",
+                    "a model whose texts say their language",
+                    "leave it out",
+                )
+        if target:
+            found.generation = replace(self.generation, forced_bos_id=self.language_id(target))
+        return found
+
+    def language_id(self, name: str) -> int:
+        """The id of a language's token; BadInput if there is none."""
+        if self.generation.decoder_start_id is None:
+            raise BadInput("a language for a model without an encoder", "a translator")
+        for spelt in (name, f"__{name}__"):
+            if spelt in self.tokenizer.control:
+                return self.tokenizer.control[spelt]
+        raise BadInput(
+            f"no token says {name!r}",
+            "a language as the model's tokens name it",
+            nearest(name, [each.strip("_") for each in self.tokenizer.control]),
+        )
+
+    def prompt_ids(self, text: str) -> np.ndarray:
+        """The ids of a prompt, with the model's special tokens in front; BadInput if empty.
+
+        Special tokens that the tokenizer appends to a finished text are left out, as the text goes
+        on; not behind a source, which is finished.
+        """
+        whole, least = self.tokenizer.encode([text], 1 << 30)[0], 1
+        if self.generation.decoder_start_id is None:
+            whole = whole[: len(whole) - self.tokenizer.suffix_length()]
+        else:
+            least += len(self.tokenizer.encode([""], 64)[0])
+            if self.source_language_id is not None:
+                own = self.tokenizer.roles["language"][0]
+                whole[whole == own] = self.source_language_id
+        if len(whole) < least:
+            raise BadInput("an empty prompt", "a text to go on from")
+        return whole
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> np.ndarray:
+        """The ids of a conversation with a generation prompt; BadInput without a template."""
+        if self.template is None:
+            raise BadInput(
+                "this model has no chat template", "a model tuned for chats", "use it to complete"
+            )
+        return self.template.ids(self.tokenizer, messages, add_generation_prompt=True, **settings)
+
+    def token_budget(self, prompt: np.ndarray) -> int:
+        """The most new tokens that the context length allows; BadInput where there are none."""
+        used = 1 if self.generation.decoder_start_id is not None else len(prompt)
+        check_length(
+            self.network, max(used, len(prompt)) + (self.generation.decoder_start_id is None)
+        )
+        return (self.longest - used) if self.longest is not None else 1 << 20
+
+    def complete(self, text: str, params: SamplingParams, seed: int = 0) -> Iterator[str]:
+        """The continuation of a text, streamed, within the context length."""
+        return self.stream_text(self.prompt_ids(text), params, seed)
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams, seed: int = 0
+    ) -> Iterator[str]:
+        """The answer to a conversation, streamed."""
+        return self.stream_text(self.chat_ids(messages), params, seed)
+
+    def stream_text(self, prompt: np.ndarray, params: SamplingParams, seed: int) -> Iterator[str]:
+        """The texts of an answer; the same as a server draws for the same seed."""
+        most = min(params.max_new_tokens, self.token_budget(prompt))
+        params = replace(params, max_new_tokens=most, stop_ids=self.stop_ids)
+        rng = stream(seed, "answer", 0)
+        return (token.text for token in self.generate(prompt, params, rng))
+
+    def generate(
+        self, prompt: np.ndarray, params: SamplingParams, rng: np.random.Generator
+    ) -> Iterator[DecodedToken]:
+        """The answer to a prompt, token by token; the stop token has no text.
+
+        Of beams the best answer, once it is whole.
+        """
+        own, forced = self.generation, params.forced_bos_id
+        params = replace(
+            params,
+            forced_bos_id=own.forced_bos_id if forced is None else forced,
+            banned_ids=own.banned_ids,
+            generation_config=own.config,
+        )
+        begin, sources, text = prompt, None, self.tokenizer.detokenizer()
+        if own.decoder_start_id is not None:
+            begin, sources = np.array([own.decoder_start_id]), [prompt]
+        else:
+            text.follow(prompt.tolist())  # the space between them belongs to the answer
+        if params.beams > 1:
+            source = None if sources is None else sources[0]
+            best = beam_search(self.network, begin, params, source)[0]
+            pairs = zip(best.tokens, best.logprobs, strict=True)
+            tokens = (SampledToken(token, logprobs) for token, logprobs in pairs)
+        else:
+            steps = generate(self.network, [begin], params, rng, sources)
+            tokens = (step[0] for step in steps)
+        for token in tokens:
+            if token.id in params.stop_ids:
+                yield DecodedToken(text.finish(), token)
+                return
+            yield DecodedToken(text.push([token.id]), token)
+        if rest := text.finish():
+            yield DecodedToken(rest, token)
+
+    # Files
+
+    def save(self: TextModel[Network], folder: Path) -> dict[str, Any]:
         """Write weights and tokenizer into a folder; returns what its description says of them."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "tokenizer.json", self.tokenizer.data)
@@ -141,6 +346,8 @@ class TextModel:
             "roles": {role: list(ids) for role, ids in sorted(self.tokenizer.roles.items())},
             "spec": self.network.spec.to_json(),
             "head": asdict(head_spec(self.network)),
+            "family": self.family,
+            "generation": self.generation.to_json(),
         }
 
     @classmethod
@@ -164,7 +371,8 @@ class TextModel:
             tokenizer.roles[role] = tuple(ids)
         check_vocabulary(tokenizer, setting, folder)
         most = checked_cap(description.get("max_tokens"), network, where)
-        return cls(network, tokenizer, most)
+        generation = read_generation(description.get("generation", {}), where)
+        return TextModel(network, tokenizer, most, generation, str(description.get("family", "")))
 
 
 class TextTask(Task, Protocol):
@@ -241,16 +449,48 @@ def from_published(published: Published, head: Head | str, max_tokens: int, seed
     fill(network, {**published.weights, **fitting})
     initialise(network, seed)
     most = checked_cap(max_tokens, network, "max_tokens")
-    return TextModel(network, published.tokenizer, most)
+    generation = generation_of_published(published) if network.is_causal_lm else Generation()
+    return TextModel(network, published.tokenizer, most, generation, published.family.name)
+
+
+def language_model(published: Published) -> TextModel[Network]:
+    """The text model of a published language model; BadInput if it is none, or lacks its head."""
+    if "lm" not in published.described.heads:
+        raise BadInput(f"a {published.family.name} model", "a language model")
+    head = published.described.heads["lm"]
+    _, weights = published.heads.get("lm", (head, {}))
+    network = build(published.family.generation_spec(published.spec), head)
+    check_causal(network)
+    fill(network, {**published.weights, **published.more, **weights})
+    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+    if missing:
+        raise BadInput(
+            f"the model has no {missing[0]}", "a language model with its head", "take another file"
+        )
+    return TextModel(
+        network,
+        published.tokenizer,
+        network.spec.longest or LONGEST,
+        generation_of_published(published),
+        published.family.name,
+    )
 
 
 def newly_drawn(
-    spec: ModelSpec, head: Head, tokenizer: Tokenizer, max_tokens: int, seed: int
+    spec: ModelSpec, head: Head, tokenizer: Tokenizer, max_tokens: int, seed: int, family: str
 ) -> TextModel:
-    """A text model whose every weight is drawn from ``seed``."""
+    """A text model whose every weight is drawn from ``seed``.
+
+    A decoder with an encoder begins with the token that begins a document.
+    """
     network = build(spec, head)
     initialise(network, seed)
-    return TextModel(network, tokenizer, checked_cap(max_tokens, network, "max_tokens"))
+    found = TextModel(
+        network, tokenizer, checked_cap(max_tokens, network, "max_tokens"), family=family
+    )
+    if spec.has_encoder:
+        found.generation = Generation(decoder_start_id=found.begin_ids[0])
+    return found
 
 
 def head_spec(network: Network) -> Head:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.models.language import LanguageModel
+from lmwright.models.text_model import TextModel
 from lmwright.serve.app import (
     ServingEngine,
     add_health,
@@ -63,7 +63,7 @@ class Completions(ABC):
         )
 
     @abstractmethod
-    def model(self) -> LanguageModel:
+    def model(self) -> TextModel:
         """The model that answers the next request."""
 
     def check_name(self, name: str | None) -> None:
@@ -80,7 +80,7 @@ class GenerationService(Completions):
     """The state that the routes of a published language model share."""
 
     def __init__(
-        self, name: str, engine: GenerationEngine, settings: Serve, model: LanguageModel
+        self, name: str, engine: GenerationEngine, settings: Serve, model: TextModel
     ) -> None:
         super().__init__(name, engine, settings, CollectorRegistry())
         self.published = model
@@ -88,7 +88,7 @@ class GenerationService(Completions):
         self.engines: list[ServingEngine] = [engine]
         self.requests = requests_counter(self.registry)
 
-    def model(self) -> LanguageModel:
+    def model(self) -> TextModel:
         """The published model."""
         return self.published
 
@@ -106,16 +106,20 @@ class GenerationService(Completions):
 def routes(service: GenerationService) -> APIRouter:
     """The router of a language model."""
     router = APIRouter()
-
-    @router.post("/v1/chat/completions", summary="Answer a conversation")
-    async def chat(request: Request) -> Response:
-        parsed = read_chat(strict_json(await request.body()), service.settings)
-        return await answer(service, request, parsed, CHAT)
-
+    add_chat(router, service)
     add_text(router, service)
     add_models(router, service)
     add_health(router, service)
     return router
+
+
+def add_chat(router: APIRouter, completions: Completions) -> None:
+    """``/v1/chat/completions``: conversations to answer, where the model has a chat template."""
+
+    @router.post("/v1/chat/completions", summary="Answer a conversation")
+    async def chat(request: Request) -> Response:
+        parsed = read_chat(strict_json(await request.body()), completions.settings)
+        return await answer(completions, request, parsed, CHAT)
 
 
 def add_text(router: APIRouter, completions: Completions) -> None:

@@ -12,10 +12,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from lmwright.core.task import Answers, Prepared, Task, role_columns
-from lmwright.models.language import LanguageModel
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TextModel, TextPredictor
-from lmwright.serve.completions import Completions, Exchange, add_text
+from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
 from lmwright.serve.engine import Answer, Loaded
 from lmwright.serve.generation_engine import GenerationEngine
 from lmwright.serve.request import RequestFault, read_classify, strict_json
@@ -56,7 +55,7 @@ class WritingTask(Task, Protocol):
         """A request's text made ready, and the uncalibrated answer that has this completion."""
 
 
-class VersionModel(LanguageModel[Network]):
+class VersionModel(TextModel[Network]):
     """A version's text model as a language model, which reads a prompt as its task does."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -68,8 +67,9 @@ class VersionModel(LanguageModel[Network]):
         self.column: str = column.name
         self.loaded: Loaded = loaded
         self.text_model: TextModel = loaded.predictor.model
+        model = self.text_model
         super().__init__(
-            self.text_model.network, self.text_model.tokenizer, self.text_model.stop_ids
+            model.network, model.tokenizer, model.max_tokens, model.generation, model.family
         )
 
     def prompt_ids(self, text: str) -> np.ndarray:
@@ -87,12 +87,17 @@ class VersionModel(LanguageModel[Network]):
 
 
 def add_completions(router: APIRouter, service: Service) -> None:
-    """``/v1/completions``: texts to go on from, by the version in service."""
-    add_text(router, VersionCompletions(service))
+    """``/v1/completions`` and ``/v1/chat/completions``, by the version in service."""
+    completions = VersionCompletions(service)
+    add_text(router, completions)
+    add_chat(router, completions)
 
 
 class VersionCompletions(Completions):
-    """Completions by the version in service, told to all observers."""
+    """Completions by the version in service, those of texts told to all observers.
+
+    A conversation is no row of a task whose input is one text, so it is answered and not watched.
+    """
 
     def __init__(self, service: Service) -> None:
         engine = GenerationEngine(service.settings.queue_requests)
@@ -101,6 +106,7 @@ class VersionCompletions(Completions):
         )
         self.service = service
         service.engines.append(engine)
+        self.latest: VersionModel | None = None
         self.pool = ThreadPoolExecutor(1, "completions")
         service.pools.append(self.pool)
 
@@ -108,9 +114,12 @@ class VersionCompletions(Completions):
         """Refuse a name that is neither the alias nor the version in service."""
         self.service.check_name(name)
 
-    def model(self) -> LanguageModel[Network]:
+    def model(self) -> TextModel[Network]:
         """The version in service; RequestFault where it writes nothing."""
-        return VersionModel(self.service.engine.current)
+        loaded, latest = self.service.engine.current, self.latest
+        if latest is None or latest.loaded is not loaded:
+            self.latest = latest = VersionModel(loaded)
+        return latest
 
     def ended(self, exchange: Exchange) -> None:
         """Tell the observers of the answers to texts, once they are scored; ids are not told of."""

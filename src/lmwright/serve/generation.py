@@ -12,7 +12,7 @@ from torch import Tensor
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.models.decode import DecodingState
-from lmwright.models.language import LanguageModel
+from lmwright.models.text_model import TextModel
 from lmwright.text.generation import SamplingParams
 from lmwright.text.tokenizer import Tokenizer
 
@@ -69,7 +69,7 @@ class Chunk:
     finish_reason: str = ""
 
 
-def generate_chunks(model: LanguageModel, request: GenerationRequest) -> Iterator[Chunk]:
+def generate_chunks(model: TextModel, request: GenerationRequest) -> Iterator[Chunk]:
     """The answer to a request: a chunk after every token, be it empty, and a last one.
 
     Raises LmwrightError when the model's logits are not finite.
@@ -98,7 +98,7 @@ def generate_chunks(model: LanguageModel, request: GenerationRequest) -> Iterato
         yield Chunk(text, tuple(begun), count)
         if stops.stopped or ended:
             full = count == request.params.max_new_tokens
-            forced = full and model.generation_config.forced_eos_token_id
+            forced = full and model.generation.config.forced_eos_token_id
             reason = "length" if forced and not stops.stopped else "stop"
             break
     rest = stops.finish()
@@ -134,7 +134,7 @@ def partial_stop(text: str, stop: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def echo_chunks(model: LanguageModel, request: GenerationRequest) -> Iterator[Chunk]:
+def echo_chunks(model: TextModel, request: GenerationRequest) -> Iterator[Chunk]:
     """The prompt; with ``top_logprobs`` its tokens too, for which it is read token by token."""
     text = request.echo or ""
     if request.top_logprobs is None:

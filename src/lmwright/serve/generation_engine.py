@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lmwright.models.language import LanguageModel
+from lmwright.models.text_model import TextModel
 from lmwright.serve.engine import Busy, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest, generate_chunks
 
@@ -26,7 +26,7 @@ class Job:
 
     client: str
     emit: Emit
-    model: LanguageModel
+    model: TextModel
     requests: Sequence[GenerationRequest] = ()
     gone: bool = False
 
@@ -57,7 +57,7 @@ class GenerationEngine:
         """The number of jobs under way, the one that is being answered among them."""
         return len(self.held)
 
-    def reserve(self, client: str, emit: Emit, model: LanguageModel) -> Job:
+    def reserve(self, client: str, emit: Emit, model: TextModel) -> Job:
         """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
         job = Job(client, emit, model)
         with self.changed:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
-from lmwright.models.language import LanguageModel
+from lmwright.models.text_model import TextModel
 from lmwright.serve.generation import GenerationRequest
 from lmwright.serve.request import (
     RequestFault,
@@ -174,9 +174,7 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def generation_requests(
-    request: CompletionRequest, model: LanguageModel
-) -> list[GenerationRequest]:
+def generation_requests(request: CompletionRequest, model: TextModel) -> list[GenerationRequest]:
     """One generation request an answer, n a prompt; RequestFault where the model refuses."""
     model = for_languages(request.languages, model)
     for token, _ in request.logit_bias:
@@ -193,7 +191,11 @@ def generation_requests(
             budget = model.token_budget(ids)
         except BadInput as fault:
             raise RequestFault(400, in_words(fault), param) from None
-        if request.top_logprobs is not None and request.echo and model.decoder_start_id is not None:
+        if (
+            request.top_logprobs is not None
+            and request.echo
+            and model.generation.decoder_start_id is not None
+        ):
             raise RequestFault(400, "this model gives no logprobs of its prompt", "logprobs")
         params = sampling_params(request, model, len(ids), budget)
         echo = None
@@ -207,7 +209,7 @@ def generation_requests(
     return found
 
 
-def for_languages(languages: tuple[str, str], model: LanguageModel) -> LanguageModel:
+def for_languages(languages: tuple[str, str], model: TextModel) -> TextModel:
     """The model as a translator between these languages."""
     source, target = languages
     for param, pair in (("src_lang", (source, "")), ("tgt_lang", ("", target))):
@@ -219,7 +221,7 @@ def for_languages(languages: tuple[str, str], model: LanguageModel) -> LanguageM
 
 
 def prompt_ids(
-    prompt: str | np.ndarray | None, request: CompletionRequest, model: LanguageModel
+    prompt: str | np.ndarray | None, request: CompletionRequest, model: TextModel
 ) -> np.ndarray:
     """The ids of one prompt, or of the conversation."""
     if isinstance(prompt, str):
@@ -239,7 +241,7 @@ def prompt_ids(
 
 
 def sampling_params(
-    request: CompletionRequest, model: LanguageModel, used: int, budget: int
+    request: CompletionRequest, model: TextModel, used: int, budget: int
 ) -> SamplingParams:
     """Sampling parameters; RequestFault for an answer beyond the context length."""
     if request.max_tokens is not None and request.max_tokens > budget:
@@ -257,7 +259,7 @@ def sampling_params(
         logit_bias=request.logit_bias,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
-        forced_bos_id=model.forced_bos_id,
+        forced_bos_id=model.generation.forced_bos_id,
     )
 
 

@@ -18,8 +18,8 @@ from lmwright.core.task import Answers, PoolingTask, PromptedTask, Task, task_to
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import copy_published, located, published_in
-from lmwright.models.language import LanguageModel
-from lmwright.models.loading import load_language_model
+from lmwright.models.loading import load_text_model
+from lmwright.models.text_model import TextModel
 from lmwright.text.few_shot import FewShotPrompt, read_few_shot, word_hashes
 from lmwright.text.generation import Generator, SamplingParams, is_hosted
 
@@ -101,7 +101,7 @@ class Prompted:
         """The prompt for a text, of which the end is cut where the model's context is short."""
         shown = [(each.text, each.target) for each in self.shown]
         prompt = self.prompt.render(shown, text)
-        if not isinstance(self.generator, LanguageModel) or self.generator.longest is None:
+        if not isinstance(self.generator, TextModel) or self.generator.longest is None:
             return prompt
         text = text[: self.prompt.max_characters]
         room = self.generator.longest - self.sampling.max_new_tokens
@@ -116,7 +116,7 @@ class Prompted:
             prompt = self.prompt.render(shown, text)
         return prompt
 
-    def ids(self, model: LanguageModel[Any], prompt: str) -> np.ndarray:
+    def ids(self, model: TextModel[Any], prompt: str) -> np.ndarray:
         """The ids of a prompt as the model is asked it."""
         return model.chat_ids(message(prompt)) if model.template else model.prompt_ids(prompt)
 
@@ -134,7 +134,7 @@ class Prompted:
         drawn = self.sampling.samples > 1
         params = SamplingParams(self.sampling.max_new_tokens, temperature=1.0 if drawn else 0.0)
         asked = self.generator
-        chats = not isinstance(asked, LanguageModel) or asked.template is not None
+        chats = not isinstance(asked, TextModel) or asked.template is not None
         found = []
         for number in range(self.sampling.samples):
             seed = self.sampling.seed + number
@@ -186,7 +186,7 @@ def opened(sampling: Sampling, source: Path | None = None) -> Generator:
     """The model that is asked: the one at ``source``, else at its address."""
     if is_hosted(sampling.address):
         return open_hosted(sampling.address, sampling.key_from)
-    return load_language_model(str(source or located(sampling.address)), lambda line: None)
+    return load_text_model(str(source or located(sampling.address)), lambda line: None)
 
 
 def message(prompt: str) -> list[dict[str, str]]:

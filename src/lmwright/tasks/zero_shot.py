@@ -23,8 +23,8 @@ from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState
 from lmwright.models.files.published import copy_published, located, published_in
-from lmwright.models.language import LanguageModel
-from lmwright.models.loading import load_language_model
+from lmwright.models.loading import load_text_model
+from lmwright.models.text_model import TextModel
 from lmwright.old_format import description_of
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
@@ -68,7 +68,7 @@ class ZeroShot:
         self,
         task: LabelTask,
         prompt: LabelPrompt,
-        model: LanguageModel[Any],
+        model: TextModel[Any],
         source: Path,
         code: str = "",
         prior: Sequence[float] | None = None,
@@ -120,7 +120,7 @@ class ZeroShot:
         Without an encoder the latter hold the prompt and the answer.
         """
         prompt, names, model = self.prompt.render(text), self.prompt.names, self.model
-        start = model.decoder_start_id
+        start = model.generation.decoder_start_id
         if start is None and model.template is None:
             return None, [model.prompt_ids(f"{prompt} {name}") for name in names]
         if start is None:
@@ -199,7 +199,7 @@ class ZeroShot:
         prior = description.get("prior")
         if not is_logit_row(prior, len(labels)):
             raise Corrupt(f"{where}: the prior is {prior!r}", f"{len(labels)} numbers")
-        model = load_language_model(str(source), silent)
+        model = load_text_model(str(source), silent)
         return cls(labelled, prompt, model, source, str(description.get("code", "")), prior)
 
 
@@ -214,7 +214,7 @@ def open_zero_shot(
 
     ``code`` is a hash of the code that loads the model, so that the artifact changes with it.
     """
-    model = load_language_model(address, report or silent)
+    model = load_text_model(address, report or silent)
     return ZeroShot(task, prompt, model, located(address), code)
 
 

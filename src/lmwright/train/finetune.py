@@ -50,7 +50,8 @@ class Train(Stage):
     all), ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn
     from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
     has the positions.
-    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
+    With ``epochs`` 0 the start is taken as it is, which a start with a published head for the task
+    can be. ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
     below 0 keeps the start's own rates.
@@ -121,7 +122,7 @@ class Train(Stage):
         """BadInput for a number outside its range."""
         ranges = {
             "rows": (0, None),
-            "epochs": (1, None),
+            "epochs": (0, None),
             "batch": (1, None),
             "max_tokens": (3, 8192),
             "read_tokens": (self.max_tokens if self.read_tokens else 0, 8192),
@@ -176,12 +177,13 @@ class Train(Stage):
             "validation",
         )
         batches = Batches(task.examples(model, table), self.batch, self.epochs, self.seed)
-        model = cut_at(model, min(self.reading, positions(model)))
+        model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task.examples(model, validation)
         state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
         out = work.out("model")
         TextPredictor(task, model).save(out)
         write_json(out / "curves.json", state.curves)
+        table = table if self.epochs else table.slice(0, 0)
         keys = pa.array(row_keys(task, table), pa.string())
         pq.write_table(
             table.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
@@ -215,7 +217,8 @@ class Train(Stage):
             scores = task.score(network, held_out)
             judged = scores[task.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
-            state.curves[-1].update({f"validation_{name}": value for name, value in scores.items()})
+            for point in state.curves[-1:]:
+                point.update({f"validation_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
             if judged < state.best_loss:
                 state.best_loss, state.best_step, state.worse = judged, state.step, 0
@@ -243,6 +246,8 @@ class Train(Stage):
             ],
             work.record,
         )
+        if not batches.steps:
+            evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
 
@@ -270,6 +275,12 @@ class Train(Stage):
             model = found.model
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task.head(max(self.dropout, 0.0))
+        if not self.epochs and (self.new is not None or not isinstance(head, str)):
+            raise BadInput(
+                f"epochs is 0, and nobody has trained a head for {task.kind}",
+                "a start with a published head for the task",
+                "set epochs to 1 or more",
+            )
         if self.new is not None:
             texts = [task.text(row) for row in self.training_rows(work).to_pylist()]
             drawn = self.new.model(texts, head, self.max_tokens, self.seed)
@@ -316,12 +327,7 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
         head = replace(head_spec(network), dropout=dropout)
         network = build(network.spec.with_dropout(dropout), head)
         fill(network, dict(model.network.named_parameters()))
-    return TextModel(network, model.tokenizer, max_tokens)
-
-
-def cut_at(model: TextModel, max_tokens: int) -> TextModel:
-    """The same model with another cap."""
-    return TextModel(model.network, model.tokenizer, max_tokens)
+    return model.with_network(network, max_tokens)
 
 
 def positions(model: TextModel) -> int:

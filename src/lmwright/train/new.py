@@ -64,8 +64,9 @@ class New(Settings):
                 tokenizer,
                 max_tokens,
                 seed,
+                self.family,
             )
-        return newly_drawn(spec, head, tokenizer, max_tokens, seed)
+        return newly_drawn(spec, head, tokenizer, max_tokens, seed, self.family)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:

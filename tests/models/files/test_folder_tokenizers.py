@@ -17,7 +17,7 @@ from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.files.folder import read_folder
 from lmwright.models.files.published import read_published
-from lmwright.models.language import language_model
+from lmwright.models.text_model import language_model
 from lmwright.text.tokenizer import read_tokenizer
 from tests.conftest import MAILS
 from tests.serve.talking import talking

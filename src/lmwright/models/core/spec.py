@@ -457,6 +457,12 @@ class ModelSpec:
         return tuple(map(self.stack, self.outputs_from)) if self.outputs_from else self.stacks[-1:]
 
     @property
+    def has_encoder(self) -> bool:
+        """True if its last stack attends to another's last states: a decoder with an encoder."""
+        attentions = [op for op in self.stacks[-1].ops() if isinstance(op, Attention)]
+        return any(op.cross_attends and not op.each_layer for op in attentions)
+
+    @property
     def longest(self) -> int | None:
         """The longest document in tokens, if there is a bound."""
         rows = [s.embedding.positions - s.embedding.first_position for s in self.stacks]

@@ -16,7 +16,7 @@ from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
 from lmwright.models.files.published import describe, is_gguf, located, read_published
-from lmwright.models.language import LanguageModel, language_model
+from lmwright.models.text_model import TextModel, language_model
 from lmwright.text.generation import GenerationConfig
 
 FOLDER = "folder"
@@ -45,7 +45,7 @@ def export_model(address: str, out: Path, form: str) -> None:
     as_gguf(published, language_model(published), out, form, located(address))
 
 
-def as_folder(published: Published, model: LanguageModel, out: Path) -> None:
+def as_folder(published: Published, model: TextModel, out: Path) -> None:
     """Write config, weights, tokenizer, generation settings and chat template; all or nothing."""
     described, said = published.described, generation_settings(published)
     language = published.tokenizer.roles.get("language")
@@ -81,7 +81,7 @@ def generation_settings(published: Published) -> dict[str, Any]:
     return said | {n: described.generation[n] for n in names if n in described.generation}
 
 
-def as_gguf(published: Published, model: LanguageModel, out: Path, form: str, source: Path) -> None:
+def as_gguf(published: Published, model: TextModel, out: Path, form: str, source: Path) -> None:
     """Write one GGUF file with the tokenizer, chat template and stop tokens.
 
     From a GGUF file they are taken as they are, with what it says of its name and licence.

@@ -33,7 +33,7 @@ from lmwright.models.files.gguf_tokenizer import (
     steps_on_pieces,
     tokenizer_json,
 )
-from lmwright.models.language import END_OF_TURN_TOKENS
+from lmwright.models.generation import END_OF_TURN_TOKENS
 from lmwright.text.formats.byte_level import spelled, unspelled
 from lmwright.text.formats.layout import twice
 from lmwright.text.tokenizer import Tokenizer
