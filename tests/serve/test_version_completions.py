@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lmwright.metrics.calibration import Calibration
-from lmwright.models.text_model import TextModel, TextPredictor
+from lmwright.models.files.published import read_published
+from lmwright.models.text_model import TextModel, TextPredictor, from_published, language_model
 from lmwright.serve.contracts import VersionModel
 from lmwright.serve.engine import Loaded, answer
 from lmwright.serve.served import Served
@@ -21,6 +22,7 @@ from lmwright.text.generation import SamplingParams
 from lmwright.train.new import New
 from tests.serve.fake import loaded as counting
 from tests.serve.live import Live, check_error
+from tests.serve.talking import write_model
 from tests.tasks.test_text_generation import LLAMA
 
 README = Path(__file__).parents[2] / "README.md"
@@ -178,8 +180,6 @@ def test_what_completions_refuse_they_refuse_here(live: Live) -> None:
         status, _, found = live.ask("POST", "/v1/completions", body)
         check_error(status, found, 400)
         assert found["error"]["param"] == param
-    status, _, body = live.ask("POST", "/v1/chat/completions", {"messages": []})
-    check_error(status, body, 404)
 
 
 def test_metrics_and_health_know_both_engines(live: Live) -> None:
@@ -191,3 +191,36 @@ def test_metrics_and_health_know_both_engines(live: Live) -> None:
     live.service.engines[1].fault = "the engine has ended"
     assert live.ask("GET", "/health")[0] == 503
     live.service.engines[1].fault = ""
+
+
+def test_a_published_chat_model_talks_under_an_alias(tmp_path: Path) -> None:
+    """Its answers are those of the model served by itself; its conversations are not watched."""
+    published = read_published(str(write_model(tmp_path / "tiny")))
+    alone = language_model(published)
+    model = from_published(published, TASK.head(0.0), 64, seed=0)
+    live = Live(Loaded("v1", TextPredictor(TASK, model), Calibration()))
+    told = Told()
+    live.service.observers.append(told)
+    try:
+        messages = [{"role": "user", "content": "hello"}]
+        body = {"messages": messages, "max_tokens": 6, "temperature": 0}
+        for _ in range(2):
+            status, _, found = live.ask("POST", "/v1/chat/completions", body, timeout=30)
+            assert status == 200, found
+            wanted = "".join(alone.reply(messages, SamplingParams(6)))
+            assert found["choices"][0]["message"]["content"] == wanted
+        complete(live, prompt="hello", max_tokens=2)
+        assert [row["text"] for row in told.next().rows] == ["hello"]
+        assert len(told.found) == 1
+    finally:
+        live.stop()
+        alone.close()
+        for engine in live.service.engines:
+            engine.close(5)
+
+
+def test_a_version_without_a_template_does_not_chat(live: Live) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    status, _, found = live.ask("POST", "/v1/chat/completions", body, timeout=30)
+    check_error(status, found, 400)
+    assert "no chat template" in found["error"]["message"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.core.settings import read_settings
+from lmwright.models.core.spec import STRICT
 from lmwright.models.files.folder import Published, ids_of
 from lmwright.text.generation import GenerationConfig
 
@@ -25,6 +26,7 @@ class Generation:
     ``template`` is the chat template, if there is one.
     """
 
+    __pydantic_config__ = STRICT
     stop_ids: tuple[int, ...] = ()
     decoder_start_id: int | None = None
     forced_bos_id: int | None = None

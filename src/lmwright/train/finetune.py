@@ -49,9 +49,9 @@ class Train(Stage):
     gate). ``rows`` limits the training rows to a subset in which each stratum keeps its share (0:
     all), ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn
     from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
-    has the positions.
-    With ``epochs`` 0 the start is taken as it is, which a start with a published head for the task
-    can be. ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
+    has the positions. With ``epochs`` 0 the start is taken as it is, which a start with a published
+    head for the task can be.
+    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
     every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
     (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
     below 0 keeps the start's own rates.
