@@ -5,7 +5,7 @@ agree with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -122,6 +122,23 @@ class DecodingState:
             self.sources = [self.sources[index] for index in indices]
         if self.cache is not None:
             self.cache.choose(indices)
+
+    def leave(self, places: Collection[int]) -> None:
+        """Give up the documents at these places; those that stay are not copied."""
+        kept = [place for place in range(len(self.ids)) if place not in places]
+        self.ids = [self.ids[place] for place in kept]
+        if self.sources is not None:
+            self.sources = [self.sources[place] for place in kept]
+        if self.cache is not None:
+            self.cache.leave(places)
+
+    def join(self, other: DecodingState) -> None:
+        """Take the documents of another state of the same network; the other is used no more."""
+        self.ids = [*self.ids, *other.ids]
+        if self.sources is not None and other.sources is not None:
+            self.sources = [*self.sources, *other.sources]
+        if self.cache is not None and other.cache is not None:
+            self.cache.join(other.cache)
 
 
 def generate(

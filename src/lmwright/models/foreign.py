@@ -141,6 +141,10 @@ class Caches:
             tuple(deepcopy(self.caches[p]) if again else self.caches[p] for p, again in pairs)
         )
 
+    def join(self, other: Caches) -> Caches:
+        """The caches of the documents of both."""
+        return Caches((*self.caches, *other.caches))
+
 
 def loaded(kind: str, config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Any:
     """The model that transformers builds from a config and weights."""

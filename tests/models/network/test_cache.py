@@ -18,6 +18,7 @@ from lmwright.models.core import spec
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Attention, FeedForward, Head, ModelSpec, Norm, Stack, Sublayer
+from lmwright.models.decode import DecodingState
 from lmwright.models.network.network import Network, build, tie
 
 NORM = Norm(eps=1e-3)
@@ -426,3 +427,26 @@ def test_a_network_of_everything_packed_equals_alone_with_dropout_on(pool):
             weight.grad, packed[name], rtol=1e-8, atol=1e-13 * largest, msg=lambda m, n=name: n + m
         )
     assert not torch.allclose(found, model(batch))
+
+
+@pytest.mark.parametrize("name", ["rotary", "grouped slopes", "window", "relative"])
+@torch.no_grad()
+def test_documents_come_and_go_and_others_go_on_as_if_alone(name):
+    """A document's logits are those of a whole pass, whoever joins or leaves beside it."""
+    model, rng = forwards(name), np.random.default_rng(5)
+    known, state = texts((4, 1, 6)), DecodingState(model, 3)
+    found = state.append(known)
+    for left, lengths in (([1], (3, 2)), ([0, 2], (1,)), ((), (9,)), ([0, 1, 2, 3], (5, 5))):
+        state.leave(left)
+        known = [text for place, text in enumerate(known) if place not in left]
+        joining, more = DecodingState(model, len(lengths)), texts(lengths)
+        joining.append(more)
+        state.join(joining)
+        known = [*known, *more]
+        new = [rng.integers(0, 50, 1) for _ in known]
+        known = [np.concatenate(pair) for pair in zip(known, new, strict=True)]
+        found = state.append(new)
+        assert [ids.tolist() for ids in state.ids] == [text.tolist() for text in known]
+        for rows, text in zip(found, known, strict=True):
+            close(rows, model(pack([text]))[-1])
+    assert state.cache is not None and state.cache.blocks <= 4, "blocks are used again"

@@ -199,7 +199,8 @@ class Attention(nn.Module):
                 "attention by segments or an order of factorisation with a cache",
                 "attention by positions",
             )
-        k_all, v_all = context.cache.extend(self.name, k, v, batch)
+        cache = context.cache
+        cache.extend(self.name, k, v, batch)
 
         def make() -> list[Group]:
             last = [a + b for a, b in zip(past, batch.lengths(), strict=True)]
@@ -211,8 +212,7 @@ class Attention(nn.Module):
         for group in context.memoised(("groups with cache", len(q)), make):
             those = slice(group.first, group.first + len(group.documents))
             part = split_documents(q[group.start : group.stop], len(group.documents))
-            length = group.key_length
-            yield GroupedQKV(group, part, k_all[those, :, :length], v_all[those, :, :length])
+            yield GroupedQKV(group, part, *cache.read(self.name, those, group.key_length))
 
     def attend_group(
         self, grouped: GroupedQKV, batch: Ragged, keys: Ragged, context: ForwardContext

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,54 +42,80 @@ class Trace:
     attention_weights: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
-class Cache:
-    """A cache of keys, values and recurrent states for a number of ``documents``.
+class KVCache(Protocol):
+    """What attention asks of a KV cache: to take new keys and values, and to read a group's.
 
-    The documents must be packed in the same order at every pass.
+    ``lengths`` counts the cached tokens of each document. How the keys lie in memory (one block a
+    document, pages, another precision) is the cache's own affair.
+    """
+
+    lengths: list[int]
+    entries: dict[str, Any]
+
+    def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> None:
+        """Add new keys and values (n, kv heads, h) of the sublayer ``name``."""
+
+    def read(self, name: str, documents: slice, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, kv heads, length, h) of neighbouring documents."""
+
+    def advance(self, batch: Ragged) -> None:
+        """Count the tokens of a batch after a whole forward pass."""
+
+
+class Cache:
+    """The reference KV cache: a block of contiguous memory a document, and a table of the blocks.
+
+    The documents must be packed in the same order at every pass. ``entries`` has the blocks of
+    each attention, (blocks, kv heads, capacity, h), and other states of ops by their names;
+    ``table[j]`` is the block of document j. What leaves gives its block back, and what joins takes
+    a free one, so neither copies what others have.
     """
 
     def __init__(self, documents: int) -> None:
         self.lengths = [0] * documents
         self.entries: dict[str, Any] = {}
+        self.table = list(range(documents))
+        self.blocks = documents
         self.indexed: tuple[Ragged, int, tuple[Any, ...]] | None = None
 
-    def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> tuple[Tensor, ...]:
-        """Add new keys and values (n, kv heads, h) to those of (documents, kv heads, capacity, h).
-
-        A document's first ``lengths`` + new tokens of the capacity are filled.
-        """
+    def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> None:
+        """Add new keys and values; of a block the first ``lengths`` + new tokens are filled."""
         need, index = self.capacity_and_index(batch)
-        old_k, old_v = self.entries.get(name) or (None, None)
-        if old_k is None or old_k.shape[2] < need:
-            old_k, old_v = self.grown(old_k, k_new, need), self.grown(old_v, v_new, need)
-            self.entries[name] = old_k, old_v
-        k, v = self.entries[name]
-        k[index], v[index] = k_new, v_new
-        return k, v
+        kv: Blocks | None = self.entries.get(name)
+        if kv is None:
+            kv = self.entries[name] = Blocks(
+                *(part.new_zeros(0, part.shape[1], 0, part.shape[2]) for part in (k_new, v_new))
+            )
+        if kv.k.shape[2] < need or kv.k.shape[0] < self.blocks:
+            kv.grow(self.blocks, 2 * need if kv.k.shape[2] < need else kv.k.shape[2])
+        kv.k[index], kv.v[index] = k_new, v_new
+
+    def read(self, name: str, documents: slice, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of neighbouring documents, without a copy where their blocks are."""
+        blocks = self.table[documents]
+        kv: Blocks = self.entries[name]
+        if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
+            those = slice(blocks[0], blocks[0] + len(blocks))
+            return kv.k[those, :, :length], kv.v[those, :, :length]
+        return kv.k[:, :, :length][blocks], kv.v[:, :, :length][blocks]
 
     def capacity_and_index(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
-        """The capacity needed for new tokens and their index in a buffer, alike in all layers."""
+        """The capacity needed for new tokens and their index in blocks, alike in all layers."""
         if self.indexed is None or self.indexed[0] is not batch:
             need = max(a + b for a, b in zip(self.lengths, batch.lengths(), strict=True))
             self.indexed = batch, need, self.index(batch)
         return self.indexed[1:]
 
     def index(self, batch: Ragged) -> tuple[Any, ...]:
-        """Index of new tokens in a buffer: one position if every document adds a token there."""
-        if len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}:
+        """Index of new tokens in the blocks: one position if every document adds a token there."""
+        alike = len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}
+        if alike and self.table == list(range(self.blocks)):
             return slice(None), slice(None), self.lengths[0]
         lengths = torch.tensor(batch.lengths())
         document_n = torch.arange(len(lengths)).repeat_interleave(lengths)
         first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
-        return document_n, slice(None), torch.arange(len(document_n)) + first_n[document_n]
-
-    def grown(self, old: Tensor | None, like: Tensor, need: int) -> Tensor:
-        """A buffer of twice the capacity ``need``, with the old contents."""
-        shape = (len(self.lengths), like.shape[1], 2 * need, like.shape[2])
-        made = like.new_zeros(shape)
-        if old is not None:
-            made[:, :, : old.shape[2]] = old
-        return made
+        positions_n = torch.arange(len(document_n)) + first_n[document_n]
+        return torch.tensor(self.table)[document_n], slice(None), positions_n
 
     def advance(self, batch: Ragged) -> None:
         """Count the tokens of a batch after a whole forward pass."""
@@ -98,10 +124,93 @@ class Cache:
         self.lengths = [past + new for past, new in pairs]
 
     def choose(self, places: Sequence[int]) -> None:
-        """Go on with the documents at these places (one may be taken twice, or left)."""
-        self.indexed = None
+        """Go on with the documents at these places, copied into blocks side by side.
+
+        One may be taken twice, or left.
+        """
+        taken = [self.table[place] for place in places]
+        self.entries = {
+            name: value.choose(taken if isinstance(value, Blocks) else places)
+            for name, value in self.entries.items()
+        }
         self.lengths = [self.lengths[place] for place in places]
-        self.entries = {name: chosen(value, places) for name, value in self.entries.items()}
+        self.indexed, self.table, self.blocks = None, list(range(len(places))), len(places)
+
+    def leave(self, places: Collection[int]) -> None:
+        """Give up the documents at these places; the others stay where they are."""
+        kept = [place for place in range(len(self.lengths)) if place not in places]
+        self.entries = {
+            name: value if isinstance(value, Blocks) else value.choose(kept)
+            for name, value in self.entries.items()
+        }
+        self.lengths = [self.lengths[place] for place in kept]
+        self.indexed, self.table = None, [self.table[place] for place in kept]
+
+    def join(self, other: Cache) -> None:
+        """Take the documents of another cache behind one's own; the other is used no more."""
+        if not self.lengths:
+            self.lengths, self.entries = other.lengths, other.entries
+            self.table, self.blocks, self.indexed = other.table, other.blocks, None
+            return
+        free = sorted(set(range(self.blocks)) - set(self.table))[: len(other.table)]
+        fresh = range(self.blocks, self.blocks + len(other.table) - len(free))
+        taken, self.blocks = [*free, *fresh], self.blocks + len(fresh)
+        for name, value in other.entries.items():
+            own = self.entries[name]
+            if isinstance(value, Blocks):
+                own.grow(self.blocks, value.k.shape[2])
+                own.take(value, other.table, taken)
+            else:
+                self.entries[name] = own.join(value)
+        self.lengths, self.indexed = [*self.lengths, *other.lengths], None
+        self.table = [*self.table, *taken]
+
+
+class Blocks:
+    """Keys and values of one attention: a block (kv heads, capacity, h) a document of the table."""
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v
+
+    def grow(self, blocks: int, capacity: int) -> None:
+        """Have at least so many blocks of at least this capacity, with the old contents."""
+        self.k, self.v = (grown(part, blocks, capacity) for part in (self.k, self.v))
+
+    def take(self, other: Blocks, theirs: Sequence[int], ours: Sequence[int]) -> None:
+        """Copy blocks of another attention's."""
+        length = other.k.shape[2]
+        self.k[list(ours), :, :length] = other.k[list(theirs)]
+        self.v[list(ours), :, :length] = other.v[list(theirs)]
+
+    def choose(self, blocks: Sequence[int]) -> Blocks:
+        """Copies of these blocks, in this order."""
+        return Blocks(self.k[list(blocks)], self.v[list(blocks)])
+
+
+def grown(old: Tensor, blocks: int, capacity: int) -> Tensor:
+    """A buffer (blocks, m, capacity, h) with the contents of a smaller one."""
+    if old.shape[0] >= blocks and old.shape[2] >= capacity:
+        return old
+    shape = max(blocks, old.shape[0]), old.shape[1], max(capacity, old.shape[2]), old.shape[3]
+    made = old.new_zeros(shape)
+    made[: old.shape[0], :, : old.shape[2]] = old
+    return made
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """States of a recurrent op after the last tokens, each (documents, ...)."""
+
+    states: tuple[Tensor, ...]
+
+    def choose(self, places: Sequence[int]) -> RecurrentState:
+        """The states of the documents at these places."""
+        return RecurrentState(tuple(state[list(places)] for state in self.states))
+
+    def join(self, other: RecurrentState) -> RecurrentState:
+        """The states of both."""
+        pairs = zip(self.states, other.states, strict=True)
+        return RecurrentState(tuple(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -131,12 +240,21 @@ class CrossKV:
             ),
         )
 
-
-def chosen(value: Any, places: Sequence[int]) -> Any:
-    """Choose documents of a cache entry: a tensor, a tuple, or what has a ``choose`` itself."""
-    if isinstance(value, tuple):
-        return tuple(chosen(each, places) for each in value)
-    return value[list(places)] if isinstance(value, Tensor) else value.choose(places)
+    def join(self, other: CrossKV) -> CrossKV:
+        """Keys and values of the documents of both."""
+        one, two = self.batch, other.batch
+        lengths = [*one.lengths(), *two.lengths()]
+        return CrossKV(
+            torch.cat([self.k, other.k]),
+            torch.cat([self.v, other.v]),
+            Ragged(
+                tokens_n=torch.cat([one.tokens_n, two.tokens_n]),
+                positions_n=torch.cat([one.positions_n, two.positions_n]),
+                cu_seqlens=tuple(accumulate([0, *lengths])),
+                order=tuple(range(len(lengths))),
+                documents=(*one.documents, *two.documents),
+            ),
+        )
 
 
 @dataclass
@@ -149,7 +267,7 @@ class ForwardContext:
 
     batch: Ragged
     dropout_rng: DropoutRNG | None = None
-    cache: Cache | None = None
+    cache: KVCache | None = None
     trace: Trace | None = None
     states: dict[str, States] = field(default_factory=dict)
     layer: int = 0

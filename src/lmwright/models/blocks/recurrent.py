@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.build import BuildContext
-from lmwright.models.blocks.context import ForwardContext
+from lmwright.models.blocks.context import ForwardContext, RecurrentState
 from lmwright.models.core import spec
 from lmwright.models.core.ragged import Ragged
 
@@ -58,17 +58,18 @@ class Recurrent(nn.Module):
             return None
         if self.setting.bidirectional or self.setting.backward:
             raise BadInput("a layer that reads from the end", "one that reads forwards to go on")
-        cached = context.cache.entries.get(self.name)
+        cached: RecurrentState | None = context.cache.entries.get(self.name)
         if cached is None:
             return None
-        states = tuple(part.transpose(0, 1).contiguous() for part in cached)
+        states = tuple(part.transpose(0, 1).contiguous() for part in cached.states)
         return states if self.setting.cell == "lstm" else states[0]
 
     def remember(self, context: ForwardContext, after: Any) -> None:
         """Cache the last states, a document a row."""
         if context.cache is not None:
             parts = after if self.setting.cell == "lstm" else (after,)
-            context.cache.entries[self.name] = tuple(part.transpose(0, 1) for part in parts)
+            states = tuple(part.transpose(0, 1) for part in parts)
+            context.cache.entries[self.name] = RecurrentState(states)
 
 
 def unpacked(states: PackedSequence, batch: Ragged) -> list[Tensor]:
