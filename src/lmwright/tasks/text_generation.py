@@ -1,4 +1,4 @@
-"""Text generation: a causal language model of documents, and of continuations of texts."""
+"""Text generation: documents, and continuations of texts."""
 
 from __future__ import annotations
 
