@@ -1,14 +1,19 @@
-"""No module above the leaves knows a task: neither its name, nor a column that is its own."""
+"""No module above the leaves knows a task (its name, a column of its own); rows need no torch."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import lmwright
+from lmwright.assets import asset_file
 from lmwright.tables import TASKS
+from tests.small_recipe import write_reviews
 
 SOURCE = Path(lmwright.__file__).parent
 COLUMNS = {"label", "labels", "spans", "probabilities", "continuation", "completion"}
@@ -68,6 +73,36 @@ def test_no_module_counts_classes() -> None:
     }
     counted = {place.partition(":")[0] for place in found}
     assert counted == COUNTED.keys(), found
+
+
+def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
+    """The stage ``data`` on real rows, as the command runs it: none of it needs a network."""
+    reviews = str(write_reviews(tmp_path / "reviews.csv", 200))
+    news = tmp_path / "news.txt"
+    whole = asset_file("asset:conll2003-en/neuroner/data/conll2003/en/train.txt")
+    news.write_text("\n\n".join(whole.read_text("utf-8").split("\n\n")[:200]) + "\n\n")
+    paths = dict.fromkeys(TASKS, reviews) | {"token-classification": str(news)}
+    recipes = []
+    for kind, path in paths.items():
+        stages = {"data": {"sources": [{"name": "real", "path": path}]}}
+        recipes.append(str(tmp_path / f"{kind}.yaml"))
+        Path(recipes[-1]).write_text(json.dumps({"name": kind, "task": kind, "stages": stages}))
+    store = str(tmp_path / "store")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, store, *recipes], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {recipe: [0, False] for recipe in recipes}
+
+
+RUN = """
+import json, sys
+from lmwright.cli.main import main
+store, *recipes = sys.argv[1:]
+run = lambda recipe: main(["run", recipe, "--store", store, "--anyway"])
+print(json.dumps({recipe: [run(recipe), "torch" in sys.modules] for recipe in recipes}))
+"""
+"""Runs recipes one after another; recipe -> [exit code, whether torch has been imported]."""
 
 
 def test_the_search_finds_what_it_looks_for() -> None:

@@ -153,12 +153,22 @@ def module_of(table: str, name: str) -> str:
     known = TABLES[table] if name in TABLES[table] else entries(table)
     if name not in known:
         raise BadInput(f"{name!r} is not among the {table}", "a known name", nearest(name, known))
-    return known[name].partition(":")[0]
+    return module_at(known[name])
 
 
 def resolve(table: str, name: str) -> Any:
     """The definition that ``name`` stands for; BadInput names the nearest one if there is none."""
     module_of(table, name)
     known = TABLES[table] if name in TABLES[table] else entries(table)
-    module, _, attribute = known[name].partition(":")
+    return definition_at(known[name])
+
+
+def definition_at(place: str) -> Any:
+    """The definition at ``"module:attribute"``."""
+    module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def module_at(place: str) -> str:
+    """The module of ``"module:attribute"``, without importing it."""
+    return place.partition(":")[0]

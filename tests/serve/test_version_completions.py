@@ -18,6 +18,7 @@ from lmwright.serve.engine import Loaded, answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import Given, Traffic
 from lmwright.tasks.text_generation import TextGeneration
+from lmwright.tasks.text_generation_model import TextGenerator
 from lmwright.text.generation import SamplingParams
 from lmwright.train.new import New
 from tests.serve.fake import loaded as counting
@@ -32,7 +33,9 @@ RAW = "A model is trai&shy;ned &amp; served "
 
 def version(name: str, seed: int) -> Loaded:
     """A model drawn by a seed, with a tokenizer learnt from the README."""
-    model: TextModel = NEW.model(README.read_text("utf-8").split("\n"), TASK.head(0.0), 64, seed)
+    model: TextModel = NEW.model(
+        README.read_text("utf-8").split("\n"), TextGenerator(TASK).head(0.0), 64, seed
+    )
     return Loaded(name, TextPredictor(TASK, model), Calibration())
 
 

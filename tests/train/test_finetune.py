@@ -17,7 +17,7 @@ from lmwright.core.predictor import answer_all
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files import published
 from lmwright.models.load import load_predictor
-from lmwright.tasks import text_classification
+from lmwright.tasks import text_classification_model
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train import checkpoint
 from lmwright.train.finetune import Train
@@ -217,7 +217,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
         margins = [-m if place % every == 0 else m for place, m in enumerate(margins)]
         return torch.tensor([[-m, m] for m in margins])
 
-    monkeypatch.setattr(text_classification, "logits", logits)
+    monkeypatch.setattr(text_classification_model, "logits", logits)
     monkeypatch.setattr(TextClassification, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)
@@ -373,6 +373,7 @@ def test_the_start_enters_the_stamp_by_content(stage, small, tmp_path):
 def test_what_is_found_by_name_is_reached(stage, rows, tmp_path):
     reached = Train().reaches({"rows": rows})
     assert reached[0] == "lmwright.tasks.text_classification"
+    assert reached[1] == "lmwright.tasks.text_classification_model"
     families = [name for name in reached if name.startswith("lmwright.models.zoo")]
     assert families == ["lmwright.models.zoo.bert"]
     stage.run(FakeWork({"rows": rows}, tmp_path / "work"))
@@ -380,4 +381,5 @@ def test_what_is_found_by_name_is_reached(stage, rows, tmp_path):
     earlier = replace(stage, start_from="old").reaches(inputs)
     assert "lmwright.models.text_model" in earlier
     assert "lmwright.tasks.text_classification" in earlier
+    assert "lmwright.tasks.text_classification_model" in earlier
     assert not any(name.startswith("lmwright.models.zoo") for name in earlier)

@@ -178,6 +178,9 @@ class Task(Protocol):
     ``one_answer``  whether rows with equal inputs and other targets contradict each other.
     ``teacher_forced``  whether models read the targets too, to tell how likely they are.
     ``strata``      the name of what :meth:`stratum` gives, as slices are called; "" for none.
+    ``text_model``  "module:class" of how a text model answers it (models/text_model.py: TaskModel)
+                    and is trained for it, or "" where none does. Its file is apart: whoever only
+                    needs the rows neither imports it nor depends on it.
     ``panel``       "module:function" that draws what is the task's own in a report, or "": from
                     the split's name, the scores of the first model on it (as scores.json has
                     them), the table of its saved predictions and the module of charts to a list
@@ -195,6 +198,7 @@ class Task(Protocol):
     one_answer: ClassVar[bool]
     teacher_forced: ClassVar[bool]
     strata: ClassVar[str]
+    text_model: ClassVar[str]
     panel: ClassVar[str]
     primary: ClassVar[str]
     calibrates: ClassVar[str]

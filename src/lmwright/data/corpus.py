@@ -24,7 +24,7 @@ from lmwright.core.reading import read_json_object
 from lmwright.core.task import Task, read_task, role_columns
 from lmwright.data.sample import same_rows
 from lmwright.old_format import old_place, place, task_of_labels
-from lmwright.tables import module_of, resolve
+from lmwright.tables import module_at, module_of, resolve
 
 FRAME = ("id", "source", "licence", "origin")
 """Columns that every row has, whatever the task."""
@@ -195,3 +195,9 @@ def group_of(file: parquet.ParquetFile, row_id: str) -> int | None:
 def task_modules(folder: Path) -> tuple[str, ...]:
     """The module of the task of a rows artifact."""
     return (module_of("tasks", read_task_of(folder).kind),)
+
+
+def text_model_modules(folder: Path) -> tuple[str, ...]:
+    """The module by which a text model answers the task of a rows artifact; none where none can."""
+    place = read_task_of(folder).text_model
+    return (module_at(place),) if place else ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstima
 from lmwright.core.task import Task
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.data.sample import same_rows
+from lmwright.tables import definition_at, module_at
 
 
 class Baseline(Protocol):
@@ -61,7 +61,7 @@ class Baselines(Stage):
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """The task of the rows, and its baselines."""
-        own = (place.partition(":")[0] for place in self.task.baselines.values())
+        own = map(module_at, self.task.baselines.values())
         return (*task_modules(inputs["rows"]), *own)
 
     @classmethod
@@ -139,6 +139,5 @@ class Baselines(Stage):
 
 def kind_of(task: Task, name: str) -> type[Baseline]:
     """The definition of one of the task's baselines."""
-    module, _, attribute = task.baselines[name].partition(":")
-    found: type[Baseline] = getattr(import_module(module), attribute)
+    found: type[Baseline] = definition_at(task.baselines[name])
     return found

@@ -9,7 +9,7 @@ from lmwright.core.predictor import DESCRIPTION, Predictor
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import read_task
 from lmwright.old_format import description_of
-from lmwright.tables import entries, module_of, resolve
+from lmwright.tables import entries, module_at, module_of, resolve
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -31,12 +31,18 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def modules_of(folder: Path) -> tuple[str, ...]:
-    """Modules that load and run the predictor in a folder: its kind's, its task's, its members'."""
+    """Modules that load and run the predictor in a folder: its kind's, its task's, its members'.
+
+    Those of a task are its own, and that by which text models answer it: any kind may use it.
+    """
     found: list[str] = []
     for path in sorted(folder.rglob(DESCRIPTION)):
         description = description_of(read_json_object(path))
         task = description.get("task")
         if isinstance(task, dict):
-            found.append(module_of("tasks", str(task.get("kind"))))
+            kind = str(task.get("kind"))
+            found.append(module_of("tasks", kind))
+            if place := resolve("tasks", kind).text_model:
+                found.append(module_at(place))
         found.append(module_of("models", str(description.get("kind"))))
     return tuple(dict.fromkeys(found))

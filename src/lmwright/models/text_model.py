@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from lmwright.models.generation import (
 )
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build, fill
+from lmwright.tables import definition_at
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.generation import SamplingParams
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
@@ -375,8 +376,12 @@ class TextModel(Generic[N]):
         return TextModel(network, tokenizer, most, generation, str(description.get("family", "")))
 
 
-class TextTask(Task, Protocol):
-    """The part of a task that says how a text model answers it."""
+class TaskModel(Protocol):
+    """How a text model answers a task; constructed with the task."""
+
+    @property
+    def task(self) -> Task:
+        """The task that is answered."""
 
     def outputs(self) -> int:
         """How many outputs the head has that answers it; 0 for any number."""
@@ -388,21 +393,30 @@ class TextTask(Task, Protocol):
         """Uncalibrated answers to prepared rows."""
 
 
+def task_model_of(task: Task) -> TaskModel:
+    """How a text model answers the task; BadInput where none does."""
+    if not task.text_model:
+        raise BadInput(f"a text model for the task {task.kind}", "a task that text models answer")
+    found: TaskModel = definition_at(task.text_model)(task)
+    return found
+
+
 class TextPredictor:
     """A text model bound to a task."""
 
     kind = "text-model"
 
-    def __init__(self, task: TextTask, model: TextModel) -> None:
+    def __init__(self, task: Task, model: TextModel) -> None:
         self.task, self.model = task, model
+        self.task_model = task_model_of(task)
 
     def prepare(self, rows: Sequence[Row]) -> list[Any]:
-        """Rows made ready by the task."""
-        return self.task.prepare(self.model, rows)
+        """Rows made ready as the task has it."""
+        return self.task_model.prepare(self.model, rows)
 
     def answers(self, batch: Sequence[Any]) -> Answers:
         """The task's answers."""
-        return self.task.answers(self.model, batch)
+        return self.task_model.answers(self.model, batch)
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``, ``model.safetensors`` and ``tokenizer.json``."""
@@ -415,14 +429,14 @@ class TextPredictor:
     @classmethod
     def load(cls, folder: Path, task: Task) -> TextPredictor:
         """Read what :meth:`save` wrote; Corrupt where the head is not the task's."""
-        text_task = cast(TextTask, task)
-        model = TextModel.load(folder, read_json_object(folder / DESCRIPTION))
-        if text_task.outputs() and model.outputs != text_task.outputs():
+        found = cls(task, TextModel.load(folder, read_json_object(folder / DESCRIPTION)))
+        outputs = found.task_model.outputs()
+        if outputs and found.model.outputs != outputs:
             raise Corrupt(
-                f"{folder / DESCRIPTION}: {model.outputs} outputs",
-                f"{text_task.outputs()}, as the task {task.kind} has them",
+                f"{folder / DESCRIPTION}: {found.model.outputs} outputs",
+                f"{outputs}, as the task {task.kind} has them",
             )
-        return cls(text_task, model)
+        return found
 
 
 def from_published(published: Published, head: Head | str, max_tokens: int, seed: int) -> TextModel:

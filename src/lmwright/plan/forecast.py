@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +49,7 @@ from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
 from lmwright.train.finetune import Train, at_rate, positions
 from lmwright.train.optim import AdamW
-from lmwright.train.task import TrainedTask
+from lmwright.train.task_model import trained_task_model
 
 COUNTED = 200_000
 """Rows of a source that are counted; a larger one is taken for that large at least."""
@@ -504,11 +504,11 @@ def beginning(recipe: Recipe, store: Store) -> TextModel:
         found = load_predictor(store.artifact(given))
         if isinstance(found, TextPredictor):
             return at_rate(found.model, 0.0, min(most, positions(found.model)))
+    task = recipe.task
+    head = trained_task_model(task).head(0.0) if task and task.text_model else PROBED
     if training.new is not None:
-        own = cast(TrainedTask, recipe.task)
-        return training.new.model(PROBE_TEXTS, own.head(0.0), training.max_tokens, 0)
+        return training.new.model(PROBE_TEXTS, head, training.max_tokens, 0)
     published = training.published()
-    head = cast(TrainedTask, recipe.task).head(0.0) if recipe.task else PROBED
     most = min(most, published.spec.longest or LONGEST)
     if isinstance(head, Head):  # before the rows are read there are no labels
         head = replace(head, outputs=max(head.outputs, PROBED.outputs))

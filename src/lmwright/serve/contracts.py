@@ -11,9 +11,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lmwright.core.task import Answers, Prepared, Task, role_columns
+from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
-from lmwright.models.text_model import TextModel, TextPredictor
+from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
 from lmwright.serve.engine import Answer, Loaded
 from lmwright.serve.generation_engine import GenerationEngine
@@ -48,8 +48,8 @@ def add_classify(router: APIRouter, service: Service) -> None:
         )
 
 
-class WritingTask(Task, Protocol):
-    """A task whose models go on from a text, as the route of completions wants it."""
+class WritingTaskModel(TaskModel, Protocol):
+    """How a text model goes on from a text, as the route of completions wants it."""
 
     def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
         """A request's text made ready, and the uncalibrated answer that has this completion."""
@@ -67,6 +67,7 @@ class VersionModel(TextModel[Network]):
         self.column: str = column.name
         self.loaded: Loaded = loaded
         self.text_model: TextModel = loaded.predictor.model
+        self.task_model: WritingTaskModel = cast(WritingTaskModel, loaded.predictor.task_model)
         model = self.text_model
         super().__init__(
             model.network, model.tokenizer, model.max_tokens, model.generation, model.family
@@ -81,8 +82,8 @@ class VersionModel(TextModel[Network]):
 
     def answer(self, text: str, completion: str) -> Answer:
         """The answer to a text of which this is the completion."""
-        task = cast(WritingTask, self.loaded.task)
-        prepared, answers = task.completed(self.text_model, text, completion)
+        prepared, answers = self.task_model.completed(self.text_model, text, completion)
+        task = self.loaded.task
         return Answer(task, prepared, self.loaded.calibration.apply(task, answers))
 
 

@@ -1,1 +1,1 @@
-"""Tasks (examples, head, loss, score), and prompted models as their predictors."""
+"""Tasks, how text models answer and learn them, and prompted models as their predictors."""

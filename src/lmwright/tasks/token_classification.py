@@ -9,9 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
@@ -20,27 +17,9 @@ from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal,
 from lmwright.metrics import entities
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.classification import largest_log_loss
-from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.ragged import pack
-from lmwright.models.core.spec import Head
-from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
-from lmwright.train.batches import Example
 
 UNLEARNT = -100
 """The target of a token from which nothing is learnt: special tokens."""
-
-
-@dataclass(frozen=True)
-class Located:
-    """A text as ids and the characters (n, 2) that each token stands for, -1 for special ones."""
-
-    ids: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def cost(self) -> int:
-        """How many tokens it is."""
-        return len(self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +38,9 @@ class TokenClassification(Settings):
     primary: ClassVar[str] = "span_error"
     calibrates: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "span_error"
-    monitor: ClassVar[str] = "log_loss"
     abstains_by: ClassVar[str] = "error"
     contracts: ClassVar[tuple[str, ...]] = ()
+    text_model: ClassVar[str] = "lmwright.tasks.token_classification_model:TokenClassifier"
     panel: ClassVar[str] = ""
     baselines: ClassVar[Mapping[str, str]] = {
         "dictionary": "lmwright.baselines.dictionary:Dictionary",
@@ -250,6 +229,17 @@ class TokenClassification(Settings):
                 found[row] = -np.log(np.maximum(chosen, 1e-15)).mean()
         return found
 
+    def targets(self, spans: Sequence[Mapping[str, Any]], offsets: np.ndarray) -> np.ndarray:
+        """The tag of each token (n,), int64: that of the span in which it begins."""
+        found = np.where(offsets[:, 0] < 0, UNLEARNT, 0).astype(np.int64)
+        for span in spans:
+            within = (offsets[:, 0] >= span["start"]) & (offsets[:, 0] < span["end"])
+            places = np.flatnonzero(within)
+            first = 1 + 2 * self.labels.index(span["label"])
+            found[places] = first + 1
+            found[places[:1]] = first
+        return found
+
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; how many spans there are, and how sure."""
         found = {
@@ -295,77 +285,6 @@ class TokenClassification(Settings):
         if any(b["start"] < a["end"] for a, b in pairwise(ordered)):
             raise BadInput("spans that overlap", "spans that do not")
         return {"spans": [{k: span[k] for k in ("start", "end", "label")} for span in ordered]}
-
-    # The text model that answers
-
-    def outputs(self) -> int:
-        """One logit a tag."""
-        return len(self.tags)
-
-    def head(self, dropout: float) -> Head:
-        """One linear map of every token's hidden state."""
-        return Head(pool="none", dropout=dropout, outputs=len(self.tags))
-
-    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Located]:
-        """The tokens of each text and their places."""
-        texts = [row["text"] for row in rows]
-        return [
-            Located(*found)
-            for found in model.tokenizer.encode_with_offsets(texts, model.max_tokens)
-        ]
-
-    def answers(self, model: TextModel, batch: Sequence[Located]) -> Answers:
-        """Logits (tokens, tags) of each row, the places of its tokens, and vectors."""
-        logits, vectors = model.token_logits(batch)
-        return Answers({"logits": logits, "offsets": [item.offsets for item in batch]}, vectors)
-
-    # Training
-
-    def targets(self, spans: Sequence[Mapping[str, Any]], offsets: np.ndarray) -> np.ndarray:
-        """The tag of each token (n,), int64: that of the span in which it begins."""
-        found = np.where(offsets[:, 0] < 0, UNLEARNT, 0).astype(np.int64)
-        for span in spans:
-            within = (offsets[:, 0] >= span["start"]) & (offsets[:, 0] < span["end"])
-            places = np.flatnonzero(within)
-            first = 1 + 2 * self.labels.index(span["label"])
-            found[places] = first + 1
-            found[places[:1]] = first
-        return found
-
-    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
-        """Rows as examples; a row's id (hexadecimal) keys its dropout."""
-        prepared = self.prepare(model, rows.select(["text"]).to_pylist())
-        spans, ids = rows.column("spans").to_pylist(), rows.column("id").to_pylist()
-        return [
-            Example(item.ids, int(row, 16), self.targets(own, item.offsets))
-            for item, own, row in zip(prepared, spans, ids, strict=True)
-        ]
-
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
-        """Mean cross-entropy of the tokens' tags, with auxiliary losses of the network's ops."""
-        aux_losses: list[Tensor] = []
-        batch = pack([each.tokens for each in examples], [each.document for each in examples])
-        logits = batch.by_document(network(batch, dropout_rng, aux_losses=aux_losses))
-        wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        loss = F.cross_entropy(torch.cat(logits), wanted, ignore_index=UNLEARNT)
-        return sum(aux_losses, loss)
-
-    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean log-loss of the tags (nats) and their accuracy."""
-        total, right, count = 0.0, 0, 0
-        with torch.inference_mode():
-            for places in pieces([len(each.tokens) for each in examples], MOST_TOKENS_AT_ONCE):
-                batch = pack([examples[place].tokens for place in places])
-                for place, logits in zip(places, batch.by_document(network(batch)), strict=True):
-                    wanted = torch.from_numpy(np.asarray(examples[place].target))
-                    known = wanted != UNLEARNT
-                    own = logits[known].double()
-                    total += float(F.cross_entropy(own, wanted[known], reduction="sum"))
-                    right += int((own.argmax(-1) == wanted[known]).sum())
-                    count += int(known.sum())
-        return {"log_loss": total / max(count, 1), "tag_accuracy": right / max(count, 1)}
 
 
 def shown(text: str, spans: Sequence[Mapping[str, Any]]) -> str:

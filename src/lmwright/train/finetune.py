@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,13 @@ from torch import Tensor
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
-from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
+from lmwright.data.corpus import (
+    read_split,
+    read_task_of,
+    row_keys,
+    task_modules,
+    text_model_modules,
+)
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.files.folder import Published
 from lmwright.models.files.published import (
@@ -35,7 +41,7 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import AdamW
-from lmwright.train.task import TrainedTask
+from lmwright.train.task_model import TrainedTaskModel, trained_task_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +98,9 @@ class Train(Stage):
         return {self.start: content_of(self.start)}
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
-        """The task of the rows, and the family of the start or the kind of the earlier model."""
-        found = task_modules(inputs["rows"])
+        """The task of the rows, how a text model answers it, and the family of the start or the
+        kind of the earlier model."""
+        found = (*task_modules(inputs["rows"]), *text_model_modules(inputs["rows"]))
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
         if self.new is not None:
@@ -146,6 +153,11 @@ class Train(Stage):
         elif not self.start_from:
             check_address(self.start)
 
+    def foresee(self, inputs: Mapping[str, Path]) -> None:
+        """BadInput for rows of a task that no text model answers."""
+        if "rows" in inputs:
+            trained_task_model(read_task_of(inputs["rows"]))
+
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
         rows = known.rows("rows/train")
@@ -169,17 +181,18 @@ class Train(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
         keep_few_kernels()
-        task = cast(TrainedTask, read_task_of(work.inputs["rows"]))
-        model = self.beginning(work, task)
+        task_model = trained_task_model(read_task_of(work.inputs["rows"]))
+        task = task_model.task
+        model = self.beginning(work, task_model)
         table = self.training_rows(work)
         validation = filled(
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
         )
-        batches = Batches(task.examples(model, table), self.batch, self.epochs, self.seed)
+        batches = Batches(task_model.examples(model, table), self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
-        held_out = task.examples(model, validation)
-        state, seconds, new_tokens = self.fit(work, model.network, task, batches, held_out)
+        held_out = task_model.examples(model, validation)
+        state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
         out = work.out("model")
         TextPredictor(task, model).save(out)
         write_json(out / "curves.json", state.curves)
@@ -196,13 +209,18 @@ class Train(Stage):
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
-            f"validation_{task.monitor}": state.best_loss,
+            f"validation_{task_model.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
             "task": task.kind,
         }
 
     def fit(
-        self, work: Work, network: Network, task: TrainedTask, batches: Batches, held_out: list[Any]
+        self,
+        work: Work,
+        network: Network,
+        task_model: TrainedTaskModel,
+        batches: Batches,
+        held_out: list[Any],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         optimizer = AdamW(network, self.weight_decay)
@@ -214,8 +232,8 @@ class Train(Stage):
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = task.score(network, held_out)
-            judged = scores[task.monitor]
+            scores = task_model.score(network, held_out)
+            judged = scores[task_model.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
             for point in state.curves[-1:]:
                 point.update({f"validation_{name}": value for name, value in scores.items()})
@@ -232,7 +250,7 @@ class Train(Stage):
         train(
             network,
             batches,
-            task.loss,
+            task_model.loss,
             optimizer,
             OptimizerConfig(self.lr, self.warmup, self.clip),
             state,
@@ -260,8 +278,9 @@ class Train(Stage):
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1))
 
-    def beginning(self, work: Work, task: TrainedTask) -> TextModel:
+    def beginning(self, work: Work, task_model: TrainedTaskModel) -> TextModel:
         """The model before its first step."""
+        task = task_model.task
         if self.start_from:
             found = load_predictor(work.inputs[self.start_from])
             if not isinstance(found, TextPredictor):
@@ -274,7 +293,7 @@ class Train(Stage):
                 )
             model = found.model
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
-        head = task.head(max(self.dropout, 0.0))
+        head = task_model.head(max(self.dropout, 0.0))
         if not self.epochs and (self.new is not None or not isinstance(head, str)):
             raise BadInput(
                 f"epochs is 0, and nobody has trained a head for {task.kind}",

@@ -8,19 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, formula, ragged
-from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.ragged import pack
-from lmwright.models.core.spec import Head
-from lmwright.models.text_model import TextModel, Tokens
-from lmwright.train.batches import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +23,10 @@ class LabelTree(Settings):
     one_answer: ClassVar[bool] = False
     teacher_forced: ClassVar[bool] = False
     strata: ClassVar[str] = "topic"
+    text_model: ClassVar[str] = "stranger_tasks.labels_model:LabelTreeModel"
     panel: ClassVar[str] = "stranger_tasks.panel:panel"
     primary: ClassVar[str] = "hierarchical_error"
     calibrates: ClassVar[str] = "log_loss"
-    monitor: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "hierarchical_error"
     abstains_by: ClassVar[str] = ""
     contracts: ClassVar[tuple[str, ...]] = ()
@@ -177,38 +169,6 @@ class LabelTree(Settings):
         if reason := self.fault({"judgements": given.get("judgements") or []}):
             raise BadInput(f"judgements: {reason}", "labels among " + ", ".join(self.labels))
         return {"judgements": list(given["judgements"])}
-
-    # The text model that answers, and its training
-
-    def outputs(self) -> int:
-        return len(self.labels)
-
-    def head(self, dropout: float) -> Head:
-        return Head(pool="mean", dropout=dropout, outputs=len(self.labels))
-
-    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Tokens]:
-        return model.tokens([self.text(row) for row in rows])
-
-    def answers(self, model: TextModel, batch: Sequence[Tokens]) -> Answers:
-        logits, vectors = model.logits_and_vectors(batch)
-        return Answers({"logits": logits}, vectors)
-
-    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
-        prepared = self.prepare(model, rows.select(["text"]).to_pylist())
-        every = zip(prepared, rows.column("id").to_pylist(), self.judged(rows), strict=True)
-        return [Example(item.ids, int(row, 16), own.mean(0)) for item, row, own in every]
-
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
-        batch = pack([each.tokens for each in examples], [each.document for each in examples])
-        truth = torch.from_numpy(np.stack([np.asarray(each.target) for each in examples]))
-        logits = network(batch, dropout_rng, aux_losses=[])
-        return F.binary_cross_entropy_with_logits(logits, truth.to(logits))
-
-    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        with torch.inference_mode():
-            return {"log_loss": float(self.loss(network, examples, None))}
 
 
 def with_parents(judgement: str) -> set[str]:

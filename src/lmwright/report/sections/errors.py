@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lmwright.report.evidence import Evidence
 from lmwright.report.metrics import called, model_order, written_as
 from lmwright.report.strips import span
 from lmwright.report.words import answered, told
-from lmwright.tables import resolve
+from lmwright.tables import definition_at, resolve
 
 MOST_ROWS = 12
 
@@ -66,9 +65,7 @@ def panels(
         return []
     if not place:
         return []
-    module, _, name = place.partition(":")
-    draw = getattr(import_module(module), name)
-    found: list[tuple[str, Markup]] = draw(
+    found: list[tuple[str, Markup]] = definition_at(place)(
         split, scored, read_predictions(folder, model, split), charts
     )
     return found

@@ -1,21 +1,22 @@
-"""The part of a task that training uses; the tasks themselves are leaves in ``lmwright.tasks``."""
+"""What training needs of a task; the classes themselves are leaves in ``lmwright.tasks``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import pyarrow as pa
 from torch import Tensor, nn
 
+from lmwright.core.task import Task
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.spec import Head
-from lmwright.models.text_model import TextModel, TextTask
+from lmwright.models.text_model import TaskModel, TextModel, task_model_of
 from lmwright.train.batches import Example
 
 
-class TrainedTask(TextTask, Protocol):
-    """A task that a text model can be trained for: examples, head, loss and validation scores.
+class TrainedTaskModel(TaskModel, Protocol):
+    """How a text model is trained for a task: head, examples, loss and validation scores.
 
     ``monitor`` names the score that decides which weights are kept; lower is better.
     """
@@ -35,3 +36,8 @@ class TrainedTask(TextTask, Protocol):
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Scores on held-out examples by name, that of ``monitor`` among them."""
+
+
+def trained_task_model(task: Task) -> TrainedTaskModel:
+    """How a text model is trained for the task; BadInput where none can be."""
+    return cast(TrainedTaskModel, task_model_of(task))

@@ -1,0 +1,114 @@
+"""Text classification by a text model: a linear map of the mean over the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmwright.core.columns import Row
+from lmwright.core.task import Answers
+from lmwright.metrics.calibration import fit_temperature, softmax
+from lmwright.metrics.classification import log_losses
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import pack
+from lmwright.models.core.spec import Head
+from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
+from lmwright.tasks.text_classification import TextClassification
+from lmwright.train.batches import Example
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """Head, examples, loss and validation scores of text classification."""
+
+    monitor: ClassVar[str] = "scaled_log_loss"
+
+    task: TextClassification
+
+    def outputs(self) -> int:
+        """One logit a label."""
+        return len(self.task.labels)
+
+    def head(self, dropout: float) -> Head:
+        """The mean over the tokens, as the start was pre-trained with, then one linear map."""
+        return Head(pool="mean", dropout=dropout, outputs=len(self.task.labels))
+
+    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Tokens]:
+        """The tokens of each text."""
+        return model.tokens([self.task.text(row) for row in rows])
+
+    def answers(self, model: TextModel, batch: Sequence[Tokens]) -> Answers:
+        """Logits of the labels, and vectors."""
+        logits, vectors = model.logits_and_vectors(batch)
+        return Answers({"logits": logits}, vectors)
+
+    # Training
+
+    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
+        """Rows as examples; a row's id (hexadecimal) keys its dropout."""
+        codes = self.task.codes(rows)
+        prepared = self.prepare(model, rows.select(["text"]).to_pylist())
+        ids = rows.column("id").to_pylist()
+        return [
+            Example(tokens.ids, int(row, 16), int(code))
+            for tokens, row, code in zip(prepared, ids, codes, strict=True)
+        ]
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> Tensor:
+        """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), with auxiliary
+        losses of the network's ops."""
+        aux_losses: list[Tensor] = []
+        rows = logits(network, examples, dropout_rng, aux_losses)
+        loss = F.cross_entropy(rows, targets(examples), label_smoothing=self.task.smoothing)
+        return sum(aux_losses, loss)
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean log-loss (nats, unsmoothed), the same at the best temperature, and accuracy.
+
+        Every model gets a temperature before it is used (metrics/calibration.py), so weights that
+        are merely too sure of themselves must not lose to weights that order texts worse.
+        """
+        found = np.empty((len(examples), len(self.task.labels)))
+        with torch.inference_mode():
+            costs = [len(example.tokens) for example in examples]
+            for places in pieces(costs, MOST_TOKENS_AT_ONCE):
+                piece = [examples[place] for place in places]
+                found[places] = logits(network, piece, None).double().numpy()
+        wanted = targets(examples).numpy()
+        temperature = fit_temperature(lambda t: mean_log_loss(found / t, wanted))
+        return {
+            "log_loss": mean_log_loss(found, wanted),
+            "scaled_log_loss": mean_log_loss(found / temperature, wanted),
+            "accuracy": float((found.argmax(axis=1) == wanted).mean()),
+        }
+
+
+def logits(
+    network: nn.Module,
+    examples: Sequence[Example],
+    dropout_rng: DropoutRNG | None,
+    aux_losses: list[Tensor] | None = None,
+) -> Tensor:
+    """Logits (examples, labels); ``aux_losses`` collects the auxiliary losses of the network."""
+    batch = pack([each.tokens for each in examples], [each.document for each in examples])
+    found: Tensor = network(batch, dropout_rng, aux_losses=aux_losses)
+    return found
+
+
+def targets(examples: Sequence[Example]) -> Tensor:
+    """The places of the right labels, int64."""
+    return torch.tensor([example.target for example in examples])
+
+
+def mean_log_loss(rows: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean log-loss (nats) of logits (n, labels) against the places of the right labels (n,)."""
+    return float(log_losses(wanted, softmax(rows)).mean())
