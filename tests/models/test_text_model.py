@@ -14,7 +14,6 @@ from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, from_published, language_model
-from lmwright.tasks.text_generation import TextGeneration
 from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.train.new import New
 from tests.serve.talking import with_generation, write_model
@@ -60,8 +59,7 @@ def test_a_chat_model_answers_as_before(published: TextModel, tmp_path: Path) ->
 
 def test_a_model_of_the_line_keeps_the_settings_of_its_start(tmp_path: Path) -> None:
     start = read_published(str(write_model(tmp_path / "published")))
-    head = TextGeneration().head(0.0)
-    model = saved(from_published(start, head, 64, seed=0), tmp_path / "saved")
+    model = saved(from_published(start, "lm", 64, seed=0), tmp_path / "saved")
     assert model.generation == language_model(start).generation
     assert model.max_tokens == 64
 

@@ -200,7 +200,7 @@ def test_a_published_chat_model_talks_under_an_alias(tmp_path: Path) -> None:
     """Its answers are those of the model served by itself; its conversations are not watched."""
     published = read_published(str(write_model(tmp_path / "tiny")))
     alone = language_model(published)
-    model = from_published(published, TASK.head(0.0), 64, seed=0)
+    model = from_published(published, "lm", 64, seed=0)
     live = Live(Loaded("v1", TextPredictor(TASK, model), Calibration()))
     told = Told()
     live.service.observers.append(told)

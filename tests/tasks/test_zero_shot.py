@@ -232,7 +232,10 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked(family: str, tmp_p
     for row, vector, item in zip(logits + made.prior, vectors, items, strict=True):
         assert item.source is not None and item.cost == len(item.source)
         for value, name in zip(row, ([7, 8, 9], [7, 3], [4]), strict=True):
-            read = pack([item.source]), pack([np.array([made.model.decoder_start_id, *name])])
+            read = (
+                pack([item.source]),
+                pack([np.array([made.model.generation.decoder_start_id, *name])]),
+            )
             with torch.inference_mode():
                 logs_nv = torch.log_softmax(
                     made.model.network(dict(zip((source, target), read, strict=True))), dim=-1

@@ -89,12 +89,12 @@ def rows(sentences, tmp_path_factory) -> Path:
     return folder
 
 
-def write_task(folder: Path, task: TextClassification) -> None:
+def write_task(folder: Path, task: Any) -> None:
     """The task of a rows artifact."""
     (folder / "task.json").write_text(json.dumps(task_to_json(task)))
 
 
-def write_rows(path: Path, sentences: list[dict[str, str]]) -> None:
+def write_rows(path: Path, sentences: list[dict[str, str]], schema: pa.Schema = SCHEMA) -> None:
     """Sentences as a file of rows."""
     frame = {"licence": "research", "origin": "reviews:1"}
     found = [
@@ -102,7 +102,7 @@ def write_rows(path: Path, sentences: list[dict[str, str]]) -> None:
         for row in sentences
     ]
     table = pa.Table.from_pylist(sorted(found, key=lambda row: row["id"]))
-    pq.write_table(table.select(SCHEMA.names).cast(SCHEMA), path)
+    pq.write_table(table.select(schema.names).cast(schema), path)
 
 
 @pytest.fixture(scope="session")

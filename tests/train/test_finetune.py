@@ -14,13 +14,19 @@ from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
 from lmwright.core.predictor import answer_all
+from lmwright.core.task import role_columns
+from lmwright.data.corpus import schema_of
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files import published
+from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
+from lmwright.models.text_model import language_model
 from lmwright.tasks import text_classification_model
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.text_generation import TextGeneration
 from lmwright.train import checkpoint
 from lmwright.train.finetune import Train
+from tests.serve.talking import write_model
 from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
 FILES = ("model.safetensors", "model.json", "tokenizer.json", "curves.json", "rows.parquet")
@@ -218,7 +224,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
         return torch.tensor([[-m, m] for m in margins])
 
     monkeypatch.setattr(text_classification_model, "logits", logits)
-    monkeypatch.setattr(TextClassification, "loss", steps_of_zero)
+    monkeypatch.setattr(text_classification_model.TextClassifier, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)
     early, late = work.named("evaluated")
@@ -353,7 +359,7 @@ def test_a_start_that_is_not_there_is_refused_before_any_work(stage, start):
         replace(stage, start=start).check()
 
 
-@pytest.mark.parametrize("field", [{"epochs": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"batch": 0}])
+@pytest.mark.parametrize("field", [{"epochs": -1}, {"lr": 2.0}, {"dropout": 1.0}, {"batch": 0}])
 def test_a_setting_out_of_range_is_refused_before_any_work(stage, field):
     with pytest.raises(BadInput, match=str(next(iter(field.values())))):
         replace(stage, **field).check()
@@ -383,3 +389,30 @@ def test_what_is_found_by_name_is_reached(stage, rows, tmp_path):
     assert "lmwright.tasks.text_classification" in earlier
     assert "lmwright.tasks.text_classification_model" in earlier
     assert not any(name.startswith("lmwright.models.zoo") for name in earlier)
+
+
+def test_a_published_model_is_taken_as_it_is(stage, sentences, tmp_path):
+    """With no epoch: its weights and chat template, and no row that it has learnt from."""
+    folder, start = tmp_path / "rows", write_model(tmp_path / "start")
+    folder.mkdir()
+    documents = [{**row, "continuation": ""} for row in sentences[:60]]
+    schema = schema_of(role_columns(TextGeneration(), "input", "target"))
+    write_rows(folder / "train.parquet", documents[:40], schema)
+    write_rows(folder / "validation.parquet", documents[40:], schema)
+    write_task(folder, TextGeneration())
+    work = FakeWork({"rows": folder}, tmp_path / "work")
+    adopted = replace(stage, start=str(start), rows=0, epochs=0, dropout=-1.0)
+    facts = adopted.run(work)
+    assert (facts["steps"], facts["rows"]) == (0, 0)
+    assert facts["validation_log_loss"] == work.named("evaluated")[0]["log_loss"]
+    made, given = load_predictor(work.folder / "model").model, language_model(read_folder(start))
+    assert made.generation == given.generation and made.generation.template
+    weights = dict(given.network.named_parameters())
+    assert all(torch.equal(each, weights[n]) for n, each in made.network.named_parameters())
+    assert pq.read_table(work.folder / "model" / "rows.parquet").num_rows == 0
+
+
+def test_no_epoch_for_a_head_that_nobody_trained_is_refused(stage, rows, tmp_path):
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    with pytest.raises(BadInput, match="epochs is 0, and nobody has trained a head"):
+        replace(stage, epochs=0).run(work)
