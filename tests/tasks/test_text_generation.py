@@ -104,7 +104,7 @@ def test_nats_are_the_sum_of_a_plain_forward(model, sentences):
     rows = as_rows(sentences[:20]).to_pylist()
     found = answer_all(TextPredictor(TASK, model), rows)
     for place, row in enumerate(rows):
-        ids = model.document(row["text"])
+        ids = model.document(row["text"])[: model.max_tokens]
         assert found["nats"][place] == pytest.approx(-log_probabilities(model, ids).sum(), rel=1e-5)
         assert found["tokens"][place] == len(ids) - 1
         if len(ids) < model.max_tokens:
@@ -325,7 +325,7 @@ def test_a_drawn_model_has_the_same_bits_twice(sentences, tmp_path):
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_its_tokenizer_loses_nothing(model, text):
     assert model.tokenizer.decode(model.tokenizer.ids(text)) == text
-    assert len(model.document(text)) == min(len(model.tokenizer.ids(text)) + 2, model.max_tokens)
+    assert len(model.document(text)) == len(model.tokenizer.ids(text)) + 2
 
 
 @pytest.mark.parametrize("text", ["<s>", "a</s>b", "\0", "  two  ", "\r\n", "é\u0301", ""])
@@ -407,3 +407,15 @@ def test_gemma_beats_the_ngram_before_any_training(sentences):
         for each in (Ngram.fit(TASK, as_rows(sentences[:-50]), 0), TextPredictor(TASK, model))
     ]
     assert 0.5 < bits[1] < bits[0]
+
+
+def test_a_text_that_fills_the_context_leaves_room_for_its_continuation(model, sentences):
+    """Its beginning is cut, so that all of the continuation is scored."""
+    text, rest = " ".join(sentences[:20]), sentences[20][:40]
+    (item,) = TextPredictor(TASK, model).prepare([{"text": text, "continuation": rest}])
+    assert len(item.ids) == model.max_tokens
+    assert tuple(item.ids[:1]) == model.begin_ids
+    assert model.tokenizer.decode(item.ids[item.first :].tolist()).endswith(rest)
+    assert item.size >= len(rest.encode())
+    (item,) = TextPredictor(TASK, model).prepare([{"text": rest, "continuation": text}])
+    assert (item.first, len(item.ids)) == (1, model.max_tokens)

@@ -110,13 +110,29 @@ class TextModel(Generic[N]):
         return [Tokens(ids) for ids in self.tokenizer.encode(texts, self.max_tokens)]
 
     def document(self, text: str, closed: bool = True) -> np.ndarray:
-        """The ids of a document from the start token on, at most ``max_tokens``.
-
-        ``closed`` with the end token, unless it is cut: then it does not end there.
-        """
+        """The ids of a document from the start token on, ``closed`` with the end token."""
         end = self.end_ids[:1] if closed else ()
         whole = np.concatenate([self.begin_ids, self.tokenizer.ids(text), end])
-        return whole[: self.max_tokens].astype(np.int64)
+        return whole.astype(np.int64)
+
+    def source_ids(self, text: str) -> np.ndarray:
+        """The ids of a text as an encoder reads it, at most ``max_tokens``."""
+        ids = self.tokenizer.encode([text], self.max_tokens)[0].astype(np.int64)
+        if self.source_language_id is not None:
+            ids[ids == self.tokenizer.roles["language"][0]] = self.source_language_id
+        return ids
+
+    def target_ids(self, text: str) -> np.ndarray:
+        """The ids of an answer of a decoder with an encoder, begun and closed as it writes them."""
+        begin = (self.generation.decoder_start_id, self.generation.forced_bos_id)
+        known = [each for each in begin if each is not None]
+        whole = np.concatenate([known, self.tokenizer.ids(text), self.end_ids[:1]])
+        return whole.astype(np.int64)
+
+    @property
+    def has_encoder(self) -> bool:
+        """True for a decoder with an encoder, which reads a text and writes another."""
+        return self.generation.decoder_start_id is not None
 
     @property
     def begin_ids(self) -> tuple[int, ...]:

@@ -76,6 +76,8 @@ class VersionModel(TextModel[Network]):
     def prompt_ids(self, text: str) -> np.ndarray:
         """The ids of a text as the version reads it: cleaned, with the token that begins one."""
         cleaned = self.loaded.task.cleaned({self.column: text})[self.column]
+        if self.has_encoder:
+            return self.text_model.source_ids(cleaned)
         return np.concatenate([self.text_model.begin_ids, self.tokenizer.ids(cleaned)]).astype(
             np.int64
         )

@@ -23,6 +23,8 @@ UNIFORM_BITS = 8.0
 class TextGeneration(Settings):
     """Documents: a ``text``, and its ``continuation`` where only that is to be learnt.
 
+    A decoder goes on from the text; a decoder with an encoder reads it and writes the continuation.
+
     ``clean``           steps of text/cleaning.py that a text passes before it is read.
     ``max_new_tokens``  of a continuation that is written for a request.
     ``temperature``     of sampling; 0 takes the likeliest token.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -16,9 +16,8 @@ from lmwright.core.columns import Row
 from lmwright.core.task import Answers, Prepared
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.ragged import pack
-from lmwright.models.decode import generate
-from lmwright.models.network.network import Network
+from lmwright.models.core.ragged import order_of_pairs, pack
+from lmwright.models.network.network import Batch, Network
 from lmwright.models.text_model import LONGEST, MOST_TOKENS_AT_ONCE, TextModel, pieces
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.text.generation import SamplingParams
@@ -34,18 +33,20 @@ MOST_LOGITS = 1 << 25
 class Document:
     """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
 
-    ``prompt`` holds the ids that a completion continues, None where none is asked for.
+    ``prompt`` holds the ids that a completion continues, None where none is asked for;
+    ``source`` those that an encoder reads, where the model has one.
     """
 
     ids: np.ndarray
     first: int
     size: int
     prompt: np.ndarray | None
+    source: np.ndarray | None = None
 
     @property
     def cost(self) -> int:
         """How many tokens it is."""
-        return len(self.ids)
+        return len(self.ids) + (0 if self.source is None else len(self.source))
 
 
 @dataclass(frozen=True)
@@ -67,24 +68,43 @@ class TextGenerator:
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
         """The tokens of each document; those of a continuation are scored alone.
 
-        They begin where the document's tokens are no longer those of the text by itself, so that
-        one which holds characters of both is scored. Of a document that is cut, only the bytes
-        that are left count. A row without the column ``continuation`` is a request: it is
-        continued too.
+        A row without the column ``continuation`` is a request: it is continued too.
         """
         found = []
         for row in rows:
             text, rest = self.task.cleaner(row["text"]), str(row.get("continuation") or "")
-            ids = model.document(text + rest)
-            first = min(shared(model.document(text, closed=False), ids), len(ids) - 1)
-            first = first if rest else 1
-            scored = rest or text
-            if len(ids) == model.max_tokens:
-                scored = model.tokenizer.decode(ids[first:].tolist())
-            size = len(scored.encode("utf-8", "surrogatepass"))
-            prompt = None if "continuation" in row else self.prompt(model, text)
-            found.append(Document(ids, first, max(1, size), prompt))
+            asked = "continuation" not in row
+            make = self.pair if model.has_encoder else self.document
+            found.append(make(model, text, rest, asked))
         return found
+
+    def document(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
+        """A text and its continuation as one document.
+
+        The continuation begins where the document's tokens are no longer those of the text by
+        itself, so that one which holds characters of both is scored. What is too long loses the
+        text's beginning before the continuation's end, and only the bytes that are left count.
+        """
+        ids = model.document(text + rest)
+        first = min(shared(model.document(text, closed=False), ids), len(ids) - 1) if rest else 1
+        begin = len(model.begin_ids)
+        cut = min(max(0, len(ids) - model.max_tokens), max(0, first - max(begin, 1)))
+        ids = np.concatenate([ids[:begin], ids[begin + cut :]])[: model.max_tokens]
+        first -= cut
+        scored = rest or text
+        if len(ids) == model.max_tokens:
+            scored = model.tokenizer.decode(ids[first:].tolist())
+        prompt = self.prompt(model, text) if asked else None
+        return Document(ids, first, byte_count(scored), prompt)
+
+    def pair(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
+        """A text that an encoder reads, and its continuation, which the decoder writes."""
+        ids, source = model.target_ids(rest)[: model.max_tokens], model.source_ids(text)
+        first = len(model.target_ids("")) - len(model.end_ids[:1])
+        scored = rest
+        if len(ids) == model.max_tokens:
+            scored = model.tokenizer.decode(ids[first:].tolist())
+        return Document(ids, first, byte_count(scored), source if asked else None, source)
 
     def prompt(self, model: TextModel, text: str) -> np.ndarray:
         """The ids of a text to be continued; of one too long for the context, its end.
@@ -97,21 +117,28 @@ class TextGenerator:
         return np.concatenate([model.begin_ids, ids[max(0, len(ids) - room) :]]).astype(np.int64)
 
     def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
-        """The negative log-likelihood of each row, vectors, and completions where asked for."""
+        """The negative log-likelihood of each row, vectors, and completions where asked for.
+
+        With an encoder a request has no likelihood of its own: its completion is what is scored.
+        """
+        completions = [
+            None if item.prompt is None else self.completion(model, item.prompt) for item in batch
+        ]
+        if model.has_encoder:
+            pairs = zip(batch, completions, strict=True)
+            batch = [each if text is None else written(model, each, text) for each, text in pairs]
         nats = np.zeros(len(batch))
         vectors = np.empty((len(batch), model.network.width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                piece = pack([batch[place].ids for place in places])
-                hidden_nd = model.network.hidden(piece)
+                whole = packed(model.network, [batch[place] for place in places])
+                hidden_nd = model.network.hidden(whole)
+                piece = model.network.output_batch(whole)
                 pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
                 vectors[places] = pooled_bd.numpy()
                 for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
                     item = batch[place]
                     nats[place] = likelihood(model.network, own_nd, item.ids, item.first)
-        completions = [
-            None if item.prompt is None else self.completion(model, item.prompt) for item in batch
-        ]
         scored = np.array([float(len(item.ids) - item.first) for item in batch])
         return Answers(
             {
@@ -125,26 +152,18 @@ class TextGenerator:
 
     def completion(self, model: TextModel, prompt: np.ndarray) -> str:
         """A continuation of the prompt, sampled by a seed that the prompt gives."""
-        room = (model.network.longest or LONGEST) - len(prompt)
         params = SamplingParams(
-            max_new_tokens=min(self.task.max_new_tokens, room),
+            max_new_tokens=min(self.task.max_new_tokens, model.token_budget(prompt)),
             temperature=self.task.temperature,
             stop_ids=model.stop_ids,
         )
         rng = np.random.default_rng([int(number) for number in prompt[-64:]])
-        text = model.tokenizer.detokenizer()
-        text.follow(prompt.tolist())
-        found = ""
-        for step in generate(model.network, [prompt], params, rng):
-            token = step[0]
-            if token.id in params.stop_ids:
-                break
-            found += text.push([token.id])
-        return found + text.finish()
+        return "".join(token.text for token in model.generate(prompt, params, rng))
 
     def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
         """A request's text made ready, and its answer with a completion that is written already."""
-        (item,) = self.prepare(model, [{"text": text, "continuation": ""}])
+        rest = completion if model.has_encoder else ""
+        (item,) = self.prepare(model, [{"text": text, "continuation": rest}])
         return item, self.answers(model, [item]).with_columns(completion=[completion])
 
     # Training
@@ -157,7 +176,8 @@ class TextGenerator:
         for item, row in zip(prepared, rows.column("id").to_pylist(), strict=True):
             target = np.full(len(item.ids), UNLEARNT, dtype=np.int64)
             target[item.first - 1 : -1] = item.ids[item.first :]
-            found.append(Example(item.ids, int(row, 16), target))
+            beside = () if item.source is None else (item.source,)
+            found.append(Example(item.ids, int(row, 16), target, beside))
         return found
 
     def loss(
@@ -165,25 +185,60 @@ class TextGenerator:
     ) -> Tensor:
         """Mean cross-entropy of the next tokens, with auxiliary losses of the network's ops."""
         aux_losses: list[Tensor] = []
-        batch = pack([each.tokens for each in examples], [each.document for each in examples])
-        logits = torch.cat(batch.by_document(network(batch, dropout_rng, aux_losses=aux_losses)))
+        body = cast(Network, network)
+        batch = packed(body, [read_by(each) for each in examples], [e.document for e in examples])
+        rows = body.output_batch(batch).by_document(
+            network(batch, dropout_rng, aux_losses=aux_losses)
+        )
         wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        return sum(aux_losses, F.cross_entropy(logits, wanted, ignore_index=UNLEARNT))
+        return sum(aux_losses, F.cross_entropy(torch.cat(rows), wanted, ignore_index=UNLEARNT))
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the next tokens (nats)."""
         total, count = 0.0, 0
         body = cast(Network, network)
         with torch.inference_mode():
-            for places in pieces([len(each.tokens) for each in examples], MOST_TOKENS_AT_ONCE):
-                batch = pack([examples[place].tokens for place in places])
-                hidden = batch.by_document(body.hidden(batch))
+            for places in pieces([each.cost for each in examples], MOST_TOKENS_AT_ONCE):
+                batch = packed(body, [read_by(examples[place]) for place in places])
+                hidden = body.output_batch(batch).by_document(body.hidden(batch))
                 for place, own_nd in zip(places, hidden, strict=True):
                     target = np.asarray(examples[place].target)
                     first = int(np.argmax(target != UNLEARNT)) + 1
                     total += likelihood(body, own_nd, examples[place].tokens, first)
                     count += len(target) - first
         return {"log_loss": total / max(count, 1)}
+
+
+def written(model: TextModel, item: Document, completion: str) -> Document:
+    """A request's document with what was written for it."""
+    ids = model.target_ids(completion)[: model.max_tokens]
+    return replace(item, ids=ids, size=byte_count(completion))
+
+
+def read_by(example: Example) -> Document:
+    """What a network reads of an example."""
+    source = example.beside[0] if example.beside else None
+    return Document(example.tokens, 1, 1, None, source)
+
+
+def packed(
+    network: Network, items: Sequence[Document], names: Sequence[int] | None = None
+) -> Batch:
+    """Documents as one batch, for an encoder and a decoder one each; ``names`` key the dropout."""
+    ids = [item.ids for item in items]
+    sources = [item.source for item in items if item.source is not None]
+    if not sources:
+        return pack(ids, names)
+    encoder, decoder = network.streams
+    order = order_of_pairs(sources, ids)
+    # The stacks number their dropout alike, so a source has another name than its target.
+    others = None if names is None else [name ^ (1 << 127) for name in names]
+    return {encoder: pack(sources, others, order=order), decoder: pack(ids, names, order=order)}
+
+
+def byte_count(text: str) -> int:
+    """The bytes of a text, at least 1."""
+    return max(1, len(text.encode("utf-8", "surrogatepass")))
 
 
 def shared(one: np.ndarray, other: np.ndarray) -> int:

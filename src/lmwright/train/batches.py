@@ -16,11 +16,18 @@ class Example:
     """One document as ids, the number that keys its dropout, and what is to be learnt of it.
 
     ``target`` is a class, or one a token (-100 where nothing is to be learnt), or numbers.
+    ``beside`` are further documents that stay with it: the source of a target, say.
     """
 
     tokens: np.ndarray
     document: int
     target: int | np.ndarray
+    beside: tuple[np.ndarray, ...] = ()
+
+    @property
+    def cost(self) -> int:
+        """How many tokens it is, with what stays with it."""
+        return len(self.tokens) + sum(map(len, self.beside))
 
 
 @dataclass(frozen=True)
@@ -55,5 +62,6 @@ class Batches:
             digest.update(f"{example.document} ".encode())
             target = np.asarray(example.target)
             digest.update(target.astype("<f8" if target.dtype.kind == "f" else "<i8").tobytes())
-            digest.update(np.asarray(example.tokens, dtype="<i8").tobytes())
+            for ids in (example.tokens, *example.beside):
+                digest.update(np.asarray(ids, dtype="<i8").tobytes())
         return digest.hexdigest()

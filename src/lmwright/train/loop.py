@@ -85,7 +85,7 @@ def train(
         lr = rate(state.step, batches.steps, descent.lr, descent.warmup)
         optimizer.step(lr)
         state.step += 1
-        state.tokens += sum(len(example.tokens) for example in examples)
+        state.tokens += sum(example.cost for example in examples)
         note(state, record, loss=value.item(), lr=lr, gradient=norm)
         for every, act in periodic:
             if state.step % every == 0 or state.step == batches.steps:
