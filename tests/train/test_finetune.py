@@ -218,7 +218,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
         return torch.tensor([[-m, m] for m in margins])
 
     monkeypatch.setattr(text_classification_model, "logits", logits)
-    monkeypatch.setattr(TextClassification, "loss", steps_of_zero)
+    monkeypatch.setattr(text_classification_model.TextClassifier, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)
     early, late = work.named("evaluated")
