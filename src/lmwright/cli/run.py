@@ -32,11 +32,11 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
-    from lmwright.plan.forecast import that_fits
-
     known, opened = open_recipe(recipe, set), open_store(store)
     told: Mapping[str, Any] | None = opened.state(forecast_name(known))
     if not anyway:
+        from lmwright.plan.forecast import that_fits
+
         told = that_fits(known, opened, told)
     with stopped_in_words():
         done = run_recipe(known, opened, again, Lines(), forecast=told)
