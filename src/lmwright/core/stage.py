@@ -172,6 +172,9 @@ class Stage(Settings):
         Called as soon as there are more of them, so that no long stage comes before the refusal.
         """
 
+    def check_task(self, task: Any) -> None:
+        """Raise BadInput for settings that do not fit the recipe's task, None where it has none."""
+
     def estimate(self, known: RowStatistics) -> WorkEstimate | None:
         """How much work ``run`` will be; None where that cannot be told beforehand."""
         return None

@@ -16,7 +16,7 @@ from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import task_to_json
+from lmwright.core.task import refuse_measure, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.loop.detect import refuse_other_model
@@ -116,6 +116,12 @@ class Promote(Stage):
                 f"promote.alias is {self.alias!r}", "lower-case letters, digits, - and _"
             )
         self.gate.check()
+
+    def check_task(self, task: Any) -> None:
+        """BadInput for a measure of the gate that the task has not."""
+        refuse_measure(task, self.gate.metric, "promote.gate.metric")
+        if self.gate.slices is not None:
+            refuse_measure(task, self.gate.slices.metric, "promote.gate.slices.metric", True)
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The gate's rows, read by the candidate and by the incumbent."""

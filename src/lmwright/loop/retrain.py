@@ -122,14 +122,18 @@ def learns(recipe: Recipe, where: str) -> None:
     ``recipe`` is that of the retraining. A prompt or a zero-shot classifier, say, is made as it
     was before, so that at most its calibration would be another.
     """
-    promoting = next((step for step in recipe.steps if isinstance(step.stage, Promote)), None)
-    if promoting is None:
+    promoting = {
+        step.name: step.reads.get(step.stage.model, step.stage.model)
+        for step in recipe.steps
+        if isinstance(step.stage, Promote)
+    }
+    if not promoting:
         raise BadInput(
             f"{where}: retrain, where no stage promotes",
             "a version to be put in place",
             "add the stage promote, or take retrain out",
         )
-    model = promoting.reads.get(promoting.stage.model, promoting.stage.model)
+    name, model = next(iter(promoting.items()))
     reached = {FEEDBACK}
     for step in recipe.steps:
         if not reached.isdisjoint(step.needs().values()):
@@ -138,7 +142,7 @@ def learns(recipe: Recipe, where: str) -> None:
         making = next((step for step in recipe.steps if model in step.gives().values()), None)
         made = f"the stage {making.name}" if making else "no stage"
         raise BadInput(
-            f"{where}: retrain, where {promoting.name} promotes {model!r}, which {made} makes: "
+            f"{where}: retrain, where {name} promotes {model!r}, which {made} makes: "
             "it learns nothing from feedback",
             "a model that a retraining makes anew from feedback",
             "promote a model that is trained, or take retrain out",

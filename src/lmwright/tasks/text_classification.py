@@ -52,6 +52,12 @@ class TextClassification(Settings):
     calibrates: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "brier"
     abstains_by: ClassVar[str] = "error"
+    loss_names: ClassVar[tuple[str, ...]] = ("log_loss", "brier", "error")
+    score_names: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "micro_f1", "coverage", "accuracy_answered"),
+        *("macro_precision", "macro_recall", "macro_f1", "macro_roc_auc"),
+        *("precision.LABEL", "recall.LABEL", "f1.LABEL", "roc_auc.LABEL"),
+    )
     contracts: ClassVar[tuple[str, ...]] = ("classify",)
     baselines: ClassVar[Mapping[str, str]] = {
         "majority": "lmwright.baselines.majority:Majority",
