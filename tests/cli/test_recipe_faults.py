@@ -80,6 +80,14 @@ def write(folder: Path, text: str) -> str:
             "task: {{kind: text-classification, smoothing: 1.5}}\n" + GOOD,
             ["smoothing is 1.5", "below 1"],
         ),
+        (
+            "task: {{kind: text-classification, clean: [repair, mail]}}\n" + GOOD,
+            ["clean is [repair, mail]", "write clean: [mail, repair]"],
+        ),
+        (
+            "task: {{kind: text-generation, clean: [mail, repair, mail]}}\n" + GOOD,
+            ["clean is [mail, repair, mail]", "write clean: [mail, repair]"],
+        ),
         ("task: 3\n" + GOOD, ["task is 3", "write task: text-classification"]),
         (GOOD.replace("epochs: 1", "start: /nowhere"), ["there is no /nowhere"]),
         (

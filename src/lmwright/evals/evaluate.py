@@ -296,19 +296,7 @@ def headline(
         line = f"{models[0]} is better than {beaten} {told}"
     else:
         state, line = "no comparison", f"{models[0]} {told}, compared with nothing"
-    worse = sorted(
-        f"{score.replace('_', '-')} ({name})"
-        for name, each in compared.items()
-        for score, gap in each.items()
-        if gap["verdict"] == "worse" and score != primary
-    )
-    if worse:
-        line += f", but worse by {', '.join(worse)}"
-    if silent := [name for name in compared if name not in verdicts]:
-        line += f"; {' and '.join(silent)} has no {shown_as.replace('_', '-')}"
-    answered = metrics[models[0]].get("coverage", {}).get("estimate")
-    if answered is not None and answered < SPARSE:
-        line += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
+    line += caveats(compared, primary, metrics[models[0]], risk)
     return {
         "best": best,
         "state": state,
@@ -317,6 +305,27 @@ def headline(
         "verdicts": verdicts,
         "line": f"{line}: {shown}.",
     }
+
+
+def caveats(compared: Mapping[str, Any], primary: str, own: Mapping[str, Any], risk: float) -> str:
+    """What the first model's lead leaves out: scores on which another is better, models that have
+    no primary score, rows of which it is unsure."""
+    found = ""
+    worse = sorted(
+        f"{score.replace('_', '-')} ({name})"
+        for name, each in compared.items()
+        for score, gap in each.items()
+        if gap["verdict"] == "worse" and score != primary
+    )
+    if worse:
+        found += f", but worse by {', '.join(worse)}"
+    for name, each in compared.items():
+        if primary not in each:
+            found += f"; {name} has no {primary.replace('_', '-')}"
+    answered = own.get("coverage", {}).get("estimate")
+    if answered is not None and answered < SPARSE:
+        found += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
+    return found
 
 
 def _figure(value: Mapping[str, float | None]) -> str:

@@ -27,7 +27,7 @@ from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.intervals import bootstrap_draws, quantiles
-from lmwright.text.cleaning import Step, cleaner
+from lmwright.text.cleaning import Step, cleaner, refuse_order
 from lmwright.text.label_prompt import named_label
 
 
@@ -71,6 +71,7 @@ class TextClassification(Settings):
 
     def check(self) -> None:
         """BadInput for settings out of range or labels that are not different."""
+        refuse_order(self.clean)
         if not 0 <= self.smoothing < 1:
             raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
