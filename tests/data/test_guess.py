@@ -190,7 +190,10 @@ def test_targets_of_another_task_are_named_and_never_taken_for_classes(tmp_path,
     if task == "token-classification":
         assert "say --task token-classification;" in said
     else:
-        assert f"the task would be {task}, which lmwright does not have (it has text-classification," in said
+        assert (
+            f"the task would be {task}, which lmwright does not have (it has text-classification,"
+            in said
+        )
 
 
 def test_a_list_is_not_passed_over_for_a_column_that_happens_to_have_few_values(tmp_path):
