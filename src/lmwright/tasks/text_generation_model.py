@@ -67,20 +67,14 @@ class TextGenerator:
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
         """The tokens of each document; those of a continuation are scored alone.
 
-        They begin where the document's tokens are no longer those of the text by itself, so that
-        one which holds characters of both is scored. Of a document that is cut, only the bytes
-        that are left count. A row without the column ``continuation`` is a request: it is
-        continued too.
+        Of what is scored and cut, only the bytes that are left count. A row without the column
+        ``continuation`` is a request: it is continued too.
         """
         found = []
         for row in rows:
             text, rest = self.task.cleaner(row["text"]), str(row.get("continuation") or "")
-            ids = model.document(text + rest)
-            first = min(shared(model.document(text, closed=False), ids), len(ids) - 1)
-            first = first if rest else 1
-            scored = rest or text
-            if len(ids) == model.max_tokens:
-                scored = model.tokenizer.decode(ids[first:].tolist())
+            ids, first, whole = continued(model, text, rest) if rest else alone(model, text)
+            scored = (rest or text) if whole else model.tokenizer.decode(ids[first:].tolist())
             size = len(scored.encode("utf-8", "surrogatepass"))
             prompt = None if "continuation" in row else self.prompt(model, text)
             found.append(Document(ids, first, max(1, size), prompt))
@@ -184,6 +178,29 @@ class TextGenerator:
                     total += likelihood(body, own_nd, examples[place].tokens, first)
                     count += len(target) - first
         return {"log_loss": total / max(count, 1)}
+
+
+def alone(model: TextModel, text: str) -> tuple[np.ndarray, int, bool]:
+    """Ids of a document of which all is scored, the first one scored, and whether none is cut."""
+    ids = model.document(text)
+    return ids, 1, len(ids) < model.max_tokens
+
+
+def continued(model: TextModel, text: str, rest: str) -> tuple[np.ndarray, int, bool]:
+    """Ids of a text and its continuation, the first one scored, and whether all of it is there.
+
+    Scored ids begin where they are no longer those of the text by itself, so that one which holds
+    characters of both is scored. What is too long for the context is cut at the text's beginning;
+    a continuation that is too long alone, at its end.
+    """
+    begin, own = list(model.begin_ids), list(model.tokenizer.ids(text))
+    both = [*model.tokenizer.ids(text + rest), *model.end_ids[:1]]
+    least = 0 if begin else 1  # the first of all tokens is predicted by none
+    first = max(least, min(shared(np.array(own), np.array(both)), len(both) - 1))
+    room = model.max_tokens - len(begin)
+    start = min(max(0, len(both) - room), first - least)
+    ids = np.array([*begin, *both[start : start + room]], dtype=np.int64)
+    return ids, len(begin) + first - start, start + room >= len(both)
 
 
 def shared(one: np.ndarray, other: np.ndarray) -> int:
