@@ -80,6 +80,14 @@ def write(folder: Path, text: str) -> str:
             "task: {{kind: text-classification, smoothing: 1.5}}\n" + GOOD,
             ["smoothing is 1.5", "below 1"],
         ),
+        (
+            "task: {{kind: text-classification, clean: [repair, mail]}}\n" + GOOD,
+            ["clean is [repair, mail]", "write clean: [mail, repair]"],
+        ),
+        (
+            "task: {{kind: text-generation, clean: [mail, repair, mail]}}\n" + GOOD,
+            ["clean is [mail, repair, mail]", "write clean: [mail, repair]"],
+        ),
         ("task: 3\n" + GOOD, ["task is 3", "write task: text-classification"]),
         (GOOD.replace("epochs: 1", "start: /nowhere"), ["there is no /nowhere"]),
         (
@@ -152,6 +160,23 @@ WHOLE = (
         ("promote.gate.kept=[rows/test-x]", ["rows/test-x"]),
         ("promote.gate.margin=.nan", ["promote.gate.margin is nan", "finite"]),
         ("promote.gate.margin=.inf", ["promote.gate.margin is inf", "finite"]),
+        (
+            "evaluate.primary=macrof1",
+            ["mine.yaml: evaluate.primary is 'macrof1'", "did you mean 'macro_f1'"],
+        ),
+        ("evaluate.primary=calibration_error", ["evaluate.primary is 'calibration_error'"]),
+        ("evaluate.primary=recal.good", ["did you mean 'recall.good'"]),
+        ("evaluate.primary=recall.", ["evaluate.primary is 'recall.'"]),
+        (
+            "promote.gate.metric=breir",
+            ["mine.yaml: promote.gate.metric is 'breir'", "did you mean 'brier'"],
+        ),
+        ("promote.gate.slices.metric=eror", ["slices.metric is 'eror'", "did you mean 'error'"]),
+        ("promote.gate.slices.metric=macro_f1", ["slices.metric is 'macro_f1'", "a loss"]),
+        (
+            "audit.limits.slices.loss=breir",
+            ["mine.yaml: audit.limits.slices.loss is 'breir'", "did you mean 'brier'"],
+        ),
         ("promote.gate.slices.margin=-1", ["slices.margin -1", "from 0"]),
         ("promote.gate.slices.rows=-1", ["rows -1", "at least 1"]),
         ("promote.alias=Prod", ["promote.alias is 'Prod'"]),
@@ -169,6 +194,14 @@ def test_what_cannot_work_is_refused_before_any_work(
     open_recipe(Path(path), [])
     said = refused(capsys, path, "--set", change)
     assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluate.primary=recall.good", "evaluate.primary=coverage", "promote.gate.metric=macro_f1"],
+)
+def test_any_measure_of_the_task_is_taken(folder: Path, change: str) -> None:
+    open_recipe(Path(write(folder, WHOLE)), [change])
 
 
 @pytest.mark.parametrize(

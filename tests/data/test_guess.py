@@ -186,7 +186,14 @@ def test_targets_of_another_task_are_named_and_never_taken_for_classes(tmp_path,
     give, task = TARGETS[kind]
     rows = [{"text": f"a text of day {n}", "labels": give(n)} for n in range(200)]
     said = refusal(lines(tmp_path, rows), label="labels" if asked else "")
-    assert f"task: {task} fits" in said and "'labels'" in said
+    assert "'labels'" in said and "do this: " in said
+    if task == "token-classification":
+        assert "say --task token-classification;" in said
+    else:
+        assert (
+            f"the task would be {task}, which lmwright does not have (it has text-classification,"
+            in said
+        )
 
 
 def test_a_list_is_not_passed_over_for_a_column_that_happens_to_have_few_values(tmp_path):
@@ -239,7 +246,9 @@ def test_pairs_of_texts_are_named(tmp_path, names, task):
 def test_what_may_be_labels_is_taken_and_the_doubt_is_said(tmp_path, give, said):
     rows = [{"text": f"a text of day {n}", "label": give(n)} for n in range(200)]
     found = guess_source(lines(tmp_path, rows))
-    assert any(said in reason for reason in found.reasons) and sum(found.labels.values()) == 200
+    doubt = next(reason for reason in found.reasons if said in reason)
+    assert "which lmwright does not have (it has text-classification" in doubt
+    assert sum(found.labels.values()) == 200
 
 
 def test_stars_with_halves_and_lists_of_one_are_labels(tmp_path):

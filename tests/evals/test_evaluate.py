@@ -181,6 +181,39 @@ def test_comparisons_are_paired_and_the_first_line_names_the_winner(evaluated):
     assert facts["headline"]["line"].startswith("tfidf_all is better than every baseline on test")
 
 
+@pytest.mark.parametrize("primary", ["recall.pos", "coverage", "error", "macro_f1"])
+def test_any_measure_can_be_primary(rows, trained, tmp_path, primary):
+    """The comparison is of the same scores that are listed, and the best has the largest."""
+    work = FakeWork(tmp_path, inputs(rows, trained[0]))
+    models = ("tfidf", "majority")
+    facts = stage(models=models, splits=("test",), primary=primary, rows=600).run(work)
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text())["splits"]["test"]
+    shown = "accuracy" if primary == "error" else primary
+    values = [found["models"][name]["metrics"][shown]["estimate"] for name in models]
+    gap = found["comparisons"]["majority"][primary]
+    sign = -1 if primary == "error" else 1
+    assert gap["estimate"] == pytest.approx(sign * (values[0] - values[1]))
+    assert facts["headline"]["best"] == models[int(np.argmax(values))]
+    assert f"by {shown.replace('_', '-')}" in facts["headline"]["line"]
+
+
+def test_a_model_without_the_primary_score_is_named():
+    value = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    scored = {
+        "rows": 50,
+        "lower": ["log_loss"],
+        "models": {
+            "model": {"metrics": {"log_loss": value}},
+            "dictionary": {"metrics": {"f1": value}},
+        },
+        "comparisons": {"dictionary": {"f1": {"verdict": "worse"}}},
+    }
+    line = headline("test", scored, ("model", "dictionary"), "log_loss", 0.1)["line"]
+    assert "compared with nothing" in line
+    assert "worse by f1 (dictionary), which" not in line
+    assert "dictionary has no log-loss" in line
+
+
 def test_a_baseline_that_wins_is_said_first(rows, trained, tmp_path):
     work = FakeWork(tmp_path, inputs(rows, trained[0]))
     facts = stage(models=("majority", "tfidf"), splits=("test",)).run(work)

@@ -321,3 +321,29 @@ def test_fresh_and_kept_rows_spend_alpha_by_their_own_uses() -> None:
 def test_settings_out_of_range_are_refused(changed: dict) -> None:
     with pytest.raises(BadInput):
         Gate(**{**vars(GATE), **changed}).check()
+
+
+def test_the_recall_of_one_label_decides_where_it_is_the_metric() -> None:
+    """A model that takes 73 % of the one label for the other fails by its recall alone."""
+    gate = replace(GATE, metric="recall.yes", slices=None, margin=0.1, kept_margin=0.1)
+    found = {c.name: c for c in held(gate, Skilled(4.0), Skilled(4.0))}
+    assert found[QUALITY].passed
+    assert found[QUALITY].evidence["rows"] == 200, "the rows of the label"
+    found = {c.name: c for c in held(gate, Skilled(4.0, blind_to="yes"), Skilled(4.0))}
+    assert not found[QUALITY].passed and found[QUALITY].evidence["difference"] == pytest.approx(
+        0.73
+    )
+    other = replace(gate, metric="recall.no")
+    assert judged(other, Skilled(4.0, blind_to="yes"), Skilled(4.0))[QUALITY]
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "precision.yes", "macro_roc_auc"])
+def test_a_score_that_is_no_mean_of_losses_decides(metric: str) -> None:
+    gate = replace(GATE, metric=metric, slices=None, margin=0.05, kept_margin=0.05)
+    assert judged(gate, Skilled(4.0), Skilled(4.0))[QUALITY]
+    found = {c.name: c for c in held(gate, Skilled(-0.5), Skilled(4.0))}[QUALITY]
+    assert not found.passed and found.reason.startswith("inferior")
+    claim = replace(gate, claim="superior")
+    assert judged(claim, Skilled(4.0), Skilled(-0.5))[QUALITY]
+    assert not judged(claim, Skilled(4.0), Skilled(4.0))[QUALITY]
+    assert not judged(gate, Skilled(4.0), Skilled(4.0), fresh=20)[QUALITY], "too few rows"

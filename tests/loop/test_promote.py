@@ -152,6 +152,27 @@ def test_two_retrainings_spend_alpha_on_what_they_share(tmp_path: Path) -> None:
     assert alphas == [(steps[0], steps[0]), (steps[1], steps[1]), (steps[0], steps[2])]
 
 
+def test_a_refusal_holds_for_the_rows_that_it_was_judged_by(tmp_path: Path) -> None:
+    """Of the same candidate, incumbent and gate: other rows, of which one is another, are judged
+    anew; the same ones are not."""
+    store = Store(tmp_path)
+    weak, candidate = version(store, (5, 5)), version(store, (6, 5))
+    move(store, "reviews@production", weak, {})
+    stage = promote(gate=Gate(claim="superior", slices=None))
+
+    def act(table: pa.Table) -> str:
+        artifacts = {"version": candidate, "rows": split(store, table)}
+        recipe = SimpleNamespace(name="reviews")
+        found = stage.act(recipe, artifacts, store, lambda event, **facts: None)
+        return str(found["decision"])
+
+    assert act(rows(0, 400)) == "refuse"
+    assert act(rows(0, 400)) == "refused before (decision 2)"
+    assert act(rows(0, 402)) == "refuse"
+    assert act(rows(0, 402)) == "refused before (decision 3)"
+    assert act(rows(0, 400)) == "refused before (decision 2)"
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["nothing there", "a version there"])
 def test_an_alias_that_is_moved_while_the_gate_judges_is_judged_again(
     tmp_path: Path, monkeypatch, first: bool
@@ -175,7 +196,7 @@ def test_an_alias_that_is_moved_while_the_gate_judges_is_judged_again(
 
     monkeypatch.setattr(Promote, "judge", judge)
     recipe = SimpleNamespace(name="reviews")
-    artifacts = {"version": best, "majority": "ab" * 32}
+    artifacts = {"version": best, "majority": "ab" * 32, "rows": split(store, rows(0, 200))}
     found = promote().act(
         recipe, artifacts, store, lambda event, **facts: recorded.append(event), "ann"
     )
@@ -198,7 +219,7 @@ def test_a_source_withdrawn_while_the_gate_judges_bars_the_version(
         return {"incumbent": incumbent, "asked": "", "conditions": PASSES}
 
     monkeypatch.setattr(Promote, "judge", judge)
-    artifacts = {"version": best, "majority": "ab" * 32}
+    artifacts = {"version": best, "majority": "ab" * 32, "rows": split(store, rows(0, 200))}
     with pytest.raises(Refused, match="learnt from web, which was withdrawn"):
         promote().act(
             SimpleNamespace(name="reviews"), artifacts, store, lambda event, **facts: None

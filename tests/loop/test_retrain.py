@@ -216,6 +216,60 @@ def test_a_retraining_that_could_never_begin_is_refused(change: dict, found: str
         make_recipe(merge(read_yaml(RECIPE), change), "quickstart", resolve, SECTIONS)
 
 
+PROMPT = {"prompt": {"model": "hosted:m@http://127.0.0.1:9/v1"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (
+            {"prompt": PROMPT["prompt"], "evaluate": {"models": ["prompted", "majority"]}},
+            "promotes 'prompted', which the stage prompt makes: it learns nothing from feedback",
+        ),
+        ({}, ""),
+        (
+            {
+                "prompt": PROMPT["prompt"],
+                "evaluate": {"models": ["prompted", "model"]},
+                "ensemble": {"members": ["prompted", "model"]},
+                "scored": {
+                    "stage": "evaluate",
+                    "models": ["ensemble"],
+                    "writes": {"scores": "both"},
+                },
+            },
+            "",
+        ),
+    ],
+    ids=["a prompt", "a trained model", "an ensemble of both"],
+)
+def test_a_retraining_that_could_not_change_the_model_is_refused(changes, found) -> None:
+    """What is promoted must be made from the feedback, however many stages lie between."""
+    raw = read_yaml(RECIPE)
+    stages = {name: each for name, each in raw["stages"].items() if name in ("data", "train")}
+    stages |= {"baselines": None} | changes
+    if not changes:
+        stages["evaluate"] = raw["stages"]["evaluate"]
+    model = {"prompt": "prompted", "ensemble": "ensemble"}.get(
+        next((name for name in ("ensemble", "prompt") if name in changes), ""), "model"
+    )
+    promote = {"model": model, "reads": {"scores": "both"} if model == "ensemble" else {}}
+    stages |= {"detect": {"model": model, "reads": promote["reads"]}, "promote": promote}
+    raw = {**raw, "stages": stages, "retrain": {**raw["retrain"], "stages": {}}}
+    if not found:
+        make_recipe(raw, "quickstart", resolve, SECTIONS)
+        return
+    with pytest.raises(BadInput, match=found):
+        make_recipe(raw, "quickstart", resolve, SECTIONS)
+
+
+def test_a_retraining_without_a_promotion_is_refused() -> None:
+    raw = read_yaml(RECIPE)
+    del raw["stages"]["promote"]
+    with pytest.raises(BadInput, match="retrain, where no stage promotes"):
+        make_recipe(raw, "quickstart", resolve, SECTIONS)
+
+
 def judged(losses: list[float]) -> list[dict]:
     """Labelled answers whose log-losses are these."""
     return [

@@ -30,6 +30,45 @@ def test_a_model_worse_by_the_margin_passes_at_most_alpha_of_the_time_in_simulat
     assert passed / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 
+@pytest.mark.parametrize(("n", "rare"), [(120, 0.1), (300, 0.5)])
+def test_a_worse_macro_f1_passes_at_most_alpha_of_the_time_in_simulation(n, rare):
+    """Labels of a class that is rare or not; of it the new one misses so many that it is worse by
+    the margin, the old one is right."""
+    rng = stream(4, "simulated", n)
+    margin, trials = 0.15, 200
+    missed = next(m for m in np.arange(0, 1, 0.001) if macro_f1_of(rare, m) <= 1 - margin)
+    passed = superior = 0
+    for _ in range(trials):
+        truth = rng.random(n) < rare
+        wrong = truth & (rng.random(n) < missed)
+        weights = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), 400)])
+        fp, fn, tp = weights @ np.zeros(n), weights @ wrong, weights @ (truth & ~wrong)
+        tn = weights.sum(1) - tp - fn
+        with np.errstate(invalid="ignore"):
+            f1 = (2 * tp / (2 * tp + fp + fn) + 2 * tn / (2 * tn + fn)) / 2
+        harm = 1 - f1
+        passed += ni.compare_scores(harm[0], harm[1:], margin, 0.05, n, n).passes
+        superior += ni.compare_scores(-harm[0], -harm[1:], margin, 0.05, n, n).passes
+    assert passed / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert superior / trials > 0.95
+
+
+def macro_f1_of(rare, missed):
+    """Macro-F1 of a model that misses a share of the class ``rare`` and is right elsewhere."""
+    hit, lost, other = rare * (1 - missed), rare * missed, 1 - rare
+    return (2 * hit / (2 * hit + lost) + 2 * other / (2 * other + lost)) / 2
+
+
+def test_few_rows_that_differ_do_not_make_a_score_superior():
+    """Three of 400 rows that only the old one has wrong: the bootstrap alone would be sure."""
+    drawn = stream(5, "simulated").poisson([3, 20], (500, 2)) / -400
+    assert np.quantile(drawn[:, 0], 0.95) < 0
+    few, many = (ni.compare_scores(d.mean(), d, 0.05, 0.05, 400, 400).verdict for d in drawn.T)
+    assert (few, many) == ("not inferior", "superior")
+    assert ni.compare_scores(0.0, np.zeros(500), 0.01, 0.05, 200, 200).verdict == "inconclusive"
+    assert ni.compare_scores(0.0, np.zeros(500), 0.01, 0.05, 400, 400).verdict == "not inferior"
+
+
 def test_groups_keep_the_error_rate_where_rows_depend_on_each_other_in_simulation():
     rng = stream(1, "simulated")
     groups = np.repeat(np.arange(400), 8)

@@ -12,6 +12,8 @@ from lmwright.core.errors import Refused
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, read_recipe
 from lmwright.core.stage import WorkEstimate
+from lmwright.evals.ensemble import Combine
+from lmwright.evals.prompt import WRITTEN, Prompt
 from lmwright.models.core.memory import KERNELS
 from lmwright.models.network.network import Network
 from lmwright.plan import forecast
@@ -99,6 +101,24 @@ def test_memory_is_forecast_by_batch_and_length(table: Path, store: Store) -> No
         forecast_stage("data", WorkEstimate(rows=1e5), RATES, Past())["memory"][1]
         == RATES.gathering
     )
+
+
+def test_prompts_and_ensembles_are_forecast_by_their_models(table: Path, store: Store) -> None:
+    """A prompt of the training's own start costs its texts' tokens, shown ones with each."""
+    known = Sources(read(table), store, plan_recipe(read(table), store))
+    settings = {"shown": 3, "max_characters": 10_000, "max_new_tokens": 4, "samples": 2}
+    made = Prompt(model=Train.start, calibration_rows=10, **settings).estimate(known)
+    text = WORDS + 5
+    assert made is not None
+    assert made.read_tokens == pytest.approx(10 * 2 * (4 * text + 4 * WRITTEN), rel=0.05)
+    assert made.further_bytes == pytest.approx(known.model_bytes(), rel=0.01)
+    assert made.disk > known.model_bytes()
+    entry = forecast_stage("prompt", made, RATES, Past())
+    assert entry["memory"][1] == pytest.approx(RATES.reading + made.further_bytes)
+    assert entry["seconds"][1] == pytest.approx(1 + made.read_tokens / RATES.read_tokens, rel=0.01)
+    assert Prompt(model="hosted:m@http://127.0.0.1:9/v1").estimate(known) is None
+    both = Combine(members=("model", "other")).estimate(known)
+    assert both.disk == both.further_bytes == 2 * known.model_bytes()
 
 
 def test_the_track_record_corrects_memory_by_peaks_of_the_stage_alone(store: Store) -> None:

@@ -6,11 +6,14 @@ import json
 import sqlite3
 import tarfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.serve import traffic
 from lmwright.serve.engine import Answer
@@ -60,6 +63,40 @@ def test_texts_are_kept_masked_and_only_where_that_is_allowed(open_log, tmp_path
     assert silent.find("cls-2")[0]["inputs"] is None
     raw = b"".join(path.read_bytes() for path in (tmp_path / "traffic").iterdir())
     assert b"jane.doe" not in raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrected(TextClassification):
+    """A label, and beside it the sentence that should have been written."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        more = (Column("better", "text", "target"), Column("others", "texts", "target"))
+        return (*super().columns, *more)
+
+    def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super().corrected(given), "better": given["better"], "others": given["others"]}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_texts_of_feedback_are_kept_masked_or_not_at_all_and_labels_always(
+    open_log, tmp_path: Path, keep: bool
+) -> None:
+    """Who keeps no texts keeps none that people write as feedback either."""
+    task = Corrected(labels=("bad", "good"))
+    log = open_log(keep_text=keep)
+    log.observe(served("cls-1", (MAIL,)))
+    log.give("cls-1", 0, Given({"label": "bad", "better": MAIL, "others": [MAIL]}), task, "")
+    with sqlite3.connect(tmp_path / "traffic" / "traffic.db") as plain:
+        ((kept,),) = plain.execute("select target from feedback").fetchall()
+    target = json.loads(kept)
+    assert target["label"] == "bad" and "jane.doe" not in kept
+    if keep:
+        assert "about the film" in target["better"] and "about the film" in target["others"][0]
+        assert [row["target"] for row in log.labelled()] == [target]
+    else:
+        assert target == {"label": "bad", "better": None, "others": None}
+        assert log.labelled() == [], "nothing to learn from"
 
 
 def test_what_is_too_old_is_forgotten_with_its_feedback(open_log, tmp_path: Path) -> None:

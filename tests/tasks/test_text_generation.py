@@ -153,6 +153,41 @@ def test_a_document_that_is_cut_counts_what_is_left_of_it(model, sentences):
     assert whole.ids[-1] == model.stop_ids[0]
 
 
+@pytest.mark.parametrize("begins", [True, False], ids=["start token", "no start token"])
+def test_a_text_that_fills_the_context_is_cut_before_its_continuation(
+    model, sentences, monkeypatch, begins
+):
+    """The continuation and its end are scored, behind the end of the text."""
+    if not begins:
+        monkeypatch.setattr(TextModel, "begin_ids", ())
+    text, rest = " ".join(sentences[:5]), " A joy from start to end."
+    (item,) = BY_MODEL.prepare(model, [{"text": text, "continuation": rest}])
+    assert len(item.ids) == model.max_tokens == 64
+    end = [*model.tokenizer.ids(text + rest), *model.end_ids[:1]]
+    assert item.ids[begins:].tolist() == end[-64 + begins :]
+    assert item.ids[:begins].tolist() == list(model.begin_ids)
+    scored = model.tokenizer.decode(item.ids[item.first : -1])
+    assert scored.endswith(rest) and len(scored) - len(rest) < 12
+    assert item.size == len(rest)
+    (example,) = BY_MODEL.examples(model, as_rows([text], [rest]))
+    assert (np.asarray(example.target) != UNLEARNT).sum() == len(item.ids) - item.first
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["start token", "no start token"])
+def test_a_continuation_that_is_too_long_alone_is_cut_at_its_end(
+    model, sentences, monkeypatch, begins
+):
+    if not begins:
+        monkeypatch.setattr(TextModel, "begin_ids", ())
+    text, rest = sentences[0], " " + " ".join(sentences[1:6])
+    (item,) = BY_MODEL.prepare(model, [{"text": text, "continuation": rest}])
+    assert (len(item.ids), item.first) == (64, 1)
+    kept = model.tokenizer.decode(item.ids[1:])
+    assert rest.lstrip().startswith(kept.lstrip()[:80])
+    assert item.size == len(kept.encode())
+    assert item.ids[-1] not in model.stop_ids, "it does not end there"
+
+
 def test_logits_in_pieces_are_no_others(model, sentences, monkeypatch):
     rows = as_rows(sentences[:10]).to_pylist()
     before = answer_all(TextPredictor(TASK, model), rows)["nats"]

@@ -19,7 +19,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_file
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
-from lmwright.core.task import Task
+from lmwright.core.task import Task, refuse_measure
 from lmwright.data.corpus import read_split, read_task_of, splits_of, task_modules
 from lmwright.evals.predictions import judge_saved, read_predictions
 from lmwright.metrics.calibration import Calibration
@@ -100,6 +100,12 @@ class Audit(Stage):
             )
         for name in self.checks:
             self.made(name)
+
+    def check_task(self, task: Any) -> None:
+        """BadInput for a loss of a check that the task has not."""
+        for name in self.checks:
+            loss = getattr(self.made(name), "loss", "")
+            refuse_measure(task, loss, f"audit.limits.{name}.loss", True)
 
     def made(self, name: str) -> Check:
         """A check with its settings; BadInput says which of them is wrong."""

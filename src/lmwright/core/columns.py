@@ -50,6 +50,11 @@ class Column:
         """True if its values hold character offsets into a text of the row."""
         return TYPES[self.type].placed
 
+    @property
+    def free(self) -> bool:
+        """True if its values are texts in anybody's words, which may say anything of anyone."""
+        return TYPES[self.type].free
+
     def read(self, value: Any) -> Any:
         """The value as it is kept; Unfit says why it cannot be."""
         if value is None and self.default is not None:
@@ -61,13 +66,15 @@ class Column:
 class ColumnType:
     """How values of one type are kept and read. ``example`` shows one in messages.
 
-    ``placed``: they hold places in a text of the row, counted in characters.
+    ``placed``: they hold places in a text of the row, counted in characters; ``free``: they are
+    texts in anybody's words, no choices.
     """
 
     arrow: pa.DataType
     read: Callable[[str, Any], Any]
     example: str
     placed: bool = False
+    free: bool = False
 
 
 def example(kind: str, text: str) -> Any:
@@ -217,11 +224,11 @@ def mistyped(name: str, value: Any, wanted: str) -> Unfit:
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())])
 
 TYPES: dict[str, ColumnType] = {
-    "text": ColumnType(pa.string(), read_text, "a text"),
+    "text": ColumnType(pa.string(), read_text, "a text", free=True),
     "label": ColumnType(pa.string(), read_label, "a label"),
     "number": ColumnType(pa.float64(), read_number, "a number"),
     "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
-    "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]'),
+    "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]', free=True),
     "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]"),
     "spans": ColumnType(
         pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]', placed=True

@@ -195,6 +195,10 @@ def make_step(
         if settings["task"] is None:
             raise BadInput(f"{where}: no task", "what the rows are for", NAME_TASK)
     stage = read_settings(definition, settings, f"{where}: {name}")
+    try:
+        stage.check_task(settings.get("task") or task)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.found}", error.wanted, error.cure) from None
     step = Step(name, kind, stage, *renamed)
     for key, known, given in (
         ("reads", stage.needs(), step.reads),

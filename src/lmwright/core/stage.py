@@ -46,7 +46,8 @@ class WorkEstimate:
     ``rows`` read from sources; ``read_tokens`` that a model reads; ``train_tokens`` that it learns
     from; ``fitted_rows`` of the small models; ``disk`` bytes that stay, ``scratch`` bytes that go.
     What a training keeps in memory grows with ``step_tokens``, the tokens of one of its larger
-    steps, and with ``step_pairs``, the squares of its texts' tokens summed.
+    steps, and with ``step_pairs``, the squares of its texts' tokens summed. ``further_bytes`` are
+    those of models that are held beside one of the training's size.
     """
 
     rows: float = 0
@@ -57,6 +58,7 @@ class WorkEstimate:
     scratch: float = 0
     step_tokens: float = 0
     step_pairs: float = 0
+    further_bytes: float = 0
 
 
 class RowStatistics(Protocol):
@@ -171,6 +173,9 @@ class Stage(Settings):
 
         Called as soon as there are more of them, so that no long stage comes before the refusal.
         """
+
+    def check_task(self, task: Any) -> None:
+        """Raise BadInput for settings that do not fit the recipe's task, None where it has none."""
 
     def estimate(self, known: RowStatistics) -> WorkEstimate | None:
         """How much work ``run`` will be; None where that cannot be told beforehand."""

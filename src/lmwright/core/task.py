@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmwright.core.columns import Column, Row
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, nearest
 from lmwright.core.settings import Resolve, read_settings
 
 Weights = np.ndarray
@@ -275,6 +275,19 @@ class LabelTask(Task, Protocol):
 
 
 @runtime_checkable
+class NamedMeasures(Protocol):
+    """A task that names its measures before there are rows, so that settings can be checked.
+
+    ``loss_names``   the losses of every row.
+    ``score_names``  the other scores that two models can be compared by; ``recall.LABEL`` stands
+                     for one of every label.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]]
+    score_names: ClassVar[tuple[str, ...]]
+
+
+@runtime_checkable
 class MergingTask(Task, Protocol):
     """A task whose rows with equal inputs are judgements of one row, by several annotators say."""
 
@@ -307,6 +320,31 @@ class PromptedTask(Task, Protocol):
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
     """The task's columns of these roles, in their order."""
     return tuple(column for column in task.columns if column.role in roles)
+
+
+LABEL = "LABEL"
+"""What stands for every label in the name of a score."""
+
+
+def refuse_measure(task: Any, name: str, setting: str, losses_only: bool = False) -> None:
+    """Raise BadInput for a ``name`` that is none of the task's measures, with the nearest one.
+
+    An empty name, which stands for the task's own choice, is none to be refused; nor is any name
+    where the task does not say which it has. Where the labels are not known yet, a score of any
+    label is taken.
+    """
+    if not name or not isinstance(task, NamedMeasures):
+        return
+    known = (*task.loss_names, *(() if losses_only else task.score_names))
+    labels = tuple(getattr(task, "labels", ())) or (name.partition(".")[2] or LABEL,)
+    every = [
+        each.replace(LABEL, label)
+        for each in known
+        for label in (labels if each.endswith(f".{LABEL}") else ("",))
+    ]
+    if name not in every or name.endswith("."):
+        what = "a loss" if losses_only else "a loss or score"
+        raise BadInput(f"{setting} is {name!r}", f"{what} of the task", nearest(name, every))
 
 
 def read_task(value: Any, where: str, resolve: Resolve) -> Task:

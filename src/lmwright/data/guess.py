@@ -419,12 +419,12 @@ def refuse_other_targets(column: Column, path: Path) -> tuple[str, ...]:
     if sign:
         return (
             f"values of {column.name!r} hold {sign!r}: each is taken for one label; for several in "
-            "one the task would be multi-label-classification",
+            f"one the task would be {known_as('multi-label-classification')}",
         )
     if column.numbers == column.filled and len(column.values) > MOST_NUMBERS:
         return (
             f"{column.name!r} holds many numbers, each taken for a label; for amounts the task "
-            "would be text-regression",
+            f"would be {known_as('text-regression')}",
         )
     return ()
 
@@ -461,14 +461,22 @@ def refuse_pairs(columns: Mapping[str, Column], path: Path) -> None:
 
 def other_task(path: Path, found: str, task: str, cure: str = "") -> BadInput:
     """The refusal of rows that are for another task than text classification."""
-    there = task in entries("tasks")
-    fits = f"task: {task} fits" + ("" if there else ", which lmwright does not have")
     also = cure or "name a column with one label a row: --label COLUMN"
+    there = task in entries("tasks")
+    fits = f"say --task {task}" if there else f"the task would be {known_as(task)}"
     return BadInput(
         f"{path.name}: {found}",
         f"one text and one label a row, for the task {TASK}",
         f"{fits}; {also}" if task else also,
     )
+
+
+def known_as(task: str) -> str:
+    """A task's name, and where lmwright has none of it, that it has not, and which it has."""
+    tasks = entries("tasks")
+    if task in tasks:
+        return task
+    return f"{task}, which lmwright does not have (it has {', '.join(sorted(tasks))})"
 
 
 def listed(skipped: Counter[str]) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Stage, Work
+from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.data.corpus import read_task_of, task_modules
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.ensemble import FEWEST, Ensemble, Member
@@ -56,6 +56,11 @@ class Combine(Stage):
         """BadInput for too few members, or one that stands twice."""
         if len(self.members) < FEWEST or len(set(self.members)) < len(self.members):
             raise BadInput(f"members are {list(self.members)}", f"{FEWEST} or more, each once")
+
+    def estimate(self, known: RowStatistics) -> WorkEstimate:
+        """The members, read and written again, as if each were of the training's size."""
+        size = len(self.members) * known.model_bytes()
+        return WorkEstimate(disk=size, further_bytes=size)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Write the ensemble, and the rows that any of its members learnt from."""

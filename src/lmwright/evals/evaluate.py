@@ -14,7 +14,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers, Task, task_to_json
+from lmwright.core.task import Answers, Task, refuse_measure, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.evals.predictions import (
@@ -122,6 +122,10 @@ class Evaluate(Stage):
                 f"draws {self.draws}, rows {self.rows}, fewest {self.fewest}, worst {self.worst}",
                 "at least 100 draws, a slice of at least 1 row, and nothing negative",
             )
+
+    def check_task(self, task: Any) -> None:
+        """BadInput for a primary measure that the task has not."""
+        refuse_measure(task, self.primary, "evaluate.primary")
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The calibration rows and the splits, read by the first model: the others are small."""
@@ -242,7 +246,14 @@ class Evaluate(Stage):
             entry[name] = gap.to_json() | {"verdict": word}
         rng = stream(self.seed, "evaluate", split, "compare")
         return entry | score_differences(
-            first.measures, other.measures, len(first.rows), self.draws, rng, self.level, groups
+            first.measures,
+            other.measures,
+            len(first.rows),
+            self.draws,
+            rng,
+            self.level,
+            groups,
+            self.primary,
         )
 
 
@@ -256,19 +267,22 @@ def headline(
     of most rows at ``risk`` would surprise whoever serves it, so that is said too.
     """
     metrics = {name: scored["models"][name]["metrics"] for name in models}
-    known = sorted(name for name in metrics[models[0]] if "." not in name)
-    if primary not in known and primary != "error":
+    known = sorted({*metrics[models[0]], *scored["lower"]} - {"calibration_error"})
+    if primary not in known:
         raise BadInput(f"primary is {primary!r}", "a score", nearest(primary, known))
-    shown_as = "accuracy" if primary == "error" else primary
+    shown_as = primary if primary in metrics[models[0]] else "accuracy"  # the error is its rest
     sign = 1 if shown_as in scored["lower"] else -1
-    value = {name: metrics[name][shown_as] for name in models}
-    best = min(models, key=lambda name: (sign * value[name]["estimate"], models.index(name)))
+    value = {name: metrics[name][shown_as] for name in models if shown_as in metrics[name]}
+    order = [name for name in value if value[name]["estimate"] is not None] or [models[0]]
+    best = min(order, key=lambda name: (sign * (value[name]["estimate"] or 0), models.index(name)))
     compared = {name: scored["comparisons"][name] for name in models[1:]}
-    verdicts = {name: each[primary]["verdict"] for name, each in compared.items()}
+    verdicts = {
+        name: each[primary]["verdict"] for name, each in compared.items() if primary in each
+    }
     unproven = [name for name, verdict in verdicts.items() if verdict == "inconclusive"]
     losing = [name for name, verdict in verdicts.items() if verdict == "worse"]
     told = f"on {split} ({scored['rows']} rows) by {shown_as.replace('_', '-')}"
-    shown = "; ".join(f"{name} {_figure(value[name])}" for name in models)
+    shown = "; ".join(f"{name} {_figure(value[name])}" for name in value)
     if losing:
         state = "baseline wins"
         winner = min(losing, key=lambda name: sign * value[name]["estimate"])
@@ -277,20 +291,12 @@ def headline(
         state = "inconclusive"
         line = f"Not proven {told}: {models[0]} may be no better than {' and '.join(unproven)}"
     elif verdicts:
-        state, line = "model wins", f"{models[0]} is better than every baseline {told}"
+        state = "model wins"
+        beaten = "every baseline" if len(verdicts) == len(compared) else " and ".join(verdicts)
+        line = f"{models[0]} is better than {beaten} {told}"
     else:
         state, line = "no comparison", f"{models[0]} {told}, compared with nothing"
-    worse = sorted(
-        f"{score.replace('_', '-')} ({name})"
-        for name, each in compared.items()
-        for score, gap in each.items()
-        if gap["verdict"] == "worse" and score != primary
-    )
-    if worse:
-        line += f", but worse by {', '.join(worse)}"
-    answered = metrics[models[0]].get("coverage", {}).get("estimate")
-    if answered is not None and answered < SPARSE:
-        line += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
+    line += caveats(compared, primary, metrics[models[0]], risk)
     return {
         "best": best,
         "state": state,
@@ -299,6 +305,27 @@ def headline(
         "verdicts": verdicts,
         "line": f"{line}: {shown}.",
     }
+
+
+def caveats(compared: Mapping[str, Any], primary: str, own: Mapping[str, Any], risk: float) -> str:
+    """What the first model's lead leaves out: scores on which another is better, models that have
+    no primary score, rows of which it is unsure."""
+    found = ""
+    worse = sorted(
+        f"{score.replace('_', '-')} ({name})"
+        for name, each in compared.items()
+        for score, gap in each.items()
+        if gap["verdict"] == "worse" and score != primary
+    )
+    if worse:
+        found += f", but worse by {', '.join(worse)}"
+    for name, each in compared.items():
+        if primary not in each:
+            found += f"; {name} has no {primary.replace('_', '-')}"
+    answered = own.get("coverage", {}).get("estimate")
+    if answered is not None and answered < SPARSE:
+        found += f", and unsure of {1 - answered:.0%} of them at evaluate.risk {risk:g}"
+    return found
 
 
 def _figure(value: Mapping[str, float | None]) -> str:

@@ -12,20 +12,24 @@ import pyarrow.parquet as pq
 
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
-from lmwright.core.stage import Stage, Use, Work
+from lmwright.core.stage import RowStatistics, Stage, Use, Work, WorkEstimate
 from lmwright.core.stamp import reachable
 from lmwright.core.task import PoolingTask, Task
 from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
 from lmwright.evals.predictions import answers_to
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
-from lmwright.models.files.published import check_address, content_of, located
+from lmwright.models.files.published import check_address, content_of, describe, located
 from lmwright.models.loading import language_modules
+from lmwright.models.network.anatomy import anatomy
 from lmwright.tasks.prompted import Prompted, Sampling, Shown, opened
 from lmwright.text.few_shot import TEMPLATE, FewShotPrompt
 from lmwright.text.generation import is_hosted
 
 GIVEN = "prompted"
+CHARACTERS_A_TOKEN = 4
+WRITTEN = 8
+"""Read tokens that a written one costs: it is read alone, a prompt's tokens together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,30 @@ class Prompt(Stage):
             open_hosted(self.model, self.key_from)
         else:
             check_address(self.model)
+
+    def estimate(self, known: RowStatistics) -> WorkEstimate | None:
+        """The calibration rows, each behind the shown ones, in tokens of the training's model.
+
+        A prompt's tokens cost as many of those as its model is larger, a written one ``WRITTEN``
+        times as much. None for a hosted model, whose speed no probe here can tell.
+        """
+        if is_hosted(self.model):
+            return None
+        found = describe(self.model)
+        head = found.heads.get("lm") or next(iter(found.heads.values()), None)
+        size = 4 * anatomy(found.spec, head).parameters
+        most = max(1, self.max_characters // CHARACTERS_A_TOKEN)
+        read = self.shown * known.tokens("rows/train", most)
+        read += known.tokens("rows/calibration", most) + len(self.instruction) / CHARACTERS_A_TOKEN
+        texts = min(self.calibration_rows, known.rows("rows/calibration"))
+        asked = texts * self.samples * (read + WRITTEN * self.max_new_tokens)
+        path = located(self.model)
+        files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+        return WorkEstimate(
+            read_tokens=asked * size / max(1, known.model_bytes()),
+            disk=sum(each.stat().st_size for each in files),
+            further_bytes=size,
+        )
 
     def prompt(self) -> FewShotPrompt:
         """The prompt without its rows."""

@@ -62,6 +62,19 @@ def bootstrapped(
     }
 
 
+def weighted_scores(
+    measures: Measures, weights: np.ndarray, also: str = ""
+) -> dict[str, np.ndarray]:
+    """Every score (draws,) under ``weights`` (draws, n), and ``also``, a share of rows; NaN of
+    none."""
+    found = measures.scores(weights)
+    if also in measures.shares:
+        share = measures.shares[also]
+        with np.errstate(invalid="ignore"):
+            found[also] = (weights @ share.hits) / (weights @ share.among)
+    return found
+
+
 def score_differences(
     first: Measures,
     other: Measures,
@@ -70,17 +83,19 @@ def score_differences(
     rng: np.random.Generator,
     level: float,
     groups: np.ndarray | None = None,
+    also: str = "",
 ) -> dict[str, dict[str, Any]]:
     """First less other on the same resamples of the same rows, for each score that is no loss.
 
-    Above 0 is better for the first, unless the lower is. The verdict is read off the interval.
+    Above 0 is better for the first, unless the lower is. The verdict is read off the interval. Of
+    scores of one label only ``also`` is compared.
     """
     ones = np.ones((1, rows))
-    both = first.scores(ones).keys() & other.scores(ones).keys()
-    names = sorted(name for name in both if name not in first.losses and "." not in name)
+    both = weighted_scores(first, ones, also).keys() & weighted_scores(other, ones, also).keys()
+    names = sorted(name for name in both - first.losses.keys() if "." not in name or name == also)
 
     def gaps(weights: np.ndarray) -> np.ndarray:
-        mine, its = first.scores(weights), other.scores(weights)
+        mine, its = (weighted_scores(each, weights, also) for each in (first, other))
         return np.stack([mine[name] - its[name] for name in names], axis=1)
 
     drawn = np.concatenate([gaps(weights) for weights in draw_weights(rows, draws, rng, groups)])

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
+from lmwright.core.random import stream
 from lmwright.core.stage import Settings
-from lmwright.core.task import Task
+from lmwright.core.task import Loss, Measures, Task
 from lmwright.data.corpus import row_keys
 from lmwright.evals.predictions import (
     Predictions,
@@ -27,12 +28,22 @@ from lmwright.evals.predictions import (
     clusters_of,
     judge,
 )
+from lmwright.evals.scores import weighted_scores
 from lmwright.evals.slices import memberships
 from lmwright.metrics.calibration import Calibration
-from lmwright.metrics.noninferiority import FEWEST, Verdict, allowance, compare
+from lmwright.metrics.intervals import bootstrap_draws
+from lmwright.metrics.noninferiority import (
+    FEWEST,
+    Verdict,
+    allowance,
+    compare,
+    compare_scores,
+)
 
 TIMED_ROWS = 16
 TIMED_ROUNDS = 5
+DRAWS = 2000
+"""Resamples for the bounds of a score that is no mean of losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +68,11 @@ class Slices(Settings):
 class Gate(Settings):
     """The conditions. ``fresh`` and ``kept`` name gate rows as ``ARTIFACT/FILE``.
 
-    ``metric``    the loss that is compared, by default the task's bounded one. Rows that show a
-                  margin are the more the larger a loss can be
-                  (``metrics.noninferiority.rows_needed``): 350 for 0.02 of a loss up to 2.
+    ``metric``    the loss or score that is compared, by default the task's bounded loss. Rows that
+                  show a margin are the more the larger a loss can be
+                  (``metrics.noninferiority.rows_needed``): 350 for 0.02 of a loss up to 2. A share
+                  of rows (``recall.LABEL``) is judged on these rows; the bounds of any other
+                  score, as macro-F1, are the bootstrap's, widened.
     ``claim``     what must be shown on the fresh rows: ``not inferior`` by more than ``margin``,
                   or ``superior``.
     ``alpha``     chance of passing a model that is worse by the margin. Each further use of the
@@ -358,15 +371,50 @@ def verdict_on(
 ) -> Verdict:
     """The paired comparison on the gate's metric."""
     metric = gate.metric or task.gate_loss
-    return compare(
-        new.loss(metric),
-        old.loss(metric),
-        margin,
-        alpha,
-        new.largest(metric),
-        old.largest(metric),
-        clusters_of(task, new.rows),
-    )
+    clusters = clusters_of(task, new.rows)
+    mine, its = (losses_of(each.measures, metric) for each in (new, old))
+    if mine is None or its is None or not np.array_equal(mine[1], its[1]):
+        return verdict_on_score(metric, new, old, margin, alpha, clusters)
+    (loss, among), (other, _) = mine, its
+    groups = None if clusters is None else clusters[among]
+    values, others = loss.values[among], other.values[among]
+    return compare(values, others, margin, alpha, loss.largest, other.largest, groups)
+
+
+def losses_of(measures: Measures, metric: str) -> tuple[Loss, np.ndarray] | None:
+    """A measure as the mean of a loss of some rows, (n,) bool; None for one that is no such mean.
+
+    Of a share it is the loss of the rows that are no hits.
+    """
+    if metric in measures.losses:
+        loss = measures.losses[metric]
+        return loss, np.ones(len(loss.values), bool)
+    if metric in measures.shares:
+        share = measures.shares[metric]
+        return Loss(1.0 - share.hits, 1.0), share.among
+    return None
+
+
+def verdict_on_score(
+    metric: str,
+    new: Predictions,
+    old: Predictions,
+    margin: float,
+    alpha: float,
+    clusters: np.ndarray | None,
+) -> Verdict:
+    """The paired comparison of a score by the bootstrap over rows, or over clusters of them."""
+    rows = len(new.rows)
+    sign = 1 if metric in {*new.measures.losses, *new.measures.lower} else -1
+
+    def harm(weights: np.ndarray) -> np.ndarray:
+        scores = (weighted_scores(each.measures, weights, metric) for each in (new, old))
+        mine, its = (each.get(metric, np.full(len(weights), np.nan)) for each in scores)
+        return sign * (mine - its)
+
+    drawn = bootstrap_draws(harm, rows, DRAWS, stream(0, "gate", metric), clusters)
+    point = float(harm(np.ones((1, rows)))[0])
+    return compare_scores(point, drawn, margin, alpha, rows, units(np.ones(rows, bool), clusters))
 
 
 def condition(

@@ -16,7 +16,7 @@ from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import task_to_json
+from lmwright.core.task import refuse_measure, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.loop.detect import refuse_other_model
@@ -117,6 +117,12 @@ class Promote(Stage):
             )
         self.gate.check()
 
+    def check_task(self, task: Any) -> None:
+        """BadInput for a measure of the gate that the task has not."""
+        refuse_measure(task, self.gate.metric, "promote.gate.metric")
+        if self.gate.slices is not None:
+            refuse_measure(task, self.gate.slices.metric, "promote.gate.slices.metric", True)
+
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The gate's rows, read by the candidate and by the incumbent."""
         places = (self.gate.fresh, *self.gate.kept)
@@ -156,12 +162,14 @@ class Promote(Stage):
         if now is not None and now.hash == version:
             return {"decision": "in place", "alias": alias, "version": version}
         incumbent = now.hash if now else artifacts.get(self.rival, "")
-        before = earlier(store, alias, version, incumbent, self)
+        basis = self.basis(artifacts, store, now is not None)
+        before = earlier(store, alias, version, incumbent, self, basis)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
             return {"decision": told(before, alias), "alias": alias, "version": version}
         refuse_withdrawn(store, version)
         evidence = self.judge(artifacts, store, version, incumbent, now is not None)
+        evidence |= {"basis": basis}
         passed = all(condition["passed"] for condition in evidence["conditions"])
         record("gate", alias=alias, version=version, passed=passed, **evidence)
         if passed:
@@ -184,14 +192,9 @@ class Promote(Stage):
         in_service: bool,
     ) -> dict[str, Any]:
         """The conditions as evidence for the log: numbers, never the rows themselves."""
-        gate = self.gate
-        if not in_service:
-            gate = replace(gate, claim="superior", kept=(), slices=None)
+        gate = self.gate_of(in_service)
         task = read_task_of(store.artifact(artifacts["rows"]))
-        sets = {
-            place: read_split(store.artifact(artifacts[place.split("/")[0]]), place.split("/")[1])
-            for place in (gate.fresh, *gate.kept)
-        }
+        sets = {place: rows_at(place, artifacts, store) for place in (gate.fresh, *gate.kept)}
         ids = {place: short_ids(rows) for place, rows in sets.items()}
         used = {place: uses(store, set(ids[place]), in_service=True) for place in gate.kept}
         used[gate.fresh] = uses(store, set(ids[gate.fresh]))
@@ -226,6 +229,22 @@ class Promote(Stage):
             "conditions": [plain(condition) for condition in conditions],
         }
 
+    def gate_of(self, in_service: bool) -> Gate:
+        """The gate: against a baseline the claim is superiority, and nothing can be forgotten."""
+        if in_service:
+            return self.gate
+        return replace(self.gate, claim="superior", kept=(), slices=None)
+
+    def basis(self, artifacts: Mapping[str, str], store: Store, in_service: bool) -> str:
+        """The hash of what the gate judges by: its rows, the other baselines and the audit."""
+        gate = self.gate_of(in_service)
+        rows = {
+            place: hash_json(sorted(rows_at(place, artifacts, store).column("id").to_pylist()))
+            for place in (gate.fresh, *gate.kept)
+        }
+        others = {} if in_service else self.baselines_in(artifacts)
+        return hash_json({"rows": rows, "others": others, "audit": artifacts.get(AUDIT, "")})
+
     def baselines_in(self, artifacts: Mapping[str, str]) -> dict[str, str]:
         """The baselines that the run has, each content once, but for the one to be beaten."""
         found = {
@@ -234,6 +253,12 @@ class Promote(Stage):
             if name in artifacts and name != self.rival
         }
         return {name: content for content, name in {c: n for n, c in found.items()}.items()}
+
+
+def rows_at(place: str, artifacts: Mapping[str, str], store: Store) -> pa.Table:
+    """The rows of ``ARTIFACT/FILE``."""
+    artifact, _, split = place.partition("/")
+    return read_split(store.artifact(artifacts[artifact]), split)
 
 
 def told(entry: Mapping[str, Any], alias: str) -> str:
@@ -297,15 +322,21 @@ def uses(store: Store, ids: Collection[str], in_service: bool = False) -> int:
 
 
 def earlier(
-    store: Store, alias: str, version: str, incumbent: str, stage: Promote
+    store: Store, alias: str, version: str, incumbent: str, stage: Promote, basis: str
 ) -> dict[str, Any] | None:
-    """The decision on this candidate, incumbent and gate, if it has been taken already."""
+    """The decision on this candidate, incumbent and gate, if it has been taken already.
+
+    A refusal holds for what it was judged by (``basis``); of other rows the gate is asked anew. A
+    promotion that was rolled back since stays so: who rolled it back knew more than the gate.
+    """
     key = hash_json(asdict(stage.gate))
     for entry in store.decisions():
         facts = entry["facts"]
         evidence = evidence_of(facts.get("evidence", {}))
         same = facts.get("alias") == alias and facts.get("version") == version
-        if same and evidence.get("incumbent") == incumbent and evidence.get("asked") == key:
+        if not same or evidence.get("incumbent") != incumbent or evidence.get("asked") != key:
+            continue
+        if entry["action"] == "promote" or evidence.get("basis") == basis:
             return entry
     return None
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import encoded, hash_bytes
-from lmwright.core.recipe import merge
+from lmwright.core.recipe import Recipe, merge
 from lmwright.core.settings import read_settings
 from lmwright.core.stage import Feedback, Settings, Stage
 from lmwright.core.task import Loss, MergingTask, Task, role_columns
@@ -89,7 +89,7 @@ class Retrain(Settings):
         derived = derive(raw, self, "", files, f"{raw['name']}@{Promote.alias}")
         kept = ("name", "task", "stages", "artifacts")
         stages = {name: derived[name] for name in kept if name in derived}
-        make(stages, f"{where}: retrain.stages")
+        learns(make(stages, f"{where}: retrain.stages"), where)
 
     def check_means(self, raw: Mapping[str, Any], where: str) -> None:
         """BadInput without texts, drift to see, or rows enough to learn from and to judge by."""
@@ -114,6 +114,39 @@ class Retrain(Settings):
                 f"at least {FEWEST} and {FEWEST_LEARNT}",
                 "raise retrain.fewest",
             )
+
+
+def learns(recipe: Recipe, where: str) -> None:
+    """BadInput where the model that a retraining promotes is made of no row of the feedback.
+
+    ``recipe`` is that of the retraining. A prompt or a zero-shot classifier, say, is made as it
+    was before, so that at most its calibration would be another.
+    """
+    promoting = {
+        step.name: step.reads.get(step.stage.model, step.stage.model)
+        for step in recipe.steps
+        if isinstance(step.stage, Promote)
+    }
+    if not promoting:
+        raise BadInput(
+            f"{where}: retrain, where no stage promotes",
+            "a version to be put in place",
+            "add the stage promote, or take retrain out",
+        )
+    name, model = next(iter(promoting.items()))
+    reached = {FEEDBACK}
+    for step in recipe.steps:
+        if not reached.isdisjoint(step.needs().values()):
+            reached.update(step.gives().values())
+    if model not in reached:
+        making = next((step for step in recipe.steps if model in step.gives().values()), None)
+        made = f"the stage {making.name}" if making else "no stage"
+        raise BadInput(
+            f"{where}: retrain, where {name} promotes {model!r}, which {made} makes: "
+            "it learns nothing from feedback",
+            "a model that a retraining makes anew from feedback",
+            "promote a model that is trained, or take retrain out",
+        )
 
 
 def promotion(raw: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -104,6 +104,31 @@ def compare(
     return Verdict(word, gap, lower, upper, margin, alpha, len(new), reason)
 
 
+def compare_scores(
+    harm: float, drawn: np.ndarray, margin: float, alpha: float, rows: int, units: int
+) -> Verdict:
+    """The verdict on a score that is no mean of losses, as macro-F1 is none.
+
+    ``harm`` is by how much the new one's score is worse on the ``rows``, of which ``units`` are
+    independent; ``drawn`` (draws,) is the same on resamples of them. The bounds are the
+    bootstrap's quantiles, each wider by the share of rows of which none may have been seen by
+    chance (the rule of three): of few wrong rows the bootstrap alone is too sure.
+    """
+    if margin < 0 or not 0 < alpha < 0.5:
+        raise BadInput(f"margin {margin}, alpha {alpha}", "margin ≥ 0 and 0 < alpha < 0.5")
+    finite = drawn[np.isfinite(drawn)]
+    if units < FEWEST or not math.isfinite(harm) or not len(finite):
+        reason = f"too few rows: {units} independent ones, {FEWEST} needed"
+        if units >= FEWEST:
+            reason = "one of the two has no such score on these rows"
+        return Verdict("inconclusive", harm, -math.inf, math.inf, margin, alpha, rows, reason)
+    unseen = -math.log(alpha) / units
+    low, high = np.quantile(finite, [alpha, 1 - alpha])
+    lower, upper = float(low) - unseen, float(high) + unseen
+    word, reason = _judge(lower, upper, margin)
+    return Verdict(word, harm, lower, upper, margin, alpha, rows, reason)
+
+
 def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The mean (units,) of ``values`` (n,) in each group."""
     total, size = group_totals(values, groups)

@@ -105,7 +105,8 @@ class Rates:
         if estimate.step_tokens:
             step = estimate.step_tokens * self.step_tokens + estimate.step_pairs * self.step_pairs
             return max(self.reading, self.training + step)
-        return float(self.reading if estimate.read_tokens else self.gathering)
+        reads = estimate.read_tokens or estimate.further_bytes
+        return float(self.reading if reads else self.gathering) + estimate.further_bytes
 
 
 class Sources:

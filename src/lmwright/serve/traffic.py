@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from lmwright.core.columns import Row, canonical
+from lmwright.core.columns import Role, Row, canonical
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.task import Task, role_columns
@@ -127,8 +127,6 @@ def columns_of(connection: sa.Connection, table: str) -> list[str]:
 
 
 PARTS = ("train", "gate")
-WRITTEN = ("text", "texts")
-"""Types of columns that hold free texts."""
 PATIENCE = 30.0
 WAITING = 50_000
 """Answers that may wait for the writer; beyond that the log says how many it lost."""
@@ -247,8 +245,8 @@ class Traffic(Log):
         that is corrected keeps its number: it is no new one. Raises BadInput for an unknown
         answer or a target that cannot be meant, Refused for one that the answered row cannot have.
         """
-        right = None if given.target is None else self.right(task, given.target)
-        target = None if right is None else json.dumps(right)
+        right = None if given.target is None else task.corrected(given.target)
+        target = None if right is None else json.dumps(self.without_texts(task, "target", right))
         self.flush()
         with self.database.write() as connection:
             where = (answers.c.id == answer) & (answers.c.place == place)
@@ -272,7 +270,8 @@ class Traffic(Log):
     def labelled(self, version: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
         """Feedback with targets, and the answers that it is about; what was said last at the end.
 
-        A rating alone is no target: nothing is learnt from it.
+        A rating alone is no target, nor is one whose text was not kept: nothing is learnt from
+        them.
         """
         joined = feedback.join(
             answers, (answers.c.id == feedback.c.id) & (answers.c.place == feedback.c.place)
@@ -297,7 +296,8 @@ class Traffic(Log):
             query = query.where(answers.c.version == version)
         with self.database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [decoded(dict(row), "target", "answer", "inputs") for row in rows]
+        found = [decoded(dict(row), "target", "answer", "inputs") for row in rows]
+        return [row for row in found if None not in row["target"].values()]
 
     def ratings(self, version: str) -> list[float]:
         """The ratings (0 to 1) of answers of a version, oldest first."""
@@ -395,19 +395,18 @@ class Traffic(Log):
             for place, (row, answer) in enumerate(zip(one.rows, one.answers, strict=True))
         ]
 
-    def right(self, task: Task, target: Mapping[str, Any]) -> dict[str, Any]:
-        """Targets as they are kept: as the task takes them, their texts masked."""
-        found = task.corrected(target)
-        written = {each.name for each in role_columns(task, "target") if each.type in WRITTEN}
-        return {name: masked(each) if name in written else each for name, each in found.items()}
-
     def kept(self, answer: Answer) -> dict[str, Any]:
-        """What is kept of an answer: its texts are masked, or left out as the inputs are."""
-        told = answer.told
-        for column in role_columns(answer.task, "answer"):
-            if column.type in WRITTEN and told.get(column.name) is not None:
-                told[column.name] = masked(told[column.name]) if self.keep_text else None
-        return told
+        """What is kept of an answer."""
+        return self.without_texts(answer.task, "answer", answer.told)
+
+    def without_texts(self, task: Task, role: Role, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as they are kept: free texts masked, or null where none are kept; labels and
+        numbers as they are."""
+        free = {column.name for column in role_columns(task, role) if column.free}
+        return {
+            name: (masked(value) if self.keep_text else None) if name in free else value
+            for name, value in values.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.intervals import bootstrap_draws, quantiles
-from lmwright.text.cleaning import Step, cleaner
+from lmwright.text.cleaning import Step, cleaner, refuse_order
 from lmwright.text.label_prompt import named_label
 
 
@@ -52,6 +52,12 @@ class TextClassification(Settings):
     calibrates: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "brier"
     abstains_by: ClassVar[str] = "error"
+    loss_names: ClassVar[tuple[str, ...]] = ("log_loss", "brier", "error")
+    score_names: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "micro_f1", "coverage", "accuracy_answered"),
+        *("macro_precision", "macro_recall", "macro_f1", "macro_roc_auc"),
+        *("precision.LABEL", "recall.LABEL", "f1.LABEL", "roc_auc.LABEL"),
+    )
     contracts: ClassVar[tuple[str, ...]] = ("classify",)
     baselines: ClassVar[Mapping[str, str]] = {
         "majority": "lmwright.baselines.majority:Majority",
@@ -65,6 +71,7 @@ class TextClassification(Settings):
 
     def check(self) -> None:
         """BadInput for settings out of range or labels that are not different."""
+        refuse_order(self.clean)
         if not 0 <= self.smoothing < 1:
             raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):

@@ -13,7 +13,7 @@ from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, ragged
-from lmwright.text.cleaning import Step, cleaner
+from lmwright.text.cleaning import Step, cleaner, refuse_order
 
 UNIFORM_BITS = 8.0
 """Bits a byte of the uniform distribution over bytes: a row's loss is counted as no more."""
@@ -38,6 +38,8 @@ class TextGeneration(Settings):
     calibrates: ClassVar[str] = "bits_per_byte"
     gate_loss: ClassVar[str] = "bits_per_byte"
     abstains_by: ClassVar[str] = ""
+    loss_names: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
+    score_names: ClassVar[tuple[str, ...]] = ("corpus_bits_per_byte",)
     contracts: ClassVar[tuple[str, ...]] = ("completions",)
     text_model: ClassVar[str] = "lmwright.tasks.text_generation_model:TextGenerator"
     panel: ClassVar[str] = ""
@@ -52,6 +54,7 @@ class TextGeneration(Settings):
 
     def check(self) -> None:
         """BadInput for numbers out of range."""
+        refuse_order(self.clean)
         if self.max_new_tokens < 1 or self.temperature < 0:
             raise BadInput(
                 f"max_new_tokens {self.max_new_tokens}, temperature {self.temperature}",

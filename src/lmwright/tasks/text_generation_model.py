@@ -89,22 +89,15 @@ class TextGenerator:
         first = min(shared(model.document(text, closed=False), ids), len(ids) - 1) if rest else 1
         begin = len(model.begin_ids)
         cut = min(max(0, len(ids) - model.max_tokens), max(0, first - max(begin, 1)))
-        ids = np.concatenate([ids[:begin], ids[begin + cut :]])[: model.max_tokens]
-        first -= cut
-        scored = rest or text
-        if len(ids) == model.max_tokens:
-            scored = model.tokenizer.decode(ids[first:].tolist())
+        ids, first = np.concatenate([ids[:begin], ids[begin + cut :]]), first - cut
         prompt = self.prompt(model, text) if asked else None
-        return Document(ids, first, byte_count(scored), prompt)
+        return scored_part(model, ids, first, rest or text, prompt)
 
     def pair(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
         """A text that an encoder reads, and its continuation, which the decoder writes."""
-        ids, source = model.target_ids(rest)[: model.max_tokens], model.source_ids(text)
-        first = len(model.target_ids("")) - len(model.end_ids[:1])
-        scored = rest
-        if len(ids) == model.max_tokens:
-            scored = model.tokenizer.decode(ids[first:].tolist())
-        return Document(ids, first, byte_count(scored), source if asked else None, source)
+        source, first = model.source_ids(text), len(model.target_ids("")) - len(model.end_ids[:1])
+        item = scored_part(model, model.target_ids(rest), first, rest, source if asked else None)
+        return replace(item, source=source)
 
     def prompt(self, model: TextModel, text: str) -> np.ndarray:
         """The ids of a text to be continued; of one too long for the context, its end.
@@ -207,6 +200,16 @@ class TextGenerator:
                     total += likelihood(body, own_nd, examples[place].tokens, first)
                     count += len(target) - first
         return {"log_loss": total / max(count, 1)}
+
+
+def scored_part(
+    model: TextModel, ids: np.ndarray, first: int, scored: str, prompt: np.ndarray | None
+) -> Document:
+    """A document up to ``max_tokens``; of what is scored, the bytes that are left count."""
+    if len(ids) > model.max_tokens:
+        ids = ids[: model.max_tokens]
+        scored = model.tokenizer.decode(ids[first:].tolist())
+    return Document(ids, first, byte_count(scored), prompt)
 
 
 def written(model: TextModel, item: Document, completion: str) -> Document:
