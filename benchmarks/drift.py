@@ -48,8 +48,8 @@ from lmwright.metrics.detectors import (
 )
 from lmwright.metrics.intervals import wilson
 from lmwright.models.text_model import TextPredictor
-from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
+from lmwright.serve.rows import Loaded
 from lmwright.store.store import Store
 from lmwright.store.versions import history, read_version
 from lmwright.tables import SECTIONS, resolve

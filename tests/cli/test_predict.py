@@ -21,7 +21,7 @@ from lmwright.cli.predict import FileRow, read_rows
 from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
-from lmwright.serve.engine import Loaded
+from lmwright.serve.rows import Loaded
 from lmwright.tasks.text_classification import TextClassification
 
 TEXTS = ["one, and more", "two"]

@@ -276,7 +276,7 @@ def test_a_stop_under_load_finishes_what_it_took(world: World, start: Any) -> No
 
 def test_new_requests_are_told_to_come_back_while_it_drains() -> None:
     with living(loaded()) as live:
-        live.engine.current.predictor.open.clear()
+        live.rows.current.predictor.open.clear()
         found: list[Any] = []
         taken = threading.Thread(target=lambda: found.append(live.classify("a")))
         taken.start()
@@ -287,7 +287,7 @@ def test_new_requests_are_told_to_come_back_while_it_drains() -> None:
         assert int(fields["retry-after"]) >= 1
         assert live.ask("GET", "/health")[0] == 200
         assert live.ask("GET", "/ready")[::2] == (503, {"status": "draining"})
-        live.engine.current.predictor.open.set()
+        live.rows.current.predictor.open.set()
         taken.join(10)
         assert found[0]["results"][0]["label"] == "yes"
         live.thread.join(10)

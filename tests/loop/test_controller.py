@@ -25,6 +25,7 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import Detectors, DriftScore
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
+from lmwright.serve.rows import RowScheduler
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
@@ -106,8 +107,8 @@ class House:
         self.store = Store(folder)
         if not self.store.decisions():
             move(self.store, ALIAS, version(self.store, 10), {})
-        self.engine = Engine(load_version(self.store, ALIAS))
-        self.service = Service(ALIAS, self.engine, Serve())
+        self.rows = RowScheduler(Engine(), load_version(self.store, ALIAS))
+        self.service = Service(ALIAS, self.rows, Serve())
         self.traffic = Traffic(folder / "traffic" / "reviews@production", True, 30, 0.4)
         self.started: list[tuple[Path, Training]] = []
         raw = read_yaml(RECIPE)
@@ -125,7 +126,7 @@ class House:
 
     def answer(self, asked: Sequence[Row]) -> Served:
         """Serve rows; the log is told."""
-        loaded, futures = self.engine.admit(asked)
+        loaded, futures = self.rows.admit(asked)
         answers = tuple(future.result(10) for future in futures)
         name = f"cls-{self.answered}"
         served = Served(name, time.time(), "", loaded.version, tuple(asked), answers)
@@ -142,7 +143,7 @@ class House:
 
     def close(self) -> None:
         self.traffic.close()
-        self.engine.close()
+        self.rows.engine.close()
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ def test_a_better_version_is_swapped_in(house: House) -> None:
     house.controller.tick()
     house.controller.tick()
     assert at(house) == "swapped"
-    assert house.engine.current.version == better[:16]
+    assert house.rows.current.version == better[:16]
 
 
 def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) -> None:
@@ -257,7 +258,7 @@ def test_a_better_version_that_cannot_be_loaded_is_not_swapped_in(house: House) 
     house.controller.tick()
     assert at(house) == "kept"
     assert house.controller.state["reason"] == "the new version cannot be served"
-    assert house.engine.current.version == served[:16]
+    assert house.rows.current.version == served[:16]
     assert Controller.standard(house.controller) == tuple(facts.values())
     house.answer_and_label(120)
     house.controller.scores = [DRIFT] * 3
@@ -284,12 +285,12 @@ def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House,
 
 def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
     to_training(house)
-    before = house.engine.current.version
+    before = house.rows.current.version
     house.started[0][1].code = 0
     house.controller.tick()
     house.controller.tick()
     assert at(house) == "kept"
-    assert house.engine.current.version == before
+    assert house.rows.current.version == before
     house.controller.tick()
     assert len(house.started) == 1, "the labels were used; only new ones start another training"
 
@@ -412,7 +413,7 @@ def test_a_fault_after_the_loss_was_found_keeps_the_training_back_only_while_it_
 def test_the_loop_of_one_alias_moves_no_other(house: House) -> None:
     staging = "reviews@staging"
     move(house.store, staging, version(house.store, 12), {})
-    service = Service(staging, house.engine, Serve())
+    service = Service(staging, house.rows, Serve())
     controller = Controller(
         house.controller.recipe, house.store, service, house.traffic, house.start
     )
@@ -448,7 +449,7 @@ def test_a_restart_while_alarmed_goes_on_with_the_windows_seen(
     again.controller.tick()
     roll_back(again.store, ALIAS, "a test")
     again.controller.tick()
-    assert again.engine.current.version == watched[:16]
+    assert again.rows.current.version == watched[:16]
     assert again.controller.scores == [], "what it saw before it left is no news of today"
     again.close()
 
@@ -485,14 +486,14 @@ def test_a_decision_by_hand_is_followed(house: House) -> None:
     other = version(house.store, 30)
     move(house.store, ALIAS, other, {"by_hand": "a test"})
     house.controller.tick()
-    assert house.engine.current.version == other[:16]
+    assert house.rows.current.version == other[:16]
     assert np.isfinite(
-        house.engine.admit(rows(["a"]))[1][0].result(10).answers["probabilities"]
+        house.rows.admit(rows(["a"]))[1][0].result(10).answers["probabilities"]
     ).all()
 
 
 def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(house: House) -> None:
-    first, bad = house.engine.current.version, version(house.store, 30)
+    first, bad = house.rows.current.version, version(house.store, 30)
     (house.store.artifact(read_version(house.store, bad)["model"]) / "model.json").write_text("{}")
     move(house.store, ALIAS, bad, {})
     thread = house.controller.thread
@@ -500,10 +501,10 @@ def test_a_version_that_cannot_be_swapped_in_is_named_until_the_alias_moves(hous
     until(lambda: house.controller.fault)
     time.sleep(3 * TICK)
     assert house.controller.fault and house.controller.unfit == bad[:16]
-    assert house.engine.current.version == first
+    assert house.rows.current.version == first
     roll_back(house.store, ALIAS, "it cannot be loaded")
     until(lambda: not house.controller.fault)
-    assert not house.controller.unfit and house.engine.current.version == first
+    assert not house.controller.unfit and house.rows.current.version == first
     house.controller.stopped.set()
     thread.join(10)
 

@@ -18,8 +18,8 @@ from lmwright.core.stage import Stage, Work
 from lmwright.core.task import role_columns, task_to_json
 from lmwright.data.corpus import TASK, schema_of
 from lmwright.loop.lineage import of_row, of_source, of_version
-from lmwright.serve.engine import answer
 from lmwright.serve.load import load_version
+from lmwright.serve.rows import answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import run_recipe

@@ -12,7 +12,7 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.loop.retention import SETTLED, forget_texts
 from lmwright.loop.retrain import export, parts, write_recipe
-from lmwright.serve.engine import Answer
+from lmwright.serve.rows import Answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import SETTINGS, Given, Traffic
 from lmwright.store.lease import run_lease

@@ -13,7 +13,7 @@ import numpy as np
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers, Task
 from lmwright.metrics.calibration import Calibration
-from lmwright.serve.engine import Loaded
+from lmwright.serve.rows import Loaded
 from lmwright.tasks.text_classification import TextClassification
 
 TASK = TextClassification(labels=("no", "yes"))

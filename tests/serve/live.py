@@ -13,7 +13,8 @@ from typing import Any
 
 from lmwright.serve import routes
 from lmwright.serve.app import make_app
-from lmwright.serve.engine import Engine, Loaded
+from lmwright.serve.engine import Engine
+from lmwright.serve.rows import Loaded, RowScheduler
 from lmwright.serve.server import DrainingServer, bind, loop_factory
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
@@ -26,14 +27,13 @@ class Live:
 
     def __init__(self, loaded: Loaded, more: Any = None, **settings: Any) -> None:
         self.settings = Serve(**{"port": 0, **settings})
-        self.engine = Engine(loaded, self.settings.batch_tokens, self.settings.queue_tokens)
-        self.service = Service("fake@production", self.engine, self.settings)
+        self.engine, limits = Engine(), self.settings
+        self.rows = RowScheduler(self.engine, loaded, limits.batch_tokens, limits.queue_tokens)
+        self.service = Service("fake@production", self.rows, self.settings)
         self.begin([routes.routes(self.service), *([more(self.service)] if more else [])])
 
     def begin(self, routers: list[Any]) -> None:
-        self.server = DrainingServer(
-            make_app(self.service, routers), self.settings, self.service.engines
-        )
+        self.server = DrainingServer(make_app(self.service, routers), self.settings, self.engine)
         self.listener = bind(self.settings)
         self.listener.listen(1024)
         self.port: int = self.listener.getsockname()[1]
@@ -103,7 +103,7 @@ def living(loaded: Loaded, **settings: Any) -> Iterator[Live]:
     try:
         yield live
     finally:
-        predictor: Any = live.engine.current.predictor
+        predictor: Any = live.rows.current.predictor
         predictor.open.set()
         live.stop()
 

@@ -14,13 +14,14 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
+from lmwright.models.decode import SampledToken
 from lmwright.models.files.folder import write_folder
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
-from lmwright.models.text_model import TextModel
+from lmwright.models.text_model import DecodedToken, Decoding, TextModel
 from lmwright.models.zoo.llama import FAMILY, spec
 from lmwright.serve.completions import GenerationService, routes
-from lmwright.serve.generation_engine import GenerationEngine
+from lmwright.serve.engine import Engine
 from lmwright.serve.settings import Serve
 from lmwright.text.templates import CHATML
 from tests.serve.live import Live
@@ -107,11 +108,16 @@ class Gated(TextModel):
         self.open, self.passed = threading.Event(), 0
         self.open.set()
 
-    def generate(self, *words: Any) -> Iterator[Any]:
-        for token in super().generate(*words):
-            assert self.open.wait(30)
-            self.passed += 1
-            yield token
+    def decoding(self, *words: Any) -> Decoding:
+        found, model = super().decoding(*words), self
+
+        class GatedDecoding(Decoding):
+            def decoded(self, token: SampledToken) -> DecodedToken:
+                assert model.open.wait(30)
+                model.passed += 1
+                return super().decoded(token)
+
+        return GatedDecoding(found.begin, found.sources, found.params, found.text)
 
 
 class Talk(Live):
@@ -120,7 +126,7 @@ class Talk(Live):
     def __init__(self, model: TextModel, **settings: Any) -> None:
         self.settings = Serve(**{"port": 0, **settings})
         self.model = Gated(model)
-        self.engine: Any = GenerationEngine(self.settings.queue_requests)
+        self.engine: Any = Engine()
         self.service: Any = GenerationService("tiny", self.engine, self.settings, self.model)
         self.begin([routes(self.service)])
 

@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -255,7 +254,7 @@ def test_a_bad_request_is_refused_in_words_at_once(talk: Talk, usual: Any, name:
 
 def idle(talk: Talk) -> bool:
     """Whether nothing is under way."""
-    return wait_until(lambda: talk.engine.queued == 0 and talk.engine.current is None)
+    return wait_until(lambda: talk.engine.queued == 0 and not talk.service.texts.under_way())
 
 
 EVERY = sorted(
@@ -362,11 +361,11 @@ def test_a_client_that_goes_stops_its_request_within_a_token(
     before = model.passed
     with talk.connect() as client:
         client.sendall(request(**LONG, stream=streamed))
-        assert wait_until(lambda: talk.engine.current is not None)
+        assert wait_until(lambda: talk.service.texts.under_way())
         assert wait_until(lambda: model.passed >= before + tokens)
         model.open.clear()
         time.sleep(0.05)
-    assert wait_until(lambda: talk.engine.current.gone)
+    assert wait_until(lambda: talk.service.texts.under_way()[0].job.gone)
     passed = model.passed
     model.open.set()
     assert idle(talk)
@@ -378,13 +377,13 @@ def test_a_client_that_goes_while_it_waits_frees_its_place(talk: Talk, usual: An
     talk.model.open.clear()
     with talk.connect() as first:
         first.sendall(request(**LONG, stream=True))
-        assert wait_until(lambda: talk.engine.current is not None)
+        assert wait_until(lambda: talk.service.texts.under_way())
         for streamed in (True, False):
             with talk.connect() as second:
                 second.sendall(request(**LONG, stream=streamed))
-                assert wait_until(lambda: len(talk.engine.waiting) == 1)
+                assert wait_until(lambda: len(talk.service.texts.waiting) == 1)
             assert wait_until(lambda: talk.engine.queued == 1)
-            assert not talk.engine.waiting
+            assert not talk.service.texts.waiting
     talk.model.open.set()
     assert idle(talk)
     assert talk.complete("hello", seed=4, max_tokens=5)["choices"] == usual
@@ -479,12 +478,11 @@ def test_an_answer_that_takes_too_long_is_ended(model: TextModel) -> None:
 
 
 def test_a_writer_that_dies_is_not_well(model: TextModel, monkeypatch: Any) -> None:
-    def die(*_: Any) -> Iterator[Any]:
+    def die(*_: Any) -> Any:
         raise SystemExit("asked to die")
-        yield
 
     with talking(model) as talk:
-        monkeypatch.setattr(talk.model, "generate", die)
+        monkeypatch.setattr(talk.model, "decoding", die)
         status, _, answer = talk.post(TEXT, prompt="a")
         check_error(status, answer, 500)
         talk.thread.join(10)

@@ -17,10 +17,10 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, language_model
 from lmwright.serve.generation import (
+    AnswerBuilder,
     Chunk,
     GeneratedToken,
     GenerationRequest,
-    generate_chunks,
     token_logprob,
     top_tokens,
 )
@@ -142,7 +142,11 @@ def test_an_end_that_the_length_forces_is_no_stop(model: TextModel) -> None:
     request = GenerationRequest(
         model.prompt_ids("x"), SamplingParams(5, stop_ids=model.stop_ids), seed=0
     )
-    last = list(generate_chunks(ending, request))[-1]
+    builder = AnswerBuilder(ending, request)
+    for token in ending.generate(request.prompt, request.params, np.random.default_rng(0)):
+        builder.push(token.sampled)
+    assert builder.finished
+    last = builder.last()[-1]
     assert (last.count, last.finish_reason) == (5, "length")
 
 

@@ -139,12 +139,12 @@ def test_a_busy_server_says_so_when_all_connections_are_taken(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "max_connections", 2)
-    predictor = live.engine.current.predictor
+    predictor = live.rows.current.predictor
     predictor.open.clear()
     taken = [live.connect() for _ in range(2)]
     for client in taken:
         client.sendall(head("POST", "/v1/classify", TYPE, LENGTH) + GOOD)
-    assert wait_until(lambda: live.engine.current.pending == 2)
+    assert wait_until(lambda: live.rows.current.pending == 2)
     ((status, body),) = answers(live.raw(b""))
     check_error(status, body, 503)
     predictor.open.set()
@@ -217,8 +217,8 @@ def test_what_is_cut_off_leaves_nothing(live: Live, body: bytes) -> None:
             client.sendall(body)
     assert wait_until(lambda: not live.server.server_state.connections)
     assert wait_until(lambda: not live.server.server_state.tasks)
-    assert live.engine.current.pending == 0
-    assert live.engine.queued == 0
+    assert live.rows.current.pending == 0
+    assert live.rows.queued == 0
     assert live.classify("a")["results"][0]["label"] == "yes"
 
 
@@ -256,18 +256,18 @@ def test_bodies_at_once_are_bounded() -> None:
 
 
 def test_a_client_that_goes_gives_its_place_back_at_once(live: Live) -> None:
-    engine, predictor = live.engine, live.engine.current.predictor
+    scheduler, predictor = live.rows, live.rows.current.predictor
     predictor.batches.clear()
     predictor.open.clear()
-    first, _ = engine.admit(rows(["the step under way"]))
-    assert wait_until(lambda: not engine.queues)
-    under_way = engine.queued
+    first, _ = scheduler.admit(rows(["the step under way"]))
+    assert wait_until(lambda: not scheduler.waiting)
+    under_way = scheduler.queued
     for _ in range(30):
         with live.connect() as client:
             client.sendall(head("POST", "/v1/classify", TYPE, LENGTH) + GOOD)
-            assert wait_until(lambda: engine.queued > under_way)
-        assert wait_until(lambda: engine.queued == under_way)
-        assert engine.queues == {}
+            assert wait_until(lambda: scheduler.queued > under_way)
+        assert wait_until(lambda: scheduler.queued == under_way)
+        assert not scheduler.waiting
     predictor.open.set()
     assert wait_until(lambda: first.pending == 0)
     assert predictor.batches == [1]

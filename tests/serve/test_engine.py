@@ -12,22 +12,25 @@ import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.task import Answers
-from lmwright.serve.engine import Busy, Engine, Failed, answer
+from lmwright.serve.engine import Busy, Engine, Failed
+from lmwright.serve.rows import RowScheduler, answer
 from tests.serve.fake import Words, loaded, rows
 
 
 @pytest.fixture
-def engine():
-    engine = Engine(loaded(), batch_tokens=64, queue_tokens=400)
-    yield engine
-    engine.current.predictor.open.set()
-    engine.close()
+def scheduler():
+    scheduler = RowScheduler(Engine(), loaded(), batch_tokens=64, queue_tokens=400)
+    yield scheduler
+    scheduler.current.predictor.open.set()
+    scheduler.engine.close()
 
 
-def test_answers_are_those_of_the_model_alone(engine: Engine) -> None:
+def test_answers_are_those_of_the_model_alone(scheduler: RowScheduler) -> None:
     texts = ["a b", "bbb", "aaa c d", "x"]
-    _, futures = engine.admit(rows(texts))
-    alone = [answer(engine.current, engine.current.predictor.prepare(rows([t])))[0] for t in texts]
+    _, futures = scheduler.admit(rows(texts))
+    alone = [
+        answer(scheduler.current, scheduler.current.predictor.prepare(rows([t])))[0] for t in texts
+    ]
     for future, other in zip(futures, alone, strict=True):
         assert future.result(10).told["label"] == other.told["label"]
         assert np.array_equal(
@@ -37,80 +40,80 @@ def test_answers_are_those_of_the_model_alone(engine: Engine) -> None:
     assert futures[1].result(10).told["unsure"]
 
 
-def test_what_waits_is_answered_together(engine: Engine) -> None:
-    predictor = engine.current.predictor
+def test_what_waits_is_answered_together(scheduler: RowScheduler) -> None:
+    predictor = scheduler.current.predictor
     predictor.open.clear()
-    futures = [engine.admit(rows(["a"]))[1][0] for _ in range(20)]
+    futures = [scheduler.admit(rows(["a"]))[1][0] for _ in range(20)]
     predictor.open.set()
     wait(futures, 10)
     assert sum(predictor.batches) == 20
     assert len(predictor.batches) <= 3
-    assert engine.queued == 0
-    assert engine.current.pending == 0
+    assert scheduler.queued == 0
+    assert scheduler.current.pending == 0
 
 
-def test_only_the_guilty_text_fails(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
-    good = engine.admit(rows(["a a", "b"]))[1]
-    raising = engine.admit(rows(["RAISE a"]))[1][0]
-    no_number = engine.admit(rows(["NAN"]))[1][0]
-    engine.current.predictor.open.set()
+def test_only_the_guilty_text_fails(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
+    good = scheduler.admit(rows(["a a", "b"]))[1]
+    raising = scheduler.admit(rows(["RAISE a"]))[1][0]
+    no_number = scheduler.admit(rows(["NAN"]))[1][0]
+    scheduler.current.predictor.open.set()
     assert [f.result(10).told["label"] for f in good] == ["yes", None]
     for future in (raising, no_number):
         with pytest.raises(Failed):
             future.result(10)
-    assert engine.admit(rows(["a"]))[1][0].result(10).told["label"] == "yes"
-    assert engine.healthy() == ""
-    assert engine.current.pending == 0
+    assert scheduler.admit(rows(["a"]))[1][0].result(10).told["label"] == "yes"
+    assert scheduler.engine.healthy() == ""
+    assert scheduler.current.pending == 0
 
 
-def test_a_full_queue_says_so_and_forgets_nothing(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
+def test_a_full_queue_says_so_and_forgets_nothing(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
     taken = []
     with pytest.raises(Busy) as busy:
         for _ in range(1000):
-            taken += engine.admit(rows(["a " * 20]))[1]
+            taken += scheduler.admit(rows(["a " * 20]))[1]
     assert busy.value.seconds >= 1
-    pending = engine.current.pending
+    pending = scheduler.current.pending
     assert pending == len(taken)
-    engine.current.predictor.open.set()
+    scheduler.current.predictor.open.set()
     assert all(f.result(10).told["label"] == "yes" for f in taken)
 
 
-def test_a_flood_does_not_delay_another_client(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
-    engine.admit(rows(["first"]), "flood")
-    flood = [engine.admit(rows(["a " * 9]), "flood")[1][0] for _ in range(18)]
-    other = engine.admit(rows(["a " * 9]), "other")[1][0]
+def test_a_flood_does_not_delay_another_client(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
+    scheduler.admit(rows(["first"]), "flood")
+    flood = [scheduler.admit(rows(["a " * 9]), "flood")[1][0] for _ in range(18)]
+    other = scheduler.admit(rows(["a " * 9]), "other")[1][0]
     order: list[str] = []
     for future in flood:
         future.add_done_callback(lambda f: order.append("flood"))
     other.add_done_callback(lambda f: order.append("other"))
-    engine.current.predictor.open.set()
+    scheduler.current.predictor.open.set()
     wait([*flood, other], 10)
     assert order.index("other") < 12
 
 
-def test_a_cancelled_text_gives_its_place_back(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
-    engine.admit(rows(["first"]))
-    futures = engine.admit(rows(["a"] * 10))[1]
+def test_a_cancelled_text_gives_its_place_back(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
+    scheduler.admit(rows(["first"]))
+    futures = scheduler.admit(rows(["a"] * 10))[1]
     for future in futures:
         future.cancel()
-    engine.current.predictor.open.set()
-    assert engine.drain(10)
-    assert engine.current.pending == 0
-    assert sum(engine.current.predictor.batches) == 1
+    scheduler.current.predictor.open.set()
+    assert scheduler.engine.drain(10)
+    assert scheduler.current.pending == 0
+    assert sum(scheduler.current.predictor.batches) == 1
 
 
-def test_swaps_under_load_lose_nothing_and_mix_nothing(engine: Engine) -> None:
+def test_swaps_under_load_lose_nothing_and_mix_nothing(scheduler: RowScheduler) -> None:
     scales = {"v1": 1.0, "v2": 2.0, "v3": 3.0, "v4": 4.0}
     answers: list[tuple[str, float]] = []
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            pinned, futures = engine.admit(rows(["a", "a b"]))
+            pinned, futures = scheduler.admit(rows(["a", "a b"]))
             answers.extend(
                 (pinned.version, f.result(10).answers["probabilities"][0, 1]) for f in futures
             )
@@ -123,7 +126,7 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing(engine: Engine) -> None:
         while len(answers) < seen + 200:
             stop.wait(0.001)
         if name:
-            old = engine.swap(loaded(name, scales[name]), rows(["canary a"]))
+            old = scheduler.swap(loaded(name, scales[name]), rows(["canary a"]))
             assert old.pending == 0
     stop.set()
     for thread in threads:
@@ -133,70 +136,74 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing(engine: Engine) -> None:
         assert yes == pytest.approx(1 / (1 + np.exp(-scales[version])), abs=1e-12)
 
 
-def test_a_version_that_fails_its_canary_changes_nothing(engine: Engine) -> None:
+def test_a_version_that_fails_its_canary_changes_nothing(scheduler: RowScheduler) -> None:
     with pytest.raises(LmwrightError, match="canary"):
-        engine.swap(loaded("bad"), rows(["NAN"]))
-    assert engine.current.version == "v1"
+        scheduler.swap(loaded("bad"), rows(["NAN"]))
+    assert scheduler.current.version == "v1"
 
 
-def test_draining_refuses_the_new_and_finishes_the_old(engine: Engine) -> None:
-    futures = engine.admit(rows(["a"] * 5))[1]
-    assert engine.drain(10)
+def test_draining_refuses_the_new_and_finishes_the_old(scheduler: RowScheduler) -> None:
+    futures = scheduler.admit(rows(["a"] * 5))[1]
+    assert scheduler.engine.drain(10)
     assert all(f.result(0).told["label"] == "yes" for f in futures)
     with pytest.raises(Busy):
-        engine.admit(rows(["a"]))
+        scheduler.admit(rows(["a"]))
 
 
-def test_what_nobody_waits_for_is_free_at_once(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
-    engine.admit(rows(["first"]))
-    while engine.queues:
+def test_what_nobody_waits_for_is_free_at_once(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
+    scheduler.admit(rows(["first"]))
+    while scheduler.waiting:
         time.sleep(0.001)
-    before = (engine.queued, engine.current.pending)
-    kept = engine.admit(rows(["a a"]), "client")[1]
+    before = (scheduler.queued, scheduler.current.pending)
+    kept = scheduler.admit(rows(["a a"]), "client")[1]
     for _ in range(1000):
-        gone = engine.admit(rows(["a " * 20] * 5), "client")[1]
-        engine.forget("client", gone)
+        gone = scheduler.admit(rows(["a " * 20] * 5), "client")[1]
+        scheduler.forget("client", gone)
         assert all(future.cancelled() for future in gone)
-    engine.forget("client", [])
-    assert (engine.queued, engine.current.pending) == (before[0] + 3, before[1] + 1)
-    assert len(engine.queues["client"]) == 1
-    engine.forget("client", kept)
-    assert (engine.queued, engine.current.pending) == before
-    assert engine.queues == {}
-    assert not engine.turns
-    engine.current.predictor.open.set()
-    assert engine.admit(rows(["a"]))[1][0].result(10).told["label"] == "yes"
+    scheduler.forget("client", [])
+    assert (scheduler.queued, scheduler.current.pending) == (before[0] + 3, before[1] + 1)
+    assert len(scheduler.waiting.queues["client"]) == 1
+    scheduler.forget("client", kept)
+    assert (scheduler.queued, scheduler.current.pending) == before
+    assert scheduler.waiting.queues == {}
+    assert not scheduler.waiting
+    scheduler.current.predictor.open.set()
+    assert scheduler.admit(rows(["a"]))[1][0].result(10).told["label"] == "yes"
 
 
-def test_more_than_ever_fits_is_refused_for_good(engine: Engine) -> None:
+def test_more_than_ever_fits_is_refused_for_good(scheduler: RowScheduler) -> None:
     with pytest.raises(BadInput, match="at most 200"):
-        engine.admit(rows(["a " * 300]))
-    assert (engine.queued, engine.current.pending, engine.held) == (0, 0, {})
+        scheduler.admit(rows(["a " * 300]))
+    assert (scheduler.queued, scheduler.current.pending, scheduler.places.held) == (0, 0, {})
 
 
-def test_one_client_may_hold_half_of_the_queue(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
+def test_one_client_may_hold_half_of_the_queue(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
     with pytest.raises(Busy):
         for _ in range(1000):
-            engine.admit(rows(["a " * 9]), "flood")
-    assert engine.held == {"flood": 200}
-    assert len([engine.admit(rows(["a " * 9]), "other") for _ in range(20)]) == 20
-    engine.current.predictor.open.set()
-    assert engine.drain(10)
-    assert engine.held == {}
+            scheduler.admit(rows(["a " * 9]), "flood")
+    assert scheduler.places.held == {"flood": 200}
+    assert len([scheduler.admit(rows(["a " * 9]), "other") for _ in range(20)]) == 20
+    scheduler.current.predictor.open.set()
+    assert scheduler.engine.drain(10)
+    assert scheduler.places.held == {}
 
 
-def test_a_full_queue_costs_no_tokenising(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.current.predictor.open.clear()
-    engine.admit(rows(["a " * 199]), "flood")
-    monkeypatch.setattr(engine.current.predictor, "prepare", lambda rows: pytest.fail("tokenised"))
+def test_a_full_queue_costs_no_tokenising(
+    scheduler: RowScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler.current.predictor.open.clear()
+    scheduler.admit(rows(["a " * 199]), "flood")
+    monkeypatch.setattr(
+        scheduler.current.predictor, "prepare", lambda rows: pytest.fail("tokenised")
+    )
     with pytest.raises(Busy):
-        engine.admit(rows(["a"]), "flood")
+        scheduler.admit(rows(["a"]), "flood")
 
 
-def test_the_guilty_one_of_many_is_found_in_few_steps(engine: Engine) -> None:
-    predictor = engine.current.predictor
+def test_the_guilty_one_of_many_is_found_in_few_steps(scheduler: RowScheduler) -> None:
+    predictor = scheduler.current.predictor
     tried: list[int] = []
     answers = predictor.answers
 
@@ -206,10 +213,10 @@ def test_the_guilty_one_of_many_is_found_in_few_steps(engine: Engine) -> None:
 
     predictor.answers = counted
     predictor.open.clear()
-    engine.admit(rows(["first"]))
-    while engine.queues:
+    scheduler.admit(rows(["first"]))
+    while scheduler.waiting:
         time.sleep(0.001)
-    futures = engine.admit(rows(["a"] * 15 + ["RAISE"] + ["a"] * 16))[1]
+    futures = scheduler.admit(rows(["a"] * 15 + ["RAISE"] + ["a"] * 16))[1]
     predictor.open.set()
     wait(futures, 10)
     assert [isinstance(f.exception(), Failed) for f in futures] == [n == 15 for n in range(32)]
@@ -217,37 +224,37 @@ def test_the_guilty_one_of_many_is_found_in_few_steps(engine: Engine) -> None:
 
 
 def test_a_dying_engine_leaves_nobody_waiting(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    scheduler: RowScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(batch: Sequence[Words]) -> None:
         predictor.open.wait(30)
         raise SystemExit
 
-    predictor = engine.current.predictor
+    predictor = scheduler.current.predictor
     monkeypatch.setattr(predictor, "answers", die)
     predictor.open.clear()
-    first = engine.admit(rows(["a " * 60]))[1]
-    while engine.queues:
+    first = scheduler.admit(rows(["a " * 60]))[1]
+    while scheduler.waiting:
         time.sleep(0.001)
-    second = engine.admit(rows(["a " * 60]))[1]
+    second = scheduler.admit(rows(["a " * 60]))[1]
     predictor.open.set()
     for future in first + second:
         with pytest.raises(Failed):
             future.result(10)
-    engine.worker.join(10)
-    assert engine.healthy()
-    assert (engine.queued, engine.current.pending, engine.held) == (0, 0, {})
+    scheduler.engine.worker.join(10)
+    assert scheduler.engine.healthy()
+    assert (scheduler.queued, scheduler.current.pending, scheduler.places.held) == (0, 0, {})
     with pytest.raises(Busy):
-        engine.admit(rows(["a"]))
+        scheduler.admit(rows(["a"]))
 
 
-def test_a_hanging_step_shows_in_the_health(engine: Engine) -> None:
-    engine.current.predictor.open.clear()
-    future = engine.admit(rows(["a"]))[1][0]
+def test_a_hanging_step_shows_in_the_health(scheduler: RowScheduler) -> None:
+    scheduler.current.predictor.open.clear()
+    future = scheduler.admit(rows(["a"]))[1][0]
     time.sleep(0.1)
-    assert engine.healthy() == ""
-    assert "step" in engine.healthy(patience=0.05)
-    engine.current.predictor.open.set()
+    assert scheduler.engine.healthy() == ""
+    assert "step" in scheduler.engine.healthy(patience=0.05)
+    scheduler.current.predictor.open.set()
     future.result(10)
-    assert engine.drain(10)
-    assert engine.healthy(patience=0.0) == ""
+    assert scheduler.engine.drain(10)
+    assert scheduler.engine.healthy(patience=0.0) == ""

@@ -167,7 +167,7 @@ def test_only_the_servers_own_names_are_answered(
 
 def test_a_client_cannot_pretend_to_be_another() -> None:
     with living(loaded(), queue_tokens=100) as live:
-        live.engine.current.predictor.open.clear()
+        live.rows.current.predictor.open.clear()
         found: list[int] = []
         texts = {"input": "a " * 20}
 
@@ -179,8 +179,8 @@ def test_a_client_cannot_pretend_to_be_another() -> None:
         for thread in threads:
             thread.start()
         assert wait_until(lambda: len(found) == 8)
-        assert list(live.engine.held) == ["127.0.0.1"]
-        live.engine.current.predictor.open.set()
+        assert list(live.rows.places.held) == ["127.0.0.1"]
+        live.rows.current.predictor.open.set()
         for thread in threads:
             thread.join(10)
         assert sorted(found) == [200] * 2 + [429] * 8
@@ -191,7 +191,7 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("flood", "other")}
     path.write_text("".join(f"{name} use {digest}\n" for name, digest in digests.items()))
     with living(loaded(), keys=str(path), queue_tokens=1000, batch_tokens=64) as live:
-        live.engine.current.predictor.open.clear()
+        live.rows.current.predictor.open.clear()
         statuses: list[int] = []
         answered: list[str] = []
         texts = {"input": "a " * 9}
@@ -212,14 +212,14 @@ def test_one_clients_flood_leaves_room_for_another(tmp_path: Path) -> None:
         others = [threading.Thread(target=ask, args=("other",)) for _ in range(10)]
         for thread in others:
             thread.start()
-        assert wait_until(lambda: live.engine.held.get("other") == 100)
-        assert live.engine.held["flood"] == 500
-        live.engine.current.predictor.open.set()
+        assert wait_until(lambda: live.rows.places.held.get("other") == 100)
+        assert live.rows.places.held["flood"] == 500
+        live.rows.current.predictor.open.set()
         for thread in crowd + others:
             thread.join(10)
         assert statuses.count(429) == 30
         assert answered.count("other") == 10
-        assert live.engine.held == {}
+        assert live.rows.places.held == {}
 
 
 def test_a_fault_of_ours_is_told_in_the_log_only(live: Live) -> None:

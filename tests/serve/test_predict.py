@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from lmwright.core.columns import Column
-from lmwright.serve.engine import Loaded
+from lmwright.serve.rows import Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service
 from lmwright.tasks.text_classification import TextClassification

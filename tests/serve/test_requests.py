@@ -257,7 +257,8 @@ def test_requests_are_counted_under_their_route(live: Live) -> None:
 def idle(live: Live) -> bool:
     """Whether nothing is under way and no place is taken."""
     until = time.monotonic() + 2
-    engine = live.engine
-    while engine.queued and time.monotonic() < until:
+    scheduler = live.rows
+    while scheduler.queued and time.monotonic() < until:
         time.sleep(0.01)
-    return (engine.queued, engine.current.pending, engine.held, engine.queues) == (0, 0, {}, {})
+    known = scheduler.places.held, scheduler.waiting.queues
+    return (scheduler.queued, scheduler.current.pending, *known) == (0, 0, {}, {})

@@ -16,7 +16,7 @@ import pytest
 from lmwright.core.columns import Column
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.serve import traffic
-from lmwright.serve.engine import Answer
+from lmwright.serve.rows import Answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import DATABASE, SETTINGS, Given, Log, Traffic, bare, part_of
 from lmwright.tasks.text_classification import TextClassification

@@ -14,7 +14,7 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, TextPredictor, from_published, language_model
 from lmwright.serve.contracts import VersionModel
-from lmwright.serve.engine import Loaded, answer
+from lmwright.serve.rows import Loaded, answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import Given, Traffic
 from lmwright.tasks.text_generation import TextGeneration
@@ -69,8 +69,6 @@ def live(first: Loaded) -> Iterator[Live]:
     live = Live(first)
     yield live
     live.stop()
-    for engine in live.service.engines:
-        engine.close(5)
 
 
 def complete(live: Live, **body: object) -> dict:
@@ -158,7 +156,7 @@ def test_a_version_that_is_swapped_in_writes_from_then_on(live: Live, first: Loa
     words = {"prompt": "Serve it", "max_tokens": 8, "top_p": 1, "seed": 3, "logprobs": 0}
     before = complete(live, **words)["choices"][0]
     second = version("v2", 2)
-    live.engine.swap(second, [{"text": "a"}])
+    live.rows.swap(second, [{"text": "a"}])
     after = complete(live, **words)["choices"][0]
     assert after["logprobs"]["token_logprobs"] != before["logprobs"]["token_logprobs"]
     params = SamplingParams(max_new_tokens=8, temperature=1.0)
@@ -167,7 +165,7 @@ def test_a_version_that_is_swapped_in_writes_from_then_on(live: Live, first: Loa
 
 
 def test_a_version_that_writes_nothing_is_said(live: Live) -> None:
-    live.engine.swap(counting("v3"), [{"text": "a"}])
+    live.rows.swap(counting("v3"), [{"text": "a"}])
     status, _, body = live.ask("POST", "/v1/completions", {"prompt": "a"})
     check_error(status, body, 404)
     assert "/v1/predict" in body["error"]["message"]
@@ -185,15 +183,15 @@ def test_what_completions_refuse_they_refuse_here(live: Live) -> None:
         assert found["error"]["param"] == param
 
 
-def test_metrics_and_health_know_both_engines(live: Live) -> None:
+def test_metrics_and_health_know_rows_and_texts(live: Live) -> None:
     complete(live, prompt="Serve it", max_tokens=2)
     assert live.ask("GET", "/ready")[0] == 200
     _, _, text = live.ask("GET", "/metrics")
     shown = text if isinstance(text, str) else text.decode()
     assert 'lmwright_generation_tokens_total{kind="completion"} 2.0' in shown
-    live.service.engines[1].fault = "the engine has ended"
+    live.engine.fault = "the engine has ended"
     assert live.ask("GET", "/health")[0] == 503
-    live.service.engines[1].fault = ""
+    live.engine.fault = ""
 
 
 def test_a_published_chat_model_talks_under_an_alias(tmp_path: Path) -> None:
@@ -218,8 +216,6 @@ def test_a_published_chat_model_talks_under_an_alias(tmp_path: Path) -> None:
     finally:
         live.stop()
         alone.close()
-        for engine in live.service.engines:
-            engine.close(5)
 
 
 def test_a_version_without_a_template_does_not_chat(live: Live) -> None:

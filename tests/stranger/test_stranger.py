@@ -27,6 +27,7 @@ from lmwright.loop.lineage import of_answer, of_source
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
+from lmwright.serve.rows import RowScheduler
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
@@ -73,8 +74,8 @@ class House(Live):
     def __init__(self, recipe: Path, store: Store) -> None:
         self.settings = Serve(port=0)
         self.store = store
-        self.engine = Engine(load_version(store, ALIAS))
-        self.service = Service(ALIAS, self.engine, self.settings)
+        self.rows = RowScheduler(Engine(), load_version(store, ALIAS))
+        self.service = Service(ALIAS, self.rows, self.settings)
         self.traffic = Traffic(traffic_folder(store, ALIAS), True, 30, 0.4)
         self.service.observers.append(self.traffic.observe)
         known = open_recipe(recipe, [])
@@ -123,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, installed: None) -> Path:
 def house(folder: Path) -> Iterator[House]:
     """A server that has seen the world move to one category, and learnt it."""
     house = House(folder / "small.yaml", Store(folder / "store"))
-    house.first = house.engine.current  # type: ignore[attr-defined]
+    house.first = house.rows.current  # type: ignore[attr-defined]
     house.controller.tick()
     rows = table("traffic.csv")
     for start in range(0, len(rows) - 100, 20):
@@ -212,12 +213,12 @@ def test_it_is_scored_reported_and_promoted(folder: Path) -> None:
 def test_the_loop_swaps_in_what_it_learnt_of_the_feedback(house: House) -> None:
     state = house.controller.state
     assert state["at"] == "swapped", (state, house.store.decisions()[-1])
-    assert house.engine.current.version != house.first.version  # type: ignore[attr-defined]
+    assert house.rows.current.version != house.first.version  # type: ignore[attr-defined]
     held_out = table("traffic.csv")[-100:]
-    task = house.engine.current.task
+    task = house.rows.current.task
     columns = {"judgements": pa.array([[r["judgement"]] for r in held_out], TYPES["texts"].arrow)}
     losses = []
-    for loaded in (house.first, house.engine.current):  # type: ignore[attr-defined]
+    for loaded in (house.first, house.rows.current):  # type: ignore[attr-defined]
         prepared = loaded.predictor.prepare(held_out)
         answers = loaded.calibration.apply(task, loaded.predictor.answers(prepared))
         losses.append(task.measures(pa.table(columns), answers).losses[task.primary].values.mean())

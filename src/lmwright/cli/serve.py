@@ -26,6 +26,7 @@ from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
+from lmwright.serve.rows import RowScheduler
 from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
@@ -140,19 +141,19 @@ async def run(
     loaded = load_version(store, alias)
     with ExitStack() as ends:
         ends.enter_context(json_log())
-        engine = Engine(loaded, settings.batch_tokens, settings.queue_tokens)
-        service = Service(alias, engine, settings)
+        engine = Engine()
+        rows = RowScheduler(engine, loaded, settings.batch_tokens, settings.queue_tokens)
+        service = Service(alias, rows, settings)
         traffic = open_traffic(store, alias, recipe)
         ends.callback(traffic.close)
         service.observers.append(traffic.observe)
         controller = Controller(recipe, store, service, traffic, start_training)
         routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
-        server = DrainingServer(make_app(service, routers), settings, service.engines)
+        server = DrainingServer(make_app(service, routers), settings, engine)
         server.faults = lambda: (controller.fault, traffic.fault)
         for pool in service.pools:
             ends.callback(pool.shutdown)
-        for writing in service.engines:
-            ends.callback(writing.close, STEP_SECONDS)
+        ends.callback(engine.close, STEP_SECONDS)
         begin_listening(alias, listener, settings)
         controller.begin()
         ends.callback(controller.close)

@@ -13,7 +13,7 @@ from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.serve.app import make_app
 from lmwright.serve.completions import GenerationService, routes
-from lmwright.serve.generation_engine import GenerationEngine
+from lmwright.serve.engine import Engine
 from lmwright.serve.log import json_log
 from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve
@@ -51,10 +51,10 @@ async def serve_language(address: str, settings: Serve, listener: socket.socket)
         ends.enter_context(json_log())
         if model.template is not None:
             ends.callback(model.close)
-        engine = GenerationEngine(settings.queue_requests)
+        engine = Engine()
         ends.callback(engine.close, TOKEN_SECONDS)
         service = GenerationService(name, engine, settings, model)
-        server = DrainingServer(make_app(service, [routes(service)]), settings, service.engines)
+        server = DrainingServer(make_app(service, [routes(service)]), settings, engine)
         begin_listening(name, listener, settings)
         await server.serve(sockets=[listener])
         if server.forced:

@@ -33,8 +33,8 @@ from lmwright.loop.retrain import (
 )
 from lmwright.loop.watch import Watcher
 from lmwright.metrics.detectors import scores_from_json
-from lmwright.serve.engine import Loaded
 from lmwright.serve.load import load_version
+from lmwright.serve.rows import Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service
 from lmwright.serve.traffic import Traffic
@@ -76,7 +76,7 @@ class Controller:
         self.state: dict[str, Any] = store.state(self.name) or {"at": "observed"}
         self.scores: list[dict[str, Any]] = []
         self.watcher: Watcher | None = None
-        self.watch(service.engine.current)
+        self.watch(service.rows.current)
         self.process: subprocess.Popen[bytes] | None = None
         self.again = self.forgot = float("-inf")  # a server that starts begins and forgets at once
         self.clock = traffic.newest() - time.monotonic()
@@ -134,12 +134,12 @@ class Controller:
         now = current(self.store, self.service.alias)
         if now is None or now.id == self.unfit:
             return
-        if now.id == self.service.engine.current.version:
+        if now.id == self.service.rows.current.version:
             self.unfit = ""
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         loaded = load_version(self.store, self.service.alias)
-        self.service.engine.swap(loaded, canary(loaded.task), self.stopped.is_set)
+        self.service.rows.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)
 
@@ -197,7 +197,7 @@ class Controller:
         A look that found a reason is written down with the training that it starts: written
         before, it would keep the training back if that fails to start for a want of space, say.
         """
-        version, used = self.service.engine.current.version, self.state.get("labels_used", 0)
+        version, used = self.service.rows.current.version, self.state.get("labels_used", 0)
         rows = [row for row in self.traffic.labelled(version) if row["number"] > used]
         asked = {"version": version, "after": used}
         before = self.state.get("looked", {})
@@ -209,14 +209,14 @@ class Controller:
 
     def served(self) -> dict[str, Any]:
         """What the version binds together that answers, which may not be what the alias names."""
-        version = self.service.engine.current.version
+        version = self.service.rows.current.version
         past = history(self.store, self.service.alias)
         return read_version(self.store, next(one.hash for one in past if one.id == version))
 
     @property
     def task(self) -> Task:
         """The task of the version in service."""
-        return self.service.engine.current.task
+        return self.service.rows.current.task
 
     def standard(self) -> tuple[float | None, float | None]:
         """The served version's loss and mean confidence on its detectors' reference rows."""
@@ -294,7 +294,7 @@ class Controller:
             self.enter("kept", reason="the gate did not pass the new version")
         elif not self.by_gate(now):
             self.enter("kept", reason="the alias was moved, but not by the gate of the retraining")
-        elif now.id != self.service.engine.current.version:
+        elif now.id != self.service.rows.current.version:
             self.enter("kept", reason="the new version cannot be served")
         else:
             self.enter("swapped", reason="the gate passed the new version", version=now.id)

@@ -30,7 +30,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
     @router.post("/v1/feedback", summary="Say what an answer should have been, or rate it")
     async def give(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
-        task = service.engine.current.task
+        task = service.rows.current.task
         targets = [column.name for column in role_columns(task, "target")]
         allow_only(body, {"id", "index", "rating", *targets})
         place = body.get("index", 0)
@@ -64,7 +64,7 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
         }
         return {
             "alias": service.alias,
-            "version": service.engine.current.version,
+            "version": service.rows.current.version,
             **state,
             "windows": len(controller.scores),
             "last_window": controller.scores[-1] if controller.scores else None,

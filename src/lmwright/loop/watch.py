@@ -10,7 +10,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import joined
 from lmwright.metrics.detectors import Detectors, DriftScore, scores_to_json
-from lmwright.serve.engine import Answer
+from lmwright.serve.rows import Answer
 from lmwright.serve.served import Served
 
 

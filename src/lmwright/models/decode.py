@@ -4,6 +4,7 @@ agree with it.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,25 +86,42 @@ class DecodingState:
         self.sources = list(sources) if encodes and sources is not None else None
         self.cache = None if self.two_streams else Cache(documents)
 
-    @torch.inference_mode()
     def append(self, tokens: Sequence[np.ndarray]) -> Tensor:
         """Append tokens to each document; next-token logits (documents, vocabulary).
 
         LmwrightError where a document's logits are not finite.
         """
-        past = [len(ids) for ids in self.ids]
+        return require_finite(self.extend(tokens))
+
+    @torch.inference_mode()
+    def extend(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        """Append tokens to each document; next-token logits, whether finite or not.
+
+        If the network fails, the documents are as they were before.
+        """
+        before, cached = self.ids, None if self.cache is None else self.cache.snapshot()
         pairs = zip(self.ids, tokens, strict=True)
         self.ids = [np.concatenate([ids, new]) for ids, new in pairs]
-        check_length(self.network, max(map(len, self.ids)))
+        try:
+            check_length(self.network, max(map(len, self.ids)))
+            return self.next_logits(tokens, [len(ids) for ids in before])
+        except BaseException:
+            self.ids = before
+            if self.cache is not None and cached is not None:
+                self.cache.restore(cached)
+            raise
+
+    def next_logits(self, tokens: Sequence[np.ndarray], past: Sequence[int]) -> Tensor:
+        """Logits after new tokens, of which each document has ``past`` before."""
         order = range(len(tokens))
         if self.two_streams:
-            return require_finite(self.two_stream_logits(order))
+            return self.two_stream_logits(order)
         stream = pack(tokens, order=order, past=past)
         if self.sources is None:
-            return require_finite(self.network.next(stream, self.cache))
+            return self.network.next(stream, self.cache)
         source, target = self.stacks
         whole = pack(self.sources, order=order)
-        return require_finite(self.network.next({source: whole, target: stream}, self.cache))
+        return self.network.next({source: whole, target: stream}, self.cache)
 
     def two_stream_logits(self, order: range) -> Tensor:
         """Next-token logits of a two-stream network: its content attends both ways, so no cache."""
@@ -122,6 +140,21 @@ class DecodingState:
             self.sources = [self.sources[index] for index in indices]
         if self.cache is not None:
             self.cache.choose(indices)
+
+    @property
+    def restorable(self) -> bool:
+        """Whether a failed pass leaves the documents as they were before."""
+        return self.cache is None or not any(
+            getattr(entry, "changes_in_place", False) for entry in self.cache.entries.values()
+        )
+
+    def copied(self, places: Sequence[int]) -> DecodingState:
+        """A state of its own with the documents at these places."""
+        found = copy.copy(self)
+        if self.cache is not None:
+            found.cache = self.cache.copied()
+        found.select(places)
+        return found
 
     def leave(self, places: Collection[int]) -> None:
         """Give up the documents at these places; those that stay are not copied."""
@@ -154,7 +187,7 @@ def generate(
     for length in range(params.max_new_tokens):
         # Raw logits, as the repetition penalty depends on their sign.
         sampled = [
-            SampledToken(sample(process_logits(row, ids, length, params), params, rng), row)
+            next_token(row, ids, length, params, rng)
             for row, ids in zip(state.append(new), state.ids, strict=True)
         ]
         yield dict(zip(active, sampled, strict=True))
@@ -165,6 +198,15 @@ def generate(
             state.select(going)
         active = [active[n] for n in going]
         new = [np.array([sampled[n].id]) for n in going]
+
+
+def next_token(
+    logits_v: Tensor, ids: np.ndarray, length: int, params: SamplingParams, rng: np.random.Generator
+) -> SampledToken:
+    """The token that follows ``ids``, of which the last ``length`` are the answer's."""
+    return SampledToken(
+        sample(process_logits(logits_v, ids, length, params), params, rng), logits_v
+    )
 
 
 def process_logits(
@@ -241,6 +283,8 @@ def sample(logits_v: Tensor, params: SamplingParams, rng: np.random.Generator) -
 
 def top_k_top_p(probs_v: Tensor, params: SamplingParams) -> Tensor:
     """Probabilities after top-k and nucleus filtering, summing to 1."""
+    if not params.top_k and params.top_p == 1:
+        return probs_v
     order = probs_v.argsort(descending=True, stable=True)
     if params.top_k:
         probs_v = probs_v.index_fill(0, order[params.top_k :], 0.0)

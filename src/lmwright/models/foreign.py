@@ -132,6 +132,7 @@ class Caches:
     """The caches of transformers, one a document; a forward pass changes them in place."""
 
     caches: tuple[Any, ...]
+    changes_in_place = True
 
     def choose(self, places: Sequence[int]) -> Caches:
         """The caches of some documents; one that is repeated is copied."""

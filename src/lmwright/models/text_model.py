@@ -45,6 +45,7 @@ from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build, fill
 from lmwright.tables import definition_at
 from lmwright.text.chat import ChatTemplate
+from lmwright.text.detokenizer import Detokenizer
 from lmwright.text.generation import SamplingParams
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -74,6 +75,27 @@ class DecodedToken:
 
     text: str
     sampled: SampledToken
+
+
+@dataclass
+class Decoding:
+    """The answer to one prompt under way: the ids that the network reads first, and sources if it
+    has an encoder; parameters with the model's own constraints; the text of the tokens so far."""
+
+    begin: np.ndarray
+    sources: list[np.ndarray] | None
+    params: SamplingParams
+    text: Detokenizer
+
+    def decoded(self, token: SampledToken) -> DecodedToken:
+        """A token with its text; the stop token with what was not certain before."""
+        if token.id in self.params.stop_ids:
+            return DecodedToken(self.rest(), token)
+        return DecodedToken(self.text.push([token.id]), token)
+
+    def rest(self) -> str:
+        """The text that is left when no token follows."""
+        return self.text.finish()
 
 
 class TextModel(Generic[N]):
@@ -315,13 +337,8 @@ class TextModel(Generic[N]):
         rng = stream(seed, "answer", 0)
         return (token.text for token in self.generate(prompt, params, rng))
 
-    def generate(
-        self, prompt: np.ndarray, params: SamplingParams, rng: np.random.Generator
-    ) -> Iterator[DecodedToken]:
-        """The answer to a prompt, token by token; the stop token has no text.
-
-        Of beams the best answer, once it is whole.
-        """
+    def decoding(self, prompt: np.ndarray, params: SamplingParams) -> Decoding:
+        """How a prompt is answered: what is read first, and the model's own constraints."""
         own, forced = self.generation, params.forced_bos_id
         params = replace(
             params,
@@ -329,25 +346,31 @@ class TextModel(Generic[N]):
             banned_ids=own.banned_ids,
             generation_config=own.config,
         )
-        begin, sources, text = prompt, None, self.tokenizer.detokenizer()
+        text = self.tokenizer.detokenizer()
         if own.decoder_start_id is not None:
-            begin, sources = np.array([own.decoder_start_id]), [prompt]
-        else:
-            text.follow(prompt.tolist())  # the space between them belongs to the answer
+            return Decoding(np.array([own.decoder_start_id]), [prompt], params, text)
+        text.follow(prompt.tolist())  # the space between them belongs to the answer
+        return Decoding(prompt, None, params, text)
+
+    def generate(
+        self, prompt: np.ndarray, params: SamplingParams, rng: np.random.Generator
+    ) -> Iterator[DecodedToken]:
+        """The answer to a prompt, token by token; the stop token has no text.
+
+        Of beams the best answer, once it is whole.
+        """
+        decoding = self.decoding(prompt, params)
+        begin, sources, params = decoding.begin, decoding.sources, decoding.params
         if params.beams > 1:
-            source = None if sources is None else sources[0]
-            best = beam_search(self.network, begin, params, source)[0]
-            pairs = zip(best.tokens, best.logprobs, strict=True)
+            best = beam_search(self.network, begin, params, None if sources is None else sources[0])
+            pairs = zip(best[0].tokens, best[0].logprobs, strict=True)
             tokens = (SampledToken(token, logprobs) for token, logprobs in pairs)
         else:
             steps = generate(self.network, [begin], params, rng, sources)
             tokens = (step[0] for step in steps)
         for token in tokens:
-            if token.id in params.stop_ids:
-                yield DecodedToken(text.finish(), token)
-                return
-            yield DecodedToken(text.push([token.id]), token)
-        if rest := text.finish():
+            yield decoding.decoded(token)
+        if rest := decoding.rest():
             yield DecodedToken(rest, token)
 
     # Files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Awaitable, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -14,28 +13,12 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 from starlette.exceptions import HTTPException
 
+from lmwright.serve.engine import Engine
 from lmwright.serve.guard import App, Guard, Receive, Scope, Send
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
 
 log = logging.getLogger("lmwright.serve")
-
-
-class ServingEngine(Protocol):
-    """An engine as a server sees it: its worker thread, and the load on it."""
-
-    worker: threading.Thread
-    draining: bool
-
-    @property
-    def queued(self) -> int:
-        """The load, in the engine's own unit; 0 when idle."""
-
-    def healthy(self) -> str:
-        """The engine's fault, or an empty string."""
-
-    def close(self, seconds: float) -> None:
-        """End the worker, or leave it after ``seconds``."""
 
 
 class AppService(Protocol):
@@ -46,8 +29,8 @@ class AppService(Protocol):
     requests: Counter
 
     @property
-    def engines(self) -> Sequence[ServingEngine]:
-        """The engines that answer."""
+    def engine(self) -> Engine:
+        """The engine that answers."""
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""
@@ -81,23 +64,17 @@ def add_health(router: APIRouter, service: AppService) -> None:
 
     @router.get("/health", summary="Whether the server is well")
     async def health() -> JSONResponse:
-        fault = fault_of(service.engines)
+        fault = service.engine.healthy()
         return JSONResponse({"status": fault or "ok"}, status_code=503 if fault else 200)
 
     @router.get("/ready", summary="Whether the server takes requests")
     async def ready() -> JSONResponse:
-        draining = any(engine.draining for engine in service.engines)
-        fault = fault_of(service.engines) or ("draining" if draining else "")
+        fault = service.engine.healthy() or ("draining" if service.engine.draining else "")
         return JSONResponse({"status": fault or "ready"}, status_code=503 if fault else 200)
 
     @router.get("/metrics", summary="Counters for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def fault_of(engines: Sequence[ServingEngine]) -> str:
-    """The first fault of the engines, or an empty string."""
-    return next(filter(None, (engine.healthy() for engine in engines)), "")
 
 
 async def disconnection(request: Request) -> None:

@@ -18,24 +18,23 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lmwright.models.text_model import TextModel
 from lmwright.serve.app import (
-    ServingEngine,
     add_health,
     add_models,
     await_while_connected,
     requests_counter,
 )
-from lmwright.serve.engine import Busy, Failed
+from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
-from lmwright.serve.generation_engine import GenerationEngine, Job
 from lmwright.serve.guard import Receive, Scope, Send
 from lmwright.serve.parameters import CompletionRequest, generation_requests, read_chat, read_text
 from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
+from lmwright.serve.texts import Emit, Job, TextScheduler
 
 
 class Completions(ABC):
-    """What the routes of completions share: the model and its name, the engine, limits, counters.
+    """What the routes of completions share: the model and its name, the texts, limits, counters.
 
     The names of the counters begin with ``prefix``.
     """
@@ -43,12 +42,13 @@ class Completions(ABC):
     def __init__(
         self,
         name: str,
-        engine: GenerationEngine,
+        engine: Engine,
         settings: Serve,
         registry: CollectorRegistry,
         prefix: str = "lmwright",
     ) -> None:
-        self.name, self.engine, self.settings, self.registry = name, engine, settings, registry
+        self.name, self.settings, self.registry = name, settings, registry
+        self.engine, self.texts = engine, TextScheduler(engine, settings.queue_requests)
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -59,12 +59,12 @@ class Completions(ABC):
             f"{prefix}_tokens", "Tokens read and written", ["kind"], registry=registry
         )
         Gauge(f"{prefix}_queued_requests", "Requests under way", registry=registry).set_function(
-            lambda: self.engine.queued
+            lambda: self.texts.queued
         )
 
     @abstractmethod
-    def model(self) -> TextModel:
-        """The model that answers the next request."""
+    def reserve(self, client: str, emit: Emit) -> Job:
+        """A place in the queue, with the model that answers; Busy when there is none."""
 
     def check_name(self, name: str | None) -> None:
         """Refuse the name of another model."""
@@ -79,18 +79,15 @@ class Completions(ABC):
 class GenerationService(Completions):
     """The state that the routes of a published language model share."""
 
-    def __init__(
-        self, name: str, engine: GenerationEngine, settings: Serve, model: TextModel
-    ) -> None:
+    def __init__(self, name: str, engine: Engine, settings: Serve, model: TextModel) -> None:
         super().__init__(name, engine, settings, CollectorRegistry())
         self.published = model
         self.created = int(time.time())
-        self.engines: list[ServingEngine] = [engine]
         self.requests = requests_counter(self.registry)
 
-    def model(self) -> TextModel:
-        """The published model."""
-        return self.published
+    def reserve(self, client: str, emit: Emit) -> Job:
+        """A place for the published model."""
+        return self.texts.reserve(client, emit, self.published)
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""
@@ -188,7 +185,7 @@ class Exchange:
 
     def leave(self) -> None:
         """Give the place in the queue back, and count tokens and seconds."""
-        self.service.engine.cancel(self.job)
+        self.service.texts.cancel(self.job)
         self.service.seconds.observe(time.monotonic() - self.began)
         for kind, count in self.usage().items():
             if kind != "total_tokens":
@@ -205,7 +202,7 @@ async def answer(
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
         exchange.requests = await asyncio.to_thread(generation_requests, parsed, exchange.job.model)
-        service.engine.submit(exchange.job, exchange.requests)
+        service.texts.submit(exchange.job, exchange.requests)
         if parsed.stream:
             return Events(events(exchange), exchange.leave)
         body = await await_while_connected(
@@ -231,7 +228,7 @@ def reserve_place(
 
     try:
         client = request.scope.get("client_name", "")
-        return service.engine.reserve(client, emit, service.model()), queue
+        return service.reserve(client, emit), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429

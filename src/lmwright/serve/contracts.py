@@ -15,11 +15,12 @@ from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
-from lmwright.serve.engine import Answer, Loaded
-from lmwright.serve.generation_engine import GenerationEngine
+from lmwright.serve.engine import Busy
 from lmwright.serve.request import RequestFault, read_classify, strict_json
+from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, serve_rows
+from lmwright.serve.texts import Emit, Job
 
 log = logging.getLogger("lmwright.serve")
 
@@ -27,7 +28,7 @@ log = logging.getLogger("lmwright.serve")
 def add_classify(router: APIRouter, service: Service) -> None:
     """``/v1/classify``: texts for the one input column."""
     settings = service.settings
-    (column,) = role_columns(service.engine.current.task, "input")
+    (column,) = role_columns(service.rows.current.task, "input")
 
     @router.post("/v1/classify", summary="Label one text or many")
     async def classify(request: Request) -> JSONResponse:
@@ -103,12 +104,14 @@ class VersionCompletions(Completions):
     """
 
     def __init__(self, service: Service) -> None:
-        engine = GenerationEngine(service.settings.queue_requests)
         super().__init__(
-            service.alias, engine, service.settings, service.registry, "lmwright_generation"
+            service.alias,
+            service.engine,
+            service.settings,
+            service.registry,
+            "lmwright_generation",
         )
         self.service = service
-        service.engines.append(engine)
         self.latest: VersionModel | None = None
         self.pool = ThreadPoolExecutor(1, "completions")
         service.pools.append(self.pool)
@@ -117,12 +120,26 @@ class VersionCompletions(Completions):
         """Refuse a name that is neither the alias nor the version in service."""
         self.service.check_name(name)
 
-    def model(self) -> TextModel[Network]:
-        """The version in service; RequestFault where it writes nothing."""
-        loaded, latest = self.service.engine.current, self.latest
-        if latest is None or latest.loaded is not loaded:
-            self.latest = latest = VersionModel(loaded)
-        return latest
+    def reserve(self, client: str, emit: Emit) -> Job:
+        """A place for the version in service, which is kept until it is free again.
+
+        RequestFault where the version writes nothing.
+        """
+        rows = self.service.rows
+        with self.engine.changed:
+            model = self.model(rows.current)
+            model.loaded.pending += 1
+        try:
+            return self.texts.reserve(client, emit, model, lambda: rows.release(model.loaded, 1))
+        except Busy:
+            rows.release(model.loaded, 1)
+            raise
+
+    def model(self, loaded: Loaded) -> VersionModel:
+        """The text model of a version; RequestFault where it writes nothing."""
+        if self.latest is None or self.latest.loaded is not loaded:
+            self.latest = VersionModel(loaded)
+        return self.latest
 
     def ended(self, exchange: Exchange) -> None:
         """Tell the observers of the answers to texts, once they are scored; ids are not told of."""

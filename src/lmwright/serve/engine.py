@@ -1,8 +1,8 @@
-"""The engine: many requests on one model, a batch at a time, and swaps while requests flow.
+"""The engine: one worker thread that asks models, a step at a time: schedule, run, settle.
 
-A request is pinned to a version when it is admitted and a batch holds one version only, so an
-answer is always that of the version that it names. A batch is made of whatever waits, taken in
-turn from each client, up to a number of tokens; nobody waits for a batch to fill.
+What is asked is the affair of its schedulers: rows are answered a batch at a time, texts are
+written a token a step by all that are under way. The engine gives each scheduler its turn, ends
+with them, and knows whether a step takes too long.
 """
 
 from __future__ import annotations
@@ -11,20 +11,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
-from lmwright.core.columns import Row
-from lmwright.core.errors import BadInput, LmwrightError
-from lmwright.core.predictor import Predictor
-from lmwright.core.task import Answers, Prepared, Task
-from lmwright.metrics.calibration import Calibration
+from lmwright.core.errors import LmwrightError
 
 log = logging.getLogger("lmwright.serve")
+
+T = TypeVar("T")
 
 
 class Busy(LmwrightError):
@@ -36,176 +30,78 @@ class Busy(LmwrightError):
 
 
 class Failed(LmwrightError):
-    """This row made the model fail; other requests are unaffected."""
+    """This request made the model fail; others are unaffected."""
 
 
-@dataclass
-class Loaded:
-    """A version in memory: predictor, calibration, and how many rows are under way on it."""
+class Scheduler(Protocol):
+    """One kind of work: what waits for a model, and how a step of it is run.
 
-    version: str
-    predictor: Predictor
-    calibration: Calibration
-    pending: int = 0
+    ``schedule`` and ``settle`` are called with the engine's lock held, ``run`` and ``abandon``
+    without. A step takes at most ``patience`` seconds where all is well.
+    """
 
-    @property
-    def task(self) -> Task:
-        """The task that it answers."""
-        return self.predictor.task
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The calibrated answer to one row: ``answers`` has this row alone."""
-
-    task: Task
-    prepared: Prepared
-    answers: Answers
+    patience: float
 
     @property
-    def told(self) -> dict[str, Any]:
-        """Its columns as JSON values."""
-        return self.task.told(self.answers, 0)
+    def queued(self) -> int:
+        """The load, in the scheduler's own unit; 0 when idle."""
 
-    @property
-    def tokens(self) -> int:
-        """The length of the row in tokens."""
-        return len(self.prepared.ids)
+    def schedule(self) -> Any | None:
+        """The work of the next step; None where nothing waits."""
 
-    @property
-    def finite(self) -> bool:
-        """True if every number of it is one."""
-        every = self.answers.columns.values()
-        arrays = (
-            each for values in every for each in (values if isinstance(values, list) else [values])
-        )
-        return all(
-            np.isfinite(values).all()
-            for values in arrays
-            if isinstance(values, np.ndarray) and values.dtype.kind == "f"
-        )
+    def run(self, step: Any) -> None:
+        """Do the work of a step and give its answers; a fault of a request is that one's alone."""
 
+    def settle(self, step: Any, seconds: float) -> None:
+        """Give back the places of what has ended; called however the step ended."""
 
-@dataclass(eq=False)
-class Item:
-    """One row under way."""
-
-    prepared: Any
-    loaded: Loaded
-    client: str
-    future: Future[Answer] = field(default_factory=Future)
-
-    @property
-    def cost(self) -> int:
-        """Tokens."""
-        return int(self.prepared.cost)
+    def abandon(self) -> None:
+        """Fail all that waits: the engine has ended."""
 
 
 class Engine:
-    """Answers rows on one worker thread. All public methods may be called from any thread.
+    """Runs the steps of its schedulers by turns. All public methods may be called by any thread."""
 
-    ``queue_tokens`` bounds what waits; one client may hold half of it, so that a flood from one
-    leaves room for the others.
-    """
-
-    def __init__(self, loaded: Loaded, batch_tokens: int = 2048, queue_tokens: int = 200_000):
-        self.current = loaded
-        self.batch_tokens, self.queue_tokens = batch_tokens, queue_tokens
-        self.share = max(1, queue_tokens // 2)
-        self.queues: dict[str, deque[Item]] = {}
-        self.turns: deque[str] = deque()
-        self.queued = 0
-        self.held: dict[str, int] = {}
-        self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)
-        self.closing = False
-        self.draining = False
-        self.steps = 0
-        self.rate = 1000.0  # tokens a second, smoothed; only to tell clients when to come back
-        self.busy_since: float | None = None
+    def __init__(self) -> None:
+        self.schedulers: list[Scheduler] = []
+        self.changed = threading.Condition()
+        self.closing = self.draining = False
         self.fault = ""
+        self.steps = 0
+        self.busy: tuple[Scheduler, float] | None = None
         self.worker = threading.Thread(target=self._live, name="engine", daemon=True)
         self.worker.start()
 
-    def admit(self, rows: Sequence[Row], client: str = "") -> tuple[Loaded, list[Future[Answer]]]:
-        """Queue rows on the current version; Busy when they do not fit into the queue.
-
-        BadInput when they would not even fit into an empty one. Tokenising is done by the
-        caller's thread, outside the lock, and not at all while the queue is full.
-        """
-        loaded = self._pin(client, len(rows))
-        try:
-            items = [Item(prepared, loaded, client) for prepared in loaded.predictor.prepare(rows)]
-            cost = sum(item.cost for item in items)
-            if cost > self.share:
-                raise BadInput(
-                    f"{cost} tokens in one request", f"at most {self.share}", "send fewer at once"
-                )
-            with self.changed:
-                self._refuse_beyond(client, cost)
-                if client not in self.queues:
-                    self.queues[client] = deque()
-                    self.turns.append(client)
-                self.queues[client].extend(items)
-                self.queued += cost
-                self.held[client] = self.held.get(client, 0) + cost
-                self.changed.notify_all()
-        except BaseException:
-            self._release(loaded, len(rows))
-            raise
-        return loaded, [item.future for item in items]
-
-    def forget(self, client: str, futures: Sequence[Future[Answer]]) -> None:
-        """Let go of rows that nobody waits for any more: their places are free at once.
-
-        What is in the batch under way is finished, and its answer dropped.
-        """
-        cancelled = [future.cancel() for future in futures]
-        if not any(cancelled):
-            return
+    def add(self, scheduler: Scheduler) -> None:
+        """Give a scheduler its turns from now on."""
         with self.changed:
-            queue = self.queues.get(client)
-            if queue is None:
-                return
-            gone = [item for item in queue if item.future.cancelled()]
-            kept = [item for item in queue if not item.future.cancelled()]
-            self._free(gone)
-            self._keep(client, deque(kept))
+            self.schedulers.append(scheduler)
 
-    def swap(
-        self, loaded: Loaded, canary: Sequence[Row], stop: Callable[[], bool] = lambda: False
-    ) -> Loaded:
-        """Put another version in place: try it on ``canary`` rows, flip, let the old one drain.
+    @property
+    def closed(self) -> bool:
+        """True where nothing new is taken."""
+        return self.draining or self.closing or bool(self.fault)
 
-        Returns the old one, which nothing uses any more. Raises LmwrightError, and changes
-        nothing, when the canary fails.
-        """
-        answers = answer(loaded, loaded.predictor.prepare(canary))
-        if not all(each.finite for each in answers):
-            raise LmwrightError(
-                f"version {loaded.version} answers the canary with no number",
-                "finite probabilities",
-                "the former version stays; look at the run that made this one",
-            )
-        with self.changed:
-            old, self.current = self.current, loaded
-            while old.pending and not stop():
-                self.changed.wait(0.1)
-        return old
+    @property
+    def queued(self) -> int:
+        """The load of all schedulers; 0 when idle."""
+        return sum(scheduler.queued for scheduler in self.schedulers)
 
-    def healthy(self, patience: float = 10.0) -> str:
-        """The engine's fault, or an empty string."""
+    def healthy(self, patience: float | None = None) -> str:
+        """The engine's fault, or an empty string; ``patience`` instead of the schedulers'."""
         if self.fault:
             return self.fault
         if not self.worker.is_alive():
             return "the engine's thread has ended"
-        since = self.busy_since
-        if since is not None and time.monotonic() - since > patience:
-            return f"a step has taken more than {patience:.0f} s"
+        busy = self.busy
+        if busy is not None:
+            most = busy[0].patience if patience is None else patience
+            if time.monotonic() - busy[1] > most:
+                return f"a step has taken more than {most:.0f} s"
         return ""
 
     def drain(self, seconds: float) -> bool:
-        """Take no new rows and wait for those under way; whether all were answered in time."""
+        """Take nothing new and wait for what is under way; whether all was answered in time."""
         until = time.monotonic() + seconds
         with self.changed:
             self.draining = True
@@ -220,151 +116,130 @@ class Engine:
             self.changed.notify_all()
         self.worker.join(seconds)
 
-    def _pin(self, client: str, count: int) -> Loaded:
-        with self.lock:
-            self._refuse_beyond(client, 1)
-            self.current.pending += count
-            return self.current
-
-    def _refuse_beyond(self, client: str, cost: int) -> None:
-        """Raise Busy when nothing is taken any more, or not so much, or not from this client."""
-        full = self.queued + cost > self.queue_tokens
-        if (
-            self.draining
-            or self.closing
-            or self.fault
-            or full
-            or self.held.get(client, 0) + cost > self.share
-        ):
-            raise Busy(min(60, max(1, round(self.queued / max(self.rate, 1.0)))))
-
-    def _release(self, loaded: Loaded, count: int) -> None:
-        with self.changed:
-            loaded.pending -= count
-            self.changed.notify_all()
-
     def _live(self) -> None:
         """Work until closed. If the engine dies, what waits fails at once, and health says so."""
         try:
-            self._work()
+            while planned := self._next():
+                self._step(*planned)
         except BaseException as error:
             self.fault = "the engine has ended"
             log.critical("the engine has ended", exc_info=error)
         with self.changed:
             self.closing = True
-            left = [item for queue in self.queues.values() for item in queue]
-            self._free(left)
-            self.queues.clear()
-            self.turns.clear()
-        for item in left:
-            settle(item.future, Failed("the engine has ended"))
+        for scheduler in self.schedulers:
+            scheduler.abandon()
 
-    def _work(self) -> None:
-        while True:
-            with self.changed:
-                while not self.closing and not self.turns:
-                    self.changed.wait()
-                if self.closing:
-                    return
-                batch = self._plan()
-            if not batch:
-                continue
-            self.busy_since = began = time.monotonic()
-            try:
-                self._step(batch)
-            finally:
-                self._settle(batch, time.monotonic() - began)
-
-    def _plan(self) -> list[Item]:
-        """The next batch: in turn from each client, one version, up to ``batch_tokens``."""
-        batch: list[Item] = []
-        dropped: list[Item] = []
-        cost, passes = 0, 0
-        while self.turns and passes < len(self.turns):
-            client = self.turns[0]
-            queue = self.queues[client]
-            item = queue[0]
-            if item.future.cancelled():
-                dropped.append(queue.popleft())
-            elif batch and (
-                item.loaded is not batch[0].loaded or cost + item.cost > self.batch_tokens
-            ):
-                self.turns.rotate(-1)
-                passes += 1
-                continue
-            else:
-                batch.append(queue.popleft())
-                cost += item.cost
-                passes = 0
-                self.turns.rotate(-1)
-            self._keep(client, queue)
-        self._free(dropped)
-        return batch
-
-    def _keep(self, client: str, queue: deque[Item]) -> None:
-        """Make ``queue`` what waits of a client; one without texts has no turn."""
-        if queue:
-            self.queues[client] = queue
-        elif client in self.queues:
-            del self.queues[client]
-            self.turns.remove(client)
-
-    def _free(self, items: Sequence[Item]) -> None:
-        """Give places back (the lock is held)."""
-        for item in items:
-            self.queued -= item.cost
-            item.loaded.pending -= 1
-            left = self.held[item.client] - item.cost
-            if left:
-                self.held[item.client] = left
-            else:
-                del self.held[item.client]
-        if items:
-            self.changed.notify_all()
-
-    def _step(self, batch: list[Item]) -> None:
-        """Answer a batch; if it fails, each half alone, so that only the guilty row fails."""
-        try:
-            answers = answer(batch[0].loaded, [item.prepared for item in batch])
-        except Exception as error:
-            if len(batch) > 1:
-                self._step(batch[: len(batch) // 2])
-                self._step(batch[len(batch) // 2 :])
-                return
-            log.error("version %s fails on a row: %s", batch[0].loaded.version, type(error))
-            settle(batch[0].future, Failed("the model failed on this row"))
-            return
-        for item, result in zip(batch, answers, strict=True):
-            if result.finite:
-                settle(item.future, result)
-            else:
-                log.error("version %s answers a row with no number", batch[0].loaded.version)
-                settle(item.future, Failed("the model's answer to this row is no number"))
-
-    def _settle(self, batch: list[Item], seconds: float) -> None:
-        """Give the batch's places back. What is unsettled was in the hands of a dying engine."""
-        for item in batch:
-            if not item.future.done():
-                settle(item.future, Failed("the engine has ended"))
-        cost = sum(item.cost for item in batch)
+    def _next(self) -> tuple[Scheduler, Any] | None:
+        """The next scheduler that has work, and its step; None when it is time to end."""
         with self.changed:
-            self._free(batch)
-            self.rate = 0.9 * self.rate + 0.1 * cost / max(seconds, 1e-6)
-            self.steps += 1
-            self.busy_since = None
+            while not self.closing:
+                for scheduler in self.schedulers:
+                    step = scheduler.schedule()
+                    if step is not None:
+                        self.schedulers.remove(scheduler)
+                        self.schedulers.append(scheduler)
+                        return scheduler, step
+                self.changed.wait()
+        return None
+
+    def _step(self, scheduler: Scheduler, step: Any) -> None:
+        began = time.monotonic()
+        self.busy = scheduler, began
+        try:
+            scheduler.run(step)
+        finally:
+            with self.changed:
+                scheduler.settle(step, time.monotonic() - began)
+                self.steps += 1
+                self.busy = None
+                self.changed.notify_all()
 
 
-def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:
-    """A version's answers to prepared rows, in their order: also the slow, short reference."""
-    found = loaded.calibration.apply(loaded.task, loaded.predictor.answers(prepared))
-    return [Answer(loaded.task, item, found.take([row])) for row, item in enumerate(prepared)]
+class Places:
+    """Places for what waits or is under way: a bounded number, half of them for one client.
+
+    A flood from one client leaves room for the others. Used with the engine's lock held.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.share = capacity, max(1, capacity // 2)
+        self.taken = 0
+        self.held: dict[str, int] = {}
+
+    def free_for(self, client: str, cost: int) -> bool:
+        """Whether a client may take so many places."""
+        whole = self.taken + cost <= self.capacity
+        return whole and self.held.get(client, 0) + cost <= self.share
+
+    def take(self, client: str, cost: int) -> None:
+        """Take places."""
+        self.taken += cost
+        self.held[client] = self.held.get(client, 0) + cost
+
+    def give(self, client: str, cost: int) -> None:
+        """Give places back."""
+        self.taken -= cost
+        self.held[client] -= cost
+        if not self.held[client]:
+            del self.held[client]
 
 
-def settle(future: Future[Answer], outcome: Answer | Exception) -> None:
-    """Fulfil a future unless its client has gone."""
-    if not future.set_running_or_notify_cancel():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+class Turns(Generic[T]):
+    """What waits, a queue a client, taken in turn from each."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, deque[T]] = {}
+        self.order: deque[str] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def push(self, client: str, items: list[T]) -> None:
+        """Let items wait behind those of the same client."""
+        if client not in self.queues:
+            self.queues[client] = deque()
+            self.order.append(client)
+        self.queues[client].extend(items)
+        self.drop_if_empty(client)
+
+    @property
+    def first(self) -> T:
+        """The next item of the client whose turn it is."""
+        return self.queues[self.order[0]][0]
+
+    def pop(self) -> T:
+        """Take the next item; it is the next client's turn."""
+        client = self.order[0]
+        found = self.queues[client].popleft()
+        self.order.rotate(-1)
+        self.drop_if_empty(client)
+        return found
+
+    def skip(self) -> None:
+        """Pass the turn on."""
+        self.order.rotate(-1)
+
+    def remove(self, client: str, gone: Callable[[T], bool]) -> list[T]:
+        """Take out those items of a client that are gone."""
+        queue = self.queues.get(client, deque())
+        found = [item for item in queue if gone(item)]
+        if client in self.queues:
+            self.queues[client] = deque(item for item in queue if not gone(item))
+            self.drop_if_empty(client)
+        return found
+
+    def clear(self) -> list[T]:
+        """Take all items out."""
+        found = [item for queue in self.queues.values() for item in queue]
+        self.queues.clear()
+        self.order.clear()
+        return found
+
+    def drop_if_empty(self, client: str) -> None:
+        """A client without items has no turn."""
+        if not self.queues[client]:
+            del self.queues[client]
+            self.order.remove(client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
-from lmwright.models.decode import DecodingState
+from lmwright.models.decode import SampledToken, next_token, require_finite
 from lmwright.models.text_model import TextModel
 from lmwright.text.generation import SamplingParams
 from lmwright.text.tokenizer import Tokenizer
@@ -69,40 +69,91 @@ class Chunk:
     finish_reason: str = ""
 
 
-def generate_chunks(model: TextModel, request: GenerationRequest) -> Iterator[Chunk]:
-    """The answer to a request: a chunk after every token, be it empty, and a last one.
+class AnswerBuilder:
+    """The chunks of one answer, made as its tokens are sampled.
 
-    Raises LmwrightError when the model's logits are not finite.
+    ``finished`` once a stop came, or as many tokens as were asked for.
     """
-    if request.echo is not None:
-        yield from echo_chunks(model, request)
-    stops, waiting = StopFilter(request.stop), list[GeneratedToken]()
-    known = shown = len(request.echo or "")
-    last, count, reason = None, 0, "length"
-    rng = stream(request.seed, "answer", request.index)
-    for token in model.generate(request.prompt, request.params, rng):
-        sampled = token.sampled
+
+    def __init__(self, model: TextModel, request: GenerationRequest) -> None:
+        self.model, self.request = model, request
+        self.decoding = model.decoding(request.prompt, request.params)
+        self.ids = self.decoding.begin
+        self.rng = stream(request.seed, "answer", request.index)
+        self.stops = StopFilter(request.stop)
+        self.waiting: list[GeneratedToken] = []
+        self.known = self.shown = len(request.echo or "")
+        self.count, self.finished, self.reason = 0, False, "length"
+
+    def sample(self, logits_v: Tensor) -> SampledToken:
+        """The next token; LmwrightError where its logits are not finite."""
+        require_finite(logits_v[None])
+        return next_token(logits_v, self.ids, self.count, self.decoding.params, self.rng)
+
+    def push(self, sampled: SampledToken) -> Chunk:
+        """The chunk of the next token, be it empty."""
+        request, decoded = self.request, self.decoding.decoded(sampled)
         ended = sampled.id in request.params.stop_ids
-        if sampled is not last:  # a rest of text comes with the token that it followed
-            count += 1
-            if request.top_logprobs is not None and not ended:
-                top = top_tokens(model.tokenizer, sampled.logprobs_v, request.top_logprobs)
-                chosen = token_logprob(model.tokenizer, sampled.id, sampled.logprob)
-                waiting.append(GeneratedToken(chosen, top, known))
-        last = sampled
-        known += len(token.text)
-        text = stops.push(token.text)
-        shown += len(text)
-        begun = [each for each in waiting if each.offset < shown]
-        waiting = [each for each in waiting if each.offset >= shown]
-        yield Chunk(text, tuple(begun), count)
-        if stops.stopped or ended:
-            full = count == request.params.max_new_tokens
-            forced = full and model.generation.config.forced_eos_token_id
-            reason = "length" if forced and not stops.stopped else "stop"
-            break
-    rest = stops.finish()
-    yield Chunk(rest, () if stops.stopped else tuple(waiting), count, reason)
+        self.count += 1
+        self.ids = np.append(self.ids, sampled.id)
+        if request.top_logprobs is not None and not ended:
+            tokenizer = self.model.tokenizer
+            top = top_tokens(tokenizer, sampled.logprobs_v, request.top_logprobs)
+            chosen = token_logprob(tokenizer, sampled.id, sampled.logprob)
+            self.waiting.append(GeneratedToken(chosen, top, self.known))
+        full = self.count == request.params.max_new_tokens
+        chunk = self.chunk(decoded.text)
+        if self.stops.stopped or ended:
+            forced = full and self.model.generation.config.forced_eos_token_id
+            self.reason = "length" if forced and not self.stops.stopped else "stop"
+        self.finished = self.stops.stopped or ended or full
+        return chunk
+
+    def chunk(self, text: str) -> Chunk:
+        """A chunk of as much text as certainly comes before a stop, and the tokens begun in it."""
+        self.known += len(text)
+        shown = self.stops.push(text)
+        self.shown += len(shown)
+        begun = [each for each in self.waiting if each.offset < self.shown]
+        self.waiting = [each for each in self.waiting if each.offset >= self.shown]
+        return Chunk(shown, tuple(begun), self.count)
+
+    def last(self) -> list[Chunk]:
+        """The chunks after the last token: a rest of its text, and why the answer ended."""
+        found = []
+        if not self.stops.stopped and (rest := self.decoding.rest()):
+            found.append(self.chunk(rest))
+            if self.stops.stopped:
+                self.reason = "stop"
+        rest = self.stops.finish()
+        tokens = () if self.stops.stopped else tuple(self.waiting)
+        return [*found, Chunk(rest, tokens, self.count, self.reason)]
+
+
+class EchoBuilder:
+    """The prompt as a chunk, with ``top_logprobs`` its tokens too."""
+
+    def __init__(self, model: TextModel, request: GenerationRequest) -> None:
+        self.tokenizer, self.request = model.tokenizer, request
+        self.detokenizer = model.tokenizer.detokenizer()
+        self.logprobs_v: Tensor | None = None
+        self.tokens: list[GeneratedToken] = []
+        self.offset = 0
+
+    def push(self, id_: int, logits_v: Tensor) -> None:
+        """Take note of the next token of the prompt, and of the logits after it."""
+        echo, most = self.request.echo or "", self.request.top_logprobs or 0
+        known = self.logprobs_v
+        logprob = None if known is None else float(known[id_])
+        chosen = token_logprob(self.tokenizer, id_, logprob)
+        top = () if known is None else top_tokens(self.tokenizer, known, most)
+        self.tokens.append(GeneratedToken(chosen, top, min(self.offset, len(echo))))
+        self.offset += len(self.detokenizer.push([id_]))
+        self.logprobs_v = torch.log_softmax(logits_v.double(), dim=-1)
+
+    def chunk(self) -> Chunk:
+        """The whole prompt."""
+        return Chunk(self.request.echo or "", tuple(self.tokens))
 
 
 class StopFilter:
@@ -132,27 +183,6 @@ def partial_stop(text: str, stop: str) -> int:
     """The length of the longest end of a text that begins a stop."""
     longest = min(len(stop) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def echo_chunks(model: TextModel, request: GenerationRequest) -> Iterator[Chunk]:
-    """The prompt; with ``top_logprobs`` its tokens too, for which it is read token by token."""
-    text = request.echo or ""
-    if request.top_logprobs is None:
-        yield Chunk(text)
-        return
-    state, detokenizer = DecodingState(model.network, 1), model.tokenizer.detokenizer()
-    logprobs_v: Tensor | None = None
-    tokens, offset = [], 0
-    for id_ in request.prompt.tolist():
-        logprob = None if logprobs_v is None else float(logprobs_v[id_])
-        chosen, top = token_logprob(model.tokenizer, id_, logprob), tuple[TokenLogprob, ...]()
-        if logprobs_v is not None:
-            top = top_tokens(model.tokenizer, logprobs_v, request.top_logprobs)
-        tokens.append(GeneratedToken(chosen, top, min(offset, len(text))))
-        offset += len(detokenizer.push([id_]))
-        logprobs_v = torch.log_softmax(state.append([np.array([id_])])[0].double(), dim=-1)
-        yield Chunk("")
-    yield Chunk(text, tuple(tokens))
 
 
 def top_tokens(tokenizer: Tokenizer, logprobs_v: Tensor, count: int) -> tuple[TokenLogprob, ...]:

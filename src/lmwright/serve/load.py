@@ -13,7 +13,7 @@ from typing import Any
 from lmwright.core.columns import Row
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.load import load_predictor
-from lmwright.serve.engine import Loaded, answer
+from lmwright.serve.rows import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
 

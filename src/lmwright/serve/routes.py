@@ -19,7 +19,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/predict", summary="Answer one row or many by their input columns")
     async def predict(request: Request) -> JSONResponse:
-        columns = role_columns(service.engine.current.task, "input")
+        columns = role_columns(service.rows.current.task, "input")
         body = strict_json(await request.body())
         asked = read_predict(body, columns, settings.max_texts, settings.max_characters)
         served = await serve_rows(service, request, asked, "ans")
@@ -36,7 +36,7 @@ def routes(service: Service) -> APIRouter:
             }
         )
 
-    for contract in service.engine.current.task.contracts:
+    for contract in service.rows.current.task.contracts:
         CONTRACTS[contract](router, service)
     add_models(router, service)
     add_health(router, service)

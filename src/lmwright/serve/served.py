@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmwright.core.columns import Row
-from lmwright.serve.engine import Answer
+from lmwright.serve.rows import Answer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import cast
 import uvicorn
 
 from lmwright.core.errors import BadInput
-from lmwright.serve.app import ServingEngine
 from lmwright.serve.connection import HEAD_BYTES, Connection
+from lmwright.serve.engine import Engine
 from lmwright.serve.settings import Serve
 
 log = logging.getLogger("lmwright.serve")
@@ -29,7 +29,7 @@ WRITE_SECONDS = 5
 class DrainingServer(uvicorn.Server):
     """A server that drains at the first SIGTERM or SIGINT and stops at once at the second."""
 
-    def __init__(self, app: object, settings: Serve, engines: Sequence[ServingEngine]) -> None:
+    def __init__(self, app: object, settings: Serve, engine: Engine) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ class DrainingServer(uvicorn.Server):
                 timeout_graceful_shutdown=WRITE_SECONDS,
             )
         )
-        self.engines, self.settings = engines, settings
+        self.engine, self.settings = engine, settings
         self.faults: Callable[[], Sequence[str]] = tuple
         self.told: Sequence[str] = ()
         self.stopping: float | None = None
@@ -55,8 +55,7 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: take nothing new, finish the old. Second: now."""
-        for engine in self.engines:
-            engine.draining = True
+        self.engine.draining = True
         if self.stopping is None:
             self.stopping = time.monotonic()
         else:
@@ -65,11 +64,11 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Stop when everything under way is answered, or will not be, or an engine has died."""
-        if not all(engine.worker.is_alive() for engine in self.engines):
+        if not self.engine.worker.is_alive():
             self.dead = True
             return True
         if self.stopping is not None and not self.should_exit:
-            self.drained = not any(engine.queued for engine in self.engines)
+            self.drained = not self.engine.queued
             late = time.monotonic() - self.stopping > self.settings.drain_seconds
             self.should_exit = self.drained or late
         if counter % 10 == 0:

@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
 from lmwright.core.task import task_to_json
-from lmwright.serve.app import ServingEngine, await_while_connected, requests_counter
-from lmwright.serve.engine import Answer, Busy, Engine, Failed, Loaded
+from lmwright.serve.app import await_while_connected, requests_counter
+from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.request import RequestFault, RowsRequest, printable
+from lmwright.serve.rows import Answer, Loaded, RowScheduler
 from lmwright.serve.served import Served
 from lmwright.serve.settings import Serve
 
@@ -27,14 +28,13 @@ Observe = Callable[[Served], None]
 
 @dataclass
 class Service:
-    """The state that the routes of a server share: its engine, settings, counters and observers.
+    """The state that the routes of a server share: its rows, settings, counters and observers.
 
-    ``engines`` are all that answer: the engine of rows, and those of the task's contracts;
     ``pools`` have one thread each that still tells the observers of what was answered.
     """
 
     alias: str
-    engine: Engine
+    rows: RowScheduler
     settings: Serve
     observers: list[Observe] = field(default_factory=list)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -42,7 +42,6 @@ class Service:
     def __post_init__(self) -> None:
         """Make the counters."""
         self.created = int(time.time())
-        self.engines: list[ServingEngine] = [self.engine]
         self.pools: list[ThreadPoolExecutor] = []
         self.requests = requests_counter(self.registry)
         self.seconds = Histogram(
@@ -51,7 +50,7 @@ class Service:
             registry=self.registry,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
-        self.rows = Counter(
+        self.answered = Counter(
             "lmwright_rows",
             "Rows by version and class of answer",
             ["version", "answer"],
@@ -59,11 +58,16 @@ class Service:
         )
         self.tokens = Counter("lmwright_tokens", "Tokens read", registry=self.registry)
         Gauge("lmwright_queued_tokens", "Tokens that wait", registry=self.registry).set_function(
-            lambda: self.engine.queued
+            lambda: self.rows.queued
         )
         Gauge("lmwright_engine_steps", "Batches so far", registry=self.registry).set_function(
             lambda: self.engine.steps
         )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers rows, and texts where the task's contracts write them."""
+        return self.rows.engine
 
     def settle(self) -> None:
         """Return when the observers know of all that was answered before."""
@@ -72,7 +76,7 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """The model as an entry of ``/v1/models``."""
-        loaded = self.engine.current
+        loaded = self.rows.current
         return {
             "id": self.alias,
             "object": "model",
@@ -85,7 +89,7 @@ class Service:
 
     def check_name(self, name: str | None, version: str = "") -> None:
         """Refuse a name that is neither the alias nor ``version`` (empty: the present one)."""
-        version = version or self.engine.current.version
+        version = version or self.rows.current.version
         if name not in (None, self.alias, version):
             known = f"{self.alias} or {version}"
             raise RequestFault(404, f"no model {printable(str(name))}; this is {known}", "model")
@@ -93,7 +97,7 @@ class Service:
 
 async def serve_rows(service: Service, request: Request, asked: RowsRequest, prefix: str) -> Served:
     """Answers to the rows of a request, told to all observers and counted."""
-    service.check_name(asked.model, service.engine.current.version)
+    service.check_name(asked.model, service.rows.current.version)
     began = time.monotonic()
     client = request.scope.get("client_name", "")
     loaded, answers = await ask(service, request, asked.rows, client)
@@ -104,7 +108,7 @@ async def serve_rows(service: Service, request: Request, asked: RowsRequest, pre
         observe(served)
     service.seconds.observe(time.monotonic() - began)
     for one in answers:
-        service.rows.labels(loaded.version, one.task.category(one.told)).inc()
+        service.answered.labels(loaded.version, one.task.category(one.told)).inc()
         service.tokens.inc(one.tokens)
     return served
 
@@ -114,7 +118,7 @@ async def ask(
 ) -> tuple[Loaded, list[Answer]]:
     """The answers to rows and their version; gives its places back when nobody waits."""
     try:
-        loaded, futures = await asyncio.to_thread(service.engine.admit, rows, client)
+        loaded, futures = await asyncio.to_thread(service.rows.admit, rows, client)
     except Busy as busy:
         engine = service.engine
         status = 503 if engine.draining or engine.closing else 429
@@ -125,7 +129,7 @@ async def ask(
     try:
         found = await await_while_connected(request, answers, service.settings.request_seconds)
     finally:
-        service.engine.forget(client, futures)
+        service.rows.forget(client, futures)
     return loaded, [checked(answer) for answer in found]
 
 

@@ -25,7 +25,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.task import Task, role_columns
 from lmwright.old_format import traffic_answer, traffic_feedback
-from lmwright.serve.engine import Answer
+from lmwright.serve.rows import Answer
 from lmwright.serve.served import Served
 from lmwright.store.database import Database, sqlite_url
 from lmwright.store.store import Store

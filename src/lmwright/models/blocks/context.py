@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -135,6 +136,22 @@ class Cache:
         }
         self.lengths = [self.lengths[place] for place in places]
         self.indexed, self.table, self.blocks = None, list(range(len(places))), len(places)
+
+    def snapshot(self) -> tuple[list[int], dict[str, Any]]:
+        """What :meth:`restore` needs, should a forward pass fail."""
+        return self.lengths, dict(self.entries)
+
+    def restore(self, snapshot: tuple[list[int], dict[str, Any]]) -> None:
+        """Go back to a snapshot: what blocks hold beyond their lengths is written over."""
+        self.lengths, entries = snapshot
+        self.entries = {name: entries[name] for name in self.entries if name in entries}
+        self.indexed = None
+
+    def copied(self) -> Cache:
+        """A cache whose documents can be chosen without this one's."""
+        found = copy.copy(self)
+        found.entries = dict(self.entries)
+        return found
 
     def leave(self, places: Collection[int]) -> None:
         """Give up the documents at these places; the others stay where they are."""
