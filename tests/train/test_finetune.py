@@ -416,3 +416,12 @@ def test_no_epoch_for_a_head_that_nobody_trained_is_refused(stage, rows, tmp_pat
     work = FakeWork({"rows": rows}, tmp_path / "work")
     with pytest.raises(BadInput, match="epochs is 0, and nobody has trained a head"):
         replace(stage, epochs=0).run(work)
+
+
+def test_rows_of_a_task_that_no_text_model_answers_are_refused_at_once(stage, rows, monkeypatch):
+    stage.foresee({})
+    stage.foresee({"rows": rows})
+    monkeypatch.setattr(TextClassification, "text_model", "")
+    with pytest.raises(BadInput, match="a text model for the task text-classification"):
+        stage.foresee({"rows": rows})
+    assert not any("_model" in name for name in stage.reaches({"rows": rows}))

@@ -21,7 +21,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import MergingTask, Task, role_columns, task_to_json
-from lmwright.data.corpus import TASK, schema_of, stream_rows, write_rows
+from lmwright.data.corpus import GROUP_ROWS, TASK, schema_of, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
 from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_columns
@@ -52,6 +52,10 @@ FEEDBACK_FRACTIONS = {
 """Shares of the feedback that may be learnt from; what judges is a test set of its own."""
 PART_BYTES = 24 << 20
 """Bytes of text that are sorted in memory at a time."""
+ROWS_AT_ONCE = 2 * GROUP_ROWS
+"""Rows that are parsed at a time, in whole row groups; the others of a part stay lines."""
+ID_END = len('["') + 32
+"""Where the id ends that begins each line of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -565,19 +569,21 @@ class Parts:
             file.close()
 
     def sorted(self, place: int) -> Iterator[pa.Table]:
-        """The rows of one file, sorted by id, a part at a time."""
+        """The rows of one file, sorted by id, ``ROWS_AT_ONCE`` at most at a time."""
         for key in sorted(key for key in self.open if key[0] == place):
             file = self.open[key]
             file.close()
             path = Path(file.name)
             with path.open(encoding="utf-8") as lines:
-                rows = sorted((json.loads(line) for line in lines), key=lambda row: row[0])
+                ordered = sorted(lines, key=lambda line: line[:ID_END])
             path.unlink()
-            columns = [
-                pa.array(list(c), f.type)
-                for c, f in zip(zip(*rows, strict=True), self.schema, strict=True)
-            ]
-            yield pa.Table.from_arrays(columns, schema=self.schema)
+            for first in range(0, len(ordered), ROWS_AT_ONCE):
+                rows = map(json.loads, ordered[first : first + ROWS_AT_ONCE])
+                columns = [
+                    pa.array(list(c), f.type)
+                    for c, f in zip(zip(*rows, strict=True), self.schema, strict=True)
+                ]
+                yield pa.Table.from_arrays(columns, schema=self.schema)
 
 
 def identifier(number: np.ndarray) -> str:
