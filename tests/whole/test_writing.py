@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lmwright as lw
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 from tests.whole.commands import ends, fewer, lmwright, replayed, run_and_replay
@@ -100,6 +101,16 @@ def test_predict_writes_on(played: Path, tmp_path: Path) -> None:
     written = [json.loads(line)["completion"] for line in first.stdout.splitlines()]
     assert all(written)
     assert len(set(written)) == 2
+
+
+def test_a_version_goes_on_from_a_text_in_python(played: Path) -> None:
+    model = lw.load(ALIAS, played / "store")
+    told = model("The film is")
+    assert model.generate("The film is", max_new_tokens=8) == told["completion"]
+    assert (
+        "".join(model.generate("The film is", max_new_tokens=8, stream=True))
+        == (told["completion"])
+    )
 
 
 def test_the_report_shows_bits_a_byte(played: Path) -> None:

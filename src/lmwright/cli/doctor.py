@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.plan.doctor import check_machine, explain_run
+from lmwright.store.open import existing_store
 
 
 def doctor(

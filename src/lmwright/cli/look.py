@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
+from lmwright.store.open import existing_store
 from lmwright.store.run import read_run, results_of
 from lmwright.store.store import Store
 from lmwright.store.versions import aliases, history, read_version, resolve_version

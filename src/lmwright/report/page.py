@@ -46,17 +46,21 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(store: Store, what: str, out: Path) -> Path:
-    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran, or for
-    an alias behind which there is nothing.
+    """Write :func:`report_page` to ``out``."""
+    write_bytes(out.absolute(), encoded(report_page(store, what)))
+    return out
+
+
+def report_page(store: Store, what: str) -> str:
+    """The report on a recipe's newest run; BadInput when it never ran, or for an alias behind
+    which there is nothing.
 
     ``what`` is the recipe's name or NAME@ALIAS, whose traffic is then shown.
     """
     recipe, at, _ = what.partition("@")
     if at:
         resolve_version(store, what)
-    page = render("report.html", sections(gather(store, recipe, what if at else "")))
-    write_bytes(out.absolute(), encoded(page))
-    return out
+    return render("report.html", sections(gather(store, recipe, what if at else "")))
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
