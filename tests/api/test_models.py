@@ -96,9 +96,9 @@ def test_what_a_version_cannot_do_or_read_is_said() -> None:
     assert model("x")["label"] == "yes" and model([]) == []
     entities = Dictionary(TokenClassification(labels=("ORG",)), {"Reuters": "ORG"})
     finder = Version("a@b", Loaded("1" * 16, entities, Calibration()))
-    assert finder("By Reuters.")["spans"] == [{"start": 3, "end": 10, "label": "ORG"}]
+    assert finder("By Reuters today")["spans"] == [{"start": 3, "end": 10, "label": "ORG"}]
     with pytest.raises(BadInput, match="gives no vectors; wanted: a model that does"):
-        finder.embed("By Reuters.")
+        finder.embed("By Reuters today")
     with pytest.raises(BadInput, match="writes nothing"):
         model.generate("x")
     for rows, said in (
