@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 import lmwright as lw
 from lmwright.api.notebook import Inline, notebook_display
+from lmwright.cli.main import main
 from lmwright.core.journal import Journal
 from lmwright.report.run import run_page
 from lmwright.store.open import open_store
@@ -119,3 +122,41 @@ def test_the_curves_are_drawn_while_a_training_works(tmp_path: Path) -> None:
     journal.record("run ended", state="failed", error="a test")
     assert ">failed</span>" in run_page(store, name, {})
     journal.close()
+
+
+LOOKS = [
+    (("runs",), lambda said, done: said[0]["run"] == done.name and said[0]["state"] == "done"),
+    (("show",), lambda said, done: "made@production" in said["aliases"] and said["runs"]),
+    (
+        ("show", "made@production"),
+        lambda said, done: said["version"]["model"] == done.artifacts["tfidf"],
+    ),
+    (("show", "RUN"), lambda said, done: list(said["stages"]) == list(done.facts)),
+    (
+        ("show", "MODEL"),
+        lambda said, done: said["whole"] and "model.json" in said["files"],
+    ),
+    (("plan", "small.yaml"), lambda said, done: said["stages"][0]["state"] == "done"),
+    (("doctor", "RUN"), lambda said, done: said[0]["well"] and said[0]["name"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "right"), LOOKS, ids=lambda each: "-".join(each) if isinstance(each, tuple) else ""
+)
+def test_the_verbs_that_look_say_it_as_json_too(
+    ran: tuple[Path, dict[str, Any]],
+    words: tuple[str, ...],
+    right: Callable[[Any, Any], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, done = ran[0], ran[1]["done"]
+    monkeypatch.chdir(folder)
+    names = {"RUN": done.name, "MODEL": done.artifacts["tfidf"][:12]}
+    asked = [names.get(word, word) for word in words]
+    assert main([*asked, "--json", "--store", "store"]) == 0
+    assert right(json.loads(capsys.readouterr().out), done)
+    assert main([*asked, "--store", "store"]) == 0
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(capsys.readouterr().out)
