@@ -16,6 +16,7 @@ from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
 from lmwright.store.open import existing_store
 from lmwright.store.run import read_run, results_of
+from lmwright.store.states import alarms_of
 from lmwright.store.store import Store
 from lmwright.store.versions import Version, aliases, history, read_version, resolve_version
 
@@ -101,12 +102,23 @@ def of_alias(store: Store, alias: str) -> Shown:
     """What an alias names and named."""
     content, past = resolve_version(store, alias), history(store, alias)
     bound = read_version(store, content)
-    found = {"alias": alias, "history": [version_json(each) for each in past], "version": bound}
+    alarms = alarms_of(store, alias)
+    found = {
+        "alias": alias,
+        "history": [version_json(each) for each in past],
+        "version": bound,
+        "alarms": alarms,
+    }
 
     def lines() -> Iterator[str]:
         for version in past:
             mark = "→" if version.hash == content else " "
             yield f"{mark} decision {version.decision:>3}  {version.action:<8} {version.id}"
+        if alarms is not None:
+            counts = (f"{alarms[name]} {name}" for name in ("sent", "pending", "failed"))
+            yield f"alarms: {', '.join(counts)} for good"
+            for lost in alarms["given_up"]:
+                yield f"  given up: {lost['event']} to {lost['to']}: {lost['fault']}"
         yield pretty(bound)
 
     return found, lines()

@@ -39,6 +39,7 @@ from lmwright.report.words import (
     share,
     size,
 )
+from lmwright.store.states import alarms_of
 from lmwright.store.store import Store
 from lmwright.store.versions import resolve_version
 
@@ -105,6 +106,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "errors": errors_section(evidence, scores),
         "audit": audit_section(audited),
         "drift": drift_section(evidence),
+        "alarms": alarms_of(evidence.store, evidence.alias),
         "replay": replay_section(evidence),
         "retrainings": [retraining(evidence, past) for past in evidence.retrainings],
         "gates": gate_section(evidence, log),
