@@ -179,7 +179,7 @@ class Notifier:
         """Deliver what waits. What waits for an alarm that the recipe no longer has is given up."""
         with self.changed:
             for item in [each for each in self.state["pending"] if each["to"] not in self.alarms]:
-                self.over(item, "the recipe has this alarm no more")
+                self.over(item, "the recipe has this alarm no more", "a former alarm")
         for thread in self.threads:
             thread.start()
 
@@ -224,9 +224,9 @@ class Notifier:
     def attempted(self, item: dict[str, Any], alarm: Alarm, fault: str) -> None:
         """Write an attempt down (the lock is held)."""
         if not fault:
-            self.over(item, "")
+            self.over(item, "", alarm.label)
         elif item["attempts"] >= len(PAUSES):
-            self.over({**item, "label": alarm.label}, fault)
+            self.over(item, fault, alarm.label)
         else:
             log.warning("alarm %s: %s: %s", item["event"]["id"], alarm.label, fault)
             after = time.time() + PAUSES[item["attempts"]]
@@ -234,16 +234,16 @@ class Notifier:
             self.due[name_of(item)] = due(tried)
             self.keep(pending=[*self.without(item), tried])
 
-    def over(self, item: dict[str, Any], fault: str) -> None:
+    def over(self, item: dict[str, Any], fault: str, receiver: str) -> None:
         """Take an event off, as sent or as failed for good (the lock is held)."""
         left = self.without(item)
         self.due.pop(name_of(item), None)
         if not fault:
             self.keep(sent=self.state["sent"] + 1, pending=left)
             return
-        event, label = item["event"], item.get("label", "an alarm")
-        log.error("alarm %s is given up: %s: %s", event["id"], label, fault)
-        lost = {"id": event["id"], "event": event["event"], "to": label, "fault": fault}
+        event = item["event"]
+        log.error("alarm %s is given up: %s: %s", event["id"], receiver, fault)
+        lost = {"id": event["id"], "event": event["event"], "to": receiver, "fault": fault}
         given_up = [*self.state["given_up"], {**lost, "time": time.time()}][-KEPT:]
         self.keep(failed=self.state["failed"] + 1, pending=left, given_up=given_up)
 
