@@ -111,14 +111,12 @@ def described(place: str, kind: type) -> list[str]:
     """A settings dataclass that stands at ``place`` in a recipe, and those inside it."""
     prose, words = told(kind)
     fields, types = dataclasses.fields(kind), get_type_hints(kind)
-    inner = {
-        field.name: (
-            f"{place}.{field.name}{'[]' * (get_origin(types[field.name]) is tuple)}",
-            kinds,
-        )
-        for field in fields
-        if (kinds := [one for one in nested(types[field.name]) if dataclasses.is_dataclass(one)])
-    }
+    inner: dict[str, tuple[str, list[Any]]] = {}
+    for field in fields:
+        kinds = [each for each in nested(types[field.name]) if dataclasses.is_dataclass(each)]
+        if kinds:
+            many = "[]" * (get_origin(types[field.name]) is tuple)
+            inner[field.name] = f"{place}.{field.name}{many}", kinds
     lines = [f"{'###' if '.' in place else '##'} `{place}`", "", prose, ""]
     lines += ["| field | type | default |" + " what |" * bool(words)]
     lines += ["|---|---|---|" + "---|" * bool(words)]

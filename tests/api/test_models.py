@@ -17,7 +17,7 @@ from lmwright.cli.main import main
 from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import read_published
-from lmwright.models.language import language_model
+from lmwright.models.text_model import language_model
 from lmwright.serve.engine import Loaded
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.token_classification import TokenClassification

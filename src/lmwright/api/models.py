@@ -17,7 +17,7 @@ from lmwright.core.task import Task, role_columns
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.core.spec import Head
 from lmwright.models.files.published import describe, read_published
-from lmwright.models.loading import is_model_address, load_language_model, runs_elsewhere
+from lmwright.models.loading import is_model_address, load_text_model, runs_elsewhere
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published
 from lmwright.serve.contracts import VersionModel
 from lmwright.serve.engine import Loaded
@@ -56,7 +56,7 @@ def load(
     if store is not None:
         raise BadInput(f"a store for {address}", "an alias or a version", "leave it out")
     if runs_elsewhere(address) or describe(address).spec.stacks[-1].is_causal:
-        return Writer(address, load_language_model(address, say))
+        return Writer(address, load_text_model(address, say))
     published = read_published(address)
     most = min(published.spec.longest or LONGEST, LONGEST)
     return Encoder(address, from_published(published, Head(pool="mean", outputs=1), most, 0))
@@ -135,6 +135,7 @@ class Version(Model):
         super().__init__(name)
         self.loaded = loaded
         self.does = f"answers {self.task.kind}"
+        self.writing: VersionModel | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name}, version {self.version}: {self.does}>"
@@ -170,11 +171,12 @@ class Version(Model):
         return vectors[0] if single else vectors
 
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
-        """The continuation of a text, which is read as the task reads it."""
+        """The continuation of a text, which is read as the task reads it, or a reply."""
         written = isinstance(self.loaded.predictor, TextPredictor)
         if not written or "completions" not in self.task.contracts:
             raise self.refusal("writes nothing")
-        return begin(VersionModel(self.loaded), prompt, params, seed)
+        self.writing = self.writing or VersionModel(self.loaded)
+        return begin(self.writing, prompt, params, seed)
 
     def read(self, rows: Any) -> tuple[list[Row], bool]:
         """The rows, each checked as a server checks it, and whether it is a single one."""
