@@ -111,26 +111,36 @@ def described(place: str, kind: type) -> list[str]:
     """A settings dataclass that stands at ``place`` in a recipe, and those inside it."""
     prose, words = told(kind)
     fields, types = dataclasses.fields(kind), get_type_hints(kind)
-    inner = {
-        field.name: (f"{place}.{field.name}{'[]' * (get_origin(types[field.name]) is tuple)}", each)
-        for field in fields
-        for each in (types[field.name], *get_args(types[field.name]))
-        if dataclasses.is_dataclass(each)
-    }
+    inner: dict[str, tuple[str, list[Any]]] = {}
+    for field in fields:
+        kinds = [each for each in nested(types[field.name]) if dataclasses.is_dataclass(each)]
+        if kinds:
+            many = "[]" * (get_origin(types[field.name]) is tuple)
+            inner[field.name] = f"{place}.{field.name}{many}", kinds
     lines = [f"{'###' if '.' in place else '##'} `{place}`", "", prose, ""]
     lines += ["| field | type | default |" + " what |" * bool(words)]
     lines += ["|---|---|---|" + "---|" * bool(words)]
     for field in fields:
         below = f"[`{inner[field.name][0]}`]" if field.name in inner else ""
-        link = f"{below}(#{re.sub(r'[^a-z0-9_-]', '', below)})" if below else ""
+        anchor = re.sub(r"[^a-z0-9_-]", "", below)
+        if below and len(inner[field.name][1]) > 1:  # the first of several kinds
+            anchor += f"-{dataclasses.fields(inner[field.name][1][0])[0].name}"
+        link = f"{below}(#{anchor})" if below else ""
         default = default_of(field, link)
         row = [f"`{field.name}`", typed(field, types[field.name]), default]
         row += [words.get(field.name, "" if link == default else link)] if words else []
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
     lines.append("")
-    for where, each in inner.values():
-        lines += described(where, each)
+    for where, kinds in inner.values():
+        for each in kinds:
+            which = f" ({dataclasses.fields(each)[0].name})" if len(kinds) > 1 else ""
+            lines += described(where + which, each)
     return lines
+
+
+def nested(kind: Any) -> list[Any]:
+    """A type and all that it is put together from."""
+    return [kind, *(each for part in get_args(kind) for each in nested(part))]
 
 
 def told(kind: type) -> tuple[str, dict[str, str]]:

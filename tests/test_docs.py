@@ -16,6 +16,7 @@ from lmwright.audit.personal import Personal
 from lmwright.data.sources import Source
 from lmwright.data.split import Fractions
 from lmwright.evals.zero_shot import Hosting
+from lmwright.loop.alarms import Command, Webhook
 from lmwright.loop.gate import Gate, Slices
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,6 +40,8 @@ def pages() -> Any:
         ("promote.gate", Gate),
         ("promote.gate.slices", Slices),
         ("audit.limits.personal", Personal),
+        ("watch.alarms[] (command)", Command),
+        ("watch.alarms[] (webhook)", Webhook),
     ],
 )
 def test_settings_inside_others_have_every_field(pages: Any, place: str, kind: Any) -> None:

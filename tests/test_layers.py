@@ -161,6 +161,7 @@ KNOWN = {
     ("serve/request.py", "label"): "a column type, whose values are short",
     ("serve/traffic.py", "label"): "migrations of logs from when there was one task",
     ("serve/traffic.py", "probabilities"): "a log of that time, read without a server",
+    ("tables.py", "completion"): "the verb by which shells complete words",
     ("text/label_prompt.py", "labels"): "a placeholder of a prompt for labels",
 }
 """(file, string) -> why it is no column of a task, or may be one."""

@@ -126,6 +126,11 @@ VERBS = {
         "Play a kept test set as traffic; the loop reacts.",
     ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
+    "new": ("lmwright.cli.new:new", "Write a recipe that is shipped, or list those that are."),
+    "completion": (
+        "lmwright.cli.completion:completion",
+        "Print a script by which a shell completes verbs, options and recipes.",
+    ),
     "gc": ("lmwright.cli.act:gc", "Remove what no alias, recent run or running work needs."),
 }
 """Verb -> what it runs and its sentence; help is printed from here without importing anything."""

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmwright.cli.main import main
-from lmwright.cli.open import open_recipe
 from lmwright.core.task import role_columns
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, read_source
+from lmwright.plan.recipe import open_recipe
 from tests.data.conftest import FakeWork
 
 ROWS = [f"a fine text of day {n},{'ab'[n % 2]}" for n in range(60)]

@@ -195,3 +195,15 @@ def test_a_quantised_model_is_drawn_and_said_not_to_run(
     change(folder, quantization_config={"quant_method": "gptq"})
     assert main(["inspect", folder]) == 0
     assert "quantised by gptq: it can be drawn, and not be run" in capsys.readouterr().out
+
+
+def test_what_models_are_made_of_is_said_as_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("gpt2", tmp_path / "gpt2")
+    assert main(["inspect", folder, "--json", "--tokens", "10"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["parameters"] == by_hand("gpt2", 10)["held"] == sum(one["parts"].values())
+    assert main(["compare", folder, folder, "--json", "--tokens", "10"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == second and first.items() <= one.items()

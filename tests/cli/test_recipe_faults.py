@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmwright.cli.main import main
-from lmwright.cli.open import open_recipe
+from lmwright.plan.recipe import open_recipe
 
 ROWS = "text,label\nsuch a good film,good\nsuch a bad film,bad\n"
 DATA = "data: {{sources: [{{name: some, path: {rows}}}]}}"

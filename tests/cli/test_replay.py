@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmwright.cli.progress import Lines
 from lmwright.cli.replay import Played, Server, play, send, tell
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
 from lmwright.loop.routes import routes
 from lmwright.serve.traffic import Given
+from lmwright.store.progress import Lines
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
 from tests.loop.test_controller import DRIFT, TASK, House

@@ -15,7 +15,8 @@ import openai
 import pytest
 
 from lmwright.cli.main import main
-from lmwright.cli.serve_language import is_language_model, name_of
+from lmwright.cli.serve_language import name_of
+from lmwright.models.loading import is_model_address
 from tests.models.test_foreign import folder_of as foreign_folder
 from tests.serve.talking import write_model
 
@@ -116,7 +117,7 @@ def test_a_key_is_asked_for_on_every_route(start: Any, tmp_path: Path) -> None:
     ],
 )
 def test_addresses_are_told_apart(address: str, is_one: bool) -> None:
-    assert is_language_model(address) == is_one
+    assert is_model_address(address) == is_one
 
 
 def test_a_name_tells_nobody_where_the_model_is(folder: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from lmwright.cli.main import main
-from lmwright.cli.open import open_recipe
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.task import task_to_json
 from lmwright.evals.predictions import read_predictions
 from lmwright.evals.zero_shot import Hosting, ZeroShotClassification, label_task
+from lmwright.plan.recipe import open_recipe
 from lmwright.store.store import Store
 from lmwright.tasks.text_classification import TextClassification
 from tests.cli.folders import folder_of as ours

@@ -390,6 +390,15 @@ def test_a_model_is_retrieved_by_its_name(client: openai.OpenAI) -> None:
         client.models.retrieve("other/tiny")
 
 
+def test_what_frameworks_send_beside_a_question_is_accepted(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "tiny", "seed": 6, "max_tokens": 5}
+    asked["messages"] = [{"role": "user", "content": "hello"}]
+    more: Any = {"user": "ann", "store": False, "tool_choice": "none"}
+    more["response_format"] = {"type": "text"}
+    found = client.chat.completions.create(**asked, **more)
+    assert found.choices == client.chat.completions.create(**asked).choices
+
+
 def test_the_client_sees_errors_as_its_own_kinds(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no model"):
         client.completions.create(model="other", prompt="x")

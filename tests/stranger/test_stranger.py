@@ -16,7 +16,6 @@ import pyarrow as pa
 import pytest
 
 from lmwright.cli.main import main
-from lmwright.cli.open import open_recipe
 from lmwright.core.columns import TYPES
 from lmwright.core.stamp import reachable
 from lmwright.core.task import Answers
@@ -24,6 +23,7 @@ from lmwright.data.corpus import read_split, read_task_of
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.controller import ENDS, Controller
 from lmwright.loop.lineage import of_answer, of_source
+from lmwright.plan.recipe import open_recipe
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version

@@ -6,7 +6,9 @@ import hashlib
 import json
 from ast import literal_eval
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +17,7 @@ from lmwright.core.journal import read_journal
 from lmwright.serve.load import answer_rows, load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import history
+from tests.guides import examples
 from tests.whole.commands import ends, fewer, lmwright, replayed, run_and_replay
 
 ALIAS = "reviews@production"
@@ -178,13 +181,33 @@ def test_the_report_stands_alone(played: Path) -> None:
     assert ALIAS in page
 
 
-def test_the_five_lines_of_the_readme_answer(played: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_five_lines_of_the_readme_answer(
+    played: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMWRIGHT_STORE", str(played / "store"))
     text = (RECIPE.parents[1] / "README.md").read_text()
-    lines = text.split("```python\n")[1].split("```")[0]
-    exec(compile(lines.replace("lmwright-store", str(played / "store")), "README.md", "exec"), {})
+    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
     (line,) = capsys.readouterr().out.splitlines()
     label, _, probabilities = line.partition(" ")
     assert label in {"positive", "negative", "None"}
     said = literal_eval(probabilities)
     assert set(said) == {"positive", "negative"}
     assert sum(said.values()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_guides_examples_answer_as_a_server_would(
+    played: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMWRIGHT_STORE", str(played / "store"))
+    found: dict[str, Any] = {}
+    exec(compile(examples("python.md", "A version of the store"), "python.md", "exec"), found)
+    loaded = load_version(Store(played / "store"), ALIAS)
+    (served,) = answer_rows(loaded, [{"text": "A joy from start to end."}])
+    assert (found["answer"]["label"], found["answer"]["unsure"]) == (
+        served["label"],
+        served["unsure"],
+    )
+    assert found["answer"]["probabilities"] == pytest.approx(served["probabilities"], abs=1e-6)
+    assert found["model"].version == loaded.version
+    assert np.linalg.norm(found["vectors"], axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert found["vectors"].shape == (2, 384)

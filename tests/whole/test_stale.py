@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lmwright import tables
-from lmwright.cli.open import open_recipe
 from lmwright.core import stamp
 from lmwright.core.stamp import stamp_of
 from lmwright.core.task import task_to_json
+from lmwright.plan.recipe import open_recipe
 from lmwright.tasks.text_classification import TextClassification
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import lmwright as lw
+from lmwright.serve.contracts import VersionModel
+from lmwright.serve.load import load_version
 from lmwright.store.store import Store
 from lmwright.store.versions import history
+from lmwright.text.generation import SamplingParams
 from tests.whole.commands import ends, fewer, lmwright, replayed, run_and_replay
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "writing.yaml"
@@ -100,6 +104,17 @@ def test_predict_writes_on(played: Path, tmp_path: Path) -> None:
     written = [json.loads(line)["completion"] for line in first.stdout.splitlines()]
     assert all(written)
     assert len(set(written)) == 2
+
+
+def test_a_version_goes_on_from_a_text_in_python(played: Path) -> None:
+    model = lw.load(ALIAS, played / "store")
+    assert model("The film is")["completion"]
+    drawn = {"max_new_tokens": 8, "temperature": 0.8, "seed": 5}
+    found = model.generate(["The film is", "The film is"], **drawn)
+    network = VersionModel(load_version(Store(played / "store"), ALIAS))
+    reference = network.complete("The film is", SamplingParams(8, 0.8), 5)
+    assert found == ["".join(reference)] * 2
+    assert "".join(model.generate("The film is", stream=True, **drawn)) == found[0]
 
 
 def test_the_report_shows_bits_a_byte(played: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_store
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.loop.promote import promote_version
 from lmwright.loop.retention import forget_texts
 from lmwright.store.gc import collect
+from lmwright.store.open import open_store
 from lmwright.store.versions import aliases, resolve_version, roll_back
 from lmwright.store.versions import withdraw as withdraw_source
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store
+from lmwright.cli.open import STORE, JsonOption, StoreOption
 from lmwright.plan.doctor import check_machine, explain_run
+from lmwright.store.open import existing_store
 
 
 def doctor(
@@ -15,10 +17,13 @@ def doctor(
         str, typer.Argument(help="A run's id; without one the machine is checked.")
     ] = "",
     store: StoreOption = STORE,
+    as_json: JsonOption = False,
 ) -> None:
     """Check the machine, or explain a run from its journal. Exit code 1 if something is unwell."""
     findings = explain_run(existing_store(store), run) if run else check_machine(store)
-    for finding in findings:
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    for finding in () if as_json else findings:
         print(f"{'ok ' if finding.well else 'BAD'} {finding.name:<18} {finding.seen}")
         if not finding.well and finding.cure:
             print(f"    {'do this':<18} {finding.cure}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lmwright.cli.open import JsonOption
 from lmwright.models.files.folder import Described
 from lmwright.models.files.published import describe
 from lmwright.models.network.anatomy import Anatomy, anatomy
@@ -20,10 +22,14 @@ Address = Annotated[
 At = Annotated[int, typer.Option(help="Tokens of context for the cost of attention.", min=1)]
 
 
-def inspect(model: Address, tokens: At = 1024) -> None:
+def inspect(model: Address, tokens: At = 1024, as_json: JsonOption = False) -> None:
     """Draw a model's architecture; say what it holds, needs and costs."""
     described = describe(model)
     found = anatomy_of(described, tokens)
+    if as_json:
+        said = {"quantised": described.quantised or None, "not_read": described.left or None}
+        print(json.dumps({"model": model, **as_values(found), **said}))
+        return
     print("\n".join(found.drawing))
     print()
     show([model], [found])
@@ -33,9 +39,20 @@ def inspect(model: Address, tokens: At = 1024) -> None:
         print(f"\nnot read: {described.left}")
 
 
-def compare(one: Address, other: Address, tokens: At = 1024) -> None:
+def compare(one: Address, other: Address, tokens: At = 1024, as_json: JsonOption = False) -> None:
     """Show what two models are made of side by side."""
-    show([one, other], [anatomy_of(describe(each), tokens) for each in (one, other)])
+    found = [anatomy_of(describe(each), tokens) for each in (one, other)]
+    if as_json:
+        pairs = zip((one, other), found, strict=True)
+        print(json.dumps([{"model": name, **as_values(each)} for name, each in pairs]))
+        return
+    show([one, other], found)
+
+
+def as_values(found: Anatomy) -> dict[str, Any]:
+    """Everything of an anatomy but its drawing, as JSON values; memory in bytes by precision."""
+    figures = {name: value for name, value in vars(found).items() if name != "drawing"}
+    return {**figures, "memory": found.memory()}
 
 
 def anatomy_of(described: Described, tokens: int) -> Anatomy:

@@ -5,33 +5,43 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store
+from lmwright.cli.open import STORE, JsonOption, StoreOption
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
+from lmwright.store.open import existing_store
 from lmwright.store.run import read_run, results_of
+from lmwright.store.states import alarms_of
 from lmwright.store.store import Store
-from lmwright.store.versions import aliases, history, read_version, resolve_version
+from lmwright.store.versions import Version, aliases, history, read_version, resolve_version
 
 NEWEST = 10
 """So many runs are shown where no name is given."""
 
 
-def runs(store: StoreOption = STORE) -> None:
+def runs(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     """List the runs, newest last."""
     opened = existing_store(store)
-    for name in opened.runs():
-        print(run_line(opened, name))
+    found = [run_head(opened, name) for name in opened.runs()]
+    say(found, as_json, map(run_line, found))
 
 
-def run_line(store: Store, name: str) -> str:
+def run_head(store: Store, name: str) -> dict[str, Any]:
+    """A run: its recipe, when it began and how it ended."""
+    head = read_run(store, name)
+    state = last_state(store, name)
+    return {"run": name, "recipe": head["recipe"], "began": head["began"], "state": state}
+
+
+def run_line(head: dict[str, Any]) -> str:
     """A run in a line: when it began and how it ended."""
-    began = time.localtime(read_run(store, name)["began"])
-    return f"{name:<32} {time.strftime('%Y-%m-%d %H:%M', began)}  {last_state(store, name)}"
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(head["began"]))
+    return f"{head['run']:<32} {began}  {head['state']}"
 
 
 def last_state(store: Store, name: str) -> str:
@@ -52,60 +62,120 @@ def show(
         ),
     ] = "",
     store: StoreOption = STORE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a name stands for; without a name, what there is."""
     opened = existing_store(store)
     if not name:
-        show_all(opened)
+        found, lines = of_all(opened)
     elif "@" in name:
-        show_alias(opened, name)
+        found, lines = of_alias(opened, name)
     elif name in opened.runs():
-        show_run(opened, name)
+        found, lines = of_run(opened, name)
     else:
-        show_artifact(opened, opened.find(name))
+        found, lines = of_artifact(opened, opened.find(name))
+    say(found, as_json, lines)
 
 
-def show_all(store: Store) -> None:
+Shown = tuple[dict[str, Any], Iterator[str]]
+"""What is shown, as JSON values and as lines for people."""
+
+
+def of_all(store: Store) -> Shown:
     """Every alias with its version, and the newest runs."""
-    if not store.runs():
-        print("nothing here yet: lmwright run RECIPE")
-    for alias, version in aliases(store).items():
-        print(f"{alias:<32} {version.id}  {version.action}, decision {version.decision}")
-    for run in store.runs()[-NEWEST:]:
-        print(run_line(store, run))
+    found: dict[str, Any] = {
+        "aliases": {alias: version_json(version) for alias, version in aliases(store).items()},
+        "runs": [run_head(store, run) for run in store.runs()[-NEWEST:]],
+    }
+
+    def lines() -> Iterator[str]:
+        if not found["runs"]:
+            yield "nothing here yet: lmwright run RECIPE"
+        for alias, version in aliases(store).items():
+            yield f"{alias:<32} {version.id}  {version.action}, decision {version.decision}"
+        yield from map(run_line, found["runs"])
+
+    return found, lines()
 
 
-def show_alias(store: Store, alias: str) -> None:
+def of_alias(store: Store, alias: str) -> Shown:
     """What an alias names and named."""
-    content = resolve_version(store, alias)
-    for version in history(store, alias):
-        mark = "→" if version.hash == content else " "
-        print(f"{mark} decision {version.decision:>3}  {version.action:<8} {version.id}")
-    print(pretty(read_version(store, content)))
+    content, past = resolve_version(store, alias), history(store, alias)
+    bound = read_version(store, content)
+    alarms = alarms_of(store, alias)
+    found = {
+        "alias": alias,
+        "history": [version_json(each) for each in past],
+        "version": bound,
+        "alarms": alarms,
+    }
+
+    def lines() -> Iterator[str]:
+        for version in past:
+            mark = "→" if version.hash == content else " "
+            yield f"{mark} decision {version.decision:>3}  {version.action:<8} {version.id}"
+        if alarms is not None:
+            counts = (f"{alarms[name]} {name}" for name in ("sent", "pending", "failed"))
+            yield f"alarms: {', '.join(counts)} for good"
+            for lost in alarms["given_up"]:
+                yield f"  given up: {lost['event']} to {lost['to']}: {lost['fault']}"
+        yield pretty(bound)
+
+    return found, lines()
 
 
-def show_run(store: Store, name: str) -> None:
+def of_run(store: Store, name: str) -> Shown:
     """A run's stages with their results, times and headlines."""
-    head = read_run(store, name)
-    print(f"run {name} of {head['recipe']}: {last_state(store, name)}")
-    for step, result in results_of(store, head).items():
-        seconds = result.measured.get("seconds", 0)
-        outputs = ", ".join(f"{k} {v[:12]}" for k, v in result.outputs.items())
-        print(f"  {step:<12} {seconds:>7.1f} s  {outputs}")
-    for event in read_journal(store.folder / "runs" / name / "journal.jsonl"):
-        if event["event"] in {"fault", "not reproducible", "gate"}:
-            print(f"  {event['event']}: {pretty({k: v for k, v in event.items() if k != 'event'})}")
+    results = results_of(store, read_run(store, name))
+    stages = {
+        step: {"seconds": result.measured.get("seconds", 0), "outputs": result.outputs}
+        for step, result in results.items()
+    }
+    events = [
+        event
+        for event in read_journal(store.folder / "runs" / name / "journal.jsonl")
+        if event["event"] in {"fault", "not reproducible", "gate"}
+    ]
+    found = {**run_head(store, name), "stages": stages, "events": events}
+
+    def lines() -> Iterator[str]:
+        yield f"run {name} of {found['recipe']}: {found['state']}"
+        for step, one in stages.items():
+            outputs = ", ".join(f"{k} {v[:12]}" for k, v in one["outputs"].items())
+            yield f"  {step:<12} {one['seconds']:>7.1f} s  {outputs}"
+        for event in events:
+            yield f"  {event['event']}: {pretty({k: v for k, v in event.items() if k != 'event'})}"
+
+    return found, lines()
 
 
-def show_artifact(store: Store, content: str) -> None:
+def of_artifact(store: Store, content: str) -> Shown:
     """An artifact: who made it, from what, and its files."""
-    whole = store.verify(content)
-    print(f"artifact {content}" + ("" if whole else "  (damaged! run its recipe with --again)"))
-    for result in store.makers(content):
-        print(pretty({"made by": result.kind, "inputs": result.inputs, "facts": result.facts}))
-    for path in sorted(store.artifact(content).rglob("*")):
-        if path.is_file():
-            print(f"  {path.stat().st_size:>12} {path.relative_to(store.artifact(content))}")
+    folder = store.artifact(content)
+    makers = [
+        {"made by": result.kind, "inputs": result.inputs, "facts": result.facts}
+        for result in store.makers(content)
+    ]
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    found = {"artifact": content, "whole": store.verify(content), "makers": makers, "files": files}
+
+    def lines() -> Iterator[str]:
+        damaged = "" if found["whole"] else "  (damaged! run its recipe with --again)"
+        yield f"artifact {content}{damaged}"
+        yield from map(pretty, makers)
+        for name, size in files.items():
+            yield f"  {size:>12} {name}"
+
+    return found, lines()
+
+
+def version_json(version: Version) -> dict[str, Any]:
+    """What an alias named from one decision on."""
+    return {**vars(version), "id": version.id}
 
 
 def lineage(
@@ -132,6 +202,12 @@ def lineage(
                 "an answer, version, row or source",
             )
         print(pretty(found))
+
+
+def say(found: Any, as_json: bool, lines: Iterable[str]) -> None:
+    """Print JSON for programs, or lines for people."""
+    for line in [pretty(found)] if as_json else lines:
+        print(line)
 
 
 def pretty(value: Any) -> str:

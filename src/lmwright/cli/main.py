@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "--help"]
     if not words or words[0] in {"-h", "--help", "help"}:
         print(help_text())
         return 0
@@ -43,7 +45,7 @@ def help_text() -> str:
         [
             "lmwright makes language models and keeps them good.",
             "",
-            "usage: lmwright VERB [ARGUMENTS]      lmwright VERB --help",
+            "usage: lmwright VERB [ARGUMENTS]      lmwright help VERB",
             "",
             *rows,
             "",

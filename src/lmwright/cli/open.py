@@ -1,8 +1,7 @@
-"""What every verb needs first: the store, and a recipe read with the tables."""
+"""What verbs share: their options, and how they end when somebody stops them."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -13,12 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lmwright.core.errors import BadInput
-from lmwright.core.recipe import Recipe, read_recipe
-from lmwright.data.formats.choose import READERS
-from lmwright.old_format import recipe_of
-from lmwright.store.store import Store
-from lmwright.tables import SECTIONS, resolve
+from lmwright.store.open import FOLDER
 
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="LMWRIGHT_STORE", help="The store's folder.")
@@ -26,31 +20,8 @@ StoreOption = Annotated[
 SetOption = Annotated[
     list[str], typer.Option("--set", help="STAGE.FIELD=VALUE, laid over the recipe.")
 ]
-STORE = Path("lmwright-store")
-
-
-def open_store(folder: Path) -> Store:
-    """The store on a folder, with what the environment adds.
-
-    LMWRIGHT_DATABASE is where its index is, else SQLite beside it; LMWRIGHT_REMOTE is the object
-    store with which it shares artifacts, results and decisions.
-    """
-    database, remote = (os.environ.get(f"LMWRIGHT_{name}") for name in ("DATABASE", "REMOTE"))
-    return Store(folder, database or None, remote or None)
-
-
-def existing_store(folder: Path) -> Store:
-    """The store for verbs that only look: BadInput where there is none, and none is made.
-
-    With a remote the folder is a cache, which may be empty.
-    """
-    if not (folder / "artifacts").is_dir() and not os.environ.get("LMWRIGHT_REMOTE"):
-        raise BadInput(
-            f"there is no store at {folder}",
-            "the folder of a store",
-            "run a recipe first, or name another with --store",
-        )
-    return open_store(folder)
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+STORE = FOLDER
 
 
 @contextmanager
@@ -72,11 +43,3 @@ def stopped_in_words() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def open_recipe(path: Path, sets: list[str]) -> Recipe:
-    """Read a recipe file with ``--set`` overrides."""
-    kind = Path(path.name.lower().removesuffix(".gz")).suffix
-    if kind in READERS and kind != ".json":
-        raise BadInput(f"{path} is a table", "a recipe file", f"for a table: lmwright init {path}")
-    return read_recipe(path, resolve, SECTIONS, sets, recipe_of)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.columns import Row, as_label, whole
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, role_columns
@@ -23,6 +23,7 @@ from lmwright.data.formats.opener import ANOTHER, encoding_of, open_text
 from lmwright.data.formats.record import Fault, NoColumn, Table
 from lmwright.data.sources import Source, as_row, columns_of, records, source_files
 from lmwright.serve.load import ROWS_AT_ONCE, answer_rows, load_version
+from lmwright.store.open import existing_store
 
 OWN = ("version", "row", "error")
 """Keys of a line beside the columns of the file and of the task."""

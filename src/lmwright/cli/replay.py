@@ -20,8 +20,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
-from lmwright.cli.progress import Lines
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
@@ -30,8 +29,11 @@ from lmwright.data.corpus import read_split, read_task_of
 from lmwright.loop.controller import ENDS
 from lmwright.loop.promote import Promote
 from lmwright.metrics.intervals import mean_interval, wilson
+from lmwright.plan.recipe import open_recipe
 from lmwright.report.metrics import called
 from lmwright.serve.traffic import traffic_folder
+from lmwright.store.open import open_store
+from lmwright.store.progress import Lines
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version
 

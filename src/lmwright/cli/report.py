@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lmwright.cli.open import STORE, StoreOption, existing_store, open_recipe
+from lmwright.cli.open import STORE, StoreOption
+from lmwright.plan.recipe import reported
 from lmwright.report.cards import write_cards
 from lmwright.report.page import write_report
+from lmwright.store.open import existing_store
 
 
 def report(
@@ -19,9 +21,7 @@ def report(
 ) -> None:
     """Write a recipe's report: one self-contained page."""
     opened = existing_store(store)
-    if what.endswith((".yaml", ".yml")):
-        what = open_recipe(Path(what), []).name
-    written = write_report(opened, what, out)
+    written = write_report(opened, reported(what), out)
     print(f"report {written.absolute()}")
 
 

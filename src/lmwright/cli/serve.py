@@ -13,14 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from lmwright import old_format
-from lmwright.cli.open import STORE, StoreOption, open_recipe, open_store
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.cli.retrain import start_training
-from lmwright.cli.serve_language import is_language_model, serve_language
+from lmwright.cli.serve_language import serve_language
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, make_recipe, read_sections
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.controller import Controller
 from lmwright.loop.watch import Watch
+from lmwright.models.loading import is_model_address
+from lmwright.plan.recipe import open_recipe
 from lmwright.serve import routes as serve_routes
 from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
@@ -31,6 +33,7 @@ from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_fa
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
+from lmwright.store.open import open_store
 from lmwright.store.run import runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import history, resolve_version
@@ -64,7 +67,7 @@ def serve(
     that writes."""
     given = {"host": host, "port": port, "keys": keys}
     changed = {name: value for name, value in given.items() if value is not None}
-    if is_language_model(address):
+    if is_model_address(address):
         sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
         settings = settings_of(sections, changed)
         code = listening(settings, lambda listener: serve_language(address, settings, listener))

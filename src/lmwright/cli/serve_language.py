@@ -7,7 +7,6 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from lmwright.assets import is_asset
 from lmwright.cli.write import say
 from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
@@ -17,22 +16,9 @@ from lmwright.serve.engine import Engine
 from lmwright.serve.log import json_log
 from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve
-from lmwright.store.versions import ALIAS
-from lmwright.text.generation import is_hosted
 
 TOKEN_SECONDS = 5.0
 """The most seconds that a last token may take when the server ends."""
-
-
-def is_language_model(address: str) -> bool:
-    """Whether an address is that of a model, and no alias and no hash of a version."""
-    if is_hub(address):
-        return True
-    if ALIAS.fullmatch(address):
-        return False
-    if is_asset(address) or is_hosted(address) or Path(address).exists():
-        return True
-    return "@" not in address and ("/" in address or address.lower().endswith(".gguf"))
 
 
 def name_of(address: str) -> str:

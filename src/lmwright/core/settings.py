@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.stage import Settings
@@ -46,11 +47,13 @@ def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, s
 
     A misspelt key comes with a complaint that the right one is missing, and explains it.
     """
-    faults = error.errors(include_url=False)
+    faults = of_branch(error.errors(include_url=False), kind)
     fault = next((fault for fault in faults if fault["type"] in UNKNOWN), faults[0])
     key = ".".join(str(part) for part in fault["loc"]) or "(all)"
     if fault["type"] in UNKNOWN:
         known = known_fields(kind, fault["loc"][:-1])
+        if fault["loc"][-1] in known:
+            return f"{where}: {key} beside another kind of entry", "one kind", f"take {key} out"
         return (
             f"{where} has no setting {key!r}",
             "a known setting",
@@ -63,14 +66,32 @@ def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, s
     return f"{where}: {key} is {fault['input']!r}", wanted, f"correct {key}"
 
 
+def of_branch(faults: Sequence[ErrorDetails], kind: type) -> list[ErrorDetails]:
+    """The faults by places in the recipe. Of a value that may be one of several dataclasses, those
+    of the ones whose keys it has, if there are such: each of the others complains of its own."""
+    names = set(TypeAdapter(kind).json_schema().get("$defs", ()))
+
+    def branch(fault: ErrorDetails) -> object:
+        return next((part for part in fault["loc"] if part in names), None)
+
+    unfit = {branch(fault) for fault in faults if fault["type"] in UNKNOWN} - {None}
+    fitting = [fault for fault in faults if branch(fault) not in unfit] or faults
+    return [
+        {**fault, "loc": tuple(part for part in fault["loc"] if part not in names)}
+        for fault in fitting
+    ]
+
+
 def known_fields(kind: Any, path: tuple[Any, ...]) -> list[str]:
-    """The fields of ``kind``, or of the dataclass that stands at ``path`` inside it."""
+    """The fields of ``kind``, or of the dataclasses that may stand at ``path`` inside it."""
     schema = TypeAdapter(kind).json_schema()
     place: Any = schema
     for part in path:
         place = follow(schema, place)
         place = place.get("properties", {}).get(part, place.get("items", place))
-    return sorted(follow(schema, place).get("properties", {"(none)": None}))
+    choices = place.get("anyOf", [place])
+    found = {name for each in choices for name in follow(schema, each).get("properties", ())}
+    return sorted(found or {"(none)"})
 
 
 def follow(schema: dict[str, Any], place: Any) -> dict[str, Any]:

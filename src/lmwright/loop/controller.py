@@ -19,6 +19,7 @@ from lmwright import old_format
 from lmwright.core.columns import Row, example
 from lmwright.core.recipe import Recipe
 from lmwright.core.task import Task, role_columns
+from lmwright.loop.alarms import Notifier, event_of
 from lmwright.loop.gate import lacking
 from lmwright.loop.retrain import (
     INCUMBENT,
@@ -31,7 +32,7 @@ from lmwright.loop.retrain import (
     parts,
     write_recipe,
 )
-from lmwright.loop.watch import Watcher
+from lmwright.loop.watch import Watch, Watcher
 from lmwright.metrics.detectors import scores_from_json
 from lmwright.serve.load import load_version
 from lmwright.serve.rows import Loaded
@@ -49,6 +50,10 @@ FORGET_EVERY = 3600.0
 LAST_WINDOWS = 200
 ENDS = ("swapped", "kept")
 """States in which a retraining ends."""
+ALARM = ("observed", "alarmed", *ENDS)
+"""States in which the alarm may be raised."""
+TOLD = ("alarmed", *ENDS)
+"""States of which alarms tell when they are entered."""
 PAUSES = (10.0, 60.0)
 """Seconds before a training that failed is tried again; after the last one it is given up."""
 
@@ -72,6 +77,8 @@ class Controller:
         self.recipe, self.store, self.service, self.traffic = recipe, store, service, traffic
         self.settings: Retrain | None = recipe.sections.get("retrain")
         self.start = start
+        watch: Watch = recipe.sections.get("watch") or Watch()
+        self.notifier = Notifier(store, service.alias, watch.alarms)
         self.name = f"loop {service.alias}"
         self.state: dict[str, Any] = store.state(self.name) or {"at": "observed"}
         self.scores: list[dict[str, Any]] = []
@@ -88,12 +95,15 @@ class Controller:
     def begin(self) -> None:
         """Start turning."""
         self.traffic.seen = self.see
+        self.service.registry.register(self.notifier)
+        self.notifier.begin()
         self.thread.start()
 
     def close(self) -> None:
         """Stop turning; a training under way goes on when the server starts again."""
         self.stopped.set()
         self.thread.join(60)
+        self.notifier.close()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(30)
@@ -113,7 +123,10 @@ class Controller:
         self.follow()
         if time.monotonic() - self.forgot > FORGET_EVERY:
             self.forget()
+        self.hand_over()
         if self.settings is None:
+            if self.state["at"] in ALARM:
+                self.alarm(Retrain.windows)
             return
         steps = {"training": self.training, "gated": self.gated}
         steps.get(self.state["at"], self.observing)(self.settings)
@@ -177,17 +190,29 @@ class Controller:
     def observing(self, settings: Retrain) -> None:
         """Observed or alarmed: raise or clear the alarm; train when the alarm means harm."""
         scores = self.scores
-        if not any(drifts(window) for window in scores[-settings.windows * 2 :]):
-            if self.state["at"] == "alarmed":
-                self.enter("observed", reason="no drift in the last windows")
+        if not self.alarm(settings.windows):
             return
-        if self.state["at"] != "alarmed":
-            self.enter("alarmed", reason="drift", scores=scores[-1])
         found, looked = self.judge(settings, scores)
         if found.reason:
             self.train(settings, found, looked)
         elif looked:
             self.note(**looked)
+
+    def alarm(self, windows: int) -> bool:
+        """Raise or clear the alarm by the last windows; whether they drift."""
+        if not any(drifts(window) for window in self.scores[-windows * 2 :]):
+            if self.state["at"] == "alarmed":
+                self.enter("observed", reason="no drift in the last windows")
+            return False
+        if self.state["at"] != "alarmed":
+            self.enter("alarmed", reason="drift", scores=self.scores[-1])
+        return True
+
+    def hand_over(self) -> None:
+        """Hand what is to be told over to its deliveries, which write it down before it goes."""
+        if events := self.state.get("events"):
+            self.notifier.take(events)
+            self.note(events=[])
 
     def judge(
         self, settings: Retrain, scores: list[dict[str, Any]]
@@ -284,7 +309,7 @@ class Controller:
             self.again = time.monotonic() + PAUSES[failures]
         else:
             self.note(labels_used=self.state["labels"])
-            self.enter("kept", reason=f"the retraining failed (exit code {code})")
+            self.enter("kept", "failed", reason=f"the retraining failed (exit code {code})")
 
     def gated(self, settings: Retrain) -> None:
         """The gate has decided: say whether the new version took over or the old one stays."""
@@ -308,15 +333,21 @@ class Controller:
         heads = [head for _, head in runs_with(self.store, made)]
         return any(INCUMBENT in (head["raw"].get("artifacts") or {}) for head in heads)
 
-    def enter(self, at: str, **facts: Any) -> None:
+    def enter(self, at: str, event: str = "", **facts: Any) -> None:
         """Write a state down. What it does not mention stays known.
 
         An end is kept as ``ended`` too: where drift goes on, the next tick says alarmed again.
+        Alarms are told of ``event``, by default that the state was entered.
         """
         if self.state["at"] == at and self.state.get("reason") == facts.get("reason"):
             return
         entered = {"at": at, "since": time.time(), **facts}
-        self.note(**entered, **({"ended": entered} if at in ENDS else {}))
+        more: dict[str, Any] = {"ended": entered} if at in ENDS else {}
+        if self.notifier.alarms and at in TOLD and at != self.state["at"]:
+            version = self.service.engine.current.version
+            told = event_of(event or at, self.service.alias, version, entered)
+            more["events"] = [*self.state.get("events", ()), told]
+        self.note(**entered, **more)
 
     def note(self, **facts: Any) -> None:
         """Write facts down beside the state; what cannot be written is not acted upon."""

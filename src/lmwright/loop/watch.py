@@ -9,6 +9,7 @@ from typing import Any
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import joined
+from lmwright.loop.alarms import Command, Webhook
 from lmwright.metrics.detectors import Detectors, DriftScore, scores_to_json
 from lmwright.serve.rows import Answer
 from lmwright.serve.served import Served
@@ -22,19 +23,26 @@ class Watch(Settings):
                         feedback, only counted.
     ``retention_days``  after which answers and their feedback are removed.
     ``gate_share``      of the feedback that is put aside for the gate.
+    ``alarms``          who is told when the loop is alarmed, and when a retraining was swapped in,
+                        kept out or failed: each a ``command`` or a ``webhook``.
+    ``hosts``           hosts other than this machine that a webhook may reach.
     """
 
     keep_text: bool = False
     retention_days: float = 30.0
     gate_share: float = 0.4
+    alarms: tuple[Command | Webhook, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """BadInput for numbers outside their ranges."""
+        """BadInput for numbers outside their ranges, and for alarms that must not be sent."""
         if self.retention_days <= 0 or not 0 < self.gate_share < 1:
             raise BadInput(
                 f"watch.retention_days {self.retention_days}, gate_share {self.gate_share}",
                 "days above 0 and a share between 0 and 1",
             )
+        for alarm in self.alarms:
+            alarm.refuse(self.hosts)
 
 
 class Watcher:

@@ -165,13 +165,18 @@ def contents(run: Past) -> list[str]:
 def past_runs(store: Store) -> Iterator[tuple[str, Past]]:
     """Every run of a store with the name of its recipe."""
     for name in store.runs():
-        head = read_run(store, name)
-        events = list(read_journal(store.folder / "runs" / name / "journal.jsonl"))
-        run = Past(name, head.get("raw") or {}, float(head.get("began") or 0.0), events)
-        found = {
-            step: replace(result, facts=old_format.facts_of(result.facts))
-            for step, result in results_of(store, head).items()
-        }
-        ordered = [event["step"] for event in events if event.get("step") in found]
-        run.results.update({step: found[step] for step in dict.fromkeys([*ordered, *found])})
-        yield str(head.get("recipe", "")), run
+        yield past_run(store, name)
+
+
+def past_run(store: Store, name: str) -> tuple[str, Past]:
+    """The name of a run's recipe, and the run; it may still be at work."""
+    head = read_run(store, name)
+    events = list(read_journal(store.folder / "runs" / name / "journal.jsonl"))
+    run = Past(name, head.get("raw") or {}, float(head.get("began") or 0.0), events)
+    found = {
+        step: replace(result, facts=old_format.facts_of(result.facts))
+        for step, result in results_of(store, head).items()
+    }
+    ordered = [event["step"] for event in events if event.get("step") in found]
+    run.results.update({step: found[step] for step in dict.fromkeys([*ordered, *found])})
+    return str(head.get("recipe", "")), run

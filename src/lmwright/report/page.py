@@ -39,6 +39,7 @@ from lmwright.report.words import (
     share,
     size,
 )
+from lmwright.store.states import alarms_of
 from lmwright.store.store import Store
 from lmwright.store.versions import resolve_version
 
@@ -46,17 +47,21 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(store: Store, what: str, out: Path) -> Path:
-    """Write the report on a recipe's newest run to ``out``; BadInput when it never ran, or for
-    an alias behind which there is nothing.
+    """Write :func:`report_page` to ``out``."""
+    write_bytes(out.absolute(), encoded(report_page(store, what)))
+    return out
+
+
+def report_page(store: Store, what: str) -> str:
+    """The report on a recipe's newest run; BadInput when it never ran, or for an alias behind
+    which there is nothing.
 
     ``what`` is the recipe's name or NAME@ALIAS, whose traffic is then shown.
     """
     recipe, at, _ = what.partition("@")
     if at:
         resolve_version(store, what)
-    page = render("report.html", sections(gather(store, recipe, what if at else "")))
-    write_bytes(out.absolute(), encoded(page))
-    return out
+    return render("report.html", sections(gather(store, recipe, what if at else "")))
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
@@ -101,6 +106,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "errors": errors_section(evidence, scores),
         "audit": audit_section(audited),
         "drift": drift_section(evidence),
+        "alarms": alarms_of(evidence.store, evidence.alias),
         "replay": replay_section(evidence),
         "retrainings": [retraining(evidence, past) for past in evidence.retrainings],
         "gates": gate_section(evidence, log),

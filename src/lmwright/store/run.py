@@ -30,6 +30,7 @@ from lmwright.store.store import Result, Store
 class Shown(Protocol):
     """Where progress is shown to a person."""
 
+    def start(self, run: str) -> None: ...
     def begin(self, step: str, state: str) -> None: ...
     def progress(self, step: str, done: float, total: float, note: str) -> None: ...
     def end(self, step: str, state: str, seconds: float, facts: Mapping[str, Any]) -> None: ...
@@ -37,6 +38,9 @@ class Shown(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def start(self, run: str) -> None:
+        """Nothing."""
 
     def begin(self, step: str, state: str) -> None:
         """Nothing."""
@@ -64,6 +68,22 @@ class Run:
         """Artifact name -> content hash: what the recipe was given and what its steps gave."""
         return {**self.given, **self.made}
 
+    def lines(self) -> list[str]:
+        """The run in words: what each stage gave, and did beside it."""
+        found = []
+        for step, result in self.results.items():
+            outputs = ", ".join(
+                f"{name} {content[:12]}" for name, content in result.outputs.items()
+            )
+            found.append(f"{step:<12} {outputs}")
+        found += [f"{step:<12} {acted(facts)}" for step, facts in self.acts.items()]
+        return [*found, f"run {self.name}"]
+
+
+def acted(facts: Mapping[str, Any]) -> str:
+    """What a stage did beside its artifacts; of a version as much as names it."""
+    return " ".join(str(v)[:16] if name == "version" else str(v) for name, v in facts.items())
+
 
 def run_recipe(
     recipe: Recipe,
@@ -90,6 +110,7 @@ def run_recipe(
         "began": time.time(),
     }
     write_head(folder, head)
+    shown.start(name)
     journal.record("run began", recipe=recipe.name, process=os.getpid(), **environment())
     if forecast:
         journal.record("forecast", stages=forecast)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from lmwright.cli.serve_language import is_language_model, name_of
+from lmwright.cli.serve_language import name_of
 from lmwright.core.errors import BadInput, MissingPart
 from lmwright.models.files.hub import hub_folder, name_and_revision
+from lmwright.models.loading import is_model_address
 from tests.cli.folders import folder_of
 
 pytest.importorskip("huggingface_hub")
@@ -209,6 +210,6 @@ def test_a_missing_library_is_said(monkeypatch):
 
 
 def test_a_name_is_served_by_its_last_part():
-    assert is_language_model("hub:a/b@main")
+    assert is_model_address("hub:a/b@main")
     assert name_of("hub:someone/tiny-1.5b@main") == "tiny-1.5b"
     assert name_and_revision("hub:a/b@refs/pr/3") == ("a/b", "refs/pr/3")

@@ -29,16 +29,7 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
         curves = evidence.load(result, "model", "curves.json")
         if result is None or not curves:
             continue
-        raw = [(p["step"], p["loss"]) for p in curves]
         monitor = monitored(result.facts)
-        scores = validated(curves, monitor)
-        series = [
-            Line("loss of each step", thinned(raw), "faint"),
-            Line("loss, smoothed", thinned(smoothed(raw)), "s1"),
-            *scores,
-        ]
-        rates = thinned([(p["step"], p["lr"]) for p in curves])
-        rate = Line("learning rate", rates, "s3")
         found.append(
             {
                 "run": run.name,
@@ -46,12 +37,27 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
                 "facts": result.facts,
                 "monitored": monitor and MONITORED.get(monitor, called(monitor)),
                 "best": result.facts.get(PREFIX + monitor),
-                "legend": [(line.style, line.name) for line in scores],
-                "loss": charts.lines(series, "Loss by step", "step", "loss"),
-                "rate": charts.lines([rate], "Learning rate by step", "step", "learning rate"),
+                **drawn(curves, monitor),
             }
         )
     return found
+
+
+def drawn(curves: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
+    """The loss with the scores on the validation split, and the learning rate, by step."""
+    raw = [(p["step"], p["loss"]) for p in curves if "loss" in p]
+    scores = validated(curves, monitor)
+    series = [
+        Line("loss of each step", thinned(raw), "faint"),
+        Line("loss, smoothed", thinned(smoothed(raw)), "s1"),
+        *scores,
+    ]
+    rate = Line("learning rate", thinned([(p["step"], p["lr"]) for p in curves if "lr" in p]), "s3")
+    return {
+        "legend": [(line.style, line.name) for line in scores],
+        "loss": charts.lines(series, "Loss by step", "step", "loss"),
+        "rate": charts.lines([rate], "Learning rate by step", "step", "learning rate"),
+    }
 
 
 def monitored(facts: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lmwright.cli import progress
-from lmwright.cli.progress import Lines
+from lmwright.store import progress
+from lmwright.store.progress import Lines
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ class Lines:
         self.first: dict[str, tuple[float, float]] = {}
         self.began = time.monotonic()
 
+    def start(self, run: str) -> None:
+        """A run starts; its first stage says so."""
+
     def begin(self, step: str, state: str) -> None:
         """A stage starts, or waits."""
         if state == "running":
