@@ -65,6 +65,43 @@ def test_names_that_look_like_something_else(folder: Path, file: str, header: st
     assert sum(isinstance(row, RawRow) for row in rows_of(recipe, source)) == 60
 
 
+def test_paths_are_from_the_recipe_s_folder_and_the_same_bytes_elsewhere_are_done(
+    folder: Path, capsys
+) -> None:
+    """A folder with table and recipe can be moved, and started from anywhere."""
+    (folder / "one" / "tables").mkdir(parents=True)
+    table = folder / "one" / "tables" / "t.csv"
+    table.write_text("\n".join(["text,label", *ROWS]))
+    recipe = folder / "one" / "mine.yaml"
+    assert main(["init", str(table), "--out", str(recipe)]) == 0
+    assert "path: tables/t.csv" in recipe.read_text()
+    recipe.write_text(recipe.read_text().partition("  train: {}")[0])
+    assert main(["run", str(recipe), "--store", "store"]) == 0
+    (rows,) = (folder / "store" / "artifacts").glob("*/sources.json")
+    assert str(folder) not in rows.read_text()
+    shutil.move(folder / "one", folder / "two")
+    capsys.readouterr()
+    os.chdir(folder / "two" / "tables")
+    assert main(["plan", "../mine.yaml", "--store", str(folder / "store")]) == 0
+    assert "data" in (told := capsys.readouterr().out) and "done" in told
+    (folder / "two" / "tables" / "t.csv").write_text("\n".join(["text,label", *ROWS[1:]]))
+    assert main(["plan", "../mine.yaml", "--no-forecast", "--store", str(folder / "store")]) == 0
+    assert "done" not in capsys.readouterr().out, "other bytes are other rows"
+
+
+def test_a_recipe_that_extends_another_takes_each_path_from_its_own_folder(folder: Path) -> None:
+    (folder / "base").mkdir()
+    (folder / "base" / "t.csv").write_text("\n".join(["text,label", *ROWS]))
+    sources = "stages: {data: {sources: [{name: some, path: t.csv}]}}"
+    (folder / "base" / "base.yaml").write_text(f"name: mine\n{sources}\n")
+    (folder / "mine.yaml").write_text("extends: base/base.yaml\nstages: {data: {near: 0.8}}\n")
+    (source,) = open_recipe(Path("mine.yaml"), []).step("data").stage.sources
+    assert source.path == str(folder / "base" / "t.csv")
+    (folder / "own.yaml").write_text(f"extends: base/base.yaml\n{sources}\n")
+    (source,) = open_recipe(Path("own.yaml"), []).step("data").stage.sources
+    assert source.path == str(folder / "t.csv")
+
+
 def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder, capsys) -> None:
     path = folder / ("customer-feedback-export-" * 4 + "2.csv")
     path.write_text("\n".join(["text,label", *ROWS]))

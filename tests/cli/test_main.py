@@ -124,17 +124,19 @@ def test_too_few_rows_for_the_windows_are_refused_before_training(
         assert "baselines" not in said.err + said.out
 
 
-def test_a_relative_path_says_where_it_was_looked_for(
+def test_a_relative_path_is_taken_from_the_recipe_s_folder_then_from_the_working_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "below").mkdir()
     recipe = write_recipe(tmp_path)
     recipe.write_text(recipe.read_text().replace(str(tmp_path / "rows.csv"), "rows.csv"))
     monkeypatch.chdir(tmp_path / "below")
-    assert main(["run", "../small.yaml"]) == 1
-    assert f"taken from {tmp_path / 'below'}" in capsys.readouterr().err
+    assert main(["plan", "../small.yaml", "--no-forecast"]) == 0
+    (tmp_path / "rows.csv").rename(tmp_path / "below" / "rows.csv")
+    assert main(["plan", "../small.yaml", "--no-forecast"]) == 0
     monkeypatch.chdir(tmp_path)
-    assert main(["plan", "small.yaml", "--no-forecast"]) == 0
+    assert main(["plan", "small.yaml", "--no-forecast"]) == 1
+    assert f"{tmp_path / 'rows.csv'} does not exist" in capsys.readouterr().err
 
 
 def test_init_writes_the_encoding_of_a_table_that_is_not_utf8(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from lmwright.assets import is_asset
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import LONGEST_NAME, Recipe, make_recipe
+from lmwright.core.recipe import LONGEST_NAME, Recipe, located, make_recipe
 from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.data.guess import TASK, Guess, guess_source, named_source
 from lmwright.data.prepare import Data
@@ -70,7 +72,7 @@ def init(
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
     found = guess.source
-    source: dict[str, Any] = {"name": found.name, "path": str(table.absolute())}
+    source: dict[str, Any] = {"name": found.name, "path": from_folder(table, path.parent)}
     if found.columns:
         source["columns"] = found.columns
     if found.side:
@@ -82,13 +84,22 @@ def init(
         purpose = {"kind": task, "max_labels": len(guess.labels)}
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
     recipe = {"name": name, "task": purpose, "stages": stages, "watch": {"keep_text": False}}
-    sized = fit_to(recipe, guess.labels, str(path))
+    sized = fit_to(recipe, guess.labels, path)
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
     body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED
-    checked(body, str(path))
+    checked(body, path)
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")
+
+
+def from_folder(table: Path, folder: Path) -> str:
+    """A table's path from the recipe's folder; the whole one where they share no folder."""
+    own, home = os.path.realpath(table), os.path.realpath(folder)
+    if os.path.commonpath([own, home]) == os.path.sep:
+        return own
+    found = os.path.relpath(own, home)
+    return f"./{found}" if found.startswith("~") or is_asset(found) else found
 
 
 def guessed(
@@ -108,12 +119,13 @@ def guessed(
     return named_source(table, resolve("tasks", task)(), given, encoding)
 
 
-def checked(body: str, where: str) -> Recipe:
-    """The recipe as it will be read back; BadInput if it cannot be."""
-    return make_recipe(parse_yaml(body, where), where, resolve, SECTIONS)
+def checked(body: str, path: Path) -> Recipe:
+    """The recipe as it will be read back from a file; BadInput if it cannot be."""
+    raw = located(parse_yaml(body, str(path)), {}, path.parent, resolve)
+    return make_recipe(raw, str(path), resolve, SECTIONS)
 
 
-def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> list[str]:
+def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], path: Path) -> list[str]:
     """Set what depends on the number of rows (label -> rows); returns what was set, and why.
 
     Few rows are split as the run will split them, so that what is set fits them. BadInput where
@@ -122,7 +134,7 @@ def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> lis
     rows, stages = sum(labels.values()), recipe["stages"]
     if rows >= MANY:
         if rows < MOST_TRIED:
-            split(checked(write_yaml(recipe), where))
+            split(checked(write_yaml(recipe), path))
         return []
     few = rows < 500
     stages["data"]["fractions"] = {
@@ -133,7 +145,7 @@ def fit_to(recipe: dict[str, Any], labels: Mapping[str, int], where: str) -> lis
         "test": 0.1,
     }
     told = [f"{rows:,} rows are few: more of them calibrate and judge, fewer are learnt from"]
-    splits = split(checked(write_yaml(recipe), where))
+    splits = split(checked(write_yaml(recipe), path))
     unseen = sum(splits[name]["rows"] for name in ("calibration", "gate", "test"))
     window = min(Detect.window, unseen // REFERENCE_WINDOWS // 10 * 10)
     if window < LEAST_WATCHED:

@@ -17,8 +17,9 @@ them, so that one kind can stand twice:
 ``task`` names what the rows are for: a task's name, or a mapping with its ``kind`` and settings.
 
 What never ends (serving, watching, retraining) is no stage; its settings are sections beside
-them. ``extends: OTHER.yaml``, a path from this file's folder, starts from another recipe:
-mappings are laid over its own field by field, everything else replaces what was there.
+them. ``extends: OTHER.yaml`` starts from another recipe: mappings are laid over its own field by
+field, everything else replaces what was there. Its path and those of sources are taken from the
+folder of the file that they stand in.
 ``artifacts`` names what is in the store already (name: content hash), so that a stage may need it.
 Last, ``--set STAGE.FIELD=VALUE`` of ``run`` and ``plan`` (or SECTION.FIELD) is laid over all.
 
@@ -104,7 +105,7 @@ def read_recipe(
 
     Raises BadInput naming the file, the key and the nearest right key, before any work.
     """
-    raw = read_yaml(path)
+    raw = read_yaml(path, resolve)
     for change in sets:
         override(raw, change)
     return make_recipe(upgrade(raw), str(path), resolve, sections)
@@ -283,8 +284,11 @@ def override(raw: dict[str, Any], change: str) -> None:
     holder[parts[-1]] = parse_yaml(text, f"--set {path}")
 
 
-def read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
-    """A recipe file as raw values, with what it ``extends`` merged below it."""
+def read_yaml(path: Path, resolve: Resolve | None = None, depth: int = 0) -> dict[str, Any]:
+    """A recipe file as raw values, with what it ``extends`` merged below it.
+
+    With ``resolve`` each file's relative paths are taken from its own folder.
+    """
     try:
         with path.open("rb") as stream:
             body = stream.read(LARGEST + 1)
@@ -301,11 +305,32 @@ def read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise BadInput(f"{path} holds {type(raw).__name__}", "a mapping with name and stages")
     parent = raw.pop("extends", None)
-    if parent is None:
-        return raw
     if depth > 8:
         raise BadInput(f"{path} extends itself in a circle", "a chain that ends")
-    return merge(read_yaml(path.parent / str(parent), depth + 1), raw)
+    below = {} if parent is None else read_yaml(path.parent / str(parent), resolve, depth + 1)
+    return merge(below, raw if resolve is None else located(raw, below, path.parent, resolve))
+
+
+def located(
+    raw: dict[str, Any], below: Mapping[str, Any], folder: Path, resolve: Resolve
+) -> dict[str, Any]:
+    """A file's raw values with the relative paths of its stages taken from its folder.
+
+    A stage's kind may be said by the recipe ``below`` that the file extends.
+    """
+    stages = raw.get("stages")
+    if not isinstance(stages, dict):
+        return raw
+    lower, found = below.get("stages"), dict(stages)
+    for name, settings in stages.items():
+        if isinstance(settings, dict):
+            under = lower.get(name) if isinstance(lower, dict) else None
+            kind = str(settings.get("stage", (under or {}).get("stage", name)))
+            try:
+                found[name] = resolve("stages", kind).located(settings, folder.absolute())
+            except BadInput:  # there is none of this name, which is said when it is read
+                continue
+    return {**raw, "stages": found}
 
 
 def merge(below: Any, above: Any) -> Any:

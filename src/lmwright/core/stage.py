@@ -160,6 +160,11 @@ class Stage(Settings):
         """What is read from outside the store: a name for people -> hash of its content."""
         return {}
 
+    @classmethod
+    def located(cls, settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        """Raw settings with relative paths taken from ``folder``, that of the recipe's file."""
+        return settings
+
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """Modules that ``run`` finds by name through ``lmwright.tables``, and no others.
 

@@ -73,13 +73,27 @@ def stamp_of(
 
 def settings_of(stage: Stage) -> dict[str, Any]:
     """The settings that can change a result, as JSON values."""
-    values = TypeAdapter(type(stage)).dump_python(stage, mode="json", warnings=False)
+    dumped = TypeAdapter(type(stage)).dump_python(stage, mode="json", warnings=False)
+    values: dict[str, Any] = without_inert(stage, dumped)
     for name in values:
         kind = getattr(getattr(stage, name), "kind", None)
         if isinstance(kind, str) and isinstance(values[name], dict):
             values[name] = {"kind": kind, **values[name]}
-    inert = {field.name for field in dataclasses.fields(stage) if field.metadata.get("inert")}
-    return {name: value for name, value in values.items() if name not in inert}
+    return values
+
+
+def without_inert(value: Any, dumped: Any) -> Any:
+    """The JSON value of settings without the fields that cannot change a result, at any depth."""
+    if dataclasses.is_dataclass(value) and isinstance(dumped, dict):
+        inert = {field.name for field in dataclasses.fields(value) if field.metadata.get("inert")}
+        return {
+            name: without_inert(getattr(value, name, None), each)
+            for name, each in dumped.items()
+            if name not in inert
+        }
+    if isinstance(value, tuple | list) and isinstance(dumped, list):
+        return [without_inert(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_column
 from lmwright.data.label_errors import CHARACTERS, find_label_errors
 from lmwright.data.merge import merge_judgements
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
-from lmwright.data.sources import Fault, Source, source_hash
+from lmwright.data.sources import Fault, Source, located_source, place_of, source_hash
 from lmwright.data.split import SPLITS, Fractions, assign, folds
 from lmwright.tables import module_of
 from lmwright.text.language import identifier as identifier_of
@@ -116,6 +116,14 @@ class Data(Stage):
     def asks(self) -> tuple[str, ...]:
         """The held rows."""
         return self.held
+
+    @classmethod
+    def located(cls, settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        """The sources' paths from the recipe's folder."""
+        sources = settings.get("sources")
+        if not isinstance(sources, list):
+            return settings
+        return {**settings, "sources": [located_source(source, folder) for source in sources]}
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """The task of the rows."""
@@ -537,8 +545,12 @@ class Second:
         }
 
     def describe_sources(self) -> list[dict[str, Any]]:
-        """The sources' settings and the hash of their content."""
-        return [{**asdict(source), "content": source_hash(source)} for source in self.stage.sources]
+        """The sources' settings and the hash of their content; of a path as much as its rows
+        name, which is the same wherever the file lies."""
+        return [
+            {**asdict(source), "path": place_of(source), "content": source_hash(source)}
+            for source in self.stage.sources
+        ]
 
 
 class Parts:

@@ -19,7 +19,7 @@ from lmwright.core.columns import Column, Unfit, as_label, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
-from lmwright.core.stage import Settings
+from lmwright.core.stage import INERT, Settings
 from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Record, Table
@@ -33,7 +33,8 @@ class Source(Settings):
     """One origin of rows and how to read it.
 
     ``name``       of letters, digits, - and _; reports, lineage and withdrawals go by it.
-    ``path``       a file, a pattern with stars, or ``asset:NAME/path/inside``.
+    ``path``       a file, a pattern with stars, or ``asset:NAME/path/inside``; a relative one is
+                   taken from the recipe's folder, and where nothing is there from the working one.
     ``columns``    column of the task -> column (key in JSON) of the file; by default of its name.
     ``constants``  column of the task -> its value in every row, where no column holds one.
     ``values``     column of the task -> value in the file -> value wanted; a value that is not
@@ -49,7 +50,7 @@ class Source(Settings):
     """
 
     name: str
-    path: str
+    path: str = field(metadata=INERT)
     columns: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -126,10 +127,35 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def source_hash(source: Source) -> str:
-    """A hash of the content of the source's files; of an asset, its pinned hash."""
+def located_source(raw: Any, folder: Path) -> Any:
+    """The raw settings of a source with a relative path taken from ``folder``."""
+    path = raw.get("path") if isinstance(raw, dict) else None
+    if not isinstance(path, str) or is_asset(path) or Path(path).expanduser().is_absolute():
+        return raw
+    here = folder / path
+    return raw if not is_there(here) and is_there(Path(path)) else {**raw, "path": str(here)}
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file stands at a path, or one matches it as a pattern."""
+    return path.exists() or any(glob.iglob(str(path)))  # noqa: PTH207 - of absolute patterns too
+
+
+def place_of(source: Source) -> str:
+    """The source's path without the folder that it lies in: what its rows' origins are told by."""
     if is_asset(source.path):
-        return asset_hash(source.path)
+        return source.path
+    path = Path(source.path)
+    parts = path.parts if not path.exists() else path.parts[-1:]
+    stars = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return printable("/".join(parts[stars:]))
+
+
+def source_hash(source: Source) -> str:
+    """A hash of the names and content of the source's files; of an asset, of its address and its
+    pinned hash."""
+    if is_asset(source.path):
+        return hash_json({source.path: asset_hash(source.path)})
     return hash_json({name: hash_file(path) for name, path in source_files(source)})
 
 
@@ -144,7 +170,7 @@ def checked(path: Path, source: Source) -> Path:
             "a file",
             "check the path"
             if path.is_absolute()
-            else f"run where it is, or write the whole path: this one is taken from {Path.cwd()}",
+            else f"write a path from the recipe's folder; this one is taken from {Path.cwd()}",
         )
     if not path.is_file():
         raise BadInput(f"{about} is a device, pipe or socket", "a file", "copy it to a file first")
