@@ -39,6 +39,7 @@ from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
+from lmwright.train.task_model import trained_task_model
 
 PEERS = ("dynamic", "grouped", "max_length")
 LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 5, 3, 0
@@ -169,7 +170,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
     train(
         network,
         batches,
-        task.loss,
+        trained_task_model(task).loss,
         AdamW(network, DECAY),
         OptimizerConfig(lr=LR, warmup=0.0, clip=CLIP),
         State(),

@@ -42,6 +42,7 @@ from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optim import AdamW
+from lmwright.train.task_model import trained_task_model
 
 LABELS = ("0", "1")
 RATES = (5e-5, 1e-4, 2e-4)
@@ -176,7 +177,7 @@ def fit_ours(
     train(
         model.network,
         batches,
-        task.loss,
+        trained_task_model(task).loss,
         AdamW(model.network, DECAY),
         OptimizerConfig(lr=rate, warmup=WARMUP, clip=CLIP),
         State(),

@@ -91,7 +91,9 @@ def main() -> None:
 
 def put_in_service(store: Store) -> None:
     """The encoder as a version behind the alias."""
-    model = from_published(read_folder(asset_file(START)), TextClassifier(TASK).head(0.0), 128, SEED)
+    model = from_published(
+        read_folder(asset_file(START)), TextClassifier(TASK).head(0.0), 128, SEED
+    )
     predictor = TextPredictor(TASK, model)
     folder = store.temporary()
     predictor.save(folder)

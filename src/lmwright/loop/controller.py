@@ -344,7 +344,7 @@ class Controller:
         entered = {"at": at, "since": time.time(), **facts}
         more: dict[str, Any] = {"ended": entered} if at in ENDS else {}
         if self.notifier.alarms and at in TOLD and at != self.state["at"]:
-            version = self.service.engine.current.version
+            version = self.service.rows.current.version
             told = event_of(event or at, self.service.alias, version, entered)
             more["events"] = [*self.state.get("events", ()), told]
         self.note(**entered, **more)
