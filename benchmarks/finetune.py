@@ -38,7 +38,8 @@ from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
-from lmwright.train.optim import AdamW
+from lmwright.train.optimizers import AdamW
+from lmwright.train.schedules import Linear
 from lmwright.train.task_model import trained_task_model
 
 PEERS = ("dynamic", "grouped", "max_length")
@@ -171,8 +172,8 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
         network,
         batches,
         trained_task_model(task).loss,
-        AdamW(network, DECAY),
-        OptimizerConfig(lr=LR, warmup=0.0, clip=CLIP),
+        AdamW(weight_decay=DECAY).make(network),
+        OptimizerConfig(LR, Linear(warmup=0.0), CLIP),
         State(),
         [(1, note)],
         lambda event, **facts: None,

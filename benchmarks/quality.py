@@ -41,7 +41,8 @@ from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Batches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
-from lmwright.train.optim import AdamW
+from lmwright.train.optimizers import AdamW
+from lmwright.train.schedules import Linear
 from lmwright.train.task_model import trained_task_model
 
 LABELS = ("0", "1")
@@ -178,8 +179,8 @@ def fit_ours(
         model.network,
         batches,
         trained_task_model(task).loss,
-        AdamW(model.network, DECAY),
-        OptimizerConfig(lr=rate, warmup=WARMUP, clip=CLIP),
+        AdamW(weight_decay=DECAY).make(model.network),
+        OptimizerConfig(rate, Linear(warmup=WARMUP), CLIP),
         State(),
         [],
         lambda event, **facts: None,

@@ -97,6 +97,10 @@ def settings(value: Any) -> Any:
     """Settings of stages, to any depth."""
     if isinstance(value, Mapping):
         found = {KEYS.get(key, key): settings(each) for key, each in value.items()}
+        if "warmup" in found and "kind" not in found:
+            found["schedule"] = {"kind": "linear", "warmup": found.pop("warmup")}
+        if "weight_decay" in found and "kind" not in found:
+            found["optimizer"] = {"kind": "adamw", "weight_decay": found.pop("weight_decay")}
         if found.get("task") == "classify":
             del found["task"]
         if isinstance(found.get("sources"), list):

@@ -31,6 +31,22 @@ TASKS = {
     "text-generation": "lmwright.tasks.text_generation:TextGeneration",
 }
 
+OPTIMIZERS = {
+    "adamw": "lmwright.train.optimizers:AdamW",
+    "sgd": "lmwright.train.optimizers:SGD",
+}
+
+SCHEDULES = {
+    "linear": "lmwright.train.schedules:Linear",
+    "cosine": "lmwright.train.schedules:Cosine",
+    "constant": "lmwright.train.schedules:Constant",
+}
+
+TUNES = {
+    "full": "lmwright.train.tunes:Full",
+    "head": "lmwright.train.tunes:HeadOnly",
+}
+
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
     "openai-gpt": "lmwright.models.zoo.gpt:FAMILY",
@@ -142,6 +158,9 @@ TABLES = {
     "families": FAMILIES,
     "models": MODELS,
     "audits": AUDITS,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "tunes": TUNES,
 }
 
 

@@ -28,7 +28,7 @@ from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.tasks import text_generation_model
 from lmwright.tasks.text_generation import TextGeneration
-from lmwright.tasks.text_generation_model import UNLEARNT, TextGenerator
+from lmwright.tasks.text_generation_model import UNLEARNT, WRITTEN_COST, TextGenerator
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
 from tests.train.conftest import FakeWork
@@ -454,3 +454,12 @@ def test_a_text_that_fills_the_context_leaves_room_for_its_continuation(model, s
     assert item.size >= len(rest.encode())
     (item,) = TextPredictor(TASK, model).prepare([{"text": rest, "continuation": text}])
     assert (item.first, len(item.ids)) == (1, model.max_tokens)
+
+
+def test_a_request_costs_what_it_may_write(model, sentences):
+    """So that no batch of requests holds an engine for long."""
+    asked, scored = (
+        TextPredictor(TASK, model).prepare([{"text": sentences[0], **more}])[0]
+        for more in ({}, {"continuation": ""})
+    )
+    assert asked.cost == scored.cost + WRITTEN_COST * TASK.max_new_tokens

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, Refused
 from lmwright.core.predictor import answer_all
+from lmwright.core.settings import read_settings
 from lmwright.core.task import role_columns
 from lmwright.data.corpus import schema_of
 from lmwright.metrics.calibration import Calibration
@@ -425,3 +426,55 @@ def test_rows_of_a_task_that_no_text_model_answers_are_refused_at_once(stage, ro
     with pytest.raises(BadInput, match="a text model for the task text-classification"):
         stage.foresee({"rows": rows})
     assert not any("_model" in name for name in stage.reaches({"rows": rows}))
+
+
+def test_each_choice_changes_what_is_learnt_and_how(stage, rows, tmp_path):
+    """Another optimizer, schedule or tune gives other weights; a frozen body keeps its own."""
+    found = {}
+    choices = {
+        "usual": {},
+        "the same, said": {"optimizer": {"kind": "adamw", "weight_decay": 0.01}, "tune": "full"},
+        "optimizer": {"optimizer": "sgd"},
+        "schedule": {"schedule": {"kind": "cosine", "warmup": 0.2}},
+        "tune": {"tune": "head"},
+    }
+    for name, choice in choices.items():
+        work = FakeWork({"rows": rows}, tmp_path / name)
+        replace(stage, epochs=1, **choice).run(work)
+        found[name] = load_file(work.folder / "model" / "model.safetensors")
+    body = "stacks.encoder.embedding.tokens.weight"
+    start = dict(read_folder(Path(stage.start)).weights)[body]
+    assert all(torch.equal(each, found["usual"][n]) for n, each in found["the same, said"].items())
+    for name in ("optimizer", "schedule", "tune"):
+        assert any(not torch.equal(each, found["usual"][n]) for n, each in found[name].items())
+    assert torch.equal(found["tune"][body], start)
+    assert not torch.equal(found["usual"][body], start)
+
+
+@pytest.mark.parametrize("tune", ["full", "head"])
+def test_a_choice_resumes_to_the_same_bytes(stage, rows, tmp_path, tune):
+    chosen = replace(stage, epochs=1, optimizer="sgd", tune=tune, lr=0.05)
+    whole, broken = (FakeWork({"rows": rows}, tmp_path / name) for name in "ab")
+    chosen.run(whole)
+    interrupted(chosen, broken, 6)
+    chosen.run(broken)
+    assert files(whole) == files(broken)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"optimizer": "adam"}, "adam"),
+        ({"optimizer": {"kind": "sgd", "momentum": 2.0}}, "momentum"),
+        ({"schedule": {"warmup": 0.1}}, "kind"),
+        ({"tune": {"kind": "full", "rank": 3}}, "rank"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_before_any_work(stage, field, words):
+    with pytest.raises(BadInput, match=words):
+        replace(stage, **field).check()
+
+
+def test_a_former_setting_says_where_it_went():
+    with pytest.raises(BadInput, match=r"former setting 'warmup'.*schedule: \{kind: linear"):
+        read_settings(Train, {"warmup": 0.2}, "train")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 
-from lmwright.train.optim import AdamW, clip, rate
+from lmwright.core.errors import BadInput
+from lmwright.train.optim import clip
+from lmwright.train.optimizers import SGD, AdamW
+from lmwright.train.schedules import Constant, Cosine, Linear
+from lmwright.train.tunes import Full, HeadOnly
 
 
 def test_the_rate_rises_and_falls_in_straight_lines():
-    found = [rate(step, 10, 1.0, 0.2) for step in range(10)]
+    found = [Linear(warmup=0.2).rate(step, 10, 1.0) for step in range(10)]
     assert found == pytest.approx(
         [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     )
-    assert [rate(step, 4, 2.0, 0.0) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    assert [Linear(warmup=0.0).rate(step, 4, 2.0) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
 
 
 def test_clipping_bounds_the_joint_norm_and_leaves_small_ones_alone():
@@ -36,7 +41,7 @@ def test_adamw_follows_its_formula_and_spares_vectors_from_decay():
     """Loshchilov and Hutter 2019, algorithm 2, in fp64 by hand."""
     layer = torch.nn.Linear(3, 2).double()
     start = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
-    optimizer = AdamW(layer, decay=0.1)
+    optimizer = AdamW(weight_decay=0.1).make(layer)
     moments = {name: [0.0, 0.0] for name in start}
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 6):
@@ -66,7 +71,7 @@ def test_adamw_gives_the_bits_of_torch_and_goes_on_from_its_state():
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
         fused=True,
     )
-    optimizer = AdamW(ours, decay=0.1)
+    optimizer = AdamW(weight_decay=0.1).make(ours)
     for step in range(12):
         for left, right in zip(ours.parameters(), weights, strict=True):
             if left.dim() > 1 or step % 3:
@@ -80,7 +85,51 @@ def test_adamw_gives_the_bits_of_torch_and_goes_on_from_its_state():
         assert all(weight.grad is None for weight in ours.parameters())
         if step == 5:
             kept = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-            optimizer = AdamW(ours, decay=0.1)
+            optimizer = AdamW(weight_decay=0.1).make(ours)
             optimizer.restore(kept)
     for left, right in zip(ours.parameters(), weights, strict=True):
         assert torch.equal(left, right)
+
+
+def test_other_schedules_follow_their_formulas():
+    cosine = Cosine(warmup=0.2, floor=0.1)
+    found = [cosine.rate(step, 10, 2.0) for step in range(10)]
+    assert found[:3] == pytest.approx([2 / 3, 4 / 3, 2.0])
+    assert found[6] == pytest.approx(2.0 * (0.1 + 0.9 / 2), abs=1e-12), "halfway down"
+    assert all(a > b > 0.2 for a, b in itertools.pairwise(found[2:]))
+    assert [Constant(warmup=0.5).rate(step, 4, 3.0) for step in range(4)] == [1.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_gives_the_numbers_of_torch_and_goes_on_from_its_state(momentum):
+    generator = torch.Generator().manual_seed(1)
+    ours = torch.nn.Sequential(*(torch.nn.Linear(9, 9, bias=False) for _ in range(2)))
+    theirs = copy.deepcopy(ours)
+    reference = torch.optim.SGD(theirs.parameters(), momentum=momentum, weight_decay=0.1)
+    setting = SGD(momentum=momentum, weight_decay=0.1)
+    optimizer = setting.make(ours)
+    for step in range(8):
+        for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
+            left.grad = torch.randn(left.shape, generator=generator)
+            right.grad = left.grad.clone()
+        reference.param_groups[0]["lr"] = 0.01 * (step + 1)
+        reference.step()
+        optimizer.step(0.01 * (step + 1))
+        if step == 3:
+            kept = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+            optimizer = setting.make(ours)
+            optimizer.restore(kept)
+    for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-7)
+
+
+def test_tunes_let_their_weights_learn_and_no_others():
+    network = torch.nn.ModuleDict({"body": torch.nn.Linear(4, 3), "head": torch.nn.Linear(3, 2)})
+    HeadOnly().apply(network)
+    learning = {name for name, each in network.named_parameters() if each.requires_grad}
+    assert learning == {"head.weight", "head.bias"}
+    Full().apply(network)
+    assert all(each.requires_grad for each in network.parameters())
+    network["head"].weight = network["body"].weight
+    with pytest.raises(BadInput, match="the body's too"):
+        HeadOnly().apply(network)

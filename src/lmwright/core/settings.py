@@ -42,6 +42,31 @@ def read_settings(kind: type, value: Any, where: str) -> Any:
     return settings
 
 
+Choice = str | dict[str, Any]
+"""A setting that names an entry of a table: its name, or a mapping with ``kind`` and settings."""
+
+
+def read_choice(table: str, value: Choice, where: str, resolve: Resolve) -> Any:
+    """The settings of the entry of a table that a choice names."""
+    settings = {"kind": value} if isinstance(value, str) else value
+    kind = settings.get("kind")
+    if not isinstance(kind, str):
+        raise BadInput(
+            f"{where} is {value!r}", f"one of the {table}, or a mapping with its kind and settings"
+        )
+    rest = {name: each for name, each in settings.items() if name != "kind"}
+    try:
+        found = resolve(table, kind)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.found}", error.wanted, error.cure) from None
+    return read_settings(found, rest, where)
+
+
+def kind_of(value: Choice) -> str:
+    """The name of the entry that a choice names."""
+    return value if isinstance(value, str) else str(value.get("kind"))
+
+
 def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, str]:
     """One fault of a validation as (found, wanted, cure): an unknown key if there is one.
 
@@ -54,6 +79,8 @@ def explain(error: ValidationError, where: str, kind: type) -> tuple[str, str, s
         known = known_fields(kind, fault["loc"][:-1])
         if fault["loc"][-1] in known:
             return f"{where}: {key} beside another kind of entry", "one kind", f"take {key} out"
+        if former := getattr(kind, "moved", {}).get(key):
+            return f"{where} has the former setting {key!r}", "its new place", f"write {former}"
         return (
             f"{where} has no setting {key!r}",
             "a known setting",

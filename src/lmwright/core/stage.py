@@ -116,6 +116,8 @@ class Settings:
     """What a recipe is read into: subclasses are frozen dataclasses; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Former keys -> what is written now."""
 
     def check(self) -> None:
         """Raise BadInput for settings that are each right but impossible together."""

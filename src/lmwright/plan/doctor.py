@@ -189,7 +189,8 @@ def not_a_number(events: Events) -> list[Finding]:
             False,
             f"{event.get('what', 'the loss')} was {event.get('loss', 'not finite')} at step "
             f"{event.get('step')}",
-            "lower train.lr by ten, or raise train.warmup; look at the rows of that step",
+            "lower train.lr by ten, or raise the warmup of train.schedule; "
+            "look at the rows of that step",
         )
         for event in events
         if event["event"] == "fault"
@@ -209,7 +210,7 @@ def exploding_gradient(events: Events) -> list[Finding]:
             "exploding gradient",
             False,
             f"its norm rose from about {usual:.3g} to {late:.3g}",
-            "lower train.lr, or train.clip, or raise train.warmup",
+            "lower train.lr, or train.clip, or raise the warmup of train.schedule",
         )
     ]
 

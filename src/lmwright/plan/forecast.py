@@ -48,7 +48,7 @@ from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
 from lmwright.train.finetune import Train, at_rate, positions
-from lmwright.train.optim import AdamW
+from lmwright.train.optimizers import AdamW
 from lmwright.train.task_model import trained_task_model
 
 COUNTED = 200_000
@@ -353,7 +353,7 @@ def read_rate(model: TextModel, prepared: Sequence[Any]) -> float:
 
 def train_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     """Tokens a second of whole training steps (without dropout, which costs a few per cent)."""
-    optimizer = AdamW(model.network, 0.01)
+    optimizer = AdamW().make(model.network)
     seconds: list[float] = []
     tokens = 0
     for step in range(STEPS + 1):

@@ -25,6 +25,9 @@ from lmwright.train.batches import Example
 
 UNLEARNT = -100
 """The target of a token that is not scored."""
+WRITTEN_COST = 16
+"""Tokens that are read in the time in which one is written, about; so that a batch of requests to
+write takes seconds and not minutes."""
 MOST_LOGITS = 1 << 25
 """Numbers of logits that are held at a time."""
 
@@ -34,7 +37,7 @@ class Document:
     """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
 
     ``prompt`` holds the ids that a completion continues, None where none is asked for;
-    ``source`` those that an encoder reads, where the model has one.
+    ``source`` those that an encoder reads, where the model has one. ``new_tokens`` may be written.
     """
 
     ids: np.ndarray
@@ -42,11 +45,13 @@ class Document:
     size: int
     prompt: np.ndarray | None
     source: np.ndarray | None = None
+    new_tokens: int = 0
 
     @property
     def cost(self) -> int:
-        """How many tokens it is."""
-        return len(self.ids) + (0 if self.source is None else len(self.source))
+        """How many tokens it is; one that is written takes as long as many that are read."""
+        read = len(self.ids) + (0 if self.source is None else len(self.source))
+        return read + WRITTEN_COST * self.new_tokens
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class TextGenerator:
             text, rest = self.task.cleaner(row["text"]), str(row.get("continuation") or "")
             asked = "continuation" not in row
             make = self.pair if model.has_encoder else self.document
-            found.append(make(model, text, rest, asked))
+            item = make(model, text, rest, asked)
+            found.append(replace(item, new_tokens=self.task.max_new_tokens) if asked else item)
         return found
 
     def document(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:

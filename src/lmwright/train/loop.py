@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmwright.core.errors import LmwrightError
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.train.batches import Batches, Example
-from lmwright.train.optim import AdamW, clip, rate
+from lmwright.train.optim import Optimizer, Schedule, clip
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class OptimizerConfig:
     """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
 
     lr: float
-    warmup: float
+    schedule: Schedule
     clip: float
 
 
@@ -64,7 +64,7 @@ def train(
     network: nn.Module,
     batches: Batches,
     loss: Loss,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     descent: OptimizerConfig,
     state: State,
     periodic: Periodic,
@@ -82,7 +82,7 @@ def train(
         value.backward()
         norm = clip(network.parameters(), descent.clip)
         refuse_infinite(value.item(), norm, state, record)
-        lr = rate(state.step, batches.steps, descent.lr, descent.warmup)
+        lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
         optimizer.step(lr)
         state.step += 1
         state.tokens += sum(example.cost for example in examples)
