@@ -74,7 +74,8 @@ class House(Live):
     def __init__(self, recipe: Path, store: Store) -> None:
         self.settings = Serve(port=0)
         self.store = store
-        self.rows = RowScheduler(Engine(), load_version(store, ALIAS))
+        self.engine = Engine()
+        self.rows = RowScheduler(self.engine, load_version(store, ALIAS))
         self.service = Service(ALIAS, self.rows, self.settings)
         self.traffic = Traffic(traffic_folder(store, ALIAS), True, 30, 0.4)
         self.service.observers.append(self.traffic.observe)
