@@ -20,7 +20,8 @@ from lmwright.core import recipe
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import Family
 from lmwright.models.network.anatomy import anatomy
-from lmwright.tables import AUDITS, FAMILIES, SECTIONS, STAGES, VERBS, resolve
+from lmwright.tables import AUDITS, FAMILIES, SECTIONS, STAGES, TABLES, VERBS, resolve
+from lmwright.train.finetune import CHOICES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lmwright"
@@ -104,6 +105,9 @@ def settings() -> str:
         place = "audit.limits." if table == "audits" else ""
         for name in names:
             lines += described(place + name, resolve(table, name))
+    for field, table in CHOICES.items():
+        for name in TABLES[table]:
+            lines += described(f"train.{field}: {name}", resolve(table, name))
     return "\n".join(lines)
 
 

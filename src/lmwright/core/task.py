@@ -280,11 +280,15 @@ class NamedMeasures(Protocol):
 
     ``loss_names``   the losses of every row.
     ``score_names``  the other scores that two models can be compared by; ``recall.LABEL`` stands
-                     for one of every label.
+                     for one of every class.
+    ``classes``      what LABEL stands for, once it is fitted.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
     score_names: ClassVar[tuple[str, ...]]
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
 
 @runtime_checkable
@@ -336,11 +340,11 @@ def refuse_measure(task: Any, name: str, setting: str, losses_only: bool = False
     if not name or not isinstance(task, NamedMeasures):
         return
     known = (*task.loss_names, *(() if losses_only else task.score_names))
-    labels = tuple(getattr(task, "labels", ())) or (name.partition(".")[2] or LABEL,)
+    classes = task.classes or (name.partition(".")[2] or LABEL,)
     every = [
-        each.replace(LABEL, label)
+        each.replace(LABEL, one)
         for each in known
-        for label in (labels if each.endswith(f".{LABEL}") else ("",))
+        for one in (classes if each.endswith(f".{LABEL}") else ("",))
     ]
     if name not in every or name.endswith("."):
         what = "a loss" if losses_only else "a loss or score"

@@ -82,6 +82,11 @@ class TextClassification(Settings):
         """How a text is cleaned."""
         return cleaner(self.clean)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What scores of a class are named by."""
+        return self.labels
+
     # Rows
 
     @property

@@ -66,6 +66,11 @@ class TextGeneration(Settings):
         """How a text is cleaned."""
         return cleaner(self.clean)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """There are none."""
+        return ()
+
     # Rows
 
     @property

@@ -53,6 +53,11 @@ class TokenClassification(Settings):
 
     labels: tuple[str, ...] = ()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What scores of a class are named by."""
+        return self.labels
+
     # Rows
 
     @property
