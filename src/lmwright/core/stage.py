@@ -152,6 +152,10 @@ class Stage(Settings):
         """Artifact that ``run`` gives -> names of what will be in it, where later stages ask."""
         return {}
 
+    def learns_from(self) -> tuple[str, ...]:
+        """Names of the sources of data that ``run`` reads to be learnt from."""
+        return ()
+
     def asks(self) -> tuple[str, ...]:
         """What ``run`` looks for inside the artifacts that it needs, as ``ARTIFACT/NAME``."""
         return ()
