@@ -279,8 +279,8 @@ class NamedMeasures(Protocol):
     """A task that names its measures before there are rows, so that settings can be checked.
 
     ``loss_names``   the losses of every row.
-    ``score_names``  the other scores that two models can be compared by; ``recall.LABEL`` stands
-                     for one of every label.
+    ``score_names``  the other scores that two models can be compared by, the first of them first;
+                     ``recall.LABEL`` stands for one of every label.
     """
 
     loss_names: ClassVar[tuple[str, ...]]

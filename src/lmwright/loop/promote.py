@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,10 @@ class Promote(Stage):
         before = earlier(store, alias, version, incumbent, self, basis)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
-            return {"decision": told(before, alias), "alias": alias, "version": version}
+            found = {"decision": told(before, alias), "alias": alias, "version": version}
+            refused = before["action"] != "promote"
+            conditions = before["facts"]["evidence"].get("conditions", ())
+            return found | ({"why": reasons(conditions)} if refused else {})
         refuse_withdrawn(store, version)
         evidence = self.judge(artifacts, store, version, incumbent, now is not None)
         evidence |= {"basis": basis}
@@ -181,7 +184,8 @@ class Promote(Stage):
         else:
             facts = {"alias": alias, "version": version, "before": incumbent, "evidence": evidence}
             store.decide("refuse", facts, author)
-        return {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
+        found = {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
+        return found | ({} if passed else {"why": reasons(evidence["conditions"])})
 
     def judge(
         self,
@@ -259,6 +263,12 @@ def rows_at(place: str, artifacts: Mapping[str, str], store: Store) -> pa.Table:
     """The rows of ``ARTIFACT/FILE``."""
     artifact, _, split = place.partition("/")
     return read_split(store.artifact(artifacts[artifact]), split)
+
+
+def reasons(conditions: Iterable[Mapping[str, Any]]) -> str:
+    """The conditions that fail, each with its reason."""
+    failing = (each for each in conditions if not each["passed"])
+    return "because of " + "; ".join(f"{each['name']}: {each['reason']}" for each in failing)
 
 
 def told(entry: Mapping[str, Any], alias: str) -> str:

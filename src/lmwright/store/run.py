@@ -23,10 +23,13 @@ from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stage import Stage
 from lmwright.core.stamp import Stamp, differences, stamp_of
-from lmwright.store.lease import Held, lease, run_lease
+from lmwright.store.lease import Held, lease, process_of, run_lease
 from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import sources_of, withdrawn
+
+REFUSED = 3
+"""The exit code of a run that ended well, and whose gate kept the old version."""
 
 
 class Shown(Protocol):
@@ -81,6 +84,13 @@ class Run:
         found += [f"{step:<12} {acted(facts)}" for step, facts in self.acts.items()]
         return [*found, f"run {self.name}"]
 
+    @property
+    def refused(self) -> bool:
+        """Whether a gate did not let the new version take over, now or before."""
+        return any(
+            str(facts.get("decision", "")).startswith("refuse") for facts in self.acts.values()
+        )
+
 
 def acted(facts: Mapping[str, Any]) -> str:
     """What a stage did beside its artifacts; of a version as much as names it."""
@@ -121,7 +131,7 @@ def run_recipe(
         with run_lease(
             store.database,
             name,
-            lambda owner: shown.begin(recipe.steps[0].name, f"gc is at work in {owner.split()[1]}"),
+            lambda owner: shown.begin(recipe.steps[0].name, f"waits for gc in {process_of(owner)}"),
         ):
             for place, step in enumerate(recipe.steps, 1):
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
@@ -199,11 +209,12 @@ def run_step(
     began = time.monotonic()
     found = None if again else store.result(stamp.hash)
     if found is None:
-        shown.begin(step.name, "waiting for its turn")
         with lease(
             store.database,
             stamp.hash,
-            lambda owner: shown.begin(step.name, f"the same work is done by {owner.split()[1]}"),
+            lambda owner: shown.begin(
+                step.name, f"waits for {process_of(owner)}, which does the same work"
+            ),
         ) as held:
             found = None if again else store.result(stamp.hash)
             if found is None:

@@ -137,11 +137,11 @@ def roll_back(store: Store, alias: str, reason: str, author: str = "") -> dict[s
 
     def facts() -> dict[str, Any]:
         now, before = current(store, alias), former(store, alias)
+        if not before:
+            raise Refused(f"{alias} has no former version", "at least two promotions")
         if now is None:
             cure = "put one there: lmwright promote ALIAS VERSION --reason TEXT"
             raise Refused(f"nothing is behind {alias}", "an alias in use", cure)
-        if not before:
-            raise Refused(f"{alias} has no former version", "at least two promotions")
         refuse_withdrawn(store, before)
         return {"alias": alias, "version": before, "before": now.hash, "reason": reason}
 

@@ -54,8 +54,8 @@ class TextClassification(Settings):
     abstains_by: ClassVar[str] = "error"
     loss_names: ClassVar[tuple[str, ...]] = ("log_loss", "brier", "error")
     score_names: ClassVar[tuple[str, ...]] = (
-        *("accuracy", "micro_f1", "coverage", "accuracy_answered"),
-        *("macro_precision", "macro_recall", "macro_f1", "macro_roc_auc"),
+        *("accuracy", "macro_f1", "micro_f1", "coverage", "accuracy_answered"),
+        *("macro_precision", "macro_recall", "macro_roc_auc"),
         *("precision.LABEL", "recall.LABEL", "f1.LABEL", "roc_auc.LABEL"),
     )
     contracts: ClassVar[tuple[str, ...]] = ("classify",)

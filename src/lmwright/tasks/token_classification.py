@@ -41,8 +41,8 @@ class TokenClassification(Settings):
     abstains_by: ClassVar[str] = "error"
     loss_names: ClassVar[tuple[str, ...]] = ("span_error", "error", "log_loss")
     score_names: ClassVar[tuple[str, ...]] = (
-        *("f1", "precision", "recall", "macro_f1", "f1.LABEL"),
-        *("accuracy", "coverage", "accuracy_answered"),
+        *("f1", "accuracy", "precision", "recall", "macro_f1", "f1.LABEL"),
+        *("coverage", "accuracy_answered"),
     )
     contracts: ClassVar[tuple[str, ...]] = ()
     text_model: ClassVar[str] = "lmwright.tasks.token_classification_model:TokenClassifier"
