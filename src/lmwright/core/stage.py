@@ -183,6 +183,10 @@ class Stage(Settings):
         Called as soon as there are more of them, so that no long stage comes before the refusal.
         """
 
+    def doubts(self, known: RowStatistics) -> tuple[str, ...]:
+        """What of ``run`` or ``act`` cannot end well with so many rows, in words."""
+        return ()
+
     def check_task(self, task: Any) -> None:
         """Raise BadInput for settings that do not fit the recipe's task, None where it has none."""
 
