@@ -132,6 +132,11 @@ VERBS = {
         "lmwright.cli.act:withdraw",
         "Withdraw a source: list and bar what learnt from it.",
     ),
+    "reinstate": (
+        "lmwright.cli.act:reinstate",
+        "Take the withdrawal of a source back.",
+    ),
+    "retire": ("lmwright.cli.act:retire", "Let an alias name nothing."),
     "serve": (
         "lmwright.cli.serve:serve",
         "Answer over HTTP from what an alias names, or from a language model.",

@@ -133,6 +133,7 @@ def test_compare_sets_two_models_side_by_side(
         (None, "no config.json in"),
         ({"model_type": "gtp2"}, "did you mean 'gpt2'"),
         ({"model_type": 7}, "no family is called 7"),
+        ({"model_type": "qwen9"}, "xlnet; do this: take a model of one of these\n"),
         ({"auto_map": {"AutoModel": "x.Model"}}, "asks to run code"),
         ({"n_head": 0}, "a gpt2 config"),
         ({"n_embd": "wide"}, "a gpt2 config"),

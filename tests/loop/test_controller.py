@@ -30,7 +30,7 @@ from lmwright.serve.served import Served
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Given, Traffic
-from lmwright.store.run import write_head
+from lmwright.store.run import REFUSED, write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
 from lmwright.tables import SECTIONS, resolve
@@ -286,7 +286,7 @@ def test_what_else_moves_the_alias_meanwhile_is_not_called_swapped(house: House,
 def test_what_is_no_better_is_not_swapped_in(house: House) -> None:
     to_training(house)
     before = house.rows.current.version
-    house.started[0][1].code = 0
+    house.started[0][1].code = REFUSED
     house.controller.tick()
     house.controller.tick()
     assert at(house) == "kept"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from lmwright.serve.served import Served
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.run import run_recipe
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import current
+from lmwright.store.versions import current, move
 from lmwright.tasks.text_classification import TextClassification
 from tests.small_recipe import write_recipe
 
@@ -213,6 +214,40 @@ class Bind(Stage):
         model = work.inputs["model"].name
         (work.out("version") / "version.json").write_text(json.dumps({"model": model}))
         return {"model": model}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Same(Train):
+    """A model that comes out as it did before, whatever its rows are."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        (work.out("model") / "weights").write_text("1")
+        return {}
+
+
+def test_a_version_is_of_the_run_that_put_it_in_place_though_another_made_the_same(
+    tmp_path: Path,
+) -> None:
+    stages = {"data": Data, "train": Same, "promote": Bind}
+    store, alias = Store(tmp_path), "noisy@production"
+
+    def made(seed: int) -> str:
+        raw = {"name": "noisy", "stages": {**dict.fromkeys(stages), "data": {"seed": seed}}}
+        recipe = make_recipe(raw, "noisy.yaml", lambda table, name: stages[name], ())
+        return run_recipe(recipe, store).artifacts["version"]
+
+    def seeds(until: float = math.inf) -> list[int]:
+        steps = of_version(store, version, until)["steps"]
+        return [step["settings"]["seed"] for step in steps if step["kind"] == "data"]
+
+    version = made(1)
+    move(store, alias, version, {})
+    given = time.time()
+    assert made(2) == version and len(store.makers(version)) == 1
+    assert len({result.stamp for result in store.all_results() if result.kind == "data"}) == 2
+    assert seeds() == seeds(given) == [1]
+    move(store, alias, version, {"again": "by the second run"})
+    assert (seeds(), seeds(given)) == ([2], [1])
 
 
 def noise() -> int:

@@ -24,6 +24,7 @@ from lmwright.loop.promote import SAMPLED, Promote, short_ids, uses
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.noninferiority import allowance
 from lmwright.store import versions
+from lmwright.store.run import REFUSED
 from lmwright.store.store import Store
 from lmwright.store.versions import current, history, move, read_version, roll_back
 from lmwright.tasks.text_classification import TextClassification
@@ -41,13 +42,23 @@ def test_a_rerun_after_a_rollback_says_that_nothing_was_promoted(
     recipe, folder = str(write_recipe(tmp_path)), tmp_path / "store"
     store = Store(folder)
 
-    def run(*more: str) -> str:
-        assert main(["run", recipe, "--store", str(folder), *more]) == 0
+    def run(*more: str, code: int = 0) -> str:
+        assert main(["run", recipe, "--store", str(folder), *more]) == code
         out = capsys.readouterr().out
         return next(line for line in out.splitlines() if ALIAS in line)
 
-    assert " refuse " in run(*WEAK)
-    assert "refused before (decision 1)" in run(*WEAK)
+    refused = run(*WEAK, code=REFUSED)
+    assert " refuse " in refused and "because of quality on rows/gate: not inferior" in refused
+    assert refused.endswith("; superior is asked")
+    again = run(*WEAK, code=REFUSED)
+    assert "refused before (decision 1)" in again
+    assert again.endswith(refused.partition("because of ")[2]), "for the same reasons"
+    assert main(["show", store.runs()[0], "--store", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy 0." in shown and "macro-f1 0." in shown
+    assert f"the gate of {ALIAS}: refused" in shown
+    assert "fails  quality on rows/gate: not inferior" in shown
+    assert store.decisions()[0]["facts"]["evidence"]["gate_rows"]["rows/gate"][0] not in shown
     weak = store.decisions()[0]["facts"]["version"]
     move(store, ALIAS, weak, {"by_hand": "a test"})
     assert " promote " in run()

@@ -14,6 +14,7 @@ from lmwright.core.recipe import Recipe, read_recipe
 from lmwright.core.stage import WorkEstimate
 from lmwright.evals.ensemble import Combine
 from lmwright.evals.prompt import WRITTEN, Prompt
+from lmwright.metrics.noninferiority import allowance, rows_needed
 from lmwright.models.core.memory import KERNELS
 from lmwright.models.network.network import Network
 from lmwright.plan import forecast
@@ -29,6 +30,7 @@ from lmwright.plan.forecast import (
     that_fits,
     track_record,
 )
+from lmwright.plan.recipe import Plan
 from lmwright.store.run import plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
@@ -119,6 +121,35 @@ def test_prompts_and_ensembles_are_forecast_by_their_models(table: Path, store: 
     assert Prompt(model="hosted:m@http://127.0.0.1:9/v1").estimate(known) is None
     both = Combine(members=("model", "other")).estimate(known)
     assert both.disk == both.further_bytes == 2 * known.model_bytes()
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ({"margin": 0.5}, None),
+        ({"margin": 0.02}, "33 rows of rows/gate: once a version is in service"),
+        ({"margin": 0.02, "claim": "superior"}, None),
+        ({"margin": 0.02, "metric": "log_loss"}, None),
+        ({"margin": 0.5, "kept": ["rows/test"], "kept_margin": 0.01}, "24 rows of rows/test: the"),
+    ],
+    ids=["wide", "narrow", "superior", "of no largest loss", "kept"],
+)
+def test_what_no_gate_could_pass_is_planned_with_words(
+    table: Path, store: Store, gate: dict, told: str | None
+) -> None:
+    """300 rows, of which 0.11 are the gate's and 0.08 are tested on."""
+    text = table.read_text().replace("  train: {}", "  train: {}\n  baselines:\n  evaluate:")
+    table.write_text(f"{text}  promote: {{detectors: null, gate: {gate}}}\n")
+    shares = "{train: 0.6, validation: 0.1, calibration: 0.11, gate: 0.11, test: 0.08}"
+    recipe = read(table, f"data.fractions={shares}")
+    known = Sources(recipe, store, plan_recipe(recipe, store))
+    doubts = recipe.steps[-1].stage.doubts(known)
+    assert (len(doubts) == 1 and doubts[0].startswith(told)) if told else doubts == ()
+    if told and told.startswith("33"):
+        needed = rows_needed(0.02, 2.0, allowance(0.05, 0))
+        assert f"takes {needed} rows" in doubts[0]
+        plan = Plan("mine", (), {"promote": {"doubts": list(doubts)}})
+        assert plan.lines() == [f"promote: {doubts[0]}"]
 
 
 def test_the_track_record_corrects_memory_by_peaks_of_the_stage_alone(store: Store) -> None:

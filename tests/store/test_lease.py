@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from lmwright.cli.main import main
 from lmwright.core.errors import LmwrightError
+from lmwright.core.hashing import hash_bytes
 from lmwright.core.journal import Journal
 from lmwright.store import lease as module
 from lmwright.store.database import Database, leases, sqlite_url
-from lmwright.store.lease import Held, born, identity, lease
-from lmwright.store.run import Silent, StageWork, run_recipe
+from lmwright.store.lease import Held, born, identity, lease, run_lease
+from lmwright.store.progress import Lines
+from lmwright.store.run import Silent, StageWork, plan_recipe, run_recipe
 from lmwright.store.store import Store
 from tests.store.test_run import events, recipe
 from tests.waiting import until
@@ -71,6 +74,45 @@ def test_a_process_of_this_machine_keeps_its_lease_until_it_is_gone(
     child.communicate()
     assert taken.wait(30)
     thread.join()
+
+
+def test_a_run_is_running_while_its_process_lives_and_killed_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    run = run_recipe(recipe(), store).name
+    path = store.folder / "runs" / run / "journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "run ended" not in line))
+
+    def told() -> str:
+        capsys.readouterr()
+        assert main(["runs", "--store", str(tmp_path)]) == 0
+        return capsys.readouterr().out.rstrip().rpartition("  ")[2]
+
+    with run_lease(store.database, run):
+        assert told() == "running"
+    assert told() == "killed"
+    dead = f"{identity().split()[0]} 1 not-its-birth 1 1"
+    with store.database.write() as connection:
+        stamp = hash_bytes(run.encode())
+        connection.execute(leases.insert().values(stamp=stamp, owner=dead, beat=0))
+    assert told() == "killed"
+
+
+def test_who_is_waited_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    stamp = next(row.stamp for row in plan_recipe(recipe(), store) if row.stamp)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = f"{identity().split()[0]} {child.pid} {born(child.pid)} 1 1"
+    with store.database.write() as connection:
+        connection.execute(leases.insert().values(stamp=stamp, owner=owner, beat=0))
+    ended = threading.Timer(0.5, child.communicate, (b"\n",))
+    ended.start()
+    run_recipe(recipe(), store, shown=Lines())
+    ended.join()
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.endswith(f"waits for process {child.pid}, which does the same work")
 
 
 def test_a_holder_that_lost_its_lease_learns_of_it(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.recipe import make_recipe
 from lmwright.core.stage import Stage, Work
@@ -27,7 +28,9 @@ from lmwright.store.versions import (
     history,
     learnt_from,
     move,
+    reinstate,
     resolve_version,
+    retire,
     roll_back,
     sources_of,
     withdraw,
@@ -45,6 +48,9 @@ class Read(Stage):
 
     def gives(self) -> tuple[str, ...]:
         return ("rows",)
+
+    def learns_from(self) -> tuple[str, ...]:
+        return self.sources
 
     def run(self, work: Work) -> dict[str, Any]:
         (work.out("rows") / "rows.json").write_text(json.dumps(self.sources))
@@ -69,13 +75,22 @@ class Learn(Stage):
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PutInPlace(Learn):
+    """The same, and puts the version behind the alias."""
+
+    def act(self, recipe: Any, artifacts: Any, store: Any, record: Any, author: str) -> Any:
+        move(store, ALIAS, artifacts["version"], {"kind": "toy"})
+        return {"decision": "promote"}
+
+
 def noise() -> int:
     """What a stage that is not reproducible depends on beside its stamp."""
     return 0
 
 
 def resolve(table: str, name: str) -> type[Stage]:
-    return {"read": Read, "learn": Learn}[name]
+    return {"read": Read, "learn": Learn, "promote": PutInPlace}[name]
 
 
 def make(
@@ -147,6 +162,75 @@ def test_a_withdrawn_source_bars_promotion_and_rollback(tmp_path: Path) -> None:
     assert resolve_version(store, ALIAS) == clean
     with pytest.raises(BadInput, match="did you mean 'theirs'"):
         withdraw(store, "theirz", "")
+
+
+def test_a_recipe_that_would_promote_a_withdrawn_source_is_refused_before_any_work(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    raw = {"name": "toy", "stages": {"read": {"sources": ["ours", "theirs"]}, "promote": {}}}
+    recipe = make_recipe(raw, "toy.yaml", resolve, ())
+    version = run_recipe(recipe, store).artifacts["version"]
+    assert [row.why for row in runner.plan_recipe(recipe, store)] == [[], []]
+    withdraw(store, "theirs", "asked to")
+    runs = store.runs()
+    with pytest.raises(Refused, match="read learns from theirs, which was withdrawn"):
+        run_recipe(recipe, store)
+    assert store.runs() == runs
+    planned = runner.plan_recipe(recipe, store)
+    assert [row.why for row in planned] == [["learns from theirs, which was withdrawn"], []]
+    going_on = {**raw, "stages": {"promote": {}}, "artifacts": {"rows": version}}
+    with pytest.raises(Refused, match="rows learns from theirs"):
+        run_recipe(make_recipe(going_on, "toy.yaml", resolve, ()), store)
+    make(store, sources=("ours", "theirs"))  # which promotes nothing
+    with pytest.raises(BadInput, match="no reason"):
+        reinstate(store, "theirs", " ")
+    with pytest.raises(BadInput, match="did you mean 'theirs'"):
+        reinstate(store, "their", "allowed again")
+    entry = reinstate(store, "theirs", "allowed again", "ann")
+    assert (entry["action"], entry["author"], withdrawn(store)) == ("reinstate", "ann", set())
+    assert run_recipe(recipe, store).acts == {"promote": {"decision": "promote"}}
+    withdraw(store, "theirs", "again")
+    assert withdrawn(store) == {"theirs"}
+
+
+def test_an_alias_that_is_retired_names_nothing_until_the_next_promotion(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = promote(store, seed=1), promote(store, seed=2)
+    with pytest.raises(BadInput, match="nothing is behind"):
+        retire(store, "toy@other", "")
+    with pytest.raises(BadInput, match="no alias"):
+        retire(store, second[:12], "")
+    entry = retire(store, ALIAS, "the service ends", "ann")
+    assert (entry["action"], entry["facts"]["before"]) == ("retire", second)
+    assert current(store, ALIAS) is None and aliases(store) == {}
+    with pytest.raises(BadInput, match="nothing is behind"):
+        resolve_version(store, ALIAS)
+    with pytest.raises(Refused, match="nothing is behind"):
+        roll_back(store, ALIAS, "")
+    collect(store, keep_runs=0)
+    move(store, ALIAS, first, {})
+    assert resolve_version(store, ALIAS) == first
+    assert roll_back(store, ALIAS, "")["facts"]["version"] == second
+
+
+def test_a_withdrawal_advises_what_can_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    promote(store, seed=1)
+    promote(store, seed=1, sources=("theirs",))
+    place = ("--store", str(tmp_path / "store"))
+    assert main(["withdraw", "theirs", *place]) == 0
+    assert f"or: lmwright rollback {ALIAS}" in capsys.readouterr().out
+    assert main(["withdraw", "ours", *place]) == 0
+    capsys.readouterr()
+    assert main(["withdraw", "theirs", *place]) == 0
+    assert f"or: lmwright retire {ALIAS}" in capsys.readouterr().out
+    assert main(["retire", ALIAS, *place]) == 0
+    assert f"nothing is behind {ALIAS} now" in capsys.readouterr().out
+    assert main(["reinstate", "ours", "--reason", "a mistake", *place]) == 0
+    assert withdrawn(store) == {"theirs"}
 
 
 def test_a_withdrawn_version_in_the_middle_is_no_way_back_but_logged_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that decide: promote, rollback, withdraw, gc."""
+"""The verbs that decide: promote, rollback, retire, withdraw, reinstate, gc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from lmwright.loop.promote import promote_version
 from lmwright.loop.retention import forget_texts
 from lmwright.store.gc import collect
 from lmwright.store.open import open_store
-from lmwright.store.versions import aliases, resolve_version, roll_back
+from lmwright.store.versions import (
+    aliases,
+    former,
+    resolve_version,
+    roll_back,
+    sources_of,
+    withdrawn,
+)
+from lmwright.store.versions import reinstate as reinstate_source
+from lmwright.store.versions import retire as retire_alias
 from lmwright.store.versions import withdraw as withdraw_source
 
 AliasArgument = Annotated[str, typer.Argument(help="NAME@ALIAS, as in reviews@production.")]
@@ -58,10 +67,38 @@ def withdraw(
         print(f"  {content[:16]}  {', '.join(makers)}")
     for alias, version in aliases(opened).items():
         if version.hash in touched:
+            back = former(opened, alias)
+            fine = back and not sources_of(opened, back) & withdrawn(opened)
             print(
                 f"{alias} is still {version.id}, which learnt from it: no alias was moved. Take "
-                f"the source out of the recipe and run it, or: lmwright rollback {alias}"
+                "the source out of the recipe and run it, or: "
+                f"lmwright {'rollback' if fine else 'retire'} {alias}"
             )
+
+
+def retire(
+    alias: AliasArgument,
+    reason: ReasonOption = "",
+    author: AuthorOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Let an alias name nothing, until the next promotion."""
+    entry = retire_alias(open_store(store), alias, reason, author)
+    print(
+        f"nothing is behind {alias} now (decision {entry['number']}); a server that was started "
+        "before answers until it is stopped"
+    )
+
+
+def reinstate(
+    source: Annotated[str, typer.Argument(help="The name of a data source.")],
+    reason: ReasonOption = "",
+    author: AuthorOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Take a withdrawal back: what learnt from the source may be promoted again."""
+    entry = reinstate_source(open_store(store), source, reason, author)
+    print(f"{source} may be learnt from again (decision {entry['number']})")
 
 
 def gc(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +14,11 @@ from lmwright.cli.open import STORE, JsonOption, StoreOption
 from lmwright.core.errors import BadInput
 from lmwright.core.journal import read_journal
 from lmwright.loop.lineage import of_answer, of_row, of_source, of_version
+from lmwright.store.lease import is_running
 from lmwright.store.open import existing_store
 from lmwright.store.run import read_run, results_of
 from lmwright.store.states import alarms_of
-from lmwright.store.store import Store
+from lmwright.store.store import Result, Store
 from lmwright.store.versions import Version, aliases, history, read_version, resolve_version
 
 NEWEST = 10
@@ -45,8 +46,8 @@ def run_line(head: dict[str, Any]) -> str:
 
 
 def last_state(store: Store, name: str) -> str:
-    """How a run ended, from its journal."""
-    state = "running or killed"
+    """How a run ended, from its journal; of one without an end, whether its process lives."""
+    state = "running" if is_running(store.database, name) else "killed"
     for event in read_journal(store.folder / "runs" / name / "journal.jsonl"):
         if event["event"] == "run ended":
             state = event["state"] + (f": {event['error']}" if "error" in event else "")
@@ -140,13 +141,34 @@ def of_run(store: Store, name: str) -> Shown:
 
     def lines() -> Iterator[str]:
         yield f"run {name} of {found['recipe']}: {found['state']}"
+        for line in filter(None, map(headline_of, results.values())):
+            yield f"  {line}"
+        for event in events:
+            yield from event_lines(event)
         for step, one in stages.items():
             outputs = ", ".join(f"{k} {v[:12]}" for k, v in one["outputs"].items())
             yield f"  {step:<12} {one['seconds']:>7.1f} s  {outputs}"
-        for event in events:
-            yield f"  {event['event']}: {pretty({k: v for k, v in event.items() if k != 'event'})}"
 
     return found, lines()
+
+
+def headline_of(result: Result) -> str:
+    """What a person asks first of a result; "" where it has no such line."""
+    headline = result.facts.get("headline") or ""
+    if isinstance(headline, dict):
+        return f"{headline['line']} {headline.get('scores', '')}".rstrip()
+    return str(headline)
+
+
+def event_lines(event: Mapping[str, Any]) -> Iterator[str]:
+    """An event of a run's journal in words: of a gate its verdict and every condition."""
+    if event["event"] != "gate":
+        yield f"  {event['event']}: {pretty({k: v for k, v in event.items() if k != 'event'})}"
+        return
+    yield f"  the gate of {event['alias']}: {'passed' if event['passed'] else 'refused'}"
+    for condition in event["conditions"]:
+        word = "holds" if condition["passed"] else "fails"
+        yield f"    {word}  {condition['name']}: {condition['reason']}"
 
 
 def of_artifact(store: Store, content: str) -> Shown:

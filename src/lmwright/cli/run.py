@@ -12,6 +12,7 @@ from lmwright.cli.open import STORE, JsonOption, SetOption, StoreOption, stopped
 from lmwright.plan.recipe import make_plan, open_recipe, run_fitting
 from lmwright.store.open import open_store
 from lmwright.store.progress import Lines
+from lmwright.store.run import REFUSED
 
 
 def run(
@@ -23,11 +24,16 @@ def run(
         bool, typer.Option(help="Begin even what by its forecast does not fit.")
     ] = False,
 ) -> None:
-    """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing."""
+    """Run a recipe. What has a result under its stamp is not done again; a kill loses nothing.
+
+    The exit code is 3 where all went well and the gate kept the version in service.
+    """
     known, opened = open_recipe(recipe, set), open_store(store)
     with stopped_in_words():
         done = run_fitting(known, opened, Lines(), again, anyway)
     print("\n".join(done.lines()))
+    if done.refused:
+        raise typer.Exit(REFUSED)
 
 
 def plan(

@@ -154,6 +154,10 @@ class Stage(Settings):
         """Artifact that ``run`` gives -> names of what will be in it, where later stages ask."""
         return {}
 
+    def learns_from(self) -> tuple[str, ...]:
+        """Names of the sources of data that ``run`` reads to be learnt from."""
+        return ()
+
     def asks(self) -> tuple[str, ...]:
         """What ``run`` looks for inside the artifacts that it needs, as ``ARTIFACT/NAME``."""
         return ()
@@ -180,6 +184,10 @@ class Stage(Settings):
 
         Called as soon as there are more of them, so that no long stage comes before the refusal.
         """
+
+    def doubts(self, known: RowStatistics) -> tuple[str, ...]:
+        """What of ``run`` or ``act`` cannot end well with so many rows, in words."""
+        return ()
 
     def check_task(self, task: Any) -> None:
         """Raise BadInput for settings that do not fit the recipe's task, None where it has none."""

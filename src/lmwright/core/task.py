@@ -278,13 +278,14 @@ class LabelTask(Task, Protocol):
 class NamedMeasures(Protocol):
     """A task that names its measures before there are rows, so that settings can be checked.
 
-    ``loss_names``   the losses of every row.
-    ``score_names``  the other scores that two models can be compared by; ``recall.LABEL`` stands
-                     for one of every class.
+    ``loss_names``   the losses of every row, each with its largest value; NaN where a model's
+                     calibration sets that.
+    ``score_names``  the other scores that two models can be compared by, the first of them first;
+                     ``recall.LABEL`` stands for one of every class.
     ``classes``      what LABEL stands for, once it is fitted.
     """
 
-    loss_names: ClassVar[tuple[str, ...]]
+    loss_names: ClassVar[Mapping[str, float]]
     score_names: ClassVar[tuple[str, ...]]
 
     @property

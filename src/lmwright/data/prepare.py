@@ -113,6 +113,10 @@ class Data(Stage):
             }
         }
 
+    def learns_from(self) -> tuple[str, ...]:
+        """The sources that are no test sets."""
+        return tuple(source.name for source in self.sources if source.role == "train")
+
     def asks(self) -> tuple[str, ...]:
         """The held rows."""
         return self.held
@@ -200,7 +204,7 @@ class Data(Stage):
         clock.append(time.perf_counter())
         seconds = dict(zip(("read", "compare", "write"), np.diff(clock).tolist(), strict=True))
         work.measured(seconds=seconds)
-        learnt = [source.name for source in self.sources if source.role == "train"]
+        learnt = list(self.learns_from())
         return {**quality, "learns_from": learnt, "headline": headline(quality)}
 
     def add_held(self, inputs: Mapping[str, Path], near: NearDuplicates) -> Iterator[np.ndarray]:

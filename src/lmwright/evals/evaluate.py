@@ -14,7 +14,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers, Task, refuse_measure, task_to_json
+from lmwright.core.task import Answers, NamedMeasures, Task, refuse_measure, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.evals.predictions import (
@@ -34,6 +34,8 @@ from lmwright.models.load import load_predictor, modules_of
 READ_TOKENS = 256
 """What a forecast takes as a model's cap; the cap itself is the model's own."""
 
+MAIN = 2
+"""Scores that are shown beside the headline."""
 SPARSE = 0.5
 """A model that answers fewer rows than this share is worth a word."""
 
@@ -154,9 +156,9 @@ class Evaluate(Stage):
             "calibration": {name: found.to_json() for name, found in calibrations.items()},
             "splits": {split: self._scored(task, split, found[split]) for split in tables},
         }
-        result["headline"] = headline(
-            self.splits[0], result["splits"][self.splits[0]], self.scored, primary, self.risk
-        )
+        first = result["splits"][self.splits[0]]
+        result["headline"] = headline(self.splits[0], first, self.scored, primary, self.risk)
+        result["headline"]["scores"] = main_scores(task, first["models"][self.scored[0]])
         write_json(work.out("scores") / "scores.json", result)
         return facts_of(result)
 
@@ -305,6 +307,15 @@ def headline(
         "verdicts": verdicts,
         "line": f"{line}: {shown}.",
     }
+
+
+def main_scores(task: Task, scored: Mapping[str, Any]) -> str:
+    """The first scores of a task with their intervals, for the console."""
+    names = task.score_names if isinstance(task, NamedMeasures) else sorted(scored["metrics"])
+    shown = [name for name in names if name in scored["metrics"] and "." not in name][:MAIN]
+    return "; ".join(
+        f"{name.replace('_', '-')} {_figure(scored['metrics'][name])}" for name in shown
+    )
 
 
 def caveats(compared: Mapping[str, Any], primary: str, own: Mapping[str, Any], risk: float) -> str:

@@ -39,7 +39,7 @@ from lmwright.serve.rows import Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service
 from lmwright.serve.traffic import Traffic
-from lmwright.store.run import runs_with
+from lmwright.store.run import REFUSED, runs_with
 from lmwright.store.store import Store
 from lmwright.store.versions import Version, current, history, read_version
 
@@ -300,7 +300,7 @@ class Controller:
             return
         self.process = None
         failures = self.state["failures"]
-        if code == 0:
+        if code in (0, REFUSED):
             self.enter("gated")
         elif code in INTERRUPTED:
             self.again = time.monotonic() + PAUSES[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -219,8 +219,11 @@ def quality(
 ) -> Condition:
     """The primary claim on the fresh rows."""
     verdict = verdict_on(gate, task, new, old, gate.margin, alpha)
-    wanted = {"superior"} if gate.claim == "superior" else {"superior", "not inferior"}
-    return condition(name, verdict, verdict.verdict in wanted, gate, task, new, old)
+    if gate.claim == "not inferior" or not verdict.passes:
+        return condition(name, verdict, verdict.passes, gate, task, new, old)
+    passed = verdict.verdict == "superior"
+    asked = verdict if passed else replace(verdict, reason=f"{verdict.reason}; superior is asked")
+    return condition(name, asked, passed, gate, task, new, old)
 
 
 def kept(gate: Gate, task: Task, name: str, both: Sequence[Predictions], alpha: float) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,22 +17,31 @@ from lmwright.core.hashing import hash_json
 from lmwright.core.stage import Stage
 from lmwright.data.corpus import find_row, is_rows, read_split
 from lmwright.serve.traffic import SETTINGS, Log
-from lmwright.store.run import runs_with
+from lmwright.store.run import read_run, results_of, runs_with
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import aliases, ancestors, history, learnt_from
+from lmwright.store.versions import (
+    alias_names,
+    aliases,
+    closure,
+    history,
+    learnt_from,
+)
 from lmwright.tables import entries, resolve
 
 VERSION = "version"
 """The artifact that binds a model into what an alias can name, and its JSON file."""
 
 
-def of_version(store: Store, content: str) -> dict[str, Any]:
+def of_version(store: Store, content: str, until: float = math.inf) -> dict[str, Any]:
     """What a version was made from: recipe and runs, its own rows, and every result behind it.
 
-    Results stand from the nearest to the raw sources. ``code`` is one digest of all definitions
-    that a result could reach, ``definitions`` how many those are.
+    Where several runs made equal bits, of other rows perhaps, results are those of the run that
+    the version was put in place by: the newest that began before the last decision for it (for
+    an answer, the last one ``until`` it was given). Results stand from the nearest to the raw
+    sources. ``code`` is one digest of all definitions that a result could reach, ``definitions``
+    how many those are.
     """
-    found = ancestors(store, content)
+    found = pinned(store, content, decided(store, content, until))
     licences = licences_of(store, found)
     steps = [
         {
@@ -57,6 +67,42 @@ def of_version(store: Store, content: str) -> dict[str, Any]:
     makers = {result.stamp for result in store.makers(content)}
     runs = [{"run": run, "recipe": head["recipe"]} for run, head in runs_with(store, makers)]
     return {"version": content, "aliases": names, "runs": runs, "steps": steps}
+
+
+def decided(store: Store, content: str, until: float) -> float:
+    """When the last decision until a time put a version behind an alias; that time if none did."""
+    times = [
+        entry["time"]
+        for entry in store.decisions()
+        if entry["facts"].get("version") == content and entry["time"] <= until
+    ]
+    return times[-1] if times else until
+
+
+def pinned(store: Store, content: str, until: float) -> list[Result]:
+    """Every result that an artifact was made from, nearest first, each as the newest run had it
+    that began until a time and gave the artifact; where no run did, all results that give it."""
+    heads = [read_run(store, name) for name in store.runs()]
+    runs = [
+        (head["began"], list(results_of(store, head).values()))
+        for head in sorted(heads, key=lambda head: -head["began"])
+    ]
+    before = {content: until}
+
+    def makers(place: str) -> list[Result]:
+        for began, results in runs:
+            own = [result for result in results if place in result.outputs.values()]
+            if own and began <= before[place]:
+                found = own[:1]
+                break
+        else:
+            found, began = store.makers(place), before[place]
+        for result in found:
+            for given in result.inputs.values():
+                before.setdefault(given, began)
+        return found
+
+    return closure(store, content, lambda result: result.inputs.values(), makers)
 
 
 def row_list(store: Store, content: str) -> Path:
@@ -198,7 +244,8 @@ def of_answer(store: Store, answer: str) -> dict[str, Any]:
     for log in logs(store):
         parts = log.find(answer)
         if parts:
-            return {"answer": parts, **of_version(store, store.find(parts[0]["version"]))}
+            version = store.find(parts[0]["version"])
+            return {"answer": parts, **of_version(store, version, parts[0]["time"])}
     raise BadInput(f"no answer {answer!r} is in the log", "one that is within the retention")
 
 
@@ -248,7 +295,7 @@ def served_as(store: Store, contents: set[str]) -> list[str]:
     return sorted(
         {
             f"{version.alias} from decision {version.decision}"
-            for alias in aliases(store)
+            for alias in alias_names(store)
             for version in history(store, alias)
             if version.hash in contents
         }

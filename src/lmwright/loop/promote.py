@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import refuse_measure, task_to_json
+from lmwright.core.task import NamedMeasures, refuse_measure, task_to_json
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.loop.detect import refuse_other_model
 from lmwright.loop.gate import Condition, Gate, Judged, audited, run_gate
 from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.noninferiority import FEWEST, allowance, rows_needed
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.old_format import evidence_of
 from lmwright.store.store import Store
@@ -129,6 +131,32 @@ class Promote(Stage):
         tokens = sum(known.rows(place) * known.tokens(place, 256) for place in places)
         return WorkEstimate(read_tokens=2 * tokens, disk=1000)
 
+    def doubts(self, known: RowStatistics) -> tuple[str, ...]:
+        """Rows so few that the gate can pass no model, or none that is merely as good."""
+        found = []
+        metric = self.gate.metric or self.task.gate_loss
+        names = self.task.loss_names if isinstance(self.task, NamedMeasures) else {}
+        largest = names.get(metric, math.nan)
+        alpha = allowance(self.gate.alpha, 0)
+        places = {self.gate.fresh: self.gate.margin} if self.gate.claim == "not inferior" else {}
+        places |= dict.fromkeys(self.gate.kept, self.gate.kept_margin)
+        for place in (self.gate.fresh, *self.gate.kept):
+            rows = known.rows(place)
+            if not rows:  # not known beforehand
+                continue
+            if rows < FEWEST:
+                found.append(f"{rows} rows of {place}: the gate can pass no model, of so few rows")
+                continue
+            margin = places.get(place, 0.0)
+            needed = rows_needed(margin, largest, alpha) if margin and largest > 0 else 0
+            if rows < needed:
+                found.append(
+                    f"{rows} rows of {place}: once a version is in service, one as good as it "
+                    f"cannot pass, only a better one: that it is worse by less than {margin:g} of "
+                    f"{metric} takes {needed:g} rows to show"
+                )
+        return tuple(found)
+
     def run(self, work: Work) -> dict[str, Any]:
         """Write ``version.json``: the model by its content, its calibration and its labels."""
         calibration = Calibration.load(work.inputs["scores"] / self.model)
@@ -166,7 +194,10 @@ class Promote(Stage):
         before = earlier(store, alias, version, incumbent, self, basis)
         if before is not None:
             record("gate decided before", number=before["number"], action=before["action"])
-            return {"decision": told(before, alias), "alias": alias, "version": version}
+            found = {"decision": told(before, alias), "alias": alias, "version": version}
+            refused = before["action"] != "promote"
+            conditions = before["facts"]["evidence"].get("conditions", ())
+            return found | ({"why": reasons(conditions)} if refused else {})
         refuse_withdrawn(store, version)
         evidence = self.judge(artifacts, store, version, incumbent, now is not None)
         evidence |= {"basis": basis}
@@ -181,7 +212,8 @@ class Promote(Stage):
         else:
             facts = {"alias": alias, "version": version, "before": incumbent, "evidence": evidence}
             store.decide("refuse", facts, author)
-        return {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
+        found = {"decision": "promote" if passed else "refuse", "alias": alias, "version": version}
+        return found | ({} if passed else {"why": reasons(evidence["conditions"])})
 
     def judge(
         self,
@@ -259,6 +291,12 @@ def rows_at(place: str, artifacts: Mapping[str, str], store: Store) -> pa.Table:
     """The rows of ``ARTIFACT/FILE``."""
     artifact, _, split = place.partition("/")
     return read_split(store.artifact(artifacts[artifact]), split)
+
+
+def reasons(conditions: Iterable[Mapping[str, Any]]) -> str:
+    """The conditions that fail, each with its reason."""
+    failing = (each for each in conditions if not each["passed"])
+    return "because of " + "; ".join(f"{each['name']}: {each['reason']}" for each in failing)
 
 
 def told(entry: Mapping[str, Any], alias: str) -> str:

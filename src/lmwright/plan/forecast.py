@@ -200,9 +200,10 @@ def forecast(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> dict[s
     for step in recipe.steps:
         if step.name in todo:
             estimate = step.stage.estimate(known)
-            stages[step.name] = forecast_stage(
-                step.kind, estimate, rates, record.get(step.kind, Past())
-            )
+            stages[step.name] = {
+                **forecast_stage(step.kind, estimate, rates, record.get(step.kind, Past())),
+                "doubts": list(step.stage.doubts(known)),
+            }
     return stages
 
 

@@ -56,6 +56,8 @@ class Plan:
             )
             if unknown := self.total["unknown"]:
                 found.append(f"not counted: {', '.join(unknown)} (never done here before)")
+        for step, told in self.forecast.items():
+            found += [f"{step}: {doubt}" for doubt in told["doubts"]]
         if self.misfit:
             found.append(f"does not fit: {self.misfit}")
         return found

@@ -168,6 +168,20 @@ def identity() -> str:
     return f"{socket.gethostname()} {os.getpid()} {born(os.getpid())}"
 
 
+def process_of(owner: str) -> str:
+    """The holder in words."""
+    host, pid = owner.split(" ")[:2]
+    return f"process {pid}" + ("" if here(owner) else f" on {host}")
+
+
+def is_running(database: Database, run: str) -> bool:
+    """Whether a run's lease is held by a process that lives, or by another machine's."""
+    query = sa.select(leases.c.owner).where(leases.c.stamp == hash_bytes(run.encode()))
+    with database.read() as connection:
+        row = connection.execute(query).first()
+    return row is not None and not gone(row.owner)
+
+
 def here(owner: str) -> bool:
     """Whether the holder is a process of this machine."""
     return owner.split(" ")[0] == socket.gethostname()

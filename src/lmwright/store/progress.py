@@ -31,8 +31,8 @@ class Lines:
 
     def begin(self, step: str, state: str) -> None:
         """A stage starts, or waits."""
+        self.line(f"{step}: {state}")
         if state == "running":
-            self.line(f"{step}: running")
             self.stages.add(step)
 
     def progress(self, step: str, done: float, total: float, note: str) -> None:
@@ -58,7 +58,9 @@ class Lines:
     def end(self, step: str, state: str, seconds: float, facts: Mapping[str, Any]) -> None:
         """A stage is finished; its headline, if it has one, stands beside it."""
         headline = facts.get("headline") or ""
-        words = headline["line"] if isinstance(headline, dict) else headline
+        words = headline
+        if isinstance(headline, dict):
+            words = f"{headline['line']} {headline.get('scores', '')}"
         self.line(f"{step}: {state} ({seconds:.1f} s) {words}".rstrip())
 
     def line(self, text: str) -> None:

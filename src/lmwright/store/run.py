@@ -12,19 +12,24 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lmwright.core.durable import write_bytes
-from lmwright.core.errors import BadInput, LmwrightError, nearest
+from lmwright.core.errors import BadInput, LmwrightError, Refused, nearest
 from lmwright.core.hashing import encoded
 from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
+from lmwright.core.stage import Stage
 from lmwright.core.stamp import Stamp, differences, stamp_of
-from lmwright.store.lease import Held, lease, run_lease
+from lmwright.store.lease import Held, lease, process_of, run_lease
 from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
+from lmwright.store.versions import sources_of, withdrawn
+
+REFUSED = 3
+"""The exit code of a run that ended well, and whose gate kept the old version."""
 
 
 class Shown(Protocol):
@@ -79,6 +84,13 @@ class Run:
         found += [f"{step:<12} {acted(facts)}" for step, facts in self.acts.items()]
         return [*found, f"run {self.name}"]
 
+    @property
+    def refused(self) -> bool:
+        """Whether a gate did not let the new version take over, now or before."""
+        return any(
+            str(facts.get("decision", "")).startswith("refuse") for facts in self.acts.values()
+        )
+
 
 def acted(facts: Mapping[str, Any]) -> str:
     """What a stage did beside its artifacts; of a version as much as names it."""
@@ -99,6 +111,7 @@ def run_recipe(
     journal, to be held against what happens. Raises the LmwrightError of the stage that failed;
     the run's journal then says where and why, and a rerun goes on from the last checkpoint.
     """
+    refuse_withdrawals(recipe, store)
     shown = shown or Silent()
     name, folder = store.new_run(recipe.name)
     run = Run(name, folder, recipe.artifacts)
@@ -118,7 +131,7 @@ def run_recipe(
         with run_lease(
             store.database,
             name,
-            lambda owner: shown.begin(recipe.steps[0].name, f"gc is at work in {owner.split()[1]}"),
+            lambda owner: shown.begin(recipe.steps[0].name, f"waits for gc in {process_of(owner)}"),
         ):
             for place, step in enumerate(recipe.steps, 1):
                 result = run.results[step.name] = run_step(step, run, store, journal, again, shown)
@@ -152,6 +165,29 @@ def run_recipe(
     return run
 
 
+def withdrawals(recipe: Recipe, store: Store) -> dict[str, list[str]]:
+    """Step or artifact of the store -> withdrawn sources that it learns from; none left out."""
+    gone = withdrawn(store)
+    if not gone:
+        return {}
+    named = {step.name: set(step.stage.learns_from()) for step in recipe.steps}
+    named |= {name: sources_of(store, content) for name, content in recipe.artifacts.items()}
+    return {name: sorted(own & gone) for name, own in named.items() if own & gone}
+
+
+def refuse_withdrawals(recipe: Recipe, store: Store) -> None:
+    """Raise Refused where a recipe would promote what it learns from a withdrawn source."""
+    found = withdrawals(recipe, store)
+    if found and any(type(step.stage).act is not Stage.act for step in recipe.steps):
+        name, sources = next(iter(found.items()))
+        raise Refused(
+            f"{name} learns from {', '.join(sources)}, which was withdrawn: "
+            "what is made of it cannot be promoted",
+            "sources that may be learnt from",
+            "take it out of the recipe, or: lmwright reinstate SOURCE --reason TEXT",
+        )
+
+
 def foresee(steps: Sequence[Step], given: Mapping[str, str], store: Store) -> None:
     """Let stages that are to come look at those of their inputs that are here already."""
     here = {
@@ -173,11 +209,12 @@ def run_step(
     began = time.monotonic()
     found = None if again else store.result(stamp.hash)
     if found is None:
-        shown.begin(step.name, "waiting for its turn")
         with lease(
             store.database,
             stamp.hash,
-            lambda owner: shown.begin(step.name, f"the same work is done by {owner.split()[1]}"),
+            lambda owner: shown.begin(
+                step.name, f"waits for {process_of(owner)}, which does the same work"
+            ),
         ) as held:
             found = None if again else store.result(stamp.hash)
             if found is None:
@@ -347,6 +384,13 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
         before = store.read_result(last[step.name], 0) if step.name in last else None
         why = differences(before.parts, stamp.parts) if before else ["never run"]
         rows.append(Planned(step.name, step.kind, "to do", stamp.hash, why or ["result removed"]))
+    barred = withdrawals(recipe, store)
+    rows = [
+        replace(row, why=[f"learns from {name}, which was withdrawn", *row.why])
+        if (name := ", ".join(barred.get(row.step, ())))
+        else row
+        for row in rows
+    ]
     foresee(
         [step for step, row in zip(recipe.steps, rows, strict=True) if row.state != "done"],
         given,

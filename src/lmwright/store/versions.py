@@ -18,6 +18,8 @@ from lmwright.store.store import Result, Store
 
 ALIAS = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}@[a-z0-9][a-z0-9_-]{0,63}")
 MOVES = {"promote", "rollback"}
+RETIRE = "retire"
+"""The decision after which nothing is behind an alias, until the next promotion."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,29 @@ def history(store: Store, alias: str) -> list[Version]:
 def current(store: Store, alias: str) -> Version | None:
     """What an alias names now, or None."""
     past = history(store, alias)
-    return past[-1] if past else None
+    return past[-1] if past and past[-1].decision > retired(store, alias) else None
+
+
+def retired(store: Store, alias: str) -> int:
+    """The number of the decision that retired an alias last; 0 if none did."""
+    numbers = [
+        entry["number"]
+        for entry in store.decisions()
+        if entry["action"] == RETIRE and entry["facts"]["alias"] == alias
+    ]
+    return numbers[-1] if numbers else 0
 
 
 def aliases(store: Store) -> dict[str, Version]:
-    """Every alias and what it names now."""
-    names = {entry["facts"]["alias"] for entry in store.decisions() if entry["action"] in MOVES}
-    found = ((name, current(store, name)) for name in sorted(names))
+    """Every alias in use and what it names now."""
+    found = ((name, current(store, name)) for name in alias_names(store))
     return {name: version for name, version in found if version is not None}
+
+
+def alias_names(store: Store) -> list[str]:
+    """Every alias that ever named a version, sorted."""
+    moves = (entry["facts"] for entry in store.decisions() if entry["action"] in MOVES)
+    return sorted({facts["alias"] for facts in moves})
 
 
 def resolve_version(store: Store, name: str) -> str:
@@ -119,18 +136,41 @@ def roll_back(store: Store, alias: str, reason: str, author: str = "") -> dict[s
     """
 
     def facts() -> dict[str, Any]:
-        stack: list[str] = []
-        for version in history(store, alias):
-            if version.action == "rollback":
-                stack.pop()
-            else:
-                stack.append(version.hash)
-        if len(stack) < 2:
+        now, before = current(store, alias), former(store, alias)
+        if not before:
             raise Refused(f"{alias} has no former version", "at least two promotions")
-        refuse_withdrawn(store, stack[-2])
-        return {"alias": alias, "version": stack[-2], "before": stack[-1], "reason": reason}
+        if now is None:
+            cure = "put one there: lmwright promote ALIAS VERSION --reason TEXT"
+            raise Refused(f"nothing is behind {alias}", "an alias in use", cure)
+        refuse_withdrawn(store, before)
+        return {"alias": alias, "version": before, "before": now.hash, "reason": reason}
 
     return store.decide("rollback", facts, author)
+
+
+def former(store: Store, alias: str) -> str:
+    """The version that a roll-back would bring back; "" if there is none."""
+    stack: list[str] = []
+    for version in history(store, alias):
+        if version.action == "rollback":
+            stack.pop()
+        else:
+            stack.append(version.hash)
+    return stack[-2] if len(stack) > 1 else ""
+
+
+def retire(store: Store, alias: str, reason: str, author: str = "") -> dict[str, Any]:
+    """Let an alias name nothing from now on; what it named stays, and can be promoted again."""
+
+    def facts() -> dict[str, Any]:
+        resolve_version(store, alias)
+        now = current(store, alias)
+        assert now is not None
+        return {"alias": alias, "before": now.hash, "reason": reason}
+
+    if "@" not in alias:
+        raise BadInput(f"{alias[:80]!r} is no alias", "NAME@ALIAS, as in reviews@production")
+    return store.decide(RETIRE, facts, author)
 
 
 def ancestors(store: Store, content: str) -> list[Result]:
@@ -166,8 +206,28 @@ def sources_of(store: Store, content: str) -> set[str]:
 
 
 def withdrawn(store: Store) -> set[str]:
-    """The sources that have been withdrawn."""
-    return {e["facts"]["source"] for e in store.decisions() if e["action"] == "withdraw"}
+    """The sources that are withdrawn: those that were, and were not reinstated since."""
+    last = {
+        entry["facts"]["source"]: entry["action"]
+        for entry in store.decisions()
+        if entry["action"] in ("withdraw", "reinstate")
+    }
+    return {source for source, action in last.items() if action == "withdraw"}
+
+
+def reinstate(store: Store, source: str, reason: str, author: str = "") -> dict[str, Any]:
+    """Take the withdrawal of a source back: what learnt from it may be promoted again."""
+
+    def facts() -> dict[str, Any]:
+        known = withdrawn(store)
+        if source not in known:
+            cure = nearest(source, known) if known else "see: lmwright lineage SOURCE"
+            raise BadInput(f"{source!r} is not withdrawn", "a withdrawn source", cure)
+        return {"source": source, "reason": reason}
+
+    if not reason.strip():
+        raise BadInput("no reason is given", "why it may be learnt from again", "add --reason TEXT")
+    return store.decide("reinstate", facts, author)
 
 
 def refuse_withdrawn(store: Store, content: str) -> None:
@@ -177,7 +237,7 @@ def refuse_withdrawn(store: Store, content: str) -> None:
         raise Refused(
             f"version {content[:16]} learnt from {', '.join(sorted(barred))}, which was withdrawn",
             "a version trained without it",
-            "take the source out of the recipe and run it again",
+            "take the source out of the recipe and run it again, or: lmwright reinstate SOURCE",
         )
 
 

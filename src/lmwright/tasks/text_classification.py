@@ -52,10 +52,10 @@ class TextClassification(Settings):
     calibrates: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "brier"
     abstains_by: ClassVar[str] = "error"
-    loss_names: ClassVar[tuple[str, ...]] = ("log_loss", "brier", "error")
+    loss_names: ClassVar[Mapping[str, float]] = {"log_loss": np.nan, "brier": 2.0, "error": 1.0}
     score_names: ClassVar[tuple[str, ...]] = (
-        *("accuracy", "micro_f1", "coverage", "accuracy_answered"),
-        *("macro_precision", "macro_recall", "macro_f1", "macro_roc_auc"),
+        *("accuracy", "macro_f1", "micro_f1", "coverage", "accuracy_answered"),
+        *("macro_precision", "macro_recall", "macro_roc_auc"),
         *("precision.LABEL", "recall.LABEL", "f1.LABEL", "roc_auc.LABEL"),
     )
     contracts: ClassVar[tuple[str, ...]] = ("classify",)

@@ -38,7 +38,7 @@ class TextGeneration(Settings):
     calibrates: ClassVar[str] = "bits_per_byte"
     gate_loss: ClassVar[str] = "bits_per_byte"
     abstains_by: ClassVar[str] = ""
-    loss_names: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
+    loss_names: ClassVar[Mapping[str, float]] = {"bits_per_byte": UNIFORM_BITS}
     score_names: ClassVar[tuple[str, ...]] = ("corpus_bits_per_byte",)
     contracts: ClassVar[tuple[str, ...]] = ("completions",)
     text_model: ClassVar[str] = "lmwright.tasks.text_generation_model:TextGenerator"

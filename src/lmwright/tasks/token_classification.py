@@ -39,10 +39,14 @@ class TokenClassification(Settings):
     calibrates: ClassVar[str] = "log_loss"
     gate_loss: ClassVar[str] = "span_error"
     abstains_by: ClassVar[str] = "error"
-    loss_names: ClassVar[tuple[str, ...]] = ("span_error", "error", "log_loss")
+    loss_names: ClassVar[Mapping[str, float]] = {
+        "span_error": 1.0,
+        "error": 1.0,
+        "log_loss": np.nan,
+    }
     score_names: ClassVar[tuple[str, ...]] = (
-        *("f1", "precision", "recall", "macro_f1", "f1.LABEL"),
-        *("accuracy", "coverage", "accuracy_answered"),
+        *("f1", "accuracy", "precision", "recall", "macro_f1", "f1.LABEL"),
+        *("coverage", "accuracy_answered"),
     )
     contracts: ClassVar[tuple[str, ...]] = ()
     text_model: ClassVar[str] = "lmwright.tasks.token_classification_model:TokenClassifier"

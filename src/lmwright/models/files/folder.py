@@ -331,10 +331,12 @@ def family_of(config: Mapping[str, Any], folder: Path) -> Family:
     name = config.get("model_type")
     known = entries("families")
     if name not in known:
+        # A name that is merely near is another family's, and its model would not work.
+        swapped = [each for each in known if sorted(each) == sorted(str(name))]
         raise BadInput(
             f"{folder / 'config.json'}: no family is called {name!r}",
-            "a family that lmwright has",
-            nearest(str(name), known),
+            "a family that lmwright has: " + ", ".join(sorted(known)),
+            f"did you mean {swapped[0]!r}?" if swapped else "take a model of one of these",
         )
     return resolve("families", str(name))
 
