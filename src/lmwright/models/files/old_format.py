@@ -1,4 +1,4 @@
-"""Former names, read as today's: of fields in the first format of ``model.json``, and of weights."""
+"""Former names read as today's: of fields, in the first format of model.json, and of weights."""
 
 from __future__ import annotations
 
