@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 from lmwright.core.random import stream
+from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState, beam_search, generate
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.models.loading import load_text_model
@@ -111,6 +112,17 @@ def test_logits_and_likeliest_tokens_are_those_of_transformers_own_decoding(fold
 
 
 @torch.inference_mode()
+@torch.inference_mode()
+def test_vectors_in_place_of_ids_are_read(folder: Path) -> None:
+    network = opened(folder).network
+    table = network.model.get_input_embeddings().weight
+    given = {2: [(1, table[torch.from_numpy(PROMPTS[2][1:4])])]}
+    blank = [*PROMPTS[:2], np.array([8, 0, 0, 0, 11])]
+    wanted, batch = pack(PROMPTS), pack(blank, vectors=given)
+    torch.testing.assert_close(network.next(batch, None), network.next(wanted, None))
+    torch.testing.assert_close(network.hidden(batch), network.hidden(wanted))
+
+
 def test_what_its_files_ask_of_answers_is_kept_or_named(tmp_path: Path) -> None:
     folder = folder_of(next(iter(KINDS)), tmp_path / "model")
     reference, prompt, told = theirs(folder), PROMPTS[0], list[str]()

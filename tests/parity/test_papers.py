@@ -149,7 +149,8 @@ def plain_glam(weights: Weights, config: dict, ids: Tensor) -> Tensor:
             shares = torch.softmax(weights[f"{at}.router.weight"] @ token, 0)
             best = sorted(range(len(shares)), key=shares.tolist().__getitem__)[-2:]
             given = [
-                shares[e] * (weights[f"{at}.down"][e] @ gelu(weights[f"{at}.up"][e] @ token))
+                shares[e]
+                * (weights[f"{at}.down.weight"][e] @ gelu(weights[f"{at}.up.weight"][e] @ token))
                 for e in best
             ]
             rows.append(sum(given) / sum(shares[e] for e in best))

@@ -106,8 +106,8 @@ class Foreign:
         rows, kept = [], []
         for place, (first, end) in enumerate(batch.spans()):
             own = None if past is None else past.caches[place]
-            tokens_1n = batch.tokens_n[None, first:end]
-            found = self.model(input_ids=tokens_1n, past_key_values=own, **self.how)
+            stream = self.stream(batch, first, end)
+            found = self.model(**stream, past_key_values=own, **self.how)
             rows.append(found.logits[0, -1].float())
             kept.append(found.past_key_values)
         if cache is not None:
@@ -121,10 +121,16 @@ class Foreign:
             raise TypeError("this network reads one stream")
         rows = []
         for first, end in batch.spans():
-            tokens_1n = batch.tokens_n[None, first:end]
-            found = self.model(input_ids=tokens_1n, output_hidden_states=True)
+            found = self.model(**self.stream(batch, first, end), output_hidden_states=True)
             rows.append(found.hidden_states[-1][0])
         return torch.cat(rows)
+
+    def stream(self, batch: Ragged, first: int, end: int) -> dict[str, Tensor]:
+        """Rows of a stream as transformers takes them: ids, or vectors if the batch has any."""
+        if not batch.vectors:
+            return {"input_ids": batch.tokens_n[None, first:end]}
+        x_nd = batch.with_vectors(self.model.get_input_embeddings()(batch.tokens_n))
+        return {"inputs_embeds": x_nd[None, first:end]}
 
 
 @dataclass(frozen=True)

@@ -395,14 +395,14 @@ class TextModel(Generic[N]):
         """Read what :meth:`save` wrote; every fault of the folder is named."""
         where = str(folder / DESCRIPTION)
         spec, head_value = description.get("spec"), description.get("head")
-        old = is_old(description, where)
-        if old:
+        if is_old(description, where):
             spec, head_value = current_part(spec), current_part(head_value)
         setting, head = read_spec(spec, where), read_head(head_value, where)
         network = build(setting, head)
-        tensors = read_tensors(folder / "model.safetensors")
-        if old:
-            tensors = {current_weight(name): tensor for name, tensor in tensors.items()}
+        tensors = {
+            current_weight(name): tensor
+            for name, tensor in read_tensors(folder / "model.safetensors").items()
+        }
         wanted = {name: tuple(each.shape) for name, each in network.named_parameters()}
         check_fit(tensors, wanted, str(folder / "model.safetensors"))
         fill(network, tensors)

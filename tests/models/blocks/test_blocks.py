@@ -162,8 +162,10 @@ def test_experts_equal_a_loop_over_tokens(name):
         )
         y_d = torch.zeros(WIDTH, dtype=torch.float64)
         for e in best:
-            biases = (made.up_bias[e], made.down_bias[e]) if setting.bias else (0.0, 0.0)
-            y_d = y_d + exps[e] / whole * through(x_d, made.up[e], made.down[e], biases, setting)
+            biases = (made.up.bias[e], made.down.bias[e]) if setting.bias else (0.0, 0.0)
+            y_d = y_d + exps[e] / whole * through(
+                x_d, made.up.weight[e], made.down.weight[e], biases, setting
+            )
         if setting.shared:
             up, down = made.shared.up, made.shared.down
             biases = (up.bias, down.bias) if setting.bias else (0.0, 0.0)
@@ -185,9 +187,9 @@ def test_equal_experts_are_one_feed_forward(fields):
     )
     with torch.no_grad():
         for name in ("up", "down"):
-            getattr(made, name).copy_(getattr(dense, name).weight.expand(5, -1, -1))
+            getattr(made, name).weight.copy_(getattr(dense, name).weight.expand(5, -1, -1))
             if setting.bias:
-                getattr(made, f"{name}_bias").copy_(getattr(dense, name).bias.expand(5, -1))
+                getattr(made, name).bias.copy_(getattr(dense, name).bias.expand(5, -1))
     equal(made(x_nd, ForwardContext(batch)), dense(x_nd, ForwardContext(batch)))
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmwright.models.core import matmul
-from lmwright.models.core.matmul import Linear, has_onednn, prefers_onednn
+from lmwright.models.core.linear import DenseLinear
+from lmwright.models.core.matmul import has_onednn, prefers_onednn
 
 SHAPES = [(384, 1536), (1536, 384), (7, 3)]
 
@@ -35,7 +36,7 @@ def test_onednn_is_preferred_where_it_is_the_faster_one(capability, amx, preferr
 @pytest.mark.parametrize("rows", [1, 2, 16, 37, 48, 49])
 def test_map_and_gradients_equal_the_plain_ones_in_fp64(library, shape, rows):
     generator = torch.Generator().manual_seed(rows)
-    linear = Linear(*shape)
+    linear = DenseLinear(*shape)
     for weight in linear.parameters():
         nn.init.normal_(weight, std=shape[0] ** -0.5, generator=generator)
     x = torch.randn(rows, shape[0], generator=generator, requires_grad=True)
@@ -52,12 +53,12 @@ def test_map_and_gradients_equal_the_plain_ones_in_fp64(library, shape, rows):
 
 
 def test_an_input_that_wants_no_gradient_gets_none():
-    linear = Linear(4, 2)
+    linear = DenseLinear(4, 2)
     nn.init.ones_(linear.weight)
     linear(torch.ones(3, 4)).sum().backward()
     torch.testing.assert_close(linear.weight.grad, torch.full((2, 4), 3.0))
 
 
 def test_other_precisions_go_the_plain_way():
-    linear = Linear(4, 2).double()
+    linear = DenseLinear(4, 2).double()
     assert linear(torch.ones(3, 4, dtype=torch.float64)).dtype == torch.float64

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmwright.core.errors import BadInput
 from lmwright.models.blocks.attention import AttendWithDropout, Attention
 from lmwright.models.blocks.build import BuildContext
 from lmwright.models.blocks.context import ForwardContext, Trace
@@ -62,6 +63,38 @@ def test_packing_keeps_every_document_whole(documents):
         assert name == NAMES[place]
     assert batch.as_packed(torch.tensor(batch.order)).tolist() == list(range(len(LENGTHS)))
     assert [len(group.documents) for group in batch.groups()] == [1, 1, 3, 1]
+
+
+def test_vectors_stand_in_the_rows_of_their_documents(documents):
+    own = [torch.full((2, 3), 1.0), torch.full((1, 3), 2.0), torch.full((5, 3), 3.0)]
+    batch = pack(documents, NAMES, vectors={2: [(7, own[0]), (3, own[1])], 0: [(0, own[2])]})
+    found = batch.with_vectors(torch.zeros(sum(LENGTHS), 3, dtype=torch.float64))
+    parts = [each[:, 0].tolist() for each in batch.by_document(found)]
+    assert parts[0] == [3.0] * 5
+    assert parts[2] == [0.0] * 3 + [2.0] + [0.0] * 3 + [1.0] * 2 + [0.0] * 3
+    assert not sum(sum(parts[j]) for j in (1, 3, 4, 5))
+    assert found.dtype == torch.float64
+    assert not batch.boundary_tokens(last=True).vectors
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        {0: [(4, torch.zeros(2, 3))]},
+        {0: [(-1, torch.zeros(2, 3))]},
+        {2: [(3, torch.zeros(2, 3)), (4, torch.zeros(1, 3))]},
+        {1: [(0, torch.zeros(1))]},
+        {6: [(0, torch.zeros(1, 3))]},
+    ],
+)
+def test_vectors_that_have_no_place_are_refused(documents, spans):
+    with pytest.raises(BadInput, match="vectors"):
+        pack(documents, vectors=spans)
+
+
+def test_vectors_of_another_width_are_refused(documents, network):
+    with pytest.raises(BadInput, match="width"):
+        network(pack(documents, vectors={0: [(0, torch.zeros(2, 3))]}))
 
 
 def attention(

@@ -19,7 +19,7 @@ from lmwright.models.load import load_predictor
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.text_model import TextPredictor, from_published
-from lmwright.models.zoo import palm
+from lmwright.models.zoo import lamda, palm
 from lmwright.tables import resolve
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.text.tokenizer import read_tokenizer
@@ -44,7 +44,7 @@ def test_an_old_spec_and_head_are_those_of_the_family_today(name):
         head = family.heads[old["head_name"]](old["config"], wanted)[0]
         assert read_head(current_part(old["head"]), name) == head
     today = [weight for weight, _ in build(wanted, head).named_parameters()]
-    assert [current_weight(weight) for weight in old["weights"]] == today
+    assert sorted(map(current_weight, old["weights"])) == sorted(today)
 
 
 def test_every_op_of_the_old_format_is_read():
@@ -79,7 +79,7 @@ def test_every_op_of_the_old_format_is_read():
     assert (query.op.mask, query.op.each_layer) == ("permutation_strict", True)
     assert (head.logit_softcap, head.dense.activation) == (3.0, "gelu_tanh")
     today = [weight for weight, _ in build(found, head).named_parameters()]
-    assert [current_weight(weight) for weight in old["weights"]] == today
+    assert sorted(map(current_weight, old["weights"])) == sorted(today)
 
 
 def test_the_old_files_have_every_old_name():
@@ -98,6 +98,24 @@ def test_the_old_files_have_every_old_name():
 def test_what_is_no_spec_stays_what_it_is():
     for value in (None, 3, "before", [1, None], {"op": ["feed_forward"]}):
         assert current_part(value) == value
+
+
+def test_maps_that_were_no_linears_are_read_under_their_former_names(published, tmp_path):
+    config = {"vocab_size": 12, "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4}
+    network = build(lamda.glam({**config, "num_hidden_layers": 1, "num_experts": 3}))
+    initialise(network, seed=1)
+    tokenizer = read_tokenizer(published / "tokenizer.json")
+    write_folder(tmp_path / "glam", lamda.GLAM, network, tokenizer=tokenizer)
+    path = tmp_path / "glam" / "model.safetensors"
+    tensors = read_tensors(path)
+    experts = {n.removesuffix(".weight") for n, each in tensors.items() if each.ndim == 3}
+    assert len(experts) == 2
+    former = {
+        n.removesuffix(".weight") if each.ndim == 3 else n: each for n, each in tensors.items()
+    }
+    write_tensors(path, former)
+    assert read_folder(tmp_path / "glam").weights.keys() == tensors.keys()
+    assert {current_weight(name) for name in former} == tensors.keys()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.core import spec
+from lmwright.models.core.linear import StackedLinear
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head, ModelSpec, Norm, Stack, Sublayer
 from lmwright.models.network.initialise import SCHEMES, Initialisation, initialise
@@ -86,7 +87,7 @@ def matrices(network: Network) -> Iterator[tuple[str, Tensor]]:
         module = network.get_submodule(name.rpartition(".")[0])
         if weight.ndim < 2 or "bias" in leaf or isinstance(module, nn.Embedding):
             continue
-        if "buckets" in name or (".relative." in name and leaf != "map"):
+        if "buckets" in name or (".relative." in name and ".map." not in name):
             continue
         parts = {"qkv.weight": [48, 24, 24], "kv.weight": [48, 48], "1.op.up.weight": [INNER] * 2}
         parts |= {"shared.up.weight": [INNER] * 2}
@@ -96,10 +97,9 @@ def matrices(network: Network) -> Iterator[tuple[str, Tensor]]:
         gates = {"LSTM": 4, "GRU": 3}.get(getattr(module, "mode", ""), 1)
         if gates > 1 and leaf != "weight_hr_l0":
             sizes = [len(weight) // gates] * gates
-        wholes = list(weight) if weight.ndim == 3 and leaf in ("up", "down") else [weight]
-        for whole in wholes:
-            if leaf == "up":
-                sizes = [INNER] * 2
+        if name.endswith(".4.op.up.weight"):
+            sizes = [INNER] * 2
+        for whole in list(weight) if isinstance(module, StackedLinear) else [weight]:
             for part in whole.split(sizes) if sizes else [whole]:
                 yield name, part.detach()
 
@@ -108,7 +108,7 @@ def expected(name: str, matrix: Tensor, scheme: str) -> float:
     """The stated variance."""
     come, go = matrix[0].numel(), len(matrix) * matrix[0, 0].numel()
     if scheme == "scaled" and ".layers." in name:
-        last = name.endswith(("out.weight", "down.weight", ".down"))
+        last = name.endswith(("out.weight", "down.weight"))
         return STD**2 / (2 * (LAYERS + 3)) if last else STD**2
     return {
         "normal": STD**2,

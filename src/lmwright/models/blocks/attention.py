@@ -26,7 +26,7 @@ from lmwright.models.blocks.positions import (
     rotary_factors,
 )
 from lmwright.models.core import spec
-from lmwright.models.core.matmul import Linear, linear
+from lmwright.models.core.linear import DenseLinear
 from lmwright.models.core.ragged import Group, Ragged
 
 MASKED = -1e30
@@ -72,13 +72,13 @@ class Attention(nn.Module):
         h = setting.head_width
         self.sizes = [setting.heads * h, setting.kv_heads * h, setting.kv_heads * h]
         if setting.cross_attends and not setting.each_layer:
-            self.q = Linear(build.width, self.sizes[0], setting.bias)
+            self.q = DenseLinear(build.width, self.sizes[0], setting.bias)
             source_width = build.stack_widths[setting.cross_attends]
-            self.kv = Linear(source_width, sum(self.sizes[1:]), setting.bias)
+            self.kv = DenseLinear(source_width, self.sizes[1:], setting.bias)
         else:
             # One product for queries, keys and values: a third of the passes over the stream.
-            self.qkv = Linear(build.width, sum(self.sizes), setting.bias)
-        self.out = Linear(self.sizes[0], build.width, setting.out_bias)
+            self.qkv = DenseLinear(build.width, self.sizes, setting.bias)
+        self.out = DenseLinear(self.sizes[0], build.width, setting.out_bias)
         self.q_norm, self.k_norm = norm(setting.head_norm, h), norm(setting.head_norm, h)
         known = setting.positions
         self.buckets: T5Bias | None = None
@@ -122,11 +122,8 @@ class Attention(nn.Module):
         if x_kd is rows_nd:
             parts = self.qkv(x_nd).split(self.sizes, dim=-1)
         else:
-            cut = [self.sizes[0], sum(self.sizes[1:])]
-            weight_q, weight_kv = self.qkv.weight.split(cut)
-            bias_q, bias_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split(cut)
-            k_and_v = linear(x_kd, weight_kv, bias_kv).split(self.sizes[1:], dim=-1)
-            parts = (linear(rows_nd, weight_q, bias_q), *k_and_v)
+            k_and_v = self.qkv(x_kd, slice(self.sizes[0], None)).split(self.sizes[1:], dim=-1)
+            parts = (self.qkv(rows_nd, slice(self.sizes[0])), *k_and_v)
         q, k, v = map(self.by_head, parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(setting.positions, spec.Rotary):

@@ -23,7 +23,11 @@ class Table(nn.Embedding):
 
 
 class Embedding(nn.Module):
-    """Sum of token, position and segment embeddings, normalised: see ``spec.Embedding``."""
+    """Sum of token, position and segment embeddings, normalised: see ``spec.Embedding``.
+
+    Vectors that a batch has in place of tokens are as the table's rows after their scale (as
+    ``inputs_embeds`` of transformers): norms, positions, segments and dropout come on top.
+    """
 
     def __init__(self, stack: spec.Stack, dropout_id: int) -> None:
         super().__init__()
@@ -52,7 +56,7 @@ class Embedding(nn.Module):
         setting = self.setting
         if self.tokens is not None:
             x_nd = self.looked_up(self.tokens.weight, batch.tokens_n)
-            x_nd = x_nd * setting.scale if setting.scale != 1.0 else x_nd
+            x_nd = batch.with_vectors(x_nd * setting.scale if setting.scale != 1.0 else x_nd)
         elif self.vector is not None:
             x_nd = self.vector.expand(len(batch.tokens_n), -1)
         else:

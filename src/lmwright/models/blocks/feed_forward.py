@@ -13,7 +13,7 @@ from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.build import BuildContext
 from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.core import spec
-from lmwright.models.core.matmul import Linear, linear
+from lmwright.models.core.linear import DenseLinear, Linear, StackedLinear
 
 
 class FeedForward(nn.Module):
@@ -28,9 +28,9 @@ class FeedForward(nn.Module):
         self.rate = build.dropout if setting.inner_dropout else 0.0
         self.dropout_id = next(build.dropout_ids)
         # Gate and value in one product; the gate's rows stand first.
-        rows = 2 * setting.inner if setting.gated else setting.inner
-        self.up = Linear(build.width, rows, setting.bias)
-        self.down = Linear(setting.inner, build.width, setting.bias)
+        parts = [setting.inner] * (2 if setting.gated else 1)
+        self.up = DenseLinear(build.width, parts, setting.bias)
+        self.down = DenseLinear(setting.inner, build.width, setting.bias)
 
     def forward(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
         """(n, d) -> (n, d)."""
@@ -67,12 +67,10 @@ class Experts(nn.Module):
         self.setting, self.width = setting, build.width
         self.activation = ACTIVATIONS[setting.activation]
         width, count = build.width, setting.experts
-        rows = setting.inner * (2 if setting.gated else 1)
-        self.router = Linear(width, count, bias=False)
-        self.up = nn.Parameter(torch.empty(count, rows, width))
-        self.down = nn.Parameter(torch.empty(count, width, setting.inner))
-        self.up_bias = nn.Parameter(torch.empty(count, rows)) if setting.bias else None
-        self.down_bias = nn.Parameter(torch.empty(count, width)) if setting.bias else None
+        parts = [setting.inner] * (2 if setting.gated else 1)
+        self.router = DenseLinear(width, count, bias=False)
+        self.up = StackedLinear(count, width, parts, setting.bias)
+        self.down = StackedLinear(count, setting.inner, width, setting.bias)
         self.shared: FeedForward | None = None
         self.shared_gate: Linear | None = None
         if setting.shared:
@@ -83,7 +81,7 @@ class Experts(nn.Module):
                 bias=setting.bias,
             )
             self.shared = FeedForward(dense, build)
-            self.shared_gate = Linear(width, 1, bias=False) if setting.shared_gate else None
+            self.shared_gate = DenseLinear(width, 1, bias=False) if setting.shared_gate else None
 
     def forward(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
         """(n, d) -> (n, d), each token mapped by its experts, weighed by the router."""
@@ -115,11 +113,8 @@ class Experts(nn.Module):
 
     def expert(self, number: int, x_nd: Tensor) -> Tensor:
         """Some tokens (n, d) through one expert."""
-        biases = [None if b is None else b[number] for b in (self.up_bias, self.down_bias)]
-        y_ni = activated(
-            linear(x_nd, self.up[number], biases[0]), self.activation, self.setting.gated
-        )
-        return linear(y_ni, self.down[number], biases[1])
+        y_ni = activated(self.up(x_nd, member=number), self.activation, self.setting.gated)
+        return self.down(y_ni, member=number)
 
 
 def imbalance(scores_ne: Tensor, chosen: Tensor) -> Tensor:
@@ -137,7 +132,7 @@ class Projection(nn.Module):
     def __init__(self, setting: spec.Projection, build: BuildContext) -> None:
         super().__init__()
         self.activation, self.width = ACTIVATIONS[setting.activation], setting.outputs
-        self.map = Linear(build.width, setting.outputs, setting.bias)
+        self.map = DenseLinear(build.width, setting.outputs, setting.bias)
 
     def forward(self, x_nd: Tensor, context: ForwardContext) -> Tensor:
         """(n, d) -> (n, outputs)."""

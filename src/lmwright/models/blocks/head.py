@@ -10,7 +10,7 @@ from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.norm import norm
 from lmwright.models.core import spec
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.matmul import Linear
+from lmwright.models.core.linear import DenseLinear
 from lmwright.models.core.ragged import Ragged
 
 
@@ -22,11 +22,11 @@ class Head(nn.Module):
         self.setting, self.dropout_id = setting, dropout_id
         self.dense = self.dense_norm = None
         if setting.dense is not None:
-            self.dense = Linear(width, setting.dense.outputs)
+            self.dense = DenseLinear(width, setting.dense.outputs)
             self.dense_norm = norm(setting.dense.norm, setting.dense.outputs)
             self.activation = ACTIVATIONS[setting.dense.activation]
             width = setting.dense.outputs
-        self.out = Linear(width, setting.outputs, setting.bias) if setting.outputs else None
+        self.out = DenseLinear(width, setting.outputs, setting.bias) if setting.outputs else None
 
     def forward(self, x_nd: Tensor, batch: Ragged, dropout_rng: DropoutRNG | None) -> Tensor:
         """(n, outputs) a token of the stream, or (b, outputs) a document in the packed order."""

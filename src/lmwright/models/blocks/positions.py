@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmwright.models.core import spec
+from lmwright.models.core.linear import DenseLinear
 
 
 def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tensor:
@@ -197,7 +198,7 @@ class TransformerXL(nn.Module):
         self.heads, self.width = heads, width
         self.content = nn.Parameter(torch.empty(heads, head_width))
         self.distance = nn.Parameter(torch.empty(heads, head_width))
-        self.map = nn.Parameter(torch.empty(heads * head_width, width))
+        self.map = DenseLinear(width, heads * head_width, bias=False)
         self.segment = self.segments = None
         if setting.segments:
             self.segment = nn.Parameter(torch.empty(heads, head_width))
@@ -215,7 +216,7 @@ class TransformerXL(nn.Module):
         distances_bqs = queries_bq[:, :, None] - keys_bs[:, None]
         distances, index_bqs = distances_bqs.unique(return_inverse=True)
         vectors_rd = sinusoids(distances, self.width, spec.Sinusoids(interleaved=False))
-        r_rmh = (vectors_rd.to(q_bmqh.dtype) @ self.map.T).view(len(distances), self.heads, -1)
+        r_rmh = self.map(vectors_rd.to(q_bmqh.dtype)).view(len(distances), self.heads, -1)
         by_distance = torch.einsum("bmqh,rmh->bmqr", q_bmqh + self.distance[:, None], r_rmh)
         index = index_bqs[:, None].expand(len(q_bmqh), self.heads, -1, -1)
         bias = by_distance.gather(-1, index) + (self.content[:, None] * k_bmsh).sum(-1)[:, :, None]

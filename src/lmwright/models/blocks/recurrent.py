@@ -17,6 +17,7 @@ from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.build import BuildContext
 from lmwright.models.blocks.context import ForwardContext, RecurrentState
 from lmwright.models.core import spec
+from lmwright.models.core.linear import WindowLinear
 from lmwright.models.core.ragged import Ragged
 
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -25,7 +26,8 @@ CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 class Recurrent(nn.Module):
     """RNN (Elman 1990), GRU (Cho et al. 2014) or LSTM (Hochreiter and Schmidhuber 1997).
 
-    All documents of a batch take each step together until their end.
+    All documents of a batch take each step together until their end. The cell is torch's own, its
+    products fused with the steps: its weights are the only ones that no ``Linear`` has.
     """
 
     mixes_tokens = True
@@ -85,7 +87,7 @@ def unpacked(states: PackedSequence, batch: Ragged) -> list[Tensor]:
 class Convolution(nn.Module):
     """Convolutions of several widths over each document, concatenated (Kim 2014, equation 2).
 
-    One product over the whole stream, with zeros between the documents.
+    One product over the windows of the whole stream, with zeros between the documents.
     """
 
     mixes_tokens = True
@@ -94,7 +96,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.activation, self.widths = ACTIVATIONS[setting.activation], setting.widths
         self.maps = nn.ModuleList(
-            nn.Conv1d(build.width, setting.channels, width) for width in setting.widths
+            WindowLinear(build.width, setting.channels, width) for width in setting.widths
         )
         self.width = setting.channels * len(setting.widths)
 
@@ -112,10 +114,10 @@ class Convolution(nn.Module):
             parts = [gap[:before]]
             for start, stop in batch.spans():
                 parts += [x_nd[start:stop], gap]
-            result_cn = convolve(torch.cat(parts).T[None])[0]
+            windows_ndk = torch.cat(parts).unfold(0, width, 1)
             rows = [
                 torch.arange(start, stop) + number * (width - 1)
                 for number, (start, stop) in enumerate(pairwise(batch.cu_seqlens))
             ]
-            found.append(result_cn.T[torch.cat(rows)])
+            found.append(convolve(windows_ndk[torch.cat(rows)].flatten(1)))
         return self.activation(torch.cat(found, dim=-1))

@@ -13,21 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 TRANSPOSED_ROWS = 16, 48
 """Fewest and most rows of a product without gradient that :func:`linear_transposed` computes."""
-
-
-class Linear(nn.Linear):
-    """y = x Wᵀ + b, of a stream (n, in) to (n, out), with weights that are set from outside."""
-
-    def reset_parameters(self) -> None:
-        """Do nothing: see ``Table`` in blocks/embedding.py."""
-
-    def forward(self, x_ni: Tensor) -> Tensor:
-        """Map each row of the stream."""
-        return linear(x_ni, self.weight, self.bias)
 
 
 def linear(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:

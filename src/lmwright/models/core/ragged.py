@@ -6,12 +6,14 @@ knows padding; a document's result does not depend on its neighbours in the batc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lmwright.core.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Ragged:
     segments that a document's tokens belong to (None: all to the first); ``ranks_n`` their ranks
     in an order of factorisation; ``prefixes`` the length of each document's prefix, to which all
     of its tokens attend. Where the tokens are some of a longer stream's, ``firsts`` has for each
-    document which of its rows is the first here.
+    document which of its rows is the first here. ``vectors`` are spans given as vectors: the first
+    row, and (k, d) in place of the vectors of its k tokens, whose ids then mean nothing.
     """
 
     tokens_n: Tensor
@@ -63,6 +66,7 @@ class Ragged:
     ranks_n: Tensor | None = None
     prefixes: tuple[int, ...] | None = None
     firsts: tuple[int, ...] | None = None
+    vectors: tuple[tuple[int, Tensor], ...] = ()
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Iterate over the first row and the row after the last one of each document."""
@@ -88,7 +92,10 @@ class Ragged:
         return found
 
     def boundary_tokens(self, last: bool) -> Ragged:
-        """The batch of each document's first or last token alone, under its dropout keys."""
+        """The batch of each document's first or last token alone, under its dropout keys.
+
+        It is of tokens whose states are known, so it has no ``vectors``.
+        """
         rows = self.boundary_rows(last)
         return Ragged(
             tokens_n=self.tokens_n[rows],
@@ -105,6 +112,19 @@ class Ragged:
     def boundary_rows(self, last: bool) -> list[int]:
         """Row numbers of each document's first or last token."""
         return [end - 1 for end in self.cu_seqlens[1:]] if last else list(self.cu_seqlens[:-1])
+
+    def with_vectors(self, x_nd: Tensor) -> Tensor:
+        """Put ``vectors`` in place of the token vectors (n, d) of their rows, with gradients."""
+        parts, done = [], 0
+        for first, vectors_kd in self.vectors:
+            if vectors_kd.shape[1] != x_nd.shape[1]:
+                raise BadInput(
+                    f"vectors of width {vectors_kd.shape[1]} in place of tokens",
+                    f"the embedding's width, {x_nd.shape[1]}",
+                )
+            parts += [x_nd[done:first], vectors_kd.to(x_nd)]
+            done = first + len(vectors_kd)
+        return torch.cat([*parts, x_nd[done:]]) if parts else x_nd
 
     def as_packed(self, rows_b: Tensor) -> Tensor:
         """Reorder rows, one a document of the stream, into the order that was packed."""
@@ -130,13 +150,16 @@ def pack(
     ranks: Sequence[np.ndarray] | None = None,
     prefixes: Sequence[int] | None = None,
     positions: Sequence[np.ndarray] | None = None,
+    vectors: Mapping[int, Sequence[tuple[int, Tensor]]] | None = None,
 ) -> Ragged:
     """Pack token sequences (integers, at least one token each) end to end.
 
     They stand shortest first, or in ``order``: two streams of one model need the same one.
     ``documents`` are numbers below 2**128 that key the dropout; by default their index.
     ``past`` counts the tokens of each document that a cache holds already. Segments, ranks
-    (in an order of factorisation) and positions go with the tokens of each sequence.
+    (in an order of factorisation) and positions go with the tokens of each sequence. ``vectors``
+    has spans of some sequences by their index: a place in the sequence, and the vectors (k, d)
+    that stand for the k tokens from there on.
     """
     lengths = [len(sequence) for sequence in sequences]
     if order is None:
@@ -155,7 +178,32 @@ def pack(
         segments_n=None if segments is None else joined(segments, order),
         ranks_n=None if ranks is None else joined(ranks, order),
         prefixes=None if prefixes is None else tuple(int(prefixes[j]) for j in order),
+        vectors=() if vectors is None else spans_of_stream(vectors, lengths, order),
     )
+
+
+def spans_of_stream(
+    vectors: Mapping[int, Sequence[tuple[int, Tensor]]],
+    lengths: Sequence[int],
+    order: Sequence[int],
+) -> tuple[tuple[int, Tensor], ...]:
+    """Spans of sequences as spans of the stream, by rows; BadInput for impossible ones."""
+    if other := sorted(set(vectors) - set(range(len(lengths)))):
+        raise BadInput(f"vectors for sequence {other[0]} of {len(lengths)}", "one of those packed")
+    found, start = [], 0
+    for j in order:
+        done = 0
+        for place, vectors_kd in sorted(vectors.get(j, ()), key=lambda span: span[0]):
+            stop = place + len(vectors_kd)
+            if vectors_kd.ndim != 2 or place < done or stop > lengths[j]:
+                raise BadInput(
+                    f"vectors {tuple(vectors_kd.shape)} at {place} of a sequence of {lengths[j]}",
+                    "spans (k, d) inside the sequence, none over another",
+                )
+            found.append((start + place, vectors_kd))
+            done = stop
+        start += lengths[j]
+    return tuple(found)
 
 
 def joined(parts: Sequence[np.ndarray], order: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The first format of ``model.json``, whose specs had other field names, read as today's."""
+"""Former names read as today's: of fields, in the first format of model.json, and of weights."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ VALUES = {
 NORM = re.compile(r"(\.layers\.\d+\.\d+)\.(before|within|after)\.")
 """The norm of a sublayer in a weight's former name."""
 
+FORMER_MAPS = {
+    ".up": ".up.weight",
+    ".down": ".down.weight",
+    ".up_bias": ".up.bias",
+    ".down_bias": ".down.bias",
+    ".relative.map": ".relative.map.weight",
+}
+"""Endings of weights of experts and of Transformer-XL, once no ``Linear`` of their own."""
+
 FORMER_NORMS = {f".{old}.weight": f".{FIELDS[old]}.weight" for old in ("before", "within", "after")}
 """Endings of published tensors under our own names; for ``Family.former``."""
 
@@ -80,4 +89,6 @@ def current_value(field: str, value: Any) -> Any:
 
 def current_weight(name: str) -> str:
     """The name that a weight has today."""
+    for old, new in FORMER_MAPS.items():
+        name = name.removesuffix(old) + new if name.endswith(old) else name
     return NORM.sub(lambda found: f"{found[1]}.{FIELDS[found[2]]}.", name)

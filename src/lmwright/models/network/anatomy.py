@@ -122,7 +122,7 @@ def active_weights(network: Network) -> int:
             whole += weight.numel()
     for module in network.modules():
         if isinstance(module, Experts):
-            each = module.up[0].numel() + module.down[0].numel()
+            each = module.up.weight[0].numel() + module.down.weight[0].numel()
             whole -= (module.setting.experts - module.setting.top_k) * each
     return whole
 

@@ -27,10 +27,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lmwright.core.random import key
-from lmwright.models.blocks.attention import Attention
-from lmwright.models.blocks.feed_forward import Experts, FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
 from lmwright.models.blocks.positions import T5Bias, TransformerXL
+from lmwright.models.core.linear import DenseLinear, StackedLinear
 from lmwright.models.network.network import Network, set_weight, tie
 
 Scheme = Literal[
@@ -90,27 +89,19 @@ def initial_value(
     if leaf == "mix" or "bias" in leaf:
         return torch.zeros(shape)
     empty = torch.empty(shape)
-    beside = isinstance(module, TransformerXL) and leaf != "map"
-    if len(shape) < 2 or beside or isinstance(module, nn.Embedding | T5Bias):
+    if len(shape) < 2 or isinstance(module, nn.Embedding | T5Bias | TransformerXL):
         return empty.normal_(0.0, initial.std, generator=generator)
-    sizes = rows_of_parts(network, path, leaf)
-    for matrix in empty if isinstance(module, Experts) else [empty]:
+    sizes = rows_of_parts(module, leaf)
+    for matrix in empty if isinstance(module, StackedLinear) else [empty]:
         for part in matrix.split(sizes) if sizes else [matrix]:
             draw_matrix(part, name, layers, initial, generator)
     return empty
 
 
-def rows_of_parts(network: Network, path: str, leaf: str) -> list[int]:
+def rows_of_parts(module: nn.Module, leaf: str) -> list[int]:
     """Rows of each of the matrices that are stored as one; empty for a single matrix."""
-    module = network.get_submodule(path)
-    above, _, own = path.rpartition(".")
-    parent = network.get_submodule(above)
-    if isinstance(parent, Attention) and own in ("qkv", "kv"):
-        return parent.sizes if own == "qkv" else parent.sizes[1:]
-    if isinstance(parent, FeedForward) and own == "up" and parent.gated:
-        return [parent.down.in_features] * 2
-    if isinstance(module, Experts) and leaf == "up" and module.setting.gated:
-        return [module.setting.inner] * 2
+    if isinstance(module, DenseLinear | StackedLinear):
+        return list(module.parts)
     if isinstance(module, nn.RNNBase) and not leaf.startswith("weight_hr"):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         return [module.hidden_size] * gates
@@ -122,7 +113,7 @@ def draw_matrix(
 ) -> Tensor:
     """Draw one matrix (or convolution) in place by the scheme."""
     if initial.scheme == "scaled":
-        last = name.endswith((".out.weight", ".down.weight", ".down")) and ".layers." in name
+        last = name.endswith((".out.weight", ".down.weight")) and ".layers." in name
         std = initial.std / math.sqrt(2 * layers) if last else initial.std
         return empty.normal_(0.0, std, generator=generator)
     return SCHEMES[initial.scheme](empty, initial.std, generator)

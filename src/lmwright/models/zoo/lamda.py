@@ -34,7 +34,7 @@ from lmwright.models.core.spec import (
 )
 from lmwright.models.family.decoder_only import scaled_next_token
 from lmwright.models.family.family import Family, own_names
-from lmwright.models.files.old_format import FORMER_NORMS
+from lmwright.models.files.old_format import FORMER_MAPS, FORMER_NORMS
 
 ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
 
@@ -195,4 +195,6 @@ FAMILY = Family(
     unread=("head.",),
     former=FORMER_NORMS,
 )
-GLAM = replace(FAMILY, name="glam", spec=glam, config=glam_config)
+GLAM = replace(
+    FAMILY, name="glam", spec=glam, config=glam_config, former={**FORMER_NORMS, **FORMER_MAPS}
+)

@@ -277,7 +277,8 @@ def feed_forward(spec: ModelSpec, block: str, names: tuple[str, str, str]) -> li
         ups = [f"{expert}.{name}.weight" for expert in each for name in names[:2]]
         downs = [f"{expert}.{names[2]}.weight" for expert in each]
         found.append(same(f"{ours}.router.weight", f"{theirs}.gate.weight"))
-        found += [stacked(f"{ours}.up", ups, below=2), stacked(f"{ours}.down", downs)]
+        found.append(stacked(f"{ours}.up.weight", ups, below=2))
+        found.append(stacked(f"{ours}.down.weight", downs))
         if op.shared:
             found += gated(f"{ours}.shared", f"{theirs}.shared_expert", names)
             found.append(same(f"{ours}.shared_gate.weight", f"{theirs}.shared_expert_gate.weight"))

@@ -165,7 +165,7 @@ def weights(spec: ModelSpec) -> list[Weight]:
         attend, relative = f"{theirs}.rel_attn", f"{ours}.0.op.relative"
         found += [
             by_head(f"{ours}.0.op.qkv.weight", [f"{attend}.{part}" for part in "qkv"], attention),
-            by_head(f"{relative}.map", [f"{attend}.r"], attention),
+            by_head(f"{relative}.map.weight", [f"{attend}.r"], attention),
             columns_by_head(f"{ours}.0.op.out.weight", f"{attend}.o", attention),
             same(f"{relative}.content", f"{attend}.r_w_bias"),
             same(f"{relative}.distance", f"{attend}.r_r_bias"),
