@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Batches:
     def at(self, step: int) -> list[Example]:
         """The examples of a step, counted from 0."""
         epoch, place = divmod(step, self.per_epoch)
-        order = stream(self.seed, "order", epoch).permutation(len(self.examples))
+        order = shuffled(len(self.examples), self.seed, epoch)
         return [self.examples[j] for j in order[place * self.size : (place + 1) * self.size]]
 
     def hash(self) -> str:
@@ -65,3 +66,9 @@ class Batches:
             for ids in (example.tokens, *example.beside):
                 digest.update(np.asarray(ids, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch's examples, kept so that a step's cost does not grow with the data."""
+    return stream(seed, "order", epoch).permutation(count)
