@@ -18,7 +18,7 @@ from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import language_model
-from lmwright.serve.engine import Loaded
+from lmwright.serve.rows import Loaded
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.token_classification import TokenClassification
 from lmwright.text.generation import SamplingParams

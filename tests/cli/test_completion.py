@@ -53,7 +53,9 @@ COMPLETED = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "offered"), COMPLETED, ids=lambda each: str(each)[:20])
+@pytest.mark.parametrize(
+    ("typed", "offered"), COMPLETED, ids=[" ".join(typed) for typed, _ in COMPLETED]
+)
 def test_bash_completes(typed: list[str], offered: set[str]) -> None:
     """By bash itself, which every machine that runs the tests' scripts has."""
     words = " ".join(f"'{word}'" for word in ["lmwright", *typed])
