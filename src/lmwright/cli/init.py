@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +17,17 @@ from lmwright.assets import is_asset
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import LONGEST_NAME, Recipe, located, make_recipe
+from lmwright.core.task import role_columns
 from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.data.guess import TASK, Guess, guess_source, named_source
 from lmwright.data.prepare import Data
-from lmwright.data.sources import Source
+from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Slices
 from lmwright.metrics.detectors import REFERENCE_WINDOWS
 from lmwright.tables import SECTIONS, resolve
+from lmwright.text.language import count_languages
+from lmwright.train.finetune import Train, foreign_texts
 
 AFTER_DATA = ("train", "baselines", "evaluate", "audit", "detect", "promote")
 
@@ -31,6 +35,8 @@ MANY = 2500
 """From so many rows on the defaults fit: windows, gate and calibration have rows enough."""
 LEAST_WATCHED = 30
 """Windows of fewer texts see only the grossest drift; then nothing is watched."""
+SPOKEN_ROWS = 200
+"""Rows of which the language is identified."""
 MOST_TRIED = 10_000
 """From so many rows on it is not tried how they would be split."""
 LOOP = """
@@ -85,12 +91,22 @@ def init(
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
     recipe = {"name": name, "task": purpose, "stages": stages, "watch": {"keep_text": False}}
     sized = fit_to(recipe, guess.labels, path)
+    sized += spoken(replace(found, path=str(table.absolute())), task)
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
     body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED
     checked(body, path)
     write_bytes(path, body.encode())
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")
+
+
+def spoken(source: Source, task: str) -> list[str]:
+    """That the texts are in a language which the default start does not read, if they are."""
+    own = resolve("tasks", task)()
+    rows = read_source(source, role_columns(own, "input", "target"))
+    texts = [own.text(row.values) for row in islice(rows, SPOKEN_ROWS) if isinstance(row, RawRow)]
+    found = foreign_texts(Train.start, count_languages(texts))
+    return [found] if found else []
 
 
 def from_folder(table: Path, folder: Path) -> str:

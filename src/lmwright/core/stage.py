@@ -73,6 +73,9 @@ class RowStatistics(Protocol):
     def step(self, place: str, most: int, batch: int) -> tuple[float, float]:
         """Tokens of one of the larger batches of its texts, and their squares summed."""
 
+    def languages(self) -> Mapping[str, int]:
+        """ISO 639-1 code -> texts of a sample of those to learn from; "?" for texts too short."""
+
     def source_rows(self) -> int:
         """The rows of all sources together."""
 

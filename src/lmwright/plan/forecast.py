@@ -47,6 +47,7 @@ from lmwright.models.text_model import (
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
+from lmwright.text.language import count_languages
 from lmwright.train.finetune import Train, at_rate, positions
 from lmwright.train.optimizers import AdamW
 from lmwright.train.task_model import trained_task_model
@@ -168,6 +169,11 @@ class Sources:
     def learnt(self) -> list[str]:
         """The sources to learn from."""
         return [s.name for s in self.data.sources if s.role == "train"] if self.data else []
+
+    def languages(self) -> Mapping[str, int]:
+        """ISO 639-1 code -> texts of a sample of those to learn from; "?" for texts too short."""
+        task = self.task
+        return count_languages([task.text(row) for row in self.sample()] if task else [])
 
     def source_rows(self) -> int:
         """The rows of all sources."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from lmwright.assets import asset_language
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.settings import Choice, kind_of, read_choice
@@ -46,6 +47,20 @@ from lmwright.train.task_model import TrainedTaskModel, trained_task_model
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
+
+
+def foreign_texts(start: str, languages: Mapping[str, int]) -> str:
+    """That most texts are in another language than a start was made for, in words; else ""."""
+    own = asset_language(start)
+    known = {code: count for code, count in languages.items() if code != "?"}
+    total = sum(known.values())
+    if not own or 2 * known.get(own, 0) >= total:
+        return ""
+    most = max(known, key=lambda code: known[code])
+    return (
+        f"most texts are not in the language that train.start was made for ({own}), but in {most}: "
+        "name a start that reads them, or draw a new model (train.new)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +185,12 @@ class Train(Stage):
         """BadInput for rows of a task that no text model answers."""
         if "rows" in inputs:
             trained_task_model(read_task_of(inputs["rows"]))
+
+    def doubts(self, known: RowStatistics) -> tuple[str, ...]:
+        """Texts in another language than the start was made for."""
+        if self.start_from or self.new is not None or not asset_language(self.start):
+            return ()
+        return tuple(filter(None, [foreign_texts(self.start, known.languages())]))
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
