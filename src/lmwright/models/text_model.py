@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -416,14 +416,19 @@ class TextModel(Generic[N]):
 
 
 class TaskModel(Protocol):
-    """How a text model answers a task; constructed with the task."""
+    """How a text model answers a task; constructed with the task.
+
+    ``published_head`` is the use of the published heads that answer it ("" where none does).
+    """
+
+    published_head: ClassVar[str]
 
     @property
     def task(self) -> Task:
         """The task that is answered."""
 
-    def outputs(self) -> int:
-        """How many outputs the head has that answers it; 0 for any number."""
+    def output_names(self) -> tuple[str, ...]:
+        """What each output of the head that answers it stands for; none for any number."""
 
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Any]:
         """Rows made ready for the model, by their input columns."""
@@ -469,11 +474,11 @@ class TextPredictor:
     def load(cls, folder: Path, task: Task) -> TextPredictor:
         """Read what :meth:`save` wrote; Corrupt where the head is not the task's."""
         found = cls(task, TextModel.load(folder, read_json_object(folder / DESCRIPTION)))
-        outputs = found.task_model.outputs()
-        if outputs and found.model.outputs != outputs:
+        names = found.task_model.output_names()
+        if names and found.model.outputs != len(names):
             raise Corrupt(
                 f"{folder / DESCRIPTION}: {found.model.outputs} outputs",
-                f"{outputs}, as the task {task.kind} has them",
+                f"{len(names)}, as the task {task.kind} has them",
             )
         return found
 

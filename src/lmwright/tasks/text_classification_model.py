@@ -29,12 +29,13 @@ class TextClassifier:
     """Head, examples, loss and validation scores of text classification."""
 
     monitor: ClassVar[str] = "scaled_log_loss"
+    published_head: ClassVar[str] = "classify"
 
     task: TextClassification
 
-    def outputs(self) -> int:
-        """One logit a label."""
-        return len(self.task.labels)
+    def output_names(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.task.labels
 
     def head(self, dropout: float) -> Head:
         """The mean over the tokens, as the start was pre-trained with, then one linear map."""

@@ -59,12 +59,13 @@ class TextGenerator:
     """Head, examples, loss, validation scores and completions of text generation."""
 
     monitor: ClassVar[str] = "log_loss"
+    published_head: ClassVar[str] = "lm"
 
     task: TextGeneration
 
-    def outputs(self) -> int:
+    def output_names(self) -> tuple[str, ...]:
         """As many as the vocabulary has: any number."""
-        return 0
+        return ()
 
     def head(self, dropout: float) -> str:
         """The published head of language models."""

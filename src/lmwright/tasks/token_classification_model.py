@@ -40,12 +40,13 @@ class TokenClassifier:
     """Head, examples, loss and validation scores of token classification."""
 
     monitor: ClassVar[str] = "log_loss"
+    published_head: ClassVar[str] = "tokens"
 
     task: TokenClassification
 
-    def outputs(self) -> int:
-        """One logit a tag."""
-        return len(self.task.tags)
+    def output_names(self) -> tuple[str, ...]:
+        """The tags."""
+        return self.task.tags
 
     def head(self, dropout: float) -> Head:
         """One linear map of every token's hidden state."""

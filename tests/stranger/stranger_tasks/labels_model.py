@@ -27,11 +27,12 @@ class LabelTreeModel:
     """A logit a label, of the mean over the tokens."""
 
     monitor: ClassVar[str] = "log_loss"
+    published_head: ClassVar[str] = ""
 
     task: LabelTree
 
-    def outputs(self) -> int:
-        return len(self.task.labels)
+    def output_names(self) -> tuple[str, ...]:
+        return self.task.labels
 
     def head(self, dropout: float) -> Head:
         return Head(pool="mean", dropout=dropout, outputs=len(self.task.labels))

@@ -174,6 +174,23 @@ class TextPart:
     left: str
 
 
+BODY = ""
+"""The use of a model without a head."""
+ENDINGS = {
+    "classify": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "spans": "ForQuestionAnswering",
+    "choice": "ForMultipleChoice",
+    BODY: "Model",
+}
+"""Endings of the names of published classes, by the use of their heads."""
+
+
+def classes(name: str, language_model: str) -> dict[str, str]:
+    """The published classes of a family by use: its name with the ending of each."""
+    return {use: f"{name}{ending}" for use, ending in (ENDINGS | {"lm": language_model}).items()}
+
+
 HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
@@ -182,12 +199,13 @@ class Family:
     """A family of checkpoints.
 
     ``heads`` are the published ones by their use (``lm``, ``classify``): the head's spec and its
-    weights, from config and spec. ``prefix`` may stand before the names of the body in a checkpoint
-    with a head; tensors whose names begin with one of ``unread`` belong to heads or are no weights.
-    ``former`` maps endings of names in old checkpoints to today's. ``gguf`` is set for families
-    that the format has, ``text_part`` for those that are part of a multimodal model, of which the
-    text model is read and written alone. ``generation_spec`` makes the spec for generation, where
-    it differs from the one for reading.
+    weights, from config and spec; ``classes`` names the published classes by the same uses, as a
+    config's ``architectures`` does. ``prefix`` may stand before the names of the body in a
+    checkpoint with a head; tensors whose names begin with one of ``unread`` belong to heads or are
+    no weights. ``former`` maps endings of names in old checkpoints to today's. ``gguf`` is set for
+    families that the format has, ``text_part`` for those that are part of a multimodal model, of
+    which the text model is read and written alone. ``generation_spec`` makes the spec for
+    generation, where it differs from the one for reading.
     """
 
     name: str
@@ -195,6 +213,7 @@ class Family:
     config: Callable[[ModelSpec], dict[str, Any]]
     weights: Callable[[ModelSpec], list[Weight]]
     heads: Mapping[str, HeadOf] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     unread: tuple[str, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict)

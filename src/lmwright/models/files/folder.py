@@ -261,6 +261,8 @@ def write_folder(
     """
     setting, weights = network.spec, dict(network.named_parameters())
     config = {**family.config(setting), **(said or {})}
+    if head in family.classes:
+        config["architectures"] = [family.classes[head]]
     tensors = to_theirs(family.weights(setting), weights)
     if head:
         if head not in family.heads:

@@ -16,7 +16,7 @@ from lmwright.models.family.encoder_decoder import (
     read_encoder_decoder,
     write_encoder_decoder,
 )
-from lmwright.models.family.family import Family
+from lmwright.models.family.family import Family, classes
 
 SIZES = {  # layers of each side, width, heads, inner (Lewis et al. 2020, section 2.1)
     "base": (6, 768, 12, 3072),
@@ -58,6 +58,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 FAMILY = Family(
     name="bart",
+    classes=classes("Bart", "ForConditionalGeneration"),
     spec=spec,
     config=config,
     weights=encoder_decoder_weights,

@@ -21,7 +21,7 @@ from lmwright.models.family.encoder_only import (
     spans,
     write_encoder,
 )
-from lmwright.models.family.family import ACTIVATIONS, Family, label_count
+from lmwright.models.family.family import ACTIVATIONS, Family, classes, label_count
 
 SIZES = {  # layers, width, heads, inner (Turc et al. 2019; Wang et al. 2020)
     "tiny": (2, 128, 2, 512),
@@ -78,6 +78,7 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights
 
 FAMILY = Family(
     name="bert",
+    classes=classes("Bert", "ForMaskedLM"),
     spec=spec,
     config=config,
     weights=encoder_weights,

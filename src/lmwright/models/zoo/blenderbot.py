@@ -19,7 +19,7 @@ from lmwright.models.family.encoder_decoder import (
     read_encoder_decoder,
     write_encoder_decoder,
 )
-from lmwright.models.family.family import Family
+from lmwright.models.family.family import Family, classes
 
 SIZES = {  # encoder's layers, decoder's layers, width, heads, inner (Roller et al. 2021, table 2)
     "90m": (8, 8, 512, 16, 2048),
@@ -87,6 +87,7 @@ def small_config(spec: ModelSpec) -> dict[str, Any]:
 
 FAMILY = Family(
     name="blenderbot",
+    classes=classes("Blenderbot", "ForConditionalGeneration"),
     spec=spec,
     config=config,
     weights=encoder_decoder_weights,
@@ -94,4 +95,10 @@ FAMILY = Family(
     prefix="model.",
     unread=UNREAD,
 )
-SMALL = replace(FAMILY, name="blenderbot-small", spec=small, config=small_config)
+SMALL = replace(
+    FAMILY,
+    name="blenderbot-small",
+    classes=classes("BlenderbotSmall", "ForConditionalGeneration"),
+    spec=small,
+    config=small_config,
+)

@@ -21,6 +21,7 @@ from lmwright.models.family.family import (
     Family,
     Weight,
     by_layer,
+    classes,
     in_stack,
     label_count,
     same,
@@ -113,6 +114,7 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights
 
 FAMILY = Family(
     name="distilbert",
+    classes=classes("DistilBert", "ForMaskedLM"),
     spec=spec,
     config=config,
     weights=weights,

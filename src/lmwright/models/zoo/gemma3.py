@@ -38,6 +38,7 @@ from lmwright.models.family.family import (
     GgufForm,
     TextPart,
     Weight,
+    classes,
     same,
     tied_or_own,
     weight_and_bias,
@@ -291,6 +292,7 @@ def with_one(name: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
 
 FAMILY = Family(
     name="gemma3_text",
+    classes={**classes("Gemma3Text", ""), "lm": "Gemma3ForCausalLM"},
     spec=spec,
     config=config,
     weights=weights,

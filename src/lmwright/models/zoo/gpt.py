@@ -17,7 +17,7 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.decoder_only import last_token, tied_next_token
-from lmwright.models.family.family import Family, Weight, same, transposed, weight_and_bias
+from lmwright.models.family.family import Family, Weight, classes, same, transposed, weight_and_bias
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_tanh",
@@ -116,6 +116,7 @@ MASKS = tuple(f"h.{number}.attn.bias" for number in range(SIZES["gpt"][0]))
 
 FAMILY = Family(
     name="openai-gpt",
+    classes=classes("OpenAIGPT", "LMHeadModel"),
     spec=spec,
     config=config,
     weights=weights,

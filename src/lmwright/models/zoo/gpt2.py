@@ -21,7 +21,7 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
-from lmwright.models.family.family import Family, Weight, rows, same, transposed
+from lmwright.models.family.family import Family, Weight, classes, rows, same, transposed
 from lmwright.models.files.fields import only
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -162,6 +162,7 @@ MASKS = tuple(
 
 FAMILY = Family(
     name="gpt2",
+    classes=classes("GPT2", "LMHeadModel"),
     spec=spec,
     config=config,
     weights=weights,

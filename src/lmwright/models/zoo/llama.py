@@ -39,6 +39,7 @@ from lmwright.models.family.family import (
     GgufForm,
     Weight,
     activation_name,
+    classes,
     same,
     weight_and_bias,
 )
@@ -372,6 +373,7 @@ IN_GGUF = GgufForm(
 
 FAMILY = Family(
     name="llama",
+    classes=classes("Llama", "ForCausalLM"),
     spec=spec,
     config=llama_config,
     weights=weights,
@@ -380,10 +382,17 @@ FAMILY = Family(
     unread=("lm_head.", "score.", "rotary_emb."),
     gguf=IN_GGUF,
 )
-MISTRAL = replace(FAMILY, name="mistral", spec=mistral, config=mistral_config)
+MISTRAL = replace(
+    FAMILY,
+    name="mistral",
+    classes=classes("Mistral", "ForCausalLM"),
+    spec=mistral,
+    config=mistral_config,
+)
 QWEN2 = replace(
     FAMILY,
     name="qwen2",
+    classes=classes("Qwen2", "ForCausalLM"),
     spec=qwen2,
     config=qwen2_config,
     gguf=GgufForm("qwen2", from_metadata, to_metadata, NAMES, settings=(DIVISORS,)),

@@ -17,7 +17,7 @@ from lmwright.models.family.encoder_decoder import (
     read_encoder_decoder,
     write_encoder_decoder,
 )
-from lmwright.models.family.family import Family
+from lmwright.models.family.family import Family, classes
 
 SIZES = {  # layers of each side, width, heads, inner, vocabulary (the published configs)
     "418m": (12, 1024, 16, 4096, 128112),
@@ -66,6 +66,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 FAMILY = Family(
     name="m2m_100",
+    classes=classes("M2M100", "ForConditionalGeneration"),
     spec=spec,
     config=config,
     weights=encoder_decoder_weights,

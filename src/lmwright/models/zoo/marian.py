@@ -19,7 +19,7 @@ from lmwright.models.family.encoder_decoder import (
     read_encoder_decoder,
     write_encoder_decoder,
 )
-from lmwright.models.family.family import Family
+from lmwright.models.family.family import Family, classes
 
 SIZES = {  # layers of each side, width, heads, inner (the published configs)
     "base": (6, 512, 8, 2048),
@@ -77,6 +77,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 FAMILY = Family(
     name="marian",
+    classes=classes("Marian", "MTModel"),
     spec=spec,
     config=config,
     weights=encoder_decoder_weights,

@@ -19,7 +19,7 @@ from lmwright.models.family.encoder_decoder import (
     read_encoder_decoder,
     write_encoder_decoder,
 )
-from lmwright.models.family.family import Family
+from lmwright.models.family.family import Family, classes
 
 SIZES = {  # layers of each side, width, heads, inner, vocabulary (Liu et al. 2020, section 2.2)
     "cc25": (12, 1024, 16, 4096, 250027),
@@ -62,6 +62,7 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 FAMILY = Family(
     name="mbart",
+    classes=classes("MBart", "ForConditionalGeneration"),
     spec=spec,
     config=config,
     weights=encoder_decoder_weights,

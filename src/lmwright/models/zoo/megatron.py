@@ -31,6 +31,7 @@ from lmwright.models.family.decoder_only import each_token_apart, last_token, ti
 from lmwright.models.family.family import (
     Family,
     Weight,
+    classes,
     same,
     split_by_head,
     tied_or_own,
@@ -249,6 +250,7 @@ FAMILY = Family(
 )
 BLOOM = Family(
     name="bloom",
+    classes=classes("Bloom", "ForCausalLM"),
     spec=bloom,
     config=bloom_config,
     weights=bloom_weights,

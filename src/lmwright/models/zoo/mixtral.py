@@ -32,6 +32,7 @@ from lmwright.models.family.family import (
     Family,
     Weight,
     activation_name,
+    classes,
     same,
     stacked,
     weight_and_bias,
@@ -296,6 +297,7 @@ def gated(ours: str, theirs: str, names: tuple[str, str, str]) -> list[Weight]:
 
 FAMILY = Family(
     name="mixtral",
+    classes=classes("Mixtral", "ForCausalLM"),
     spec=spec,
     config=mixtral_config,
     weights=weights,
@@ -304,5 +306,10 @@ FAMILY = Family(
     unread=("lm_head.", "score.", "rotary_emb."),
 )
 QWEN2_MOE = replace(
-    FAMILY, name="qwen2_moe", spec=qwen2_moe, config=qwen2_config, weights=qwen2_weights
+    FAMILY,
+    name="qwen2_moe",
+    classes=classes("Qwen2Moe", "ForCausalLM"),
+    spec=qwen2_moe,
+    config=qwen2_config,
+    weights=qwen2_weights,
 )

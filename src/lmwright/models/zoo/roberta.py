@@ -21,7 +21,7 @@ from lmwright.models.family.encoder_only import (
     spans,
     write_encoder,
 )
-from lmwright.models.family.family import Family, label_count
+from lmwright.models.family.family import Family, classes, label_count
 
 SIZES = {  # layers, width, heads, inner (Liu et al. 2019, section 3.1)
     "base": (12, 768, 12, 3072),
@@ -99,6 +99,7 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> HeadAndWeights
 
 FAMILY = Family(
     name="roberta",
+    classes=classes("Roberta", "ForMaskedLM"),
     spec=spec,
     config=config,
     weights=encoder_weights,
@@ -112,4 +113,10 @@ FAMILY = Family(
     prefix="roberta.",
     unread=("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
 )
-XLM_R = replace(FAMILY, name="xlm-roberta", spec=xlm_r, config=xlm_r_config)
+XLM_R = replace(
+    FAMILY,
+    name="xlm-roberta",
+    classes=classes("XLMRoberta", "ForMaskedLM"),
+    spec=xlm_r,
+    config=xlm_r_config,
+)

@@ -18,7 +18,15 @@ from lmwright.models.core.spec import (
     Sublayer,
     T5Bias,
 )
-from lmwright.models.family.family import Family, Weight, rows, same, tied_or_own, weight_and_bias
+from lmwright.models.family.family import (
+    Family,
+    Weight,
+    classes,
+    rows,
+    same,
+    tied_or_own,
+    weight_and_bias,
+)
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
@@ -192,6 +200,7 @@ def language_model(config: Mapping[str, Any], spec: ModelSpec) -> tuple[Head, li
 
 FAMILY = Family(
     name="t5",
+    classes=classes("T5", "ForConditionalGeneration"),
     spec=spec,
     config=config,
     weights=weights,

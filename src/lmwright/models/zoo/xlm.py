@@ -22,6 +22,7 @@ from lmwright.models.family.family import (
     Family,
     Weight,
     by_layer,
+    classes,
     in_stack,
     label_count,
     same,
@@ -151,6 +152,7 @@ def summary(config: Mapping[str, Any]) -> Literal["first", "last", "mean"]:
 
 FAMILY = Family(
     name="xlm",
+    classes={**classes("XLM", "WithLMHeadModel"), "spans": "XLMForQuestionAnsweringSimple"},
     spec=spec,
     config=config,
     weights=weights,

@@ -31,6 +31,7 @@ from lmwright.models.family.encoder_only import SUMMARIES, spans
 from lmwright.models.family.family import (
     Family,
     Weight,
+    classes,
     label_count,
     same,
     tied_or_own,
@@ -243,6 +244,7 @@ def summarised(
 
 FAMILY = Family(
     name="xlnet",
+    classes={**classes("XLNet", "LMHeadModel"), "spans": "XLNetForQuestionAnsweringSimple"},
     spec=spec,
     config=config,
     weights=weights,

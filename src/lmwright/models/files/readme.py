@@ -1,0 +1,78 @@
+"""The README.md of an exported model: how others load it, and what is not in its weights."""
+
+from __future__ import annotations
+
+from lmwright.metrics.calibration import NEVER, Calibration
+from lmwright.models.family.family import BODY, Family
+from lmwright.models.text_model import TextPredictor
+
+LOADERS = {
+    BODY: "SentenceTransformer",
+    "classify": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "lm": "AutoModelForCausalLM",
+}
+"""The class that loads a folder, by the use of its head."""
+SENTENCE = """\
+The head is one linear map of the mean over the tokens (special ones too). No class of transformers
+has it: **`AutoModelForSequenceClassification` would draw another head, untrained.** `AutoModel`
+loads the body; with sentence-transformers the folder gives the logits:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+logits = SentenceTransformer("FOLDER").encode(["A text."])  # (texts, labels)
+```
+
+Without it: the mean of `last_hidden_state` over the tokens of a text, times the transposed
+`linear.weight` of `2_Dense/model.safetensors`, plus `linear.bias`.
+"""
+AUTO = """\
+```python
+from transformers import AutoTokenizer, LOADER
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = LOADER.from_pretrained("FOLDER")
+```
+"""
+NOT_THERE = """\
+transformers has no {family} models; lmwright reads the folder.
+"""
+
+
+def readme(
+    name: str, predictor: TextPredictor, family: Family, use: str, calibration: Calibration
+) -> str:
+    """The text for a model that was exported as ``name`` with the published head ``use``."""
+    model, names = predictor.model, predictor.task_model.output_names()
+    loader = "AutoModelForSeq2SeqLM" if use == "lm" and model.has_encoder else LOADERS[use]
+    loaded = SENTENCE if use == BODY else AUTO.replace("LOADER", loader)
+    steps = ", ".join(getattr(predictor.task, "clean", ()))
+    told = [
+        f"# {name}\n",
+        f"A {family.name} model for {predictor.task.kind}, written by `lmwright export`.\n",
+        loaded if family.classes else NOT_THERE.format(family=family.name),
+        "## What is not in the weights\n",
+        f"- A text is read up to {model.max_tokens:,} tokens.",
+    ]
+    if steps:
+        told.append(f"- Before it is read a text passes lmwright's steps: {steps} (`task.json`).")
+    if names:
+        told.append("- The outputs, in their order: " + ", ".join(names) + ".")
+        told.append(calibrated(calibration))
+    return "\n".join(told) + "\n"
+
+
+def calibrated(calibration: Calibration) -> str:
+    """What lmwright does with the logits, in words."""
+    said = (
+        "- `calibration.json` is for you to apply: probabilities are "
+        f"(1 - s) · softmax(logits / {calibration.temperature:.4g}) + s / labels, with "
+        f"s = {calibration.smoothing:.4g}"
+    )
+    if calibration.threshold >= NEVER:
+        return said + "; lmwright answers every text with “unsure”."
+    if calibration.threshold > 0:
+        least = calibration.threshold
+        return said + f"; below {least:.4g} for the likeliest, lmwright answers “unsure”."
+    return said + "."
