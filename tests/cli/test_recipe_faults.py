@@ -60,7 +60,7 @@ def write(folder: Path, text: str) -> str:
         (GOOD.replace("epochs: 1", "epochs: 1.5"), ["epochs is 1.5", "a whole number"]),
         (GOOD.replace("epochs: 1", "epochs: [1]"), ["epochs is [1]", "a whole number"]),
         (GOOD.replace("epochs: 1", "epochs: null"), ["epochs is None", "a whole number"]),
-        (GOOD.replace("epochs: 1", "epochs: 0"), ["epochs is 0", "at least 1"]),
+        (GOOD.replace("epochs: 1", "epochs: -1"), ["epochs is -1", "at least 0"]),
         (GOOD.replace("epochs: 1", "lr: -1"), ["mine.yaml: train: lr is -1.0", "at least 0"]),
         (GOOD.replace("[", "").replace("]", ""), ["data: sources is", "wanted: a list"]),
         (GOOD.replace("}}]", ", labels: {{a: 1}}}}]"), ["values.label.a is 1", "in quotes"]),

@@ -123,6 +123,15 @@ def test_baselines_are_trained_on_the_rows_of_the_model(rows, trained, tmp_path)
         Baselines(task=TASK).run(work)
 
 
+def test_of_a_model_that_learnt_from_no_row_baselines_learn_from_all(rows, trained, tmp_path):
+    """One that was taken as it is."""
+    (tmp_path / "model").mkdir()
+    pq.write_table(pa.table({"id": pa.array([], pa.string())}), tmp_path / "model" / "rows.parquet")
+    work = FakeWork(tmp_path, {"rows": rows, "model": tmp_path / "model"})
+    facts = Baselines(task=TASK).run(work)
+    assert facts["same_rows"] == facts["all_rows"] == trained[1]["all_rows"]
+
+
 def test_more_rows_the_model_was_trained_on_are_named_in_extra(rows, tmp_path):
     more = tmp_path / "feedback"
     more.mkdir()

@@ -188,7 +188,7 @@ def test_the_derived_recipe_is_whole_and_learns_from_no_gate_row(tmp_path: Path)
     [
         ({"trian": {"epochs": 3}}, r"retrain\.stages\.trian.*train"),
         ({"train": {"epohcs": 3}}, r"retrain\.stages: train has no setting 'epohcs'.*epochs"),
-        ({"train": {"epochs": 0}}, r"epochs is 0"),
+        ({"train": {"epochs": -1}}, r"epochs is -1"),
         ({"train": {"extra": ["fedback"]}}, r"retrain\.stages: train needs 'fedback'"),
     ],
     ids=["stage", "setting", "value", "artifact"],

@@ -41,9 +41,9 @@ def baseline_names(task: Task) -> tuple[str, ...]:
 class Baselines(Stage):
     """Fit the baselines of the task on training rows.
 
-    ``like`` names the model whose own list of rows says what "the same rows" are; empty, the
-    limit ``rows`` draws them from the training split (0 is all). ``extra`` names artifacts whose
-    training rows the model was trained on too.
+    ``like`` names the model whose own list of rows says what "the same rows" are (all, where it was
+    trained on none); empty, the limit ``rows`` draws them from the training split (0 is all).
+    ``extra`` names artifacts whose training rows the model was trained on too.
     """
 
     task: Any = None
@@ -115,7 +115,7 @@ class Baselines(Stage):
         return joined.take(pa.array([seen[row] for row in sorted(seen)], type=pa.int64()))
 
     def _same_rows(self, work: Work, task: Task, every: pa.Table) -> pa.Table:
-        """Those of the rows that the model was trained on."""
+        """Those of the rows that the model was trained on; all, if it was trained on none."""
         if not self.like:
             strata = [task.stratum(row) for row in every.to_pylist()]
             return same_rows(every, self.rows, self.seed, strata)
@@ -127,6 +127,8 @@ class Baselines(Stage):
                 'set like to "" and rows to a limit',
             )
         wanted = set(pq.read_table(path, columns=["id"]).column("id").to_pylist())
+        if not wanted:
+            return every
         kept = [row in wanted for row in every.column("id").to_pylist()]
         if sum(kept) != len(wanted):
             raise BadInput(
