@@ -44,9 +44,21 @@ class Products(TorchDispatchMode):
         for _, linear in linears(network):
             linear.register_forward_pre_hook(lambda *_: self.enter(1))
             linear.register_forward_hook(lambda *_: self.enter(-1))
+            linear.apart = self.within(linear.apart)
 
     def enter(self, step: int) -> None:
         self.depth += step
+
+    def within(self, method: Any) -> Any:
+        """A method during which products are inside."""
+
+        def called(*given: Any) -> Any:
+            self.enter(1)
+            found = method(*given)
+            self.enter(-1)
+            return found
+
+        return called
 
     def __torch_dispatch__(
         self, function: Any, types: Any, given: Any = (), named: Any = None
@@ -167,5 +179,10 @@ def test_rows_members_and_parts_of_maps_are_those_of_the_whole():
                 assert whole.shape == (4, sum(linear.parts)), path
                 half = slice(linear.out_features // 2, None)
                 torch.testing.assert_close(linear(x_ni, half, member), whole[:, half])
+            parts = [linear.out_features - 1, 1]
+            for map_ in (linear, linear.base.base):
+                two = map_.apart([x_ni, x_ni[2:]], parts) if linear.members == 1 else []
+                for found, wanted in zip(two, map_(x_ni).split(parts, dim=1), strict=False):
+                    torch.testing.assert_close(found, wanted[-len(found) :])
             if linear.members > 1:
                 assert not torch.allclose(linear(x_ni, member=0), linear(x_ni, member=1))

@@ -122,8 +122,9 @@ class Attention(nn.Module):
         if x_kd is rows_nd:
             parts = self.qkv(x_nd).split(self.sizes, dim=-1)
         else:
-            k_and_v = self.qkv(x_kd, slice(self.sizes[0], None)).split(self.sizes[1:], dim=-1)
-            parts = (self.qkv(rows_nd, slice(self.sizes[0])), *k_and_v)
+            cut = [self.sizes[0], sum(self.sizes[1:])]
+            q_n, kv_k = self.qkv.apart([rows_nd, x_kd], cut)
+            parts = (q_n, *kv_k.split(self.sizes[1:], dim=-1))
         q, k, v = map(self.by_head, parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if isinstance(setting.positions, spec.Rotary):

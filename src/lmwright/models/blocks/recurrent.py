@@ -1,6 +1,6 @@
 """Recurrent layers and convolutions over each document of the stream.
 
-Letters in names: n tokens, b documents, d width, c channels.
+Letters in names: n tokens, b documents, d width, c channels, w tokens of a window.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ class Convolution(nn.Module):
             parts = [gap[:before]]
             for start, stop in batch.spans():
                 parts += [x_nd[start:stop], gap]
-            windows_ndk = torch.cat(parts).unfold(0, width, 1)
+            windows_ndw = torch.cat(parts).unfold(0, width, 1)
             rows = [
                 torch.arange(start, stop) + number * (width - 1)
                 for number, (start, stop) in enumerate(pairwise(batch.cu_seqlens))
             ]
-            found.append(convolve(windows_ndk[torch.cat(rows)].flatten(1)))
+            found.append(convolve(windows_ndw.flatten(1))[torch.cat(rows)])
         return self.activation(torch.cat(found, dim=-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ class Linear(nn.Module):
         """Outputs (n, out), or those of ``rows``, of the stream through one member of the stack."""
         raise NotImplementedError
 
+    def apart(self, streams: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Outputs of consecutive rows, so many of them, each of a stream of its own."""
+        stops = accumulate(sizes)
+        pairs = zip(streams, sizes, stops, strict=True)
+        return [self(x_ni, slice(stop - size, stop)) for x_ni, size, stop in pairs]
+
 
 class DenseLinear(Linear):
     """A map whose weight is a matrix of floating-point numbers, set from outside."""
@@ -42,6 +49,12 @@ class DenseLinear(Linear):
         if rows is None:
             return linear(x_ni, self.weight, self.bias)
         return linear(x_ni, self.weight[rows], None if self.bias is None else self.bias[rows])
+
+    def apart(self, streams: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """The same, with one gradient of the weight in place of a sum of one for each part."""
+        weights = self.weight.split(list(sizes))
+        biases = [None] * len(sizes) if self.bias is None else self.bias.split(list(sizes))
+        return [linear(*each) for each in zip(streams, weights, biases, strict=True)]
 
 
 class WindowLinear(Linear):
