@@ -26,8 +26,8 @@ def published_use(config: Mapping[str, Any]) -> str | None:
     where it names no class that is known."""
     named = config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
-    found = (use for ending, use in sorted(USES.items(), reverse=True) if name.endswith(ending))
-    return next(found, None)
+    fitting = [ending for ending in USES if name.endswith(ending)]
+    return USES[max(fitting, key=len)] if fitting else None
 
 
 def published_labels(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lmwright.baselines.tfidf import Tfidf
+from lmwright.cli.main import main
+from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.predictor import Predictor
 from lmwright.metrics.calibration import Calibration
+from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head
 from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder
+from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, TextPredictor, from_published, language_model
+from lmwright.store.store import Store
+from lmwright.store.versions import move
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.tasks.token_classification import TokenClassification
@@ -164,13 +173,50 @@ def test_language_models_leave_with_their_ends(family, texts, tmp_path):
 
 def first_logits(model: TextModel, prompt: np.ndarray) -> torch.Tensor:
     """The logits of the answer's first token."""
-    from lmwright.models.core.ragged import pack
-
     if not model.has_encoder:
         return model.network(pack([prompt]))[-1]
     encoder, decoder = model.network.streams
     begin = np.array([model.generation.decoder_start_id])
     return model.network({encoder: pack([prompt]), decoder: pack([begin])})[-1]
+
+
+def bound(store: Store, predictor: Predictor, alias: str) -> None:
+    """A version of a predictor behind an alias."""
+    model, version = store.temporary(), store.temporary()
+    for folder in (model, version):
+        folder.mkdir(parents=True)
+    predictor.save(model)
+    facts = {"model": store.add_artifact(model), "calibration": SURE.to_json(), "artifacts": {}}
+    write_json(version / "version.json", facts)
+    move(store, alias, store.add_artifact(version), {"by_hand": "a test"})
+
+
+def test_a_version_of_the_store_leaves_by_its_alias(small, sentences, tmp_path, capsys):
+    store = Store(tmp_path / "store")
+    bound(store, of_encoder(small, SPANS), "names@production")
+    table = pa.table({"text": ["good", "bad"], "label": ["fine", "dull"]})
+    bound(store, Tfidf.fit(LABELS, table, 0), "words@production")
+    command = ["export", "--store", str(tmp_path / "store")]
+    assert main([*command, "names@production", str(tmp_path / "out")]) == 0
+    assert read_folder(tmp_path / "out").heads["tokens"][0].outputs == 5
+    assert (tmp_path / "out" / "README.md").read_text().startswith("# names@production\n")
+    assert main([*command, "words@production", str(tmp_path / "no")]) == 1
+    assert "is a tfidf model" in capsys.readouterr().err
+    assert main([*command, "names@production", str(tmp_path / "no"), "--as", "Q8_0"]) == 1
+    assert "llama" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_language_model_of_ours_leaves_as_a_gguf_file(texts, tmp_path):
+    model = New(family="llama", config=LLAMA, vocabulary=400).model(texts, "lm", 64, 3)
+    predictor = TextPredictor(TextGeneration(), model)
+    export_predictor(predictor, SURE, "it@production", tmp_path / "out.gguf", "F32")
+    again = language_model(read_published(str(tmp_path / "out.gguf")))
+    ids = model.prompt_ids(texts[0])
+    assert again.prompt_ids(texts[0]).tolist() == ids.tolist()
+    with torch.no_grad():
+        left, right = (each.network(pack([ids])) for each in (model, again))
+    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_does_not_know_its_family_finds_it(small, tmp_path):
