@@ -55,7 +55,8 @@ def test_a_gguf_file_becomes_a_folder_that_the_reference_loads(name, tmp_path, c
     assert reference.generation_config.eos_token_id == [3]
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     assert tokenizer("&5")["input_ids"] == [5, 20]
-    assert tokenizer.special_tokens_map == ours.tokenizer.special_text()
+    told = ours.tokenizer.special_text()  # to which a class may add its own
+    assert told.items() <= tokenizer.special_tokens_map.items()
 
 
 @pytest.mark.parametrize("form", ["F16", "Q8_0", "Q4_0"])

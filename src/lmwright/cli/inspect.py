@@ -14,6 +14,7 @@ from lmwright.cli.open import JsonOption
 from lmwright.models.files.folder import Described
 from lmwright.models.files.published import describe
 from lmwright.models.network.anatomy import Anatomy, anatomy
+from lmwright.models.published_head import published_labels, published_use
 
 Address = Annotated[
     str,
@@ -28,11 +29,15 @@ def inspect(model: Address, tokens: At = 1024, as_json: JsonOption = False) -> N
     found = anatomy_of(described, tokens)
     if as_json:
         said = {"quantised": described.quantised or None, "not_read": described.left or None}
+        said |= {"head": head_of(described) or None, "labels": labels_of(described)}
         print(json.dumps({"model": model, **as_values(found), **said}))
         return
     print("\n".join(found.drawing))
     print()
     show([model], [found])
+    if head := head_of(described):
+        labels = labels_of(described)
+        print(f"\nhead: {head}" + (f"; labels: {', '.join(labels)}" if labels else ""))
     if described.quantised:
         print(f"\nits weights are {described.quantised}: it can be drawn, and not be run")
     if described.left:
@@ -59,6 +64,29 @@ def anatomy_of(described: Described, tokens: int) -> Anatomy:
     """What a published model is made of, with its language model's head if it has one."""
     heads = described.heads
     return anatomy(described.spec, heads.get("lm") or next(iter(heads.values()), None), tokens)
+
+
+HEADS = {
+    "": "none: hidden states, of which embeddings are made",
+    "classify": "text classification",
+    "tokens": "token classification",
+    "spans": "answer spans",
+    "choice": "multiple choice",
+    "lm": "language model",
+}
+"""Published heads by their use, in words."""
+
+
+def head_of(described: Described) -> str:
+    """The head that a model's config names, in words; empty where it names none that is known."""
+    use = published_use(described.config)
+    return "" if use is None else HEADS[use]
+
+
+def labels_of(described: Described) -> list[str]:
+    """The labels of a classifier's outputs."""
+    labelled = published_use(described.config) in ("classify", "tokens")
+    return list(published_labels(described.config)) if labelled else []
 
 
 def show(names: Sequence[str], found: Sequence[Anatomy]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ from lmwright.models.files.published import (
 )
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.network.network import Network, build, fill, parameter_count
+from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
 from lmwright.train.batches import Batches
@@ -333,7 +334,8 @@ class Train(Stage):
             model = found.model
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task_model.head(max(self.dropout, 0.0))
-        if not self.epochs and (self.new is not None or not isinstance(head, str)):
+        use, names = task_model.published_head, task_model.output_names()
+        if not self.epochs and (self.new is not None or not (use or isinstance(head, str))):
             raise BadInput(
                 f"epochs is 0, and nobody has trained a head for {task.kind}",
                 "a start with a published head for the task",
@@ -343,8 +345,22 @@ class Train(Stage):
             texts = [task.text(row) for row in self.training_rows(work).to_pylist()]
             drawn = self.new.model(texts, head, self.max_tokens, self.seed)
         else:
-            drawn = from_published(self.published(), head, self.max_tokens, self.seed)
+            published = self.published()
+            if not isinstance(head, str) and self.takes_head(published, use, names):
+                places = places_of(published.described.config, use, names)
+                work.record("published head", labels=list(names), outputs=places)
+                drawn = with_published_head(published, use, places, self.max_tokens)
+            else:
+                drawn = from_published(published, head, self.max_tokens, self.seed)
         return at_rate(drawn, self.dropout, self.max_tokens)
+
+    def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
+        """Whether to begin with the start's own head: where it answers, or nothing is trained."""
+        try:
+            places_of(published.described.config, use, names)
+        except BadInput:
+            return not self.epochs  # whose fault is then told
+        return True
 
     def published(self) -> Published:
         """The published start; BadInput if it has not the positions for what it is to read."""
