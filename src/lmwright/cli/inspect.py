@@ -28,8 +28,12 @@ def inspect(model: Address, tokens: At = 1024, as_json: JsonOption = False) -> N
     described = describe(model)
     found = anatomy_of(described, tokens)
     if as_json:
-        said = {"quantised": described.quantised or None, "not_read": described.left or None}
-        said |= {"head": head_of(described) or None, "labels": labels_of(described)}
+        said = {
+            "quantised": described.quantised or None,
+            "not_read": described.left or None,
+            "head": head_of(described) or None,
+            "labels": labels_of(described),
+        }
         print(json.dumps({"model": model, **as_values(found), **said}))
         return
     print("\n".join(found.drawing))
