@@ -213,14 +213,16 @@ def test_what_models_are_made_of_is_said_as_json_too(
 def test_a_published_head_is_named_with_its_labels(tmp_path, capsys):
     folder = folder_of("bert", tmp_path / "in")
     assert main(["inspect", folder]) == 0
-    assert "head: none: hidden states" in capsys.readouterr().out
+    assert "published head: none: hidden states" in capsys.readouterr().out
     named = {"1": "good", "0": "bad"}
     change(folder, architectures=["BertForSequenceClassification"], id2label=named)
     assert main(["inspect", folder]) == 0
-    assert "head: text classification; labels: bad, good" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "published head: text classification; labels: bad, good" in said
+    assert "→ 2 outputs" in said
     assert main(["inspect", folder, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["head"], told["labels"]) == ("text classification", ["bad", "good"])
     change(folder, architectures=["SomethingElse"])
     assert main(["inspect", folder]) == 0
-    assert "head:" not in capsys.readouterr().out
+    assert "published head" not in capsys.readouterr().out

@@ -41,7 +41,7 @@ def inspect(model: Address, tokens: At = 1024, as_json: JsonOption = False) -> N
     show([model], [found])
     if head := head_of(described):
         labels = labels_of(described)
-        print(f"\nhead: {head}" + (f"; labels: {', '.join(labels)}" if labels else ""))
+        print(f"\npublished head: {head}" + (f"; labels: {', '.join(labels)}" if labels else ""))
     if described.quantised:
         print(f"\nits weights are {described.quantised}: it can be drawn, and not be run")
     if described.left:
@@ -65,9 +65,11 @@ def as_values(found: Anatomy) -> dict[str, Any]:
 
 
 def anatomy_of(described: Described, tokens: int) -> Anatomy:
-    """What a published model is made of, with its language model's head if it has one."""
-    heads = described.heads
-    return anatomy(described.spec, heads.get("lm") or next(iter(heads.values()), None), tokens)
+    """What a published model is made of, with the head that its config names, or its family's for
+    language models."""
+    heads, use = described.heads, published_use(described.config) or ""
+    head = heads.get(use) or heads.get("lm") or next(iter(heads.values()), None)
+    return anatomy(described.spec, head, tokens)
 
 
 HEADS = {

@@ -16,7 +16,12 @@ from lmwright.models.text_model import TextModel, checked_cap
 
 WRITERS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration", "MTModel")
 """Further endings of the names of published classes: those of language models."""
-USES = {ending: use for use, ending in ENDINGS.items()} | dict.fromkeys(WRITERS, "lm")
+USES = {
+    **{ending: use for use, ending in ENDINGS.items()},
+    **dict.fromkeys(WRITERS, "lm"),
+    "ForQuestionAnsweringSimple": "spans",
+}
+"""Endings of the names of published classes -> the use of the head."""
 OTHER_LOSSES = ("multi_label_classification", "regression")
 """``problem_type`` of heads whose outputs are no logits of labels that exclude each other."""
 

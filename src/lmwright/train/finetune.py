@@ -76,7 +76,7 @@ class Train(Stage):
     all), ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn
     from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
     has the positions. With ``epochs`` 0 the start is taken as it is, which a start with a published
-    head for the task can be.
+    head for the task can be; training goes on from such a head where it knows the rows' labels.
     ``tune`` says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its
     table, or a mapping with ``kind`` and settings. ``lr`` is the peak rate. The validation split is
     scored every ``evaluate_every`` steps; after ``patience`` scores without a better one the run

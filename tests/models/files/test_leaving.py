@@ -184,7 +184,7 @@ def bound(store: Store, predictor: Predictor, alias: str) -> None:
     """A version of a predictor behind an alias."""
     model, version = store.temporary(), store.temporary()
     for folder in (model, version):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     predictor.save(model)
     facts = {"model": store.add_artifact(model), "calibration": SURE.to_json(), "artifacts": {}}
     write_json(version / "version.json", facts)
