@@ -37,11 +37,11 @@ def inspect(model: Address, tokens: At = 1024, as_json: JsonOption = False) -> N
         print(json.dumps({"model": model, **as_values(found), **said}))
         return
     print("\n".join(found.drawing))
-    print()
-    show([model], [found])
     if head := head_of(described):
         labels = labels_of(described)
-        print(f"\npublished head: {head}" + (f"; labels: {', '.join(labels)}" if labels else ""))
+        print(f"published head: {head}" + (f"; labels: {', '.join(labels)}" if labels else ""))
+    print()
+    show([model], [found])
     if described.quantised:
         print(f"\nits weights are {described.quantised}: it can be drawn, and not be run")
     if described.left:
