@@ -148,9 +148,12 @@ def test_quantised_weights_are_named(published, method):
     refused(published, BadInput, "config.json", f"quantised by {method}", "fp32, fp16 or bf16")
 
 
-def test_another_family_is_refused_with_the_nearest(published):
-    change_config(published, model_type="barty")
-    refused(published, BadInput, "'barty'", "did you mean 'bart'")
+def test_another_family_is_refused_and_none_suggested_but_for_swapped_letters(published):
+    """A name that is merely near is another family's."""
+    change_config(published, model_type="qwen3")
+    refused(published, BadInput, "'qwen3'", "take a model of one of these", "qwen2")
+    change_config(published, model_type="brat")
+    refused(published, BadInput, "'brat'", "did you mean 'bart'")
 
 
 def test_a_missing_folder_and_config(published, tmp_path):
