@@ -30,6 +30,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.task import task_to_json
 from lmwright.metrics.calibration import Calibration
 from lmwright.serve.load import answer_rows, load_version
+from lmwright.store.run import REFUSED
 from lmwright.store.store import Store
 from lmwright.store.versions import move
 from lmwright.tasks.text_classification import TextClassification
@@ -460,7 +461,7 @@ def test_it_starts_without_a_recipe_from_the_run_that_made_what_is_in_service(
     store = ["--store", str(tmp_path / "store")]
     assert main(["run", str(recipe), *store]) == 0
     other = ["--set", "watch.retention_days=9"]
-    assert main(["run", str(recipe), *store, *other, "--set", "baselines.rows=20"]) == 0
+    assert main(["run", str(recipe), *store, *other, "--set", "baselines.rows=20"]) == REFUSED
     assert main(["run", str(recipe), *store, *other, "--set", "baselines.rows=-1"]) == 1
     opened = Store(tmp_path / "store")
     found = recipe_in_service(opened, "made@production")

@@ -13,6 +13,7 @@ import pytest
 from lmwright.cli.main import main
 from lmwright.old_format import READERS
 from lmwright.serve.load import answer_rows, load_version
+from lmwright.store.run import REFUSED
 from lmwright.store.store import Store
 from lmwright.store.versions import aliases, history
 
@@ -137,7 +138,9 @@ def test_its_recipe_runs_and_its_results_are_stale_not_wrong(
     before = artifacts(home)
     store = Store(home / "store")
     known = {result.stamp for result in store.all_results()}
-    told = said(capsys, "run", "old.yaml", "--set", "train.epochs=1", "--set", "train.rows=64")
+    told = said(
+        capsys, "run", "old.yaml", "--set", "train.epochs=1", "--set", "train.rows=64", code=REFUSED
+    )
     assert "run reviews-" in told
     for path, data in before.items():
         assert Path(path).read_bytes() == data
