@@ -20,6 +20,7 @@ OTHERS = (
     "text/",  # ways to spell tokens and chats, which have families' names
     "models/files/gguf_tokenizer.py",  # the same, in that format
     "models/files/gguf_vocabulary.py",
+    "models/files/sentence.py",  # the name of a file of sentence-transformers
 )
 
 
