@@ -16,6 +16,7 @@ from lmwright.core.task import task_to_json
 from lmwright.evals.predictions import read_predictions
 from lmwright.evals.zero_shot import Hosting, ZeroShotClassification, label_task
 from lmwright.plan.recipe import open_recipe
+from lmwright.store.run import REFUSED
 from lmwright.store.store import Store
 from lmwright.tasks.text_classification import TextClassification
 from tests.cli.folders import folder_of as ours
@@ -53,9 +54,9 @@ def test_a_model_of_this_machine_is_asked_scored_and_gated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = recipe(tmp_path, model=str(write_model(tmp_path / "tiny")), max_characters=9)
-    assert main(words) == 0, capsys.readouterr()
+    assert main(words) == REFUSED, capsys.readouterr()  # drawn weights are no better than a guess
     assert "prompted@production" in capsys.readouterr().out
-    assert main(words) == 0
+    assert main(words) == REFUSED
     decisions = Store(tmp_path / "store").decisions()
     assert len(decisions) == 1
 
@@ -85,11 +86,11 @@ def test_a_hosted_model_is_asked_once_although_the_run_breaks_off(
         told = capsys.readouterr()
         assert "the purse is empty" in told.err and "Traceback" not in told.err
         assert len(texts) == 31
-        assert main(words) == 0, capsys.readouterr()
+        assert main(words) == REFUSED, capsys.readouterr()
         assert texts[30] == texts[31]
         assert len(set(texts)) == len(texts) - 1 > 60
         asked = len(texts)
-        assert main(words) == 0 and len(texts) == asked
+        assert main(words) == REFUSED and len(texts) == asked
     store = Store(tmp_path / "store")
     assert len(store.decisions()) == 1
     for path in (tmp_path / "store").rglob("*"):
@@ -107,7 +108,7 @@ def test_a_family_that_is_not_ours_is_asked_too(
     names = {"negative": "w3", "positive": "w4 w5"}
     address = str(foreign("opt", tmp_path / "opt"))
     words = recipe(tmp_path, model=address, names=names, instruction="w1 {text}", max_characters=20)
-    assert main(words) == 0, capsys.readouterr()
+    assert main(words) == REFUSED, capsys.readouterr()
     assert "runs through transformers" in "".join(
         path.read_text() for path in (tmp_path / "store" / "runs").rglob("journal.jsonl")
     )

