@@ -35,7 +35,7 @@ from lmwright.models.core.spec import Dense, Head
 from lmwright.models.files.folder import read_folder
 from lmwright.models.text_model import TextModel, from_published
 from lmwright.tasks.text_classification import TextClassification
-from lmwright.train.batches import Batches, Example
+from lmwright.train.batches import EpochBatches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optimizers import AdamW
@@ -232,7 +232,7 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
         trainer.train()
 
 
-def beginning(dropout: float) -> tuple[Any, TextClassification, Batches]:
+def beginning(dropout: float) -> tuple[Any, TextClassification, EpochBatches]:
     """Our network, the task and the batches, all of them functions of the seed."""
     task = TextClassification(labels=("0", "1"))
     head = Head(
@@ -240,10 +240,10 @@ def beginning(dropout: float) -> tuple[Any, TextClassification, Batches]:
     )
     published = read_folder(asset_file(START))
     model = at_rate(from_published(published, head, LONGEST, SEED), dropout, LONGEST)
-    return model.network, task, Batches(documents(model), BATCH, epochs=1, seed=SEED)
+    return model.network, task, EpochBatches(documents(model), BATCH, epochs=1, seed=SEED)
 
 
-def in_order(batches: Batches) -> list[Example]:
+def in_order(batches: EpochBatches) -> list[Example]:
     """The documents as the steps meet them."""
     return [example for step in range(batches.steps) for example in batches.at(step)]
 

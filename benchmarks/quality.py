@@ -38,7 +38,7 @@ from lmwright.models.core.spec import Dense, Head
 from lmwright.models.files.folder import read_folder
 from lmwright.models.text_model import TextModel, from_published
 from lmwright.tasks.text_classification import TextClassification
-from lmwright.train.batches import Batches, Example
+from lmwright.train.batches import EpochBatches, Example
 from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optimizers import AdamW
@@ -159,14 +159,14 @@ def beginning(seed: int) -> tuple[TextModel, TextClassification]:
     return at_rate(from_published(published, head, CAP, seed), DROPOUT, CAP), task
 
 
-def order_of(model: TextModel, rows: list[dict[str, str]], seed: int) -> Batches:
+def order_of(model: TextModel, rows: list[dict[str, str]], seed: int) -> EpochBatches:
     """One epoch of batches in an order set by the seed."""
     prepared = model.tokens([row["text"] for row in rows])
     examples = [
         Example(item.ids, place, int(row["label"]))
         for place, (item, row) in enumerate(zip(prepared, rows, strict=True))
     ]
-    return Batches(examples, BATCH, epochs=1, seed=seed)
+    return EpochBatches(examples, BATCH, epochs=1, seed=seed)
 
 
 def fit_ours(

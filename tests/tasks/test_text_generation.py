@@ -237,7 +237,7 @@ def test_the_loss_is_cross_entropy_and_the_score_its_mean(model, sentences):
     ]
     wanted = np.concatenate(parts).mean()
     with torch.no_grad():
-        assert BY_MODEL.loss(model.network, examples, None).item() == pytest.approx(
+        assert BY_MODEL.loss(model.network, examples, None).mean.item() == pytest.approx(
             wanted, rel=1e-5
         )
     assert BY_MODEL.score(model.network, examples)["log_loss"] == pytest.approx(wanted, rel=1e-6)

@@ -31,7 +31,7 @@ from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.serve.traffic import masked_for
 from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
 from lmwright.tasks.token_classification_model import TokenClassifier
-from lmwright.train.batches import Batches
+from lmwright.train.batches import EpochBatches
 from lmwright.train.finetune import Train
 from tests.train.conftest import FakeWork
 from tests.train.conftest import small as small  # the fixture
@@ -316,7 +316,7 @@ def test_answers_do_not_depend_on_their_neighbours(news, model):
 def test_the_loss_is_cross_entropy_and_packing_changes_nothing(news, model):
     examples = BY_MODEL.examples(model, as_rows(news[:12]))
     with torch.no_grad():
-        loss = BY_MODEL.loss(model.network, examples, None).item()
+        loss = BY_MODEL.loss(model.network, examples, None).mean.item()
         logits = torch.cat([model.network(pack([each.tokens])) for each in examples])
     wanted = torch.from_numpy(np.concatenate([each.target for each in examples]))
     plain = torch.log_softmax(logits, -1)[wanted >= 0].gather(1, wanted[wanted >= 0, None])
@@ -347,7 +347,7 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
     begin = stage.beginning(work, BY_MODEL)
     table = pq.read_table(rows / "train.parquet")
-    first = Batches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
+    first = EpochBatches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
     with torch.no_grad():
         parts = [
             torch.nn.functional.cross_entropy(

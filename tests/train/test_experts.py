@@ -40,7 +40,7 @@ def loss_of(coefficient: float, dropout_rng: DropoutRNG | None) -> torch.Tensor:
     initialise(network, seed=1)
     rng = np.random.default_rng(0)
     examples = [Example(rng.integers(0, 50, 3 + n), n, n % 2) for n in range(4)]
-    return by_model.loss(network, examples, dropout_rng)
+    return by_model.loss(network, examples, dropout_rng).mean
 
 
 def test_an_uneven_load_costs_in_training_and_nowhere_else():

@@ -27,6 +27,7 @@ from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.train import checkpoint
 from lmwright.train.finetune import Train
+from lmwright.train.loss import BatchLoss
 from tests.serve.talking import write_model
 from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
@@ -237,7 +238,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
 
 def steps_of_zero(task, network, examples, noise):
     """A loss whose steps leave the weights nearly as they are."""
-    return 0.0 * sum(weight.sum() for weight in network.parameters())
+    return BatchLoss(0.0 * sum(weight.sum() for weight in network.parameters()), len(examples))
 
 
 def test_curves_tell_the_whole_run(stage, rows, tmp_path):

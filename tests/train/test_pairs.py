@@ -65,12 +65,12 @@ def test_the_loss_is_the_references(model: TextModel, pairs: list, tmp_path: Pat
         for each in examples:
             wanted = torch.from_numpy(each.tokens[1:])[None]
             found = theirs(
-                input_ids=torch.from_numpy(each.beside[0])[None],
+                input_ids=torch.from_numpy(each.beside[0].tokens)[None],
                 decoder_input_ids=torch.from_numpy(each.tokens[:-1])[None],
                 labels=wanted,
             )
             total, count = total + float(found.loss) * wanted.numel(), count + wanted.numel()
-    assert float(ours) == pytest.approx(total / count, rel=1e-5)
+    assert float(ours.mean) == pytest.approx(total / count, rel=1e-5)
     score = generator.score(model.network, examples)["log_loss"]
     assert score == pytest.approx(total / count, rel=1e-5)
 
@@ -89,9 +89,9 @@ def test_dropout_of_the_two_streams_differs_and_packing_changes_nothing(
     examples = generator.examples(model, table(pairs[:4]))
     counts = [int((np.asarray(each.target) >= 0).sum()) for each in examples]
     with torch.no_grad():
-        whole = generator.loss(network, examples, DropoutRNG(7, 0))
-        each = [float(generator.loss(network, [one], DropoutRNG(7, 0))) for one in examples]
-        none = generator.loss(network, examples, None)
+        whole = generator.loss(network, examples, DropoutRNG(7, 0)).mean
+        each = [float(generator.loss(network, [one], DropoutRNG(7, 0)).mean) for one in examples]
+        none = generator.loss(network, examples, None).mean
     assert float(whole) == pytest.approx(np.average(each, weights=counts), rel=1e-5)
     assert abs(float(whole) - float(none)) > 1e-4
 

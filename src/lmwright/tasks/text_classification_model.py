@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmwright.core.columns import Row
@@ -22,6 +21,7 @@ from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Example
+from lmwright.train.loss import BatchLoss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,12 @@ class TextClassifier:
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
+    ) -> BatchLoss:
         """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), with auxiliary
         losses of the network's ops."""
         aux_losses: list[Tensor] = []
         rows = logits(network, examples, dropout_rng, aux_losses)
-        loss = F.cross_entropy(rows, targets(examples), label_smoothing=self.task.smoothing)
-        return sum(aux_losses, loss)
+        return cross_entropy(rows, targets(examples), aux_losses, self.task.smoothing)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss (nats, unsmoothed), the same at the best temperature, and accuracy.

@@ -21,10 +21,9 @@ from lmwright.models.network.network import Batch, Network
 from lmwright.models.text_model import LONGEST, MOST_TOKENS_AT_ONCE, TextModel, pieces
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.text.generation import SamplingParams
-from lmwright.train.batches import Example
+from lmwright.train.batches import UNLEARNT, Example
+from lmwright.train.loss import BatchLoss, cross_entropy
 
-UNLEARNT = -100
-"""The target of a token that is not scored."""
 WRITTEN_COST = 16
 """Tokens that are read in the time in which one is written, about; so that a batch of requests to
 write takes seconds and not minutes."""
@@ -52,6 +51,16 @@ class Document:
         """How many tokens it is; one that is written takes as long as many that are read."""
         read = len(self.ids) + (0 if self.source is None else len(self.source))
         return read + WRITTEN_COST * self.new_tokens
+
+    def example(self, name: int = 0) -> Example:
+        """What a network reads of it, under the name that keys the dropout; target: the next token.
+
+        The stacks number their dropout alike, so a source has another name than its target.
+        """
+        target = np.full(len(self.ids), UNLEARNT, dtype=np.int64)
+        target[self.first - 1 : -1] = self.ids[self.first :]
+        source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
+        return Example(self.ids, name, target, source)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class TextGenerator:
         vectors = np.empty((len(batch), model.network.width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                whole = packed(model.network, [batch[place] for place in places])
+                whole = packed(model.network, [batch[place].example() for place in places])
                 hidden_nd = model.network.hidden(whole)
                 piece = model.network.output_batch(whole)
                 pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
@@ -172,26 +181,21 @@ class TextGenerator:
         """Documents; a row's id (hexadecimal) keys its dropout. Target: the next token."""
         names = [name for name in ("text", "continuation") if name in rows.column_names]
         prepared = self.prepare(model, rows.select(names).to_pylist())
-        found = []
-        for item, row in zip(prepared, rows.column("id").to_pylist(), strict=True):
-            target = np.full(len(item.ids), UNLEARNT, dtype=np.int64)
-            target[item.first - 1 : -1] = item.ids[item.first :]
-            beside = () if item.source is None else (item.source,)
-            found.append(Example(item.ids, int(row, 16), target, beside))
-        return found
+        ids = rows.column("id").to_pylist()
+        return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
+    ) -> BatchLoss:
         """Mean cross-entropy of the next tokens, with auxiliary losses of the network's ops."""
         aux_losses: list[Tensor] = []
         body = cast(Network, network)
-        batch = packed(body, [read_by(each) for each in examples], [e.document for e in examples])
+        batch = packed(body, examples)
         rows = body.output_batch(batch).by_document(
             network(batch, dropout_rng, aux_losses=aux_losses)
         )
         wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        return sum(aux_losses, F.cross_entropy(torch.cat(rows), wanted, ignore_index=UNLEARNT))
+        return cross_entropy(torch.cat(rows), wanted, aux_losses)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the next tokens (nats)."""
@@ -199,7 +203,7 @@ class TextGenerator:
         body = cast(Network, network)
         with torch.inference_mode():
             for places in pieces([each.cost for each in examples], MOST_TOKENS_AT_ONCE):
-                batch = packed(body, [read_by(examples[place]) for place in places])
+                batch = packed(body, [examples[place] for place in places])
                 hidden = body.output_batch(batch).by_document(body.hidden(batch))
                 for place, own_nd in zip(places, hidden, strict=True):
                     target = np.asarray(examples[place].target)
@@ -225,25 +229,17 @@ def written(model: TextModel, item: Document, completion: str) -> Document:
     return replace(item, ids=ids, size=byte_count(completion))
 
 
-def read_by(example: Example) -> Document:
-    """What a network reads of an example."""
-    source = example.beside[0] if example.beside else None
-    return Document(example.tokens, 1, 1, None, source)
-
-
-def packed(
-    network: Network, items: Sequence[Document], names: Sequence[int] | None = None
-) -> Batch:
-    """Documents as one batch, for an encoder and a decoder one each; ``names`` key the dropout."""
-    ids = [item.ids for item in items]
-    sources = [item.source for item in items if item.source is not None]
+def packed(network: Network, examples: Sequence[Example]) -> Batch:
+    """Examples as one batch; their sources as one of their own, for the encoder."""
+    ids, names = [each.tokens for each in examples], [each.document for each in examples]
+    sources = [source for each in examples for source in each.beside]
     if not sources:
         return pack(ids, names)
     encoder, decoder = network.streams
-    order = order_of_pairs(sources, ids)
-    # The stacks number their dropout alike, so a source has another name than its target.
-    others = None if names is None else [name ^ (1 << 127) for name in names]
-    return {encoder: pack(sources, others, order=order), decoder: pack(ids, names, order=order)}
+    read = [each.tokens for each in sources]
+    order = order_of_pairs(read, ids)
+    others = [each.document for each in sources]
+    return {encoder: pack(read, others, order=order), decoder: pack(ids, names, order=order)}
 
 
 def byte_count(text: str) -> int:

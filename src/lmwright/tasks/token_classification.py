@@ -17,9 +17,7 @@ from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal,
 from lmwright.metrics import entities
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.classification import largest_log_loss
-
-UNLEARNT = -100
-"""The target of a token from which nothing is learnt: special tokens."""
+from lmwright.train.batches import UNLEARNT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
-from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
-from lmwright.train.batches import Example
+from lmwright.tasks.token_classification import TokenClassification
+from lmwright.train.batches import UNLEARNT, Example
+from lmwright.train.loss import BatchLoss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,13 @@ class TokenClassifier:
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
+    ) -> BatchLoss:
         """Mean cross-entropy of the tokens' tags, with auxiliary losses of the network's ops."""
         aux_losses: list[Tensor] = []
         batch = pack([each.tokens for each in examples], [each.document for each in examples])
         logits = batch.by_document(network(batch, dropout_rng, aux_losses=aux_losses))
         wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        loss = F.cross_entropy(torch.cat(logits), wanted, ignore_index=UNLEARNT)
-        return sum(aux_losses, loss)
+        return cross_entropy(torch.cat(logits), wanted, aux_losses)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the tags (nats) and their accuracy."""

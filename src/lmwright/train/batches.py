@@ -3,36 +3,76 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
 from lmwright.core.random import stream
+
+UNLEARNT = -100
+"""The target of a token that nothing is learnt of (torch's default ``ignore_index``)."""
 
 
 @dataclass(frozen=True)
 class Example:
     """One document as ids, the number that keys its dropout, and what is to be learnt of it.
 
-    ``target`` is a class, or one a token (-100 where nothing is to be learnt), or numbers.
-    ``beside`` are further documents that stay with it: the source of a target, say.
+    ``target`` is a class, or one a token (:data:`UNLEARNT` where nothing is learnt), or numbers.
+    ``beside`` are documents that stay with it in every batch: the source of a target, the passages
+    of a question, the rejected answer of a chosen one.
     """
 
     tokens: np.ndarray
     document: int
-    target: int | np.ndarray
-    beside: tuple[np.ndarray, ...] = ()
+    target: int | np.ndarray = UNLEARNT
+    beside: tuple[Example, ...] = ()
 
     @property
     def cost(self) -> int:
         """How many tokens it is, with what stays with it."""
-        return len(self.tokens) + sum(map(len, self.beside))
+        return len(self.tokens) + sum(each.cost for each in self.beside)
 
 
 @dataclass(frozen=True)
-class Batches:
+class Share:
+    """Part ``place`` of the ``count`` parts of a step: what one process reads in one pass."""
+
+    place: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        """The part's items of ``size``: a run of them, at most one longer than another part's."""
+        return slice(*(size * end // self.count for end in (self.place, self.place + 1)))
+
+
+WHOLE = Share()
+
+
+class Batches(Protocol):
+    """The examples of every step; ``seed`` keys the dropout."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps there are, None where that is not known beforehand."""
+
+    def at(self, step: int, network: Any, share: Share = WHOLE) -> Sequence[Example]:
+        """A share of the examples of a step, counted from 0; none at all after the last step.
+
+        ``network`` is the one in training, for batches that it makes itself.
+        """
+
+    def hash(self) -> str:
+        """A digest of what is learnt from, so that a checkpoint can tell other data."""
+
+
+@dataclass(frozen=True)
+class EpochBatches:
     """Examples in a new order every epoch, ``size`` documents a step, none left out."""
 
     examples: Sequence[Example]
@@ -50,22 +90,33 @@ class Batches:
         """Steps of all epochs."""
         return self.per_epoch * self.epochs
 
-    def at(self, step: int) -> list[Example]:
-        """The examples of a step, counted from 0."""
+    def at(self, step: int, network: Any = None, share: Share = WHOLE) -> list[Example]:
+        """A share of the examples of a step, counted from 0."""
         epoch, place = divmod(step, self.per_epoch)
         order = shuffled(len(self.examples), self.seed, epoch)
-        return [self.examples[j] for j in order[place * self.size : (place + 1) * self.size]]
+        batch = order[place * self.size : (place + 1) * self.size]
+        return [self.examples[j] for j in batch[share.of(len(batch))]]
 
     def hash(self) -> str:
-        """A digest of everything that is learnt from, so that a checkpoint can tell other data."""
-        digest = hashlib.sha256(f"{self.size} {self.epochs} {self.seed}".encode())
-        for example in self.examples:
-            digest.update(f"{example.document} ".encode())
-            target = np.asarray(example.target)
-            digest.update(target.astype("<f8" if target.dtype.kind == "f" else "<i8").tobytes())
-            for ids in (example.tokens, *example.beside):
-                digest.update(np.asarray(ids, dtype="<i8").tobytes())
-        return digest.hexdigest()
+        """A digest of all examples, their order and the size of a batch."""
+        return digest(self.examples, f"{self.size} {self.epochs} {self.seed}")
+
+
+def digest(examples: Iterable[Example], settings: str = "") -> str:
+    """The SHA-256 of examples and settings, in hexadecimal."""
+    found = hashlib.sha256(settings.encode())
+
+    def add(example: Example) -> None:
+        found.update(f"{example.document} ".encode())
+        target = np.asarray(example.target)
+        found.update(target.astype("<f8" if target.dtype.kind == "f" else "<i8").tobytes())
+        found.update(np.asarray(example.tokens, dtype="<i8").tobytes())
+        for each in example.beside:
+            add(each)
+
+    for example in examples:
+        add(example)
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=2)

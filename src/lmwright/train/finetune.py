@@ -39,16 +39,20 @@ from lmwright.models.network.network import Network, build, fill, parameter_coun
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
-from lmwright.train.batches import Batches
+from lmwright.train.batches import EpochBatches, Example
 from lmwright.train.checkpoint import Checkpoints
+from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, trainable
 from lmwright.train.start import START, foreign_texts
+from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import TrainedTaskModel, trained_task_model
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
+AT_ONCE = 4096
+"""Rows that are made examples of at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +60,20 @@ class Train(Stage):
     """Tune a model on the rows of the artifact ``rows``.
 
     ``start`` is a published model's folder or .gguf file: a path, an asset, or
-    ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an
-    artifact with an earlier model of ours to go on from instead, ``new`` a model to be drawn;
-    ``extra`` names artifacts whose training rows join in (never those that they keep apart for a
-    gate). ``rows`` limits the training rows to a subset in which each stratum keeps its share (0:
-    all), ``validation_rows`` those that decide when to stop; ``max_tokens`` cuts a text to learn
-    from, ``read_tokens`` one that is answered (0: the same), which may be longer where the start
-    has the positions. With ``epochs`` 0 the start is taken as it is, which a start with a published
-    head for the task can be; training goes on from such a head where it knows the rows' labels.
-    ``tune`` says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its
-    table, or a mapping with ``kind`` and settings. ``lr`` is the peak rate. The validation split is
-    scored every ``evaluate_every`` steps; after ``patience`` scores without a better one the run
-    ends (0: never), and the best weights are kept, by the score that the task monitors.
-    ``dropout`` below 0 keeps the start's own rates.
+    ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an artifact
+    with an earlier model of ours to go on from instead, ``new`` a model to be drawn; ``extra``
+    names artifacts whose training rows join in (never those that they keep apart for a gate).
+    ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all),
+    ``validation_rows`` those that decide when to stop. A step learns from ``batch`` rows, of which
+    ``micro_batch`` are in memory at a time (0: all). ``max_tokens`` cuts a text to learn from,
+    ``read_tokens`` one that is answered (0: the same), which may be longer where the start has the
+    positions. With ``epochs`` 0 the start is taken as it is, which a start with a published head
+    for the task can be; training goes on from such a head where it knows the rows' labels. ``tune``
+    says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its table, or a
+    mapping with ``kind`` and settings. ``lr`` is the peak rate. The validation split is scored
+    every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
+    never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
+    keeps the start's own rates.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -83,6 +88,7 @@ class Train(Stage):
     rows: int = 0
     epochs: int = 2
     batch: int = 16
+    micro_batch: int = 0
     max_tokens: int = 256
     read_tokens: int = 0
     lr: float = 2e-4
@@ -147,6 +153,7 @@ class Train(Stage):
             "rows": (0, None),
             "epochs": (0, None),
             "batch": (1, None),
+            "micro_batch": (0, self.batch),
             "max_tokens": (3, 8192),
             "read_tokens": (self.max_tokens if self.read_tokens else 0, 8192),
             "lr": (0, 1),
@@ -190,7 +197,8 @@ class Train(Stage):
         scored = min(self.validation_rows, known.rows("rows/validation")) * (
             steps // self.evaluate_every + 1
         )
-        tokens, pairs = known.step("rows/train", self.max_tokens, min(self.batch, rows))
+        at_once = min(self.micro_batch or self.batch, rows)
+        tokens, pairs = known.step("rows/train", self.max_tokens, at_once)
         return WorkEstimate(
             train_tokens=rows * self.epochs * length,
             read_tokens=scored * known.tokens("rows/train", self.reading),
@@ -211,7 +219,12 @@ class Train(Stage):
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
         )
-        batches = Batches(task_model.examples(model, table), self.batch, self.epochs, self.seed)
+        parts = (
+            task_model.examples(model, table.slice(at, AT_ONCE))
+            for at in range(0, table.num_rows, AT_ONCE)
+        )
+        examples = StoredExamples(work.scratch / "examples", parts)
+        batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, validation)
         state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
@@ -241,8 +254,8 @@ class Train(Stage):
         work: Work,
         network: Network,
         task_model: TrainedTaskModel,
-        batches: Batches,
-        held_out: list[Any],
+        batches: EpochBatches,
+        held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         self.chosen("tune").apply(network)
@@ -286,6 +299,7 @@ class Train(Stage):
                 ),
             ],
             work.record,
+            Division(-(-self.batch // (self.micro_batch or self.batch))),
         )
         if not batches.steps:
             evaluate(state)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lmwright.core.errors import LmwrightError
-from lmwright.models.core.dropout import DropoutRNG
-from lmwright.train.batches import Batches, Example
+from lmwright.train.batches import Batches
+from lmwright.train.division import UNDIVIDED, Division, add_gradients
+from lmwright.train.loss import Loss
 from lmwright.train.optim import Optimizer, Schedule, clip
 
 
@@ -48,14 +49,6 @@ def read_state(value: dict[str, Any]) -> State:
     return State(**{**value, "best_loss": best})
 
 
-class Loss(Protocol):
-    """What a method is beside its batches: the mean loss of some examples."""
-
-    def __call__(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor: ...
-
-
 Periodic = Sequence[tuple[int, Callable[[State], object]]]
 Record = Callable[..., None]
 
@@ -69,6 +62,7 @@ def train(
     state: State,
     periodic: Periodic,
     record: Record,
+    division: Division = UNDIVIDED,
 ) -> None:
     """Take steps from ``state`` to the end of ``batches``, or until something sets ``ended``.
 
@@ -76,20 +70,23 @@ def train(
     the last step. A loss or gradient that is not finite ends the run with an error, before it
     reaches the weights.
     """
-    while state.step < batches.steps and not state.ended:
-        examples = batches.at(state.step)
-        value = loss(network, examples, DropoutRNG(batches.seed, state.step))
-        value.backward()
-        norm = clip(network.parameters(), descent.clip)
-        refuse_infinite(value.item(), norm, state, record)
-        lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
-        optimizer.step(lr)
-        state.step += 1
-        state.tokens += sum(example.cost for example in examples)
-        note(state, record, loss=value.item(), lr=lr, gradient=norm)
-        for every, act in periodic:
-            if state.step % every == 0 or state.step == batches.steps:
-                act(state)
+    while state.step != batches.steps and not state.ended:
+        value, tokens = add_gradients(network, batches, loss, state.step, division)
+        if not tokens:
+            state.ended = "no more batches"
+            last = [act for every, act in periodic if state.step % every]
+        else:
+            norm = clip(network.parameters(), descent.clip)
+            refuse_infinite(value, norm, state, record)
+            lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
+            optimizer.step(lr)
+            state.step += 1
+            state.tokens += tokens
+            note(state, record, loss=value, lr=lr, gradient=norm)
+            end = state.step == batches.steps
+            last = [act for every, act in periodic if end or state.step % every == 0]
+        for act in last:
+            act(state)
 
 
 def note(state: State, record: Record, **facts: float) -> None:

@@ -32,8 +32,11 @@ class OptimizerSettings(Protocol):
 class Schedule(Protocol):
     """The setting ``schedule``: an entry of ``tables.SCHEDULES``."""
 
-    def rate(self, step: int, steps: int, peak: float) -> float:
-        """The learning rate of a step, counted from 0, of all ``steps``."""
+    def rate(self, step: int, steps: int | None, peak: float) -> float:
+        """The learning rate of a step, counted from 0, of all ``steps``.
+
+        BadInput where ``steps`` is None, not known, and the schedule needs it.
+        """
 
 
 class Tune(Protocol):

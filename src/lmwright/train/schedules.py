@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.train.optimizers import in_range
 
@@ -22,8 +23,9 @@ class Linear(Settings):
         """BadInput for a share that is none."""
         in_range(warmup=(self.warmup, 0, 1))
 
-    def rate(self, step: int, steps: int, peak: float) -> float:
+    def rate(self, step: int, steps: int | None, peak: float) -> float:
         """The learning rate."""
+        steps = known(steps, self)
         rising = round(steps * self.warmup)
         if step < rising:
             return peak * (step + 1) / (rising + 1)
@@ -42,8 +44,9 @@ class Cosine(Settings):
         """BadInput for a share that is none."""
         in_range(warmup=(self.warmup, 0, 1), floor=(self.floor, 0, 1))
 
-    def rate(self, step: int, steps: int, peak: float) -> float:
+    def rate(self, step: int, steps: int | None, peak: float) -> float:
         """The learning rate."""
+        steps = known(steps, self)
         rising = round(steps * self.warmup)
         if step < rising:
             return peak * (step + 1) / (rising + 1)
@@ -61,7 +64,18 @@ class Constant(Settings):
         """BadInput for a share that is none."""
         in_range(warmup=(self.warmup, 0, 1))
 
-    def rate(self, step: int, steps: int, peak: float) -> float:
+    def rate(self, step: int, steps: int | None, peak: float) -> float:
         """The learning rate."""
-        rising = round(steps * self.warmup)
+        rising = round(known(steps, self) * self.warmup) if self.warmup else 0
         return peak * (step + 1) / (rising + 1) if step < rising else peak
+
+
+def known(steps: int | None, schedule: Settings) -> int:
+    """The number of steps; BadInput where it is not known beforehand."""
+    if steps is None:
+        raise BadInput(
+            f"the schedule {type(schedule).__name__.lower()}, and batches without a known end",
+            "a number of steps that the rate can follow",
+            "set schedule to constant, without warmup",
+        )
+    return steps

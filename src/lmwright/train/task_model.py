@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol, cast
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import nn
 
 from lmwright.core.task import Task
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import TaskModel, TextModel, task_model_of
 from lmwright.train.batches import Example
+from lmwright.train.loss import BatchLoss
 
 
 class TrainedTaskModel(TaskModel, Protocol):
@@ -31,8 +32,8 @@ class TrainedTaskModel(TaskModel, Protocol):
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
-        """The mean loss of some examples; with ``dropout_rng``, under dropout."""
+    ) -> BatchLoss:
+        """The loss of some examples; with ``dropout_rng``, under dropout."""
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Scores on held-out examples by name, that of ``monitor`` among them."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from stranger_tasks.labels import LabelTree
-from torch import Tensor, nn
+from torch import nn
 
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers
@@ -20,6 +20,7 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import TextModel, Tokens
 from lmwright.train.batches import Example
+from lmwright.train.loss import BatchLoss
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ class LabelTreeModel:
 
     def loss(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> Tensor:
+    ) -> BatchLoss:
         batch = pack([each.tokens for each in examples], [each.document for each in examples])
         truth = torch.from_numpy(np.stack([np.asarray(each.target) for each in examples]))
         logits = network(batch, dropout_rng, aux_losses=[])
-        return F.binary_cross_entropy_with_logits(logits, truth.to(logits))
+        loss = F.binary_cross_entropy_with_logits(logits, truth.to(logits))
+        return BatchLoss(loss, len(examples))
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         with torch.inference_mode():
-            return {"log_loss": float(self.loss(network, examples, None))}
+            return {"log_loss": float(self.loss(network, examples, None).mean)}
