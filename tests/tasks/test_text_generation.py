@@ -26,9 +26,11 @@ from lmwright.data.corpus import schema_of
 from lmwright.models.core.ragged import pack
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
-from lmwright.tasks import text_generation_model
 from lmwright.tasks.text_generation import TextGeneration
-from lmwright.tasks.text_generation_model import UNLEARNT, WRITTEN_COST, TextGenerator
+from lmwright.tasks.text_generation_model import TextGenerator
+from lmwright.train import documents
+from lmwright.train.batches import UNLEARNT
+from lmwright.train.documents import WRITTEN_COST
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
 from tests.train.conftest import FakeWork
@@ -196,7 +198,7 @@ def test_logits_in_pieces_are_no_others(model, sentences, monkeypatch):
     monkeypatch.setattr(
         model.network.head, "forward", lambda x, *rest: calls.append(len(x)) or forward(x, *rest)
     )
-    monkeypatch.setattr(text_generation_model, "MOST_LOGITS", 3 * model.outputs + 1)
+    monkeypatch.setattr(documents, "MOST_LOGITS", 3 * model.outputs + 1)
     after = answer_all(TextPredictor(TASK, model), rows)["nats"]
     assert max(calls) == 3
     assert after == pytest.approx(before, rel=1e-6)

@@ -4,63 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers, Prepared
-from lmwright.models.blocks.head import mean_pool
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.ragged import order_of_pairs, pack
-from lmwright.models.network.network import Batch, Network
-from lmwright.models.text_model import LONGEST, MOST_TOKENS_AT_ONCE, TextModel, pieces
+from lmwright.models.text_model import LONGEST, TextModel
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.text.generation import SamplingParams
-from lmwright.train.batches import UNLEARNT, Example
-from lmwright.train.loss import BatchLoss, cross_entropy
-
-WRITTEN_COST = 16
-"""Tokens that are read in the time in which one is written, about; so that a batch of requests to
-write takes seconds and not minutes."""
-MOST_LOGITS = 1 << 25
-"""Numbers of logits that are held at a time."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
-
-    ``prompt`` holds the ids that a completion continues, None where none is asked for;
-    ``source`` those that an encoder reads, where the model has one. ``new_tokens`` may be written.
-    """
-
-    ids: np.ndarray
-    first: int
-    size: int
-    prompt: np.ndarray | None
-    source: np.ndarray | None = None
-    new_tokens: int = 0
-
-    @property
-    def cost(self) -> int:
-        """How many tokens it is; one that is written takes as long as many that are read."""
-        read = len(self.ids) + (0 if self.source is None else len(self.source))
-        return read + WRITTEN_COST * self.new_tokens
-
-    def example(self, name: int = 0) -> Example:
-        """What a network reads of it, under the name that keys the dropout; target: the next token.
-
-        The stacks number their dropout alike, so a source has another name than its target.
-        """
-        target = np.full(len(self.ids), UNLEARNT, dtype=np.int64)
-        target[self.first - 1 : -1] = self.ids[self.first :]
-        source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
-        return Example(self.ids, name, target, source)
+from lmwright.train.batches import Example
+from lmwright.train.documents import (
+    Document,
+    byte_count,
+    likelihoods,
+    mean_log_loss,
+    next_token_loss,
+)
+from lmwright.train.loss import BatchLoss
 
 
 @dataclass(frozen=True)
@@ -136,18 +100,7 @@ class TextGenerator:
         if model.has_encoder:
             pairs = zip(batch, completions, strict=True)
             batch = [each if text is None else written(model, each, text) for each, text in pairs]
-        nats = np.zeros(len(batch))
-        vectors = np.empty((len(batch), model.network.width), dtype=np.float32)
-        for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
-            with torch.inference_mode():
-                whole = packed(model.network, [batch[place].example() for place in places])
-                hidden_nd = model.network.hidden(whole)
-                piece = model.network.output_batch(whole)
-                pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
-                vectors[places] = pooled_bd.numpy()
-                for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
-                    item = batch[place]
-                    nats[place] = likelihood(model.network, own_nd, item.ids, item.first)
+        nats, vectors = likelihoods(model.network, batch)
         scored = np.array([float(len(item.ids) - item.first) for item in batch])
         return Answers(
             {
@@ -188,29 +141,11 @@ class TextGenerator:
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
     ) -> BatchLoss:
         """Mean cross-entropy of the next tokens, with auxiliary losses of the network's ops."""
-        aux_losses: list[Tensor] = []
-        body = cast(Network, network)
-        batch = packed(body, examples)
-        rows = body.output_batch(batch).by_document(
-            network(batch, dropout_rng, aux_losses=aux_losses)
-        )
-        wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        return cross_entropy(torch.cat(rows), wanted, aux_losses)
+        return next_token_loss(network, examples, dropout_rng)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the next tokens (nats)."""
-        total, count = 0.0, 0
-        body = cast(Network, network)
-        with torch.inference_mode():
-            for places in pieces([each.cost for each in examples], MOST_TOKENS_AT_ONCE):
-                batch = packed(body, [examples[place] for place in places])
-                hidden = body.output_batch(batch).by_document(body.hidden(batch))
-                for place, own_nd in zip(places, hidden, strict=True):
-                    target = np.asarray(examples[place].target)
-                    first = int(np.argmax(target != UNLEARNT)) + 1
-                    total += likelihood(body, own_nd, examples[place].tokens, first)
-                    count += len(target) - first
-        return {"log_loss": total / max(count, 1)}
+        return {"log_loss": mean_log_loss(network, examples)}
 
 
 def scored_part(
@@ -229,43 +164,8 @@ def written(model: TextModel, item: Document, completion: str) -> Document:
     return replace(item, ids=ids, size=byte_count(completion))
 
 
-def packed(network: Network, examples: Sequence[Example]) -> Batch:
-    """Examples as one batch; their sources as one of their own, for the encoder."""
-    ids, names = [each.tokens for each in examples], [each.document for each in examples]
-    sources = [source for each in examples for source in each.beside]
-    if not sources:
-        return pack(ids, names)
-    encoder, decoder = network.streams
-    read = [each.tokens for each in sources]
-    order = order_of_pairs(read, ids)
-    others = [each.document for each in sources]
-    return {encoder: pack(read, others, order=order), decoder: pack(ids, names, order=order)}
-
-
-def byte_count(text: str) -> int:
-    """The bytes of a text, at least 1."""
-    return max(1, len(text.encode("utf-8", "surrogatepass")))
-
-
 def shared(one: np.ndarray, other: np.ndarray) -> int:
     """How many ids two documents have in common at their beginning."""
     most = min(len(one), len(other))
     differ = np.flatnonzero(one[:most] != other[:most])
     return int(differ[0]) if len(differ) else most
-
-
-def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int) -> float:
-    """The negative log-likelihood (nats) of a document's tokens from ``first`` on.
-
-    The logits of a large vocabulary are never held for all tokens at once.
-    """
-    head = network.head
-    assert head is not None  # of a language model
-    wanted = torch.from_numpy(np.asarray(ids, dtype=np.int64))
-    step = max(1, MOST_LOGITS // max(1, head.setting.outputs))
-    total = 0.0
-    for start in range(first - 1, len(ids) - 1, step):
-        end = min(start + step, len(ids) - 1)
-        logits = head(hidden_nd[start:end], pack([ids[start:end]]), None).double()
-        total += float(F.cross_entropy(logits, wanted[start + 1 : end + 1], reduction="sum"))
-    return total

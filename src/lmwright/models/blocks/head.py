@@ -30,6 +30,13 @@ class Head(nn.Module):
 
     def forward(self, x_nd: Tensor, batch: Ragged, dropout_rng: DropoutRNG | None) -> Tensor:
         """(n, outputs) a token of the stream, or (b, outputs) a document in the packed order."""
+        x = self.logits(self.states(x_nd, batch, dropout_rng))
+        if self.setting.unit:
+            x = F.normalize(x, dim=-1)
+        return x if self.setting.pool == "none" else batch.as_packed(x)
+
+    def states(self, x_nd: Tensor, batch: Ragged, dropout_rng: DropoutRNG | None) -> Tensor:
+        """What the outputs are a linear map of: (n, d) a token, or (b, d) in the stream's order."""
         setting = self.setting
         x = x_nd if setting.pool == "none" else POOLS[setting.pool](x_nd, batch)
         if self.dense is not None and self.dense_norm is not None:
@@ -37,15 +44,15 @@ class Head(nn.Module):
         if dropout_rng is not None and setting.dropout:
             draw = dropout_rng.token_mask if setting.pool == "none" else dropout_rng.pooled_mask
             x = x * draw(batch, x, setting.dropout, self.dropout_id)
-        if setting.scale != 1.0:
-            x = x * setting.scale
+        return x if setting.scale == 1.0 else x * setting.scale
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The outputs of states."""
         if self.out is not None:
             x = self.out(x)
-        if setting.logit_softcap:
-            x = setting.logit_softcap * torch.tanh(x / setting.logit_softcap)
-        if setting.unit:
-            x = F.normalize(x, dim=-1)
-        return x if setting.pool == "none" else batch.as_packed(x)
+        if self.setting.logit_softcap:
+            x = self.setting.logit_softcap * torch.tanh(x / self.setting.logit_softcap)
+        return x
 
 
 def mean_pool(x_nd: Tensor, batch: Ragged) -> Tensor:

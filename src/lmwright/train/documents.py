@@ -1,0 +1,168 @@
+"""Documents that a language model reads, learns and writes: batches, losses, likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmwright.models.blocks.head import Head, mean_pool
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import order_of_pairs, pack
+from lmwright.models.network.network import Batch, Network
+from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, pieces
+from lmwright.train.batches import UNLEARNT, Example
+from lmwright.train.loss import BatchLoss
+
+WRITTEN_COST = 16
+"""Tokens that are read in the time in which one is written, about; so that a batch of requests to
+write takes seconds and not minutes."""
+MOST_LOGITS = 1 << 25
+"""Numbers of logits that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
+
+    ``prompt`` holds the ids that are to be continued (with an encoder: those that it reads), None
+    where nothing is asked for; ``source`` those that an encoder reads, where the model has one.
+    ``new_tokens`` may be written. ``cut`` says that something of it was too long and left out.
+    """
+
+    ids: np.ndarray
+    first: int
+    size: int
+    prompt: np.ndarray | None
+    source: np.ndarray | None = None
+    new_tokens: int = 0
+    cut: bool = False
+
+    @property
+    def cost(self) -> int:
+        """How many tokens it is; one that is written takes as long as many that are read."""
+        read = len(self.ids) + (0 if self.source is None else len(self.source))
+        return read + WRITTEN_COST * self.new_tokens
+
+    def example(self, name: int = 0) -> Example:
+        """What a network reads of it, under the name that keys the dropout; target: the next token.
+
+        The stacks number their dropout alike, so a source has another name than its target.
+        """
+        target = np.full(len(self.ids), UNLEARNT, dtype=np.int64)
+        target[self.first - 1 : -1] = self.ids[self.first :]
+        source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
+        return Example(self.ids, name, target, source)
+
+
+def packed(network: Network, examples: Sequence[Example]) -> Batch:
+    """Examples as one batch; their sources as one of their own, for the encoder."""
+    ids, names = [each.tokens for each in examples], [each.document for each in examples]
+    sources = [source for each in examples for source in each.beside]
+    if not sources:
+        return pack(ids, names)
+    encoder, decoder = network.streams
+    read = [each.tokens for each in sources]
+    order = order_of_pairs(read, ids)
+    others = [each.document for each in sources]
+    return {encoder: pack(read, others, order=order), decoder: pack(ids, names, order=order)}
+
+
+def head_of(network: Network) -> Head:
+    """The head of a language model."""
+    assert network.head is not None
+    return network.head
+
+
+def next_token_loss(
+    network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+) -> BatchLoss:
+    """Mean cross-entropy (nats) of the next tokens that are learnt, with the auxiliary losses.
+
+    The logits of a vocabulary may be a thousand times as large as the states that they are made
+    of; so they are made of the tokens that are learnt from alone, at most :data:`MOST_LOGITS` at a
+    time, and made again on the way back.
+    """
+    body, aux_losses = cast(Network, network), list[Tensor]()
+    head, batch = head_of(body), packed(body, examples)
+    stream = body.output_batch(batch)
+    hidden_nd = body.hidden(batch, dropout_rng, aux_losses=aux_losses)
+    states_nd = torch.cat(stream.by_document(head.states(hidden_nd, stream, dropout_rng)))
+    targets_n = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
+    learnt = torch.nonzero(targets_n != UNLEARNT).squeeze(1)
+    states_nd, targets_n = states_nd[learnt], targets_n[learnt]
+    size = max(1, MOST_LOGITS // max(1, head.setting.outputs))
+
+    def total(states_nd: Tensor, targets_n: Tensor) -> Tensor:
+        return F.cross_entropy(head.logits(states_nd), targets_n, reduction="sum")
+
+    if len(learnt) <= size:
+        sum_of_all = total(states_nd, targets_n)
+    else:
+        parts = zip(states_nd.split(size), targets_n.split(size), strict=True)
+        sum_of_all = sum(
+            (checkpoint(total, *part, use_reentrant=False) for part in parts), torch.zeros(())
+        )
+    count = len(learnt)
+    return BatchLoss(sum(aux_losses, sum_of_all / max(count, 1)), count, divisible=not aux_losses)
+
+
+def mean_log_loss(network: nn.Module, examples: Sequence[Example]) -> float:
+    """The mean log-loss (nats) of the next tokens that are learnt."""
+    total, count = 0.0, 0
+    body = cast(Network, network)
+    with torch.inference_mode():
+        for places in pieces([each.cost for each in examples], MOST_TOKENS_AT_ONCE):
+            batch = packed(body, [examples[place] for place in places])
+            hidden = body.output_batch(batch).by_document(body.hidden(batch))
+            for place, own_nd in zip(places, hidden, strict=True):
+                target = np.asarray(examples[place].target)
+                first = int(np.argmax(target != UNLEARNT)) + 1
+                total += likelihood(body, own_nd, examples[place].tokens, first)
+                count += len(target) - first
+    return total / max(count, 1)
+
+
+def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
+    """The negative log-likelihood (nats) of each document's scored tokens (n,), and the documents'
+    vectors (n, d) at length 1."""
+    nats = np.zeros(len(batch))
+    vectors = np.empty((len(batch), network.width), dtype=np.float32)
+    for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
+        with torch.inference_mode():
+            whole = packed(network, [batch[place].example(place) for place in places])
+            hidden_nd = network.hidden(whole)
+            piece = network.output_batch(whole)
+            pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
+            vectors[places] = pooled_bd.numpy()
+            for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
+                item = batch[place]
+                nats[place] = likelihood(network, own_nd, item.ids, item.first)
+    return nats, vectors
+
+
+def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int) -> float:
+    """The negative log-likelihood (nats) of a document's tokens from ``first`` on.
+
+    The logits of a large vocabulary are never held for all tokens at once.
+    """
+    head = head_of(network)
+    wanted = torch.from_numpy(np.asarray(ids, dtype=np.int64))
+    step = max(1, MOST_LOGITS // max(1, head.setting.outputs))
+    total = 0.0
+    for start in range(first - 1, len(ids) - 1, step):
+        end = min(start + step, len(ids) - 1)
+        logits = head(hidden_nd[start:end], pack([ids[start:end]]), None).double()
+        total += float(F.cross_entropy(logits, wanted[start + 1 : end + 1], reduction="sum"))
+    return total
+
+
+def byte_count(text: str) -> int:
+    """The bytes of a text, at least 1."""
+    return max(1, len(text.encode("utf-8", "surrogatepass")))
