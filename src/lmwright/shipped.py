@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lmwright.assets import RECIPES
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput, nearest
 
-PACKAGE = Path(__file__).parent
 SUFFIX = ".yaml"
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes by their names, which are those of their files."""
-    inside = PACKAGE / "recipes"
-    folder = inside if inside.is_dir() else PACKAGE.parents[1] / "recipes"
-    return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    return {path.stem: path for path in sorted(RECIPES.glob(f"*{SUFFIX}"))}
 
 
 def sentence_of(path: Path) -> str:

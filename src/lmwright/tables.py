@@ -29,6 +29,9 @@ TASKS = {
     "text-classification": "lmwright.tasks.text_classification:TextClassification",
     "token-classification": "lmwright.tasks.token_classification:TokenClassification",
     "text-generation": "lmwright.tasks.text_generation:TextGeneration",
+    "summarization": "lmwright.tasks.summarization:Summarization",
+    "translation": "lmwright.tasks.translation:Translation",
+    "text2text-generation": "lmwright.tasks.text2text_generation:Text2TextGeneration",
 }
 
 OPTIMIZERS = {
@@ -84,6 +87,9 @@ MODELS = {
     "majority": "lmwright.baselines.majority:Majority",
     "dictionary": "lmwright.baselines.dictionary:Dictionary",
     "ngram": "lmwright.baselines.ngram:Ngram",
+    "lead": "lmwright.baselines.lead:Lead",
+    "same": "lmwright.baselines.same:Same",
+    "memory": "lmwright.baselines.memory:Memory",
     "ensemble": "lmwright.models.ensemble:Ensemble",
     "prompted": "lmwright.tasks.prompted:Prompted",
     "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",

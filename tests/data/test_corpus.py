@@ -80,3 +80,8 @@ def test_missing_and_damaged_files(folder):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Corrupt, match=r"train\.parquet"):
         read_split(folder, "train")
+
+
+def test_a_column_that_every_row_has_is_no_tasks() -> None:
+    with pytest.raises(BadInput, match="a task with a column 'origin'"):
+        schema_of([Column("origin", "text", "input")])

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 
+from lmwright.baselines.words import Words, words_in, words_of
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, Task, task_to_json
-
-
-@dataclass(frozen=True)
-class Words:
-    """A text as its words: their hashes, and where each stands."""
-
-    text: str
-    places: list[tuple[int, int]]
-    ids: np.ndarray
-
-    @property
-    def cost(self) -> int:
-        """How many words it has, at least 1."""
-        return max(1, len(self.places))
 
 
 class Dictionary:
@@ -76,13 +60,7 @@ class Dictionary:
 
     def prepare(self, rows: Sequence[Row]) -> list[Words]:
         """Each text's words."""
-        found = []
-        for row in rows:
-            text = self.task.text(row)
-            places = words_of(text)
-            hashes = [hash_of(text[start:end]) for start, end in places]
-            found.append(Words(text, places, np.array(hashes or [0], dtype=np.int64)))
-        return found
+        return [words_in(self.task.text(row)) for row in rows]
 
     def answers(self, batch: Sequence[Words]) -> Answers:
         """The longest known phrases from left to right."""
@@ -116,18 +94,3 @@ class Dictionary:
         if not all(isinstance(label, str) for label in phrases.values()):
             raise Corrupt(f"{folder / 'phrases.json'} holds a label that is no text", "texts")
         return cls(task, cast(dict[str, str], phrases))
-
-
-def words_of(text: str) -> list[tuple[int, int]]:
-    """Start and end of each word between spaces."""
-    found, place = [], 0
-    for word in text.split(" "):
-        if word:
-            found.append((place, place + len(word)))
-        place += len(word) + 1
-    return found
-
-
-def hash_of(word: str) -> int:
-    """A number below 2**31 of a word, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") >> 1

@@ -35,7 +35,16 @@ GROUP_ROWS = 2048
 
 
 def schema_of(columns: Sequence[Column], side: Sequence[str] = ()) -> pa.Schema:
-    """The schema of a file of rows: id, the task's columns, the rest of the frame, side columns."""
+    """The schema of a file of rows: id, the task's columns, the rest of the frame, side columns.
+
+    BadInput for a task whose column has a name of the frame.
+    """
+    if taken := [column.name for column in columns if column.name in FRAME]:
+        raise BadInput(
+            f"a task with a column {taken[0]!r}",
+            f"columns of other names than {', '.join(FRAME)}, which every row has",
+            "rename the task's column",
+        )
     text = [pa.field(name, pa.string(), nullable=False) for name in FRAME]
     own = [pa.field(column.name, column.arrow, nullable=False) for column in columns]
     return pa.schema(

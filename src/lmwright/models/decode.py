@@ -182,16 +182,33 @@ def generate(
     sources: Sequence[np.ndarray] | None = None,
 ) -> Iterator[dict[int, SampledToken]]:
     """Continue each prompt token by token: at each step, document -> its sampled token."""
+    count = len(prompts)
+    return generate_each(network, prompts, [params] * count, [rng] * count, sources)
+
+
+def generate_each(
+    network: CausalLM,
+    prompts: Sequence[np.ndarray],
+    params: Sequence[SamplingParams],
+    rngs: Sequence[np.random.Generator],
+    sources: Sequence[np.ndarray] | None = None,
+) -> Iterator[dict[int, SampledToken]]:
+    """:func:`generate` with parameters and randomness of each prompt's own."""
     state = DecodingState(network, len(prompts), sources)
-    active, new = list(range(len(prompts))), list(prompts)
-    for length in range(params.max_new_tokens):
+    active, new, length = list(range(len(prompts))), list(prompts), 0
+    while True:
         # Raw logits, as the repetition penalty depends on their sign.
         sampled = [
-            next_token(row, ids, length, params, rng)
-            for row, ids in zip(state.append(new), state.ids, strict=True)
+            next_token(row, ids, length, params[at], rngs[at])
+            for row, ids, at in zip(state.append(new), state.ids, active, strict=True)
         ]
         yield dict(zip(active, sampled, strict=True))
-        going = [n for n, each in enumerate(sampled) if each.id not in params.stop_ids]
+        length += 1
+        going = [
+            n
+            for n, (at, each) in enumerate(zip(active, sampled, strict=True))
+            if each.id not in params[at].stop_ids and length < params[at].max_new_tokens
+        ]
         if not going:
             return
         if len(going) < len(active):

@@ -31,6 +31,7 @@ from lmwright.models.decode import (
     check_causal,
     check_length,
     generate,
+    generate_each,
 )
 from lmwright.models.files.folder import Published, check_vocabulary
 from lmwright.models.files.old_format import FORMAT, current_part, current_weight, is_old
@@ -344,7 +345,7 @@ class TextModel(Generic[N]):
             params,
             forced_bos_id=own.forced_bos_id if forced is None else forced,
             banned_ids=own.banned_ids,
-            generation_config=own.config,
+            generation_config=params.generation_config.over(own.config),
         )
         text = self.tokenizer.detokenizer()
         if own.decoder_start_id is not None:
@@ -372,6 +373,31 @@ class TextModel(Generic[N]):
             yield decoding.decoded(token)
         if rest := decoding.rest():
             yield DecodedToken(rest, token)
+
+    def write(
+        self,
+        prompts: Sequence[np.ndarray],
+        params: Sequence[SamplingParams],
+        rngs: Sequence[np.random.Generator],
+    ) -> list[str]:
+        """The answers to prompts, which are decoded together; beams one prompt after another."""
+        if any(each.beams > 1 for each in params):
+            each = zip(prompts, params, rngs, strict=True)
+            return ["".join(token.text for token in self.generate(*one)) for one in each]
+        asked = [self.decoding(*one) for one in zip(prompts, params, strict=True)]
+        sources = [ids for one in asked for ids in one.sources or ()]
+        steps = generate_each(
+            self.network,
+            [one.begin for one in asked],
+            [one.params for one in asked],
+            rngs,
+            sources or None,
+        )
+        texts = [""] * len(asked)
+        for step in steps:
+            for place, token in step.items():
+                texts[place] += asked[place].decoded(token).text
+        return [text + one.rest() for text, one in zip(texts, asked, strict=True)]
 
     # Files
 

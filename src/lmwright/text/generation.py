@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from lmwright.core.errors import BadInput
@@ -26,6 +26,16 @@ class GenerationConfig:
     forced_eos_token_id: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
 
+    def over(self, other: GenerationConfig) -> GenerationConfig:
+        """These settings where they are other than the defaults, else those of ``other``."""
+        plain = GenerationConfig()
+        changed = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != getattr(plain, each.name)
+        }
+        return replace(other, **changed)
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -41,7 +51,7 @@ class SamplingParams:
     Before all of that ``logit_bias`` is added to the logits of some ids, and from those of each
     token that the answer has already ``presence_penalty`` is taken once and ``frequency_penalty``
     each time. An answer begins with ``forced_bos_id``, if that is given (a translator's language,
-    say), and has none of the ``banned_ids``; ``generation_config`` is the model's own.
+    say), and has none of the ``banned_ids``; ``generation_config`` goes before the model's own.
     """
 
     max_new_tokens: int

@@ -1,0 +1,122 @@
+"""Translation: a text and the same in another language; one model for all directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from lmwright.core.columns import Column, Row
+from lmwright.core.errors import BadInput
+from lmwright.core.task import Weights
+from lmwright.metrics import translation as counts
+from lmwright.tasks.target_text import TargetText
+from lmwright.text.languages import LANGUAGES
+
+FORMULAS = {
+    "bleu": ("BLEU", counts.bleu),
+    "chrf": ("CHRF", counts.chrf),
+    "ter": ("TER", counts.ter),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(TargetText):
+    """A ``text`` in ``source_language`` and its ``translation`` into ``target_language``.
+
+    Languages are ISO 639-1 codes; the prompt may have them as codes, or by ``{source_name}`` and
+    ``{target_name}``. Two translations are as like as their chrF. The answer is
+    ``translation_text``. Scores are sacrebleu's, for all rows and for each direction
+    (``chrf.en-fr``).
+    """
+
+    kind: ClassVar[str] = "translation"
+    strata: ClassVar[str] = "direction"
+    source_column: ClassVar[str] = "text"
+    target_column: ClassVar[str] = "translation"
+    answer_column: ClassVar[str] = "translation_text"
+    further_columns: ClassVar[tuple[Column, ...]] = (
+        Column("source_language", "label", "input"),
+        Column("target_language", "label", "input"),
+    )
+    baselines: ClassVar[Mapping[str, str]] = {
+        "same": "lmwright.baselines.same:Same",
+        "memory": "lmwright.baselines.memory:Memory",
+    }
+    score_names: ClassVar[tuple[str, ...]] = (*FORMULAS, "corpus_bits_per_byte")
+
+    prompt: str = "{source_name}: {text}\n{target_name}:"
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The input columns, and the names of the two languages."""
+        return (*super().prompt_columns, "source_name", "target_name")
+
+    def fault(self, row: Row) -> str:
+        """Those of a text and its target, unknown languages, and one language alone."""
+        for name in ("source_language", "target_language"):
+            if row[name] not in LANGUAGES:
+                return f"unknown {name}"
+        if row["source_language"] == row["target_language"]:
+            return "one language alone"
+        return super().fault(row)
+
+    def stratum(self, row: Row) -> str:
+        """The direction: ``en-fr``."""
+        return f"{row['source_language']}-{row['target_language']}"
+
+    def cluster(self, row: Row) -> str:
+        """The two texts in the order of their languages' codes: both directions of a pair stay
+        together. A source with several translations is one text by its side column ``cluster``."""
+        ends = ("text", "source_language"), ("translation", "target_language")
+        pair = sorted((str(row[code]), str(row.get(text) or "")) for text, code in ends)
+        return pair[0][1]
+
+    def rendered(self, row: Row, source: str) -> str:
+        """The prompt with the languages' names."""
+        names = {
+            "source_name": language_name(row["source_language"]),
+            "target_name": language_name(row["target_language"]),
+        }
+        return super().rendered({**row, **names}, source)
+
+    def closeness(self, rows: pa.Table, written: Sequence[str]) -> np.ndarray:
+        """The chrF of each row (n,), from 0 to 1."""
+        targets = rows.column(self.target_column).to_pylist()
+        return counts.chrf(counts.statistics("CHRF", written, targets)) / 100
+
+    def scores_of(
+        self, rows: pa.Table, written: Sequence[str]
+    ) -> tuple[Callable[[Weights], dict[str, np.ndarray]], frozenset[str], dict[str, Any]]:
+        """BLEU, chrF and TER of all rows and of each direction."""
+        targets = rows.column(self.target_column).to_pylist()
+        names = ["source_language", "target_language"]
+        ways = np.array([self.stratum(row) for row in rows.select(names).to_pylist()])
+        tables = {
+            name: counts.statistics(metric, written, targets)
+            for name, (metric, _) in FORMULAS.items()
+        }
+        known = sorted({*ways.tolist()})
+
+        def scores(weights: Weights) -> dict[str, np.ndarray]:
+            found = {}
+            for name, (_, of_sums) in FORMULAS.items():
+                found[name] = of_sums(weights @ tables[name])
+                if len(known) > 1:
+                    for way in known:
+                        mine = weights * (ways == way)
+                        found[f"{name}.{way}"] = of_sums(mine @ tables[name])
+            return found
+
+        lower = {"ter", *(f"ter.{way}" for way in known)}
+        return scores, frozenset(lower), {"directions": known}
+
+
+def language_name(code: str) -> str:
+    """A language's English name; BadInput for an unknown code."""
+    if code not in LANGUAGES:
+        raise BadInput(f"the language {code!r}", "an ISO 639-1 code", "write en, fr, de, …")
+    return LANGUAGES[code]
