@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput, LmwrightError
+from lmwright.models.beam_search import beam_search
 from lmwright.models.decode import (
     apply_constraints,
     apply_penalties,
-    beam_search,
     generate,
-    top_k_top_p,
+    truncated,
 )
 from lmwright.models.zoo import bart, gpt2
 from lmwright.text.generation import GenerationConfig, SamplingParams
@@ -37,7 +37,7 @@ def test_cuts_are_the_references(seed, top_k, top_p):
         scores = transformers.TopKLogitsWarper(top_k)(None, scores)
     scores = transformers.TopPLogitsWarper(top_p)(None, scores)
     wanted = torch.softmax(scores[0], -1)
-    found = top_k_top_p(
+    found = truncated(
         torch.softmax(logits(seed), -1), SamplingParams(max_new_tokens=1, top_k=top_k, top_p=top_p)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 from lmwright.core.random import stream
+from lmwright.models.beam_search import beam_search
 from lmwright.models.core.ragged import pack
-from lmwright.models.decode import DecodingState, beam_search, generate
+from lmwright.models.decode import DecodingState, generate
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel

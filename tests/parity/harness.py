@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lmwright.models.beam_search import beam_search
 from lmwright.models.core.ragged import Ragged, order_of_pairs, pack
 from lmwright.models.core.spec import Head, ModelSpec
-from lmwright.models.decode import beam_search, generate
+from lmwright.models.decode import generate
 from lmwright.models.family.family import Family, to_ours
 from lmwright.models.network.network import Network, build, fill
 from lmwright.text.generation import SamplingParams

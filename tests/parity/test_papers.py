@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.models.beam_search import beam_search
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import ModelSpec
-from lmwright.models.decode import beam_search, generate
+from lmwright.models.decode import generate
 from lmwright.models.family.family import Family, to_ours, to_theirs
 from lmwright.models.files.folder import read_folder, write_folder
 from lmwright.models.network.anatomy import anatomy

@@ -25,7 +25,7 @@ from lmwright.serve.load import answer_rows, load_version
 from lmwright.serve.request import RequestFault, read_row
 from lmwright.serve.rows import Loaded
 from lmwright.store.open import default_folder, existing_store
-from lmwright.text.generation import Generator, SamplingParams, is_hosted
+from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 
 MOST_CHARACTERS = 1 << 30
 """Characters of a text: a caller of this process may send what a client of a server may not."""
@@ -95,7 +95,17 @@ class Model:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        penalty_alpha: float = 0.0,
         num_beams: int = 1,
+        num_beam_groups: int = 1,
+        diversity_penalty: float = 0.0,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        bad_words: Sequence[str] = (),
+        force_words: Sequence[str] = (),
         seed: int = 0,
         stop: str | Sequence[str] = (),
         stream: bool = False,
@@ -106,9 +116,27 @@ class Model:
         with ``stream`` an iterator of the parts of one answer as they are made. Sampling is that of
         :class:`~lmwright.text.generation.SamplingParams`: temperature 0 takes the likeliest token.
         The same seed gives the same answer, here and from a server. An answer ends before the first
-        of the texts ``stop``.
+        of the texts ``stop``, has none of the phrases ``bad_words`` and, with beams, all of the
+        phrases ``force_words``, as they stand within a text.
         """
-        params = SamplingParams(max_new_tokens, temperature, top_k, top_p, num_beams)
+        params = SamplingParams(
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            num_beams,
+            length_penalty,
+            generation_config=GenerationConfig(
+                repetition_penalty=repetition_penalty, no_repeat_ngram_size=no_repeat_ngram_size
+            ),
+            min_p=min_p,
+            typical_p=typical_p,
+            beam_groups=num_beam_groups,
+            diversity_penalty=diversity_penalty,
+            penalty_alpha=penalty_alpha,
+            banned=self.phrases(bad_words, alone=True),
+            required=self.phrases(force_words, alone=False),
+        )
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(isinstance(each, str) and each for each in stops):
             raise BadInput(f"stop {stop!r}", "a text that is not empty, or several")
@@ -122,6 +150,19 @@ class Model:
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
         """The parts of the answer to one prompt, up to the model's own end."""
         raise self.refusal("writes nothing")
+
+    def phrases(self, texts: Sequence[str], alone: bool) -> tuple[tuple[int, ...], ...]:
+        """The ids of phrases within a text (``alone``: and at its beginning); BadInput where no
+        model of this machine writes."""
+        model = self.text_model
+        if texts and model is None:
+            raise self.refusal("bans and requires no phrases")
+        return () if model is None or not texts else model.phrases(texts, alone)
+
+    @property
+    def text_model(self) -> TextModel | None:
+        """The text model that writes, if it is one of this machine."""
+        return None
 
     def refusal(self, what: str) -> BadInput:
         """The fault of something that this kind of model cannot do."""
@@ -170,6 +211,12 @@ class Version(Model):
             raise self.refusal("gives no vectors")
         return vectors[0] if single else vectors
 
+    @property
+    def text_model(self) -> TextModel | None:
+        """The version's, if it has one."""
+        predictor = self.loaded.predictor
+        return predictor.model if isinstance(predictor, TextPredictor) else None
+
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
         """The continuation of a text, which is read as the task reads it, or a reply."""
         written = isinstance(self.loaded.predictor, TextPredictor)
@@ -201,6 +248,11 @@ class Writer(Model):
     def __init__(self, name: str, generator: Generator) -> None:
         super().__init__(name)
         self.generator = generator
+
+    @property
+    def text_model(self) -> TextModel | None:
+        """The published model, if it is of this machine."""
+        return self.generator if isinstance(self.generator, TextModel) else None
 
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
         """The continuation of a text, or the answer to a conversation."""

@@ -12,7 +12,7 @@ from lmwright.core.errors import BadInput
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
-from lmwright.text.generation import Generator, SamplingParams, is_hosted
+from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 
 Address = Annotated[
     str,
@@ -26,6 +26,14 @@ Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.",
 TopK = Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 0: all.", min=0)]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest of this probability.")]
 Beams = Annotated[int, typer.Option(help="Hypotheses that are kept; above 1 none is drawn.", min=1)]
+MinP = Annotated[float, typer.Option(help="Choose among those so likely beside the likeliest.")]
+TypicalP = Annotated[float, typer.Option(help="Choose among the most typical of this probability.")]
+Alpha = Annotated[float, typer.Option(help="Above 0: contrastive search among the --top-k.")]
+Groups = Annotated[int, typer.Option(help="Groups of beams that avoid one another.", min=1)]
+Diversity = Annotated[float, typer.Option(help="What a token costs that another group took.")]
+Repetition = Annotated[float, typer.Option(help="Above 1: known tokens are less likely.")]
+Ban = Annotated[list[str], typer.Option(help="A phrase that is not written. May be repeated.")]
+Require = Annotated[list[str], typer.Option(help="A phrase that is written (with --beams).")]
 Seed = Annotated[int, typer.Option(help="For what is drawn.")]
 KeyFrom = Annotated[
     str, typer.Option(help="The variable of the environment that holds a hosted model's key.")
@@ -43,6 +51,14 @@ def generate(
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     beams: Beams = 1,
+    min_p: MinP = 0.0,
+    typical_p: TypicalP = 1.0,
+    penalty_alpha: Alpha = 0.0,
+    beam_groups: Groups = 1,
+    diversity_penalty: Diversity = 0.0,
+    repetition_penalty: Repetition = 1.0,
+    ban: Ban = [],  # noqa: B006
+    require: Require = [],  # noqa: B006
     seed: Seed = 0,
     source: Annotated[
         str, typer.Option("--from", help="A translator's prompt is in this language (fr, fr_XX).")
@@ -51,9 +67,27 @@ def generate(
     key_from: KeyFrom = "",
 ) -> None:
     """Go on from a prompt, or translate it; the text appears as it is made."""
-    params = SamplingParams(max_tokens, temperature, top_k, top_p, beams)
     text = sys.stdin.read() if prompt == "-" else prompt
     generator = open_generator(model, key_from)
+    if (ban or require) and not isinstance(generator, TextModel):
+        raise BadInput("phrases for a hosted model", "a model of this machine", "leave them out")
+    params = SamplingParams(
+        max_tokens,
+        temperature,
+        top_k,
+        top_p,
+        beams,
+        generation_config=GenerationConfig(repetition_penalty=repetition_penalty),
+        min_p=min_p,
+        typical_p=typical_p,
+        beam_groups=beam_groups,
+        diversity_penalty=diversity_penalty,
+        penalty_alpha=penalty_alpha,
+        banned=generator.phrases(ban, alone=True) if isinstance(generator, TextModel) else (),
+        required=generator.phrases(require, alone=False)
+        if isinstance(generator, TextModel)
+        else (),
+    )
     if source or target:
         generator = translator(generator, source, target)
     if message:

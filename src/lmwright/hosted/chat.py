@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.hosted.endpoint import Endpoint, Rejected
 from lmwright.text.generation import SamplingParams
+
+SENT = {
+    *("max_new_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty"),
+    *("logit_bias", "stop_ids"),
+}
+"""Parameters that are sent in some form; stop ids are the model's own there."""
 
 ADDRESS = re.compile(r"hosted:(?P<model>[^\s@][^\s]*?)@(?P<url>https?://.*)", re.DOTALL)
 FORM = "hosted:MODEL@https://HOST/v1"
@@ -121,8 +127,9 @@ class HostedModel:
         Temperature and length are always sent, all else only where it is not neutral, as an
         endpoint may refuse what it does not know. BadInput for what the interface does not have.
         """
-        for name in ("top_k", "beams"):
-            if getattr(params, name) > (name == "beams"):
+        plain = SamplingParams(1)
+        for name in (each.name for each in fields(SamplingParams) if each.name not in SENT):
+            if getattr(params, name) != getattr(plain, name):
                 raise BadInput(
                     f"{name} {getattr(params, name)} for a hosted model",
                     "what its interface has: temperature, top_p, seed and the number of tokens",

@@ -1,5 +1,6 @@
-"""The reference decoder: greedy, sampling and beam search. Short and slow; faster engines must
-agree with it.
+"""The reference decoder: greedy and sampling. Short and slow; faster engines must agree with it.
+
+The searches stand beside it: beam_search.py, required_phrases.py and contrastive_search.py.
 """
 
 from __future__ import annotations
@@ -249,6 +250,7 @@ def apply_constraints(
     if config.repetition_penalty != 1:
         logits_v = apply_repetition_penalty(logits_v, ids, config.repetition_penalty)
     banned = {*params.banned_ids, *repeated_ngram_ids(ids, config.no_repeat_ngram_size)}
+    banned.update(phrase[-1] for phrase in params.banned if ends_with(ids, phrase[:-1]))
     if len(ids) < config.min_length:
         banned.update(params.stop_ids)
     if length == (params.forced_bos_id is not None):
@@ -277,6 +279,11 @@ def repeated_ngram_ids(ids: np.ndarray, size: int) -> set[int]:
     return set(runs[same, -1].tolist())
 
 
+def ends_with(ids: np.ndarray, phrase: Sequence[int]) -> bool:
+    """Whether the ids end with a phrase; every one ends with the empty phrase."""
+    return not phrase or tuple(ids[-len(phrase) :].tolist()) == tuple(phrase)
+
+
 def apply_penalties(logits_v: Tensor, generated: Sequence[int], params: SamplingParams) -> Tensor:
     """Logits with bias, presence and frequency penalties, given the tokens ``generated`` so far."""
     if not params.has_penalties:
@@ -293,98 +300,33 @@ def sample(logits_v: Tensor, params: SamplingParams, rng: np.random.Generator) -
     """One token: the likeliest at temperature 0 (of equals the first), else a drawn one."""
     if params.temperature == 0:
         return int(logits_v.numpy().argmax())  # torch's takes twenty times as long
-    probs = top_k_top_p(torch.softmax(logits_v.double() / params.temperature, -1), params).numpy()
+    probs = truncated(torch.softmax(logits_v.double() / params.temperature, -1), params).numpy()
     place = int(np.searchsorted(np.cumsum(probs), rng.random() * probs.sum(), side="right"))
     return min(place, int(np.flatnonzero(probs)[-1]))
 
 
-def top_k_top_p(probs_v: Tensor, params: SamplingParams) -> Tensor:
-    """Probabilities after top-k and nucleus filtering, summing to 1."""
-    if not params.top_k and params.top_p == 1:
-        return probs_v
-    order = probs_v.argsort(descending=True, stable=True)
-    if params.top_k:
-        probs_v = probs_v.index_fill(0, order[params.top_k :], 0.0)
+def truncated(probs_v: Tensor, params: SamplingParams) -> Tensor:
+    """Probabilities of the tokens that may be drawn, summing to 1: after top-k, nucleus, min-p and
+    typical truncation, in this order."""
+    if params.top_k or params.top_p < 1:
+        order = probs_v.argsort(descending=True, stable=True)
+        if params.top_k:
+            probs_v = probs_v.index_fill(0, order[params.top_k :], 0.0)
+            probs_v = probs_v / probs_v.sum()
+        before = torch.cumsum(probs_v[order], 0) - probs_v[order]
+        probs_v = probs_v.index_fill(0, order[before >= params.top_p], 0.0)
         probs_v = probs_v / probs_v.sum()
-    before = torch.cumsum(probs_v[order], 0) - probs_v[order]
-    probs_v = probs_v.index_fill(0, order[before >= params.top_p], 0.0)
-    return probs_v / probs_v.sum()
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """An answer found by beam search, its score, and the model's log-probabilities at each step."""
-
-    tokens: tuple[int, ...]
-    score: float
-    logprobs: tuple[Tensor, ...]
-
-
-def beam_search(
-    network: CausalLM, prompt: np.ndarray, params: SamplingParams, source: np.ndarray | None = None
-) -> list[Hypothesis]:
-    """The best answers to one prompt, best first.
-
-    At each step every beam is continued by every token; of the best (so many that ``beams`` of
-    them cannot end) those that end are finished if they are among the first ``beams``, and the
-    first others go on. It is over when no running beam can score above the worst of the finished,
-    or after ``max_new_tokens``, where those that have not ended count too.
-    """
-    beams, ended = params.beams, set(params.stop_ids)
-    kept = max(2, 1 + len(ended)) * beams
-    state = DecodingState(network, 1, None if source is None else [source])
-    logprobs_bv = torch.log_softmax(state.append([prompt]).double(), dim=-1)
-    state.select([0] * beams)
-    running: list[tuple[tuple[int, ...], tuple[Tensor, ...]]] = [((), ())] * beams
-    scores_b = torch.full((beams,), -torch.inf, dtype=torch.float64)
-    scores_b[0], logprobs_bv = 0.0, logprobs_bv.expand(beams, -1)
-    done: list[Hypothesis] = []
-    for length in range(1, params.max_new_tokens + 1):
-        pairs = zip(logprobs_bv, state.ids, strict=True)
-        allowed_bv = torch.stack(
-            [apply_constraints(row, ids, length - 1, params) for row, ids in pairs]
-        )
-        all_scores = (scores_b[:, None] + allowed_bv).flatten()
-        best, places = all_scores.topk(min(kept, len(all_scores)))
-        going: list[tuple[float, int, int]] = []
-        for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
-            beam, token = divmod(place, logprobs_bv.shape[1])
-            if token in ended:
-                if rank < beams:
-                    done.append(
-                        to_hypothesis(
-                            extended(running[beam], token, logprobs_bv[beam]), score, params
-                        )
-                    )
-            elif len(going) < beams:
-                going.append((score, beam, token))
-        done = sorted(done, key=lambda each: -each.score)[:beams]
-        running = [extended(running[beam], token, logprobs_bv[beam]) for _, beam, token in going]
-        scores_b = torch.tensor([score for score, _, _ in going], dtype=torch.float64)
-        hope = going[0][0] / length**params.length_penalty
-        if length == params.max_new_tokens or (len(done) == beams and done[-1].score >= hope):
-            break
-        state.select([beam for _, beam, _ in going])
-        logprobs_bv = torch.log_softmax(
-            state.append([np.array([token]) for _, _, token in going]).double(), dim=-1
-        )
-    last = zip(running, scores_b.tolist(), strict=True)
-    done += [to_hypothesis(beam, score, params) for beam, score in last]
-    return sorted(done, key=lambda each: -each.score)[:beams]
-
-
-Beam = tuple[tuple[int, ...], tuple[Tensor, ...]]
-
-
-def extended(beam: Beam, token: int, logprobs_v: Tensor) -> Beam:
-    """A beam and one more token."""
-    return (*beam[0], token), (*beam[1], logprobs_v)
-
-
-def to_hypothesis(beam: Beam, score: float, params: SamplingParams) -> Hypothesis:
-    """A finished beam with its length-normalised score."""
-    tokens, logprobs = beam
-    return Hypothesis(tokens, score / len(tokens) ** params.length_penalty, logprobs)
+    if params.min_p:
+        probs_v = torch.where(probs_v >= params.min_p * probs_v.max(), probs_v, 0.0)
+        probs_v = probs_v / probs_v.sum()
+    if params.typical_p < 1:
+        surprise_v = -torch.log(probs_v)
+        entropy = -torch.xlogy(probs_v, probs_v).sum()
+        order = torch.argsort((surprise_v - entropy).abs(), stable=True)
+        before = torch.cumsum(probs_v[order], 0) - probs_v[order]
+        probs_v = probs_v.index_fill(0, order[before >= params.typical_p], 0.0)
+        probs_v = probs_v / probs_v.sum()
+    return probs_v
 
 
 def require_finite(logits: Tensor) -> Tensor:

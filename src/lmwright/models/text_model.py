@@ -21,13 +21,14 @@ from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.random import stream
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, Prepared, Task, task_to_json
+from lmwright.models.beam_search import beam_search
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.contrastive_search import contrastive_search
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head, ModelSpec, read_head, read_spec
 from lmwright.models.decode import (
     CausalLM,
     SampledToken,
-    beam_search,
     check_causal,
     check_length,
     generate,
@@ -44,6 +45,7 @@ from lmwright.models.generation import (
 )
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build, fill
+from lmwright.models.required_phrases import search_with_phrases
 from lmwright.tables import definition_at
 from lmwright.text.chat import ChatTemplate
 from lmwright.text.detokenizer import Detokenizer
@@ -313,6 +315,18 @@ class TextModel(Generic[N]):
             )
         return self.template.ids(self.tokenizer, messages, add_generation_prompt=True, **settings)
 
+    def phrases(self, texts: Sequence[str], alone: bool) -> tuple[tuple[int, ...], ...]:
+        """The ids of phrases as they stand behind a word; ``alone``: also as they begin a text."""
+        begin, found = self.tokenizer.ids("a").tolist(), []
+        for text in texts:
+            whole = self.tokenizer.ids(f"a {text.strip()}").tolist()
+            behind = whole[len(begin) :] if whole[: len(begin)] == begin else []
+            own = self.tokenizer.ids(text.strip()).tolist()
+            found += [behind or own, own] if alone else [behind or own]
+        if not all(found):
+            raise BadInput(f"the phrases {[*texts]}", "phrases that are not empty")
+        return tuple(dict.fromkeys(map(tuple, found)))
+
     def token_budget(self, prompt: np.ndarray) -> int:
         """The most new tokens that the context length allows; BadInput where there are none."""
         used = 1 if self.generation.decoder_start_id is not None else len(prompt)
@@ -362,10 +376,15 @@ class TextModel(Generic[N]):
         """
         decoding = self.decoding(prompt, params)
         begin, sources, params = decoding.begin, decoding.sources, decoding.params
+        source = None if sources is None else sources[0]
+        tokens: Iterator[SampledToken]
         if params.beams > 1:
-            best = beam_search(self.network, begin, params, None if sources is None else sources[0])
-            pairs = zip(best[0].tokens, best[0].logprobs, strict=True)
+            search = search_with_phrases if params.required else beam_search
+            best = search(self.network, begin, params, source)[0]
+            pairs = zip(best.tokens, best.logprobs, strict=True)
             tokens = (SampledToken(token, logprobs) for token, logprobs in pairs)
+        elif params.penalty_alpha:
+            tokens = contrastive_search(self.network, begin, params, source)
         else:
             steps = generate(self.network, [begin], params, rng, sources)
             tokens = (step[0] for step in steps)
@@ -380,8 +399,8 @@ class TextModel(Generic[N]):
         params: Sequence[SamplingParams],
         rngs: Sequence[np.random.Generator],
     ) -> list[str]:
-        """The answers to prompts, which are decoded together; beams one prompt after another."""
-        if any(each.beams > 1 for each in params):
+        """The answers to prompts, which are decoded together; searches one prompt after another."""
+        if any(each.beams > 1 or each.penalty_alpha for each in params):
             each = zip(prompts, params, rngs, strict=True)
             return ["".join(token.text for token in self.generate(*one)) for one in each]
         asked = [self.decoding(*one) for one in zip(prompts, params, strict=True)]

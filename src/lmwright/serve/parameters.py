@@ -21,11 +21,12 @@ from lmwright.serve.request import (
     without_nulls,
 )
 from lmwright.serve.settings import Serve
-from lmwright.text.generation import SamplingParams
+from lmwright.text.generation import GenerationConfig, SamplingParams
 
 COMMON = {
     "model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "stream",
     "stream_options", "logprobs", "presence_penalty", "frequency_penalty", "logit_bias",
+    "top_k", "min_p", "typical_p", "repetition_penalty",
 }  # fmt: skip
 CHAT = COMMON | {"messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"}
 TEXT = COMMON | {"prompt", "echo", "src_lang", "tgt_lang"}
@@ -91,6 +92,10 @@ class CompletionRequest:
     default_max_tokens: int
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
     logit_bias: tuple[tuple[int, float], ...]
@@ -163,6 +168,10 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
         "model": None if model is None else checked_text(model, "model", 256),
         "temperature": temperature,
         "top_p": top_p,
+        "top_k": integer(body, "top_k", 0, 0, 1 << 20),
+        "min_p": number(body, "min_p", 0.0, 0.0, 1.0),
+        "typical_p": number(body, "typical_p", 1.0, 1e-6, 1.0),
+        "repetition_penalty": number(body, "repetition_penalty", 1.0, 0.01, 100.0),
         "presence_penalty": number(body, "presence_penalty", 0.0, -2.0, 2.0),
         "frequency_penalty": number(body, "frequency_penalty", 0.0, -2.0, 2.0),
         "logit_bias": read_logit_bias(body.get("logit_bias")),
@@ -255,6 +264,10 @@ def sampling_params(
         max_new_tokens=default if request.max_tokens is None else request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        typical_p=request.typical_p,
+        generation_config=GenerationConfig(repetition_penalty=request.repetition_penalty),
         stop_ids=model.stop_ids,
         logit_bias=request.logit_bias,
         presence_penalty=request.presence_penalty,

@@ -32,8 +32,9 @@ CLOSENESS = "dissimilarity"
 class Decoding(Settings):
     """How answers are written, by the usual names of a generation config.
 
-    ``temperature`` 0 takes the likeliest token, ``num_beams`` above 1 searches with beams;
-    ``min_new_tokens`` and ``length_penalty`` steer the length.
+    ``temperature`` 0 takes the likeliest token, ``num_beams`` above 1 searches with beams,
+    ``penalty_alpha`` above 0 by contrastive search; ``min_new_tokens`` and ``length_penalty`` steer
+    the length. What each does is said where :class:`~lmwright.text.generation.SamplingParams` is.
     """
 
     max_new_tokens: int = 64
@@ -41,7 +42,12 @@ class Decoding(Settings):
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    penalty_alpha: float = 0.0
     num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
     length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -71,7 +77,12 @@ class Decoding(Settings):
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            penalty_alpha=self.penalty_alpha,
             beams=self.num_beams,
+            beam_groups=self.num_beam_groups,
+            diversity_penalty=self.diversity_penalty,
             length_penalty=self.length_penalty,
             generation_config=GenerationConfig(
                 repetition_penalty=self.repetition_penalty,

@@ -43,15 +43,22 @@ class SamplingParams:
 
     ``temperature`` 0 takes the likeliest token, else logits are divided by it; of the likeliest
     ``top_k`` (0: all) those stay that are needed for a probability of ``top_p`` (Holtzman et al.
-    2020, section 3.1). With ``beams`` above 1 that many hypotheses are kept, their summed
+    2020, section 3.1), that are at least ``min_p`` times as likely as the likeliest (Nguyen et al.
+    2024), and of the most typical ones those needed for a probability of ``typical_p`` (Meister et
+    al. 2023, section 4). With ``beams`` above 1 that many hypotheses are kept, their summed
     log-probabilities divided by their length to the power of ``length_penalty`` (Wu et al. 2016,
-    section 7, in its simple form). An answer ends with one of ``stop_ids``, which is given too, or
-    after ``max_new_tokens``.
+    section 7, in its simple form); ``beam_groups`` of them are searched one after another at each
+    step, each with ``diversity_penalty`` for every time that an earlier one took the same token
+    (Vijayakumar et al. 2018); every answer has the ``required`` phrases (Post and Vilar 2018). With
+    ``penalty_alpha`` above 0 that one of the ``top_k`` likeliest tokens is taken which is likeliest
+    and least like what went before, weighed 1 - alpha to alpha (contrastive search, Su et al.
+    2022). An answer ends with one of ``stop_ids``, which is given too, or after ``max_new_tokens``.
 
     Before all of that ``logit_bias`` is added to the logits of some ids, and from those of each
     token that the answer has already ``presence_penalty`` is taken once and ``frequency_penalty``
     each time. An answer begins with ``forced_bos_id``, if that is given (a translator's language,
-    say), and has none of the ``banned_ids``; ``generation_config`` goes before the model's own.
+    say), and has none of the ``banned_ids`` and none of the ``banned`` phrases, which are runs of
+    ids as those that are required; ``generation_config`` goes before the model's own.
     """
 
     max_new_tokens: int
@@ -67,6 +74,13 @@ class SamplingParams:
     forced_bos_id: int | None = None
     banned_ids: tuple[int, ...] = ()
     generation_config: GenerationConfig = GenerationConfig()
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    penalty_alpha: float = 0.0
+    banned: tuple[tuple[int, ...], ...] = ()
+    required: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         ranges = {
@@ -75,6 +89,11 @@ class SamplingParams:
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "beams": self.beams >= 1,
+            "min_p": 0 <= self.min_p <= 1,
+            "typical_p": 0 < self.typical_p <= 1,
+            "beam_groups": self.beam_groups >= 1 and self.beams % self.beam_groups == 0,
+            "diversity_penalty": 0 <= self.diversity_penalty < float("inf"),
+            "penalty_alpha": 0 <= self.penalty_alpha <= 1,
         }
         for name, right in ranges.items():
             if not right:
@@ -83,6 +102,18 @@ class SamplingParams:
             raise BadInput("beams with a temperature", "either", "leave temperature at 0")
         if self.beams > 1 and self.has_penalties:
             raise BadInput("beams with a bias or a penalty", "either", "leave them out")
+        if not all((*self.banned, *self.required)) and (self.banned or self.required):
+            raise BadInput("an empty phrase that is banned or required", "tokens", "leave it out")
+        if self.required and (self.beams == 1 or self.beam_groups > 1):
+            raise BadInput("required phrases", "beams above 1, in one group", "set beams to 4")
+        if self.diversity_penalty and self.beam_groups == 1:
+            raise BadInput("a diversity penalty", "groups of beams", "set beam_groups to 2 or more")
+        if self.penalty_alpha and (self.beams > 1 or self.temperature or self.top_k < 2):
+            raise BadInput(
+                "contrastive search with beams, a temperature or without top_k",
+                "penalty_alpha with top_k of 2 or more alone",
+                "set top_k to 4, beams to 1 and temperature to 0",
+            )
 
     @property
     def has_penalties(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.models.beam_search import beam_search
 from lmwright.models.blocks.context import Cache
 from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import (
@@ -25,7 +26,7 @@ from lmwright.models.core.spec import (
     Stack,
     Sublayer,
 )
-from lmwright.models.decode import beam_search, generate
+from lmwright.models.decode import generate
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import Network, build
 from lmwright.text.generation import SamplingParams
