@@ -1,0 +1,48 @@
+"""Adapters merged into the weights that they adapt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from lmwright.core.errors import Corrupt
+from lmwright.models.core.linear import linears
+from lmwright.models.core.low_rank import LowRankLinear
+from lmwright.models.network.network import Network, build, fill
+
+TOLERANCE = 1e-5
+"""The largest difference of a merged map's outputs, in units of its largest output."""
+PROBED = 8
+"""Rows of the stream that a merged map is compared on."""
+
+
+@torch.no_grad()
+def merged(network: Network) -> Network:
+    """A network of plain maps that computes the same; the network itself where it has no adapter.
+
+    Each merged map is compared with the adapted one on a few rows: Corrupt where they differ by
+    more than rounding.
+    """
+    adapted = {name: each for name, each in linears(network) if isinstance(each, LowRankLinear)}
+    if not adapted:
+        return network
+    weights: dict[str, Tensor] = dict(network.named_parameters())
+    for name, each in adapted.items():
+        for leaf, weight in each.inner.named_parameters():
+            weights[f"{name}.{leaf}"] = each.merged_weight() if leaf == "weight" else weight
+    found = build(network.spec, network.head_spec)
+    fill(found, weights)
+    plain = dict(linears(found))
+    for name, each in adapted.items():
+        generator = Generator().manual_seed(0)
+        x_ni = torch.randn(PROBED, each.in_features, generator=generator)
+        for member in range(each.members):
+            wanted = each(x_ni.to(each.lora_a.dtype), member=member)
+            got = plain[name](x_ni.to(each.lora_a.dtype), member=member)
+            if not torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max())):
+                raise Corrupt(
+                    f"the adapter of {name} changes its outputs when it is merged",
+                    f"equal outputs within {TOLERANCE:g}",
+                    "serve the model with lmwright, which does not merge",
+                )
+    return found
