@@ -226,7 +226,7 @@ def test_two_bases_of_one_address_are_withdrawn_by_their_hashes(made: Made, copi
     write_start(start, seed=2)
     run = run_recipe(open_recipe(made.recipe), copied)
     assert run.artifacts["train-base"] != made.outputs["train-base"]
-    with pytest.raises(BadInput, match="2 bases were called .*start.*: base:.*, base:"):
+    with pytest.raises(BadInput, match=r"2 bases were called .*start.*: base:.*, base:"):
         withdraw(copied, str(start), "a reason")
     _, touched = withdraw(copied, run.artifacts["train-base"][:16], "a reason")
     assert run.artifacts["model"] in touched and made.outputs["model"] not in touched

@@ -19,7 +19,7 @@ from lmwright.core.task import Task, task_to_json
 from lmwright.models.files.published import published_in, read_published
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
 from lmwright.models.load import load_predictor
-from lmwright.models.network.merge import merged
+from lmwright.models.network.merge import merged, plain_names
 from lmwright.models.network.network import fill
 from lmwright.models.text_model import TextModel, TextPredictor, described_network
 from lmwright.tables import resolve
@@ -71,11 +71,13 @@ class AdaptedPredictor(TextPredictor):
 
         Its own weights are those that learn, and those that the base gives no bit-equal one for.
         """
-        given = read_base(folder, head).weights
+        given, plain = read_base(folder, head).weights, plain_names(model.network)
         own = frozenset(
             name
             for name, each in model.network.named_parameters()
-            if each.requires_grad or name not in given or not torch.equal(given[name], each)
+            if each.requires_grad
+            or plain[name] not in given
+            or not torch.equal(given[plain[name]], each)
         )
         return cls(task, model, Adaptation(folder.name, head, tune, own))
 
@@ -105,9 +107,11 @@ class AdaptedPredictor(TextPredictor):
         fill(network, given.weights)
         # Nothing drawn by the seed is left: all that the base does not give is in the file.
         read_choice("tunes", tune, str(folder / BASE), resolve).apply(network, 0)
-        own = read_tensors(folder / WEIGHTS)
+        own, plain = read_tensors(folder / WEIGHTS), plain_names(network)
         shapes = {name: tuple(each.shape) for name, each in network.named_parameters()}
-        needed = {n: shape for n, shape in shapes.items() if n not in given.weights or n in own}
+        needed = {
+            n: shape for n, shape in shapes.items() if n in own or plain[n] not in given.weights
+        }
         check_fit(own, needed, str(folder / WEIGHTS))
         fill(network, own)
         model = TextModel.bound(network, given.tokenizer, folder, description)

@@ -16,6 +16,16 @@ PROBED = 8
 """Rows of the stream that a merged map is compared on."""
 
 
+def plain_names(network: Network) -> dict[str, str]:
+    """Each weight's name -> its name in the same network without adapters."""
+    found = {name: name for name, _ in network.named_parameters()}
+    for name, each in linears(network):
+        if isinstance(each, LowRankLinear):
+            for leaf, _ in each.inner.named_parameters():
+                found[f"{name}.inner.{leaf}"] = f"{name}.{leaf}"
+    return found
+
+
 @torch.no_grad()
 def merged(network: Network) -> Network:
     """A network of plain maps that computes the same; the network itself where it has no adapter.
@@ -26,10 +36,9 @@ def merged(network: Network) -> Network:
     adapted = {name: each for name, each in linears(network) if isinstance(each, LowRankLinear)}
     if not adapted:
         return network
-    weights: dict[str, Tensor] = dict(network.named_parameters())
-    for name, each in adapted.items():
-        for leaf, weight in each.inner.named_parameters():
-            weights[f"{name}.{leaf}"] = each.merged_weight() if leaf == "weight" else weight
+    own, plain_name = dict(network.named_parameters()), plain_names(network)
+    weights: dict[str, Tensor] = {plain_name[name]: each for name, each in own.items()}
+    weights |= {f"{name}.weight": each.merged_weight() for name, each in adapted.items()}
     found = build(network.spec, network.head_spec)
     fill(found, weights)
     plain = dict(linears(found))
