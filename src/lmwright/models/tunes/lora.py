@@ -64,9 +64,9 @@ class LoRA(Settings):
         }
         if not chosen:
             raise BadInput(
-                f"tune is lora with linears {self.linears}, and the network has none",
-                "a network with such maps",
-                "set linears to all",
+                f"tune is lora with linears {self.linears}, and the network has no such map",
+                "a network with such maps (recurrent cells have none)",
+                "set linears to all, or tune to head or full",
             )
         network.requires_grad_(False)
         for each in head_weights(network)[0]:
