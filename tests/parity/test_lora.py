@@ -180,8 +180,10 @@ THEIRS = {
 """Our maps of an encoder's layer -> those of the reference that are its parts."""
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_steps_are_those_of_peft():
-    """Ten steps of SGD from the same matrices: the adapters of peft, map by map."""
+    """Where it is installed (the test before has the formula written out). Ten steps of SGD from the same matrices: the adapters of peft, map by map."""
     peft = pytest.importorskip("peft")
     case = replace(test_encoders.CASES["bert, classify"], segments="")
     model = harness.reference(case)
