@@ -183,7 +183,10 @@ THEIRS = {
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_steps_are_those_of_peft():
-    """Where it is installed (the test before has the formula written out). Ten steps of SGD from the same matrices: the adapters of peft, map by map."""
+    """Where it is installed: ten steps of SGD from the same matrices, map by map.
+
+    The test before has the formula written out.
+    """
     peft = pytest.importorskip("peft")
     case = replace(test_encoders.CASES["bert, classify"], segments="")
     model = harness.reference(case)

@@ -128,9 +128,7 @@ def test_sgd_gives_the_numbers_of_torch_and_goes_on_from_its_state(momentum):
 
 def test_tunes_let_their_weights_learn_and_no_others():
     layer = (Sublayer(op=FeedForward(inner=3, activation="relu")),)
-    stack = Stack(
-        name="decoder", width=4, embedding=Embedding(vocabulary=7), layers=(layer,)
-    )
+    stack = Stack(name="decoder", width=4, embedding=Embedding(vocabulary=7), layers=(layer,))
     network = build(ModelSpec(stacks=(stack,)), Head(pool="none", outputs=7))
     HeadOnly().apply(network, seed=0)
     learning = {name for name, each in network.named_parameters() if each.requires_grad}
