@@ -14,7 +14,10 @@ CONTENT = re.compile(r"[0-9a-f]{64}")
 
 
 def bases_of(folder: Path) -> list[str]:
-    """The content hashes of the artifacts that the one in a folder stands on; Corrupt if none."""
+    """The content hashes of the artifacts that the one in a folder stands on; none for most.
+
+    Corrupt where its file names anything else.
+    """
     path = folder / BASE
     if not path.is_file():
         return []

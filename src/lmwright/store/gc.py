@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from lmwright.core.bases import bases_of
 from lmwright.core.errors import BadInput
 from lmwright.store.lease import SWEEP, lease, working
 from lmwright.store.run import read_run
@@ -82,5 +81,4 @@ def marks(store: Store, keep_runs: int) -> tuple[set[str], set[str]]:
         for result in ancestors(store, content):
             stamps.add(result.stamp)
             needed.update(result.outputs.values())
-    needed.update(*(map(str, bases_of(store.folder / "artifacts" / each)) for each in list(needed)))
     return stamps, needed

@@ -33,12 +33,13 @@ class LowRankLinear(Linear):
     ) -> None:
         super().__init__(inner.in_features, inner.parts, inner.members)
         self.inner, self.scale, self.drop = inner, scale, drop
-        dtype = next(inner.parameters()).dtype
+        like = next(inner.parameters())
         bound = 1 / math.sqrt(self.in_features)
         shape = self.members, len(self.parts), rank, self.in_features
         drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-        self.lora_a = nn.Parameter(drawn.to(dtype))
-        self.lora_b = nn.Parameter(torch.zeros(self.members, self.out_features, rank, dtype=dtype))
+        drawn = drawn.to("cpu" if like.is_meta else like.device, like.dtype)
+        self.lora_a = nn.Parameter(drawn)
+        self.lora_b = nn.Parameter(drawn.new_zeros(self.members, self.out_features, rank))
 
     def forward(self, x_ni: Tensor, rows: slice | None = None, member: int = 0) -> Tensor:
         """Map each row of the stream."""

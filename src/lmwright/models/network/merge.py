@@ -44,10 +44,9 @@ def merged(network: Network) -> Network:
     plain = dict(linears(found))
     for name, each in adapted.items():
         generator = Generator().manual_seed(0)
-        x_ni = torch.randn(PROBED, each.in_features, generator=generator)
+        x_ni = torch.randn(PROBED, each.in_features, generator=generator).to(each.lora_a)
         for member in range(each.members):
-            wanted = each(x_ni.to(each.lora_a.dtype), member=member)
-            got = plain[name](x_ni.to(each.lora_a.dtype), member=member)
+            wanted, got = each(x_ni, member=member), plain[name](x_ni, member=member)
             if not torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max())):
                 raise Corrupt(
                     f"the adapter of {name} changes its outputs when it is merged",
