@@ -77,6 +77,7 @@ def recipe_of(folder: Path, start: Path, **train: Any) -> Path:
         "train": settings,
         "baselines": {"like": ""},
         "evaluate": {"rows": 20},
+        "audit": {"checks": ["slices"]},
         "promote": {"detectors": None, "gate": gate},
     }
     path = folder / "tuned.yaml"
@@ -141,6 +142,10 @@ def test_the_model_is_what_learns_and_the_hash_of_its_base(made: Made) -> None:
     # The base is the published model's own bytes: another copy of it is the same artifact.
     assert {path.name for path in base.iterdir()} == {"published"}
     assert read_folder(published_in(base)).spec.longest == 64
+    card = made.store / "artifacts" / made.outputs["audit"] / "model-card.json"
+    said = json.loads(card.read_bytes())["model"]
+    assert (said["kind"], said["stands_on"]) == ("adapted", [base.name])
+    assert said["bytes"] == bytes_of(model)
     assert bytes_of(model) > bytes_of(base) > 10 * (model / "adapter.safetensors").stat().st_size
 
 
