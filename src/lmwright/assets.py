@@ -248,6 +248,11 @@ def asset_hash(address: str) -> str:
     return ASSETS[asset_of(address)[0]].sha256
 
 
+def asset_licence(address: str) -> str:
+    """What is known of the licence of an asset."""
+    return ASSETS[asset_of(address)[0]].licence
+
+
 def asset_file(address: str) -> Path:
     """The local path of ``asset:NAME/inside``; fetched and unpacked at its first use.
 

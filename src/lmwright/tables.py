@@ -14,6 +14,7 @@ from lmwright.core.errors import BadInput, nearest
 
 STAGES = {
     "data": "lmwright.data.prepare:Data",
+    "base": "lmwright.train.base:Base",
     "train": "lmwright.train.finetune:Train",
     "zero-shot": "lmwright.evals.zero_shot:ZeroShotClassification",
     "prompt": "lmwright.evals.prompt:Prompt",
@@ -46,8 +47,9 @@ SCHEDULES = {
 }
 
 TUNES = {
-    "full": "lmwright.train.tunes:Full",
-    "head": "lmwright.train.tunes:HeadOnly",
+    "full": "lmwright.models.tunes.full:Full",
+    "head": "lmwright.models.tunes.head:HeadOnly",
+    "lora": "lmwright.models.tunes.lora:LoRA",
 }
 
 FAMILIES = {
@@ -83,6 +85,7 @@ FAMILIES = {
 
 MODELS = {
     "text-model": "lmwright.models.text_model:TextPredictor",
+    "adapted": "lmwright.models.adapted:AdaptedPredictor",
     "tfidf": "lmwright.baselines.tfidf:Tfidf",
     "majority": "lmwright.baselines.majority:Majority",
     "dictionary": "lmwright.baselines.dictionary:Dictionary",

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput
+from lmwright.models.core.spec import Embedding, FeedForward, Head, ModelSpec, Stack, Sublayer
+from lmwright.models.network.network import build
+from lmwright.models.tunes.full import Full
+from lmwright.models.tunes.head import HeadOnly
 from lmwright.train.optim import clip
 from lmwright.train.optimizers import SGD, AdamW
 from lmwright.train.schedules import Constant, Cosine, Linear
-from lmwright.train.tunes import Full, HeadOnly
 
 
 def test_the_rate_rises_and_falls_in_straight_lines():
@@ -124,12 +127,14 @@ def test_sgd_gives_the_numbers_of_torch_and_goes_on_from_its_state(momentum):
 
 
 def test_tunes_let_their_weights_learn_and_no_others():
-    network = torch.nn.ModuleDict({"body": torch.nn.Linear(4, 3), "head": torch.nn.Linear(3, 2)})
-    HeadOnly().apply(network)
+    layer = (Sublayer(op=FeedForward(inner=3, activation="relu")),)
+    stack = Stack(name="decoder", width=4, embedding=Embedding(vocabulary=7), layers=(layer,))
+    network = build(ModelSpec(stacks=(stack,)), Head(pool="none", outputs=7))
+    HeadOnly().apply(network, seed=0)
     learning = {name for name, each in network.named_parameters() if each.requires_grad}
-    assert learning == {"head.weight", "head.bias"}
-    Full().apply(network)
+    assert learning == {"head.out.weight", "head.out.bias"}
+    Full().apply(network, seed=0)
     assert all(each.requires_grad for each in network.parameters())
-    network["head"].weight = network["body"].weight
+    network.head.out.weight = network.stacks["decoder"].embedding.tokens.weight
     with pytest.raises(BadInput, match="the body's too"):
-        HeadOnly().apply(network)
+        HeadOnly().apply(network, seed=0)

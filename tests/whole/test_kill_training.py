@@ -67,10 +67,11 @@ def wanted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(folder)
 
 
-def start(recipe: Path, store: Path) -> subprocess.Popen[bytes]:
+def start(recipe: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
     """The real command in a process of its own."""
+    command = ["run", str(recipe), "--store", str(store), *words]
     return subprocess.Popen(
-        [sys.executable, "-m", "lmwright.cli.main", "run", str(recipe), "--store", str(store)],
+        [sys.executable, "-m", "lmwright.cli.main", *command],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -131,6 +132,25 @@ def test_three_kills_in_training_change_no_bit(recipe: Path, wanted: str, tmp_pa
     assert len(events(store, "stage began")) == 5, "the data were made once, training begun often"
     assert not events(store, "not reproducible")
     assert not list((store / "work").iterdir())
+
+
+@pytest.mark.timeout(400)
+def test_a_kill_while_adapters_learn_changes_no_bit(recipe: Path, tmp_path: Path) -> None:
+    """The base is committed once, before; a checkpoint has what learns, and not the body."""
+    tune = ("--set", "train.tune={kind: lora, dropout: 0.1}")
+    assert start(recipe, tmp_path / "whole", *tune).wait(120) == 0
+    store = tmp_path / "broken"
+    process = start(recipe, store, *tune)
+    assert kill_at(process, 0.0, store, after=5)
+    kept = [path.stat().st_size for path in store.glob("work/**/weights.safetensors")]
+    assert kept and max(kept) < 5e6
+    assert start(recipe, store, *tune).wait(120) == 0
+    (one,), (two,) = (
+        folder.glob("artifacts/*/adapter.safetensors") for folder in (tmp_path / "whole", store)
+    )
+    assert one.read_bytes() == two.read_bytes() and one.parent.name == two.parent.name
+    assert events(store, "resumed")[0]["step"] >= 3
+    assert len(events(store, "stage began")) == 4, "data and base were made once, training twice"
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lmwright.audit.check import PASSED
+from lmwright.core.bases import bases_of, with_bases
 from lmwright.core.hashing import hash_file
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
@@ -31,7 +32,13 @@ def model_card(
         "model": {
             "kind": described["kind"],
             "files": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
-            "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+            "bytes": sum(
+                path.stat().st_size
+                for each in with_bases(folder)
+                for path in each.rglob("*")
+                if path.is_file()
+            ),
+            **({"stands_on": bases} if (bases := bases_of(folder)) else {}),
         },
         "training": {"rows": sum(learnt.values()) or None, "sources": learnt} | last(folder),
         "licences": {source["name"]: source["licence"] for source in sources(rows)},

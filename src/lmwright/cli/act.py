@@ -24,6 +24,9 @@ from lmwright.store.versions import retire as retire_alias
 from lmwright.store.versions import withdraw as withdraw_source
 
 AliasArgument = Annotated[str, typer.Argument(help="NAME@ALIAS, as in reviews@production.")]
+SourceArgument = Annotated[
+    str, typer.Argument(help="The name of a data source, or a base by its address or hash.")
+]
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept in the decision log.")]
 AuthorOption = Annotated[str, typer.Option(help="Who decides; the user's name by default.")]
 
@@ -53,7 +56,7 @@ def rollback(
 
 
 def withdraw(
-    source: Annotated[str, typer.Argument(help="The name of a data source.")],
+    source: SourceArgument,
     reason: ReasonOption = "",
     author: AuthorOption = "",
     store: StoreOption = STORE,
@@ -61,7 +64,7 @@ def withdraw(
     """Withdraw a source: list what learnt from it and bar its promotion."""
     opened = open_store(store)
     entry, touched = withdraw_source(opened, source, reason, author)
-    print(f"{source} is withdrawn (decision {entry['number']}); to be made anew:")
+    print(f"{entry['facts']['source']} is withdrawn (decision {entry['number']}); to be made anew:")
     for content in touched:
         makers = sorted({result.kind for result in opened.makers(content)})
         print(f"  {content[:16]}  {', '.join(makers)}")
@@ -91,14 +94,14 @@ def retire(
 
 
 def reinstate(
-    source: Annotated[str, typer.Argument(help="The name of a data source.")],
+    source: SourceArgument,
     reason: ReasonOption = "",
     author: AuthorOption = "",
     store: StoreOption = STORE,
 ) -> None:
     """Take a withdrawal back: what learnt from the source may be promoted again."""
     entry = reinstate_source(open_store(store), source, reason, author)
-    print(f"{source} may be learnt from again (decision {entry['number']})")
+    print(f"{entry['facts']['source']} may be learnt from again (decision {entry['number']})")
 
 
 def gc(

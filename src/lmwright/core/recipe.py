@@ -127,6 +127,7 @@ def make_recipe(
         raise BadInput(f"{where}: no stages", "a mapping from stage name to its settings")
     task = read_task(raw["task"], where, resolve) if "task" in raw else None
     steps = tuple(make_step(key, value, where, resolve, task) for key, value in stages.items())
+    steps = with_brought(steps, where, resolve, task)
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
     steps = with_wanted(steps, artifacts)
     check_order(steps, artifacts, where)
@@ -165,6 +166,29 @@ def parse_sections(
         for key in sections
         if key in raw
     }
+
+
+def with_brought(
+    steps: Sequence[Step], where: str, resolve: Resolve, task: Task | None
+) -> tuple[Step, ...]:
+    """The steps, each behind those that it brings: ``STAGE-ARTIFACT``, as is what these give."""
+    taken, found = {step.name for step in steps}, list[Step]()
+    for step in steps:
+        for own, settings in step.stage.brings().items():
+            name = f"{step.name}-{own}"
+            if name in taken or own in step.reads:
+                used = f"a stage called {name!r}" if name in taken else f"{step.name}.reads.{own}"
+                raise BadInput(
+                    f"{where}: {used}, and {step.name} brings a {own} of that name",
+                    f"one {own} of one name",
+                    f"rename or take out {used}",
+                )
+            made = make_step(name, settings, where, resolve, task)
+            (given,) = made.stage.gives()
+            found.append(replace(made, writes={given: name}))
+            step = replace(step, reads={**step.reads, own: name})
+        found.append(step)
+    return tuple(found)
 
 
 def with_wanted(steps: Sequence[Step], given: Collection[str]) -> tuple[Step, ...]:

@@ -153,6 +153,13 @@ class Stage(Settings):
         """Names of the artifacts that ``run`` writes."""
         return ()
 
+    def brings(self) -> dict[str, dict[str, Any]]:
+        """Stages of which each comes before this one and gives one artifact that it needs.
+
+        The stage's own name of the artifact -> raw settings, with ``stage`` for the kind.
+        """
+        return {}
+
     def holds(self) -> dict[str, tuple[str, ...]]:
         """Artifact that ``run`` gives -> names of what will be in it, where later stages ask."""
         return {}

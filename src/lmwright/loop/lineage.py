@@ -25,9 +25,12 @@ from lmwright.store.versions import (
     closure,
     history,
     learnt_from,
+    source_called,
 )
 from lmwright.tables import entries, resolve
 
+OF_BASE = ("address", "licence")
+"""What the facts of a stage that commits a base say of where it comes from."""
 VERSION = "version"
 """The artifact that binds a model into what an alias can name, and its JSON file."""
 
@@ -55,6 +58,7 @@ def of_version(store: Store, content: str, until: float = math.inf) -> dict[str,
             "code": hash_json(result.parts["code"]),
             "definitions": len(result.parts["code"]),
             "learns_from": result.facts.get("learns_from", []),
+            **{name: result.facts[name] for name in OF_BASE if name in result.facts},
             "learnt_rows": {
                 name: learnt_rows(path, licences)
                 for name, output in result.outputs.items()
@@ -171,6 +175,8 @@ def learners(store: Store, column: str, value: str) -> dict[str, str]:
     results = list(store.all_results())
     for result in results:
         for content in result.outputs.values():
+            if is_base(result) and value in result.facts["learns_from"]:
+                touched[content] = result.kind
             if lists(row_list(store, content), column, value):
                 touched[content] = result.kind
     grown = -1
@@ -183,6 +189,11 @@ def learners(store: Store, column: str, value: str) -> dict[str, str]:
         if VERSION in result.outputs and result.facts.get("model") in touched:
             touched.update(dict.fromkeys(result.outputs.values(), result.kind))
     return touched
+
+
+def is_base(result: Result) -> bool:
+    """Whether a result is the commit of a base, whose facts say where it comes from."""
+    return "address" in result.facts
 
 
 def origins(result: Result) -> list[str]:
@@ -229,7 +240,10 @@ def of_source(store: Store, source: str) -> dict[str, Any]:
     ``made_with_it`` are those whose own lists of rows name the source, as in :func:`of_row`;
     ``made_beside_it`` all other artifacts that hold it or were made from what holds it (scores,
     detectors, a model that drew none of its rows): withdrawing the source bars these too.
+    A base goes by its name (``base:…``) or its address; ``made_with_it`` are then the artifact
+    with it and every model and version that stands on it.
     """
+    source = source_called(store, source)
     learnt = learners(store, "source", source)
     beside = {
         content: sorted({result.kind for result in store.makers(content)})[0]

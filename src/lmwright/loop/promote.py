@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmwright.core.bases import with_bases
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.hashing import hash_json
@@ -334,8 +335,9 @@ def learnt_by(folder: Path) -> frozenset[str]:
 
 
 def bytes_of(folder: Path) -> int:
-    """The size of all files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """The size of all files of a model's folder and of those that it stands on."""
+    files = (path for each in with_bases(folder) for path in each.rglob("*"))
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def short_ids(rows: pa.Table) -> list[str]:

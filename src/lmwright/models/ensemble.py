@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from lmwright.core.bases import BASE, bases_of
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
@@ -103,6 +104,9 @@ class Ensemble:
             folder / DESCRIPTION,
             {"kind": self.kind, "task": task_to_json(self.task), MEMBERS: described},
         )
+        places = (folder / MEMBERS / str(place) for place in range(len(self.members)))
+        if bases := dict.fromkeys(base for place in places for base in bases_of(place)):
+            write_json(folder / BASE, {"artifacts": [*bases]})
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> Ensemble:

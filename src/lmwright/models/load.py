@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lmwright.core.bases import BASE, base_folder, bases_of
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.predictor import DESCRIPTION, Predictor
 from lmwright.core.reading import read_json_object
+from lmwright.core.settings import kind_of
 from lmwright.core.task import read_task
+from lmwright.models.files.published import family_modules, published_in
 from lmwright.old_format import description_of
 from lmwright.tables import entries, module_at, module_of, resolve
 
@@ -45,4 +48,17 @@ def modules_of(folder: Path) -> tuple[str, ...]:
             if place := resolve("tasks", kind).text_model:
                 found.append(module_at(place))
         found.append(module_of("models", str(description.get("kind"))))
+        found += base_modules(path.parent)
     return tuple(dict.fromkeys(found))
+
+
+def base_modules(folder: Path) -> list[str]:
+    """Modules that read what a predictor stands on and apply its tune, if it has a base."""
+    if "tune" not in (about := read_json_object(folder / BASE) if bases_of(folder) else {}):
+        return []
+    found = [module_of("tunes", kind_of(about["tune"]))]
+    for content in bases_of(folder):
+        base = base_folder(folder, content)
+        ours = (base / DESCRIPTION).is_file()
+        found += modules_of(base) if ours else family_modules(str(published_in(base)))
+    return found

@@ -425,6 +425,10 @@ class TextModel(Generic[N]):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "tokenizer.json", self.tokenizer.data)
         write_tensors(folder / "model.safetensors", dict(self.network.named_parameters()))
+        return self.described()
+
+    def described(self: TextModel[Network]) -> dict[str, Any]:
+        """All of the model but its weights and its tokenizer, as JSON values."""
         return {
             "format": FORMAT,
             "max_tokens": self.max_tokens,
@@ -438,12 +442,7 @@ class TextModel(Generic[N]):
     @classmethod
     def load(cls, folder: Path, description: Mapping[str, Any]) -> TextModel:
         """Read what :meth:`save` wrote; every fault of the folder is named."""
-        where = str(folder / DESCRIPTION)
-        spec, head_value = description.get("spec"), description.get("head")
-        if is_old(description, where):
-            spec, head_value = current_part(spec), current_part(head_value)
-        setting, head = read_spec(spec, where), read_head(head_value, where)
-        network = build(setting, head)
+        network = described_network(description, str(folder / DESCRIPTION))
         tensors = {
             current_weight(name): tensor
             for name, tensor in read_tensors(folder / "model.safetensors").items()
@@ -451,13 +450,32 @@ class TextModel(Generic[N]):
         wanted = {name: tuple(each.shape) for name, each in network.named_parameters()}
         check_fit(tensors, wanted, str(folder / "model.safetensors"))
         fill(network, tensors)
-        tokenizer = read_tokenizer(folder / "tokenizer.json")
+        return cls.bound(network, read_tokenizer(folder / "tokenizer.json"), folder, description)
+
+    @classmethod
+    def bound(
+        cls,
+        network: Network,
+        tokenizer: Tokenizer,
+        folder: Path,
+        description: Mapping[str, Any],
+    ) -> TextModel:
+        """A network with its weights and a tokenizer, as the description in a folder has them."""
+        where = str(folder / DESCRIPTION)
         for role, ids in description.get("roles", {}).items():
             tokenizer.roles[role] = tuple(ids)
-        check_vocabulary(tokenizer, setting, folder)
+        check_vocabulary(tokenizer, network.spec, folder)
         most = checked_cap(description.get("max_tokens"), network, where)
         generation = read_generation(description.get("generation", {}), where)
         return TextModel(network, tokenizer, most, generation, str(description.get("family", "")))
+
+
+def described_network(description: Mapping[str, Any], where: str) -> Network:
+    """The network that a description has, without values of its weights."""
+    spec, head = description.get("spec"), description.get("head")
+    if is_old(description, where):
+        spec, head = current_part(spec), current_part(head)
+    return build(read_spec(spec, where), read_head(head, where))
 
 
 class TaskModel(Protocol):
@@ -519,13 +537,17 @@ class TextPredictor:
     def load(cls, folder: Path, task: Task) -> TextPredictor:
         """Read what :meth:`save` wrote; Corrupt where the head is not the task's."""
         found = cls(task, TextModel.load(folder, read_json_object(folder / DESCRIPTION)))
-        names = found.task_model.output_names()
-        if names and found.model.outputs != len(names):
-            raise Corrupt(
-                f"{folder / DESCRIPTION}: {found.model.outputs} outputs",
-                f"{len(names)}, as the task {task.kind} has them",
-            )
+        found.check_outputs(str(folder / DESCRIPTION))
         return found
+
+    def check_outputs(self, where: str) -> None:
+        """Corrupt where the head is not the task's."""
+        names = self.task_model.output_names()
+        if names and self.model.outputs != len(names):
+            raise Corrupt(
+                f"{where}: {self.model.outputs} outputs",
+                f"{len(names)}, as the task {self.task.kind} has them",
+            )
 
 
 def from_published(published: Published, head: Head | str, max_tokens: int, seed: int) -> TextModel:

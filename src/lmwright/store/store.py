@@ -26,6 +26,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lmwright.core.bases import bases_of, missing_base
 from lmwright.core.durable import (
     commit_folder,
     sweep,
@@ -112,7 +113,19 @@ class Store:
     # Artifacts
 
     def artifact(self, content: str) -> Path:
-        """The folder of an artifact, fetched if it is only at the remote. Corrupt when gone."""
+        """The folder of an artifact, fetched if it is only at the remote, with what it stands on.
+
+        Corrupt when it is gone, BadInput when a base of it is.
+        """
+        path = self.fetched(content)
+        for base in bases_of(path):
+            if not self.has_artifact(base):
+                raise missing_base(content, base)
+            self.artifact(base)
+        return path
+
+    def fetched(self, content: str) -> Path:
+        """The folder of an artifact alone."""
         path = self.folder / "artifacts" / content
         if not path.is_dir() and not self.pull_artifact(content):
             raise Corrupt(
@@ -143,8 +156,11 @@ class Store:
         return content
 
     def verify(self, content: str) -> bool:
-        """Whether an artifact still has the content that its name says."""
-        return self.has_artifact(content) and hash_tree(tree(self.artifact(content))) == content
+        """Whether an artifact, and all that it stands on, still has the content of its name."""
+        if not self.has_artifact(content):
+            return False
+        folder = self.fetched(content)
+        return hash_tree(tree(folder)) == content and all(map(self.verify, bases_of(folder)))
 
     # Results
 

@@ -18,6 +18,8 @@ from lmwright.store.store import Result, Store
 
 ALIAS = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}@[a-z0-9][a-z0-9_-]{0,63}")
 MOVES = {"promote", "rollback"}
+FEWEST_DIGITS = 8
+"""Digits of a hash by which a base may be named."""
 RETIRE = "retire"
 """The decision after which nothing is behind an alias, until the next promotion."""
 
@@ -215,11 +217,11 @@ def withdrawn(store: Store) -> set[str]:
     return {source for source, action in last.items() if action == "withdraw"}
 
 
-def reinstate(store: Store, source: str, reason: str, author: str = "") -> dict[str, Any]:
+def reinstate(store: Store, name: str, reason: str, author: str = "") -> dict[str, Any]:
     """Take the withdrawal of a source back: what learnt from it may be promoted again."""
 
     def facts() -> dict[str, Any]:
-        known = withdrawn(store)
+        known, source = withdrawn(store), source_called(store, name)
         if source not in known:
             cure = nearest(source, known) if known else "see: lmwright lineage SOURCE"
             raise BadInput(f"{source!r} is not withdrawn", "a withdrawn source", cure)
@@ -241,10 +243,37 @@ def refuse_withdrawn(store: Store, content: str) -> None:
         )
 
 
+def source_called(store: Store, name: str) -> str:
+    """The source that a name means: a base goes by its address, or its artifact's hash, too.
+
+    BadInput where an address named several bases in turn.
+    """
+    found = {
+        source
+        for result in store.all_results()
+        if "address" in result.facts
+        and (name == result.facts["address"] or name in shortened(result.outputs.values(), name))
+        for source in result.facts["learns_from"]
+    }
+    if len(found) > 1:
+        raise BadInput(
+            f"{len(found)} bases were called {name!r}: {', '.join(sorted(found))}",
+            "one base",
+            "name one of these",
+        )
+    return next(iter(found), name)
+
+
+def shortened(contents: Iterable[str], name: str) -> set[str]:
+    """The hashes cut to the length of a name that has as many digits as the start of one."""
+    return {content[: len(name)] for content in contents} if len(name) >= FEWEST_DIGITS else set()
+
+
 def withdraw(
     store: Store, source: str, reason: str, author: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
     """Withdraw a source; returns the log entry and the artifacts that must be made anew."""
+    source = source_called(store, source)
     touched = learnt_from(store, source)
     known = {name for result in store.all_results() for name in result.facts.get("learns_from", [])}
     if source not in known:

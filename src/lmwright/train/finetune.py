@@ -25,6 +25,7 @@ from lmwright.data.corpus import (
     task_modules,
     text_model_modules,
 )
+from lmwright.models.adapted import AdaptedPredictor
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.files.folder import Published
 from lmwright.models.files.published import (
@@ -32,9 +33,11 @@ from lmwright.models.files.published import (
     content_of,
     family_modules,
     located,
+    published_in,
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
+from lmwright.models.network.merge import merged
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
@@ -53,6 +56,8 @@ CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
 AT_ONCE = 4096
 """Rows that are made examples of at a time."""
+BASE = "base"
+"""The artifact with the published start, where that is committed first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +75,11 @@ class Train(Stage):
     positions. With ``epochs`` 0 the start is taken as it is, which a start with a published head
     for the task can be; training goes on from such a head where it knows the rows' labels. ``tune``
     says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its table, or a
-    mapping with ``kind`` and settings. ``lr`` is the peak rate. The validation split is scored
-    every ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
-    never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
-    keeps the start's own rates.
+    mapping with ``kind`` and settings. Where the body of a start stays as it is, the model is saved
+    as what learns, and stands on the start, which is committed as an artifact. ``lr`` is the peak
+    rate. The validation split is scored every ``evaluate_every`` steps; after ``patience`` scores
+    without a better one the run ends (0: never), and the best weights are kept, by the score that
+    the task monitors. ``dropout`` below 0 keeps the start's own rates.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -103,9 +109,15 @@ class Train(Stage):
     checkpoint_every: int = inert(200)
 
     def needs(self) -> tuple[str, ...]:
-        """The rows, the earlier model if there is one, and the artifacts with further rows."""
-        earlier = (self.start_from,) if self.start_from else ()
+        """The rows, the base or earlier model if there is one, the artifacts with further rows."""
+        earlier = (self.start_from,) if self.start_from else tuple(self.brings())
         return ("rows", *earlier, *self.extra)
+
+    def brings(self) -> dict[str, dict[str, Any]]:
+        """The published start as an artifact, where its body stays as it is."""
+        if self.start_from or self.new is not None or not self.chosen("tune").freezes:
+            return {}
+        return {BASE: {"stage": "base", "start": self.start}}
 
     def gives(self) -> tuple[str, ...]:
         """One model."""
@@ -113,7 +125,7 @@ class Train(Stage):
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
-        if self.start_from or self.new is not None:
+        if self.start_from or self.new is not None or self.brings():
             return {}
         return {self.start: content_of(self.start)}
 
@@ -127,7 +139,7 @@ class Train(Stage):
             return (*found, *modules_of(inputs[self.start_from]))
         if self.new is not None:
             return (*found, module_of("families", self.new.family))
-        return (*found, *family_modules(self.start))
+        return (*found, *family_modules(self.address(inputs)))
 
     @classmethod
     def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
@@ -136,9 +148,8 @@ class Train(Stage):
 
     @classmethod
     def origins(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The earlier model."""
-        earlier = settings.get("start_from")
-        return (earlier,) if earlier else ()
+        """The earlier model, or the base."""
+        return (settings.get("start_from") or BASE,)
 
     @classmethod
     def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
@@ -229,7 +240,8 @@ class Train(Stage):
         held_out = task_model.examples(model, validation)
         state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
         out = work.out("model")
-        TextPredictor(task, model).save(out)
+        predictor = self.saved(work, task_model, model)
+        predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
         keys = pa.array(row_keys(task, table), pa.string())
@@ -247,7 +259,17 @@ class Train(Stage):
             f"validation_{task_model.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **facts_of(predictor),
         }
+
+    def saved(self, work: Work, task_model: TrainedTaskModel, model: TextModel) -> TextPredictor:
+        """The trained model as it is saved: whole, or on its base where that stays as it is."""
+        base, task = self.start_from or next(iter(self.brings()), ""), task_model.task
+        if base and self.chosen("tune").freezes:
+            head = task_model.head(0.0)
+            use = head if isinstance(head, str) and not self.start_from else ""
+            return AdaptedPredictor.trained(task, model, work.inputs[base], use, self.tune)
+        return TextPredictor(task, without_adapters(model))
 
     def fit(
         self,
@@ -258,7 +280,7 @@ class Train(Stage):
         held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        self.chosen("tune").apply(network)
+        self.chosen("tune").apply(network, self.seed)
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
@@ -332,7 +354,7 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            model = found.model
+            model = without_adapters(found.model)
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
@@ -346,7 +368,7 @@ class Train(Stage):
             texts = [task.text(row) for row in self.training_rows(work).to_pylist()]
             drawn = self.new.model(texts, head, self.max_tokens, self.seed)
         else:
-            published = self.published()
+            published = self.published(self.address(work.inputs))
             if not isinstance(head, str) and self.takes_head(published, use, names):
                 places = places_of(published.described.config, use, names)
                 work.record("published head", labels=list(names), outputs=places)
@@ -363,13 +385,17 @@ class Train(Stage):
             return not self.epochs  # whose fault is then told
         return True
 
-    def published(self) -> Published:
+    def address(self, inputs: Mapping[str, Path]) -> str:
+        """Where the published start is read from: its artifact, where it is committed first."""
+        return str(published_in(inputs[BASE])) if self.brings() else self.start
+
+    def published(self, address: str = "") -> Published:
         """The published start; BadInput if it has not the positions for what it is to read."""
-        if not located(self.start).exists():
+        if not located(address or self.start).exists():
             raise BadInput(
                 f"start: there is no {self.start}", "a published model's folder or .gguf file"
             )
-        found = read_published(self.start)
+        found = read_published(address or self.start)
         longest = found.spec.longest or LONGEST
         name = "max_tokens" if self.max_tokens > longest else "read_tokens"
         if self.reading > longest:
@@ -403,6 +429,19 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
         network = build(network.spec.with_dropout(dropout), head)
         fill(network, dict(model.network.named_parameters()))
     return model.with_network(network, max_tokens)
+
+
+def without_adapters(model: TextModel) -> TextModel:
+    """The same model with its adapters, if it has any, merged into its weights."""
+    return model.with_network(merged(model.network), model.max_tokens)
+
+
+def facts_of(predictor: TextPredictor) -> dict[str, Any]:
+    """What a model stands on and how many of its weights are its own; nothing of a whole one."""
+    if not isinstance(predictor, AdaptedPredictor):
+        return {}
+    about, weights = predictor.adaptation, dict(predictor.model.network.named_parameters())
+    return {"base": about.base, "own_parameters": sum(weights[name].numel() for name in about.own)}
 
 
 def positions(model: TextModel) -> int:

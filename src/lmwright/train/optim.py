@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lmwright.models.network.network import Network
+
 
 class Optimizer(Protocol):
     """The optimizer of one run."""
@@ -40,10 +42,15 @@ class Schedule(Protocol):
 
 
 class Tune(Protocol):
-    """The setting ``tune``: which weights learn; an entry of ``tables.TUNES``."""
+    """The setting ``tune``: which weights learn; an entry of ``tables.TUNES``.
 
-    def apply(self, network: nn.Module) -> None:
-        """Let these weights want a gradient, and no others."""
+    ``freezes`` says that the body stays as it is, so that only what learns is saved.
+    """
+
+    freezes: bool
+
+    def apply(self, network: Network, seed: int) -> None:
+        """Let these weights want a gradient and no others; new ones are drawn from ``seed``."""
 
 
 def trainable(network: Any) -> dict[str, Tensor]:

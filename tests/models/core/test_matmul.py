@@ -59,6 +59,26 @@ def test_an_input_that_wants_no_gradient_gets_none():
     torch.testing.assert_close(linear.weight.grad, torch.full((2, 4), 3.0))
 
 
+def test_a_frozen_weight_has_no_product_in_the_backward_pass(library):
+    """One product less, and the same bits of the input's gradient."""
+    linear, found = DenseLinear(6, 3), []
+    generator = torch.Generator().manual_seed(1)
+    for weight in linear.parameters():
+        nn.init.normal_(weight, generator=generator)
+    for learns in (True, False):
+        linear.weight.requires_grad_(learns)
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(2), requires_grad=True)
+        y, linear.weight.grad = linear(x), None
+        with torch.profiler.profile() as profile:
+            y.square().sum().backward()
+        names = ("aten::mm", "mkldnn::_linear_pointwise")
+        counts = {each.key: each.count for each in profile.key_averages() if each.key in names}
+        found.append((x.grad, sum(counts.values())))
+        assert (linear.weight.grad is not None) == learns
+    (one, more), (two, fewer) = found
+    assert torch.equal(one, two) and (more, fewer) == (2, 1)
+
+
 def test_other_precisions_go_the_plain_way():
     linear = DenseLinear(4, 2).double()
     assert linear(torch.ones(3, 4, dtype=torch.float64)).dtype == torch.float64

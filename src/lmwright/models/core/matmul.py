@@ -43,20 +43,22 @@ class OneDNNLinear(torch.autograd.Function):
     ) -> Tensor:
         """(n, in), (out, in), (out) -> (n, out)."""
         ctx.save_for_backward(x_ni, weight_oi)
-        ctx.biased = bias_o is not None
         return onednn_linear(x_ni, weight_oi, bias_o)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of the input (if needed), the weight and the bias (if there is one)."""
+        """Gradients of the input, the weight and the bias, each where it is needed."""
         x_ni, weight_oi = ctx.saved_tensors
         gradient_no = gradients[0].contiguous()
-        wanted = ctx.needs_input_grad[0]
+        wanted, learns, shifts = ctx.needs_input_grad
         dx_ni = onednn_linear(gradient_no, weight_oi.t(), None) if wanted else None
+        db_o = gradient_no.sum(0) if shifts else None
+        if not learns:
+            return dx_ni, None, db_o
         # A sum over the rows: MKL is the faster one, but where the result is wider than high.
         wide = weight_oi.shape[1] > weight_oi.shape[0]
         dw_oi = onednn_linear(gradient_no.t(), x_ni.t(), None) if wide else gradient_no.t() @ x_ni
-        return dx_ni, dw_oi, gradient_no.sum(0) if ctx.biased else None
+        return dx_ni, dw_oi, db_o
 
 
 def linear_transposed(x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:

@@ -27,6 +27,7 @@ from lmwright.models.files.gguf_vocabulary import vocabulary_of
 from lmwright.models.files.published import describe, is_gguf, located, read_published
 from lmwright.models.files.readme import readme
 from lmwright.models.files.sentence import is_mean_map, read_mean_map, write_mean_map
+from lmwright.models.network.merge import merged
 from lmwright.models.text_model import TextModel, TextPredictor, head_spec, language_model
 from lmwright.tables import entries, resolve
 from lmwright.text.generation import GenerationConfig
@@ -71,7 +72,8 @@ def export_predictor(
 ) -> None:
     """Write a model of the store to ``out``, with its task and calibration beside it.
 
-    What was written is read back, and must have the same bits. BadInput: as :func:`export_model`,
+    Adapters are merged into the weights. What was written is read back, and must have the same
+    bits. BadInput: as :func:`export_model`,
     a predictor that is no text model, and a head or network that no published class has.
     """
     check_target(out, form)
@@ -81,7 +83,10 @@ def export_predictor(
             "a text model",
             "serve it with lmwright",
         )
-    model = predictor.model
+    model = predictor.model.with_network(
+        merged(predictor.model.network), predictor.model.max_tokens
+    )
+    predictor = TextPredictor(predictor.task, model)
     family = family_of_model(model)
     if form != FOLDER:
         form_of(family)

@@ -304,6 +304,14 @@ def tie(network: Network) -> None:
         set_weight(network, name, known[first])
 
 
+def head_weights(network: Network) -> tuple[list[nn.Parameter], bool]:
+    """The head's own weights, and whether it has others, which it shares with a stack."""
+    body = {id(each) for each in network.stacks.parameters()}
+    found = [] if network.head is None else list(network.head.parameters())
+    own = [each for each in found if id(each) not in body]
+    return own, len(own) < len(found)
+
+
 def set_weight(network: Network, name: str, weight: nn.Parameter) -> None:
     """Set one weight by its name."""
     module, _, leaf = name.rpartition(".")

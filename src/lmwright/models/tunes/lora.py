@@ -1,0 +1,149 @@
+"""LoRA: low-rank adaptation (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor, nn
+
+from lmwright.core.errors import BadInput
+from lmwright.core.random import key
+from lmwright.core.stage import Settings
+from lmwright.models.blocks.attention import Attention
+from lmwright.models.blocks.context import ForwardContext
+from lmwright.models.blocks.feed_forward import Experts, FeedForward, Projection
+from lmwright.models.blocks.positions import TransformerXL
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.linear import Linear, linears, replace_linears
+from lmwright.models.core.low_rank import LowRankLinear
+from lmwright.models.core.ragged import Ragged
+from lmwright.models.network.network import Network, head_weights
+
+DROPOUT_ID = 1 << 21
+"""The dropout id of a network's first map; blocks and heads have smaller ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Settings):
+    """Maps of the body get an update of low rank, B A x · alpha / rank; the body stays as it is.
+
+    ``linears`` are the maps that get one: those of ``attention`` (queries, keys, values, output),
+    those of the ``mlp``, or ``all`` but the head's. ``dropout`` is that of the update's input.
+    With ``head`` the head's own weights learn as a whole; those that it shares with the body never
+    do.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    linears: Literal["all", "attention", "mlp"] = "all"
+    head: bool = True
+    freezes: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """BadInput for a number outside its range."""
+        if self.rank < 1:
+            raise BadInput(f"rank is {self.rank}", "1 or more")
+        if not self.alpha > 0:
+            raise BadInput(f"alpha is {self.alpha}", "more than 0")
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"dropout is {self.dropout}", "at least 0, less than 1")
+
+    def apply(self, network: Network, seed: int) -> None:
+        """Adapters round the maps, drawn from ``seed`` by each map's name; only they learn, and
+        the head.
+
+        BadInput: a network without such maps, and dropout on a map whose rows are no tokens.
+        """
+        chosen = {
+            name: place
+            for place, (name, _) in enumerate(linears(network))
+            if self.is_chosen(network, name)
+        }
+        if not chosen:
+            raise BadInput(
+                f"tune is lora with linears {self.linears}, and the network has no such map",
+                "a network with such maps (recurrent cells have none)",
+                "set linears to all, or tune to head or full",
+            )
+        network.requires_grad_(False)
+        for each in head_weights(network)[0]:
+            each.requires_grad_(self.head)
+        streams = Streams(network) if self.dropout else None
+
+        def make(name: str, linear: Linear) -> Linear:
+            if name not in chosen:
+                return linear
+            drop = None
+            if streams is not None:
+                stack, dropout_id = stack_of_rows(network, name), DROPOUT_ID + chosen[name]
+                drop = partial(streams.drop, rate=self.dropout, stack=stack, dropout_id=dropout_id)
+            generator = Generator().manual_seed(key(seed, "weight", f"{name}.lora_a") % (1 << 63))
+            return LowRankLinear(linear, self.rank, self.alpha / self.rank, generator, drop)
+
+        replace_linears(network, make)
+
+    def is_chosen(self, network: Network, name: str) -> bool:
+        """Whether a map gets an adapter."""
+        op, leaf = op_of(network, name)
+        if self.linears == "attention":
+            return isinstance(op, Attention | TransformerXL)
+        if self.linears == "mlp":
+            return isinstance(op, FeedForward | Experts) and leaf in ("up", "down")
+        return not name.startswith("head.")
+
+
+def op_of(network: Network, name: str) -> tuple[nn.Module, str]:
+    """The op that a map is of, and its name there."""
+    above, _, leaf = name.rpartition(".")
+    return network.get_submodule(above), leaf
+
+
+def stack_of_rows(network: Network, name: str) -> str:
+    """The stack whose tokens are the rows of a map's input; BadInput where they are others."""
+    op, leaf = op_of(network, name)
+    if isinstance(op, Attention):
+        other = op.setting.cross_attends
+        if not other or leaf in ("q", "out"):
+            return name.split(".")[1]
+        if leaf == "kv":
+            return other
+    if isinstance(op, FeedForward | Projection):
+        return name.split(".")[1]
+    raise BadInput(
+        f"tune is lora with dropout, and the rows of {name} are no tokens of one text",
+        "dropout 0, or other maps",
+        "set tune.dropout to 0",
+    )
+
+
+class Streams:
+    """What keys the dropout of a network's maps in the present pass: its RNG, each stack's batch.
+
+    A map is not told which tokens its rows are. They are all of the stack's, or its documents'
+    first or last ones where the head reads no others.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.last = network.head_spec is not None and network.head_spec.pool == "last"
+        self.rng: DropoutRNG | None = None
+        self.batches: dict[str, Ragged] = {}
+        for name, stack in network.stacks.items():
+            stack.embedding.register_forward_pre_hook(partial(self.begin, name))  # type: ignore[union-attr]
+
+    def begin(self, stack: str, module: nn.Module, given: tuple[ForwardContext]) -> None:
+        """Take the batch of a stack whose pass begins, in training alone."""
+        self.rng = given[0].dropout_rng
+        if self.rng is not None:
+            self.batches[stack] = given[0].batch
+
+    def drop(self, x_ni: Tensor, rate: float, stack: str, dropout_id: int) -> Tensor:
+        """Dropout of a map's input, keyed by seed, step, document and map."""
+        if self.rng is None:
+            return x_ni
+        batch = self.batches[stack]
+        if len(x_ni) != len(batch.tokens_n):
+            batch = batch.boundary_tokens(self.last)
+        return x_ni * self.rng.token_mask(batch, x_ni, rate, dropout_id)

@@ -1,0 +1,320 @@
+"""LoRA on a network of every family: begins as the frozen one, learns alone, merges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, nn
+
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.random import key
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.linear import DenseLinear, StackedLinear, WindowLinear, linears
+from lmwright.models.core.low_rank import LowRankLinear
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.network.merge import merged
+from lmwright.models.network.network import Network, head_weights
+from lmwright.models.tunes.head import HeadOnly
+from lmwright.models.tunes.lora import LoRA
+from lmwright.train.optimizers import SGD
+from tests.parity import harness, test_encoders
+from tests.parity.networks import NETWORKS
+
+every = pytest.mark.parametrize("name", [name for name in NETWORKS if name != "elmo"])
+"""But ELMo here, whose weights are all in recurrent cells."""
+
+
+def adapted(network: Network) -> dict[str, LowRankLinear]:
+    """The adapters of a network by name; those of tied maps under each of their names."""
+    return {name: each for name, each in linears(network) if isinstance(each, LowRankLinear)}
+
+
+def trained(network: Network, seed: int = 4) -> dict[str, LowRankLinear]:
+    """The same adapters with second matrices as if they had learnt."""
+    generator = Generator().manual_seed(seed)
+    for each in (found := adapted(network)).values():
+        nn.init.normal_(each.lora_b.data, std=0.2, generator=generator)
+    return found
+
+
+@every
+def test_adapters_begin_as_the_frozen_network_and_learn_alone(name):
+    network, batch = NETWORKS[name]()
+    with torch.no_grad():
+        plain = network(batch)
+        LoRA(rank=2).apply(network, seed=5)
+        assert torch.equal(network(batch), plain)
+    trained(network)
+    network(batch).square().sum().backward()
+    own = {id(each) for map_ in adapted(network).values() for each in (map_.lora_a, map_.lora_b)}
+    head = {id(each) for each in head_weights(network)[0]}
+    for path, weight in network.named_parameters():
+        assert weight.requires_grad == (id(weight) in own | head), path
+        learns = weight.grad is not None and bool((weight.grad != 0).any())
+        # A scale of routed experts that no token chose, say, has no gradient.
+        assert learns <= weight.requires_grad and (learns or id(weight) not in own), path
+
+
+@every
+def test_merged_adapters_give_the_same_logits_in_a_plain_network(name):
+    network, batch = NETWORKS[name]()
+    plain = {path: each.clone() for path, each in network.named_parameters()}
+    assert merged(network) is network
+    LoRA(rank=2, alpha=3.0).apply(network, seed=5)
+    trained(network)
+    found = merged(network)
+    assert {path for path, _ in found.named_parameters()} == plain.keys() and not adapted(found)
+    with torch.no_grad():
+        wanted = network(batch)
+        torch.testing.assert_close(found(batch), wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.next(batch, None), network.next(batch, None))
+        assert not torch.allclose(NETWORKS[name]()[0](batch), wanted)
+    changed = {p for p, each in found.named_parameters() if not torch.equal(each, plain[p])}
+    names = {f"{path}.weight" for path in adapted(network)}
+    assert changed <= names and changed
+
+
+def test_a_merge_that_changes_an_output_is_refused(monkeypatch):
+    network, _ = NETWORKS["gpt2"]()
+    LoRA(rank=2).apply(network, seed=5)
+    trained(network)
+    monkeypatch.setattr(LowRankLinear, "merged_weight", lambda self: self.inner.weight)
+    with pytest.raises(Corrupt, match="changes its outputs when it is merged"):
+        merged(network)
+
+
+@pytest.mark.parametrize("kind", ["parts", "stack", "window"])
+def test_an_update_is_the_formula(kind):
+    """y + alpha / rank B A x, a pair of matrices for each part and member."""
+    generator = Generator().manual_seed(0)
+    inner = {
+        "parts": lambda: DenseLinear(6, (4, 2, 2)),
+        "stack": lambda: StackedLinear(3, 6, 5, bias=False),
+        "window": lambda: WindowLinear(2, 5, 3),
+    }[kind]().double()
+    for weight in inner.parameters():
+        nn.init.normal_(weight.data, generator=generator)
+    found = LowRankLinear(inner, 2, 1.5, generator)
+    assert float(found.lora_a.detach().abs().max()) <= 1 / math.sqrt(6) and not found.lora_b.any()
+    nn.init.normal_(found.lora_b.data, generator=generator)
+    x_ni = torch.randn(7, 6, dtype=torch.float64, generator=generator)
+    for member in range(found.members):
+        wanted, first = [], 0
+        for part, size in enumerate(found.parts):
+            b_or = found.lora_b[member, first : first + size]
+            wanted.append(x_ni @ found.lora_a[member, part].T @ b_or.T)
+            first += size
+        whole = inner(x_ni, member=member) + 1.5 * torch.cat(wanted, dim=1)
+        torch.testing.assert_close(found(x_ni, member=member), whole)
+        for rows in (slice(1, 5), slice(3, None), slice(None, 2)):
+            torch.testing.assert_close(found(x_ni, rows, member), whole[:, rows])
+
+
+def test_the_first_matrix_is_drawn_as_kaiming_by_seed_and_name():
+    """``kaiming_uniform_(a=√5)``, as peft draws it: uniform within ±1/√in."""
+    found = []
+    for seed in (1, 1, 2):
+        network, _ = NETWORKS["gpt2"]()
+        LoRA(rank=3).apply(network, seed)
+        found.append({name: each.lora_a.detach() for name, each in adapted(network).items()})
+    one, same, other = found
+    for name, a in one.items():
+        assert torch.equal(a, same[name]) and not torch.equal(a, other[name])
+        generator = Generator().manual_seed(key(1, "weight", f"{name}.lora_a") % (1 << 63))
+        drawn = nn.init.kaiming_uniform_(
+            torch.empty(a[0].shape[0] * 3, a.shape[-1]), a=math.sqrt(5), generator=generator
+        )
+        torch.testing.assert_close(a.flatten(0, 2), drawn.to(a.dtype))
+    assert not any(torch.equal(a[0, 0], b[0, 0]) for a, b in pairwise(one.values()))
+
+
+def test_steps_are_those_of_the_formula():
+    """Ten steps against the merged weight W + s B A written out, differentiated by autograd."""
+    network, batch = NETWORKS["bert, classify"]()
+    tune = LoRA(rank=2, alpha=6.0, linears="attention", head=False)
+    tune.apply(network, seed=5)
+    ours = adapted(network)
+    plain, _ = NETWORKS["bert, classify"]()
+    fixed = {name: each.detach() for name, each in plain.named_parameters()}
+    pairs = {
+        name: (each.lora_a.detach().clone(), each.lora_b.detach().clone())
+        for name, each in ours.items()
+    }
+    optimizer, losses = SGD(momentum=0.0).make(network), []
+    for _ in range(10):
+        loss = F.cross_entropy(network(batch), torch.zeros(len(batch.documents), dtype=torch.int64))
+        loss.backward()
+        optimizer.step(0.05)
+        leaves = {n: tuple(each.requires_grad_() for each in pair) for n, pair in pairs.items()}
+        weights = dict(fixed)
+        for name, (a, b) in leaves.items():
+            sizes = ours[name].parts
+            update = [b_p @ a_p for a_p, b_p in zip(a[0], b[0].split(sizes), strict=True)]
+            weights[f"{name}.weight"] = fixed[f"{name}.weight"] + 3.0 * torch.cat(update)
+        logits = torch.func.functional_call(plain, weights, (batch,))
+        theirs = F.cross_entropy(logits, torch.zeros(len(batch.documents), dtype=torch.int64))
+        torch.testing.assert_close(loss, theirs)
+        losses.append(loss.item())
+        theirs.backward()
+        pairs = {
+            n: tuple((each - 0.05 * each.grad).detach() for each in pair)
+            for n, pair in leaves.items()
+        }
+    assert losses[-1] < 0.9 * losses[0]
+    for name, (a, b) in pairs.items():
+        torch.testing.assert_close(ours[name].lora_a, a)
+        torch.testing.assert_close(ours[name].lora_b, b)
+
+
+THEIRS = {
+    "0.op.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "0.op.out": ("attention.output.dense",),
+    "1.op.up": ("intermediate.dense",),
+    "1.op.down": ("output.dense",),
+}
+"""Our maps of an encoder's layer -> those of the reference that are its parts."""
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_steps_are_those_of_peft():
+    """Where it is installed: ten steps of SGD from the same matrices, map by map.
+
+    The test before has the formula written out.
+    """
+    peft = pytest.importorskip("peft")
+    case = replace(test_encoders.CASES["bert, classify"], segments="")
+    model = harness.reference(case)
+    network = harness.ours(case, model).double()
+    LoRA(rank=3, alpha=6.0, head=False).apply(network, seed=5)
+    settings = peft.LoraConfig(
+        r=3, lora_alpha=6, target_modules=r".*encoder\.layer\..*(query|key|value|dense)"
+    )
+    with harness.in_double(True):
+        theirs = peft.get_peft_model(model, settings).double().eval()
+    pairs = []
+    for name, own in adapted(network).items():
+        _, _, _, layer, place = name.split(".", 4)
+        sizes = list(own.parts)
+        parts = zip(own.lora_a[0], own.lora_b[0].split(sizes), THEIRS[place], strict=True)
+        for part, (a, _, other) in enumerate(parts):
+            module = model.get_submodule(f"bert.encoder.layer.{layer}.{other}")
+            module.lora_A["default"].weight.data.copy_(a.detach())
+            pairs.append((own, part, module))
+    assert len(pairs) == 2 * 6 == sum("lora_A" in n for n, _ in theirs.named_parameters())
+    texts = harness.documents(case)
+    optimizer = SGD(momentum=0.0).make(network)
+    other = torch.optim.SGD([each for each in theirs.parameters() if each.requires_grad], 0.05)
+    for _ in range(10):
+        right = torch.zeros(len(texts), dtype=torch.int64)
+        F.cross_entropy(torch.stack(harness.logits_of_ours(case, network, texts)), right).backward()
+        optimizer.step(0.05)
+        said = [theirs(input_ids=torch.from_numpy(text)[None]).logits[0] for text in texts]
+        F.cross_entropy(torch.stack(said), right).backward()
+        other.step()
+        other.zero_grad()
+    for own, part, module in pairs:
+        b_or = own.lora_b[0].split(list(own.parts))[part]
+        assert b_or.any()
+        for mine, name in ((own.lora_a[0, part], "lora_A"), (b_or, "lora_B")):
+            torch.testing.assert_close(mine, getattr(module, name)["default"].weight)
+
+
+def with_dropout(name: str, rate: float = 0.4) -> tuple[Network, Ragged]:
+    """A network that drops nothing but the input of its trained adapters."""
+    network, batch = NETWORKS[name]()
+    LoRA(rank=2, dropout=rate, head=False).apply(network, seed=5)
+    trained(network)
+    return network, batch
+
+
+@pytest.mark.parametrize("name", ["bert, classify", "gpt2", "llama", "bart", "t5"])
+def test_dropout_of_a_document_is_the_same_in_any_company(name):
+    network, batch = with_dropout(name)
+    names = list(network.streams) if not isinstance(batch, Ragged) else []
+    streams = [batch[n] for n in names] if names else [batch]
+    with torch.no_grad():
+        plain, whole = network(batch), network(batch, DropoutRNG(1, 2))
+        again = network(batch, DropoutRNG(1, 2))
+        assert torch.equal(whole, again) and not torch.allclose(whole, plain)
+        assert not torch.allclose(whole, network(batch, DropoutRNG(1, 3)))
+        pooled = network.head_spec.pool != "none"
+        parts = whole if pooled else network.output_batch(batch).by_document(whole)
+        for place in range(len(streams[0].documents)):
+            alone = [single(stream, place) for stream in streams]
+            given = dict(zip(names, alone, strict=True)) if names else alone[0]
+            found = network(given, DropoutRNG(1, 2))
+            torch.testing.assert_close(
+                found[0] if pooled else found, parts[place], rtol=1e-9, atol=1e-9
+            )
+
+
+def single(stream: Ragged, place: int) -> Ragged:
+    """A batch of the one document that was packed at ``place``, under its own number."""
+    at = stream.order.index(place)
+    start, stop = list(stream.spans())[at]
+    ids = stream.tokens_n[start:stop].numpy()
+    segments = None if stream.segments_n is None else [stream.segments_n[start:stop].numpy()]
+    return pack([ids], [stream.documents[at]], segments=segments)
+
+
+def test_dropout_keeps_the_mean_and_the_rate():
+    network, batch = with_dropout("gpt2", rate=0.25)
+    each = next(iter(adapted(network).values()))
+    network(batch, DropoutRNG(0, 0))
+    x_ni = torch.ones(len(batch.tokens_n), 4000, dtype=torch.float64)
+    dropped = each.drop(x_ni)
+    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.75}
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    network(batch)
+    assert each.drop(x_ni) is x_ni, "no dropout outside of training"
+
+
+@pytest.mark.parametrize("name", ["mixtral", "xlnet", "text cnn"])
+def test_dropout_where_rows_are_no_tokens_is_refused_by_name(name):
+    network, _ = NETWORKS[name]()
+    with pytest.raises(BadInput, match=r"rows of stacks\.\S+ are no tokens of one text"):
+        LoRA(dropout=0.1).apply(network, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("linears", "name", "leaves"),
+    [
+        ("attention", "bart", {"q", "kv", "qkv", "out"}),
+        ("mlp", "bart", {"up", "down"}),
+        ("mlp", "mixtral", {"up", "down"}),
+        ("all", "mixtral", {"qkv", "out", "router", "up", "down"}),
+    ],
+)
+def test_the_maps_that_are_named_get_one(linears, name, leaves):
+    network, _ = NETWORKS[name]()
+    LoRA(linears=linears).apply(network, seed=5)
+    found = adapted(network)
+    assert {path.rpartition(".")[2] for path in found} == leaves
+    assert all(path.startswith("stacks.") for path in found)
+
+
+def test_a_network_without_such_maps_is_refused():
+    network, _ = NETWORKS["elmo"]()
+    with pytest.raises(BadInput, match="linears attention, and the network has no such map"):
+        LoRA(linears="attention").apply(network, seed=5)
+
+
+def test_a_shared_head_never_learns():
+    network, _ = NETWORKS["gpt2"]()
+    assert head_weights(network) == ([], True)
+    LoRA().apply(network, seed=5)
+    assert not network.head.out.weight.requires_grad
+    with pytest.raises(BadInput, match="this head's weights are the body's too"):
+        HeadOnly().apply(network, seed=5)
+
+
+@pytest.mark.parametrize("field", [{"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
+def test_a_setting_out_of_range_is_refused(field):
+    with pytest.raises(BadInput, match=f"{next(iter(field))} is"):
+        replace(LoRA(), **field).check()

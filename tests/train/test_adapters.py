@@ -1,0 +1,259 @@
+"""Trainings that leave the body as it is: what is saved, what it stands on, how it is read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmwright.baselines.majority import Majority
+from lmwright.core.bases import bases_of
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.hashing import hash_tree, tree
+from lmwright.core.predictor import answer_all
+from lmwright.core.task import role_columns
+from lmwright.data.corpus import schema_of
+from lmwright.metrics.calibration import Calibration
+from lmwright.models.adapted import AdaptedPredictor
+from lmwright.models.ensemble import Ensemble, Member
+from lmwright.models.files.folder import read_folder
+from lmwright.models.load import load_predictor, modules_of
+from lmwright.models.text_model import TextPredictor, language_model
+from lmwright.tasks.text_generation import TextGeneration
+from lmwright.train.base import Base
+from lmwright.train.finetune import Train
+from lmwright.train.new import New
+from tests.serve.talking import write_model
+from tests.train.conftest import TASK, FakeWork, write_rows, write_task
+
+LORA = {"kind": "lora", "rank": 2, "dropout": 0.2}
+FILES = ("adapter.safetensors", "base.json", "model.json", "curves.json", "rows.parquet")
+ROWS = [{"text": "A joy from start to end."}, {"text": "Dull."}]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def stage(small) -> Train:
+    return Train(
+        start=str(small),
+        rows=40,
+        epochs=1,
+        batch=8,
+        max_tokens=24,
+        lr=3e-3,
+        tune=LORA,
+        evaluate_every=3,
+        checkpoint_every=2,
+        validation_rows=10,
+        seed=3,
+    )
+
+
+def committed(folder: Path) -> Path:
+    """A folder under the hash of its content, as the store has it."""
+    return folder.rename(folder.with_name(hash_tree(tree(folder))))
+
+
+@pytest.fixture
+def inputs(stage, rows, tmp_path) -> dict[str, Path]:
+    """The rows, and the start as its stage commits it."""
+    work = FakeWork({}, tmp_path)
+    Base(start=stage.start).run(work)
+    return {"rows": rows, "base": committed(tmp_path / "base")}
+
+
+def files(work: FakeWork) -> dict[str, bytes]:
+    """The bytes of the model's artifact."""
+    return {name: (work.folder / "model" / name).read_bytes() for name in FILES}
+
+
+def logits(predictor: Any) -> torch.Tensor:
+    """The logits of two rows."""
+    return torch.tensor(predictor.answers(predictor.prepare(ROWS)).columns["logits"])
+
+
+def test_the_start_is_brought_as_an_artifact(stage, inputs):
+    assert stage.needs() == ("rows", "base")
+    assert stage.brings() == {"base": {"stage": "base", "start": stage.start}}
+    assert stage.reads() == {} and Train.origins({"start_from": None}) == ("base",)
+    whole = replace(stage, tune="full")
+    assert (whole.needs(), whole.brings()) == (("rows",), {})
+    assert {stage.start} == whole.reads().keys()
+    reached = stage.reaches(inputs)
+    assert "lmwright.models.tunes.lora" in reached and "lmwright.models.zoo.bert" in reached
+
+
+@pytest.mark.parametrize("tune", [LORA, "head", {"kind": "lora", "linears": "attention"}])
+def test_what_is_read_back_answers_with_the_same_bits(stage, inputs, tmp_path, tune, monkeypatch):
+    work, kept = FakeWork(inputs, tmp_path / "work"), []
+    saved = AdaptedPredictor.save
+    monkeypatch.setattr(
+        AdaptedPredictor, "save", lambda self, out: (kept.append(self), saved(self, out))
+    )
+    facts = replace(stage, tune=tune).run(work)
+    folder = work.folder / "model"
+    found = load_predictor(folder)
+    assert found.task == TASK and isinstance(found, TextPredictor)
+    assert torch.equal(logits(found), logits(kept[0]))
+    assert facts["base"] == inputs["base"].name == bases_of(folder)[0]
+    own = load_file(folder / "adapter.safetensors")
+    assert facts["own_parameters"] == sum(each.numel() for each in own.values())
+    assert {name for name in own if name.startswith("head.")} == {
+        "head.out.weight",
+        "head.out.bias",
+    }
+    weights = read_folder(Path(stage.start)).weights
+    body = {name: each for name, each in found.model.network.named_parameters() if name in weights}
+    assert body and all(torch.equal(each, weights[name]) for name, each in body.items())
+    found.save(tmp_path / "again")
+    assert hash_tree(tree(tmp_path / "again")) == hash_tree(
+        {name: entry for name, entry in tree(folder).items() if name in FILES[:3]}
+    )
+    modules = modules_of(folder)
+    assert "lmwright.models.adapted" in modules and "lmwright.models.zoo.bert" in modules
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_an_interrupted_run_ends_in_the_same_bits(stage, inputs, tmp_path, step):
+    whole, broken = (FakeWork(inputs, tmp_path / name) for name in "ab")
+    stage.run(whole)
+    broken.fail_at = step
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(broken)
+    broken.fail_at = 0
+    stage.run(broken)
+    assert files(whole) == files(broken)
+    kept = load_file(next((whole.scratch / "checkpoints").iterdir()) / "weights.safetensors")
+    assert kept.keys() == load_file(whole.folder / "model" / "adapter.safetensors").keys()
+
+
+def test_micro_batches_drop_alike(stage, inputs, tmp_path):
+    """Dropout is keyed by document: a step in parts is the step, up to the order of its sums."""
+    works = [FakeWork(inputs, tmp_path / name) for name in "ab"]
+    for work, parts in zip(works, (0, 4), strict=True):
+        replace(stage, micro_batch=parts).run(work)
+    one, two = (load_file(work.folder / "model" / "adapter.safetensors") for work in works)
+    for name, each in one.items():
+        torch.testing.assert_close(each, two[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def first(stage, inputs, tmp_path) -> Path:
+    """A trained adapter's artifact, beside its base."""
+    work = FakeWork(inputs, tmp_path / "first")
+    replace(stage, lr=3e-2).run(work)
+    (tmp_path / "first" / "model").rename(tmp_path / "model")
+    return committed(tmp_path / "model")
+
+
+@pytest.mark.parametrize("tune", [LORA, "head"])
+def test_an_adapter_on_an_adapter_stands_on_both(stage, inputs, first, tmp_path, tune):
+    work = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "second")
+    on = replace(stage, start_from="old", tune=tune)
+    assert (on.needs(), on.brings()) == (("rows", "old"), {})
+    assert on.run(work)["base"] == first.name
+    second = load_predictor(work.folder / "model")
+    assert bases_of(work.folder / "model") == [first.name]
+    before = load_predictor(first)
+    assert not torch.allclose(logits(second), logits(before))
+    body = {n for n in load_file(work.folder / "model" / "adapter.safetensors") if "lora" not in n}
+    assert body == {"head.out.weight", "head.out.bias"}
+    # With nothing learnt by the second it would be the first, whose adapter is merged.
+    (work.folder / "same").mkdir()
+    none = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "none")
+    replace(on, lr=0.0).run(none)
+    same = load_predictor(none.folder / "model")
+    torch.testing.assert_close(logits(same), logits(before), rtol=0, atol=1e-5)
+
+
+def test_a_full_training_goes_on_from_an_adapter_as_a_whole_model(stage, inputs, first, tmp_path):
+    work = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "second")
+    assert "base" not in replace(stage, start_from="old", tune="full", lr=0.0).run(work)
+    found = load_predictor(work.folder / "model")
+    assert found.kind == "text-model" and not bases_of(work.folder / "model")
+    before = logits(load_predictor(first))
+    torch.testing.assert_close(logits(found), before, rtol=0, atol=1e-5)
+
+
+def test_adapters_of_a_drawn_model_are_merged_as_it_has_no_base(stage, rows, tmp_path):
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"intermediate_size": 32, "max_position_embeddings": 64}
+    drawn = replace(stage, new=New(family="bert", config=config, vocabulary=400))
+    work = FakeWork({"rows": rows}, tmp_path / "work")
+    assert drawn.needs() == ("rows",)
+    drawn.run(work)
+    found = load_predictor(work.folder / "model")
+    assert found.kind == "text-model"
+    assert not any("lora" in name for name, _ in found.model.network.named_parameters())
+
+
+def test_an_ensemble_of_adapters_names_their_bases(inputs, first, tmp_path):
+    members = [
+        Member(load_predictor(first), Calibration(temperature), first.name)
+        for temperature in (1.0, 2.0)
+    ]
+    made = Ensemble(TASK, members)
+    made.save(tmp_path / "ensemble")
+    assert bases_of(tmp_path / "ensemble") == [inputs["base"].name]
+    folder = committed(tmp_path / "ensemble")
+    wanted, found = (answer_all(each, ROWS) for each in (made, load_predictor(folder)))
+    assert wanted.columns.keys() == found.columns.keys()
+    for name, column in wanted.columns.items():
+        assert (column == found.columns[name]).all()
+    assert "lmwright.models.tunes.lora" in modules_of(folder)
+
+
+def test_a_language_model_keeps_the_head_that_its_base_has(stage, sentences, tmp_path):
+    folder, start = tmp_path / "rows", write_model(tmp_path / "start")
+    folder.mkdir()
+    documents = [{**row, "continuation": ""} for row in sentences[:60]]
+    schema = schema_of(role_columns(TextGeneration(), "input", "target"))
+    write_rows(folder / "train.parquet", documents[:40], schema)
+    write_rows(folder / "validation.parquet", documents[40:], schema)
+    write_task(folder, TextGeneration())
+    Base(start=str(start)).run(FakeWork({}, tmp_path))
+    base = committed(tmp_path / "base")
+    work = FakeWork({"rows": folder, "base": base}, tmp_path / "work")
+    replace(stage, start=str(start), rows=0).run(work)
+    own = load_file(work.folder / "model" / "adapter.safetensors")
+    assert {name.rpartition(".")[2] for name in own} == {"lora_a", "lora_b"}
+    assert json.loads((work.folder / "model" / "base.json").read_bytes())["head"] == "lm"
+    made, given = load_predictor(work.folder / "model").model, language_model(read_folder(start))
+    assert made.generation == given.generation and made.tokenizer.roles == given.tokenizer.roles
+    assert torch.equal(made.network.head.out.weight, given.network.head.out.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"artifacts": []}, "holds"),
+        ({"artifacts": ["../../etc"]}, "names"),
+        ({"artifacts": 3}, "names"),
+        ({"tune": {"kind": "lora", "rank": 3, "dropout": 0.2}}, "has shape"),
+        ({"tune": "full"}, "not expected"),
+        ({"tune": "none"}, "none"),
+    ],
+)
+def test_a_damaged_description_is_refused(first, change, words):
+    about = json.loads((first / "base.json").read_bytes())
+    (first / "base.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises((BadInput, Corrupt), match=words):
+        load_predictor(first)
+
+
+def test_a_base_of_another_kind_is_refused(stage, inputs, first):
+    Majority(TASK, (3, 4)).save(inputs["base"])
+    with pytest.raises(Corrupt, match="is a majority model; wanted: a text model"):
+        load_predictor(first)
