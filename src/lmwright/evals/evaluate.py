@@ -171,12 +171,15 @@ class Evaluate(Stage):
             [read_split(work.inputs[name], "calibration") for name in ("rows", *self.extra)],
             promote_options="default",
         )
-        sets = {"calibration": fitted_on, **tables}
         found: dict[str, dict[str, Predictions]] = {split: {} for split in tables}
         calibrations = {}
         for number, name in enumerate(self.scored):
             model = load_predictor(work.inputs[name])
             answers: dict[str, Answers] = {}
+            # To write a text for every row takes long, and without confidence nothing is fitted.
+            probe = answers_to(model, task, fitted_on.slice(0, 1))
+            fits = task.confidence(probe) is not None
+            sets = {**({"calibration": fitted_on} if fits else {}), **tables}
             for place, (split, table) in enumerate(sets.items()):
                 begun = number + place / len(sets)
 
@@ -185,14 +188,19 @@ class Evaluate(Stage):
                     total: float,
                     begun: float = begun,
                     note: str = f"{name} on {split}",
+                    parts: int = len(sets),
                 ) -> None:
-                    part = begun + done / max(total, 1) / len(sets)
+                    part = begun + done / max(total, 1) / parts
                     work.progress(part, len(self.scored), note)
 
                 answers[split] = answers_to(model, task, table, tell)
-            fitted = Calibration.fit(
-                task, fitted_on, answers["calibration"], self.risk, self.confidence
+            fitted = Calibration(
+                risk=self.risk, confidence=self.confidence, rows=fitted_on.num_rows
             )
+            if fits:
+                fitted = Calibration.fit(
+                    task, fitted_on, answers["calibration"], self.risk, self.confidence
+                )
             (folder / name).mkdir(parents=True, exist_ok=True)
             fitted.save(folder / name)
             calibrations[name] = fitted

@@ -94,9 +94,7 @@ class TextGenerator:
 
         With an encoder a request has no likelihood of its own: its completion is what is scored.
         """
-        completions = [
-            None if item.prompt is None else self.completion(model, item.prompt) for item in batch
-        ]
+        completions = self.completions(model, batch)
         if model.has_encoder:
             pairs = zip(batch, completions, strict=True)
             batch = [each if text is None else written(model, each, text) for each, text in pairs]
@@ -112,15 +110,20 @@ class TextGenerator:
             vectors,
         )
 
-    def completion(self, model: TextModel, prompt: np.ndarray) -> str:
-        """A continuation of the prompt, sampled by a seed that the prompt gives."""
-        params = SamplingParams(
-            max_new_tokens=min(self.task.max_new_tokens, model.token_budget(prompt)),
-            temperature=self.task.temperature,
-            stop_ids=model.stop_ids,
-        )
-        rng = np.random.default_rng([int(number) for number in prompt[-64:]])
-        return "".join(token.text for token in model.generate(prompt, params, rng))
+    def completions(self, model: TextModel, batch: Sequence[Document]) -> list[str | None]:
+        """What is written where a prompt asks for it, sampled by a seed that the prompt gives."""
+        asked = [item.prompt for item in batch if item.prompt is not None]
+        params = [
+            SamplingParams(
+                max_new_tokens=min(self.task.max_new_tokens, model.token_budget(prompt)),
+                temperature=self.task.temperature,
+                stop_ids=model.stop_ids,
+            )
+            for prompt in asked
+        ]
+        rngs = [np.random.default_rng([int(number) for number in ids[-64:]]) for ids in asked]
+        written = iter(model.write(asked, params, rngs) if asked else ())
+        return [None if item.prompt is None else next(written) for item in batch]
 
     def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
         """A request's text made ready, and its answer with a completion that is written already."""

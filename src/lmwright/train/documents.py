@@ -20,9 +20,9 @@ from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, pieces
 from lmwright.train.batches import UNLEARNT, Example
 from lmwright.train.loss import BatchLoss
 
-WRITTEN_COST = 16
-"""Tokens that are read in the time in which one is written, about; so that a batch of requests to
-write takes seconds and not minutes."""
+WRITTEN_COST = 4
+"""Tokens that are read in the time in which one is written beside those of other rows, about; so
+that a batch of requests to write takes seconds and not minutes."""
 MOST_LOGITS = 1 << 25
 """Numbers of logits that are held at a time."""
 
