@@ -113,6 +113,16 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "0387f9e4a06bd7a46515bbbf35b13e4ee8798a89faf9d8083d6dc657375f353e",
         "free, from the descriptions of Debian packages",
     ),
+    "debian-tags": Shipped(
+        "debian-tags.parquet",
+        "26c9c659249e84bd6839c071fc5bc48e085aa7f60516733cb05f9d8dc4d2c58f",
+        "free, from the descriptions of Debian packages and their tags",
+    ),
+    "state-of-the-union": Shipped(
+        "state-of-the-union.parquet",
+        "6d0a3a00636e0ceb9ddd372f7baa5d4688827a598c33c45b5da2a6eaffa9aa12",
+        "CC0 1.0",
+    ),
     "debian-translations": Shipped(
         "debian-translations.parquet",
         "38949fa5732054b81a8fcae1dd9e473465feaf70fd4b5f7df6eec98872fdb35a",

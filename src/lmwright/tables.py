@@ -28,6 +28,10 @@ STAGES = {
 
 TASKS = {
     "text-classification": "lmwright.tasks.text_classification:TextClassification",
+    "multi-label-classification": (
+        "lmwright.tasks.multi_label_classification:MultiLabelClassification"
+    ),
+    "regression": "lmwright.tasks.regression:Regression",
     "token-classification": "lmwright.tasks.token_classification:TokenClassification",
     "text-generation": "lmwright.tasks.text_generation:TextGeneration",
     "summarization": "lmwright.tasks.summarization:Summarization",
@@ -90,6 +94,10 @@ MODELS = {
     "majority": "lmwright.baselines.majority:Majority",
     "dictionary": "lmwright.baselines.dictionary:Dictionary",
     "ngram": "lmwright.baselines.ngram:Ngram",
+    "frequent": "lmwright.baselines.frequent:Frequent",
+    "tfidf-labels": "lmwright.baselines.tfidf_labels:TfidfLabels",
+    "mean": "lmwright.baselines.mean:Mean",
+    "ridge": "lmwright.baselines.ridge:Ridge",
     "lead": "lmwright.baselines.lead:Lead",
     "same": "lmwright.baselines.same:Same",
     "memory": "lmwright.baselines.memory:Memory",

@@ -7,7 +7,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lmwright.assets import asset_file
-from lmwright.baselines.tfidf import Tfidf, _terms
+from lmwright.baselines.linear_terms import terms_of
+from lmwright.baselines.tfidf import Tfidf
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_all
 from lmwright.metrics.calibration import Calibration
@@ -84,7 +85,7 @@ def test_the_same_rows_give_the_same_model(model, reviews):
 
 def test_vectors_are_scikit_learns(model, reviews):
     texts = reviews[0][:6500]
-    theirs = TfidfVectorizer(analyzer=_terms, vocabulary=list(model.terms), sublinear_tf=True)
+    theirs = TfidfVectorizer(analyzer=terms_of, vocabulary=list(model.terms), sublinear_tf=True)
     expected = theirs.fit_transform(texts)
     rows = [(p.columns, p.counts) for p in model.prepare(rows_of(texts[:200]))]
     np.testing.assert_allclose(model._vectors(rows).toarray(), expected[:200].toarray(), atol=1e-12)
