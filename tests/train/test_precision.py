@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,8 +14,10 @@ from lmwright.core.predictor import answer_all
 from lmwright.models.core.device import Placement
 from lmwright.models.load import load_predictor
 from lmwright.models.placement import place_networks
+from lmwright.train.base import Base
 from tests.pretend import ELSEWHERE, pretend_device
 from tests.train.conftest import FakeWork
+from tests.train.test_adapters import committed
 from tests.train.test_finetune import files, interrupted, one_thread, stage  # noqa: F401
 
 
@@ -95,22 +98,26 @@ def test_what_auto_means_trains_the_same_bits_as_its_name(stage, rows, tmp_path)
     assert files(works[0]) == files(works[1])
 
 
-def test_the_stage_runs_on_another_device(stage, rows, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_the_stage_runs_on_another_device(tune, stage, rows, small, tmp_path, monkeypatch):  # noqa: F811
     """Placed, scored, checkpointed, killed, resumed and saved, on a device that is pretended."""
-    here, there = (FakeWork({"rows": rows}, tmp_path / name) for name in ("here", "there"))
-    short = replace(stage, epochs=1, rows=60, evaluate_every=3, checkpoint_every=2)
+    Base(start=str(small)).run(FakeWork({}, tmp_path))
+    inputs = {"rows": rows, "base": committed(tmp_path / "base")}
+    here, there = (FakeWork(inputs, tmp_path / name) for name in ("here", "there"))
+    short = replace(stage, epochs=1, rows=50, evaluate_every=3, checkpoint_every=2, tune=tune)
     facts = short.run(here)
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # tags take no inference mode
     elsewhere: Any = Placement(cast(Any, ELSEWHERE.type), "fp32")
     monkeypatch.setattr("lmwright.train.finetune.resolve_placement", lambda *_: elsewhere)
     with pretend_device():
-        interrupted(short, there, 5)
+        interrupted(short, there, 4)
         found = short.run(there)
     assert there.named("resumed") and there.named("placed")[0]["device"] == ELSEWHERE.type
     assert found["best_step"] == facts["best_step"]
     name = "validation_scaled_log_loss"
     assert abs(found[name] - facts[name]) < 1e-3
-    mine, its = (load_file(each.folder / "model" / "model.safetensors") for each in (here, there))
+    paths = (next((each.folder / "model").glob("*.safetensors")) for each in (here, there))
+    mine, its = map(load_file, paths)
     assert mine.keys() == its.keys()
     for name, weight in its.items():
         torch.testing.assert_close(weight, mine[name], rtol=1e-2, atol=1e-3, msg=name)
