@@ -1,6 +1,7 @@
 """Fine-tuning an encoder: ours against transformers' Trainer, in non-padding tokens a second.
 
-    python -m benchmarks.finetune
+    python -m benchmarks.finetune                       (in fp32, against the Trainer)
+    python -m benchmarks.finetune --precision bf16      (ours in bf16, against ours in fp32)
 
 The same weights (all-MiniLM-L6-v2 with its pooler and one fresh classifier), the same real
 reviews cut to log-normal lengths (mean about 110, at most 512), the same batches of 16, AdamW,
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import precision
 from benchmarks.peer import REVIEWS, START, padded, peer_model
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.assets import asset_file
@@ -56,8 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="fine-tuning speed against transformers' Trainer")
     parser.add_argument("--side", choices=("ours", *PEERS))
     parser.add_argument("--dropout", type=float)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--rows", type=int, default=960, help="of each training in bf16")
+    parser.add_argument("--seeds", type=int, default=3, help="of the trainings in bf16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()
+    if chosen.precision == "bf16":
+        precision.compare(chosen.rows, chosen.seeds, chosen.threads)
+        return
     if chosen.side:
         work_in_turns(chosen.side, chosen.dropout, chosen.threads)
         return

@@ -118,12 +118,34 @@ def test_what_a_version_cannot_do_or_read_is_said() -> None:
         ({"name": "nowhere/model"}, "nowhere/model"),
         ({"name": "{folder}", "key_from": "KEY"}, "a key for a model of this machine"),
         ({"name": "{folder}", "store": "here"}, "a store for"),
+        ({"name": "{folder}", "device": "gpu"}, "device is 'gpu'; wanted: one of auto, cpu, cuda"),
+        ({"name": "{folder}", "precision": "fp16"}, "precision is 'fp16'"),
+        ({"name": "hosted:m@http://127.0.0.1/v1", "precision": "bf16"}, "runs no network"),
+        ({"name": "hosted:m@http://127.0.0.1/v1", "device": "gpu"}, "device is 'gpu'"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(folder: str, asked: dict[str, str], said: str) -> None:
     asked = {**asked, "name": asked["name"].format(folder=folder)}
     with pytest.raises(BadInput, match=said):
         lw.load(**asked)
+
+
+def test_a_device_that_is_not_here_is_refused(folder: str, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BadInput, match="no CUDA device here"):
+        lw.load(folder, device="cuda")
+
+
+def test_models_run_in_the_precision_that_is_asked_for(folder: str) -> None:
+    single, half = (
+        lw.load(ENCODER).embed("a cat"),
+        lw.load(ENCODER, precision="bf16").embed("a cat"),
+    )
+    assert half.dtype == np.float32 and not np.array_equal(single, half)
+    assert single @ half > 0.999
+    writer = lw.load(folder, precision="bf16")
+    assert writer.generator.network.placement.to_json() == {"device": "cpu", "precision": "bf16"}
+    assert writer.generate("the", max_new_tokens=5)
 
 
 @pytest.mark.parametrize("prompt", [[], 3, ["a", {"role": "user", "content": "b"}]])

@@ -189,7 +189,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """A version that the verb finds under any name."""
     found = Loaded("0123456789abcdef", Majority(TASK, [2, 5]), Calibration())
     monkeypatch.setattr("lmwright.cli.predict.existing_store", lambda folder: None)
-    monkeypatch.setattr("lmwright.cli.predict.load_version", lambda store, name: found)
+    monkeypatch.setattr(
+        "lmwright.cli.predict.load_version", lambda store, name, device, precision: found
+    )
     return found
 
 
@@ -197,6 +199,22 @@ def printed(capsys: pytest.CaptureFixture[str], words: Sequence[str]) -> list[di
     """The lines of the verb, which must end well."""
     assert main(["predict", "--model", "m@production", *words]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_device_and_a_precision_reach_what_loads_the_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loaded: Loaded, monkeypatch
+) -> None:
+    (tmp_path / "a.txt").write_text("play jazz\n")
+    given: list[tuple[str, str]] = []
+
+    def load(store: object, name: str, device: str, precision: str) -> Loaded:
+        given.append((device, precision))
+        return loaded
+
+    monkeypatch.setattr("lmwright.cli.predict.load_version", load)
+    printed(capsys, [str(tmp_path / "a.txt"), "--device", "cpu", "--precision", "bf16"])
+    printed(capsys, [str(tmp_path / "a.txt")])
+    assert given == [("cpu", "bf16"), ("auto", "auto")]
 
 
 def test_a_line_has_the_ids_the_inputs_the_answer_and_the_version(

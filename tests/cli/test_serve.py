@@ -422,16 +422,21 @@ def test_a_taken_port_is_named(world: World, capsys: pytest.CaptureFixture[str])
         (ALIAS, ("--host", "0.0.0.0"), "keys"),
         (ALIAS, ("--host", "203.0.113.9"), "keys"),
         (ALIAS, ("--port", "70000"), "65535"),
+        (ALIAS, ("--device", "gpu"), "serve: device is 'gpu'; wanted: 'auto', 'cpu' or 'cuda'"),
+        (ALIAS, ("--device", "cuda"), "torch sees no CUDA device here"),
+        (ALIAS, ("--precision", "bf16"), "which runs no network on this machine"),
         (ALIAS, ("--recipe", "/nowhere.yaml"), "/nowhere.yaml"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_words(
     world: World,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     alias: str,
     more: tuple[str, ...],
     word: str,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(arguments(world, *more, alias=alias)) == 1
     told = capsys.readouterr().err
     assert word in told

@@ -371,6 +371,8 @@ def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):
         stage(splits=("test-mdb",)).run(work)
     with pytest.raises(BadInput, match=r"primary is 'acuracy'.* 'accuracy'"):
         stage(models=("majority",), primary="acuracy").run(work)
+    with pytest.raises(BadInput, match="precision bf16 for the models majority, which runs no"):
+        stage(models=("majority",), precision="bf16").run(work)
     three = TextClassification(labels=("neg", "neutral", "pos"))
     table = pq.read_table(rows / "test.parquet")
     with pytest.raises(BadInput, match="for the task of the rows"):

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lmwright.core.errors import BadInput, Corrupt, LmwrightError, MissingPart
 from lmwright.core.random import stream
 from lmwright.models.beam_search import beam_search
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState, generate
 from lmwright.models.files.weights import read_tensors, write_tensors
@@ -170,6 +171,18 @@ def test_beams_are_scored_as_whole_passes_score_them(folder: Path) -> None:
         rows = logs_nv[len(PROMPTS[0]) - 1 : -1]
         total = float(rows[range(len(each.tokens)), list(each.tokens)].sum())
         assert each.score == pytest.approx(total / len(each.tokens), abs=1e-4)
+
+
+def test_in_bf16_it_says_about_the_same_and_does_not_go_back(folder: Path) -> None:
+    model, half = opened(folder), opened(folder)
+    half.network.place(Placement("cpu", "bf16"))
+    prompt = pack([np.arange(4, 12)])
+    with torch.inference_mode():
+        found, wanted = (each.network.next(prompt, None) for each in (half, model))
+    assert found.dtype == torch.float32 and not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)
+    with pytest.raises(BadInput, match="rounded to bf16"):
+        half.network.place(Placement())
 
 
 def test_a_folder_says_what_it_is_and_what_bounds_it(folder: Path) -> None:

@@ -15,9 +15,16 @@ from lmwright.core.errors import BadInput
 from lmwright.core.predictor import answer_prepared
 from lmwright.core.task import Task, role_columns
 from lmwright.hosted.chat import open_hosted
+from lmwright.models.core.device import (
+    Device,
+    Precision,
+    emulation_in_words,
+    resolve_placement,
+)
 from lmwright.models.core.spec import Head
 from lmwright.models.files.published import describe, read_published
 from lmwright.models.loading import is_model_address, load_text_model, runs_elsewhere
+from lmwright.models.placement import refuse_unplaced
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published
 from lmwright.serve.contracts import VersionModel
 from lmwright.serve.generation import StopFilter
@@ -35,31 +42,45 @@ Prompt = str | Sequence[Message]
 
 
 def load(
-    name: str | PathLike[str], store: str | PathLike[str] | None = None, key_from: str = ""
+    name: str | PathLike[str],
+    store: str | PathLike[str] | None = None,
+    key_from: str = "",
+    *,
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> Model:
     """Load a model to ask.
 
     ``name`` is an alias (``reviews@production``) or the hash of a version in ``store`` (by default
     ``$LMWRIGHT_STORE``, or ``lmwright-store`` in the present folder), or the address of a published
     model: its folder, a .gguf file, ``asset:NAME/PATH``, ``hub:OWNER/NAME``, or
-    ``hosted:MODEL@https://HOST/v1`` with the variable ``key_from`` that holds the key. BadInput
-    says what there is instead.
+    ``hosted:MODEL@https://HOST/v1`` with the variable ``key_from`` that holds the key. Its networks
+    run on ``device`` (auto, cpu or cuda), their products in ``precision`` (auto, fp32 or bf16).
+    BadInput says what there is instead.
     """
     address = str(name)
     if key_from and not is_hosted(address):
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
     if is_hosted(address):
+        refuse_unplaced(device, precision, address)
         return Writer(address, open_hosted(address, key_from))
+    placement = resolve_placement(device, precision)
+    if words := emulation_in_words(placement):
+        say(words)
     if not is_model_address(address):
         folder = default_folder() if store is None else Path(store)
-        return Version(address, load_version(existing_store(folder), address))
+        return Version(address, load_version(existing_store(folder), address, device, precision))
     if store is not None:
         raise BadInput(f"a store for {address}", "an alias or a version", "leave it out")
     if runs_elsewhere(address) or describe(address).spec.stacks[-1].is_causal:
-        return Writer(address, load_text_model(address, say))
+        writer = load_text_model(address, say)
+        writer.network.place(placement)
+        return Writer(address, writer)
     published = read_published(address)
     most = min(published.spec.longest or LONGEST, LONGEST)
-    return Encoder(address, from_published(published, Head(pool="mean", outputs=1), most, 0))
+    encoder = from_published(published, Head(pool="mean", outputs=1), most, 0)
+    encoder.network.place(placement)
+    return Encoder(address, encoder)
 
 
 def say(line: str) -> None:

@@ -40,10 +40,12 @@ def predict(
         list[str], typer.Option(help="A column of the file that is passed through.")
     ] = [],  # noqa: B006
     encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "utf-8",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     store: StoreOption = STORE,
 ) -> None:
     """Write one JSON line a row: the answer and the version, or the error of a bad row."""
-    loaded = load_version(existing_store(store), model)
+    loaded = load_version(existing_store(store), model, device, precision)
     rows = read_rows(file, loaded.task, column, id, encoding)
     count = failed = 0
     while piece := list(islice(rows, ROWS_AT_ONCE)):

@@ -16,11 +16,14 @@ from lmwright import old_format
 from lmwright.cli.open import STORE, StoreOption
 from lmwright.cli.retrain import start_training
 from lmwright.cli.serve_language import serve_language
+from lmwright.cli.write import say
 from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, make_recipe, read_sections
+from lmwright.core.settings import read_settings
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.controller import Controller
 from lmwright.loop.watch import Watch
+from lmwright.models.core.device import emulation_in_words, resolve_placement
 from lmwright.models.loading import is_model_address
 from lmwright.plan.recipe import open_recipe
 from lmwright.serve import routes as serve_routes
@@ -61,11 +64,24 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Instead of the recipe's serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of the recipe's serve.port.")] = None,
     keys: Annotated[str | None, typer.Option(help="Instead of the recipe's serve.keys.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda, instead of the recipe's serve.device.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="auto, fp32 or bf16, instead of the recipe's serve.precision."),
+    ] = None,
     store: StoreOption = STORE,
 ) -> None:
     """Answer over HTTP: from what an alias names, which is followed and watched, or from a model
     that writes."""
-    given = {"host": host, "port": port, "keys": keys}
+    given = {
+        "host": host,
+        "port": port,
+        "keys": keys,
+        "device": device,
+        "precision": precision,
+    }
     changed = {name: value for name, value in given.items() if value is not None}
     if is_model_address(address):
         sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
@@ -84,9 +100,10 @@ def serve(
 def settings_of(sections: Mapping[str, Any], changed: Mapping[str, Any]) -> Serve:
     """The section ``serve`` of a recipe, with what the command line says instead."""
     settings: Serve = sections.get("serve") or Serve()
-    settings = Serve(**{**vars(settings), **changed})
-    settings.check()
-    return settings
+    read: Serve = read_settings(Serve, {**vars(settings), **changed}, "serve")
+    if words := emulation_in_words(resolve_placement(read.device, read.precision)):
+        say(words)
+    return read
 
 
 def listening(settings: Serve, serving: Callable[[socket.socket], Coroutine[Any, Any, int]]) -> int:
@@ -141,7 +158,7 @@ async def run(
     0 after a stop that lost nothing, 1 when some were not answered in time, 3 when the engine
     died, 128 + the signal's number after a second signal.
     """
-    loaded = load_version(store, alias)
+    loaded = load_version(store, alias, settings.device, settings.precision)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         engine = Engine()

@@ -176,6 +176,14 @@ class Stage(Settings):
         """What is read from outside the store: a name for people -> hash of its content."""
         return {}
 
+    def resolved(self) -> dict[str, Any]:
+        """Settings that this machine decides (``auto``), by name -> what they mean here.
+
+        A stamp has these values, so that no machine takes another's result for its own.
+        BadInput for what this machine cannot do.
+        """
+        return {}
+
     @classmethod
     def located(cls, settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         """Raw settings with relative paths taken from ``folder``, that of the recipe's file."""

@@ -61,7 +61,7 @@ def stamp_of(
     code, libraries = reachable([(home, type(stage).__name__)], stage.reaches(folders))
     parts = {
         "kind": kind,
-        "settings": settings_of(stage),
+        "settings": {**settings_of(stage), **stage.resolved()},
         "inputs": dict(inputs),
         "reads": stage.reads(),
         "code": code,

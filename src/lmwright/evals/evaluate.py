@@ -29,7 +29,14 @@ from lmwright.evals.slices import slice_scores, worst_rows
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.intervals import Interval
 from lmwright.metrics.noninferiority import compare
+from lmwright.models.core.device import (
+    Device,
+    Precision,
+    describe_placement,
+    resolve_placement,
+)
 from lmwright.models.load import load_predictor, modules_of
+from lmwright.models.placement import place_networks, refuse_unplaced
 
 READ_TOKENS = 256
 """What a forecast takes as a model's cap; the cap itself is the model's own."""
@@ -50,7 +57,9 @@ class Evaluate(Stage):
     ``risk`` is the share of errors allowed among answered texts, kept with ``confidence`` by
     answering "unsure" elsewhere. ``primary`` is the loss or score that decides which model is
     best, by default the task's. ``draws`` are the bootstrap's; ``fewest`` is the least size of a
-    slice; ``worst`` how many of the costliest rows are listed.
+    slice; ``worst`` how many of the costliest rows are listed. ``device`` (auto: a CUDA device if
+    there is one) and ``precision`` (auto: bf16 on a CUDA device that multiplies in it, else fp32)
+    are those of the models' networks.
     """
 
     task: Any = None
@@ -65,6 +74,8 @@ class Evaluate(Stage):
     level: float = 0.95
     fewest: int = 50
     worst: int = 20
+    device: Device = "auto"
+    precision: Precision = "auto"
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -78,6 +89,14 @@ class Evaluate(Stage):
     def gives(self) -> tuple[str, ...]:
         """Calibrations, predictions and ``scores.json``."""
         return ("scores",)
+
+    def resolved(self) -> dict[str, Any]:
+        """The device and the precision."""
+        return resolve_placement(self.device, self.precision).to_json()
+
+    def foresee(self, inputs: Mapping[str, Path]) -> None:
+        """BadInput for a device that is not here."""
+        resolve_placement(self.device, self.precision)
 
     def holds(self) -> dict[str, tuple[str, ...]]:
         """The models' calibrations, and the splits that they were scored on."""
@@ -173,8 +192,11 @@ class Evaluate(Stage):
         )
         found: dict[str, dict[str, Predictions]] = {split: {} for split in tables}
         calibrations = {}
+        placed, placement = False, resolve_placement(self.device, self.precision)
+        work.record("placed", **describe_placement(placement))
         for number, name in enumerate(self.scored):
             model = load_predictor(work.inputs[name])
+            placed |= place_networks(model, placement)
             answers: dict[str, Answers] = {}
             # To write a text for every row takes long, and without confidence nothing is fitted.
             probe = answers_to(model, task, fitted_on.slice(0, 1))
@@ -207,6 +229,8 @@ class Evaluate(Stage):
             for split, table in tables.items():
                 found[split][name] = judge(task, table, answers[split], fitted)
                 write_predictions(folder / name / f"{split}.parquet", found[split][name], task)
+        if not placed:
+            refuse_unplaced(self.device, self.precision, f"the models {', '.join(self.scored)}")
         return found, calibrations
 
     def _scored(self, task: Task, split: str, found: dict[str, Predictions]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class Controller:
             self.unfit = ""
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
-        loaded = load_version(self.store, self.service.alias)
+        where = self.service.settings
+        loaded = load_version(self.store, self.service.alias, where.device, where.precision)
         self.service.rows.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)

@@ -77,7 +77,7 @@ class AdaptedPredictor(TextPredictor):
             for name, each in model.network.named_parameters()
             if each.requires_grad
             or plain[name] not in given
-            or not torch.equal(given[plain[name]], each)
+            or not torch.equal(given[plain[name]], each.cpu())
         )
         return cls(task, model, Adaptation(folder.name, head, tune, own))
 

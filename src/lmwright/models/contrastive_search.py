@@ -44,7 +44,7 @@ def contrastive_search(
         each = [np.array([token]) for token in tokens.tolist()]
         hidden_kd = read(network, each, len(ids), branch, source)
         unit_kd = F.normalize(hidden_kd, dim=-1)
-        likeness_k = (unit_kd @ known_nd.T).amax(-1).double()
+        likeness_k = (unit_kd @ known_nd.T).amax(-1).double().cpu()
         alpha = params.penalty_alpha
         best = int(((1 - alpha) * likely[likely > 0] - alpha * likeness_k).argmax())
         token = int(tokens[best])
@@ -73,8 +73,8 @@ def read(
 
 @torch.inference_mode()
 def logits_of(network: Network, hidden_nd: Tensor) -> Tensor:
-    """The next-token logits (n, vocabulary) of hidden states."""
+    """The next-token logits (n, vocabulary) of hidden states, on the CPU."""
     assert network.head is not None  # of a causal language model
     one = pack([np.zeros(len(hidden_nd), dtype=np.int64)])
     found: Tensor = network.head(hidden_nd, one, None)
-    return found
+    return found.cpu()

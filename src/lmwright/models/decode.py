@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.blocks.context import Cache
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Batch
 from lmwright.text.generation import SamplingParams
@@ -61,6 +62,9 @@ class CausalLM(Protocol):
     @property
     def is_causal_lm(self) -> bool: ...
 
+    def place(self, placement: Placement) -> None:
+        """Move the weights to a device, and set the precision of the products."""
+
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document.
 
@@ -96,16 +100,17 @@ class DecodingState:
 
     @torch.inference_mode()
     def extend(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        """Append tokens to each document; next-token logits, whether finite or not.
+        """Append tokens to each document; next-token logits, whether finite or not, on the CPU.
 
-        If the network fails, the documents are as they were before.
+        Tokens are sampled there, by numpy's generators, wherever the network is. If the network
+        fails, the documents are as they were before.
         """
         before, cached = self.ids, None if self.cache is None else self.cache.snapshot()
         pairs = zip(self.ids, tokens, strict=True)
         self.ids = [np.concatenate([ids, new]) for ids, new in pairs]
         try:
             check_length(self.network, max(map(len, self.ids)))
-            return self.next_logits(tokens, [len(ids) for ids in before])
+            return self.next_logits(tokens, [len(ids) for ids in before]).cpu()
         except BaseException:
             self.ids = before
             if self.cache is not None and cached is not None:
@@ -255,17 +260,22 @@ def apply_constraints(
         banned.update(params.stop_ids)
     if length == (params.forced_bos_id is not None):
         banned.update(config.begin_suppress_tokens)
-    return logits_v.index_fill(-1, torch.tensor([*banned]), -torch.inf) if banned else logits_v
+    return logits_v.index_fill(-1, places(logits_v, banned), -torch.inf) if banned else logits_v
+
+
+def places(logits_v: Tensor, tokens: Collection[int]) -> Tensor:
+    """Ids as an index of logits, on their device."""
+    return torch.tensor([*tokens], dtype=torch.int64, device=logits_v.device)
 
 
 def force_ids(logits_v: Tensor, tokens: Sequence[int]) -> Tensor:
     """Log-probabilities of 0 for these tokens and -inf for all others."""
-    return torch.full_like(logits_v, -torch.inf).index_fill(-1, torch.tensor(tokens), 0.0)
+    return torch.full_like(logits_v, -torch.inf).index_fill(-1, places(logits_v, tokens), 0.0)
 
 
 def apply_repetition_penalty(logits_v: Tensor, ids: np.ndarray, penalty: float) -> Tensor:
     """Logits with those of the tokens among ``ids`` lowered by a penalty above 1."""
-    tokens = torch.from_numpy(np.unique(ids))
+    tokens = torch.from_numpy(np.unique(ids)).to(logits_v.device)
     old = logits_v[tokens]
     return logits_v.index_put((tokens,), torch.where(old < 0, old * penalty, old / penalty))
 
@@ -299,8 +309,9 @@ def apply_penalties(logits_v: Tensor, generated: Sequence[int], params: Sampling
 def sample(logits_v: Tensor, params: SamplingParams, rng: np.random.Generator) -> int:
     """One token: the likeliest at temperature 0 (of equals the first), else a drawn one."""
     if params.temperature == 0:
-        return int(logits_v.numpy().argmax())  # torch's takes twenty times as long
-    probs = truncated(torch.softmax(logits_v.double() / params.temperature, -1), params).numpy()
+        return int(logits_v.cpu().numpy().argmax())  # torch's takes twenty times as long
+    probs_v = torch.softmax(logits_v.double() / params.temperature, -1)
+    probs = truncated(probs_v, params).cpu().numpy()
     place = int(np.searchsorted(np.cumsum(probs), rng.random() * probs.sum(), side="right"))
     return min(place, int(np.flatnonzero(probs)[-1]))
 

@@ -17,7 +17,9 @@ from lmwright.core.predictor import DESCRIPTION, Predictor
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, PoolingTask, Prepared, Task, task_to_json
 from lmwright.metrics.calibration import Calibration
+from lmwright.models.core.device import Placement
 from lmwright.models.load import load_predictor
+from lmwright.models.placement import place_networks
 
 MEMBERS = "members"
 FEWEST = 2
@@ -90,6 +92,11 @@ class Ensemble:
             return pooled
         whole = np.concatenate(vectors, axis=1) / np.sqrt(len(vectors))
         return Answers(pooled.columns, whole.astype(np.float32))
+
+    def place(self, placement: Placement) -> bool:
+        """Place the members' networks; whether there are any."""
+        placed = [place_networks(member.predictor, placement) for member in self.members]
+        return any(placed)
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``, and each member into ``members/N``."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.blocks.context import Cache
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.files.folder import (
     check_rows,
@@ -98,10 +99,20 @@ class Foreign:
             **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}),
         }
 
+    def place(self, placement: Placement) -> None:
+        """Move the model to a device; under bf16 its weights are rounded, as nobody trains it.
+
+        BadInput to go back to fp32, whose bits are gone by then.
+        """
+        if self.model.dtype != torch.float32 and placement.precision == "fp32":
+            raise BadInput("fp32 of weights that were rounded to bf16", "the model, loaded again")
+        self.model.to(device=placement.torch_device, dtype=placement.dtype)
+
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
+        batch = batch.to(self.model.device)
         past = None if cache is None else cache.entries.get(KEPT)
         rows, kept = [], []
         for place, (first, end) in enumerate(batch.spans()):
@@ -119,10 +130,11 @@ class Foreign:
         """The last hidden states (n, d) of a stream's tokens."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
+        batch = batch.to(self.model.device)
         rows = []
         for first, end in batch.spans():
             found = self.model(**self.stream(batch, first, end), output_hidden_states=True)
-            rows.append(found.hidden_states[-1][0])
+            rows.append(found.hidden_states[-1][0].float())
         return torch.cat(rows)
 
     def stream(self, batch: Ragged, first: int, end: int) -> dict[str, Tensor]:

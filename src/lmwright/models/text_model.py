@@ -24,6 +24,7 @@ from lmwright.core.task import Answers, Prepared, Task, task_to_json
 from lmwright.models.beam_search import beam_search
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.contrastive_search import contrastive_search
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head, ModelSpec, read_head, read_spec
 from lmwright.models.decode import (
@@ -102,7 +103,9 @@ class Decoding:
 
 
 class TextModel(Generic[N]):
-    """Network with its head, tokenizer and generation settings; fp32 on the CPU.
+    """Network with its head, tokenizer and generation settings.
+
+    The weights are fp32, on the CPU until ``network.place`` moves them.
 
     An encoder with a head, a causal language model and an encoder-decoder are all of this kind.
     A text is read up to ``max_tokens``; ``family`` names the family by whose config and names of
@@ -209,7 +212,8 @@ class TextModel(Generic[N]):
         rows = np.empty((len(batch), width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                rows[places] = give(pack([batch[place].ids for place in places])).numpy()
+                found = give(pack([batch[place].ids for place in places]))
+                rows[places] = found.cpu().numpy()
         return rows
 
     def token_logits(
@@ -223,9 +227,9 @@ class TextModel(Generic[N]):
                 piece = pack([batch[place].ids for place in places])
                 logits_nk, hidden_nd = self.network.logits_and_hidden(piece)
                 pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
-                vectors[places] = pooled_bd.numpy()
+                vectors[places] = pooled_bd.cpu().numpy()
                 for place, each in zip(places, piece.by_document(logits_nk), strict=True):
-                    found[place] = each.double().numpy()
+                    found[place] = each.double().cpu().numpy()
         return found, vectors
 
     # Writing
@@ -524,6 +528,11 @@ class TextPredictor:
     def answers(self, batch: Sequence[Any]) -> Answers:
         """The task's answers."""
         return self.task_model.answers(self.model, batch)
+
+    def place(self, placement: Placement) -> bool:
+        """Place the network."""
+        self.model.network.place(placement)
+        return True
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``, ``model.safetensors`` and ``tokenizer.json``."""

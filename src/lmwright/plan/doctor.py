@@ -20,6 +20,7 @@ import psutil
 
 from lmwright.assets import ASSETS, cache_folder
 from lmwright.core.journal import read_journal
+from lmwright.models.core.device import bf16_cost, cuda_there, native_bf16, resolve_placement
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
 
@@ -70,6 +71,7 @@ def check_machine(store: Path) -> list[Finding]:
         ),
         durable(store),
         torch_finding(),
+        bf16_finding(),
         Finding("assets", True, f"{len(have)} of {len(ASSETS)} are fetched: {', '.join(have)}"),
     ]
 
@@ -93,9 +95,17 @@ def torch_finding() -> Finding:
     """Which torch there is and on how many threads it would work."""
     import torch
 
-    device = "a GPU" if torch.cuda.is_available() else "no GPU"
+    device = torch.cuda.get_device_name() if cuda_there() else "no GPU"
     seen = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
     return Finding("torch", True, seen)
+
+
+def bf16_finding() -> Finding:
+    """Whether the device that ``auto`` means multiplies in bf16, and how fast that is."""
+    device = resolve_placement("auto", "bf16").device
+    how = "native" if native_bf16(device) else "emulated"
+    seen = f"{how} on this {device}: a small product takes {bf16_cost(device):.2f} times as long"
+    return Finding("bf16", True, f"{seen} as in fp32")
 
 
 def unpacked_is_there(name: str, sha256: str) -> bool:

@@ -31,6 +31,7 @@ from lmwright.data.corpus import count_rows
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, read_source
 from lmwright.evals.baselines import kind_of
+from lmwright.models.core.device import resolve_placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.ragged import pack
@@ -284,6 +285,7 @@ def track_record(store: Store) -> dict[str, Past]:
 def probe(known: Sources, training: Train) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
     prepared = known.prepared(known.sample())
+    known.model.network.place(resolve_placement(training.device, training.precision))
     peak = Peak()
     rows, gathering = row_rate(known), peak.bytes() - known.model_bytes()
     fitted, read, reading = fit_rate(known), read_rate(known.model, prepared), peak.bytes()

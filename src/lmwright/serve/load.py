@@ -13,6 +13,7 @@ from typing import Any
 from lmwright.core.columns import Row
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.load import load_predictor
+from lmwright.models.placement import place_or_refuse
 from lmwright.serve.rows import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
@@ -20,11 +21,15 @@ from lmwright.store.versions import read_version, resolve_version
 ROWS_AT_ONCE = 256
 
 
-def load_version(store: Store, name: str) -> Loaded:
-    """The version that an alias or a hash names. BadInput says what there is instead."""
+def load_version(store: Store, name: str, device: str = "cpu", precision: str = "fp32") -> Loaded:
+    """The version that an alias or a hash names, with its networks placed.
+
+    BadInput says what there is instead, and what of ``device`` and ``precision`` cannot be had.
+    """
     content = resolve_version(store, name)
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
+    place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model")
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
+from lmwright.models.core.device import Device, Precision
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -20,7 +21,9 @@ class Serve(Settings):
     No client may hold more than half of ``queue_tokens``. ``log_requests`` writes a line of JSON
     for each request; faults are always logged. For language models: ``queue_requests`` may be
     under way at once (half of them one client's), an answer has at most ``max_tokens`` and all
-    answers to a request take at most ``answer_seconds``.
+    answers to a request take at most ``answer_seconds``. ``device`` is where networks run (auto: a
+    CUDA device if there is one), ``precision`` in what their products are computed (auto: bf16 on a
+    CUDA device that multiplies in it, else fp32).
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +41,8 @@ class Serve(Settings):
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0
     log_requests: bool = False
+    device: Device = "auto"
+    precision: Precision = "auto"
 
     def check(self) -> None:
         """Refuse to listen to other machines without keys, and limits below 1."""

@@ -17,6 +17,7 @@ from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, PoolingTask, PromptedTask, Task, task_to_json
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
+from lmwright.models.core.device import Placement
 from lmwright.models.files.published import copy_published, located, published_in
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
@@ -145,6 +146,13 @@ class Prompted:
             )
             found.append(first_line(pieces))
         return found
+
+    def place(self, placement: Placement) -> bool:
+        """Place the network of a model of this machine; whether it is one."""
+        if isinstance(self.generator, TextModel):
+            self.generator.network.place(placement)
+            return True
+        return False
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``, and a model of this machine beside it, as it was found."""

@@ -82,7 +82,7 @@ class TextClassifier:
             costs = [len(example.tokens) for example in examples]
             for places in pieces(costs, MOST_TOKENS_AT_ONCE):
                 piece = [examples[place] for place in places]
-                found[places] = logits(network, piece, None).double().numpy()
+                found[places] = logits(network, piece, None).double().cpu().numpy()
         wanted = targets(examples).numpy()
         temperature = fit_temperature(lambda t: mean_log_loss(found / t, wanted))
         return {

@@ -94,7 +94,7 @@ class TokenClassifier:
             for places in pieces([len(each.tokens) for each in examples], MOST_TOKENS_AT_ONCE):
                 batch = pack([examples[place].tokens for place in places])
                 for place, logits in zip(places, batch.by_document(network(batch)), strict=True):
-                    wanted = torch.from_numpy(np.asarray(examples[place].target))
+                    wanted = torch.from_numpy(np.asarray(examples[place].target)).to(logits.device)
                     known = wanted != UNLEARNT
                     own = logits[known].double()
                     total += float(F.cross_entropy(own, wanted[known], reduction="sum"))

@@ -20,6 +20,7 @@ from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, LabelTask, Task, task_to_json
 from lmwright.models.blocks.head import mean_pool
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import DecodingState
 from lmwright.models.files.published import copy_published, located, published_in
@@ -172,8 +173,13 @@ class ZeroShot:
             ragged = pack([item.prefix if item.source is None else item.source])
             states_nd = (network.hidden if item.source is None else network.encode)(ragged)
             pooled_1d = mean_pool(states_nd, ragged)
-            rows.append(F.normalize(pooled_1d, dim=-1)[0].numpy())
+            rows.append(F.normalize(pooled_1d, dim=-1)[0].cpu().numpy())
         return np.stack(rows)
+
+    def place(self, placement: Placement) -> bool:
+        """Place the language model's network."""
+        self.model.network.place(placement)
+        return True
 
     def save(self, folder: Path) -> None:
         """Write ``model.json``, and the published model as it was found beside it."""

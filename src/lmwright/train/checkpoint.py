@@ -16,6 +16,7 @@ from lmwright.core.durable import TEMPORARY, commit_folder, sweep, write_json
 from lmwright.core.errors import LmwrightError, Refused
 from lmwright.core.hashing import tree
 from lmwright.core.reading import read_json_object
+from lmwright.models.core.device import DEFAULT, device_name
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
 from lmwright.train.optim import Optimizer, trainable
@@ -47,7 +48,7 @@ class Checkpoints:
         write_tensors(beside / "moments.safetensors", optimizer.state())
         about = {
             "state": state.to_json(),
-            "environment": environment(),
+            "environment": environment() | placed(network),
             "data": self.data,
             "files": tree(beside),
         }
@@ -78,9 +79,11 @@ class Checkpoints:
                     "the same data",
                     f"remove {self.folder} to start anew",
                 )
-            self.warn_if_elsewhere(about["environment"])
+            self.warn_if_elsewhere(about["environment"], environment() | placed(network))
             restore(network, optimizer, tensors)
-            return read_state(about["state"]), tensors["best"]
+            own = trainable(network)
+            best = {name: each.to(own[name].device) for name, each in tensors["best"].items()}
+            return read_state(about["state"]), best
         return None
 
     def found(self) -> list[Path]:
@@ -97,9 +100,8 @@ class Checkpoints:
         parts = ("weights", "best", "moments")
         return about, {part: read_tensors(folder / f"{part}.safetensors") for part in parts}
 
-    def warn_if_elsewhere(self, then: Mapping[str, Any]) -> None:
+    def warn_if_elsewhere(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Say in the journal how this environment differs from the checkpoint's."""
-        now = environment()
         other = {name: [then.get(name), now[name]] for name in now if then.get(name) != now[name]}
         if other:
             self.record("environment differs", differences=other)
@@ -113,6 +115,12 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def placed(network: nn.Module) -> dict[str, str]:
+    """Where the network runs and in what, on which the bits of a step depend too."""
+    placement = getattr(network, "placement", DEFAULT)
+    return {"device": device_name(placement.device), "precision": placement.precision}
 
 
 @torch.no_grad()

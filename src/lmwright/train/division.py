@@ -98,7 +98,8 @@ def add_gradients(
         whole = loss(network, examples, rng)
         whole.mean.backward()  # type: ignore[no-untyped-call]
         return whole.mean.item(), sum(example.cost for example in examples)
-    sums = torch.zeros(3, dtype=torch.float64)
+    like = next(network.parameters())  # a group may sum the tensors of one kind of device alone
+    sums = torch.zeros(3, dtype=torch.float64, device=like.device)
     for share in division.shares:
         examples = batches.at(step, network, share)
         if not examples:
@@ -112,7 +113,7 @@ def add_gradients(
             )
         (part.mean * part.count).backward()  # type: ignore[no-untyped-call]
         cost = sum(example.cost for example in examples)
-        sums += torch.tensor([part.mean.item() * part.count, part.count, cost])
+        sums += sums.new_tensor([part.mean.item() * part.count, part.count, cost])
     total, count, tokens = division.ranks.sums([sums])[0].tolist()
     if not tokens:
         return 0.0, 0

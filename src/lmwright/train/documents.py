@@ -95,6 +95,7 @@ def next_token_loss(
     hidden_nd = body.hidden(batch, dropout_rng, aux_losses=aux_losses)
     states_nd = torch.cat(stream.by_document(head.states(hidden_nd, stream, dropout_rng)))
     targets_n = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
+    targets_n = targets_n.to(states_nd.device)
     learnt = torch.nonzero(targets_n != UNLEARNT).squeeze(1)
     states_nd, targets_n = states_nd[learnt], targets_n[learnt]
     size = max(1, MOST_LOGITS // max(1, head.setting.outputs))
@@ -107,7 +108,8 @@ def next_token_loss(
     else:
         parts = zip(states_nd.split(size), targets_n.split(size), strict=True)
         sum_of_all = sum(
-            (checkpoint(total, *part, use_reentrant=False) for part in parts), torch.zeros(())
+            (checkpoint(total, *part, use_reentrant=False) for part in parts),
+            states_nd.new_zeros(()),
         )
     count = len(learnt)
     return BatchLoss(sum(aux_losses, sum_of_all / max(count, 1)), count, divisible=not aux_losses)
@@ -140,7 +142,7 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
             hidden_nd = network.hidden(whole)
             piece = network.output_batch(whole)
             pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
-            vectors[places] = pooled_bd.numpy()
+            vectors[places] = pooled_bd.cpu().numpy()
             for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
                 item = batch[place]
                 nats[place] = likelihood(network, own_nd, item.ids, item.first)
@@ -153,7 +155,7 @@ def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int)
     The logits of a large vocabulary are never held for all tokens at once.
     """
     head = head_of(network)
-    wanted = torch.from_numpy(np.asarray(ids, dtype=np.int64))
+    wanted = torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(hidden_nd.device)
     step = max(1, MOST_LOGITS // max(1, head.setting.outputs))
     total = 0.0
     for start in range(first - 1, len(ids) - 1, step):

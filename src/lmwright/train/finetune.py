@@ -26,6 +26,13 @@ from lmwright.data.corpus import (
     text_model_modules,
 )
 from lmwright.models.adapted import AdaptedPredictor
+from lmwright.models.core.device import (
+    Device,
+    Precision,
+    describe_placement,
+    emulation_in_words,
+    resolve_placement,
+)
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.files.folder import Published
 from lmwright.models.files.published import (
@@ -79,7 +86,10 @@ class Train(Stage):
     as what learns, and stands on the start, which is committed as an artifact. ``lr`` is the peak
     rate. The validation split is scored every ``evaluate_every`` steps; after ``patience`` scores
     without a better one the run ends (0: never), and the best weights are kept, by the score that
-    the task monitors. ``dropout`` below 0 keeps the start's own rates.
+    the task monitors. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the
+    network runs (auto: a CUDA device if there is one), ``precision`` in what its products are
+    computed, from weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies
+    in it, else fp32).
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -106,6 +116,8 @@ class Train(Stage):
     evaluate_every: int = 100
     patience: int = 4
     validation_rows: int = 500
+    device: Device = "auto"
+    precision: Precision = "auto"
     checkpoint_every: int = inert(200)
 
     def needs(self) -> tuple[str, ...]:
@@ -128,6 +140,10 @@ class Train(Stage):
         if self.start_from or self.new is not None or self.brings():
             return {}
         return {self.start: content_of(self.start)}
+
+    def resolved(self) -> dict[str, Any]:
+        """The device and the precision."""
+        return resolve_placement(self.device, self.precision).to_json()
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """The task of the rows, how a text model answers it, and the family of the start or the
@@ -188,15 +204,17 @@ class Train(Stage):
             check_address(self.start)
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:
-        """BadInput for rows of a task that no text model answers."""
+        """BadInput for rows of a task that no text model answers, and a device that is not here."""
+        resolve_placement(self.device, self.precision)
         if "rows" in inputs:
             trained_task_model(read_task_of(inputs["rows"]))
 
     def doubts(self, known: RowStatistics) -> tuple[str, ...]:
-        """Texts in another language than the start was made for."""
-        if self.start_from or self.new is not None or not asset_language(self.start):
-            return ()
-        return tuple(filter(None, [foreign_texts(self.start, known.languages())]))
+        """Texts in another language than the start was made for; bf16 by emulation."""
+        found = [emulation_in_words(resolve_placement(self.device, self.precision))]
+        if not self.start_from and self.new is None and asset_language(self.start):
+            found.append(foreign_texts(self.start, known.languages()))
+        return tuple(filter(None, found))
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """Tokens of all epochs and of a step, those of the scores on the way, the checkpoints."""
@@ -281,6 +299,9 @@ class Train(Stage):
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         self.chosen("tune").apply(network, self.seed)
+        placement = resolve_placement(self.device, self.precision)
+        network.place(placement)
+        work.record("placed", **describe_placement(placement))
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)

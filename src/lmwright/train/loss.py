@@ -43,6 +43,7 @@ def cross_entropy(
     ``aux_losses`` of the network's ops are added; since they are no sums over rows, such a loss
     cannot be divided.
     """
+    targets_n = targets_n.to(logits_nk.device)
     count = int((targets_n != UNLEARNT).sum())
     if count:
         mean = F.cross_entropy(

@@ -93,12 +93,19 @@ class FusedAdamW:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a former :meth:`state`."""
         names = {key.rpartition("/")[0] for key in state}
-        self.moments = {n: {what: state[f"{n}/{what}"] for what in STATE} for n in names}
+        self.moments = {
+            n: {what: state[f"{n}/{what}"].to(self.weights[n].device) for what in STATE}
+            for n in names
+        }
 
 
 def beginning(weight: Tensor) -> dict[str, Tensor]:
     """The moments before a weight's first gradient."""
-    zeros = (torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(()))
+    zeros = (
+        torch.zeros_like(weight),
+        torch.zeros_like(weight),
+        torch.zeros((), device=weight.device),
+    )
     return dict(zip(STATE, zeros, strict=True))
 
 
@@ -151,7 +158,8 @@ class MomentumSGD:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a former :meth:`state`."""
-        self.sums = {key.rpartition("/")[0]: each for key, each in state.items()}
+        names = {key: key.rpartition("/")[0] for key in state}
+        self.sums = {n: state[key].to(self.weights[n].device) for key, n in names.items()}
 
 
 def in_range(**numbers: tuple[float, float, float]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ from lmwright.models.core.ragged import Group, Ragged
 MASKED = -1e30
 """The bias of a masked score. Finite, so that a query whose keys are all masked gets the mean of
 their values and not NaN."""
+KERNEL_WIDTHS, KERNEL_WIDEST = 8, 256
+"""Head widths that the fused kernel takes: multiples of the one, up to the other."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,17 @@ class Attention(nn.Module):
         """(n, d) -> (n, d); with ``only``, the results of these rows alone."""
         batch = context.batch if only is None else only.batch
         q, k, v, keys = self.project(x_nd, context, only)
-        rows = [
-            self.attend_group(grouped, batch, keys, context).transpose(1, 2).flatten(0, 1)
-            for grouped in self.group(q, k, v, batch, keys, context)
-        ]
-        heads_nmh = torch.cat(rows)
+        kernel = stream_kernel(q.device, context.precision)
+        if kernel is not None and self.fits_kernel(batch, keys, context):
+            heads_nmh = attend_stream(
+                kernel, q, k, v, (batch, keys), self.setting, context.precision
+            )
+        else:
+            rows = [
+                self.attend_group(grouped, batch, keys, context).transpose(1, 2).flatten(0, 1)
+                for grouped in self.group(q, k, v, batch, keys, context)
+            ]
+            heads_nmh = torch.cat(rows)
         if context.trace is not None and self.name in context.trace.head_factors:
             heads_nmh = (
                 heads_nmh * context.trace.head_factors[self.name].to(heads_nmh.dtype)[:, None]
@@ -212,6 +220,26 @@ class Attention(nn.Module):
             part = split_documents(q[group.start : group.stop], len(group.documents))
             yield GroupedQKV(group, part, *cache.read(self.name, those, group.key_length))
 
+    def fits_kernel(self, batch: Ragged, keys: Ragged, context: ForwardContext) -> bool:
+        """Whether a fused kernel over the whole stream computes this attention.
+
+        It knows no bias of the scores, no softcap, no dropout and no cache, and gives no weights;
+        it takes a token's place in its document for its position, so a mask by positions needs all
+        of a document's tokens as queries and as keys.
+        """
+        setting, trace = self.setting, context.trace
+        return not (
+            (context.dropout_rng is not None and setting.dropout)
+            or (trace is not None and trace.attention)
+            or setting.logit_softcap
+            or not isinstance(setting.positions, spec.Rotary | None)
+            or setting.mask not in ("full", "causal")
+            or ((setting.mask == "causal" or setting.window) and batch is not keys)
+            or (context.cache is not None and not setting.cross_attends)
+            or setting.head_width % KERNEL_WIDTHS
+            or setting.head_width > KERNEL_WIDEST
+        )
+
     def attend_group(
         self, grouped: GroupedQKV, batch: Ragged, keys: Ragged, context: ForwardContext
     ) -> Tensor:
@@ -266,7 +294,7 @@ class Attention(nn.Module):
         parts: list[Tensor] = [] if mask is None else [mask.to(grouped.q.dtype)[:, None]]
         if isinstance(known, spec.ALiBi):
             distances = (at.queries_bq[:, :, None] - at.keys_bs[:, None]).abs()
-            slopes = torch.tensor(known.slopes, dtype=grouped.q.dtype)
+            slopes = grouped.q.new_tensor(known.slopes)
             parts.append(-slopes[:, None, None] * distances[:, None])
         if self.buckets is not None:
             weight, buckets = self.buckets.weight, self.buckets
@@ -309,7 +337,7 @@ def token_positions(
     shape = len(group.documents), -1
     queries_bq = batch.positions_n[own].view(shape)
     if context.cache is not None and not setting.cross_attends:
-        keys_bs = torch.arange(group.key_length)[None]
+        keys_bs = torch.arange(group.key_length, device=queries_bq.device)[None]
         return TokenPositions(
             broadcast_if_equal(queries_bq), keys_bs, group.length == group.key_length, None
         )
@@ -339,7 +367,8 @@ def attention_mask(
         visible = back_bqs >= 0
     if setting.mask == "prefix" and batch.prefixes is not None:
         first = grouped.group.first
-        ends = torch.tensor(batch.prefixes[first : first + len(grouped.group.documents)])
+        own_prefixes = batch.prefixes[first : first + len(grouped.group.documents)]
+        ends = at.keys_bs.new_tensor(own_prefixes)
         visible = visible | (at.keys_bs[:, None] < ends[:, None, None])
     if setting.mask.startswith("permutation"):
         if batch.ranks_n is None or keys.ranks_n is None:
@@ -352,7 +381,76 @@ def attention_mask(
         visible = visible & (back_bqs.abs() < setting.window)
     if bool(visible.all()):
         return None
-    return torch.zeros(visible.shape).masked_fill(~visible, MASKED)
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, MASKED)
+
+
+class StreamKernel(Protocol):
+    """Attention over documents end to end: ``torch.nn.attention.varlen.varlen_attn``.
+
+    Of document j the queries are rows ``cu_seq_q[j]`` to ``cu_seq_q[j + 1]`` of (n, m, h), the keys
+    likewise of (k, kv heads, h); cu_seqlens are int32 on the device. ``window_size`` has how many
+    keys before and after its own place a query attends to, -1 for all. With ``num_splits`` 1 a
+    document's bits do not depend on its neighbours.
+    """
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float,
+        window_size: tuple[int, int],
+        enable_gqa: bool,
+        num_splits: int,
+    ) -> Tensor: ...
+
+
+def stream_kernel(device: torch.device, precision: torch.dtype) -> StreamKernel | None:
+    """The fused kernel over a stream, where the device has one for this precision: CUDA in bf16."""
+    if device.type != "cuda" or precision != torch.bfloat16:
+        return None
+    from torch.nn.attention.varlen import varlen_attn
+
+    return cast(StreamKernel, varlen_attn)
+
+
+def attend_stream(
+    kernel: StreamKernel,
+    q_nmh: Tensor,
+    k_kmh: Tensor,
+    v_kmh: Tensor,
+    batches: tuple[Ragged, Ragged],
+    setting: spec.Attention,
+    precision: torch.dtype,
+) -> Tensor:
+    """Attention (n, m, h) of all documents at once; the loop over them is its reference.
+
+    ``batches`` are that of the queries and that of the keys.
+    """
+    cu_q, cu_k = (
+        torch.tensor(batch.cu_seqlens, dtype=torch.int32, device=q_nmh.device) for batch in batches
+    )
+    longest_q, longest_k = (max(batch.lengths()) for batch in batches)
+    before = setting.window - 1 if setting.window else -1
+    attended = kernel(
+        q_nmh.to(precision),
+        k_kmh.to(precision),
+        v_kmh.to(precision),
+        cu_q,
+        cu_k,
+        longest_q,
+        longest_k,
+        scale=setting.scale,
+        window_size=(before, 0 if setting.mask == "causal" else before),
+        enable_gqa=setting.kv_heads != setting.heads,
+        num_splits=1,
+    )
+    return attended.to(q_nmh.dtype)
 
 
 def split_documents(x_nmh: Tensor, documents: int) -> Tensor:

@@ -112,11 +112,16 @@ class Cache:
         alike = len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}
         if alike and self.table == list(range(self.blocks)):
             return slice(None), slice(None), self.lengths[0]
-        lengths = torch.tensor(batch.lengths())
-        document_n = torch.arange(len(lengths)).repeat_interleave(lengths)
-        first_n = torch.tensor(self.lengths) - torch.tensor(batch.cu_seqlens[:-1])
-        positions_n = torch.arange(len(document_n)) + first_n[document_n]
-        return torch.tensor(self.table)[document_n], slice(None), positions_n
+        tokens_n = batch.tokens_n
+        firsts = [
+            past - start for past, (start, _) in zip(self.lengths, batch.spans(), strict=True)
+        ]
+        lengths = tokens_n.new_tensor(batch.lengths())
+        blocks_n, first_n = (
+            tokens_n.new_tensor(each).repeat_interleave(lengths) for each in (self.table, firsts)
+        )
+        positions_n = torch.arange(len(tokens_n), device=tokens_n.device) + first_n
+        return blocks_n, slice(None), positions_n
 
     def advance(self, batch: Ragged) -> None:
         """Count the tokens of a batch after a whole forward pass."""
@@ -280,6 +285,8 @@ class ForwardContext:
 
     ``states`` holds those of the stacks before; ``layer`` is the number of the current layer.
     ``aux_losses`` collects auxiliary losses of ops. ``memo`` is of one stack's pass.
+    ``precision`` is the dtype of the network's products, in which kernels that have no other may
+    compute too.
     """
 
     batch: Ragged
@@ -290,6 +297,7 @@ class ForwardContext:
     layer: int = 0
     aux_losses: list[Tensor] = field(default_factory=list)
     memo: dict[Any, Any] = field(default_factory=dict)
+    precision: torch.dtype = torch.float32
 
     def memoised(self, name: Any, make: Callable[[], T]) -> T:
         """The result of ``make``, computed once for all layers of this stack's pass."""

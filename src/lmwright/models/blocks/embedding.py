@@ -94,7 +94,7 @@ class TableGradient:
     def add(self, table: Tensor, rows_n: Tensor, gradient_nd: Tensor) -> None:
         """Add ``gradient_nd`` to the rows ``rows_n`` of the table's gradient."""
         if table.grad is None:
-            if self.buffer is None or self.buffer.shape != table.shape:
+            if self.buffer is None or not alike(self.buffer, table):
                 self.buffer = torch.zeros_like(table)
             elif self.touched is not None:
                 self.buffer[self.touched] = 0
@@ -102,6 +102,11 @@ class TableGradient:
         elif self.touched is not None:
             self.touched = torch.cat([self.touched, rows_n])
         table.grad.index_add_(0, rows_n, gradient_nd)
+
+
+def alike(buffer: Tensor, table: Tensor) -> bool:
+    """Whether a buffer has the shape, device and dtype of a table."""
+    return (buffer.shape, buffer.device, buffer.dtype) == (table.shape, table.device, table.dtype)
 
 
 class LookUp(torch.autograd.Function):

@@ -19,7 +19,8 @@ def sinusoids(positions_n: Tensor, width: int, setting: spec.Sinusoids) -> Tenso
     """Fixed position vectors (n, width) (Vaswani et al. 2017, section 3.5), fp64."""
     half = width // 2
     steps = half - 1 if setting.spaced else half
-    frequencies_f = torch.exp(-math.log(10000.0) / steps * torch.arange(half, dtype=torch.float64))
+    numbers_f = torch.arange(half, dtype=torch.float64, device=positions_n.device)
+    frequencies_f = torch.exp(-math.log(10000.0) / steps * numbers_f)
     angles_nf = positions_n[:, None].double() * frequencies_f
     parts = torch.sin(angles_nf), torch.cos(angles_nf)
     if setting.interleaved:
@@ -34,14 +35,17 @@ def rotary_cos_sin(
 
     ``longest`` is the length of their document so far, on which some scalings depend.
     """
-    frequencies_f, factor = frequencies(setting, longest)
+    frequencies_f, factor = frequencies(setting, longest, positions_n.device)
     angles_nf = positions_n[:, None].double() * frequencies_f
     return torch.cos(angles_nf) * factor, torch.sin(angles_nf) * factor
 
 
-def frequencies(setting: spec.Rotary, longest: int) -> tuple[Tensor, float]:
+def frequencies(
+    setting: spec.Rotary, longest: int, device: torch.device | None = None
+) -> tuple[Tensor, float]:
     """Rotary frequencies (width / 2,), fp64, and the factor of sines and cosines."""
-    exponents_f = torch.arange(0, setting.width, 2, dtype=torch.float64) / setting.width
+    numbers_f = torch.arange(0, setting.width, 2, dtype=torch.float64, device=device)
+    exponents_f = numbers_f / setting.width
     plain_f = setting.base**-exponents_f
     scaling = setting.scaling
     if scaling is None:
@@ -65,7 +69,7 @@ def dynamic_scaling(
     length = max(longest, scaling.original)
     growth = scaling.factor * length / scaling.original - (scaling.factor - 1)
     base = setting.base * growth ** (setting.width / (setting.width - 2))
-    return torch.as_tensor(base, dtype=torch.float64) ** -exponents_f
+    return exponents_f.new_tensor(base) ** -exponents_f
 
 
 def llama3_scaling(
@@ -94,7 +98,7 @@ def yarn_scaling(
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, setting.width - 1)
-    numbers_f = torch.arange(len(plain_f), dtype=torch.float64)
+    numbers_f = torch.arange(len(plain_f), dtype=torch.float64, device=plain_f.device)
     stretched_f = ((numbers_f - first) / (last - first or 1e-3)).clamp(0, 1)
     return plain_f * (1 - stretched_f) + plain_f / scaling.factor * stretched_f
 
@@ -104,7 +108,7 @@ def longrope_scaling(
 ) -> Tensor:
     """A divisor for each frequency (Ding et al. 2024), others beyond the trained length."""
     chosen = scaling.long if longest > scaling.original else scaling.short
-    return plain_f / torch.tensor(chosen, dtype=torch.float64)
+    return plain_f / plain_f.new_tensor(chosen)
 
 
 SCALINGS = {

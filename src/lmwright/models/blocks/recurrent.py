@@ -77,7 +77,8 @@ class Recurrent(nn.Module):
 def unpacked(states: PackedSequence, batch: Ragged) -> list[Tensor]:
     """Split a packed sequence by document: step t holds row t of each that is long enough."""
     assert states.unsorted_indices is not None
-    firsts = torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.int64), states.batch_sizes]), 0)
+    sizes = torch.cat([states.batch_sizes.new_zeros(1), states.batch_sizes])  # on the CPU always
+    firsts = torch.cumsum(sizes, 0).to(states.data.device)
     return [
         states.data[firsts[:length] + place]
         for place, length in zip(states.unsorted_indices.tolist(), batch.lengths(), strict=True)
@@ -116,7 +117,7 @@ class Convolution(nn.Module):
                 parts += [x_nd[start:stop], gap]
             windows_ndw = torch.cat(parts).unfold(0, width, 1)
             rows = [
-                torch.arange(start, stop) + number * (width - 1)
+                torch.arange(start, stop, device=x_nd.device) + number * (width - 1)
                 for number, (start, stop) in enumerate(pairwise(batch.cu_seqlens))
             ]
             found.append(convolve(windows_ndw.flatten(1))[torch.cat(rows)])

@@ -67,13 +67,13 @@ class DropoutRNG:
             self.fill_mask(
                 mask[start * width : stop * width], rate, dropout_id, document, first * width
             )
-        return torch.from_numpy(mask).view(like_nd.shape)
+        return like_operand(torch.from_numpy(mask).view(like_nd.shape), like_nd)
 
     def attention_weight_mask(
         self,
         group: Group,
         heads: int,
-        like: Tensor,
+        like_bmqh: Tensor,
         rate: float,
         dropout_id: int,
         firsts: Sequence[int] | None = None,
@@ -84,26 +84,32 @@ class DropoutRNG:
         mask that a pass over all would give them.
         """
         keys = group.key_length
-        mask = np.empty((len(group.documents), heads, group.length, keys), dtype=numpy_type(like))
+        shape = len(group.documents), heads, group.length, keys
+        mask = np.empty(shape, dtype=numpy_type(like_bmqh))
         own_firsts = [0] * len(mask) if firsts is None else firsts
         for document, own, first in zip(group.documents, mask, own_firsts, strict=True):
             # A row has the mask of all heads before the next row has any.
             self.fill_mask(own.swapaxes(0, 1), rate, dropout_id, document, first * heads * keys)
-        return torch.from_numpy(mask.reshape(-1, group.length, keys))
+        return like_operand(torch.from_numpy(mask.reshape(-1, group.length, keys)), like_bmqh)
 
     def pooled_mask(self, batch: Ragged, like_bd: Tensor, rate: float, dropout_id: int) -> Tensor:
         """A mask for one vector a document of the stream, shaped and typed as ``like_bd``."""
         mask = np.empty(tuple(like_bd.shape), dtype=numpy_type(like_bd))
         for row, document in zip(mask, batch.documents, strict=True):
             self.fill_mask(row, rate, dropout_id, document)
-        return torch.from_numpy(mask)
+        return like_operand(torch.from_numpy(mask), like_bd)
 
     def document_mask(self, batch: Ragged, like_nd: Tensor, rate: float, dropout_id: int) -> Tensor:
         """Stochastic-depth factors, one a document and the same for all of its rows: (n, 1)."""
         mask = np.empty((len(batch.documents), 1), dtype=numpy_type(like_nd))
         for row, document in zip(mask, batch.documents, strict=True):
             self.fill_mask(row, rate, dropout_id, document)
-        return torch.from_numpy(mask.repeat(batch.lengths(), axis=0))
+        return like_operand(torch.from_numpy(mask.repeat(batch.lengths(), axis=0)), like_nd)
+
+
+def like_operand(mask: Tensor, other: Tensor) -> Tensor:
+    """A mask, drawn on the CPU, in the dtype and on the device of another tensor."""
+    return mask.to(device=other.device, dtype=other.dtype)
 
 
 def numpy_type(tensor: Tensor) -> type[np.floating]:

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 from lmwright.models.core.matmul import linear
 
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""x Wᵀ + b of (n, in), (out, in) and (out) or None: (n, out)."""
+
 
 class Linear(nn.Module):
     """A map y = x Wᵀ + b of a stream (n, in) to (n, out): no op multiplies by a weight but by one.
 
     ``parts`` are the outputs of the maps merged into it, which share its input and its product.
     ``rows`` asks for some of the outputs alone, ``member`` is the map's number in a stack.
-    No op knows more of it: any other (quantised, adapted) may stand in its place.
+    No op knows more of it: any other (quantised, adapted) may stand in its place. ``product`` is
+    how a map with a dense weight multiplies by it, which is where a precision is chosen.
     """
 
     def __init__(self, in_features: int, parts: int | Sequence[int], members: int = 1) -> None:
@@ -24,6 +28,7 @@ class Linear(nn.Module):
         self.in_features, self.members = in_features, members
         self.parts = (parts,) if isinstance(parts, int) else tuple(parts)
         self.out_features = sum(self.parts)
+        self.product: Product = linear
 
     def forward(self, x_ni: Tensor, rows: slice | None = None, member: int = 0) -> Tensor:
         """Outputs (n, out), or those of ``rows``, of the stream through one member of the stack."""
@@ -47,14 +52,14 @@ class DenseLinear(Linear):
     def forward(self, x_ni: Tensor, rows: slice | None = None, member: int = 0) -> Tensor:
         """Map each row of the stream."""
         if rows is None:
-            return linear(x_ni, self.weight, self.bias)
-        return linear(x_ni, self.weight[rows], None if self.bias is None else self.bias[rows])
+            return self.product(x_ni, self.weight, self.bias)
+        return self.product(x_ni, self.weight[rows], None if self.bias is None else self.bias[rows])
 
     def apart(self, streams: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """The same, with one gradient of the weight in place of a sum of one for each part."""
         weights = self.weight.split(list(sizes))
         biases = [None] * len(sizes) if self.bias is None else self.bias.split(list(sizes))
-        return [linear(*each) for each in zip(streams, weights, biases, strict=True)]
+        return [self.product(*each) for each in zip(streams, weights, biases, strict=True)]
 
 
 class WindowLinear(Linear):
@@ -71,7 +76,7 @@ class WindowLinear(Linear):
     def forward(self, x_ni: Tensor, rows: slice | None = None, member: int = 0) -> Tensor:
         """Map each window."""
         those = slice(None) if rows is None else rows
-        return linear(x_ni, self.weight[those].flatten(1), self.bias[those])
+        return self.product(x_ni, self.weight[those].flatten(1), self.bias[those])
 
 
 class StackedLinear(Linear):
@@ -90,7 +95,7 @@ class StackedLinear(Linear):
         bias_o = None if self.bias is None else self.bias[member]
         if rows is not None:
             weight_oi, bias_o = weight_oi[rows], None if bias_o is None else bias_o[rows]
-        return linear(x_ni, weight_oi, bias_o)
+        return self.product(x_ni, weight_oi, bias_o)
 
 
 def linears(network: nn.Module, path: str = "") -> Iterator[tuple[str, Linear]]:

@@ -9,7 +9,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lmwright.models.core.linear import Linear
-from lmwright.models.core.matmul import linear
 
 Drop = Callable[[Tensor], Tensor]
 
@@ -48,7 +47,9 @@ class LowRankLinear(Linear):
             x_ni = self.drop(x_ni)
         start, stop, _ = (rows or slice(None)).indices(self.out_features)
         updates = [
-            linear(linear(x_ni, self.lora_a[member, part], None), self.lora_b[member, own], None)
+            self.product(
+                self.product(x_ni, self.lora_a[member, part], None), self.lora_b[member, own], None
+            )
             for part, own in self.rows_of_parts(start, stop)
         ]
         return y_no + self.scale * torch.cat(updates, dim=1)

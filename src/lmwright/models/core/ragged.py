@@ -7,7 +7,7 @@ knows padding; a document's result does not depend on its neighbours in the batc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +67,16 @@ class Ragged:
     prefixes: tuple[int, ...] | None = None
     firsts: tuple[int, ...] | None = None
     vectors: tuple[tuple[int, Tensor], ...] = ()
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same batch with its tensors on a device; itself where they are there."""
+        if self.tokens_n.device == device:
+            return self
+        names = ("tokens_n", "positions_n", "segments_n", "ranks_n")
+        known = {name: getattr(self, name) for name in names}
+        return replace(
+            self, **{n: each.to(device) for n, each in known.items() if each is not None}
+        )
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Iterate over the first row and the row after the last one of each document."""
@@ -130,9 +140,7 @@ class Ragged:
         """Reorder rows, one a document of the stream, into the order that was packed."""
         if self.order == tuple(range(len(self.order))):
             return rows_b
-        back = torch.empty(len(self.order), dtype=torch.int64)
-        back[list(self.order)] = torch.arange(len(self.order))
-        return rows_b[back]
+        return rows_b[np.argsort(self.order).tolist()]
 
     def by_document(self, x_n: Tensor) -> list[Tensor]:
         """Split rows by document, in the order that was packed."""

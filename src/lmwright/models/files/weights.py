@@ -63,7 +63,7 @@ def read_tensors(path: Path, others: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors durably; equal tensors give equal bytes."""
-    plain = {name: tensors[name].detach().contiguous() for name in sorted(tensors)}
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     write_bytes(path, save(plain))
 
 

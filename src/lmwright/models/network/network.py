@@ -17,7 +17,11 @@ from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
 from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
+from lmwright.models.core.bf16 import Bf16Product
+from lmwright.models.core.device import DEFAULT, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.linear import Linear
+from lmwright.models.core.matmul import linear
 from lmwright.models.core.memory import keep_freed_memory
 from lmwright.models.core.ragged import Ragged
 
@@ -105,7 +109,7 @@ class Network(nn.Module):
 
     def __init__(self, setting: spec.ModelSpec, head: spec.Head | None = None) -> None:
         super().__init__()
-        self.spec, self.head_spec = setting, head
+        self.spec, self.head_spec, self.placement = setting, head, DEFAULT
         self.stacks = nn.ModuleDict()
         widths: dict[str, int] = {}
         for stack in setting.stacks:
@@ -213,7 +217,7 @@ class Network(nn.Module):
         *before, final = [stack.name for stack in self.spec.stacks]
         for name in before:
             self.run_stack(name, batch, context)
-        context.batch, context.memo = stream_of(batch, final), {}
+        context.batch, context.memo = self.stream(batch, final), {}
         stack: Stack = self.stacks[final]  # type: ignore[assignment]
         found = stack.boundary_states(context, last)
         if aux_losses is not None:
@@ -252,11 +256,30 @@ class Network(nn.Module):
         self, batch: Batch, dropout_rng: DropoutRNG | None, cache: Cache | None, trace: Trace | None
     ) -> ForwardContext:
         """The context of a new forward pass."""
-        return ForwardContext(stream_of(batch, self.spec.stacks[0].name), dropout_rng, cache, trace)
+        first = self.stream(batch, self.spec.stacks[0].name)
+        return ForwardContext(first, dropout_rng, cache, trace, precision=self.placement.dtype)
+
+    def stream(self, batch: Batch, name: str) -> Ragged:
+        """The input stream of a stack, on the device of the weights."""
+        return stream_of(batch, name).to(next(self.parameters()).device)
+
+    def place(self, placement: Placement) -> None:
+        """Move the weights, which stay fp32, to a device, and set the precision of the products.
+
+        Of what multiplies by weights only torch's recurrent cells are no ``Linear``: they stay in
+        fp32.
+        """
+        reproducible(placement.device)
+        self.to(placement.torch_device)
+        tie(self)
+        for each in self.modules():
+            if isinstance(each, Linear):
+                each.product = Bf16Product() if placement.precision == "bf16" else linear
+        self.placement = placement
 
     def run_stack(self, name: str, batch: Batch, context: ForwardContext) -> None:
         """Run one stack, unless a cache holds all that others attend to of it."""
-        context.batch, context.memo = stream_of(batch, name), {}
+        context.batch, context.memo = self.stream(batch, name), {}
         source_only = name not in {stack.name for stack in self.spec.output_stacks}
         if context.cache is not None and source_only and any(context.cache.lengths):
             return
