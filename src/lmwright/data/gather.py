@@ -186,9 +186,10 @@ def clean(
 
 
 def as_batch(rows: Sequence[RawRow], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as they are staged."""
+    """Rows as they are staged; a side column that only other sources have is empty."""
+    side = {name: "" for name in SIDE if name in schema.names}
     return pa.RecordBatch.from_pylist(
-        [{**row.values, "origin": row.origin, **row.side} for row in rows], schema
+        [{**row.values, "origin": row.origin, **side, **row.side} for row in rows], schema
     )
 
 

@@ -32,8 +32,8 @@ class BM25:
         lengths = np.array([each.total() for each in counts], dtype=np.float64)
         self.size = len(texts)
         self.postings: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        mean = lengths.mean() if self.size else 0.0
-        penalty = k1 * (1 - b + b * lengths / max(mean, 1.0))
+        mean = lengths.mean() if lengths.any() else 1.0
+        penalty = k1 * (1 - b + b * lengths / mean)
         places: dict[str, list[tuple[int, int]]] = {}
         for place, each in enumerate(counts):
             for word, count in each.items():

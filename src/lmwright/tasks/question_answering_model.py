@@ -137,9 +137,9 @@ class QuestionAnswerer:
         and of all other stretches together.
 
         A stretch starts at a token in the window in which that token has most context, so that
-        none counts twice. Stretches whose normalised texts are equal are one answer, whose
-        probability is the sum of theirs. No answer is as likely as in the window in which it is
-        least.
+        none counts twice. Of the :data:`CANDIDATES` best stretches, those whose normalised texts
+        are equal are one answer, whose probability is the sum of theirs. No answer is as likely as
+        in the window in which it is least.
         """
         none = min(float(own[place].sum()) for own, place in zip(logits, asked.blank, strict=True))
         scores, places = self.stretches(asked, logits)

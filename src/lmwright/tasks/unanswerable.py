@@ -68,13 +68,11 @@ class Unanswerable(Settings):
         every = list(rows)
         read = [row for row in every if isinstance(row, RawRow)]
         articles = {row.values["context"]: row.side[self.article] for row in read}
-        paragraphs = Paragraphs(articles)
-        alone = len(set(articles.values())) == len(articles)
-        if (self.other_article and len(set(articles.values())) < 2) or (
-            self.same_article and alone
-        ):
+        paragraphs, count = Paragraphs(articles), len(set(articles.values()))
+        alone = self.same_article and count == len(articles)
+        if read and (alone or (self.other_article and count < 2)):
             raise BadInput(
-                f"{len(articles)} paragraphs of {len(set(articles.values()))} articles",
+                f"{len(articles)} paragraphs of {count} articles",
                 "several paragraphs in an article for same_article, several articles for "
                 "other_article",
                 "set the share to 0, or name another column with article",
