@@ -1,4 +1,4 @@
-"""Spans of contexts: windows, decoding by its slow reference, calibration, the loss of transformers."""
+"""Windows, decoding by its slow reference, calibration, the loss of transformers, faults."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def as_rows(values: list[dict[str, Any]], task: QuestionAnswering = TASK) -> pa.
 @pytest.fixture(scope="module")
 def asked() -> list[dict[str, Any]]:
     """Questions of SQuAD with short contexts, some without an answer."""
-    rows = squad(1200, derive="unanswerable")
+    rows = squad(2500, derive="unanswerable")
     return [row.values for row in rows if len(row.values["context"]) < 500][:300]
 
 
@@ -132,7 +132,7 @@ def test_every_token_of_a_long_context_may_begin_an_answer_in_one_window(model):
     ]
     tokens = [place for place, _ in sorted(starts)]
     assert tokens == list(range(len(tokens)))
-    for window, own in zip(item.windows[1:-1], central(item.windows)[1:-1], strict=True):
+    for own in central(item.windows)[1:-1]:
         size = len(own)
         assert not own[: TASK.stride // 2 - 1].any() and not own[-TASK.stride // 2 + 1 :].any()
         assert own[size // 2]
@@ -241,9 +241,11 @@ def simulated(asked: list[dict[str, Any]], seed: int = 0) -> tuple[pa.Table, Ans
     table, rng = as_rows(asked), np.random.default_rng(seed)
     choices, logits = [], []
     for row in table.to_pylist():
-        words = row["context"].split()
-        wrong = {"answer": words[0], "start": 0, "end": len(words[0])}
         answers = row["answers"]
+        taken = {"", *(normalize_answer(text) for text in answers["text"])}
+        word = next(w for w in row["context"].split() if normalize_answer(w) not in taken)
+        start = row["context"].index(word)
+        wrong = {"answer": word, "start": start, "end": start + len(word)}
         right = [
             {"answer": t, "start": s, "end": s + len(t)}
             for t, s in list(zip(answers["text"], answers["answer_start"], strict=True))[:1]
@@ -279,7 +281,7 @@ def test_calibration_gives_probabilities_the_least_log_loss_and_the_best_f1(aske
         answers = TASK.decided(scaled, threshold)
         return float(TASK.measures(table, answers).losses["answer_error"].values.mean())
 
-    grid = np.linspace(-8, 8, 161).tolist()
+    grid = np.linspace(-8, 8, 33).tolist()
     assert error(fitted.decision) <= min(map(error, grid)) + 1e-12
     assert error(fitted.decision) < error(0.0), "no answer was made too likely"
     assert fitted.decision > 0
@@ -288,7 +290,7 @@ def test_calibration_gives_probabilities_the_least_log_loss_and_the_best_f1(aske
 def test_confidence_means_what_it_says(asked):
     """Answers drawn from the very distribution that the logits say: expected and seen agree."""
     rng, rows, choices, logits = np.random.default_rng(3), [], [], []
-    for row in asked * 12:
+    for row in asked * 6:
         words = list(dict.fromkeys(w for w in row["context"].split() if normalize_answer(w)))[:3]
         own = rng.normal(0, 1.5, len(words) + 2)
         own[-1] = -9
@@ -303,7 +305,7 @@ def test_confidence_means_what_it_says(asked):
     assert fitted.temperature == pytest.approx(2.0, rel=0.1)
     found = fitted.apply(TASK, raw)
     right = 1 - TASK.measures(table, found).losses["error"].values
-    assert float(right.mean()) == pytest.approx(float(TASK.confidence(found).mean()), abs=0.02)
+    assert float(right.mean()) == pytest.approx(float(TASK.confidence(found).mean()), abs=0.03)
 
 
 @given(
@@ -393,7 +395,7 @@ def test_the_log_loss_is_of_the_probability_of_an_exact_match():
 
 def test_what_is_told_is_heard(asked):
     table, raw = simulated(asked)
-    answers = Calibration.fit(TASK, table, raw, 0.4).apply(TASK, raw)
+    answers = Calibration.fit(TASK, table, raw, 0.28).apply(TASK, raw)
     told = json.loads(json.dumps([TASK.told(answers, place) for place in range(len(answers))]))
     heard = TASK.heard(told)
     for name in ("answer", "answers"):
@@ -530,19 +532,19 @@ def test_the_first_losses_are_those_of_transformers(asked, tmp_path):
 
 def test_training_learns_and_the_same_seed_gives_the_same_bits(rows, small, tmp_path):
     stage = Train(
-        start=str(small), rows=160, epochs=8, batch=16, max_tokens=48, lr=5e-3, dropout=0.0,
+        start=str(small), rows=64, epochs=6, batch=16, max_tokens=64, lr=1e-2, dropout=0.0,
         evaluate_every=1000, patience=0, validation_rows=60,
     )  # fmt: skip
     works = [FakeWork({"rows": rows}, tmp_path / name) for name in ("one", "two")]
     facts = [stage.run(work) for work in works]
     assert facts[0] == facts[1]
-    assert facts[0]["rows"] == 160
+    assert facts[0]["rows"] == 64
     weights = [(work.folder / "model" / "model.safetensors").read_bytes() for work in works]
     assert weights[0] == weights[1]
     curves = json.loads((works[0].folder / "model" / "curves.json").read_text())
     assert curves[0]["loss"] > 2.5 and curves[-1]["loss"] < 0.75 * curves[0]["loss"]
     learnt = load_predictor(works[0].folder / "model")
-    table = as_rows([row for row in pq.read_table(rows / "train.parquet").to_pylist()])
+    table = pq.read_table(rows / "train.parquet")
     answers = TASK.calibrated(answer_all(learnt, table.to_pylist()), 1.0, 0.01)
     assert "log_loss" in TASK.measures(table, answers).losses
     assert answers.vectors is not None

@@ -14,6 +14,7 @@ import pytest
 from lmwright.core.yaml12 import write_yaml
 from lmwright.store.run import REFUSED
 from lmwright.store.store import Store
+from tests.squad import DEVELOPMENT, address
 from tests.whole.test_kill import ROOT, shim
 
 __all__ = ["shim"]
@@ -52,8 +53,26 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"family": "bert", "config": BERT, "vocabulary": 400},
     ),
     "token-classification": (NEWS, {"family": "bert", "config": BERT, "vocabulary": 400}),
+    "question-answering": (
+        {
+            "name": "squad",
+            "path": address(DEVELOPMENT),
+            "limit": 300,
+            "derive": {"kind": "unanswerable"},
+        },
+        {
+            "family": "bert",
+            "config": {**BERT, "max_position_embeddings": 160},
+            "vocabulary": 400,
+        },
+    ),
     "text-generation": (REVIEWS, {"family": "llama", "config": LLAMA, "vocabulary": 400}),
 }
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "question-answering": {"max_question": 32, "stride": 16, "max_answer": 12},
+}
+"""Of tasks whose own ones ask for more tokens than are read here."""
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -77,7 +96,7 @@ def recipe(task: str, folder: Path) -> Path:
             "rows": 64,
             "epochs": 1,
             "batch": 8,
-            "max_tokens": 32,
+            "max_tokens": new["config"]["max_position_embeddings"] // 2 if task in SETTINGS else 32,
             "evaluate_every": 4,
             "checkpoint_every": 3,
             "validation_rows": 10,
@@ -90,7 +109,11 @@ def recipe(task: str, folder: Path) -> Path:
         "promote": {"gate": gate},
     }
     path = folder / f"{task}.yaml"
-    path.write_text(write_yaml({"name": "kill", "task": task, "stages": stages}))
+    path.write_text(
+        write_yaml(
+            {"name": "kill", "task": {"kind": task, **SETTINGS.get(task, {})}, "stages": stages}
+        )
+    )
     return path
 
 
@@ -153,7 +176,7 @@ def check(task: str, shim: Path, folder: Path, parts: list[float]) -> None:
     assert begun > 0
 
 
-@pytest.mark.parametrize(("task", "part"), zip(SOURCES, (0.9, 0.7, 0.5), strict=True))
+@pytest.mark.parametrize(("task", "part"), zip(SOURCES, (0.9, 0.7, 0.6, 0.5), strict=True))
 def test_a_kill_in_the_line_changes_no_bit(
     task: str, part: float, shim: Path, tmp_path: Path
 ) -> None:
