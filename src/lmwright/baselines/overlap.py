@@ -6,7 +6,6 @@ Richardson, Burges and Renshaw 2013 (section 5.1, "sliding window") and Rajpurka
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lmwright.baselines.words import hash_of
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import Corrupt
@@ -229,8 +229,3 @@ def words_of(text: str) -> list[tuple[str, int, int]]:
 def sigmoid(x: float) -> float:
     """1 / (1 + exp(-x)), without overflow."""
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
-
-
-def hash_of(word: str) -> int:
-    """A number below 2**31 of a word, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") >> 1
