@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.serve.traffic import masked_for
+from lmwright.tables import resolve
 from lmwright.tasks.question_answering import (
     QuestionAnswering,
     best_threshold,
@@ -157,6 +159,18 @@ def test_windows_without_room_are_refused_before_anything_is_trained(model):
     tight = QuestionAnswerer(replace(TASK, stride=30))
     with pytest.raises(BadInput, match="neighbouring windows share"):
         tight.prepare(model, [row_of(" ".join(WORDS), question="why " * 20)])
+
+
+@pytest.mark.parametrize(
+    ("family", "reads"),
+    [("bert", True), ("roberta", False), ("distilbert", False), ("xlm", False), ("xlnet", True)],
+)
+def test_segments_are_given_to_models_that_tell_pairs_apart_by_them(family, reads):
+    """RoBERTa's table has one row, DistilBERT has none, and XLM's are its languages."""
+    given = {"vocab_size": 99, "type_vocab_size": 1 if family == "roberta" else 2}
+    spec = resolve("families", family).spec({**given, "n_langs": 3, "use_lang_emb": True})
+    network = SimpleNamespace(spec=spec)
+    assert TextModel.reads_segments.fget(SimpleNamespace(network=network)) is reads
 
 
 # Decoding

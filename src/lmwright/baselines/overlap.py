@@ -98,13 +98,13 @@ class Overlap:
     def phrases(self, question: str, context: str) -> Phrases:
         """The candidates of one row."""
         asked = {word for word, _, _ in words_of(question)} - self.common
-        whole = sum(map(self.weight, asked)) or 1.0
+        whole = self.weight_of(asked) or 1.0
         choices: list[dict[str, Any]] = []
         scores: list[float] = []
         most = 0.0
         for sentence in sentences_of(context):
             places = {n: word for n, (word, _, _) in enumerate(sentence) if word in asked}
-            covered = sum(self.weight(word) for word in set(places.values())) / whole
+            covered = self.weight_of(set(places.values())) / whole
             most = max(most, covered)
             for first, last in self.runs(sentence, asked):
                 near: dict[str, float] = {}
@@ -129,6 +129,10 @@ class Overlap:
                 found.append((first, min(n - 1, first + LONGEST - 1)))
                 first = -1
         return found
+
+    def weight_of(self, words: set[str]) -> float:
+        """The weight of some words together: the same bits in every process."""
+        return math.fsum(map(self.weight, words))
 
     def weight(self, word: str) -> float:
         """How rare a word is; one that was never met is as rare as can be."""
