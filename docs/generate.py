@@ -20,7 +20,7 @@ from lmwright.core import recipe
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import Family
 from lmwright.models.network.anatomy import anatomy
-from lmwright.tables import AUDITS, FAMILIES, SECTIONS, STAGES, TABLES, VERBS, resolve
+from lmwright.tables import AUDITS, DERIVATIONS, FAMILIES, SECTIONS, STAGES, TABLES, VERBS, resolve
 from lmwright.train.finetune import CHOICES
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +108,8 @@ def settings() -> str:
     for field, table in CHOICES.items():
         for name in TABLES[table]:
             lines += described(f"train.{field}: {name}", resolve(table, name))
+    for name in DERIVATIONS:
+        lines += described(f"data.sources.derive: {name}", resolve("derivations", name))
     return "\n".join(lines)
 
 

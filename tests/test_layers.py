@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmwright
 from lmwright.assets import asset_file
@@ -19,6 +20,7 @@ SOURCE = Path(lmwright.__file__).parent
 COLUMNS = {
     *("label", "labels", "spans", "probabilities", "continuation", "completion"),
     *("summary", "summary_text", "translation_text", "generated_text", "source_language"),
+    *("question", "answer_start"),
 }
 """Columns of single tasks; ``text`` is too common a word to be looked for."""
 OF_TASKS = {"tasks", "metrics", "baselines"}
@@ -85,12 +87,15 @@ def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
     news = tmp_path / "news.txt"
     whole = asset_file("asset:conll2003-en/neuroner/data/conll2003/en/train.txt")
     news.write_text("\n\n".join(whole.read_text("utf-8").split("\n\n")[:200]) + "\n\n")
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps(squad_of(news.read_text())))
     summaries = "asset:debian-summaries/debian-summaries.parquet"
     pairs = "asset:debian-translations/debian-translations.parquet"
     source = {
         "text-classification": {"path": reviews},
         "token-classification": {"path": str(news)},
         "text-generation": {"path": reviews},
+        "question-answering": {"path": str(asked)},
         "summarization": {
             "path": summaries,
             "columns": {"text": "description", "summary": "synopsis"},
@@ -117,6 +122,27 @@ def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {recipe: [0, False] for recipe in recipes}
+
+
+def squad_of(news: str) -> dict[str, Any]:
+    """Sentences as contexts of made-up questions on their first words, in SQuAD's format."""
+    sentences = [
+        [line.split()[0] for line in each.split("\n") if line] for each in news.split("\n\n")
+    ]
+    paragraphs = [
+        {
+            "context": " ".join(words),
+            "qas": [
+                {
+                    "question": f"What begins number {n}?",
+                    "answers": [{"text": words[0], "answer_start": 0}],
+                }
+            ],
+        }
+        for n, words in enumerate(sentences)
+        if words
+    ]
+    return {"data": [{"title": "news", "paragraphs": paragraphs}]}
 
 
 RUN = """
@@ -151,12 +177,14 @@ def class_counts(tree: ast.AST) -> Iterator[int]:
 
 NAMED = {
     ("data/guess.py", "text-classification"): "the task whose columns init guesses by default",
+    ("data/guess.py", "question-answering"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
     ("old_format.py", "text-classification"): "all that there was when the old format was written",
 }
 ABOUT = {
     "core/columns.py": "names of column types and the keys of a span, whatever the task",
     "data/formats/conll_file.py": "what a CoNLL file holds: a format of tagged words",
+    "data/formats/squad.py": "what a SQuAD file holds: a format of questions",
     "data/guess.py": "usual names of columns in tables of strangers",
     "evals/zero_shot.py": "the stage that asks for a label; other tasks are refused by name",
     "old_format.py": "the format of the time when there was one task",
@@ -165,7 +193,6 @@ ABOUT = {
 KNOWN = {
     ("audit/card.py", "labels"): "a key of the facts of the stage data: rows by stratum",
     ("audit/counterfactual.py", "probabilities"): "compared where a task has them; else confidence",
-    ("audit/perturbation.py", "spans"): "a column type: texts with places keep their length",
     ("cli/init.py", "labels"): "a key of the facts of the stage data: rows by stratum",
     ("data/prepare.py", "label"): "a column type; a key of the facts: the stratum of a row",
     ("data/prepare.py", "labels"): "a key of the facts: rows by stratum",

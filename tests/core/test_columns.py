@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from lmwright.core.columns import TYPES, Column, Unfit, canonical
 
+QUOTES = {"text": ["Rome", "in Rome"], "answer_start": [3, 0]}
+CHOICES = [{"answer": "Rome", "score": 0.75, "start": 3, "end": 7}]
 SPANS = [{"start": 5, "end": 9, "label": "LOC"}, {"start": 0, "end": 4, "label": "PER"}]
 
 
@@ -47,6 +49,17 @@ def read(kind: str, value: object) -> object:
         ("texts", ' ["one", "two"]', ["one", "two"]),
         ("scores", (1, "2.5"), [1.0, 2.5]),
         ("scores", "[0.25, 0.75]", [0.25, 0.75]),
+        ("score", "0.5", 0.5),
+        ("answers", QUOTES, QUOTES),
+        (
+            "answers",
+            [{"text": "it", "answer_start": 4, "more": 1}],
+            {"text": ["it"], "answer_start": [4]},
+        ),
+        ("answers", json.dumps(QUOTES), QUOTES),
+        ("answers", [], {"text": [], "answer_start": []}),
+        ("choices", CHOICES, CHOICES),
+        ("choices", json.dumps(CHOICES), CHOICES),
         ("spans", SPANS, [SPANS[1], SPANS[0]]),
         ("spans", json.dumps(SPANS), [SPANS[1], SPANS[0]]),
         ("spans", [], []),
@@ -94,6 +107,17 @@ def test_a_value_is_read_as_it_is_kept(kind: str, given: object, wanted: object)
         ("texts", "[not JSON", "wrong type", "no JSON list"),
         ("scores", [0.5, "x"], "wrong type", "it is str, not a number"),
         ("scores", [math.nan], "unusable it", "nan"),
+        ("answers", None, "no it", "null"),
+        ("answers", "Rome", "wrong type", "no JSON"),
+        ("answers", ["Rome"], "wrong type", "no text and answer_start"),
+        ("answers", {"text": ["Rome"]}, "wrong type", "no list 'answer_start'"),
+        ("answers", {"text": ["a", "b"], "answer_start": [0]}, "unusable it", "2 texts, 1 starts"),
+        ("answers", {"text": ["a"], "answer_start": [1.0]}, "wrong type", "the start 1.0"),
+        ("answers", {"text": ["a"], "answer_start": [True]}, "wrong type", "the start True"),
+        ("answers", {"text": ["a"], "answer_start": [-1]}, "unusable it", "a start at -1"),
+        ("answers", {"text": [None], "answer_start": [0]}, "no it", "null"),
+        ("choices", [{"answer": "Rome"}], "wrong type", "not answer, score, start, end"),
+        ("choices", "Rome", "wrong type", "no JSON list"),
         ("spans", [{"start": 0, "end": 4}], "wrong type", "not start, end and label"),
         ("spans", ["PER"], "wrong type", "not start, end and label"),
         ("spans", [{"start": 0, "end": 4.0, "label": "x"}], "wrong type", "0 and 4.0"),
@@ -122,8 +146,9 @@ def test_a_list_of_one_label_is_that_label_however_deep(depth: int) -> None:
 
 
 def test_every_type_is_tested_and_its_example_is_one() -> None:
-    assert set(TYPES) == {"text", "label", "number", "labels", "texts", "scores", "spans"}
-    for kind in ("labels", "texts", "scores", "spans"):
+    lists = {"labels", "texts", "scores", "spans", "answers", "choices"}
+    assert set(TYPES) == {"text", "label", "number", "score", *lists}
+    for kind in sorted(lists):
         found = read(kind, TYPES[kind].example)
         assert found == json.loads(TYPES[kind].example)
 

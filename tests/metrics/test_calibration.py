@@ -106,16 +106,20 @@ def test_nothing_is_answered_where_nothing_is_safe_and_all_where_all_is():
 
 
 def test_answers_and_files(tmp_path):
-    fitted = Calibration(temperature=2.0, threshold=0.8)
+    fitted = Calibration(temperature=2.0, threshold=0.8, decision=-0.3)
     answers = fitted.apply(TWO, Answers({"logits": np.array([[4.0, 0.0], [0.2, 0.0]])}))
     assert [TWO.told(answers, place)["label"] for place in (0, 1)] == ["no", None]
     assert [TWO.category(TWO.told(answers, place)) for place in (0, 1)] == ["no", "unsure"]
     np.testing.assert_array_equal(answers["unsure"], [False, True])
     fitted.save(tmp_path)
     assert Calibration.load(tmp_path) == fitted
-    (tmp_path / "calibration.json").write_text('{"temperature": 0}')
-    with pytest.raises(Corrupt):
-        Calibration.load(tmp_path)
+    path = tmp_path / "calibration.json"
+    path.write_text('{"temperature": 2.0}')
+    assert Calibration.load(tmp_path).decision == 0.0, "as it was written before there was one"
+    for broken in ('{"temperature": 0}', '{"decision": Infinity}'):
+        path.write_text(broken)
+        with pytest.raises(Corrupt):
+            Calibration.load(tmp_path)
 
 
 def test_what_cannot_be_calibrated_is_refused():

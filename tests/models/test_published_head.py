@@ -25,6 +25,7 @@ from lmwright.models.published_head import (
 )
 from lmwright.models.text_model import TextModel, TextPredictor
 from lmwright.tables import FAMILIES, resolve
+from lmwright.tasks.question_answering import QuestionAnswering
 from lmwright.tasks.token_classification import TokenClassification
 from lmwright.train.finetune import Train
 from tests.train.conftest import SMALL, TOKENIZER, FakeWork
@@ -106,6 +107,29 @@ def test_a_published_tagger_tags_as_it_did(sentences, tmp_path):
     predictor = TextPredictor(task, model)
     (found,) = predictor.answers(predictor.prepare([{"text": text}]))["logits"]
     np.testing.assert_allclose(found, theirs(reference, model, text)[:, places], atol=1e-5)
+
+
+def test_a_published_reader_points_where_it_did(tmp_path):
+    """Its config names no outputs: every published head has the start, then the end."""
+    reference = published("BertForQuestionAnswering", ("LABEL_0", "LABEL_1"), tmp_path)
+    start = read_folder(tmp_path)
+    places = places_of(start.described.config, "spans", ("start", "end"))
+    assert places == [0, 1]
+    model = with_published_head(start, "spans", places, 48)
+    task = QuestionAnswering(max_question=12, stride=4, best=3)
+    predictor = TextPredictor(task, model)
+    row = {"question": "Who left Rome?", "context": "Ann left Rome before Bob came to Milan."}
+    (asked,) = predictor.prepare([row])
+    (part,) = asked.parts
+    ids, segments = (torch.from_numpy(each).long()[None] for each in (part.ids, part.segments))
+    with torch.no_grad():
+        found = reference(ids, token_type_ids=segments)
+    wanted = torch.stack([found.start_logits[0], found.end_logits[0]], -1).double().numpy()
+    ((logits,), _) = model.token_logits(asked.parts)
+    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+    answers = predictor.answers([asked])
+    assert answers["logits"][0][0] == pytest.approx(wanted[0].sum(), abs=1e-4)
+    assert all(each["answer"] in row["context"] for each in answers["choices"][0])
 
 
 HEADS = {

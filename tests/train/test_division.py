@@ -330,9 +330,18 @@ aims = st.one_of(
     st.lists(st.floats(-1, 1), max_size=4).map(lambda each: np.array(each, np.float64)),
 )
 names = st.integers(0, (1 << 128) - 1)
-alone = st.builds(Example, ids, names, aims)
+
+
+def segmented(example: Example, segments: bool) -> Example:
+    """An example, perhaps with segments."""
+    own = (np.arange(len(example.tokens)) % 3).astype(np.int32) if segments else None
+    return replace(example, segments=own)
+
+
+alone = st.builds(segmented, st.builds(Example, ids, names, aims), st.booleans())
 nested = st.builds(Example, ids, names, aims, st.lists(alone, max_size=2).map(tuple))
-groups = st.builds(Example, ids, names, aims, st.lists(nested, max_size=2).map(tuple))
+whole = st.builds(Example, ids, names, aims, st.lists(nested, max_size=2).map(tuple))
+groups = st.builds(segmented, whole, st.booleans())
 
 
 @given(st.lists(groups, max_size=6), st.integers(1, 3))
@@ -347,4 +356,7 @@ def test_stored_examples_are_those_that_were_written(
         assert type(one.target) is type(other.target)
         assert len(one.beside) == len(other.beside)
         assert one.cost == other.cost
+        assert (one.segments is None) == (other.segments is None)
+        bare = digest([replace(other, segments=None)])
+        assert (bare == digest([other])) == (other.segments is None), "another batch"
     assert digest(found[1:]) == digest(given_ones[1:])

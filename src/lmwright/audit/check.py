@@ -120,12 +120,11 @@ def rewritten(task: Task, row: Row, change: Callable[[str], str]) -> dict[str, A
 def answer_columns(task: Task, answers: Answers) -> tuple[list[str], list[str]]:
     """Names of the answers' columns that say what is answered, and of all of them.
 
-    A list of scores says how sure the model is, so it is left out of the first where there is
-    anything else.
+    A column that says how sure the model is is left out of the first where there is any other.
     """
     every = [each for each in role_columns(task, "answer") if each.name in answers.columns]
     names = [each.name for each in every]
-    return [each.name for each in every if each.type != "scores"] or names, names
+    return [each.name for each in every if not each.graded] or names, names
 
 
 def differ(one: Answers, other: Answers, names: Sequence[str]) -> np.ndarray:

@@ -62,7 +62,7 @@ class Perturbation(Check):
         rows = same_rows(subject.rows, subject.limit, subject.seed, strata)
         inputs, ids = inputs_of(task, rows), rows.column("id").to_pylist()
         name = known_loss(subject.found.measures, subject.loss(self.loss))
-        same_length = any(each.type == "spans" for each in role_columns(task, "target"))
+        same_length = any(each.placed for each in role_columns(task, "target"))
         plain = subject.answers(inputs, "unchanged texts")
         found: dict[str, Any] = {}
         judged: dict[str, Word] = {}

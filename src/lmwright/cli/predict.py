@@ -164,7 +164,7 @@ def table_rows(task: Task, source: Source, ids: Sequence[str]) -> Iterator[FileR
                 yield FileRow(found.origin, fault=described(found))
                 continue
             origin, record = found
-            row = as_row(source, inputs, origin, record)
+            row = as_row(source, inputs, {}, origin, record)
             passed = {name: plain_value(record.get(name)) for name in ids}
             if isinstance(row, Fault):
                 yield FileRow(origin, ids=passed, fault=described(row))

@@ -173,6 +173,8 @@ class Server:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+        if self.process.stdout:
+            self.process.stdout.close()
 
 
 def play(

@@ -51,6 +51,11 @@ class Column:
         return TYPES[self.type].placed
 
     @property
+    def graded(self) -> bool:
+        """True if its values say how sure an answer is, beside what it is."""
+        return TYPES[self.type].graded
+
+    @property
     def free(self) -> bool:
         """True if its values are texts in anybody's words, which may say anything of anyone."""
         return TYPES[self.type].free
@@ -67,7 +72,7 @@ class ColumnType:
     """How values of one type are kept and read. ``example`` shows one in messages.
 
     ``placed``: they hold places in a text of the row, counted in characters; ``free``: they are
-    texts in anybody's words, no choices.
+    texts in anybody's words, no choices; ``graded``: they say how sure an answer is.
     """
 
     arrow: pa.DataType
@@ -75,6 +80,7 @@ class ColumnType:
     example: str
     placed: bool = False
     free: bool = False
+    graded: bool = False
 
 
 def example(kind: str, text: str) -> Any:
@@ -157,6 +163,50 @@ def read_spans(name: str, value: Any) -> list[dict[str, Any]]:
     return sorted(found, key=lambda span: (span["start"], span["end"], span["label"]))
 
 
+def read_answers(name: str, value: Any) -> dict[str, list[Any]]:
+    """Quoted answers ``{"text": […], "answer_start": […]}``, none where nothing answers.
+
+    Also a list of objects with one text and start each, and JSON of either in a string. Starts
+    count characters.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise Unfit("wrong type", f"{name} is a text that holds no JSON") from None
+    keys = ("text", "answer_start")
+    if isinstance(value, list | tuple):
+        if not all(isinstance(each, Mapping) and set(keys) <= set(each) for each in value):
+            raise Unfit("wrong type", f"{name} holds what has no text and answer_start")
+        value = {key: [each[key] for each in value] for key in keys}
+    if not isinstance(value, Mapping):
+        raise mistyped(name, value, "an object with text and answer_start")
+    if missing := [key for key in keys if not isinstance(value.get(key), list | tuple)]:
+        raise Unfit("wrong type", f"{name} has no list {missing[0]!r}")
+    texts, starts = ([*value[key]] for key in keys)
+    if len(texts) != len(starts):
+        raise Unfit(f"unusable {name}", f"{len(texts)} texts, {len(starts)} starts")
+    for start in starts:
+        if not isinstance(start, int) or isinstance(start, bool):
+            raise Unfit("wrong type", f"{name} has the start {start!r}")
+        if not 0 <= start < 1 << 31:
+            raise Unfit(f"unusable {name}", f"a start at {start}")
+    return {"text": [read_text(name, text) for text in texts], "answer_start": starts}
+
+
+def read_choices(name: str, value: Any) -> list[dict[str, Any]]:
+    """Answers to choose from, each with its score and its place in characters."""
+    keys = ("answer", "score", "start", "end")
+    found = []
+    for each in listed(name, value):
+        if not isinstance(each, Mapping) or not set(keys) <= set(each):
+            raise Unfit("wrong type", f"{name} holds {each!r}, not {', '.join(keys)}")
+        score, start, end = (read_number(name, each[key]) for key in keys[1:])
+        text = read_text(name, each["answer"])
+        found.append({"answer": text, "score": score, "start": int(start), "end": int(end)})
+    return found
+
+
 def read_scores(name: str, value: Any) -> list[float]:
     """A list of finite numbers."""
     return [read_number(name, each) for each in listed(name, value)]
@@ -222,6 +272,10 @@ def mistyped(name: str, value: Any, wanted: str) -> Unfit:
 
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())])
+QUOTES = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
+CHOICE = pa.struct(
+    [("answer", pa.string()), ("score", pa.float64()), ("start", pa.int32()), ("end", pa.int32())]
+)
 
 TYPES: dict[str, ColumnType] = {
     "text": ColumnType(pa.string(), read_text, "a text", free=True),
@@ -229,8 +283,24 @@ TYPES: dict[str, ColumnType] = {
     "number": ColumnType(pa.float64(), read_number, "a number"),
     "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
     "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]', free=True),
-    "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]"),
+    "score": ColumnType(pa.float64(), read_number, "0.8", graded=True),
+    "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]", graded=True),
     "spans": ColumnType(
         pa.list_(SPAN), read_spans, '[{"start": 0, "end": 4, "label": "PER"}]', placed=True
+    ),
+    "answers": ColumnType(
+        QUOTES,
+        read_answers,
+        '{"text": ["Rome"], "answer_start": [12]}',
+        placed=True,
+        free=True,
+    ),
+    "choices": ColumnType(
+        pa.list_(CHOICE),
+        read_choices,
+        '[{"answer": "Rome", "score": 0.8, "start": 12, "end": 16}]',
+        placed=True,
+        free=True,
+        graded=True,
     ),
 }

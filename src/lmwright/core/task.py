@@ -315,6 +315,17 @@ class PoolingTask(Task, Protocol):
 
 
 @runtime_checkable
+class ThresholdTask(Task, Protocol):
+    """A task whose answers depend on a threshold that is tuned on the rows that calibrate."""
+
+    def tuned(self, rows: pa.Table, answers: Answers) -> float:
+        """The threshold under which calibrated answers have the least mean primary loss."""
+
+    def decided(self, answers: Answers, threshold: float) -> Answers:
+        """Calibrated answers as they are under a threshold; 0 leaves them as they are."""
+
+
+@runtime_checkable
 class PromptedTask(Task, Protocol):
     """A task whose answers can be read off texts that a language model wrote."""
 

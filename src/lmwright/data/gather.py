@@ -17,7 +17,7 @@ from lmwright.core.columns import Column, Row, canonical
 from lmwright.core.errors import BadInput
 from lmwright.core.task import Task, role_columns
 from lmwright.data.dedup import NearDuplicates
-from lmwright.data.sources import SIDE, Fault, RawRow, Source, read_source
+from lmwright.data.sources import SIDE, Fault, RawRow, Source, derivation_of, read_source
 
 BATCH_ROWS, BATCH_CHARACTERS = 1024, 1 << 20
 """Rows, and characters of text, that are in memory at a time (and one row more)."""
@@ -140,8 +140,10 @@ def staged_schema(columns: Sequence[Column], side: Sequence[str]) -> pa.Schema:
 
 
 def side_columns(sources: Sequence[Source]) -> list[str]:
-    """The side columns that some source has, in their order."""
-    return [name for name in SIDE if any(name in source.side for source in sources)]
+    """The side columns that some source has or derives, in their order."""
+    derived = [each.side for each in map(derivation_of, sources) if each is not None]
+    named = {name for each in (*derived, *(source.side for source in sources)) for name in each}
+    return [name for name in SIDE if name in named]
 
 
 def batches(rows: Iterator[RawRow | Fault]) -> Iterator[list[RawRow | Fault]]:
@@ -184,9 +186,10 @@ def clean(
 
 
 def as_batch(rows: Sequence[RawRow], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as they are staged."""
+    """Rows as they are staged; a side column that only other sources have is empty."""
+    side = {name: "" for name in SIDE if name in schema.names}
     return pa.RecordBatch.from_pylist(
-        [{**row.values, "origin": row.origin, **row.side} for row in rows], schema
+        [{**row.values, "origin": row.origin, **side, **row.side} for row in rows], schema
     )
 
 

@@ -19,6 +19,7 @@ from scipy import sparse
 from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.settings import kind_of
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import MergingTask, Task, role_columns, task_to_json
 from lmwright.data.corpus import GROUP_ROWS, TASK, schema_of, stream_rows, write_rows
@@ -28,7 +29,14 @@ from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_column
 from lmwright.data.label_errors import CHARACTERS, find_label_errors
 from lmwright.data.merge import merge_judgements
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
-from lmwright.data.sources import Fault, Source, located_source, place_of, source_hash
+from lmwright.data.sources import (
+    Fault,
+    Source,
+    derivation_of,
+    located_source,
+    place_of,
+    source_hash,
+)
 from lmwright.data.split import SPLITS, Fractions, assign, folds
 from lmwright.tables import module_of
 from lmwright.text.language import identifier as identifier_of
@@ -130,8 +138,10 @@ class Data(Stage):
         return {**settings, "sources": [located_source(source, folder) for source in sources]}
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
-        """The task of the rows."""
-        return (module_of("tasks", self.task.kind),)
+        """The task of the rows, and how sources are derived."""
+        kinds = [kind_of(source.derive) for source in self.sources if source.derive is not None]
+        derivations = [module_of("derivations", kind) for kind in kinds]
+        return (module_of("tasks", self.task.kind), *derivations)
 
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
@@ -147,6 +157,8 @@ class Data(Stage):
         for name in names:
             if not name or not name.replace("-", "").replace("_", "").isalnum():
                 raise BadInput(f"a source is called {name!r}", "letters, digits, - and _")
+        for source in self.sources:
+            derivation_of(source)
         if not 0.3 <= self.near <= 1:
             raise BadInput(f"near is {self.near}", "a Jaccard similarity from 0.3 to 1")
         if not 0 <= self.max_faulty <= 1:

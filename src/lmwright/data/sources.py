@@ -7,10 +7,10 @@ silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from lmwright.core.columns import Column, Unfit, as_label, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
+from lmwright.core.settings import Choice, read_choice
 from lmwright.core.stage import INERT, Settings
 from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Record, Table
+from lmwright.tables import resolve
 
 SIDE = ("cluster", "group", "time", "annotator", "weight")
 """Side columns: they stand beside a task's own, are no model input and no part of identity."""
@@ -47,6 +49,8 @@ class Source(Settings):
     ``licence``    stands beside every row.
     ``role``       ``train``: rows to be split; ``test``: kept whole as a test set of its own.
     ``limit``      at most so many rows, drawn at random; 0 means all.
+    ``derive``     rows made of those that were read: an entry of the table of derivations, or a
+                   mapping with ``kind`` and its settings.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Source(Settings):
     licence: str = "unknown"
     role: Literal["train", "test"] = "train"
     limit: int = 0
+    derive: Choice | None = None
 
     def column(self, name: str) -> str:
         """The column of the file that holds a column of the task."""
@@ -84,6 +89,46 @@ class RawRow:
         return sum(len(value) for value in self.values.values() if isinstance(value, str))
 
 
+class Derivation(Protocol):
+    """How the rows of a source are made into others, which are synthetic.
+
+    ``side`` names the side columns that it fills.
+    """
+
+    side: ClassVar[tuple[str, ...]]
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the file that it reads beside the task's; rows have them in ``side``."""
+
+    def rows(
+        self, rows: Iterator[RawRow | Fault], rng: np.random.Generator
+    ) -> Iterator[RawRow | Fault]:
+        """The rows made of those that were read, of which faults go through."""
+
+
+def derivation_of(source: Source) -> Derivation | None:
+    """How a source's rows are derived, if they are; BadInput where ``side`` names the same."""
+    if source.derive is None:
+        return None
+    where = f"source {source.name!r}: derive"
+    found: Derivation = read_choice("derivations", source.derive, where, resolve)
+    if twice := sorted({*found.side, *found.reads()} & set(source.side)):
+        raise BadInput(
+            f"source {source.name!r}: side has {twice[0]!r}, which derive fills or reads",
+            "one of them",
+            f"take {twice[0]} out of side",
+        )
+    return found
+
+
+def side_of(source: Source) -> dict[str, str]:
+    """Every column that stands beside the task's while rows are read -> column of the file."""
+    derivation = derivation_of(source)
+    read = derivation.reads() if derivation else ()
+    found: dict[str, str] = dict(source.side.items())
+    return found | {name: name for name in read}
+
+
 UNDECODED = f"bytes that it does not know: {ANOTHER}"
 
 
@@ -98,11 +143,21 @@ def read_source(
     Raises BadInput for a fault of a whole file.
     """
     check_columns(source, columns)
+    derivation = derivation_of(source)
+    rows = chosen_rows(source, columns, seed)
+    if derivation is None:
+        return rows
+    return derivation.rows(rows, stream(seed, "derive", source.name))
+
+
+def chosen_rows(source: Source, columns: Sequence[Column], seed: int) -> Iterator[RawRow | Fault]:
+    """The rows as they stand in the files, those that the limit leaves."""
     wanted = columns_of(source, columns)
     chosen = choose(source, wanted, seed) if source.limit else None
+    side = side_of(source)
     for ordinal, found in enumerate(records_where(source, wanted)):
         if chosen is None or (ordinal < len(chosen) and chosen[ordinal]):
-            yield found if isinstance(found, Fault) else as_row(source, columns, *found)
+            yield found if isinstance(found, Fault) else as_row(source, columns, side, *found)
 
 
 def source_files(source: Source) -> list[tuple[str, Path]]:
@@ -226,14 +281,18 @@ def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
         if each.name not in source.constants
         and (each.default is None or each.name in source.columns)
     ]
-    every = [*own, *source.side.values(), *([source.id] if source.id else []), *source.where]
+    every = [*own, *side_of(source).values(), *([source.id] if source.id else []), *source.where]
     return list(dict.fromkeys(every))
 
 
 def as_row(
-    source: Source, columns: Sequence[Column], origin: str, record: dict[str, Any]
+    source: Source,
+    columns: Sequence[Column],
+    beside: Mapping[str, str],
+    origin: str,
+    record: Mapping[str, Any],
 ) -> RawRow | Fault:
-    """The row that a record holds, or the reason why it cannot be used."""
+    """The row that a record holds, with the columns ``beside`` it, or why it cannot be used."""
     values: dict[str, Any] = {}
     for column in columns:
         given = source.constants.get(column.name, record.get(source.column(column.name)))
@@ -254,7 +313,5 @@ def as_row(
     if key is None:
         wrong = mistyped("id", record[source.id], "text")
         return Fault(origin, wrong.reason, wrong.detail)
-    side: dict[str, str] = {
-        name: as_label(record[place]) or "" for name, place in source.side.items()
-    }
+    side: dict[str, str] = {name: as_label(record[place]) or "" for name, place in beside.items()}
     return RawRow(values, key, origin, side)

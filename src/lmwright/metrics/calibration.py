@@ -17,7 +17,9 @@ that an error made with certainty, which every threshold answers, ends only the 
 of an unsafe choice stays below 1 − confidence (fixed-sequence testing with several starts;
 Angelopoulos et al. 2021, Learn then Test, §2.4). Each test is exact: Clopper and Pearson's upper
 bound of the error rate. The order is set by confidences only, never by labels; for two labels T
-leaves that order as it is, so that both may be fitted on the same rows.
+leaves that order as it is, so that both may be fitted on the same rows. A threshold of the
+task's own (no answer rather than an unlikely one) is one number more that is tuned on these rows
+by what is right: for such a task the promise is close, not exact.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import pyarrow as pa
 
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
-from lmwright.core.task import Answers, Task
+from lmwright.core.task import Answers, Task, ThresholdTask
 
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 20
@@ -49,7 +51,8 @@ class Calibration:
     Among answered rows like those it was fitted on, at most ``risk`` are wrong, with
     ``confidence``; ``coverage`` is the share of the fitted rows that were answered, ``rows`` their
     number. A threshold of 2 answers nothing: the promise could not be kept. Where a task has no
-    confidence, the calibration is the identity.
+    confidence, the calibration is the identity. ``decision`` is the threshold of the task's own
+    that was tuned on the same rows (:class:`~lmwright.core.task.ThresholdTask`), else 0.
     """
 
     temperature: float = 1.0
@@ -59,6 +62,7 @@ class Calibration:
     confidence: float = 0.9
     coverage: float = 1.0
     rows: int = 0
+    decision: float = 0.0
 
     @classmethod
     def fit(
@@ -89,18 +93,25 @@ class Calibration:
             raise BadInput("an answer is not finite", "finite logits", "look for NaN in training")
         temperature = fit_temperature(mean_loss)
         smoothing = 1 / (rows.num_rows + 1)
-        scaled = task.calibrated(answers, temperature, smoothing)
+        scaled, decision = task.calibrated(answers, temperature, smoothing), 0.0
+        if isinstance(task, ThresholdTask):
+            decision = task.tuned(rows, scaled)
+            scaled = task.decided(scaled, decision)
         sure = task.confidence(scaled)
         if sure is None or not task.abstains_by:
-            return cls(temperature, smoothing, 0.0, risk, confidence, 1.0, rows.num_rows)
+            return cls(temperature, smoothing, 0.0, risk, confidence, 1.0, rows.num_rows, decision)
         wrong = task.measures(rows, scaled).losses[task.abstains_by].values > 0
         threshold = fit_threshold(sure, wrong, risk, confidence)
         coverage = float((sure >= threshold).mean())
-        return cls(temperature, smoothing, threshold, risk, confidence, coverage, rows.num_rows)
+        return cls(
+            temperature, smoothing, threshold, risk, confidence, coverage, rows.num_rows, decision
+        )
 
     def apply(self, task: Task, answers: Answers) -> Answers:
         """Calibrated answers, with ``unsure`` (n,) bool: which are better left unanswered."""
         scaled = task.calibrated(answers, self.temperature, self.smoothing)
+        if isinstance(task, ThresholdTask):
+            scaled = task.decided(scaled, self.decision)
         sure = task.confidence(scaled)
         unsure = np.zeros(len(scaled), bool) if sure is None else sure < self.threshold
         return scaled.with_columns(unsure=unsure)
@@ -120,8 +131,8 @@ class Calibration:
             found = cls(**json.loads((folder / "calibration.json").read_text()))
             if not (COLDEST <= found.temperature <= HOTTEST and 0 <= found.threshold <= NEVER):
                 raise ValueError(f"temperature {found.temperature}, threshold {found.threshold}")
-            if not 0 <= found.smoothing <= 0.5:
-                raise ValueError(f"smoothing {found.smoothing}")
+            if not (0 <= found.smoothing <= 0.5 and np.isfinite(found.decision)):
+                raise ValueError(f"smoothing {found.smoothing}, decision {found.decision}")
             return found
         except (OSError, ValueError, TypeError) as fault:
             raise Corrupt(f"calibration.json of {folder.name} cannot be read ({fault})") from fault

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lmwright.metrics.intervals import wilson
+
 BINS = 15
 
 
@@ -21,6 +23,27 @@ def equal_mass_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
     inner = np.quantile(confidence, np.arange(1, bins) / bins)
     _, filled = np.unique(np.searchsorted(inner, confidence, side="right"), return_inverse=True)
     return filled
+
+
+def reliability_bins(
+    confidence: np.ndarray, right: np.ndarray, most: int = 10
+) -> list[dict[str, float]]:
+    """Bins of equal size by confidence: mean confidence, share right with its interval, rows."""
+    place = equal_mass_bins(confidence, most)
+    bins = []
+    for number in range(place.max(initial=-1) + 1):
+        member = place == number
+        value = wilson(int(right[member].sum()), int(member.sum()))
+        bins.append(
+            {
+                "rows": float(member.sum()),
+                "confidence": float(confidence[member].mean()),
+                "right": value.estimate,
+                "low": value.low,
+                "high": value.high,
+            }
+        )
+    return bins
 
 
 def plain_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:

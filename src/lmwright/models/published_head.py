@@ -22,6 +22,8 @@ USES = {
     "ForQuestionAnsweringSimple": "spans",
 }
 """Endings of the names of published classes -> the use of the head."""
+OUTPUTS = {"spans": ("start", "end")}
+"""Uses whose outputs are the same in every published head, which does not name them."""
 OTHER_LOSSES = ("multi_label_classification", "regression")
 """``problem_type`` of heads whose outputs are no logits of labels that exclude each other."""
 
@@ -63,7 +65,7 @@ def places_of(config: Mapping[str, Any], use: str, names: Sequence[str]) -> list
             "one of which exactly one label is right",
             "set epochs to 1 or more with another start",
         )
-    labels = published_labels(config)
+    labels = OUTPUTS.get(use) or published_labels(config)
     known = {label: place for place, label in enumerate(labels)}
     folded = {label.casefold(): place for label, place in known.items()}
     if len(folded) == len(known) == len({name.casefold() for name in names} | folded.keys()):

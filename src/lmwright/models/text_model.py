@@ -25,8 +25,15 @@ from lmwright.models.beam_search import beam_search
 from lmwright.models.blocks.head import mean_pool
 from lmwright.models.contrastive_search import contrastive_search
 from lmwright.models.core.device import Placement
-from lmwright.models.core.ragged import Ragged, pack
-from lmwright.models.core.spec import Head, ModelSpec, read_head, read_spec
+from lmwright.models.core.ragged import Ragged, known_segments, pack
+from lmwright.models.core.spec import (
+    Attention,
+    Head,
+    ModelSpec,
+    TransformerXL,
+    read_head,
+    read_spec,
+)
 from lmwright.models.decode import (
     CausalLM,
     SampledToken,
@@ -219,18 +226,37 @@ class TextModel(Generic[N]):
     def token_logits(
         self: TextModel[Network], batch: Sequence[Prepared]
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """The head's output for each token, a float64 (tokens, outputs) a text, and the vectors."""
+        """The head's output for each token, a float64 (tokens, outputs) a text, and the vectors.
+
+        Texts with ``segments`` beside their ids are read with them.
+        """
         found: list[np.ndarray] = [np.zeros(0)] * len(batch)
         vectors = np.empty((len(batch), self.network.width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                piece = pack([batch[place].ids for place in places])
+                segments = [getattr(batch[place], "segments", None) for place in places]
+                piece = pack(
+                    [batch[place].ids for place in places], segments=known_segments(segments)
+                )
                 logits_nk, hidden_nd = self.network.logits_and_hidden(piece)
                 pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
                 vectors[places] = pooled_bd.cpu().numpy()
                 for place, each in zip(places, piece.by_document(logits_nk), strict=True):
                     found[place] = each.double().cpu().numpy()
         return found, vectors
+
+    @property
+    def reads_segments(self: TextModel[Network]) -> bool:
+        """True where segments tell the texts of a pair apart; they may also stand for languages."""
+        stack = self.network.spec.stacks[0]
+        table = stack.embedding.segments > 1 and stack.embedding.default_segment == "first"
+        ops = [sublayer.op for layer in stack.layers for sublayer in layer]
+        return table or any(
+            isinstance(op, Attention)
+            and isinstance(op.positions, TransformerXL)
+            and op.positions.segments
+            for op in ops
+        )
 
     # Writing
 

@@ -404,7 +404,7 @@ class Traffic(Log):
         numbers as they are."""
         free = {column.name for column in role_columns(task, role) if column.free}
         return {
-            name: (masked(value) if self.keep_text else None) if name in free else value
+            name: (masked_for(task, value) if self.keep_text else None) if name in free else value
             for name, value in values.items()
         }
 
@@ -431,10 +431,10 @@ def masked(value: Any, mask: Callable[[str], str] = mask_personal) -> Any:
     return [masked(each, mask) for each in value] if isinstance(value, list) else value
 
 
-def masked_for(task: Task, row: Row) -> Any:
-    """An input row, masked; where a task counts characters, by as many of them."""
+def masked_for(task: Task, value: Any) -> Any:
+    """A row or value, masked; where the task counts characters, by as many of them."""
     counted = any(column.placed for column in task.columns)
-    return masked(row, mask_in_place if counted else mask_personal)
+    return masked(value, mask_in_place if counted else mask_personal)
 
 
 def part_of(bare_row: str, gate_share: float) -> str:

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from lmwright.metrics.calibration_error import equal_mass_bins
-from lmwright.metrics.intervals import wilson
+from lmwright.metrics.calibration_error import reliability_bins
 
 
 def panel(
@@ -29,24 +28,3 @@ def panel(
             draw.reliability(bins, f"Reliability on {split}"),
         ),
     ]
-
-
-def reliability_bins(
-    confidence: np.ndarray, right: np.ndarray, most: int = 10
-) -> list[dict[str, float]]:
-    """Bins of equal size by confidence: mean confidence, share right with its interval, rows."""
-    place = equal_mass_bins(confidence, most)
-    bins = []
-    for number in range(place.max(initial=-1) + 1):
-        member = place == number
-        value = wilson(int(right[member].sum()), int(member.sum()))
-        bins.append(
-            {
-                "rows": float(member.sum()),
-                "confidence": float(confidence[member].mean()),
-                "right": value.estimate,
-                "low": value.low,
-                "high": value.high,
-            }
-        )
-    return bins

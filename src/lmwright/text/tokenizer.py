@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ from lmwright.text.formats.sidecars import roles_beside
 
 CONTROL = re.compile(r"<\|.*\|>|</?tool_(call|response)>")
 """Tokens that steer a model although their file does not call them special."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A pair of texts as the model reads it, with a stretch of the second one.
+
+    ``ids`` and ``segments`` (int32, tokens) are those of the pair template; ``offsets`` (int32,
+    tokens, 2) say which characters of the second text a token stands for, -1 for all others.
+    ``special`` (bool, tokens) marks special tokens. ``first`` counts the second text's tokens that
+    stand before the stretch.
+    """
+
+    ids: np.ndarray
+    segments: np.ndarray
+    offsets: np.ndarray
+    special: np.ndarray
+    first: int
 
 
 class Tokenizer:
@@ -87,12 +105,7 @@ class Tokenizer:
         Offsets are int32 (tokens, 2) in characters; those of special tokens are -1. BadInput for
         a tokenizer that rewrites texts before it cuts them, so that there are none.
         """
-        if self.charsmap:
-            raise BadInput(
-                "a tokenizer that rewrites characters by a map of SentencePiece's",
-                "one whose tokens can be found in the text",
-                "start from another model for tasks with spans",
-            )
+        self.refuse_rewriting()
         found = []
         for each in self.inner.encode_batch(
             [self.prepared(text) for text in texts], add_special_tokens=False
@@ -103,6 +116,60 @@ class Tokenizer:
             offsets[np.array(whole.special_tokens_mask, dtype=bool)] = -1
             found.append((np.array(whole.ids, dtype=np.int32), offsets))
         return found
+
+    def windows(
+        self, pairs: Sequence[tuple[str, str]], most: int, most_first: int, stride: int
+    ) -> list[list[Window]]:
+        """Each pair of texts in windows of at most ``most`` tokens, in the order of the text.
+
+        Every window has the first text, of which ``most_first`` tokens are read, and a stretch of
+        the second one; neighbouring stretches share ``stride`` tokens, and together they are all
+        of it (Devlin et al. 2019 read SQuAD so). BadInput for a tokenizer that rewrites texts, and
+        where the first text leaves too little room.
+        """
+        self.refuse_rewriting()
+        around = self.inner.num_special_tokens_to_add(True)
+        firsts, seconds = (
+            self.inner.encode_batch(
+                [self.prepared(each) for each in texts], add_special_tokens=False
+            )
+            for texts in zip(*pairs, strict=True)
+        )
+        found = []
+        for first, second in zip(firsts, seconds, strict=True):
+            first.truncate(most_first)
+            room = most - around - len(first.ids)
+            if room <= stride:
+                raise BadInput(
+                    f"windows of {most} tokens, of which {len(first.ids)} are the first text's",
+                    f"room for more than the {stride} tokens that neighbouring windows share",
+                    "raise max_tokens, or lower the stride",
+                )
+            second.truncate(room, stride=stride)
+            parts = enumerate((second, *second.overflowing))
+            found.append([self.window(first, each, n * (room - stride)) for n, each in parts])
+        return found
+
+    def window(
+        self, first: tokenizers.Encoding, second: tokenizers.Encoding, before: int
+    ) -> Window:
+        """A pair by the template of pairs; ``before`` is its ``first``."""
+        whole = self.inner.post_process(first, second)
+        special = np.array(whole.special_tokens_mask, dtype=bool)
+        own = np.array([side == 1 for side in whole.sequence_ids], dtype=bool) & ~special
+        offsets = np.array(whole.offsets, dtype=np.int32).reshape(-1, 2)
+        offsets[~own] = -1
+        ids, segments = (np.array(each, np.int32) for each in (whole.ids, whole.type_ids))
+        return Window(ids, segments, offsets, special, before)
+
+    def refuse_rewriting(self) -> None:
+        """Raise BadInput where tokens have no place in the text as it was given."""
+        if self.charsmap:
+            raise BadInput(
+                "a tokenizer that rewrites characters by a map of SentencePiece's",
+                "one whose tokens can be found in the text",
+                "start from another model for tasks with spans",
+            )
 
     def suffix_length(self) -> int:
         """The number of special tokens that :meth:`encode` appends to a text."""

@@ -22,13 +22,15 @@ class Example:
 
     ``target`` is a class, or one a token (:data:`UNLEARNT` where nothing is learnt), or numbers.
     ``beside`` are documents that stay with it in every batch: the source of a target, the passages
-    of a question, the rejected answer of a chosen one.
+    of a question, the rejected answer of a chosen one. ``segments`` (below 256, one a token) tell
+    the texts of a pair apart, for models that read them.
     """
 
     tokens: np.ndarray
     document: int
     target: int | np.ndarray = UNLEARNT
     beside: tuple[Example, ...] = ()
+    segments: np.ndarray | None = None
 
     @property
     def cost(self) -> int:
@@ -111,6 +113,8 @@ def digest(examples: Iterable[Example], settings: str = "") -> str:
         target = np.asarray(example.target)
         found.update(target.astype("<f8" if target.dtype.kind == "f" else "<i8").tobytes())
         found.update(np.asarray(example.tokens, dtype="<i8").tobytes())
+        if example.segments is not None:
+            found.update(b"segments" + np.asarray(example.segments, dtype="u1").tobytes())
         for each in example.beside:
             add(each)
 

@@ -20,10 +20,12 @@ DOCUMENT = np.dtype(
         ("high", "<u8"),
         ("low", "<u8"),  # the two halves of the number that keys its dropout
         ("beside", "<i4"),  # how many of the documents behind it stay with it
+        ("segments", "<i8"),  # where those of its tokens start among all segments, -1 for none
     ]
 )
 """A document's row in the index. What stays with an example stands right behind it."""
 HALF = 1 << 64
+FILES = ("tokens.bin", "integers.bin", "floats.bin", "segments.bin")
 
 
 class StoredExamples(Sequence[Example]):
@@ -33,7 +35,7 @@ class StoredExamples(Sequence[Example]):
         """Write the examples of all parts into the folder, which is to be empty or of a former
         run; it is scratch space, made again after a kill."""
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / name for name in ("tokens.bin", "integers.bin", "floats.bin")]
+        paths = [folder / name for name in FILES]
         files = [path.open("wb") for path in paths]
         rows: list[np.ndarray] = []
         try:
@@ -47,6 +49,7 @@ class StoredExamples(Sequence[Example]):
         self.begins = firsts(self.documents["beside"])
         self.tokens = mapped(paths[0], "<i4")
         self.targets = mapped(paths[1], "<i8"), mapped(paths[2], "<f8")
+        self.segments = mapped(paths[3], "u1")
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -72,14 +75,19 @@ class StoredExamples(Sequence[Example]):
         if row["size"] >= 0:
             found = np.array(self.targets[row["kind"]][target : target + row["size"]])
         ids = self.tokens[start : start + row["length"]].astype(np.int64)
-        return Example(ids, int(row["high"]) * HALF + int(row["low"]), found, tuple(beside)), at
+        segments, first = None, int(row["segments"])
+        if first >= 0:
+            segments = self.segments[first : first + row["length"]].astype(np.int64)
+        name = int(row["high"]) * HALF + int(row["low"])
+        return Example(ids, name, found, tuple(beside), segments), at
 
 
 class Writer:
-    """The open files of tokens, integer targets and float targets, and how long each is."""
+    """The open files of tokens, integer targets, float targets and segments, and how long each
+    is."""
 
     def __init__(self, files: Sequence[BinaryIO]) -> None:
-        self.files, self.ends = files, [0, 0, 0]
+        self.files, self.ends = files, [0] * len(files)
 
     def rows(self, example: Example) -> list[tuple[int, ...]]:
         """Write an example; the rows of it and of what stays with it."""
@@ -92,7 +100,10 @@ class Writer:
         else:
             kind, size, target = 0, -1, int(example.target)
         name = divmod(example.document, HALF)
-        row = (start, len(example.tokens), target, size, kind, *name, len(example.beside))
+        segments = -1
+        if example.segments is not None:
+            segments = self.add(3, np.asarray(example.segments, "u1"))
+        row = (start, len(example.tokens), target, size, kind, *name, len(example.beside), segments)
         return [row, *(found for each in example.beside for found in self.rows(each))]
 
     def add(self, file: int, numbers: np.ndarray) -> int:

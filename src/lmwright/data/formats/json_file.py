@@ -1,7 +1,8 @@
 """JSON: an object a line, or one document in the shapes in which tables are written.
 
 A document may be a list of objects, one object, or what pandas calls ``columns``, ``list``,
-``index``, ``split`` and ``table``, or an object that holds a list of objects under one key.
+``index``, ``split`` and ``table``, an object that holds a list of objects under one key, or
+SQuAD's articles of paragraphs with questions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lmwright.data.formats.opener import (
     read_line,
 )
 from lmwright.data.formats.record import Fault, Record, Table
+from lmwright.data.formats.squad import is_squad, squad_rows
 
 LINES = {".jsonl", ".ndjson"}
 """Suffixes of files that hold an object a line even where their first line is broken."""
@@ -93,6 +95,8 @@ def rows_of(value: Any, columns: list[str]) -> list[Any]:
         return value
     if not isinstance(value, dict) or not value or (columns and one_row(value, columns)):
         return [value]
+    if is_squad(value):
+        return squad_rows(value)
     if is_split(value):
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
     held = [each for each in value.values() if is_rows(each)]

@@ -190,6 +190,12 @@ def pack(
     )
 
 
+def known_segments(segments: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
+    """The segments of every sequence, where all of them have any."""
+    known = [each for each in segments if each is not None]
+    return known if len(known) == len(segments) else None
+
+
 def spans_of_stream(
     vectors: Mapping[int, Sequence[tuple[int, Tensor]]],
     lengths: Sequence[int],

@@ -1,0 +1,1 @@
+"""Indexes: which texts are nearest to a query."""
