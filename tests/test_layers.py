@@ -96,6 +96,14 @@ def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
         "token-classification": {"path": str(news)},
         "text-generation": {"path": reviews},
         "question-answering": {"path": str(asked)},
+        "multi-label-classification": {
+            "path": "asset:debian-tags/debian-tags.parquet",
+            "columns": {"text": "description", "labels": "tags"},
+        },
+        "regression": {
+            "path": "asset:state-of-the-union/state-of-the-union.parquet",
+            "columns": {"text": "passage", "label": "year"},
+        },
         "summarization": {
             "path": summaries,
             "columns": {"text": "description", "summary": "synopsis"},
@@ -177,6 +185,12 @@ def class_counts(tree: ast.AST) -> Iterator[int]:
 
 NAMED = {
     ("data/guess.py", "text-classification"): "the task whose columns init guesses by default",
+    (
+        "data/guess.py",
+        "multi-label-classification",
+    ): "init names the task that fits lists of labels",
+    ("models/published_head.py", "regression"): "a problem type of published configs",
+    ("data/guess.py", "regression"): "init names the task that fits numbers",
     ("data/guess.py", "question-answering"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
     ("old_format.py", "text-classification"): "all that there was when the old format was written",

@@ -66,7 +66,7 @@ def test_answers_of_squad_are_found_more_often_than_by_chance(model, mixed):
     answered = [bool(each["text"]) for each in held.column("answers").to_pylist()]
     assert f1 > 1 - np.mean(answered) - 0.05, "never to answer is the floor"
     first = TASK.calibrated(answer_all(model, rows_of(mixed, 700, 200)), 1.0, 0.0)
-    top = TASK.decided(first, 1e9)
+    top = TASK.decided(first, (1e9,))
     own = TASK.measures(held, top).scores(np.array(answered, float)[None])
     assert own["has_answer_f1"][0] > 0.12, "Rajpurkar et al. 2016 have 0.2 for a sliding window"
 

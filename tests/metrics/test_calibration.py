@@ -106,7 +106,7 @@ def test_nothing_is_answered_where_nothing_is_safe_and_all_where_all_is():
 
 
 def test_answers_and_files(tmp_path):
-    fitted = Calibration(temperature=2.0, threshold=0.8, decision=-0.3)
+    fitted = Calibration(temperature=2.0, threshold=0.8, thresholds=(-0.3,))
     answers = fitted.apply(TWO, Answers({"logits": np.array([[4.0, 0.0], [0.2, 0.0]])}))
     assert [TWO.told(answers, place)["label"] for place in (0, 1)] == ["no", None]
     assert [TWO.category(TWO.told(answers, place)) for place in (0, 1)] == ["no", "unsure"]
@@ -115,8 +115,8 @@ def test_answers_and_files(tmp_path):
     assert Calibration.load(tmp_path) == fitted
     path = tmp_path / "calibration.json"
     path.write_text('{"temperature": 2.0}')
-    assert Calibration.load(tmp_path).decision == 0.0, "as it was written before there was one"
-    for broken in ('{"temperature": 0}', '{"decision": Infinity}'):
+    assert Calibration.load(tmp_path).thresholds == (), "as it was written before there was one"
+    for broken in ('{"temperature": 0}', '{"thresholds": [Infinity]}'):
         path.write_text(broken)
         with pytest.raises(Corrupt):
             Calibration.load(tmp_path)

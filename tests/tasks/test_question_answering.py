@@ -292,13 +292,13 @@ def test_calibration_gives_probabilities_the_least_log_loss_and_the_best_f1(aske
     scaled = TASK.calibrated(raw, fitted.temperature, fitted.smoothing)
 
     def error(threshold: float) -> float:
-        answers = TASK.decided(scaled, threshold)
+        answers = TASK.decided(scaled, (threshold,))
         return float(TASK.measures(table, answers).losses["answer_error"].values.mean())
 
     grid = np.linspace(-8, 8, 33).tolist()
-    assert error(fitted.decision) <= min(map(error, grid)) + 1e-12
-    assert error(fitted.decision) < error(0.0), "no answer was made too likely"
-    assert fitted.decision > 0
+    assert error(fitted.thresholds[0]) <= min(map(error, grid)) + 1e-12
+    assert error(fitted.thresholds[0]) < error(0.0), "no answer was made too likely"
+    assert fitted.thresholds[0] > 0
 
 
 def test_confidence_means_what_it_says(asked):

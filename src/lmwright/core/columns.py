@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -136,8 +137,30 @@ def read_number(name: str, value: Any) -> float:
 
 
 def read_labels(name: str, value: Any) -> list[str]:
-    """A list of labels, sorted, each once; also a JSON list in a string."""
+    """A list of labels, sorted, each once.
+
+    Also a list in a string, as JSON or Python write it, or labels in one string between bars,
+    semicolons or commas (the first of these that it has); an empty string is an empty list.
+    """
+    if isinstance(value, str):
+        value = labels_in(name, value)
     return sorted({read_label(name, each) for each in listed(name, value)})
+
+
+def labels_in(name: str, text: str) -> list[Any]:
+    """The labels that a string holds."""
+    text = text.strip()
+    if text.startswith("{"):
+        return listed(name, text)  # which says what is wrong with it
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None  # which JSON may still read
+        return found if isinstance(found, list) else listed(name, text)
+    sign = next((each for each in "|;," if each in text), None)
+    parts = text.split(sign) if sign else [text]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def read_texts(name: str, value: Any) -> list[str]:

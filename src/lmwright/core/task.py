@@ -316,13 +316,13 @@ class PoolingTask(Task, Protocol):
 
 @runtime_checkable
 class ThresholdTask(Task, Protocol):
-    """A task whose answers depend on a threshold that is tuned on the rows that calibrate."""
+    """A task whose answers depend on thresholds that are tuned on the rows that calibrate."""
 
-    def tuned(self, rows: pa.Table, answers: Answers) -> float:
-        """The threshold under which calibrated answers have the least mean primary loss."""
+    def tuned(self, rows: pa.Table, answers: Answers) -> tuple[float, ...]:
+        """The thresholds that are best for calibrated answers to these rows."""
 
-    def decided(self, answers: Answers, threshold: float) -> Answers:
-        """Calibrated answers as they are under a threshold; 0 leaves them as they are."""
+    def decided(self, answers: Answers, thresholds: Sequence[float]) -> Answers:
+        """Calibrated answers as they are under thresholds; none leave them as they are."""
 
 
 @runtime_checkable

@@ -407,7 +407,7 @@ def refuse_other_targets(column: Column, path: Path) -> tuple[str, ...]:
         raise other_task(path, f"column {column.name!r} holds {words}", task)
     if column.amounts:
         raise other_task(
-            path, f"column {column.name!r} holds numbers, fractions among them", "text-regression"
+            path, f"column {column.name!r} holds numbers, fractions among them", "regression"
         )
     sign, alone = separator_of(column)
     if sign and alone:
@@ -424,7 +424,7 @@ def refuse_other_targets(column: Column, path: Path) -> tuple[str, ...]:
     if column.numbers == column.filled and len(column.values) > MOST_NUMBERS:
         return (
             f"{column.name!r} holds many numbers, each taken for a label; for amounts the task "
-            f"would be {known_as('text-regression')}",
+            f"would be {known_as('regression')}",
         )
     return ()
 

@@ -14,7 +14,14 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.random import stream
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers, NamedMeasures, Task, refuse_measure, task_to_json
+from lmwright.core.task import (
+    Answers,
+    NamedMeasures,
+    Task,
+    ThresholdTask,
+    refuse_measure,
+    task_to_json,
+)
 from lmwright.data.corpus import read_split, read_task_of, task_modules
 from lmwright.evals.baselines import baseline_names
 from lmwright.evals.predictions import (
@@ -200,7 +207,7 @@ class Evaluate(Stage):
             answers: dict[str, Answers] = {}
             # To write a text for every row takes long, and without confidence nothing is fitted.
             probe = answers_to(model, task, fitted_on.slice(0, 1))
-            fits = task.confidence(probe) is not None
+            fits = task.confidence(probe) is not None or isinstance(task, ThresholdTask)
             sets = {**({"calibration": fitted_on} if fits else {}), **tables}
             for place, (split, table) in enumerate(sets.items()):
                 begun = number + place / len(sets)

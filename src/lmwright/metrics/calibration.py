@@ -28,6 +28,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,8 +52,8 @@ class Calibration:
     Among answered rows like those it was fitted on, at most ``risk`` are wrong, with
     ``confidence``; ``coverage`` is the share of the fitted rows that were answered, ``rows`` their
     number. A threshold of 2 answers nothing: the promise could not be kept. Where a task has no
-    confidence, the calibration is the identity. ``decision`` is the threshold of the task's own
-    that was tuned on the same rows (:class:`~lmwright.core.task.ThresholdTask`), else 0.
+    confidence, the calibration is the identity. ``thresholds`` are those of the
+    task's own that were tuned on the same rows (:class:`~lmwright.core.task.ThresholdTask`).
     """
 
     temperature: float = 1.0
@@ -62,7 +63,10 @@ class Calibration:
     confidence: float = 0.9
     coverage: float = 1.0
     rows: int = 0
-    decision: float = 0.0
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))  # JSON has lists
 
     @classmethod
     def fit(
@@ -83,7 +87,8 @@ class Calibration:
         if rows.num_rows != len(answers) or not rows.num_rows:
             raise BadInput(f"{len(answers)} answers to {rows.num_rows} rows", "as many, not 0")
         if task.confidence(answers) is None:
-            return cls(risk=risk, confidence=confidence, rows=rows.num_rows)
+            own = tuned(task, rows, task.calibrated(answers, 1.0, 0.0))
+            return cls(risk=risk, confidence=confidence, rows=rows.num_rows, thresholds=own)
 
         def mean_loss(temperature: float) -> float:
             scaled = task.calibrated(answers, temperature, 0.0)
@@ -93,32 +98,32 @@ class Calibration:
             raise BadInput("an answer is not finite", "finite logits", "look for NaN in training")
         temperature = fit_temperature(mean_loss)
         smoothing = 1 / (rows.num_rows + 1)
-        scaled, decision = task.calibrated(answers, temperature, smoothing), 0.0
+        scaled = task.calibrated(answers, temperature, smoothing)
+        own = tuned(task, rows, scaled)
         if isinstance(task, ThresholdTask):
-            decision = task.tuned(rows, scaled)
-            scaled = task.decided(scaled, decision)
+            scaled = task.decided(scaled, own)
         sure = task.confidence(scaled)
         if sure is None or not task.abstains_by:
-            return cls(temperature, smoothing, 0.0, risk, confidence, 1.0, rows.num_rows, decision)
+            return cls(temperature, smoothing, 0.0, risk, confidence, 1.0, rows.num_rows, own)
         wrong = task.measures(rows, scaled).losses[task.abstains_by].values > 0
         threshold = fit_threshold(sure, wrong, risk, confidence)
         coverage = float((sure >= threshold).mean())
         return cls(
-            temperature, smoothing, threshold, risk, confidence, coverage, rows.num_rows, decision
+            temperature, smoothing, threshold, risk, confidence, coverage, rows.num_rows, own
         )
 
     def apply(self, task: Task, answers: Answers) -> Answers:
         """Calibrated answers, with ``unsure`` (n,) bool: which are better left unanswered."""
         scaled = task.calibrated(answers, self.temperature, self.smoothing)
         if isinstance(task, ThresholdTask):
-            scaled = task.decided(scaled, self.decision)
+            scaled = task.decided(scaled, self.thresholds)
         sure = task.confidence(scaled)
         unsure = np.zeros(len(scaled), bool) if sure is None else sure < self.threshold
         return scaled.with_columns(unsure=unsure)
 
-    def to_json(self) -> dict[str, float | int]:
+    def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "thresholds": list(self.thresholds)}
 
     def save(self, folder: Path) -> None:
         """Write ``calibration.json``."""
@@ -131,11 +136,16 @@ class Calibration:
             found = cls(**json.loads((folder / "calibration.json").read_text()))
             if not (COLDEST <= found.temperature <= HOTTEST and 0 <= found.threshold <= NEVER):
                 raise ValueError(f"temperature {found.temperature}, threshold {found.threshold}")
-            if not (0 <= found.smoothing <= 0.5 and np.isfinite(found.decision)):
-                raise ValueError(f"smoothing {found.smoothing}, decision {found.decision}")
+            if not (0 <= found.smoothing <= 0.5 and np.isfinite(found.thresholds).all()):
+                raise ValueError(f"smoothing {found.smoothing}, thresholds {found.thresholds}")
             return found
         except (OSError, ValueError, TypeError) as fault:
             raise Corrupt(f"calibration.json of {folder.name} cannot be read ({fault})") from fault
+
+
+def tuned(task: Task, rows: pa.Table, answers: Answers) -> tuple[float, ...]:
+    """The task's own thresholds for calibrated answers to rows; none for a task without any."""
+    return task.tuned(rows, answers) if isinstance(task, ThresholdTask) else ()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -155,12 +155,12 @@ class QuestionAnswering(Settings):
         )
         return chosen(found, [own[0] for own in told])
 
-    def decided(self, answers: Answers, threshold: float) -> Answers:
+    def decided(self, answers: Answers, thresholds: Sequence[float]) -> Answers:
         """No answer where its log-probability is above that of the best one by more than
-        ``threshold``, and the best one elsewhere."""
-        if not threshold or "probabilities" not in answers.columns:
+        the threshold, and the best one elsewhere."""
+        if not thresholds or "probabilities" not in answers.columns:
             return answers
-        none = self.odds_of_none(answers) > threshold
+        none = self.odds_of_none(answers) > thresholds[0]
         best = [split(own) for own in answers["answers"]]
         return chosen(
             answers,
@@ -170,13 +170,13 @@ class QuestionAnswering(Settings):
             ],
         )
 
-    def tuned(self, rows: pa.Table, answers: Answers) -> float:
+    def tuned(self, rows: pa.Table, answers: Answers) -> tuple[float, ...]:
         """The threshold of no answer with the highest F1 on these rows; of equals the nearest to 0.
 
         (The official script's ``best_f1_thresh`` is found so, on the rows that it scores.)
         """
         if "probabilities" not in answers.columns:
-            return 0.0
+            return ()
         odds = self.odds_of_none(answers)
         truth = [each["text"] for each in rows.column("answers").to_pylist()]
         best = [split(own)[1] for own in answers["answers"]]
@@ -187,7 +187,7 @@ class QuestionAnswering(Settings):
             ]
         )
         with_none = np.array([squad.best(t, "")[1] for t in truth])
-        return best_threshold(odds, with_text, with_none)
+        return (best_threshold(odds, with_text, with_none),)
 
     def odds_of_none(self, answers: Answers) -> np.ndarray:
         """Log-probability (n,) of no answer less that of the best answer; large without one."""
