@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,10 @@ class TextClassification(Settings):
                    in service alike; none: texts are read as they are.
     ``max_labels`` more different labels than this are no labels.
     ``smoothing``  share of a training target that is spread over all labels.
+    ``class_weights``  ``balanced``: each label counts as much as any other in training, rows of
+                   rare ones more than rows of frequent ones.
+    ``focal``      above 0: rows that are right with certainty count less, by this exponent.
+    ``weights``    fitted: how much a row of each label counts, of balanced weights.
     """
 
     kind: ClassVar[str] = "text-classification"
@@ -68,12 +73,17 @@ class TextClassification(Settings):
     clean: tuple[Step, ...] = ("repair",)
     max_labels: int = 200
     smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    focal: float = 0.0
+    weights: tuple[float, ...] = ()
 
     def check(self) -> None:
         """BadInput for settings out of range or labels that are not different."""
         refuse_order(self.clean)
         if not 0 <= self.smoothing < 1:
             raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
+        if not 0 <= self.focal <= 10:
+            raise BadInput(f"focal is {self.focal}", "from 0 to 10")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise BadInput(f"labels are {list(self.labels)}", "two different strings or more")
 
@@ -101,7 +111,7 @@ class TextClassification(Settings):
 
     def fitted(self, rows: Iterable[pa.RecordBatch]) -> TextClassification:
         """The task with the labels of the training rows."""
-        found: set[str] = set()
+        found: Counter[str] = Counter()
         for batch in rows:
             found.update(batch.column("label").to_pylist())
         if len(found) < 2:
@@ -116,7 +126,11 @@ class TextClassification(Settings):
                 f"at most {self.max_labels}",
                 "name another column, or raise max_labels of the task",
             )
-        return replace(self, labels=tuple(sorted(found)))
+        weights: tuple[float, ...] = ()
+        if self.class_weights == "balanced":
+            total = found.total() / len(found)
+            weights = tuple(total / found[label] for label in sorted(found))
+        return replace(self, labels=tuple(sorted(found)), weights=weights)
 
     def comparable(self, other: Task) -> bool:
         """The same labels."""

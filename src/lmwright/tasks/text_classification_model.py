@@ -69,7 +69,10 @@ class TextClassifier:
         losses of the network's ops."""
         aux_losses: list[Tensor] = []
         rows = logits(network, examples, dropout_rng, aux_losses)
-        return cross_entropy(rows, targets(examples), aux_losses, self.task.smoothing)
+        task = self.task
+        return cross_entropy(
+            rows, targets(examples), aux_losses, task.smoothing, task.weights, task.focal
+        )
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss (nats, unsmoothed), the same at the best temperature, and accuracy.

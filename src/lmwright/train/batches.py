@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -102,6 +102,41 @@ class EpochBatches:
     def hash(self) -> str:
         """A digest of all examples, their order and the size of a batch."""
         return digest(self.examples, f"{self.size} {self.epochs} {self.seed}")
+
+
+@dataclass(frozen=True)
+class Chosen(Sequence[Example]):
+    """Some of many examples, one or more times each, by their places (n,)."""
+
+    examples: Sequence[Example]
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        if isinstance(place, slice):
+            return [self.examples[each] for each in self.places[place]]
+        return self.examples[self.places[place]]
+
+
+def resampled(strata: Sequence[str], more: bool, seed: int) -> np.ndarray:
+    """Places (n,) of rows such that all strata have as many, ascending.
+
+    With ``more`` as many as the largest has, by rows that stand several times; else as many as the
+    smallest has. Which rows, is drawn from ``seed``.
+    """
+    names, codes = np.unique(np.asarray(strata), return_inverse=True)
+    sizes = np.bincount(codes)
+    wanted, found = int(sizes.max() if more else sizes.min()), []
+    for place, name in enumerate(names):
+        order = stream(seed, "resample", str(name)).permutation(np.flatnonzero(codes == place))
+        found.append(np.resize(order, wanted))
+    return np.sort(np.concatenate(found))
 
 
 def digest(examples: Iterable[Example], settings: str = "") -> str:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -49,7 +50,7 @@ from lmwright.models.network.network import Network, build, fill, parameter_coun
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
-from lmwright.train.batches import EpochBatches, Example
+from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
@@ -75,21 +76,22 @@ class Train(Stage):
     ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an artifact
     with an earlier model of ours to go on from instead, ``new`` a model to be drawn; ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
-    ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all),
-    ``validation_rows`` those that decide when to stop. A step learns from ``batch`` rows, of which
-    ``micro_batch`` are in memory at a time (0: all). ``max_tokens`` cuts a text to learn from,
-    ``read_tokens`` one that is answered (0: the same), which may be longer where the start has the
-    positions. With ``epochs`` 0 the start is taken as it is, which a start with a published head
-    for the task can be; training goes on from such a head where it knows the rows' labels. ``tune``
-    says which weights learn, ``optimizer`` and ``schedule`` how: each is a name of its table, or a
-    mapping with ``kind`` and settings. Where the body of a start stays as it is, the model is saved
-    as what learns, and stands on the start, which is committed as an artifact. ``lr`` is the peak
-    rate. The validation split is scored every ``evaluate_every`` steps; after ``patience`` scores
-    without a better one the run ends (0: never), and the best weights are kept, by the score that
-    the task monitors. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the
-    network runs (auto: a CUDA device if there is one), ``precision`` in what its products are
-    computed, from weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies
-    in it, else fp32).
+    ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
+    ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
+    several times) or the smallest (``under``); ``validation_rows`` those that decide when to stop.
+    A step learns from ``batch`` rows, of which ``micro_batch`` are in memory at a time (0: all).
+    ``max_tokens`` cuts a text to learn from, ``read_tokens`` one that is answered (0: the same),
+    which may be longer where the start has the positions. With ``epochs`` 0 the start is taken as
+    it is, which a start with a published head for the task can be; training goes on from such a
+    head where it knows the rows' labels. ``tune`` says which weights learn, ``optimizer`` and
+    ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
+    the body of a start stays as it is, the model is saved as what learns, and stands on the start,
+    which is committed as an artifact. ``lr`` is the peak rate. The validation split is scored every
+    ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
+    never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
+    keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
+    there is one), ``precision`` in what its products are computed, from weights and to sums that
+    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32).
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -102,6 +104,7 @@ class Train(Stage):
     new: New | None = None
     extra: tuple[str, ...] = ()
     rows: int = 0
+    resample: Literal["none", "over", "under"] = "none"
     epochs: int = 2
     batch: int = 16
     micro_batch: int = 0
@@ -252,7 +255,17 @@ class Train(Stage):
             task_model.examples(model, table.slice(at, AT_ONCE))
             for at in range(0, table.num_rows, AT_ONCE)
         )
-        examples = StoredExamples(work.scratch / "examples", parts)
+        examples: Sequence[Example] = StoredExamples(work.scratch / "examples", parts)
+        if self.resample != "none":
+            strata = [task.stratum(row) for row in table.to_pylist()]
+            if not any(strata):
+                raise BadInput(
+                    f"resample is {self.resample}, and {task.kind} has no strata",
+                    "a task whose rows fall into groups",
+                    "set resample to none",
+                )
+            places = resampled(strata, self.resample == "over", self.seed)
+            examples, table = Chosen(examples, places), table.take(np.unique(places))
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, validation)

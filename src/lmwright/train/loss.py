@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,19 +37,38 @@ class Loss(Protocol):
 
 
 def cross_entropy(
-    logits_nk: Tensor, targets_n: Tensor, aux_losses: Sequence[Tensor] = (), smoothing: float = 0.0
+    logits_nk: Tensor,
+    targets_n: Tensor,
+    aux_losses: Sequence[Tensor] = (),
+    smoothing: float = 0.0,
+    weights: Sequence[float] = (),
+    focal: float = 0.0,
 ) -> BatchLoss:
     """Mean cross-entropy (nats) of the targets that are not :data:`UNLEARNT`, and how many.
 
-    ``aux_losses`` of the network's ops are added; since they are no sums over rows, such a loss
-    cannot be divided.
+    With ``weights`` of the k classes it is the weighted mean, and the count is the sum of weights.
+    With ``focal`` above 0 a target's loss is multiplied by (1 - p) to that power, p being its
+    probability (Lin et al. 2017, equation 4). ``aux_losses`` of the network's ops are added; since
+    they are no sums over rows, such a loss cannot be divided.
     """
     targets_n = targets_n.to(logits_nk.device)
     count = int((targets_n != UNLEARNT).sum())
-    if count:
-        mean = F.cross_entropy(
-            logits_nk, targets_n, ignore_index=UNLEARNT, label_smoothing=smoothing
+    if not count:
+        return BatchLoss(sum(aux_losses, 0.0 * logits_nk.sum()), 0, divisible=not aux_losses)
+    each_class = torch.tensor(weights).to(logits_nk) if weights else None
+    total: float = count
+    if each_class is not None:
+        total = float(each_class[targets_n[targets_n != UNLEARNT]].sum())
+    if focal:
+        known = targets_n != UNLEARNT
+        logits_nk, targets_n = logits_nk[known], targets_n[known]
+        each_n = F.cross_entropy(
+            logits_nk, targets_n, each_class, reduction="none", label_smoothing=smoothing
         )
+        p_n = torch.softmax(logits_nk, -1).gather(1, targets_n[:, None])[:, 0]
+        mean = ((1 - p_n) ** focal * each_n).sum() / total
     else:
-        mean = 0.0 * logits_nk.sum()
-    return BatchLoss(sum(aux_losses, mean), count, divisible=not aux_losses)
+        mean = F.cross_entropy(
+            logits_nk, targets_n, each_class, ignore_index=UNLEARNT, label_smoothing=smoothing
+        )
+    return BatchLoss(sum(aux_losses, mean), total, divisible=not aux_losses)
