@@ -39,10 +39,12 @@ TASKS = {
     "text2text-generation": "lmwright.tasks.text2text_generation:Text2TextGeneration",
     "question-answering": "lmwright.tasks.question_answering:QuestionAnswering",
     "sentence-similarity": "lmwright.tasks.sentence_similarity:SentenceSimilarity",
+    "text-ranking": "lmwright.tasks.text_ranking:TextRanking",
 }
 
 DERIVATIONS = {
     "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
+    "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
 }
 
 OPTIMIZERS = {

@@ -21,7 +21,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
-from lmwright.core.task import Answers, Task, task_to_json
+from lmwright.core.task import Answers, Task, role_columns, task_to_json
 
 FILE = "words.json"
 WORD = re.compile(r"\w+")
@@ -54,11 +54,11 @@ class Matching:
     """How many of ``texts`` have each word, and the mean number of words of one.
 
     A leaf says of which texts, and how words are weighed on either side: the likeness of a pair is
-    the product of its two rows of weights, from 0 to 1.
+    the product of its two rows of weights, from 0 to 1. The pair is the task's first two inputs.
     """
 
     kind: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
+    counted_sides: ClassVar[slice]
 
     def __init__(self, task: Task, words: Mapping[str, int], texts: int, mean: float) -> None:
         self.task, self.texts, self.mean = task, texts, mean
@@ -69,8 +69,9 @@ class Matching:
     @classmethod
     def fit(cls: type[M], task: Task, rows: pa.Table, seed: int) -> M:
         """Count the words of the rows' texts, each text once."""
-        table = [task.cleaned(row) for row in rows.select(["sentence1", "sentence2"]).to_pylist()]
-        texts = {row[name] for name in cls.columns for row in table}
+        names = sides_of(task)
+        table = [task.cleaned(row) for row in rows.select(names).to_pylist()]
+        texts = {row[name] for name in names[cls.counted_sides] for row in table}
         found = [words_of(text) for text in texts]
         counts: Counter[str] = Counter()
         for each in found:
@@ -113,12 +114,10 @@ class Matching:
 
     def prepare(self, rows: Sequence[Row]) -> list[Pair]:
         """The words of both texts of each row."""
-        found = []
+        found, names = [], sides_of(self.task)
         for row in rows:
             clean = self.task.cleaned(row)
-            (first, one), (second, two) = (
-                self.counted(clean[name]) for name in ("sentence1", "sentence2")
-            )
+            (first, one), (second, two) = (self.counted(clean[name]) for name in names)
             found.append(Pair(first, second, np.concatenate([one, two])))
         return found
 
@@ -175,7 +174,7 @@ class BM25(Matching):
     """
 
     kind = "bm25"
-    columns = ("sentence2",)
+    counted_sides = slice(1, 2)
 
     def idf(self, ids: np.ndarray) -> np.ndarray:
         """The inverse document frequency (m,) of words."""
@@ -199,7 +198,7 @@ class TfidfCosine(Matching):
     """The cosine of TF-IDF vectors: sublinear counts, smoothed inverse document frequency."""
 
     kind = "tfidf-cosine"
-    columns = ("sentence1", "sentence2")
+    counted_sides = slice(0, 2)
 
     def first_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """A row of TF-IDF at length 1."""
@@ -210,6 +209,11 @@ class TfidfCosine(Matching):
     def second_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """As those of a first text."""
         return self.first_weights(ids, counts)
+
+
+def sides_of(task: Task) -> list[str]:
+    """The columns of both texts of a pair."""
+    return [column.name for column in role_columns(task, "input")][:2]
 
 
 def words_of(text: str) -> list[str]:

@@ -14,8 +14,8 @@ from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
-from lmwright.metrics.correlation import pearson, spearman
 from lmwright.metrics.ranking import rank_among, reciprocal, single_ndcg
+from lmwright.metrics.regression import pearson, spearman
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 
 LossName = Literal["multiple-negatives", "triplet", "cosine", "contrastive"]
