@@ -202,6 +202,8 @@ NAMED = {
     ("models/published_head.py", "regression"): "a problem type of published configs",
     ("data/guess.py", "regression"): "init names the task that fits numbers",
     ("data/guess.py", "question-answering"): "init names the task that fits such pairs of texts",
+    ("data/guess.py", "sentence-similarity"): "init names the task that fits such pairs of texts",
+    ("data/guess.py", "text-ranking"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
     ("old_format.py", "text-classification"): "all that there was when the old format was written",
 }
