@@ -20,7 +20,7 @@ SOURCE = Path(lmwright.__file__).parent
 COLUMNS = {
     *("label", "labels", "spans", "probabilities", "continuation", "completion"),
     *("summary", "summary_text", "translation_text", "generated_text", "source_language"),
-    *("question", "answer_start"),
+    *("question", "answer_start", "sentence1", "sentence2", "negatives", "query", "relevance"),
 }
 """Columns of single tasks; ``text`` is too common a word to be looked for."""
 OF_TASKS = {"tasks", "metrics", "baselines"}
@@ -96,6 +96,16 @@ def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
         "token-classification": {"path": str(news)},
         "text-generation": {"path": reviews},
         "question-answering": {"path": str(asked)},
+        "sentence-similarity": {
+            "path": summaries,
+            "columns": {"sentence1": "synopsis", "sentence2": "description"},
+        },
+        "text-ranking": {
+            "path": summaries,
+            "columns": {"query": "synopsis", "document": "description"},
+            "constants": {"relevance": "1"},
+            "derive": {"kind": "hard-negatives", "nearest": 1},
+        },
         "multi-label-classification": {
             "path": "asset:debian-tags/debian-tags.parquet",
             "columns": {"text": "description", "labels": "tags"},
@@ -192,6 +202,8 @@ NAMED = {
     ("models/published_head.py", "regression"): "a problem type of published configs",
     ("data/guess.py", "regression"): "init names the task that fits numbers",
     ("data/guess.py", "question-answering"): "init names the task that fits such pairs of texts",
+    ("data/guess.py", "sentence-similarity"): "init names the task that fits such pairs of texts",
+    ("data/guess.py", "text-ranking"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
     ("old_format.py", "text-classification"): "all that there was when the old format was written",
 }

@@ -38,10 +38,13 @@ TASKS = {
     "translation": "lmwright.tasks.translation:Translation",
     "text2text-generation": "lmwright.tasks.text2text_generation:Text2TextGeneration",
     "question-answering": "lmwright.tasks.question_answering:QuestionAnswering",
+    "sentence-similarity": "lmwright.tasks.sentence_similarity:SentenceSimilarity",
+    "text-ranking": "lmwright.tasks.text_ranking:TextRanking",
 }
 
 DERIVATIONS = {
     "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
+    "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
 }
 
 OPTIMIZERS = {
@@ -107,6 +110,8 @@ MODELS = {
     "same": "lmwright.baselines.same:Same",
     "memory": "lmwright.baselines.memory:Memory",
     "overlap": "lmwright.baselines.overlap:Overlap",
+    "bm25": "lmwright.baselines.matching:BM25",
+    "tfidf-cosine": "lmwright.baselines.matching:TfidfCosine",
     "ensemble": "lmwright.models.ensemble:Ensemble",
     "prompted": "lmwright.tasks.prompted:Prompted",
     "zero-shot": "lmwright.tasks.zero_shot:ZeroShot",

@@ -216,12 +216,15 @@ def test_embeddings_and_objects_are_no_labels(tmp_path):
         (("premise", "hypothesis"), "text-pair-classification"),
         (("Sentence1", "Sentence2"), "text-pair-classification"),
         (("context", "question"), "question-answering"),
+        (("query", "document"), "--task text-ranking"),
+        (("sentence1", "sentence2", "score"), "--task sentence-similarity"),
     ],
 )
 def test_pairs_of_texts_are_named(tmp_path, names, task):
-    one, two = names
+    one, two, *scores = names
     rows = [
         {one: f"the first text {n}", two: f"the second text {n}", "label": "ab"[n % 2]}
+        | dict.fromkeys(scores, n / 60)
         for n in range(60)
     ]
     path = lines(tmp_path, rows)

@@ -10,8 +10,10 @@ from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Measures, Task, refuse_measure
 from lmwright.evals.scores import weighted_scores
 from lmwright.tasks.question_answering import QuestionAnswering
+from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
+from lmwright.tasks.text_ranking import TextRanking
 from lmwright.tasks.token_classification import TokenClassification
 
 CLASSES = TextClassification(labels=("no", "yes"))
@@ -46,6 +48,25 @@ def answered() -> Measures:
     return QUESTIONS.measures(rows, QUESTIONS.calibrated(answers, 1.0, 0.01))
 
 
+SIMILAR = SentenceSimilarity(widths=(2, 3))
+RANKED = TextRanking()
+
+
+def similar() -> Measures:
+    """Measures of a pair that belongs together and of another one."""
+    vectors = {"vector1": np.eye(4)[:2], "vector2": np.eye(4)[1:3]}
+    answers = Answers({"score": np.array([0.5, 0.2]), **vectors})
+    texts = {"sentence1": ["a", "b"], "sentence2": ["c", "d"]}
+    return SIMILAR.measures(pa.table({**texts, "score": [1.0, 0.0]}), answers)
+
+
+def ranked() -> Measures:
+    """Measures of a ranking of two documents."""
+    rows = pa.table({"query": ["a", "a"], "document": ["b", "c"], "relevance": [0.0, 1.0]})
+    answers = RANKED.calibrated(Answers({"logits": np.array([[1.0], [0.0]])}), 1.0, 0.01)
+    return RANKED.measures(rows, answers)
+
+
 def written() -> Measures:
     """Measures of one document."""
     numbers = {"nats": np.array([9.0]), "tokens": np.array([3.0]), "bytes": np.array([12.0])}
@@ -59,15 +80,17 @@ def written() -> Measures:
         (ENTITIES, entities()),
         (TextGeneration(), written()),
         (QUESTIONS, answered()),
+        (SIMILAR, similar()),
+        (RANKED, ranked()),
     ],
-    ids=["text-classification", "token-classification", "text-generation", "question-answering"],
+    ids=lambda each: getattr(each, "kind", ""),
 )
 def test_every_measure_that_is_named_is_there_and_no_other_is(
     task: Task, measures: Measures
 ) -> None:
     ones = np.ones((1, len(next(iter(measures.losses.values())).values)))
     scores = set(measures.shares) | set(weighted_scores(measures, ones))
-    labels = getattr(task, "labels", ())
+    labels = task.classes  # type: ignore[attr-defined]
     named = {
         each.replace("LABEL", label)
         for each in task.score_names  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.random import stream
-from lmwright.core.task import Loss, Task, role_columns
+from lmwright.core.task import Loss, Task, feedback_loss, role_columns
 from lmwright.data.corpus import read_split, read_task_of
 from lmwright.loop.controller import ENDS
 from lmwright.loop.promote import Promote
@@ -274,7 +274,7 @@ def loss_of(task: Task, rows: list[dict[str, Any]], told: list[dict[str, Any]]) 
         column.name: pa.array([row[column.name] for row in rows], column.arrow)
         for column in role_columns(task, "input", "target")
     }
-    name = task.abstains_by or task.primary
+    name = task.abstains_by or feedback_loss(task)
     return name, task.measures(pa.table(columns), task.heard(told)).losses[name]
 
 

@@ -200,12 +200,15 @@ class Task(Protocol):
     strata: ClassVar[str]
     text_model: ClassVar[str]
     panel: ClassVar[str]
-    primary: ClassVar[str]
     calibrates: ClassVar[str]
-    gate_loss: ClassVar[str]
     abstains_by: ClassVar[str]
     contracts: ClassVar[tuple[str, ...]]
     baselines: ClassVar[Mapping[str, str]]
+
+    @property
+    def primary(self) -> str: ...
+    @property
+    def gate_loss(self) -> str: ...
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -290,6 +293,22 @@ class NamedMeasures(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class FeedbackTask(Protocol):
+    """A task whose primary loss needs more than feedback gives: the other answers, say.
+
+    ``feedback_loss``  the loss by which served answers are judged instead.
+    """
+
+    feedback_loss: ClassVar[str]
+
+
+def feedback_loss(task: Task) -> str:
+    """The loss by which answers are judged one by one, by what was told of them: the primary one,
+    where the task names no other."""
+    return task.feedback_loss if isinstance(task, FeedbackTask) else task.primary
 
 
 @runtime_checkable

@@ -80,6 +80,8 @@ TARGET_NAMES = LABEL_NAMES | {
 """Usual names of targets of any task."""
 
 PAIRS = {
+    ("sentence1", "sentence2", "score"): "sentence-similarity",
+    ("query", "document"): "text-ranking",
     ("premise", "hypothesis"): "text-pair-classification",
     ("sentence1", "sentence2"): "text-pair-classification",
     ("sentence_1", "sentence_2"): "text-pair-classification",
@@ -90,7 +92,8 @@ PAIRS = {
     ("text", "text_pair"): "text-pair-classification",
     ("context", "question"): "question-answering",
 }
-"""Usual names of two texts that make one row, and the task that such rows are for."""
+"""Usual names of two texts that make one row (and of their target, where it tells the task), and
+the task that such rows are for."""
 
 SHAPES = {
     "labels": ("lists of labels", "multi-label-classification"),
@@ -453,8 +456,8 @@ def refuse_pairs(columns: Mapping[str, Column], path: Path) -> None:
     """Raise BadInput for a table whose rows are two texts each, by the columns' usual names."""
     names = {name.strip().lower(): name for name in columns}
     for pair, task in PAIRS.items():
-        if set(pair) <= set(names) and all(columns[names[name]].strings for name in pair):
-            one, two = (names[name] for name in pair)
+        if set(pair) <= set(names) and all(columns[names[name]].strings for name in pair[:2]):
+            one, two = (names[name] for name in pair[:2])
             cure = f"to use one text alone, name it: --text {one}"
             raise other_task(path, f"rows of two texts, {one!r} and {two!r}", task, cure)
 

@@ -14,7 +14,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor, answer_prepared
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers
+from lmwright.core.task import Answers, feedback_loss
 from lmwright.data.corpus import count_rows, read_split, task_modules
 from lmwright.evals.predictions import asked_rows
 from lmwright.metrics.calibration import Calibration
@@ -120,7 +120,7 @@ class Detect(Stage):
             "window": self.window,
             "run_length": self.run_length,
             "confidence": None if confidence is None else float(confidence.mean()),
-            "loss": float(losses[task.primary].values.mean()),
+            "loss": float(losses[feedback_loss(task)].values.mean()),
         }
 
 

@@ -17,7 +17,7 @@ from lmwright.core.hashing import encoded, hash_bytes
 from lmwright.core.recipe import Recipe, merge
 from lmwright.core.settings import read_settings
 from lmwright.core.stage import Feedback, Settings, Stage
-from lmwright.core.task import Loss, MergingTask, Task, role_columns
+from lmwright.core.task import Loss, MergingTask, Task, feedback_loss, role_columns
 from lmwright.loop.promote import Promote
 from lmwright.loop.watch import Watch
 from lmwright.metrics.bounded_mean import mean_bounds
@@ -230,7 +230,7 @@ def loss_of(task: Task, labelled: Sequence[Mapping[str, Any]]) -> Loss:
         column.name: pa.array([row["target"][column.name] for row in labelled], column.arrow)
         for column in role_columns(task, "target")
     }
-    return task.measures(pa.table(columns), answers).losses[task.primary]
+    return task.measures(pa.table(columns), answers).losses[feedback_loss(task)]
 
 
 def parts(

@@ -195,7 +195,7 @@ class TextModel(Generic[N]):
         return self.in_pieces(batch, self.vectors, self.network.width)
 
     def logits_and_vectors(
-        self: TextModel[Network], batch: Sequence[Tokens]
+        self: TextModel[Network], batch: Sequence[Prepared]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Logits and vectors of one pass."""
 
@@ -213,13 +213,16 @@ class TextModel(Generic[N]):
         return batch.as_packed(F.normalize(pooled_bd, dim=-1))
 
     def in_pieces(
-        self, batch: Sequence[Tokens], give: Callable[[Ragged], Tensor], width: int
+        self, batch: Sequence[Prepared], give: Callable[[Ragged], Tensor], width: int
     ) -> np.ndarray:
-        """Rows (texts, width) from passes of bounded size, texts of like length together."""
+        """Rows (texts, width) from passes of bounded size, texts of like length together.
+
+        Texts with ``segments`` beside their ids are read with them.
+        """
         rows = np.empty((len(batch), width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                found = give(pack([batch[place].ids for place in places]))
+                found = give(packed([batch[place] for place in places]))
                 rows[places] = found.cpu().numpy()
         return rows
 
@@ -234,10 +237,7 @@ class TextModel(Generic[N]):
         vectors = np.empty((len(batch), self.network.width), dtype=np.float32)
         for places in pieces([item.cost for item in batch], MOST_TOKENS_AT_ONCE):
             with torch.inference_mode():
-                segments = [getattr(batch[place], "segments", None) for place in places]
-                piece = pack(
-                    [batch[place].ids for place in places], segments=known_segments(segments)
-                )
+                piece = packed([batch[place] for place in places])
                 logits_nk, hidden_nd = self.network.logits_and_hidden(piece)
                 pooled_bd = piece.as_packed(F.normalize(mean_pool(hidden_nd, piece), dim=-1))
                 vectors[places] = pooled_bd.cpu().numpy()
@@ -666,6 +666,12 @@ def checked_cap(most: object, network: Network, where: str) -> int:
     if not isinstance(most, int) or not 3 <= most <= longest:
         raise BadInput(f"{where}: at most {most!r} tokens", f"a number from 3 to {longest}")
     return most
+
+
+def packed(batch: Sequence[Prepared]) -> Ragged:
+    """Prepared texts as one stream, with their segments where all have any."""
+    segments = [getattr(item, "segments", None) for item in batch]
+    return pack([item.ids for item in batch], segments=known_segments(segments))
 
 
 def pieces(costs: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -35,6 +35,7 @@ from lmwright.models.core.device import (
     resolve_placement,
 )
 from lmwright.models.core.memory import keep_few_kernels
+from lmwright.models.core.spec import Head
 from lmwright.models.files.folder import Published
 from lmwright.models.files.published import (
     check_address,
@@ -392,7 +393,8 @@ class Train(Stage):
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
-        if not self.epochs and (self.new is not None or not (use or isinstance(head, str))):
+        trained = isinstance(head, Head) and bool(head.outputs)
+        if not self.epochs and (self.new is not None or (trained and not use)):
             raise BadInput(
                 f"epochs is 0, and nobody has trained a head for {task.kind}",
                 "a start with a published head for the task",
@@ -403,7 +405,7 @@ class Train(Stage):
             drawn = self.new.model(texts, head, self.max_tokens, self.seed)
         else:
             published = self.published(self.address(work.inputs))
-            if not isinstance(head, str) and self.takes_head(published, use, names):
+            if trained and self.takes_head(published, use, names):
                 places = places_of(published.described.config, use, names)
                 work.record("published head", labels=list(names), outputs=places)
                 drawn = with_published_head(published, use, places, self.max_tokens)
