@@ -20,7 +20,7 @@ SOURCE = Path(lmwright.__file__).parent
 COLUMNS = {
     *("label", "labels", "spans", "probabilities", "continuation", "completion"),
     *("summary", "summary_text", "translation_text", "generated_text", "source_language"),
-    *("question", "answer_start", "sentence1", "sentence2", "negatives", "query", "relevance"),
+    *("question", "answer_start", "sentence1", "sentence2", "negatives", "relevance"),
 }
 """Columns of single tasks; ``text`` is too common a word to be looked for."""
 OF_TASKS = {"tasks", "metrics", "baselines"}

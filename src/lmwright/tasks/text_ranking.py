@@ -52,7 +52,7 @@ class TextRanking(Settings):
     classes: ClassVar[tuple[str, ...]] = ()
     contracts: ClassVar[tuple[str, ...]] = ()
     text_model: ClassVar[str] = "lmwright.tasks.text_ranking_model:CrossEncoder"
-    panel: ClassVar[str] = ""
+    panel: ClassVar[str] = "lmwright.tasks.text_ranking_panel:panel"
     baselines: ClassVar[Mapping[str, str]] = {
         "tfidf-cosine": "lmwright.baselines.matching:TfidfCosine",
         "bm25": "lmwright.baselines.matching:BM25",
