@@ -401,7 +401,11 @@ class Train(Stage):
                 "set epochs to 1 or more",
             )
         if self.new is not None:
-            texts = [task.text(row) for row in self.training_rows(work).to_pylist()]
+            rows = self.training_rows(work).to_pylist()
+            pairs = [(task.text(row), task.target(row)) for row in rows]
+            # A model that writes needs the tokens of what it is to write, too.
+            written = [target for text, target in pairs if target not in text]
+            texts = [text for text, _ in pairs] + (written if task.teacher_forced else [])
             drawn = self.new.model(texts, head, self.max_tokens, self.seed)
         else:
             published = self.published(self.address(work.inputs))
