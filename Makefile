@@ -46,7 +46,7 @@ env-long: .venv/ready-long
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(PIP) -c constraints.txt -e ".[serve,eval,hf,postgres,test,lint]"
+	$(PIP) -c constraints.txt -e ".[serve,eval,onnx,hf,postgres,test,lint]"
 	$(COMPILE)
 	touch $@
 

@@ -24,6 +24,7 @@ from lmwright.models.files.folder import UNSUPPORTED, read_folder, write_folder
 from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
+from lmwright.models.files.onnx_file import write_onnx
 from lmwright.models.files.published import describe, is_gguf, located, read_published
 from lmwright.models.files.readme import readme
 from lmwright.models.files.sentence import is_mean_map, read_mean_map, write_mean_map
@@ -32,7 +33,7 @@ from lmwright.models.text_model import TextModel, TextPredictor, head_spec, lang
 from lmwright.tables import entries, resolve
 from lmwright.text.generation import GenerationConfig
 
-FOLDER = "folder"
+FOLDER, ONNX = "folder", "onnx"
 GOES_ALONG = re.compile(
     r"tokenizer\..*|general\.(?!architecture$|file_type$|quantization_|alignment$).*"
 )
@@ -50,6 +51,10 @@ def export_model(address: str, out: Path, form: str) -> None:
     form cannot hold, and a tokenizer that GGUF has no words for.
     """
     check_target(out, form)
+    if form == ONNX:
+        raise BadInput(
+            "ONNX of a published model", "a version of the store", "train with epochs: 0 first"
+        )
     if form != FOLDER:
         form_of(describe(address).family)
     published = read_published(address)
@@ -73,7 +78,7 @@ def export_predictor(
     """Write a model of the store to ``out``, with its task and calibration beside it.
 
     Adapters are merged into the weights. What was written is read back, and must have the same
-    bits. BadInput: as :func:`export_model`,
+    bits; of ONNX the runtime's logits must be the model's. BadInput: as :func:`export_model`,
     a predictor that is no text model, and a head or network that no published class has.
     """
     check_target(out, form)
@@ -88,25 +93,34 @@ def export_predictor(
     )
     predictor = TextPredictor(predictor.task, model)
     family = family_of_model(model)
-    if form != FOLDER:
+    if form not in (FOLDER, ONNX):
         form_of(family)
         config = {**family.config(model.network.spec), "tie_word_embeddings": tied(model)}
         beside = gguf_metadata(model, name, name)
         write_gguf_model(out, model.network, family, config, beside, form)
         return
     with new_folder(out) as folder:
-        use = write_text_model(folder, family, predictor)
+        target = folder if form == FOLDER else folder / "folder"
+        use = write_text_model(target, family, predictor)
+        if form == ONNX:
+            check_parity(target, model, use)
+            write_onnx(folder, target, model, use)
+            for each in ("tokenizer.json", "tokenizer_config.json"):
+                (target / each).rename(folder / each)
+            shutil.rmtree(target)
         write_json(folder / "task.json", task_to_json(predictor.task))
         calibration.save(folder)
-        text = readme(name, predictor, family, use, calibration)
+        text = readme(name, predictor, family, use, calibration, form == ONNX)
         write_bytes(folder / "README.md", text.encode())
-        check_parity(folder, model, use)
+        if form == FOLDER:
+            check_parity(folder, model, use)
 
 
 def check_target(out: Path, form: str) -> None:
     """BadInput for an unknown form, or a name that is taken."""
-    if form != FOLDER and form not in FORMATS:
-        raise BadInput(f"the form {form!r}", "a known one", nearest(form, [FOLDER, *FORMATS]))
+    known = [FOLDER, ONNX, *FORMATS]
+    if form not in known:
+        raise BadInput(f"the form {form!r}", "a known one", nearest(form, known))
     if out.exists():
         raise BadInput(f"{out} is there already", "a new name", "choose another, or remove it")
 

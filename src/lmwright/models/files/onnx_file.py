@@ -7,6 +7,7 @@ The graph is that of the class in transformers which loads the exported folder. 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def write_onnx(folder: Path, exported: Path, model: TextModel, use: str) -> floa
     graph = loaded(exported, model, use).eval()
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     ids, mask = padded([np.arange(1, 8), np.arange(2, 6)])
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporter says of its own libraries
         torch.onnx.export(
             graph,
             (torch.from_numpy(ids), torch.from_numpy(mask)),

@@ -35,18 +35,35 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = LOADER.from_pretrained("FOLDER")
 ```
 """
+ONNX_READER = """\
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+inputs = tokenizer(["a text"], return_tensors="np", padding=True)
+(logits,) = session.run(None, dict(inputs))
+```
+"""
 NOT_THERE = """\
 transformers has no {family} models; lmwright reads the folder.
 """
 
 
 def readme(
-    name: str, predictor: TextPredictor, family: Family, use: str, calibration: Calibration
+    name: str,
+    predictor: TextPredictor,
+    family: Family,
+    use: str,
+    calibration: Calibration,
+    as_onnx: bool,
 ) -> str:
     """The text for a model that was exported as ``name`` with the published head ``use``."""
     model, names = predictor.model, predictor.task_model.output_names()
     loader = "AutoModelForSeq2SeqLM" if use == "lm" and model.has_encoder else LOADERS[use]
     loaded = SENTENCE if use == BODY else AUTO.replace("LOADER", loader)
+    loaded = ONNX_READER if as_onnx else loaded
     steps = ", ".join(getattr(predictor.task, "clean", ()))
     told = [
         f"# {name}\n",
