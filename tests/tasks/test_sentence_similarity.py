@@ -25,10 +25,12 @@ from lmwright.core.settings import read_settings
 from lmwright.core.task import Answers, feedback_loss, read_task, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.index import lexical
+from lmwright.loop.retrain import loss_of
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.files.folder import read_folder
 from lmwright.models.files.published import read_published
 from lmwright.models.load import load_predictor
+from lmwright.models.network.network import build, fill
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.tables import resolve
 from lmwright.tasks.sentence_similarity import SentenceSimilarity, shortened, vectors_of
@@ -233,8 +235,6 @@ def test_the_loss_of_a_model_is_that_of_its_vectors(model: TextModel, pairs: lis
 
 def from_published_with_dropout(model: TextModel) -> Any:
     """The network with dropout of what is pooled."""
-    from lmwright.models.network.network import build, fill
-
     network = build(model.network.spec, BiEncoder(TASK).head(0.3))
     fill(network, {name: each.detach() for name, each in model.network.named_parameters()})
     return network
@@ -406,6 +406,16 @@ def test_what_is_told_is_heard_and_corrected() -> None:
     for wrong in ({}, {"score": 2}):
         with pytest.raises(BadInput, match="from 0 to 1"):
             TASK.corrected(wrong)
+
+
+def test_the_loop_judges_feedback_by_scores_alone() -> None:
+    """As retraining counts it, whatever the task's primary loss; texts that were not kept do not
+    matter."""
+    labelled = [
+        {"answer": {"score": 0.25}, "inputs": ROW, "target": {"score": 1.0, "negatives": []}},
+        {"answer": {"score": 0.5}, "inputs": None, "target": {"score": 0.0, "negatives": ["a"]}},
+    ]
+    assert loss_of(TASK, labelled).values.tolist() == [0.5625, 0.25]
 
 
 # Models and baselines
