@@ -20,7 +20,7 @@ from lmwright.baselines.matching import BM25
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import answer_all
 from lmwright.core.settings import read_settings
-from lmwright.core.task import Answers, feedback_loss, role_columns
+from lmwright.core.task import Answers, feedback_loss, role_columns, text_of_its_own
 from lmwright.data.corpus import schema_of
 from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.index import lexical
@@ -30,6 +30,7 @@ from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.tasks.hard_negatives import HardNegatives
+from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from lmwright.tasks.text_ranking import TextRanking
 from lmwright.tasks.text_ranking_model import CrossEncoder
 from lmwright.train.finetune import Train
@@ -210,6 +211,15 @@ def test_rows_are_cleaned_merged_and_kept_together() -> None:
     assert not TASK.comparable(replace(TASK, highest=3))
     with pytest.raises(BadInput, match="highest is 0"):
         read_settings(TextRanking, {"highest": 0}, "task")
+
+
+def test_near_duplicates_are_those_of_queries() -> None:
+    """Documents stand under queries of every split, so they are not looked at."""
+    one = {"query": "a&amp;b", "document": "<p>c</p>", "relevance": 1.0}
+    assert text_of_its_own(TASK, one) == "a&b"
+    other: Any = SentenceSimilarity()
+    pair = {"sentence1": "a", "sentence2": "b"}
+    assert text_of_its_own(other, pair) == other.text(pair) == "a\nb"
 
 
 def test_what_is_told_is_heard_and_corrected() -> None:

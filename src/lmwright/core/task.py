@@ -312,6 +312,19 @@ def feedback_loss(task: Task) -> str:
 
 
 @runtime_checkable
+class SharedTextTask(Protocol):
+    """A task whose rows share texts that are no secret of any split: documents of a collection."""
+
+    def own_text(self, row: Row) -> str:
+        """The cleaned text of a row without what is shared."""
+
+
+def text_of_its_own(task: Task, row: Row) -> str:
+    """The text by which a row is a near duplicate of another one."""
+    return task.own_text(row) if isinstance(task, SharedTextTask) else task.text(row)
+
+
+@runtime_checkable
 class MergingTask(Task, Protocol):
     """A task whose rows with equal inputs are judgements of one row, by several annotators say."""
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row, canonical
 from lmwright.core.errors import BadInput
-from lmwright.core.task import Task, role_columns
+from lmwright.core.task import Task, role_columns, text_of_its_own
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.sources import SIDE, Fault, RawRow, Source, derivation_of, read_source
 
@@ -124,7 +124,7 @@ def gather(
                     rejected.put(source.name, fault)
                 if rows:
                     writer.write_batch(as_batch(rows, schema))
-                    near.add([task.text(row.values) for row in rows])
+                    near.add([text_of_its_own(task, row.values) for row in rows])
                     parts.append(numbers(task, rows, source, number, names))
                 say(sum(read), source.name)
             refuse_faulty(source, read[number], rejected, faults, limits.faulty)

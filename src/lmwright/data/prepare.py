@@ -21,7 +21,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.settings import kind_of
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
-from lmwright.core.task import MergingTask, Task, role_columns, task_to_json
+from lmwright.core.task import MergingTask, Task, role_columns, task_to_json, text_of_its_own
 from lmwright.data.corpus import GROUP_ROWS, TASK, schema_of, stream_rows, write_rows
 from lmwright.data.dedup import NearDuplicates
 from lmwright.data.exact import CONFLICTING, KEPT, judge_repeats
@@ -224,7 +224,7 @@ class Data(Stage):
         for place in self.held:
             artifact, _, split = place.partition("/")
             for batch in stream_rows(inputs[artifact] / f"{split}.parquet"):
-                near.add([self.task.text(row) for row in batch.to_pylist()])
+                near.add([text_of_its_own(self.task, row) for row in batch.to_pylist()])
                 ids = batch.column("id").to_pylist()
                 hashes = np.frombuffer(bytes.fromhex("".join(ids)), ">u8")
                 yield hashes.astype(np.uint64).reshape(-1, 2)

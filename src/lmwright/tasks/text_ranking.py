@@ -31,7 +31,8 @@ class TextRanking(Settings):
                    document's.
     ``clean``      steps of text/cleaning.py that both texts pass before they are read.
 
-    Rows on one query are a ranking: they stand in one split and are resampled together.
+    Rows on one query are a ranking: they stand in one split and are resampled together. Documents
+    are a collection: near duplicates are looked for among queries alone.
     """
 
     kind: ClassVar[str] = "text-ranking"
@@ -132,6 +133,10 @@ class TextRanking(Settings):
     def text(self, row: Row) -> str:
         """Both cleaned texts, one under the other."""
         return "\n".join(self.cleaner(row[name]) for name in ("query", "document"))
+
+    def own_text(self, row: Row) -> str:
+        """The cleaned query: documents are those of one collection, whatever the split."""
+        return self.cleaner(row["query"])
 
     def target(self, row: Row) -> str:
         """The relevance, as short as it can be written."""
