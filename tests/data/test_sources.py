@@ -64,6 +64,33 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
     assert not faults
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_a_column_with_a_default_is_read_where_it_is_there(tmp_path, kind):
+    """By its own name, without being named; a row or a file without it has the default."""
+    columns = [Column("text", "text", "input"), Column("score", "number", "target", 1.0)]
+    whole = [{"text": "a", "score": 0.25}, {"text": "b", "score": 0.5}]
+    for number, (objects, wanted) in enumerate(
+        [(whole, [0.25, 0.5]), ([{"text": "a"}, {"text": "b"}], [1.0, 1.0])]
+    ):
+        path = tmp_path / f"rows{number}.{kind}"
+        if kind == "parquet":
+            parquet.write_table(pa.Table.from_pylist(objects), path)
+        elif kind == "csv":
+            lines = [",".join(objects[0]), *(",".join(map(str, o.values())) for o in objects)]
+            path.write_text("\n".join(lines))
+        else:
+            path.write_text(
+                json.dumps(objects) if kind == "json" else "\n".join(map(json.dumps, objects))
+            )
+        for settings, own in (({}, wanted), ({"constants": {"score": 0.75}}, [0.75, 0.75])):
+            found = list(read_source(Source(name="s", path=str(path), **settings), columns))
+            assert [row.values["score"] for row in found] == own
+    some = tmp_path / "some.jsonl"
+    some.write_text("\n".join(map(json.dumps, [{"text": "a"}, whole[1]])))
+    found = list(read_source(Source(name="s", path=str(some)), columns))
+    assert [row.values["score"] for row in found] == [1.0, 0.5]
+
+
 def test_missing(tmp_path):
     refused(tmp_path / "none.csv", "does not exist")
 

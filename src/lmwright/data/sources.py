@@ -152,10 +152,10 @@ def read_source(
 
 def chosen_rows(source: Source, columns: Sequence[Column], seed: int) -> Iterator[RawRow | Fault]:
     """The rows as they stand in the files, those that the limit leaves."""
-    wanted = columns_of(source, columns)
+    wanted, optional = columns_of(source, columns), optional_columns(source, columns)
     chosen = choose(source, wanted, seed) if source.limit else None
     side = side_of(source)
-    for ordinal, found in enumerate(records_where(source, wanted)):
+    for ordinal, found in enumerate(records_where(source, wanted, optional)):
         if chosen is None or (ordinal < len(chosen) and chosen[ordinal]):
             yield found if isinstance(found, Fault) else as_row(source, columns, side, *found)
 
@@ -256,21 +256,27 @@ def choose(source: Source, columns: list[str], seed: int) -> np.ndarray:
     return mask
 
 
-def records_where(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
+def records_where(
+    source: Source, columns: list[str], optional: Sequence[str] = ()
+) -> Iterator[Record | Fault]:
     """Records of all files that agree with ``where``; faults too, since they might have."""
     wanted = {column: as_label(value) for column, value in source.where.items()}
-    for found in records(source, columns):
+    for found in records(source, columns, optional):
         if isinstance(found, Fault) or all(
             as_label(found[1].get(column)) == value for column, value in wanted.items()
         ):
             yield found
 
 
-def records(source: Source, columns: list[str]) -> Iterator[Record | Fault]:
-    """(origin, columns) of every record in every file: those asked for, or all that it has."""
+def records(
+    source: Source, columns: list[str], optional: Sequence[str] = ()
+) -> Iterator[Record | Fault]:
+    """(origin, columns) of every record in every file: those asked for and, where it has them, the
+    ``optional`` ones; or all that it has."""
     for name, path in source_files(source):
         about = f"source {source.name!r}: {name}"
-        yield from read_table(Table(about, name, path, source.encoding), columns)
+        table = Table(about, name, path, source.encoding, optional=tuple(optional))
+        yield from read_table(table, columns)
 
 
 def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
@@ -283,6 +289,18 @@ def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:
     ]
     every = [*own, *side_of(source).values(), *([source.id] if source.id else []), *source.where]
     return list(dict.fromkeys(every))
+
+
+def optional_columns(source: Source, columns: Sequence[Column]) -> list[str]:
+    """The columns of the file that are read where it has them: those with a default that the
+    source neither maps nor sets."""
+    return [
+        each.name
+        for each in columns
+        if each.default is not None
+        and each.name not in source.constants
+        and each.name not in source.columns
+    ]
 
 
 def as_row(

@@ -13,7 +13,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.data.formats.opener import LINE_LIMIT, bounded_lines, open_text
-from lmwright.data.formats.record import Fault, Record, Table, need_columns, single
+from lmwright.data.formats.record import Fault, Record, Table, asked_columns, need_columns
 
 SIGNS = ",;\t|"
 """What may separate columns; the first of those that fit as well."""
@@ -29,7 +29,7 @@ def read_csv(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
     """
     with open_text(table, newline="") as lines:
         header, rows = csv_rows(bounded_lines(lines, table), table)
-        columns = columns or single(header)
+        columns = asked_columns(table, header, columns)
         need_columns(table, header, columns)
         places = {column: header.index(column) for column in columns}
         for number, found in enumerate(rows, start=1):

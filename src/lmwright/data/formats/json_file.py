@@ -8,7 +8,7 @@ SQuAD's articles of paragraphs with questions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -55,7 +55,7 @@ def read_lines(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
     with open_text(table) as lines:
         for number, line in enumerate(bounded_lines(lines, table), start=1):
             if line.strip():
-                yield parse(f"{table.name}:{number}", line, columns)
+                yield parse(f"{table.name}:{number}", line, columns, table.optional)
 
 
 def read_document(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
@@ -74,7 +74,7 @@ def read_document(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
         raise BadInput(f"{table.about} is not JSON: {error}", "JSON") from None
     rows = rows_of(values[0], columns) if len(values) == 1 else values
     for number, value in enumerate(rows, start=1):
-        yield record_of(f"{table.name}:{number}", value, columns)
+        yield record_of(f"{table.name}:{number}", value, columns, table.optional)
 
 
 def values_of(text: str) -> Iterator[Any]:
@@ -166,7 +166,9 @@ def parsed(text: str) -> Any:
         return BROKEN
 
 
-def parse(origin: str, text: str, columns: list[str]) -> Record | Fault:
+def parse(
+    origin: str, text: str, columns: list[str], optional: Sequence[str] = ()
+) -> Record | Fault:
     """The record that a JSON text holds."""
     try:
         value = json.loads(text)
@@ -174,14 +176,18 @@ def parse(origin: str, text: str, columns: list[str]) -> Record | Fault:
         return Fault(origin, "not JSON", "nested too deeply")
     except ValueError as error:
         return Fault(origin, "not JSON", str(error)[:200])
-    return record_of(origin, value, columns)
+    return record_of(origin, value, columns, optional)
 
 
-def record_of(origin: str, value: Any, columns: list[str]) -> Record | Fault:
-    """The columns of a JSON object; all of them when none is asked for."""
+def record_of(
+    origin: str, value: Any, columns: list[str], optional: Sequence[str] = ()
+) -> Record | Fault:
+    """The columns of a JSON object, of the ``optional`` ones those that it has; all of them when
+    none is asked for."""
     if not isinstance(value, dict):
         return Fault(origin, "wrong type", f"a JSON {type(value).__name__}, not an object")
     for column in columns:
         if column not in value:
             return Fault(origin, "missing key", f"{column!r}; it has {sorted(value)[:10]}")
-    return origin, {column: value[column] for column in columns or value}
+    asked = [*columns, *(each for each in optional if each in value)] if columns else value
+    return origin, {column: value[column] for column in asked}

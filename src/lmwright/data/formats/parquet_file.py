@@ -7,7 +7,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput
 from lmwright.data.formats.opener import refuse_bomb
-from lmwright.data.formats.record import Fault, Record, Table, need_columns, single
+from lmwright.data.formats.record import Fault, Record, Table, asked_columns, need_columns
 
 
 def read_parquet(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
@@ -18,7 +18,7 @@ def read_parquet(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
     try:
         with parquet.ParquetFile(table.path) as file:
             names = list(file.schema_arrow.names)
-            columns = columns or single(names)
+            columns = asked_columns(table, names, columns)
             need_columns(table, names, columns)
             refuse_bomb(table.about, unpacked_bytes(file), table.path.stat().st_size)
             number = 0

@@ -27,6 +27,7 @@ class Table:
     """One file: what messages call it, its name in origins, its path and its encoding.
 
     The encoding is the declared one until it is ``settled``: read off the file's bytes.
+    ``optional`` columns are read beside those that are asked for, where the file has them.
     """
 
     about: str
@@ -34,6 +35,7 @@ class Table:
     path: Path
     encoding: str = "utf-8"
     settled: bool = False
+    optional: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -56,6 +58,12 @@ class NoColumn(BadInput):
 def single(header: list[str]) -> list[str]:
     """The columns that have a name which no other has."""
     return [name for name, count in Counter(header).items() if name and count == 1]
+
+
+def asked_columns(table: Table, header: list[str], columns: list[str]) -> list[str]:
+    """The columns to be read: those asked for and the optional ones that are there, or all whose
+    names differ where none is asked for."""
+    return [*columns, *(each for each in table.optional if each in header)] or single(header)
 
 
 def need_columns(table: Table, header: list[str], columns: list[str]) -> None:
