@@ -10,7 +10,6 @@ from lmwright.core.predictor import DESCRIPTION, Predictor
 from lmwright.core.reading import read_json_object
 from lmwright.core.settings import kind_of
 from lmwright.core.task import read_task
-from lmwright.models.files.published import family_modules, published_in
 from lmwright.old_format import description_of
 from lmwright.tables import entries, module_at, module_of, resolve
 
@@ -56,6 +55,9 @@ def base_modules(folder: Path) -> list[str]:
     """Modules that read what a predictor stands on and apply its tune, if it has a base."""
     if "tune" not in (about := read_json_object(folder / BASE) if bases_of(folder) else {}):
         return []
+    # It takes torch, and most models stand on nothing.
+    from lmwright.models.files.published import family_modules, published_in
+
     found = [module_of("tunes", kind_of(about["tune"]))]
     for content in bases_of(folder):
         base = base_folder(folder, content)

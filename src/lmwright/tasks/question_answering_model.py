@@ -111,7 +111,7 @@ class QuestionAnswerer:
             raise BadInput(
                 "a start whose tokenizer puts no special token round a pair of texts",
                 "one with a token that can stand for no answer",
-                "start from an encoder (BERT, RoBERTa, DistilBERT, XLNet)",
+                "start from a published encoder whose tokenizer joins pairs",
             )
         return int(places[0])
 
@@ -243,7 +243,7 @@ def edge_losses(
 def central(windows: Sequence[Window]) -> list[np.ndarray]:
     """For each window, which (bool) of its context's tokens have most context in it.
 
-    As BERT's ``run_squad.py``: the fewer of the tokens to the left and to the right, and a
+    As the published ``run_squad.py``: the fewer of the tokens to the left and to the right, and a
     hundredth of the window's length; of equals the first window.
     """
     sizes = [int((each.offsets[:, 0] >= 0).sum()) for each in windows]
