@@ -334,7 +334,7 @@ def test_the_threshold_is_the_best_of_all_that_differ(rows):
 
     cuts = [*odds.tolist(), odds.min() - 1, odds.max() + 1, 0.0]
     found = best_threshold(odds, text, none)
-    assert total(found) == pytest.approx(max(map(total, cuts)))
+    assert total(found) == pytest.approx(max(map(total, cuts)), abs=2e-9)  # as ties are
     if total(0.0) == pytest.approx(max(map(total, cuts)), abs=1e-12):
         assert found == 0.0
 
