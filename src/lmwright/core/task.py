@@ -171,6 +171,17 @@ class Prepared(Protocol):
         """Token or word ids that the model reads of it, for the drift of the vocabulary."""
 
 
+def text_signals(prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
+    """Lengths, words and, where the model gives them, vectors of texts."""
+    found = {
+        "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
+        "vocabulary": ragged([item.ids for item in prepared]),
+    }
+    if answers.vectors is not None:
+        found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+    return found
+
+
 class Task(Protocol):
     """The part of a task that everything below and beside training uses.
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row, Unfit, read_labels
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import multilabel as m
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 
@@ -238,12 +238,7 @@ class MultiLabelClassification(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; how many labels, and how sure they are."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         found["labels"] = Signal("number", np.array([float(len(x)) for x in answers["labels"]]))
         likeliest = np.asarray(answers["probabilities"]).argmax(1)
         found["label"] = Signal("category", likeliest, categories=len(self.known))

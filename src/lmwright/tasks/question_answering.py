@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import squad
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.classification import largest_log_loss
@@ -284,12 +284,7 @@ class QuestionAnswering(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of what is read; whether and how surely it is answered."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         empty = np.array([not text for text in answers["answer"]], dtype=np.int64)
         found["unanswered"] = Signal("category", empty, categories=2)
         confidence = self.confidence(answers)

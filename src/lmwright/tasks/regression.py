@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row, Unfit, read_number
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import regression as r
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 
@@ -233,12 +233,7 @@ class Regression(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; the values."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         found["value"] = Signal("number", np.asarray(answers["value"], dtype=np.float64))
         return found
 

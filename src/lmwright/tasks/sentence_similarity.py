@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics.ranking import rank_among, reciprocal, single_ndcg
 from lmwright.metrics.regression import pearson, spearman
 from lmwright.text.cleaning import Step, cleaner, refuse_order
@@ -265,13 +265,8 @@ class SentenceSimilarity(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; the scores."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-            "score": Signal("number", np.asarray(answers["score"], dtype=np.float64)),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
+        found["score"] = Signal("number", np.asarray(answers["score"], dtype=np.float64))
         return found
 
     def told(self, answers: Answers, place: int) -> dict[str, Any]:

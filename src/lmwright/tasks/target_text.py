@@ -17,7 +17,16 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, Weights, ragged
+from lmwright.core.task import (
+    Answers,
+    Loss,
+    Measures,
+    Prepared,
+    Signal,
+    Task,
+    Weights,
+    text_signals,
+)
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 from lmwright.text.generation import GenerationConfig, SamplingParams
 
@@ -261,12 +270,7 @@ class TargetText(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; how long and how likely the answers are."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         written = answers[self.answer_column]
         found["answer_length"] = Signal("number", np.array([float(len(each)) for each in written]))
         if "nats" in answers.columns:

@@ -22,7 +22,7 @@ from lmwright.core.task import (
     Share,
     Signal,
     Task,
-    ragged,
+    text_signals,
 )
 from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
@@ -268,12 +268,7 @@ class TextClassification(Settings):
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; labels and confidence of the answers."""
         p = answers["probabilities"]
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         found["label"] = Signal("category", p.argmax(1), categories=len(self.labels))
         found["confidence"] = Signal("number", p.max(1), floor=0.08)
         return found

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, text_signals
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 
 UNIFORM_BITS = 8.0
@@ -147,12 +147,7 @@ class TextGeneration(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts, and how well they are predicted."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         found["surprise"] = Signal("number", answers["nats"] / answers["bytes"])
         return found
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, text_signals
 from lmwright.metrics.classification import largest_log_loss
 from lmwright.metrics.ranking import ndcg, rank_among
 from lmwright.text.cleaning import Step, cleaner, refuse_order
@@ -207,13 +207,8 @@ class TextRanking(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; the scores."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-            "score": Signal("number", np.asarray(answers["score"], dtype=np.float64)),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
+        found["score"] = Signal("number", np.asarray(answers["score"], dtype=np.float64))
         return found
 
     def told(self, answers: Answers, place: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, ragged
+from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import entities
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.classification import largest_log_loss
@@ -254,12 +254,7 @@ class TokenClassification(Settings):
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:
         """Lengths, words and vectors of the texts; how many spans there are, and how sure."""
-        found = {
-            "length": Signal("number", np.array([float(len(item.ids)) for item in prepared])),
-            "vocabulary": ragged([item.ids for item in prepared]),
-        }
-        if answers.vectors is not None:
-            found["embedding"] = Signal("vector", np.asarray(answers.vectors))
+        found = text_signals(prepared, answers)
         found["spans"] = Signal("number", np.array([float(len(s)) for s in answers["spans"]]))
         confidence = self.confidence(answers)
         if confidence is not None:
