@@ -281,7 +281,7 @@ def asset_hash(address: str) -> str:
 
 
 def asset_licence(address: str) -> str:
-    """What is known of the licence of an asset."""
+    """Licence of an asset, as its package states it."""
     return ASSETS[asset_of(address)[0]].licence
 
 

@@ -75,7 +75,7 @@ class LinearTerms:
 
     @classmethod
     def outputs(cls, task: Task) -> int:
-        """How many outputs (k) answer the task."""
+        """Number of outputs (k) that answer the task."""
         raise NotImplementedError
 
     @classmethod

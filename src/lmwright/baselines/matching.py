@@ -46,12 +46,12 @@ class Pair:
 
     @property
     def cost(self) -> int:
-        """How many words both have, at least 1."""
+        """Number of words of both texts, at least 1."""
         return max(1, len(self.ids))
 
 
 class Matching:
-    """How many of ``texts`` have each word, and the mean number of words of one.
+    """Document frequencies of words in a number of ``texts``, and the mean length in words.
 
     A leaf says of which texts, and how words are weighed on either side: the likeness of a pair is
     the product of its two rows of weights, from 0 to 1. The pair is the task's first two inputs.
@@ -183,12 +183,12 @@ class BM25(Matching):
         return found
 
     def first_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """How often each word stands there, over the score of a text full of all of them."""
+        """BM25 term weights (m,) of the words of a document."""
         most = float((counts * self.idf(ids)).sum()) * (K1 + 1)
         return counts / most if most else counts
 
     def second_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """What a word of a query is worth here."""
+        """Inverse document frequencies (m,) of the words of a query."""
         length = 1 - B + B * counts.sum() / self.mean
         found: np.ndarray = self.idf(ids) * counts * (K1 + 1) / (counts + K1 * length)
         return found

@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def cost(self) -> int:
-        """How many words it has."""
+        """Number of words."""
         return self.words.cost
 
 

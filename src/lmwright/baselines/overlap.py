@@ -51,7 +51,7 @@ class Phrases:
 
     @property
     def cost(self) -> int:
-        """How many words it has, at least 1."""
+        """Number of words, at least 1."""
         return max(1, len(self.ids))
 
 
@@ -88,7 +88,7 @@ class Overlap:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """How many words it knows, and the share of answers that are no candidates."""
+        """Number of known words, and the share of answers that are no candidates."""
         return {"words": len(self.weights), "missed": self.fitted["missed"]}
 
     def prepare(self, rows: Sequence[Row]) -> list[Phrases]:

@@ -18,7 +18,7 @@ class Words:
 
     @property
     def cost(self) -> int:
-        """How many words it has, at least 1."""
+        """Number of words, at least 1."""
         return max(1, len(self.places))
 
 

@@ -46,7 +46,7 @@ class Part:
 
     @property
     def cost(self) -> int:
-        """How many tokens it is."""
+        """Number of tokens."""
         return len(self.ids)
 
 

@@ -39,7 +39,7 @@ class TwoTexts:
 
     @property
     def cost(self) -> int:
-        """How many tokens they are together."""
+        """Number of tokens of both texts."""
         return self.first.cost + self.second.cost
 
     @property

@@ -215,7 +215,7 @@ class TargetText(Settings):
         return self.source(row)
 
     def target(self, row: Row) -> str:
-        """What is to be written."""
+        """The reference text."""
         return str(row[self.target_column])
 
     def rendered(self, row: Row, source: str) -> str:

@@ -100,7 +100,7 @@ class TextWriter:
         return found[:room], True
 
     def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
-        """What is written for each row; likelihoods of the targets, or where there is none of the
+        """Written texts; likelihoods of the targets, or where there is none of the
         answer itself; vectors."""
         written = self.written(model, batch)
         scored = [

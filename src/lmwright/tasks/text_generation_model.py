@@ -111,7 +111,7 @@ class TextGenerator:
         )
 
     def completions(self, model: TextModel, batch: Sequence[Document]) -> list[str | None]:
-        """What is written where a prompt asks for it, sampled by a seed that the prompt gives."""
+        """Completions of the prompts, None for rows without one; the prompt seeds the sampling."""
         asked = [item.prompt for item in batch if item.prompt is not None]
         params = [
             SamplingParams(
@@ -168,7 +168,7 @@ def written(model: TextModel, item: Document, completion: str) -> Document:
 
 
 def shared(one: np.ndarray, other: np.ndarray) -> int:
-    """How many ids two documents have in common at their beginning."""
+    """Length of the common prefix of two documents, in ids."""
     most = min(len(one), len(other))
     differ = np.flatnonzero(one[:most] != other[:most])
     return int(differ[0]) if len(differ) else most

@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def cost(self) -> int:
-        """How many tokens it is."""
+        """Number of tokens."""
         return len(self.ids)
 
 

@@ -34,7 +34,7 @@ class Example:
 
     @property
     def cost(self) -> int:
-        """How many tokens it is, with what stays with it."""
+        """Number of tokens, with those of the documents beside it."""
         return len(self.tokens) + sum(each.cost for each in self.beside)
 
 
@@ -61,7 +61,7 @@ class Batches(Protocol):
 
     @property
     def steps(self) -> int | None:
-        """How many steps there are, None where that is not known beforehand."""
+        """Number of steps, None where that is not known beforehand."""
 
     def at(self, step: int, network: Any, share: Share = WHOLE) -> Sequence[Example]:
         """A share of the examples of a step, counted from 0; none at all after the last step.

@@ -51,7 +51,7 @@ class ProcessGroup:
 
     @property
     def count(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return torch.distributed.get_world_size()
 
     def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:

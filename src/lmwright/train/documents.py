@@ -46,12 +46,12 @@ class Document:
 
     @property
     def cost(self) -> int:
-        """How many tokens it is; one that is written takes as long as many that are read."""
+        """Number of tokens, where one that is written counts as several that are read."""
         read = len(self.ids) + (0 if self.source is None else len(self.source))
         return read + WRITTEN_COST * self.new_tokens
 
     def example(self, name: int = 0) -> Example:
-        """What a network reads of it, under the name that keys the dropout; target: the next token.
+        """The training example under a name that keys its dropout; target: the next token.
 
         The stacks number their dropout alike, so a source has another name than its target.
         """

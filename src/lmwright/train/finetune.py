@@ -477,7 +477,7 @@ def without_adapters(model: TextModel) -> TextModel:
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
-    """What a model stands on and how many of its weights are its own; nothing of a whole one."""
+    """Base of a model and number of its own weights; empty for a model without a base."""
     if not isinstance(predictor, AdaptedPredictor):
         return {}
     about, weights = predictor.adaptation, dict(predictor.model.network.named_parameters())

@@ -1,4 +1,4 @@
-"""What a method is beside its batches: the loss of some examples, as a mean and a count."""
+"""Losses: of a batch of examples, a mean and the count that it is taken over."""
 
 from __future__ import annotations
 
