@@ -183,12 +183,12 @@ class BM25(Matching):
         return found
 
     def first_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """BM25 term weights (m,) of the words of a document."""
+        """Counts (m,) of a query's words, over the score of a text that is full of all of them."""
         most = float((counts * self.idf(ids)).sum()) * (K1 + 1)
         return counts / most if most else counts
 
     def second_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Inverse document frequencies (m,) of the words of a query."""
+        """BM25 weights (m,) of a document's words."""
         length = 1 - B + B * counts.sum() / self.mean
         found: np.ndarray = self.idf(ids) * counts * (K1 + 1) / (counts + K1 * length)
         return found
