@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmwright.index.lexical import BM25, words_of
+from lmwright.index.lexical import BM25
+from lmwright.text.bm25 import words_of
 from tests.squad import squad
 
 TEXTS = ("The cat sat on the mat.", "A dog sat.", "Dogs and cats, dogs and cats!", "Nothing.")

@@ -18,7 +18,7 @@ from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lmwright.assets import asset_file
-from lmwright.baselines.matching import BM25, Matching, TfidfCosine, words_of
+from lmwright.baselines.matching import BM25, Matching, TfidfCosine
 from lmwright.core.errors import BadInput, Corrupt, MissingPart
 from lmwright.core.predictor import answer_all
 from lmwright.core.settings import read_settings
@@ -35,6 +35,7 @@ from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.tables import resolve
 from lmwright.tasks.sentence_similarity import SentenceSimilarity, shortened, vectors_of
 from lmwright.tasks.sentence_similarity_model import LOSSES, BiEncoder, Encoded, texts_of
+from lmwright.text.bm25 import words_of
 from lmwright.train.batches import Example
 from lmwright.train.finetune import Train
 from lmwright.train.start import START

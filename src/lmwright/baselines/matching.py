@@ -5,7 +5,6 @@ The weights come from the training texts alone, so that a pair's score depends o
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,9 @@ from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Answers, Task, role_columns, task_to_json
+from lmwright.text.bm25 import K1, inverse_frequencies, term_weights, words_of
 
 FILE = "words.json"
-WORD = re.compile(r"\w+")
-K1, B = 1.2, 0.75
 M = TypeVar("M", bound="Matching")
 
 
@@ -169,8 +167,7 @@ class Matching:
 class BM25(Matching):
     """Okapi BM25 of the second text for the first, as a share of the most that a text could have.
 
-    Robertson and Zaragoza 2009, section 3.4, with k1 1.2, b 0.75 and the inverse document
-    frequency ln(1 + (N - n + 0.5)/(n + 0.5)) among the second texts.
+    The weights are those of text/bm25.py, document frequencies those among the second texts.
     """
 
     kind = "bm25"
@@ -178,9 +175,7 @@ class BM25(Matching):
 
     def idf(self, ids: np.ndarray) -> np.ndarray:
         """The inverse document frequency (m,) of words."""
-        n = self.having(ids)
-        found: np.ndarray = np.log1p((self.texts - n + 0.5) / (n + 0.5))
-        return found
+        return inverse_frequencies(self.having(ids), self.texts)
 
     def first_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Counts (m,) of a query's words, over the score of a text that is full of all of them."""
@@ -189,9 +184,7 @@ class BM25(Matching):
 
     def second_weights(self, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """BM25 weights (m,) of a document's words."""
-        length = 1 - B + B * counts.sum() / self.mean
-        found: np.ndarray = self.idf(ids) * counts * (K1 + 1) / (counts + K1 * length)
-        return found
+        return term_weights(counts, self.idf(ids), counts.sum() / self.mean)
 
 
 class TfidfCosine(Matching):
@@ -214,8 +207,3 @@ class TfidfCosine(Matching):
 def sides_of(task: Task) -> list[str]:
     """The columns of both texts of a pair."""
     return [column.name for column in role_columns(task, "input")][:2]
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in small letters, without marks."""
-    return WORD.findall(text.lower())

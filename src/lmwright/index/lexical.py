@@ -1,23 +1,13 @@
-"""Okapi BM25 over a list of texts.
-
-Robertson and Zaragoza 2009, *The Probabilistic Relevance Framework: BM25 and Beyond*, section 3.4,
-with the inverse document frequency ln(1 + (N - n + 0.5)/(n + 0.5)), which is never negative.
-"""
+"""Okapi BM25 over a list of texts."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-WORD = re.compile(r"\w+")
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in small letters, without marks."""
-    return WORD.findall(text.lower())
+from lmwright.text.bm25 import K1, B, inverse_frequencies, term_weights, words_of
 
 
 class BM25:
@@ -27,21 +17,20 @@ class BM25:
     mentions are discounted.
     """
 
-    def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
+    def __init__(self, texts: Sequence[str], k1: float = K1, b: float = B) -> None:
         counts = [Counter(words_of(text)) for text in texts]
         lengths = np.array([each.total() for each in counts], dtype=np.float64)
         self.size = len(texts)
         self.postings: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         mean = lengths.mean() if lengths.any() else 1.0
-        penalty = k1 * (1 - b + b * lengths / mean)
         places: dict[str, list[tuple[int, int]]] = {}
         for place, each in enumerate(counts):
             for word, count in each.items():
                 places.setdefault(word, []).append((place, count))
         for word, found in places.items():
             rows, tf = np.array(found).T
-            idf = np.log1p((self.size - len(rows) + 0.5) / (len(rows) + 0.5))
-            self.postings[word] = rows, idf * tf * (k1 + 1) / (tf + penalty[rows])
+            idf = inverse_frequencies(np.array(len(rows)), self.size)
+            self.postings[word] = rows, term_weights(tf, idf, lengths[rows] / mean, k1, b)
 
     def scores(self, query: str) -> np.ndarray:
         """The score (texts,) of every text; a word counts as often as the query has it."""
