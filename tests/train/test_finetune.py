@@ -23,7 +23,7 @@ from lmwright.models.files import published
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import language_model
-from lmwright.tasks import text_classification_model
+from lmwright.tasks import pooled_head, text_classification_model
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.train import checkpoint
@@ -227,7 +227,7 @@ def test_weights_that_are_only_too_sure_are_not_thrown_away(stage, rows, tmp_pat
         margins = [-m if place % every == 0 else m for place, m in enumerate(margins)]
         return torch.tensor([[-m, m] for m in margins])
 
-    monkeypatch.setattr(text_classification_model, "logits", logits)
+    monkeypatch.setattr(pooled_head, "logits", logits)
     monkeypatch.setattr(text_classification_model.TextClassifier, "loss", steps_of_zero)
     work = FakeWork({"rows": rows}, tmp_path / "work")
     facts = replace(stage, evaluate_every=10, validation_rows=24).run(work)

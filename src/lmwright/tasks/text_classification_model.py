@@ -11,44 +11,27 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmwright.core.columns import Row
-from lmwright.core.task import Answers
 from lmwright.metrics.calibration import fit_temperature, softmax
 from lmwright.metrics.classification import log_losses
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.ragged import pack
-from lmwright.models.core.spec import Head
-from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
+from lmwright.models.text_model import TextModel
+from lmwright.tasks.pooled_head import PooledHead, all_logits, logits
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Example
 from lmwright.train.loss import BatchLoss, cross_entropy
 
 
 @dataclass(frozen=True)
-class TextClassifier:
+class TextClassifier(PooledHead):
     """Head, examples, loss and validation scores of text classification."""
 
     monitor: ClassVar[str] = "scaled_log_loss"
-    published_head: ClassVar[str] = "classify"
 
     task: TextClassification
 
     def output_names(self) -> tuple[str, ...]:
         """The labels."""
         return self.task.labels
-
-    def head(self, dropout: float) -> Head:
-        """The mean over the tokens, as the start was pre-trained with, then one linear map."""
-        return Head(pool="mean", dropout=dropout, outputs=len(self.task.labels))
-
-    def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Tokens]:
-        """The tokens of each text."""
-        return model.tokens([self.task.text(row) for row in rows])
-
-    def answers(self, model: TextModel, batch: Sequence[Tokens]) -> Answers:
-        """Logits of the labels, and vectors."""
-        logits, vectors = model.logits_and_vectors(batch)
-        return Answers({"logits": logits}, vectors)
 
     # Training
 
@@ -80,12 +63,7 @@ class TextClassifier:
         Every model gets a temperature before it is used (metrics/calibration.py), so weights that
         are merely too sure of themselves must not lose to weights that order texts worse.
         """
-        found = np.empty((len(examples), len(self.task.labels)))
-        with torch.inference_mode():
-            costs = [len(example.tokens) for example in examples]
-            for places in pieces(costs, MOST_TOKENS_AT_ONCE):
-                piece = [examples[place] for place in places]
-                found[places] = logits(network, piece, None).double().cpu().numpy()
+        found = all_logits(network, examples, len(self.task.labels))
         wanted = targets(examples).numpy()
         temperature = fit_temperature(lambda t: mean_log_loss(found / t, wanted))
         return {
@@ -93,18 +71,6 @@ class TextClassifier:
             "scaled_log_loss": mean_log_loss(found / temperature, wanted),
             "accuracy": float((found.argmax(axis=1) == wanted).mean()),
         }
-
-
-def logits(
-    network: nn.Module,
-    examples: Sequence[Example],
-    dropout_rng: DropoutRNG | None,
-    aux_losses: list[Tensor] | None = None,
-) -> Tensor:
-    """Logits (examples, labels); ``aux_losses`` collects the auxiliary losses of the network."""
-    batch = pack([each.tokens for each in examples], [each.document for each in examples])
-    found: Tensor = network(batch, dropout_rng, aux_losses=aux_losses)
-    return found
 
 
 def targets(examples: Sequence[Example]) -> Tensor:
