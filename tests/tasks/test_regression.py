@@ -159,6 +159,14 @@ def test_what_is_no_number_is_refused(task: Regression, value: Any) -> None:
         task.corrected({"label": value})
 
 
+def test_a_small_spread_of_large_numbers_is_not_lost() -> None:
+    values = 1e12 + np.random.default_rng(0).normal(0, 1, 300)
+    rows = pa.table({"text": ["a"] * 300, "label": values})
+    found = Regression().fitted(rows.to_batches(37))
+    assert found.mean == pytest.approx(values.mean(), rel=1e-15)
+    assert found.scale == pytest.approx(values.std(), rel=1e-3)
+
+
 def test_numbers_in_words_of_digits_and_one_number_alone(task: Regression) -> None:
     assert task.corrected({"label": " 1901.5 "}) == {"label": 1901.5}
     same = pa.Table.from_pylist([{"text": "a", "label": 2.0}] * 3)

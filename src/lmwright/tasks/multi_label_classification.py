@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,17 +12,16 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row, Unfit, read_labels
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import multilabel as m
-from lmwright.text.cleaning import Step, cleaner, refuse_order
+from lmwright.tasks.one_text import OneText
 
 FEWEST = 5
 """Rows that a label needs for a threshold of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiLabelClassification(Settings):
+class MultiLabelClassification(OneText):
     """Any of ``labels`` for every ``text``, none too; the target and the answer are ``labels``.
 
     ``clean``       steps of text/cleaning.py that a text passes before it is read.
@@ -60,23 +59,17 @@ class MultiLabelClassification(Settings):
         "tfidf": "lmwright.baselines.tfidf_labels:TfidfLabels",
     }
 
-    clean: tuple[Step, ...] = ("repair",)
     fewest: int = 1
     max_labels: int = 1000
     known: tuple[str, ...] = ()
 
     def check(self) -> None:
         """BadInput for settings out of range."""
-        refuse_order(self.clean)
+        super().check()
         if self.fewest < 1 or self.max_labels < 1:
             raise BadInput(f"fewest {self.fewest}, max_labels {self.max_labels}", "1 or more")
         if len(set(self.known)) < len(self.known):
             raise BadInput(f"known are {list(self.known)}", "labels that differ")
-
-    @property
-    def cleaner(self) -> Callable[[str], str]:
-        """How a text is cleaned."""
-        return cleaner(self.clean)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -129,22 +122,6 @@ class MultiLabelClassification(Settings):
         """Every set of labels can be learnt from; one that the task does not know counts for
         nothing."""
         return ""
-
-    def cleaned(self, row: Row) -> Row:
-        """The row with its text as a model reads it."""
-        return {**row, "text": self.cleaner(row["text"])}
-
-    def stratum(self, row: Row) -> str:
-        """No shares are kept."""
-        return ""
-
-    def cluster(self, row: Row) -> str:
-        """Every row stands for itself."""
-        return ""
-
-    def text(self, row: Row) -> str:
-        """The cleaned text."""
-        return self.cleaner(row["text"])
 
     def target(self, row: Row) -> str:
         """The labels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,12 +16,6 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, Tokens, pieces
 from lmwright.train.batches import Example
-
-
-class OfOneText(Protocol):
-    """Such a task: its rows have one text to be read."""
-
-    def text(self, row: Row) -> str: ...
 
 
 class PooledHead:
@@ -40,8 +34,7 @@ class PooledHead:
 
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Tokens]:
         """The tokens of each text."""
-        task: OfOneText = self.task
-        return model.tokens([task.text(row) for row in rows])
+        return model.tokens([self.task.text(row) for row in rows])
 
     def answers(self, model: TextModel, batch: Sequence[Tokens]) -> Answers:
         """Logits (n, outputs), and vectors."""

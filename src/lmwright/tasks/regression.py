@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,16 +11,15 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row, Unfit, read_number
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
 from lmwright.metrics import regression as r
-from lmwright.text.cleaning import Step, cleaner, refuse_order
+from lmwright.tasks.one_text import OneText
 
 MOST_LEVELS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regression(Settings):
+class Regression(OneText):
     """A ``label`` that is a number for every ``text``; the answer is ``value``.
 
     ``clean``     steps of text/cleaning.py that a text passes before it is read.
@@ -52,7 +51,6 @@ class Regression(Settings):
         "ridge": "lmwright.baselines.ridge:Ridge",
     }
 
-    clean: tuple[Step, ...] = ("repair",)
     ordinal: bool = False
     level: float = 0.9
     low: float = 0.0
@@ -63,14 +61,9 @@ class Regression(Settings):
 
     def check(self) -> None:
         """BadInput for settings out of range."""
-        refuse_order(self.clean)
+        super().check()
         if not 0 < self.level < 1:
             raise BadInput(f"level is {self.level}", "between 0 and 1")
-
-    @property
-    def cleaner(self) -> Callable[[str], str]:
-        """How a text is cleaned."""
-        return cleaner(self.clean)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,14 +89,17 @@ class Regression(Settings):
 
     def fitted(self, rows: Iterable[pa.RecordBatch]) -> Regression:
         """The task with the range, mean and spread of the training rows' numbers."""
-        count, total, squares = 0, 0.0, 0.0
+        count, middle, squares = 0, 0.0, 0.0
         low, high, levels = np.inf, -np.inf, set[float]()
         for batch in rows:
             values = np.asarray(batch.column("label"), dtype=np.float64)
             if not len(values):
                 continue
-            count, total = count + len(values), total + values.sum()
-            squares += (values**2).sum()
+            # Squares about the mean, joined batch by batch (Chan et al. 1983, equation 2.1): those of
+            # the numbers themselves would lose a small spread of large numbers.
+            own, ahead = values.mean(), count / (count + len(values))
+            squares += ((values - own) ** 2).sum() + (own - middle) ** 2 * len(values) * ahead
+            middle, count = middle * ahead + own * (1 - ahead), count + len(values)
             low, high = min(low, values.min()), max(high, values.max())
             if self.ordinal and len(levels) <= MOST_LEVELS:
                 levels.update(values.tolist())
@@ -117,8 +113,7 @@ class Regression(Settings):
                 "grades",
                 "set ordinal to false",
             )
-        middle = total / count
-        spread = float(np.sqrt(max(squares / count - middle**2, 1e-24)))
+        spread = float(np.sqrt(squares / count))
         return replace(
             self,
             low=float(low),
@@ -139,22 +134,6 @@ class Regression(Settings):
     def fault(self, row: Row) -> str:
         """Every finite number can be learnt from."""
         return ""
-
-    def cleaned(self, row: Row) -> Row:
-        """The row with its text as a model reads it."""
-        return {**row, "text": self.cleaner(row["text"])}
-
-    def stratum(self, row: Row) -> str:
-        """No shares are kept."""
-        return ""
-
-    def cluster(self, row: Row) -> str:
-        """Every row stands for itself."""
-        return ""
-
-    def text(self, row: Row) -> str:
-        """The cleaned text."""
-        return self.cleaner(row["text"])
 
     def target(self, row: Row) -> str:
         """The number."""

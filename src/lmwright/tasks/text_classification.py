@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput, nearest
-from lmwright.core.stage import Settings
 from lmwright.core.task import (
     Answers,
     Estimate,
@@ -28,12 +27,12 @@ from lmwright.metrics import calibration_error as ce
 from lmwright.metrics import classification as c
 from lmwright.metrics.calibration import smoothed, softmax
 from lmwright.metrics.intervals import bootstrap_draws, quantiles
-from lmwright.text.cleaning import Step, cleaner, refuse_order
+from lmwright.tasks.one_text import OneText
 from lmwright.text.label_prompt import named_label
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextClassification(Settings):
+class TextClassification(OneText):
     """One of ``labels`` for every text.
 
     ``labels``     fitted: the labels of the training rows, sorted.
@@ -70,7 +69,6 @@ class TextClassification(Settings):
     }
 
     labels: tuple[str, ...] = ()
-    clean: tuple[Step, ...] = ("repair",)
     max_labels: int = 200
     smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
@@ -79,18 +77,13 @@ class TextClassification(Settings):
 
     def check(self) -> None:
         """BadInput for settings out of range or labels that are not different."""
-        refuse_order(self.clean)
+        super().check()
         if not 0 <= self.smoothing < 1:
             raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
         if not 0 <= self.focal <= 10:
             raise BadInput(f"focal is {self.focal}", "from 0 to 10")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise BadInput(f"labels are {list(self.labels)}", "two different strings or more")
-
-    @property
-    def cleaner(self) -> Callable[[str], str]:
-        """How a text is cleaned."""
-        return cleaner(self.clean)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -140,21 +133,9 @@ class TextClassification(Settings):
         """A label that the task has not, once it has any."""
         return "unknown label" if self.labels and row["label"] not in self.labels else ""
 
-    def cleaned(self, row: Row) -> Row:
-        """The row with its text as a model reads it."""
-        return {**row, "text": self.cleaner(row["text"])}
-
     def stratum(self, row: Row) -> str:
         """The label."""
         return str(row["label"])
-
-    def cluster(self, row: Row) -> str:
-        """Every row stands for itself."""
-        return ""
-
-    def text(self, row: Row) -> str:
-        """The cleaned text."""
-        return self.cleaner(row["text"])
 
     def target(self, row: Row) -> str:
         """The label."""
