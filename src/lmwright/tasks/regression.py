@@ -95,8 +95,8 @@ class Regression(OneText):
             values = np.asarray(batch.column("label"), dtype=np.float64)
             if not len(values):
                 continue
-            # Squares about the mean, joined batch by batch (Chan et al. 1983, equation 2.1): those of
-            # the numbers themselves would lose a small spread of large numbers.
+            # Squares about the mean, joined batch by batch (Chan et al. 1983, equation 2.1);
+            # those of the numbers themselves would lose a small spread of large numbers.
             own, ahead = values.mean(), count / (count + len(values))
             squares += ((values - own) ** 2).sum() + (own - middle) ** 2 * len(values) * ahead
             middle, count = middle * ahead + own * (1 - ahead), count + len(values)
