@@ -124,9 +124,7 @@ def test_the_mean_over_tokens_leaves_as_a_body_and_modules(small, texts, tmp_pat
     assert json.loads((out / "task.json").read_text())["labels"] == ["dull", "fine", "odd"]
 
 
-@pytest.mark.long
 def test_sentence_transformers_gives_the_logits(small, texts, tmp_path):
-    """Where it is installed; the test before reads the same files by hand."""
     library = pytest.importorskip("sentence_transformers")
     ours = of_encoder(small, LABELS)
     out = leave(ours, tmp_path / "out")
