@@ -323,6 +323,16 @@ def feedback_loss(task: Task) -> str:
 
 
 @runtime_checkable
+class RankingTask(Protocol):
+    """A task whose rows are scored against one another: the documents of a query.
+
+    ``ranked_by``  the input column of whose equal values rows are one ranking.
+    """
+
+    ranked_by: ClassVar[str]
+
+
+@runtime_checkable
 class SharedTextTask(Protocol):
     """A task whose rows share texts that are no secret of any split: documents of a collection."""
 
