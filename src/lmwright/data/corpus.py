@@ -117,6 +117,13 @@ def row_keys(task: Task, rows: pa.Table) -> list[str]:
     return found
 
 
+def write_used_rows(task: Task, rows: pa.Table, folder: Path) -> None:
+    """Write ``rows.parquet`` beside a model: ids, sources and keys of the rows that made it."""
+    keys = pa.array(row_keys(task, rows), pa.string())
+    used = rows.select(["id", "source"]).append_column("key", keys)
+    parquet.write_table(used, folder / "rows.parquet")
+
+
 def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:
     """The row with this id and its ``split``; None when the artifact does not hold it.
 

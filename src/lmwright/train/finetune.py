@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -22,9 +21,9 @@ from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkE
 from lmwright.data.corpus import (
     read_split,
     read_task_of,
-    row_keys,
     task_modules,
     text_model_modules,
+    write_used_rows,
 )
 from lmwright.models.adapted import AdaptedPredictor
 from lmwright.models.core.device import (
@@ -276,10 +275,7 @@ class Train(Stage):
         predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
-        keys = pa.array(row_keys(task, table), pa.string())
-        pq.write_table(
-            table.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
-        )
+        write_used_rows(task, table, out)
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
         return {
             "rows": table.num_rows,
