@@ -382,8 +382,21 @@ class ThresholdTask(Task, Protocol):
 class PromptedTask(Task, Protocol):
     """A task whose answers can be read off texts that a language model wrote."""
 
-    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
         """Uncalibrated answers from the texts (one or more samples) written for each row."""
+
+
+@runtime_checkable
+class InstructedTask(Protocol):
+    """A task whose rows say by further columns what is asked of their text: languages, a prefix."""
+
+    def asked(self, row: Row) -> str:
+        """The cleaned text of a row, and what is asked of it in front."""
+
+
+def asked_of(task: Task, row: Row) -> str:
+    """What a prompt shows of a row."""
+    return task.asked(row) if isinstance(task, InstructedTask) else task.text(row)
 
 
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:

@@ -14,7 +14,14 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
-from lmwright.core.task import Answers, PoolingTask, PromptedTask, Task, task_to_json
+from lmwright.core.task import (
+    Answers,
+    PoolingTask,
+    PromptedTask,
+    Task,
+    asked_of,
+    task_to_json,
+)
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.core.device import Placement
@@ -43,8 +50,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, and the hashes of the words of its text, for the drift of the vocabulary."""
+    """A row and its prompt, and the hashes of the words of its text, for the drift of the
+    vocabulary."""
 
+    row: Row
     prompt: str
     ids: np.ndarray
 
@@ -87,8 +96,11 @@ class Prompted:
 
     def prepare(self, rows: Sequence[Row]) -> list[Asked]:
         """The prompt of each row."""
-        texts = [self.task.text(row) for row in rows]
-        return [Asked(self.rendered(text), word_hashes(text)) for text in texts]
+        texts = [asked_of(self.task, row) for row in rows]
+        return [
+            Asked(row, self.rendered(text), word_hashes(text))
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
     def rendered(self, text: str) -> str:
         """The prompt for a text, of which the end is cut where the model's context is short."""
@@ -116,7 +128,8 @@ class Prompted:
     def answers(self, batch: Sequence[Asked]) -> Answers:
         """What the task reads off the written answers."""
         said = [self.written(item.prompt) for item in batch]
-        found = cast(PromptedTask, self.task).parsed(said)
+        rows = [item.row for item in batch]
+        found = cast(PromptedTask, self.task).parsed(said, rows)
         if self.calibration is None or not isinstance(self.task, PoolingTask):
             return found
         by = self.calibration

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import stream
-from lmwright.core.task import Task
+from lmwright.core.task import Task, asked_of
 from lmwright.data.sample import subset
 from lmwright.index.lexical import BM25
 
@@ -94,7 +94,7 @@ def choose(
         chosen = subset(task, rows, pool if select == "nearest" else count, seed)
     if select != "nearest":
         chosen = chosen.slice(0, count)
-    found = [Shown(row["id"], task.text(row), task.target(row)) for row in chosen.to_pylist()]
+    found = [Shown(row["id"], asked_of(task, row), task.target(row)) for row in chosen.to_pylist()]
     nearest = min(count, len(found)) if select == "nearest" else 0
     return Examples(tuple(found), nearest), chosen
 

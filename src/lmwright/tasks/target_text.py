@@ -222,7 +222,16 @@ class TargetText(Settings):
         """The prompt for a row, with ``source`` as its text."""
         return self.prompt.format(**{**row, self.source_column: source})
 
+    def asked(self, row: Row) -> str:
+        """The cleaned text, for a prompt that shows rows."""
+        return self.source(row)
+
     # Answers
+
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
+        """The first sample of each row."""
+        written = [said[0] if said else "" for said in completions]
+        return Answers({self.answer_column: written, "cut": ["false"] * len(written)})
 
     def closeness(self, rows: pa.Table, written: Sequence[str]) -> np.ndarray:
         """How like each target what was written for it is (n,), from 0 to 1."""

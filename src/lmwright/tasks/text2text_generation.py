@@ -45,6 +45,10 @@ class Text2TextGeneration(TargetText):
         """The prefix."""
         return str(row.get("prefix") or "")
 
+    def asked(self, row: Row) -> str:
+        """The text with its prefix in front."""
+        return ": ".join(filter(None, (str(row.get("prefix") or ""), self.source(row))))
+
     def closeness(self, rows: pa.Table, written: Sequence[str]) -> np.ndarray:
         """ROUGE-L (n,); 1 for equal texts, also those without a letter or digit."""
         targets = rows.column(self.target_column).to_pylist()

@@ -83,6 +83,11 @@ class Translation(TargetText):
         }
         return super().rendered({**row, **names}, source)
 
+    def asked(self, row: Row) -> str:
+        """The text with both languages in front."""
+        names = [language_name(row[f"{side}_language"]) for side in ("source", "target")]
+        return f"{names[0]} to {names[1]}: {self.source(row)}"
+
     def closeness(self, rows: pa.Table, written: Sequence[str]) -> np.ndarray:
         """The chrF of each row (n,), from 0 to 1."""
         targets = rows.column(self.target_column).to_pylist()
