@@ -227,13 +227,14 @@ def check(
     real: bool,
     loss: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None,
 ) -> None:
-    """The same losses within 1e-4 of each, the same norms within 1e-3; and something is learnt."""
+    """The same losses within 1e-4 of each (those near 0 within 1e-6), the same norms within 1e-3;
+    and something is learnt."""
     batches, lr = batches_of(examples), 5e-5 if real else 3e-3
     losses, norms = our_steps(ours.network, by_model.loss, batches, lr)
     wanted, wanted_norms = their_steps(model, batches, inputs, lr, loss)
     assert len(losses) == len(wanted) == len(wanted_norms) == STEPS
-    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
-    np.testing.assert_allclose(norms, wanted_norms, rtol=1e-3)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norms, wanted_norms, rtol=1e-3, atol=1e-4)
     assert np.ptp(losses) > 1e-3
 
 
