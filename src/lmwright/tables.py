@@ -21,6 +21,7 @@ STAGES = {
     "ensemble": "lmwright.evals.ensemble:Combine",
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
+    "index": "lmwright.rag.build:Index",
     "audit": "lmwright.audit.audit:Audit",
     "detect": "lmwright.loop.detect:Detect",
     "promote": "lmwright.loop.promote:Promote",
@@ -170,6 +171,7 @@ VERBS = {
         "Answer over HTTP from what an alias names, or from a language model.",
     ),
     "predict": ("lmwright.cli.predict:predict", "Answer the rows of a file."),
+    "search": ("lmwright.cli.search:search", "Find the texts of an index nearest to a query."),
     "replay": (
         "lmwright.cli.replay:replay",
         "Play a kept test set as traffic; the loop reacts.",
