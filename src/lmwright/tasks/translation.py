@@ -39,8 +39,8 @@ class Translation(TargetText):
     target_column: ClassVar[str] = "translation"
     answer_column: ClassVar[str] = "translation_text"
     further_columns: ClassVar[tuple[Column, ...]] = (
-        Column("source_language", "label", "input"),
-        Column("target_language", "label", "input"),
+        Column("source_language", "label", "input", example="en"),
+        Column("target_language", "label", "input", example="fr"),
     )
     baselines: ClassVar[Mapping[str, str]] = {
         "same": "lmwright.baselines.same:Same",
