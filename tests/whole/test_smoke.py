@@ -43,6 +43,26 @@ class Smoke:
 
 
 SMOKES = {
+    "topics": Smoke(
+        400,
+        "text-classification",
+        "rows: 60, max_tokens: 32",
+        {"text": "The striker scored twice in the second half."},
+        ("label", "probabilities"),
+        {"label": "sports"},
+        {"label": "no such topic"},
+        "Confusion",
+    ),
+    "headlines": Smoke(
+        400,
+        "{kind: summarization, decoding: {max_new_tokens: 8}}",
+        NEW,
+        {"text": "Shares of the airline fell after it said that fuel had become dearer."},
+        ("summary_text", "cut"),
+        {"summary": "Fuel prices hit airline's shares"},
+        {"summary": " "},
+        "Likeness of what was written",
+    ),
     "summaries": Smoke(
         400,
         "{kind: summarization, decoding: {max_new_tokens: 8}}",
