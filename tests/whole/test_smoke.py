@@ -53,6 +53,16 @@ SMOKES = {
         {"label": "no such topic"},
         "Confusion",
     ),
+    "pos": Smoke(
+        400,
+        "token-classification",
+        "rows: 60, max_tokens: 48",
+        {"text": "Peter Blackburn left Brussels ."},
+        ("spans", "unsure"),
+        {"spans": [{"start": 0, "end": 5, "label": "NNP"}]},
+        {"spans": [{"start": 0, "end": 5, "label": "no such tag"}]},
+        "<svg",
+    ),
     "headlines": Smoke(
         400,
         "{kind: summarization, decoding: {max_new_tokens: 8}}",

@@ -172,8 +172,8 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
     """
     path = asset_file(source.path) if is_asset(source.path) else Path(source.path).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
-        above = f"{path.resolve().parent.name}/" if source.files == "texts" else ""
-        return [(printable(above + path.name), checked(path, source))]
+        holder = f"{path.resolve().parent.name}/" if source.files == "texts" else ""
+        return [(printable(holder + path.name), checked(path, source))]
     root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     paths = sorted(root.glob(path.relative_to(root).as_posix()))
     above = root

@@ -1,4 +1,4 @@
-"""Text files as rows: their columns, encodings, faults, folders and links; the articles of the BBC."""
+"""Text files as rows: columns, encodings, faults, folders and links; the articles of the BBC."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_link_beyond_the_folder_is_refused_and_one_inside_is_read(tmp_path):
 
 def test_a_column_or_a_file_that_is_not_there_is_refused(tmp_path):
     written(tmp_path, {"a/1.txt": "t"})
-    with pytest.raises(BadInput, match="no column 'titel'.*title"):
+    with pytest.raises(BadInput, match=r"no column 'titel'.*title"):
         list(records(texts(tmp_path), ["titel"]))
     with pytest.raises(BadInput, match="no file matches"):
         list(records(texts(tmp_path, "*/*.text"), []))
