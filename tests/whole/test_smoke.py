@@ -44,6 +44,46 @@ class Smoke:
 
 
 SMOKES = {
+    "topics": Smoke(
+        400,
+        "text-classification",
+        "rows: 60, max_tokens: 32",
+        {"text": "The striker scored twice in the second half."},
+        ("label", "probabilities"),
+        {"label": "sports"},
+        {"label": "no such topic"},
+        "Confusion",
+    ),
+    "pos": Smoke(
+        400,
+        "{kind: token-classification, case: true}",
+        "rows: 60, max_tokens: 48",
+        {"text": "Peter Blackburn left Brussels ."},
+        ("spans", "unsure"),
+        {"spans": [{"start": 0, "end": 5, "label": "NNP"}]},
+        {"spans": [{"start": 0, "end": 5, "label": "no such tag"}]},
+        "token accuracy",
+    ),
+    "entities": Smoke(
+        400,
+        "{kind: token-classification, scheme: bilou, context: 16, case: true, stride: 8}",
+        "rows: 60, max_tokens: 40",
+        {"text": "Peter Blackburn left Brussels ."},
+        ("spans", "unsure"),
+        {"spans": [{"start": 0, "end": 15, "label": "PER"}]},
+        {"spans": [{"start": 0, "end": 5, "label": "no such label"}]},
+        "token accuracy",
+    ),
+    "headlines": Smoke(
+        400,
+        "{kind: summarization, decoding: {max_new_tokens: 8}}",
+        NEW,
+        {"text": "Shares of the airline fell after it said that fuel had become dearer."},
+        ("summary_text", "cut"),
+        {"summary": "Fuel prices hit airline's shares"},
+        {"summary": " "},
+        "Likeness of what was written",
+    ),
     "summaries": Smoke(
         400,
         "{kind: summarization, decoding: {max_new_tokens: 8}}",

@@ -58,7 +58,7 @@ from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, trainable
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
-from lmwright.train.task_model import TrainedTaskModel, trained_task_model
+from lmwright.train.task_model import StartChanging, TrainedTaskModel, trained_task_model
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
@@ -386,6 +386,8 @@ class Train(Stage):
                     "train from the published start instead",
                 )
             model = without_adapters(found.model)
+            if isinstance(task_model, StartChanging):
+                model = task_model.changed(model, found.task)
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
@@ -411,6 +413,16 @@ class Train(Stage):
                 drawn = with_published_head(published, use, places, self.max_tokens)
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
+        if isinstance(task_model, StartChanging):
+            start = drawn
+            drawn = task_model.changed(start, None)
+            if drawn is not start and self.brings():
+                raise BadInput(
+                    f"tune is {kind_of(self.tune)}, and {task.kind} with these settings adds to "
+                    "the start's own weights",
+                    "tune: full",
+                    "set tune to full, or take the task's settings back",
+                )
         return at_rate(drawn, self.dropout, self.max_tokens)
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 from torch import nn
@@ -37,6 +37,18 @@ class TrainedTaskModel(TaskModel, Protocol):
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Scores on held-out examples by name, that of ``monitor`` among them."""
+
+
+@runtime_checkable
+class StartChanging(Protocol):
+    """A task model that changes the model from which training starts: adds a table, say."""
+
+    def changed(self, start: TextModel, earlier: Task | None) -> TextModel:
+        """The model that is trained, which at first answers as ``start`` does.
+
+        ``earlier`` is the task that ``start`` was trained for by us; BadInput where its model
+        cannot go on for this one.
+        """
 
 
 def trained_task_model(task: Task) -> TrainedTaskModel:
