@@ -63,6 +63,16 @@ SMOKES = {
         {"translation": ""},
         "Likeness of what was written",
     ),
+    "text2text": Smoke(
+        100,
+        "{kind: text2text-generation, decoding: {max_new_tokens: 8}}",
+        NEW,
+        {"text": "The the laws is good.", "prefix": "correct grammar"},
+        ("generated_text", "cut"),
+        {"target": "The laws are good."},
+        {"target": " "},
+        "Likeness of what was written",
+    ),
     "tags": Smoke(
         400,
         "{kind: multi-label-classification, fewest: 5}",
