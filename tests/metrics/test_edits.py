@@ -50,7 +50,9 @@ def test_many_rows_are_judged_by_the_sums_of_their_edits() -> None:
 
 def test_edits_of_real_verses_rebuild_the_other_text() -> None:
     table = pq.read_table(asset_file("asset:verses/verses.parquet")).slice(0, 200)
-    for one, other in zip(*(table.column(name).to_pylist() for name in ("kjv", "web")), strict=True):
+    for one, other in zip(
+        *(table.column(name).to_pylist() for name in ("kjv", "web")), strict=True
+    ):
         made, rest = [], 0
         for start, end, instead in sorted(edits(one, other)):
             made += [*tokens(one)[rest:start], *instead]

@@ -40,6 +40,7 @@ class Smoke:
     right: dict[str, Any]
     wrong: dict[str, Any]
     words: str
+    long: bool = False
 
 
 SMOKES = {
@@ -72,6 +73,28 @@ SMOKES = {
         {"target": "The laws are good."},
         {"target": " "},
         "Likeness of what was written",
+    ),
+    "gemma-summaries": Smoke(
+        120,
+        "{kind: summarization, decoding: {max_new_tokens: 8}}",
+        "rows: 20, max_tokens: 96",
+        {"text": "This package provides a small library. It reads and writes files of sound."},
+        ("summary_text", "cut"),
+        {"summary": "library for files of sound"},
+        {"summary": " "},
+        "Likeness of what was written",
+        long=True,
+    ),
+    "gemma-translation": Smoke(
+        120,
+        "{kind: translation, decoding: {max_new_tokens: 8}}",
+        "rows: 20, max_tokens: 96",
+        {"text": "A small library.", "source_language": "en", "target_language": "fr"},
+        ("translation_text", "cut"),
+        {"translation": "Une petite bibliothèque."},
+        {"translation": ""},
+        "Likeness of what was written",
+        long=True,
     ),
     "tags": Smoke(
         400,
@@ -131,7 +154,13 @@ stages:
 """
 
 
-@pytest.mark.parametrize("name", SMOKES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if smoke.long else [])
+        for name, smoke in SMOKES.items()
+    ],
+)
 def test_a_recipe_goes_its_whole_line(name: str, tmp_path: Path) -> None:
     """In one test, so that no second worker runs the recipe again."""
     smoke, alias, store = SMOKES[name], f"{name}@production", tmp_path / "store"

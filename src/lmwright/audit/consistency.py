@@ -28,8 +28,8 @@ class Consistency(Check):
     """The mean loss of the round trip against the text that it began with is at most ``most``.
 
     ``loss`` is one of the task's, by default its primary one (of translations: 1 less chrF); a row
-    for which nothing was written has the largest. ``most`` is in its unit; what may be asked depends
-    on the languages and the texts, so it is to be set by what a trusted model reaches. With fewer
+    for which nothing was written has the largest. ``most`` is in its unit; what may be asked
+    depends on languages and texts, so it is to be set by what a trusted model reaches. With fewer
     than ``fewest`` rows it cannot be judged.
     """
 
@@ -72,7 +72,9 @@ class Consistency(Check):
         if few and word != FAILED:
             word = INCONCLUSIVE
         ways = np.array([task.stratum(row) for row in asked])
-        same = [task.text(row).strip() == text.strip() for row, text in zip(asked, there, strict=True)]
+        same = [
+            task.text(row).strip() == text.strip() for row, text in zip(asked, there, strict=True)
+        ]
         reason = (
             f"too few rows: {len(asked)}, {self.fewest} needed"
             if few

@@ -98,8 +98,8 @@ class Derivation(Protocol):
     side: ClassVar[tuple[str, ...]]
 
     def reads(self) -> tuple[str, ...]:
-        """Columns of the file that it reads beside the task's; rows have them in ``side``, lists and
-        objects as JSON."""
+        """Columns of the file that it reads beside the task's; rows have them in ``side``, where
+        lists and objects stand as JSON."""
 
     def rows(
         self, rows: Iterator[RawRow | Fault], rng: np.random.Generator

@@ -146,7 +146,9 @@ class GrammarErrors(Settings):
         if not all(0 <= each < float("inf") for each in weights) or not any(
             self.rules.get(name, self.others) for name in RULES
         ):
-            raise BadInput(f"rules {self.rules}, others {self.others:g}", "weights from 0, not all 0")
+            raise BadInput(
+                f"rules {self.rules}, others {self.others:g}", "weights from 0, not all 0"
+            )
         if not 0 <= self.unchanged < 1:
             raise BadInput(f"unchanged is {self.unchanged:g}", "a share from 0 and below 1")
         if not 1 <= self.fewest <= self.most:

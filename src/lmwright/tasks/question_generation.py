@@ -1,6 +1,7 @@
 """Questions to be written for their answers: rows of question answering, turned round.
 
-The answer stands marked in its context (Chan and Fan 2019) or before it; the question is the target.
+The answer stands marked in its context (Chan and Fan 2019) or before it; the question is the
+target.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ class QuestionGeneration(Settings):
         else:
             text = f"answer: {answer} context: {left}{answer}{right}"
         kept = {name: each for name, each in row.side.items() if name != self.answers}
-        return replace(
-            row, values={**row.values, "text": text}, side={**kept, "cluster": context}
-        )
+        return replace(row, values={**row.values, "text": text}, side={**kept, "cluster": context})
 
     def near(self, text: str, before: bool) -> str:
         """The part of a text that is kept before or behind the answer."""

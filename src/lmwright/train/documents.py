@@ -29,7 +29,7 @@ MOST_LOGITS = 1 << 25
 
 @dataclass(frozen=True)
 class Document:
-    """A document as ``tokens``; those from ``first`` on are scored. ``size`` is their text in bytes.
+    """A document as ``tokens``, scored from ``first`` on. ``size`` is what is scored in bytes.
 
     ``prompt`` holds the ids that are to be continued (with an encoder: those that it reads), None
     where nothing is asked for; ``source`` those that an encoder reads, where the model has one.
