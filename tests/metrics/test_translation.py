@@ -70,7 +70,7 @@ def test_what_a_translation_leaves_as_it_is() -> None:
 
 def test_the_share_that_is_kept() -> None:
     texts = ["Version 2.5 of 1,000 files", "Nothing to keep", "twice 7 and 7"]
-    written = ["Fichiers 1.000, version 2,5", "Rien", "7 fois"]
+    written = ["Fichiers 1\u202f000, version 2,5", "Rien", "7 fois"]
     sums = kept_counts(texts, written)
     assert sums.tolist() == [[2, 2], [0, 0], [1, 2]]
     assert kept(np.ones((1, 3)) @ sums)[0] == 0.75

@@ -1,4 +1,4 @@
-"""Check ``consistency``: whether what a model wrote leads back to the text that it was written for.
+"""Check ``consistency``: answers that are translated back, against the texts they were written for.
 
 A translation is translated back by the same model, and compared with the text that it began with
 (round-trip translation; Somers 2005 tells what it can show and what not). Two errors may undo each
@@ -14,10 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmwright.audit.check import FAILED, INCONCLUSIVE, Check, Subject, Verdict, Word, bounded
-from lmwright.core.columns import Row
+from lmwright.audit.check import (
+    FAILED,
+    INCONCLUSIVE,
+    Check,
+    Subject,
+    Verdict,
+    Word,
+    bounded,
+    inputs_of,
+)
 from lmwright.core.errors import BadInput
-from lmwright.core.task import ReturningTask, role_columns
+from lmwright.core.task import ReturningTask
 from lmwright.data.sample import same_rows
 from lmwright.evals.predictions import clusters_of, known_loss
 from lmwright.metrics.intervals import mean_interval
@@ -54,17 +62,15 @@ class Consistency(Check):
         rows = same_rows(subject.rows, subject.limit, subject.seed, strata)
         asked = rows.to_pylist()
         name = known_loss(subject.found.measures, self.loss or task.primary)
-        there = subject.answers(inputs(task, asked), "there")[task.answer_column]
+        there = subject.answers(inputs_of(task, rows), "forward")[task.answer_column]
         back = [task.returned(row, text) for row, text in zip(asked, there, strict=True)]
         places = [place for place, text in enumerate(there) if text.strip()]
-        largest, trip = 1.0, np.empty(0)
-        if places:
-            chosen = [back[place] for place in places]
-            told = subject.answers(inputs(task, chosen), "and back")
-            found = task.measures(as_table(chosen), told).losses[name]
-            largest, trip = found.largest, found.values
+        largest = subject.found.measures.losses[name].largest
         values = np.full(len(asked), largest)
-        values[places] = trip
+        if places:
+            chosen = pa.Table.from_pylist([dict(back[place]) for place in places])
+            told = subject.answers(inputs_of(task, chosen), "back")
+            values[places] = task.measures(chosen, told).losses[name].values
         groups = clusters_of(task, rows)
         whole = mean_interval(values, 0.0, largest, subject.level, groups)
         word: Word = bounded(whole.low, whole.high, self.most)
@@ -96,14 +102,3 @@ class Consistency(Check):
                 },
             },
         )
-
-
-def inputs(task: ReturningTask, rows: list[Row]) -> list[dict[str, Any]]:
-    """The input columns of rows."""
-    names = [column.name for column in role_columns(task, "input")]
-    return [{name: row[name] for name in names} for row in rows]
-
-
-def as_table(rows: list[Row]) -> pa.Table:
-    """Rows as a table."""
-    return pa.Table.from_pylist([dict(row) for row in rows])

@@ -20,6 +20,7 @@ from lmwright.metrics.summaries import NUMBER
 ADDRESS = re.compile(r"\b(?:https?|ftp)://[^\s<>()\"»]*[^\s<>()\"».,;:!?]")
 OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sdifxr]\b|\{\w*\}|\$\{?[A-Za-z_]\w*\}?")
+GROUPS = re.compile(r"(?<=\d)[ \u00a0\u202f](?=\d{3}(?!\d))")
 SEPARATORS = re.compile(r"[.,]")
 ORDER = 4
 BETA = 2
@@ -90,6 +91,7 @@ def literals(text: str) -> Counter[str]:
     for pattern in (ADDRESS, PLACEHOLDER, OPTION):
         found += pattern.findall(text)
         text = pattern.sub(" ", text)
+    text = GROUPS.sub("", text)
     return Counter(found + [SEPARATORS.sub("", each) for each in NUMBER.findall(text)])
 
 
