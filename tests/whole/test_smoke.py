@@ -41,6 +41,7 @@ class Smoke:
     right: dict[str, Any]
     wrong: dict[str, Any]
     words: str
+    long: bool = False
 
 
 SMOKES = {
@@ -104,6 +105,38 @@ SMOKES = {
         {"translation": ""},
         "Likeness of what was written",
     ),
+    "text2text": Smoke(
+        100,
+        "{kind: text2text-generation, decoding: {max_new_tokens: 8}}",
+        NEW,
+        {"text": "The the laws is good.", "prefix": "correct grammar"},
+        ("generated_text", "cut"),
+        {"target": "The laws are good."},
+        {"target": " "},
+        "Likeness of what was written",
+    ),
+    "gemma-summaries": Smoke(
+        180,
+        "{kind: summarization, decoding: {max_new_tokens: 8}}",
+        "rows: 20, max_tokens: 96",
+        {"text": "This package provides a small library. It reads and writes files of sound."},
+        ("summary_text", "cut"),
+        {"summary": "library for files of sound"},
+        {"summary": " "},
+        "Likeness of what was written",
+        long=True,
+    ),
+    "gemma-translation": Smoke(
+        180,
+        "{kind: translation, decoding: {max_new_tokens: 8}}",
+        "rows: 20, max_tokens: 96",
+        {"text": "A small library.", "source_language": "en", "target_language": "fr"},
+        ("translation_text", "cut"),
+        {"translation": "Une petite bibliothèque."},
+        {"translation": ""},
+        "Likeness of what was written",
+        long=True,
+    ),
     "tags": Smoke(
         400,
         "{kind: multi-label-classification, fewest: 5}",
@@ -162,7 +195,13 @@ stages:
 """
 
 
-@pytest.mark.parametrize("name", SMOKES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if smoke.long else [])
+        for name, smoke in SMOKES.items()
+    ],
+)
 def test_a_recipe_goes_its_whole_line(name: str, tmp_path: Path) -> None:
     """In one test, so that no second worker runs the recipe again."""
     smoke, alias, store = SMOKES[name], f"{name}@production", tmp_path / "store"
@@ -206,13 +245,14 @@ def scored(store: Path) -> None:
 
 def asked_and_told(smoke: Smoke, alias: str, recipe: Path, store: Path) -> None:
     """A request over HTTP, the same from Python, feedback right and wrong, a column missing."""
+    # Before the server: a connection on which a large model is loaded meanwhile grows idle.
+    (found,) = lw.load(alias, store)([smoke.asked])
     server = Server(alias, recipe, Store(store))
     try:
         status, told = server.ask("POST", "/v1/predict", {"inputs": [smoke.asked]})
         assert status == 200, told
         (answer,) = told["answers"]
         assert set(smoke.answers) <= set(answer)
-        (found,) = lw.load(alias, store)([smoke.asked])
         first = smoke.answers[0]
         number = isinstance(answer[first], float)
         assert found[first] == (pytest.approx(answer[first]) if number else answer[first])

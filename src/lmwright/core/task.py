@@ -379,6 +379,19 @@ class ThresholdTask(Task, Protocol):
 
 
 @runtime_checkable
+class ReturningTask(Task, Protocol):
+    """A task whose answers can be asked about in turn, so that the row's own text should come back.
+
+    ``answer_column``  the answers' column with the text that is asked about.
+    """
+
+    answer_column: ClassVar[str]
+
+    def returned(self, row: Row, written: str) -> Row:
+        """The row (inputs and targets) that asks for the way back of what was written for a row."""
+
+
+@runtime_checkable
 class PromptedTask(Task, Protocol):
     """A task whose answers can be read off texts that a language model wrote."""
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from lmwright.assets import asset_file, asset_hash, is_asset
-from lmwright.core.columns import Column, Unfit, as_label, mistyped
+from lmwright.core.columns import Column, Unfit, as_label, canonical, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
@@ -102,7 +102,8 @@ class Derivation(Protocol):
     side: ClassVar[tuple[str, ...]]
 
     def reads(self) -> tuple[str, ...]:
-        """Columns of the file that it reads beside the task's; rows have them in ``side``."""
+        """Columns of the file that it reads beside the task's; rows have them in ``side``, where
+        lists and objects stand as JSON."""
 
     def rows(
         self, rows: Iterator[RawRow | Fault], rng: np.random.Generator
@@ -358,5 +359,9 @@ def as_row(
     if key is None:
         wrong = mistyped("id", record[source.id], "text")
         return Fault(origin, wrong.reason, wrong.detail)
-    side: dict[str, str] = {name: as_label(record[place]) or "" for name, place in beside.items()}
+    side: dict[str, str] = {}
+    for name, place in beside.items():
+        found = record[place]
+        whole = isinstance(found, list | dict) and name not in source.side
+        side[name] = canonical(found) if whole else as_label(found) or ""
     return RawRow(values, key, origin, side)

@@ -111,7 +111,7 @@ class TargetText(Settings):
     ``decoding``  how answers are written.
 
     A leaf names its ``source_column``, ``target_column`` and ``answer_column``, and implements
-    :meth:`closeness` and :meth:`scores_of`.
+    :meth:`closeness` and :meth:`scores_of`. ``may_repeat`` says that a text may be its own target.
     """
 
     one_answer: ClassVar[bool] = False
@@ -129,6 +129,7 @@ class TargetText(Settings):
     target_column: ClassVar[str]
     answer_column: ClassVar[str]
     further_columns: ClassVar[tuple[Column, ...]] = ()
+    may_repeat: ClassVar[bool] = False
 
     clean: tuple[Step, ...] = ("repair",)
     prompt: str = ""
@@ -186,13 +187,14 @@ class TargetText(Settings):
         return type(other) is type(self)
 
     def fault(self, row: Row) -> str:
-        """A text or a target without characters that show, or a target that is the text itself."""
+        """A text or a target without characters that show, and a target that is the text itself
+        where that is no answer."""
         source, target = self.source(row).strip(), str(row[self.target_column]).strip()
         if not source:
             return f"empty {self.source_column}"
         if not target:
             return f"empty {self.target_column}"
-        return "target equals source" if source == target else ""
+        return "target equals source" if source == target and not self.may_repeat else ""
 
     def cleaned(self, row: Row) -> Row:
         """The row with its text as a model reads it."""
