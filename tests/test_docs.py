@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import pytest
 import typer
 
+from benchmarks.tasks import CELLS
 from lmwright.audit.personal import Personal
 from lmwright.data.sources import Source
 from lmwright.data.split import Fractions
 from lmwright.evals.zero_shot import Hosting
 from lmwright.loop.alarms import Command, Webhook
 from lmwright.loop.gate import Gate, Slices
+from lmwright.tables import resolve
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -73,3 +75,11 @@ def test_an_option_says_its_default_and_whether_it_is_needed(pages: Any) -> None
         "`--probe` or `--no-probe` Probe. (`--probe`)",
         "`--dry` Only say.",
     ]
+
+
+def test_the_table_of_tasks_shows_scores_that_the_tasks_have() -> None:
+    for cell in CELLS:
+        task = cell.settings()["task"]
+        kind = resolve("tasks", task if isinstance(task, str) else task["kind"])
+        assert set(cell.scores) <= {*kind.loss_names, *kind.score_names}, cell.name
+    assert len({cell.name for cell in CELLS}) == len(CELLS)
