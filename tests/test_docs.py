@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import pytest
 import typer
-
 from benchmarks.tasks import CELLS
+
 from lmwright.audit.personal import Personal
 from lmwright.data.sources import Source
 from lmwright.data.split import Fractions
