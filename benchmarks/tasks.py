@@ -5,9 +5,9 @@
 A cell is a recipe under one seed, from its data to its evaluation; one of a prompted model takes a
 published language model as it is. Each cell is a process of its own, which is stopped when its
 minutes are over; what it had done is kept in the store, and the next run goes on from there. A
-finished cell is a line of ``benchmarks/tasks.jsonl`` (its settings, seed, scores with intervals, and
-the stamp of its evaluation, which holds a digest of the code that it reached); a cell with a line is
-not run again. ``docs/tasks.md`` is made of these lines.
+finished cell is a line of ``benchmarks/tasks.jsonl``: its settings, seed, scores with intervals,
+and the stamp of its evaluation, which holds a digest of the code that it reached. A cell with a
+line is not run again. ``docs/tasks.md`` is made of these lines.
 """
 
 from __future__ import annotations
