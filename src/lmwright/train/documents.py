@@ -34,6 +34,7 @@ class Document:
     ``prompt`` holds the ids that are to be continued (with an encoder: those that it reads), None
     where nothing is asked for; ``source`` those that an encoder reads, where the model has one.
     ``new_tokens`` may be written. ``cut`` says that something of it was too long and left out.
+    ``learnt`` marks further ids that training learns, None where it learns those that are scored.
     """
 
     ids: np.ndarray
@@ -43,6 +44,7 @@ class Document:
     source: np.ndarray | None = None
     new_tokens: int = 0
     cut: bool = False
+    learnt: np.ndarray | None = None
 
     @property
     def cost(self) -> int:
@@ -57,6 +59,8 @@ class Document:
         """
         target = np.full(len(self.ids), UNLEARNT, dtype=np.int64)
         target[self.first - 1 : -1] = self.ids[self.first :]
+        if self.learnt is not None:
+            target[:-1] = np.where(self.learnt[1:], self.ids[1:], target[:-1])
         source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
         return Example(self.ids, name, target, source)
 
@@ -124,10 +128,11 @@ def mean_log_loss(network: nn.Module, examples: Sequence[Example]) -> float:
             batch = packed(body, [examples[place] for place in places])
             hidden = body.output_batch(batch).by_document(body.hidden(batch))
             for place, own_nd in zip(places, hidden, strict=True):
-                target = np.asarray(examples[place].target)
-                first = int(np.argmax(target != UNLEARNT)) + 1
-                total += likelihood(body, own_nd, examples[place].tokens, first)
-                count += len(target) - first
+                learnt, ids = np.asarray(examples[place].target) != UNLEARNT, examples[place].tokens
+                edges = np.flatnonzero(np.diff(learnt, prepend=False, append=False))
+                for first, end in edges.reshape(-1, 2):
+                    total += likelihood(body, own_nd, ids[: end + 1], first + 1)
+                count += int(learnt.sum())
     return total / max(count, 1)
 
 
