@@ -461,7 +461,7 @@ class TextModel(Generic[N]):
                 ended = any(token.sampled.id in own.stop_ids for token in tokens[-2:])
                 found.append(WrittenAnswer("".join(token.text for token in tokens), ended))
             return found
-        asked = [self.decoding(*one) for one in zip(prompts, params, rngs, strict=True)]
+        asked = [self.decoding(*one) for one in zip(prompts, params, strict=True)]
         sources = [ids for one in asked for ids in one.sources or ()]
         steps = generate_each(
             self.network,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.head import Head, mean_pool
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import order_of_pairs, pack
@@ -152,6 +153,26 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
                 item = batch[place]
                 nats[place] = likelihood(network, own_nd, item.ids, item.first)
     return nats, vectors
+
+
+def continuation_nats(
+    network: Network, item: Document, others: Sequence[np.ndarray]
+) -> np.ndarray:
+    """The negative log-likelihood (nats) of each of several continuations (n,) of a document's
+    unscored beginning, which a decoder reads once for all."""
+    begun = item.ids[: item.first]
+    whole = [np.concatenate([begun, each]) for each in others]
+    if item.source is not None or network.two_streams or len(begun) < 2:
+        return likelihoods(network, [replace(item, ids=ids) for ids in whole])[0]
+    with torch.inference_mode():
+        cache = Cache(1)
+        network.hidden(pack([begun[:-1]]), cache=cache)
+        cache.choose([0] * len(others))
+        rest = [ids[len(begun) - 1 :] for ids in whole]
+        batch = pack(rest, order=range(len(rest)), past=[len(begun) - 1] * len(rest))
+        states = batch.by_document(network.hidden(batch, cache=cache))
+        pairs = zip(states, rest, strict=True)
+        return np.array([likelihood(network, own_nd, ids, 1) for own_nd, ids in pairs])
 
 
 def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int) -> float:
