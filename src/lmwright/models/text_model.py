@@ -458,8 +458,8 @@ class TextModel(Generic[N]):
             found = []
             for prompt, own, rng in zip(prompts, params, rngs, strict=True):
                 tokens = list(self.generate(prompt, own, rng))
-                ended = any(token.sampled.id in own.stop_ids for token in tokens[-2:])
-                found.append(WrittenAnswer("".join(token.text for token in tokens), ended))
+                stopped = any(token.sampled.id in own.stop_ids for token in tokens[-2:])
+                found.append(WrittenAnswer("".join(token.text for token in tokens), stopped))
             return found
         asked = [self.decoding(*one) for one in zip(prompts, params, strict=True)]
         sources = [ids for one in asked for ids in one.sources or ()]

@@ -109,7 +109,9 @@ class VersionModel(TextModel[Network]):
         try:
             row = {self.column.name: self.column.read(known)}
         except Unfit as unfit:
-            raise BadInput(f"messages: {unfit}", "system, then user and assistant in turns") from None
+            raise BadInput(
+                f"messages: {unfit}", "system, then user and assistant in turns"
+            ) from None
         found: list[dict[str, str]] = self.loaded.task.cleaned(row)[self.column.name]
         if found[-1]["role"] != "user":
             raise BadInput("messages that end with the assistant's", "a message of the user last")

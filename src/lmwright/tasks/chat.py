@@ -96,9 +96,7 @@ class Chat(WrittenText):
     def cleaned(self, row: Row) -> Row:
         """The row with its texts as a model reads them, and a response that is none of its
         messages."""
-        messages = [
-            {**each, "content": self.cleaner(each["content"])} for each in row["messages"]
-        ]
+        messages = [{**each, "content": self.cleaner(each["content"])} for each in row["messages"]]
         found = {**row, "messages": messages}
         if "response" in row:
             response = row["response"] or ""

@@ -197,9 +197,7 @@ class ChatWriter(AnswerWriter):
         found = self.scored(model, batch, texts)
         return found.with_columns(ended=[str(each.ended).lower() for each in written])
 
-    def scored(
-        self, model: TextModel, batch: Sequence[Document], texts: Sequence[str]
-    ) -> Answers:
+    def scored(self, model: TextModel, batch: Sequence[Document], texts: Sequence[str]) -> Answers:
         """What is told of texts beside whether they ended."""
         scored = [
             item if item.size else self.with_answer(model, item, text)

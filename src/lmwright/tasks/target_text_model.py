@@ -107,9 +107,7 @@ class AnswerWriter:
         """The texts of the answers to all prompts."""
         return [each.text.strip() for each in self.written_answers(model, batch)]
 
-    def written_answers(
-        self, model: TextModel, batch: Sequence[Document]
-    ) -> list[WrittenAnswer]:
+    def written_answers(self, model: TextModel, batch: Sequence[Document]) -> list[WrittenAnswer]:
         """The answers to all prompts; samples are drawn by a seed that the prompt gives."""
         prompts = [item.prompt for item in batch if item.prompt is not None]
         params = []

@@ -155,9 +155,7 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
     return nats, vectors
 
 
-def continuation_nats(
-    network: Network, item: Document, others: Sequence[np.ndarray]
-) -> np.ndarray:
+def continuation_nats(network: Network, item: Document, others: Sequence[np.ndarray]) -> np.ndarray:
     """The negative log-likelihood (nats) of each of several continuations (n,) of a document's
     unscored beginning, which a decoder reads once for all."""
     begun = item.ids[: item.first]

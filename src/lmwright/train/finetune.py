@@ -250,7 +250,7 @@ class Train(Stage):
         keep_few_kernels()
         task_model = trained_task_model(read_task_of(work.inputs["rows"]))
         task = task_model.task
-        model, known = self.beginning(work, task_model), {}
+        model, known = self.beginning(work, task_model), dict[str, Any]()
         if isinstance(task_model, PreparingTaskModel):
             model, known = task_model.begun(model)
             work.record("start", **known)
