@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmwright.baselines.commonest import Commonest
+from lmwright.cli.predict import read_rows
 from lmwright.core.columns import Column, Unfit, texts_of, with_texts
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import answer_all
 from lmwright.core.task import Answers, read_task, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.data.sources import Fault, RawRow, Source, read_source
+from lmwright.models.core.ragged import pack
 from lmwright.models.load import load_predictor
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
@@ -170,6 +172,18 @@ def test_real_conversations_are_read(rows: list[dict[str, Any]]) -> None:
     assert len({row.values["messages"][0]["content"] for row in support}) == 10
 
 
+def test_rows_of_a_file_are_asked_or_say_why_not(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    asked = [said("Hi"), said("Hi", "Ho"), said("Hi", "Ho", "So?", system="Be kind."), []]
+    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in asked))
+    found = list(read_rows(path, TASK))
+    assert [row.inputs for row in found if not row.fault] == [
+        {"messages": asked[0]},
+        {"messages": asked[2]},
+    ]
+    assert "not the user's" in found[1].fault and "no messages" in found[3].fault
+
+
 # Masks
 
 
@@ -224,8 +238,6 @@ def test_the_loss_is_that_of_the_learnt_tokens_alone(
     total, count = 0.0, 0
     for each in examples:
         with torch.no_grad():
-            from lmwright.models.core.ragged import pack
-
             logits, _ = model.network.logits_and_hidden(pack([each.tokens]))
         target = torch.from_numpy(np.asarray(each.target))
         learnt = target != UNLEARNT

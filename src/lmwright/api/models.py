@@ -241,7 +241,7 @@ class Version(Model):
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
         """The continuation of a text or the answer to a conversation, read as the task reads it."""
         written = isinstance(self.loaded.predictor, TextPredictor)
-        if not written or not {"completions", "chat"} & {*self.task.contracts}:
+        if not written or not {"completions", "chat-completions"} & {*self.task.contracts}:
             raise self.refusal("writes nothing")
         self.writing = self.writing or VersionModel(self.loaded)
         return begin(self.writing, prompt, params, seed)

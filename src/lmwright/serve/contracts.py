@@ -222,6 +222,6 @@ class VersionCompletions(Completions):
 CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {
     "classify": add_classify,
     "completions": add_completions,
-    "chat": add_chat_completions,
+    "chat-completions": add_chat_completions,
 }
 """Routes by the names that tasks list."""

@@ -49,7 +49,7 @@ class Chat(WrittenText):
     target_column: ClassVar[str] = "response"
     answer_column: ClassVar[str] = "generated_text"
     text_model: ClassVar[str] = "lmwright.tasks.chat_model:ChatWriter"
-    contracts: ClassVar[tuple[str, ...]] = ("chat",)
+    contracts: ClassVar[tuple[str, ...]] = ("chat-completions",)
     baselines: ClassVar[Mapping[str, str]] = {
         "commonest": "lmwright.baselines.commonest:Commonest",
         "memory": "lmwright.baselines.memory:Memory",

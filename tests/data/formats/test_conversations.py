@@ -46,7 +46,9 @@ def test_utterances_become_messages_of_two_people(tmp_path: Path) -> None:
 
 def test_chatterbot_s_conversations(tmp_path: Path) -> None:
     path = tmp_path / "talk.yml"
-    path.write_text("categories:\n- small talk\nconversations:\n- - Hi\n  - Ho\n- Oh\n- - Hi\n  - 3\n")
+    path.write_text(
+        "categories:\n- small talk\nconversations:\n- - Hi\n  - Ho\n- Oh\n- - Hi\n  - 3\n"
+    )
     one, *others = read(path, "messages", "category")
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     assert one == ("talk.yml:1", {"messages": messages, "category": "small talk"})
