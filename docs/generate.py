@@ -302,11 +302,19 @@ def proofs(place: str) -> list[str]:
     return found
 
 
+def measured_tasks() -> str:
+    """The table of the tasks' benchmark."""
+    sys.path.insert(0, str(ROOT))
+    page: str = import_module("benchmarks.tasks").page()
+    return page
+
+
 PAGES = {
     "map.md": folder_map,
     "command-line.md": command_line,
     "settings.md": settings,
     "families.md": families,
+    "tasks.md": measured_tasks,
 }
 
 

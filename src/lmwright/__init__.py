@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmwright.api.models import load
     from lmwright.api.recipes import plan, report, run
+    from lmwright.api.search import open_index
 
 __version__ = "0.1.0"
-__all__ = ["load", "plan", "report", "run"]
+__all__ = ["load", "open_index", "plan", "report", "run"]
 
 NAMES = {
     "load": "lmwright.api.models",
+    "open_index": "lmwright.api.search",
     "plan": "lmwright.api.recipes",
     "report": "lmwright.api.recipes",
     "run": "lmwright.api.recipes",

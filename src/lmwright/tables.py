@@ -21,6 +21,7 @@ STAGES = {
     "ensemble": "lmwright.evals.ensemble:Combine",
     "baselines": "lmwright.evals.baselines:Baselines",
     "evaluate": "lmwright.evals.evaluate:Evaluate",
+    "index": "lmwright.rag.build:Index",
     "audit": "lmwright.audit.audit:Audit",
     "detect": "lmwright.loop.detect:Detect",
     "promote": "lmwright.loop.promote:Promote",
@@ -47,6 +48,8 @@ DERIVATIONS = {
     "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
     "turns": "lmwright.tasks.turns:Turns",
     "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
+    "question-generation": "lmwright.tasks.question_generation:QuestionGeneration",
+    "grammar-errors": "lmwright.tasks.grammar_errors:GrammarErrors",
 }
 
 OPTIMIZERS = {
@@ -126,6 +129,7 @@ AUDITS = {
     "counterfactual": "lmwright.audit.counterfactual:Counterfactual",
     "perturbation": "lmwright.audit.perturbation:Perturbation",
     "personal": "lmwright.audit.personal:Personal",
+    "consistency": "lmwright.audit.consistency:Consistency",
 }
 
 SECTIONS = {
@@ -173,6 +177,7 @@ VERBS = {
         "Answer over HTTP from what an alias names, or from a language model.",
     ),
     "predict": ("lmwright.cli.predict:predict", "Answer the rows of a file."),
+    "search": ("lmwright.cli.search:search", "Find the texts of an index nearest to a query."),
     "replay": (
         "lmwright.cli.replay:replay",
         "Play a kept test set as traffic; the loop reacts.",

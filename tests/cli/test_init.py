@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lmwright.cli.main import main
 from lmwright.core.task import role_columns
+from lmwright.core.yaml12 import parse_yaml
 from lmwright.data.prepare import Data
-from lmwright.data.sources import RawRow, read_source
+from lmwright.data.sources import RawRow, read_source, source_files
 from lmwright.plan.forecast import Sources
 from lmwright.plan.recipe import open_recipe
 from lmwright.store.run import REFUSED, plan_recipe
@@ -311,3 +312,20 @@ def test_a_squad_file_is_taken_by_its_task_and_named_without_it(folder: Path, ca
     rows = list(rows_of(recipe, source))
     assert len(rows) == 180 and all(isinstance(row, RawRow) for row in rows)
     assert rows[0].values["answers"] == {"text": ["harbour 3"], "answer_start": [23]}
+
+
+def test_a_folder_of_folders_of_texts(folder: Path) -> None:
+    """Written from elsewhere: the pattern is found from the recipe's folder."""
+    for topic in ("money", "sport"):
+        (folder / "my [old] news" / topic).mkdir(parents=True)
+        for number in range(300):
+            path = folder / "my [old] news" / topic / f"{number}.txt"
+            path.write_text(f"{topic} title, {number}\n\nwords {number} on {topic} {number * 7}\n")
+    (folder / "recipes").mkdir()
+    assert main(["init", "my [old] news", "--out", "recipes/mine.yaml"]) == 0
+    written = parse_yaml((folder / "recipes" / "mine.yaml").read_text(), "mine.yaml")
+    (source,) = written["stages"]["data"]["sources"]
+    assert source["files"] == "texts" and source["columns"] == {"label": "folder"}
+    os.chdir(folder / "recipes")
+    (read,) = open_recipe(Path("mine.yaml")).step("data").stage.sources
+    assert len(source_files(read)) == 600

@@ -23,6 +23,7 @@ from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
 from lmwright.serve.rows import Loaded
 from lmwright.tasks.text_classification import TextClassification
+from lmwright.tasks.token_classification import TokenClassification
 
 TEXTS = ["one, and more", "two"]
 TASK = TextClassification(labels=("bad", "good"))
@@ -274,3 +275,15 @@ def test_an_id_that_would_hide_a_key_is_refused(tmp_path: Path, name: str) -> No
     (tmp_path / "a.csv").write_text(f"{name},x\none,1\n")
     with pytest.raises(BadInput, match="every line has a key of that name"):
         list(read_rows(tmp_path / "a.csv", TASK, ["x"], [name]))
+
+
+def test_columns_with_a_default_are_read_where_the_file_has_them(tmp_path):
+    task = TokenClassification(labels=("PER",), context=8)
+    with_context, without = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    with_context.write_text('{"text": "He spoke", "before": "Peter came ."}\n')
+    without.write_text('{"text": "He spoke"}\n')
+    (plain := tmp_path / "c.txt").write_text("He spoke\n")
+    found = [next(read_rows(path, task)).inputs for path in (with_context, without, plain)]
+    assert found == [
+        {"text": "He spoke", "before": before, "after": ""} for before in ("Peter came .", "", "")
+    ]

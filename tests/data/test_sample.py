@@ -3,7 +3,8 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-from lmwright.data.sample import quotas, same_rows
+from lmwright.data.sample import quotas, same_rows, subset
+from lmwright.tasks.text_ranking import TextRanking
 
 
 def drawn_rows(table, limit, seed):
@@ -54,3 +55,20 @@ def test_quotas_sum_to_the_limit_and_give_a_rare_label_its_place():
     assert quotas(np.array([998, 1, 1]), 10).tolist() == [8, 1, 1]
     assert quotas(np.array([2, 2, 2]), 5).sum() == 5
     assert (quotas(np.array([1, 50, 3]), 53) <= np.array([1, 50, 3])).all()
+
+
+def test_of_rankings_whole_ones_are_kept():
+    table = rows({f"query {n}": 3 + n % 4 for n in range(60)})
+    table = table.rename_columns(["id", "query", "document"])
+    whole = table.group_by("query").aggregate([("id", "count")]).to_pylist()
+    sizes = {row["query"]: row["id_count"] for row in whole}
+    drawn = subset(TextRanking(), table, 100, 5)
+    kept = drawn.column("query").to_pylist()
+    assert 94 < len(kept) <= 100
+    assert all(kept.count(query) == sizes[query] for query in kept)
+    shuffled = table.take(pa.array(np.random.default_rng(1).permutation(len(table))))
+    assert subset(TextRanking(), shuffled, 100, 5).equals(drawn)
+    assert set(subset(TextRanking(), table, 100, 6).column("query").to_pylist()) != set(kept)
+    one = subset(TextRanking(), table, 1, 5).column("query").to_pylist()
+    assert len(one) == sizes[one[0]] and set(one) <= set(kept)
+    assert subset(TextRanking(), table, 0, 5).num_rows == table.num_rows

@@ -18,9 +18,9 @@ from lmwright.core.columns import Row
 from lmwright.core.durable import write_json
 from lmwright.core.errors import LmwrightError
 from lmwright.core.recipe import make_recipe, read_yaml
-from lmwright.core.task import Signal, ragged, task_to_json
+from lmwright.core.task import Signal, ragged, role_columns, task_to_json
 from lmwright.loop import controller as controller_module
-from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller
+from lmwright.loop.controller import FORGET_EVERY, PAUSES, TICK, Controller, canary
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import Detectors, DriftScore
 from lmwright.serve.engine import Engine
@@ -33,7 +33,7 @@ from lmwright.serve.traffic import Given, Traffic
 from lmwright.store.run import REFUSED, write_head
 from lmwright.store.store import Result, Store
 from lmwright.store.versions import move, read_version, roll_back
-from lmwright.tables import SECTIONS, resolve
+from lmwright.tables import SECTIONS, TASKS, resolve
 from lmwright.tasks.text_classification import TextClassification
 from tests.serve.fake import rows
 from tests.waiting import until
@@ -560,3 +560,15 @@ def test_a_drift_alarm_trains_only_if_the_labels_show_a_loss(
     house.controller.tick()
     assert at(house) == ("training" if trains else "alarmed")
     assert len(house.started) == trains
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_can_take_its_canary(kind):
+    """A version that cannot answer the canary would never be swapped in."""
+    task = resolve("tasks", kind)()
+    for row in canary(task):
+        for column in role_columns(task, "input"):
+            assert column.read(row[column.name]) is not None
+        rendered = getattr(task, "rendered", None)
+        if rendered is not None:
+            assert task.source(row) in rendered(row, task.source(row))

@@ -8,7 +8,7 @@ import pytest
 from sacrebleu import metrics
 
 from lmwright.assets import asset_file
-from lmwright.metrics.translation import bleu, chrf, statistics, ter
+from lmwright.metrics.translation import bleu, chrf, kept, kept_counts, literals, statistics, ter
 
 DEBIAN = "asset:debian-translations/debian-translations.parquet"
 FORMULAS = {"BLEU": bleu, "CHRF": chrf, "TER": ter}
@@ -57,3 +57,31 @@ def test_of_a_corpus(name: str, pairs: tuple[list[str], list[str]]) -> None:
 def test_of_odd_rows(name: str, ours: str, theirs: str) -> None:
     wanted = getattr(metrics, name)().corpus_score([ours], [[theirs]]).score
     assert FORMULAS[name](statistics(name, [ours], [theirs]))[0] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_what_a_translation_leaves_as_it_is() -> None:
+    text = "Run apt-get -f --yes install %s (see https://debian.org/x), 1,000 times; well-known -."
+    found = literals(text)
+    assert sorted(found) == ["%s", "--yes", "-f", "1000", "https://debian.org/x"]
+    assert literals("{name} has $HOME and %(count)d, 100% free") == literals(
+        "100 % gratuit: %(count)d, $HOME, {name}"
+    )
+
+
+def test_the_share_that_is_kept() -> None:
+    texts = ["Version 2.5 of 1,000 files", "Nothing to keep", "twice 7 and 7"]
+    written = ["Fichiers 1\u202f000, version 2,5", "Rien", "7 fois"]
+    sums = kept_counts(texts, written)
+    assert sums.tolist() == [[2, 2], [0, 0], [1, 2]]
+    assert kept(np.ones((1, 3)) @ sums)[0] == 0.75
+    assert kept(sums[1:2])[0] == 1.0
+
+
+def test_people_keep_nearly_all_numbers(pairs: tuple[list[str], list[str]]) -> None:
+    table = pq.read_table(asset_file(DEBIAN))
+    columns = [table.column(name).to_pylist() for name in ("english", "other")]
+    sums = kept_counts(*columns)
+    assert (sums[:, 1] > 0).sum() > 1000
+    assert 0.93 < kept(sums.sum(0, keepdims=True))[0] < 1
+    shuffled = kept_counts(columns[0], columns[1][1:] + columns[1][:1])
+    assert kept(shuffled.sum(0, keepdims=True))[0] < 0.15

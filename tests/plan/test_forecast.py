@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,33 @@ def test_what_surely_fits_is_not_probed_and_what_is_done_is_not_refused(
     done = [row.__class__(**{**vars(row), "state": "done"}) for row in plan_recipe(recipe, store)]
     monkeypatch.setattr(forecast, "plan_recipe", lambda recipe, store: done)
     assert that_fits(recipe, store, told) == told
+
+
+def test_a_language_model_is_probed_without_the_logits_of_its_vocabulary(
+    tmp_path: Path, store: Store
+) -> None:
+    """Its head has outputs a token; a plan reads several texts at once."""
+    config = (
+        "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, "
+        "num_key_value_heads: 2, max_position_embeddings: 64, rms_norm_eps: 1.0e-5, "
+        "tie_word_embeddings: true}"
+    )
+    path = tmp_path / "summaries.yaml"
+    source = (
+        "{name: debian, path: asset:debian-summaries/debian-summaries.parquet, limit: 300, "
+        "columns: {text: description, summary: synopsis}}"
+    )
+    new = f"{{family: llama, config: {config}, vocabulary: 500}}"
+    path.write_text(
+        f"name: s\ntask: summarization\nstages:\n  data: {{sources: [{source}]}}\n"
+        f"  train: {{new: {new}, max_tokens: 64, batch: 4}}\n"
+    )
+    recipe = read(path)
+    told = forecast.forecast(recipe, store, plan_recipe(recipe, store))
+    assert told["train"]["seconds"][1] > 0
+    model, training = beginning(recipe, store), forecast.training_of(recipe)
+    outputs = model.outputs
+    assert forecast.logits_bytes(model, training) == 12 * outputs * 4 * 64
+    kept = kept_bytes(model.network, [64])
+    other = replace(training.new, vocabulary=265).model(forecast.PROBE_TEXTS, "lm", 64, 0)
+    assert other.outputs < outputs and kept == kept_bytes(other.network, [64])

@@ -33,7 +33,8 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     texts = README.read_text("utf-8").split("\n")
-    drawn = New(family="llama", config=LLAMA, vocabulary=400).model(texts, "lm", 64, 1)
+    config = {**LLAMA, "max_position_embeddings": 128}
+    drawn = New(family="llama", config=config, vocabulary=400).model(texts, "lm", 128, 1)
     model, _ = ChatWriter(TASK).begun(drawn)
     return Loaded("v1", TextPredictor(TASK, model), Calibration())
 

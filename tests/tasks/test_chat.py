@@ -311,17 +311,17 @@ def test_the_right_response_is_ranked_by_likelihood_as_one_by_one(
     answers = writer.answers(model, items[:8])
     for place, item in enumerate(items[:8]):
         assert isinstance(item, ChatDocument) and len(item.others) == 9
-        own = item.ids[item.first :]
+        own = item.tokens[item.first :]
         every = [own, *item.others]
-        begun = item.ids[: item.first]
-        alone = [replace(item, ids=np.concatenate([begun, each])) for each in every]
+        begun = item.tokens[: item.first]
+        alone = [replace(item, tokens=np.concatenate([begun, each])) for each in every]
         nats = likelihoods(model.network, alone)[0] / [len(each) for each in every]
         assert answers["ranked_first"][place] == float(nats.argmin() == 0)
     # Drawn by the row, whatever stands beside it; never the right one.
     again = writer.prepare(model, rows[:40][::-1])[::-1]
     for one, other in zip(items, again, strict=True):
         assert [ids.tolist() for ids in one.others] == [ids.tolist() for ids in other.others]
-        assert (one.ids[one.first :].tolist()) not in [ids.tolist() for ids in one.others]
+        assert (one.tokens[one.first :].tolist()) not in [ids.tolist() for ids in one.others]
     assert not writer.prepare(model, rows[:3])[0].others, "too few to draw from"
     assert not writer.prepare(model, [{"messages": said("Hi")}])[0].others
 
@@ -330,7 +330,7 @@ def test_of_equally_likely_responses_a_share_counts(
     model: TextModel, rows: list[dict[str, Any]]
 ) -> None:
     (item,) = ChatWriter(TASK).prepare(model, rows[:1])
-    own = item.ids[item.first :]
+    own = item.tokens[item.first :]
     nats = likelihoods(model.network, [item])[0][0] / len(own)
     assert first(model, ChatDocument(**{**vars(item), "others": (own, own)}), nats) == 1 / 3
     assert first(model, ChatDocument(**{**vars(item), "others": (own,)}), nats + 1) == 0

@@ -109,8 +109,8 @@ def test_the_loss_is_the_plain_cross_entropy_of_the_target(
     for item in items:
         sources = None if item.source is None else [item.source]
         state = DecodingState(model.network, 1, sources)
-        logits = state.append([item.ids[: item.first]])
-        for token in item.ids[item.first :]:
+        logits = state.append([item.tokens[: item.first]])
+        for token in item.tokens[item.first :]:
             total -= float(torch.log_softmax(logits[0].double(), -1)[token])
             count += 1
             if count:
@@ -270,6 +270,42 @@ PAIR = {"text": "one", "translation": "un", "source_language": "en", "target_lan
 )
 def test_rows_that_cannot_be_learnt_are_named(task: TargetText, row: dict, said: str) -> None:
     assert task.fault(row) == said
+
+
+def test_pairs_of_people_are_kept_and_misaligned_ones_are_not(pairs: list[dict[str, Any]]) -> None:
+    assert [TRANSLATIONS.fault(row) for row in pairs].count("") == len(pairs)
+    swapped = [
+        {**row, "text": row["translation"], "translation": row["text"]}
+        for row in pairs
+        if min(len(row["text"]), len(row["translation"])) > 80
+    ]
+    said = [TRANSLATIONS.fault(row) for row in swapped]
+    assert said.count("not in the source language") == len(said) > 10
+    copied = {**PAIR, "text": "A library that reads and writes files of sound."}
+    copied["translation"] = "A library that writes and reads files of music."
+    assert TRANSLATIONS.fault(copied) == "not in the target language"
+    assert replace(TRANSLATIONS, check_languages=False).fault(copied) == ""
+    rare = {**copied, "target_language": "yi"}
+    assert TRANSLATIONS.fault(rare) == "", "a language that the identifier does not know"
+
+
+@pytest.mark.parametrize(("words", "said"), [(3, ""), (10, "lengths do not match")])
+def test_lengths_must_go_together(words: int, said: str) -> None:
+    row = {**PAIR, "text": "a small library", "translation": "une petite " * words}
+    assert TRANSLATIONS.fault(row) == said
+    assert replace(TRANSLATIONS, max_length_ratio=20.0).fault(row) == ""
+
+
+def test_a_ratio_below_1_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"max_length_ratio is 0\.5"):
+        read_task({"kind": "translation", "max_length_ratio": 0.5}, "r.yaml", resolve)
+
+
+def test_what_an_encoder_reads_is_what_a_request_is_told_apart_by(
+    model: TextModel, rows: list[dict[str, Any]]
+) -> None:
+    items = TextPredictor(SUMMARIES, model).prepare([{"text": row["text"]} for row in rows[:9]])
+    assert len({item.ids.tobytes() for item in items}) == 9
 
 
 @pytest.mark.parametrize("value", [None, 7, True, ["a"], "\ud800", "a\0b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score
 
 from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
@@ -25,12 +27,14 @@ from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.record import Table
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.core.ragged import pack
+from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder
+from lmwright.models.files.published import FOLDER
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
 from lmwright.serve.traffic import masked_for
 from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
-from lmwright.tasks.token_classification_model import TokenClassifier
+from lmwright.tasks.token_classification_model import CASES, TokenClassifier, case_of
 from lmwright.train.batches import EpochBatches
 from lmwright.train.finetune import Train
 from tests.train.conftest import FakeWork
@@ -381,3 +385,270 @@ def test_places_stay_true_in_the_traffic_log():
     kept = masked_for(task, {"text": text})["text"]
     assert "anna@" not in kept
     assert kept[29:44] == text[29:44] == "Peter Blackburn"
+
+
+# Schemes of tags
+
+BILOU = TokenClassification(labels=LABELS, scheme="bilou")
+
+
+@settings(deadline=None)
+@given(labelled())
+def test_both_schemes_stand_for_the_same_spans(model, row):
+    (item,) = BY_MODEL.prepare(model, [row])
+    for task in (TASK, BILOU):
+        tags = task.targets(row["spans"], item.offsets)
+        sure = np.zeros((len(tags), len(task.tags)))
+        sure[np.arange(len(tags)), np.maximum(tags, 0)] = 1.0
+        assert bare(task.decoded(sure, item.offsets)) == row["spans"]
+
+
+def test_the_tags_of_bilou():
+    """As in Ratinov and Roth 2009: first, inside, last, and the only token."""
+    offsets = np.array([(2 * place, 2 * place + 1) for place in range(6)])
+    spans = [{"start": 0, "end": 5, "label": "PER"}, {"start": 8, "end": 9, "label": "LOC"}]
+    tags = [BILOU.tags[tag] for tag in BILOU.targets(spans, offsets)]
+    assert tags == ["B-PER", "I-PER", "L-PER", "O", "U-LOC", "O"]
+
+    def read(*names: str) -> list[tuple[str, int, int]]:
+        sure = np.eye(len(BILOU.tags))[[BILOU.tags.index(name) for name in names]]
+        found = BILOU.decoded(sure, offsets[: len(names)])
+        return [(span["label"], span["start"], span["end"]) for span in found]
+
+    assert read("U-PER", "U-PER", "B-PER", "L-PER") == [("PER", 0, 1), ("PER", 2, 3), ("PER", 4, 7)]
+    assert read("L-PER", "I-PER", "L-LOC") == [("PER", 0, 1), ("PER", 2, 3), ("LOC", 4, 5)]
+
+
+# Windows
+
+
+def long_rows(news: list[dict[str, Any]], count: int = 14) -> list[dict[str, Any]]:
+    """One text of several sentences with their spans."""
+    text, spans = "", []
+    for each in news[:count]:
+        spans += [
+            {**s, "start": s["start"] + len(text), "end": s["end"] + len(text)}
+            for s in each["spans"]
+        ]
+        text += each["text"] + " "
+    return [{"text": text.rstrip(), "spans": spans}]
+
+
+@pytest.fixture
+def blind(small: Path) -> TextModel:
+    """A model whose logits depend on a token alone: neither attention nor positions."""
+    model = from_published(read_folder(small), BY_MODEL.head(0.0), 64, 1)
+    weights = dict(model.network.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if "positions" in name or (".out." in name and "layers" in name):
+                weight.zero_()
+        weights["head.out.weight"].mul_(200.0)
+    return model
+
+
+def test_a_long_text_is_answered_in_windows_as_in_one(news, blind):
+    """Where a model sees no context, windows change nothing; no token is cut off."""
+    rows = long_rows(news[:3] * 3)
+    short = blind.with_network(blind.network, 24)
+    (whole,), (split,) = (BY_MODEL.prepare(each, rows) for each in (blind, short))
+    assert len(split.parts) > 3 and len(whole.parts) == 1
+    assert max(part.cost for part in split.parts) == 24
+    assert (whole.offsets == split.offsets).all() and whole.offsets.max() == len(rows[0]["text"])
+    one, many = (BY_MODEL.answers(short, [item]) for item in (whole, split))
+    assert np.abs(one["logits"][0] - many["logits"][0]).max() < 1e-4
+    spans = [TASK.calibrated(each, 1.0, 0.0)["spans"][0] for each in (one, many)]
+    assert bare(spans[0]) == bare(spans[1]) and len(spans[0]) > 3
+
+
+def test_a_token_is_answered_from_the_window_in_which_it_has_most_context(news, model):
+    rows = long_rows(news)
+    short = model.with_network(model.network, 40)
+    (item,) = BY_MODEL.prepare(short, rows)
+    logits = BY_MODEL.answers(short, [item])["logits"][0]
+    second, first = item.parts[1], item.stretches[1][0]
+    alone, _ = short.token_logits([second])
+    middle = second.start + 19
+    assert np.abs(logits[1 + first + 19] - alone[0][middle]).max() < 1e-5
+    edge, _ = short.token_logits([item.parts[0]])
+    assert np.abs(logits[1 + 36] - edge[0][1 + 36]).max() > 1e-4, "the first window's last tokens"
+
+
+def test_every_window_is_learnt_from_and_every_tag_in_it(news, model):
+    rows = as_rows(long_rows(news))
+    short = model.with_network(model.network, 40)
+    (item,) = BY_MODEL.prepare(short, rows.to_pylist())
+    examples = BY_MODEL.examples(short, rows)
+    assert len(examples) == len(item.parts) and len({each.document for each in examples}) == len(
+        examples
+    )
+    whole = TASK.targets(rows.column("spans")[0].as_py(), item.offsets)[1:-1]
+    assert (whole > 0).sum() > 10
+    for example, (first, size) in zip(examples, item.stretches, strict=True):
+        assert np.asarray(example.target).tolist() == [-100, *whole[first : first + size], -100]
+
+
+def test_windows_need_room_for_more_than_their_stride(model):
+    task = TokenClassifier(replace(TASK, stride=70))
+    with pytest.raises(BadInput, match="lower the task's stride"):
+        task.prepare(model, [{"text": "a"}])
+    with pytest.raises(BadInput, match="stride is -1"):
+        replace(TASK, stride=-1).check()
+
+
+# Context
+
+READING = TokenClassifier(replace(TASK, context=6))
+AROUND = {
+    "before": "Rain fell in Paris .",
+    "text": "Peter spoke",
+    "after": "He left for Rome on Friday .",
+}
+
+
+def test_context_is_read_and_neither_answered_nor_learnt(model):
+    (item,) = READING.prepare(model, [AROUND])
+    (plain,) = BY_MODEL.prepare(model, [AROUND])
+    words = [model.tokenizer.decode([token]).strip() for token in item.parts[0].ids[1:-1]]
+    assert " ".join(words) == "rain fell in paris . peter spoke he left for rome on friday"
+    assert (item.offsets == plain.offsets).all() and (item.ids == plain.ids).all()
+    answers, alone = (READING.answers(model, [each]) for each in (item, plain))
+    assert answers["logits"][0].shape == (4, 9)
+    assert np.abs(answers["logits"][0] - alone["logits"][0]).max() > 1e-4, "context matters"
+    nothing = READING.prepare(model, [{**AROUND, "before": "", "after": ""}])
+    assert (READING.answers(model, nothing)["logits"][0] == alone["logits"][0]).all()
+
+
+def test_context_takes_only_the_room_that_is_left(news, model):
+    text = long_rows(news)[0]["text"]
+    short = model.with_network(model.network, 40)
+    (item,) = READING.prepare(short, [{"before": "Rain fell", "text": text, "after": "He left"}])
+    assert max(part.cost for part in item.parts) == 40
+    own = (item.offsets[:, 0] >= 0).sum()
+    assert sum(item.stretches[-1]) == own, "no token of the text is lost to context"
+
+
+def test_columns_of_context_are_there_where_it_is_read():
+    names = [column.name for column in READING.task.columns if column.role == "input"]
+    assert names == ["text", "before", "after"]
+    assert [each.default for each in READING.task.columns if each.name in ("before", "after")] == [
+        "",
+        "",
+    ]
+    assert [column.name for column in TASK.columns if column.role == "input"] == ["text"]
+
+
+# Capitalisation
+
+CASED = TokenClassifier(replace(TASK, case=True))
+
+
+@pytest.mark.parametrize(
+    ("word", "case"),
+    [
+        ("spoke", "lower"),
+        ("Peter", "title"),
+        ("A", "title"),
+        ("U.S.", "upper"),
+        ("McDonald", "mixed"),
+        ("iPhone", "mixed"),
+        ("1996-08-22", "none"),
+        ("中文", "none"),
+        ("Été", "title"),
+        ("x-Ray", "mixed"),
+    ],
+)
+def test_how_a_word_is_capitalised(word, case):
+    assert case_of(word) == case
+
+
+def test_a_table_of_capitalisation_changes_nothing_at_first(news, model):
+    rows = [{"text": each["text"]} for each in news[:20]]
+    cased = CASED.changed(model, None)
+    before, after = (
+        answer_all(TextPredictor(task.task, each), rows)
+        for task, each in ((BY_MODEL, model), (CASED, cased))
+    )
+    for one, two in zip(before["logits"], after["logits"], strict=True):
+        assert np.abs(one - two).max() < 1e-6
+
+
+def test_capitalisation_is_read_learnt_saved_and_answered_alike(news, model, tmp_path):
+    cased = CASED.changed(model, None)
+    rows = as_rows(news[:40])
+    examples = CASED.examples(cased, rows)
+    table = cased.network.stacks["encoder"].embedding.segments.weight
+    CASED.loss(cased.network, examples, None).mean.backward()
+    assert table.shape[0] == 2 + len(CASES)
+    assert (table.grad[2:].abs().sum(1) > 0).all() and (table.grad[:2] == 0).all()
+    with torch.no_grad():
+        table[2:] -= 50 * table.grad[2:]
+    asked = [{"text": "peter blackburn spoke in paris"}, {"text": "Peter Blackburn spoke in PARIS"}]
+    predictor = TextPredictor(CASED.task, cased)
+    lower, title = answer_all(predictor, asked)["logits"]
+    assert np.abs(lower - title).max() > 1e-3, "an uncased tokenizer, and yet it sees the case"
+    predictor.save(tmp_path / "model")
+    again = answer_all(load_predictor(tmp_path / "model"), asked)["logits"]
+    assert all((one == two).all() for one, two in zip((lower, title), again, strict=True))
+    with pytest.raises(BadInput, match="capitalisation"):
+        export_predictor(predictor, Calibration(1.0, 0.0, 0.0), "m", tmp_path / "out", "folder")
+
+
+def test_an_earlier_model_goes_on_for_the_same_tags_and_inputs_only(model):
+    assert CASED.changed(model, CASED.task) is model
+    for earlier in (TASK, replace(CASED.task, scheme="bilou")):
+        with pytest.raises(BadInput, match="published start"):
+            CASED.changed(model, earlier)
+    assert BY_MODEL.changed(model, None) is model
+
+
+def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
+    cased = tmp_path / "rows"
+    cased.mkdir()
+    for name in ("train", "validation"):
+        pq.write_table(pq.read_table(rows / f"{name}.parquet"), cased / f"{name}.parquet")
+    (cased / "task.json").write_text(json.dumps(task_to_json(CASED.task)))
+    shutil.copytree(small, tmp_path / "base" / FOLDER)
+    stage = Train(start=str(small), epochs=1, max_tokens=64, tune="lora")
+    with pytest.raises(BadInput, match="tune: full"):
+        inputs = {"rows": cased, "base": tmp_path / "base"}
+        stage.beginning(FakeWork(inputs, tmp_path / "work"), CASED)
+    begun = replace(stage, tune="full").beginning(FakeWork({"rows": cased}, tmp_path / "w"), CASED)
+    assert begun.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
+
+
+# Words
+
+
+def test_accuracy_of_words_is_that_of_their_bio_tags():
+    """As seqeval counts tokens, O among them."""
+    text = "Peter Blackburn left New York today"
+    truth = [{"start": 0, "end": 15, "label": "PER"}, {"start": 21, "end": 29, "label": "LOC"}]
+    found = [{"start": 0, "end": 5, "label": "PER"}, {"start": 21, "end": 29, "label": "ORG"}]
+    table = pa.table({"text": [text, "a b"], "spans": [truth, []]})
+    scores = TASK.measures(table, Answers({"spans": [found, []]})).scores(np.ones((1, 2)))
+    assert scores["token_accuracy"][0] == pytest.approx(5 / 8)
+    perfect = TASK.measures(table, Answers({"spans": [truth, []]})).scores(np.ones((1, 2)))
+    assert perfect["token_accuracy"][0] == 1.0
+
+
+def test_accuracy_of_words_is_scikit_learns_over_tags(news, model):
+    table, raw = logits_of(news, model)
+    answers = TASK.calibrated(raw, 1.0, 0.0)
+    tags: list[list[str]] = [[], []]
+    for text, *both in zip(
+        table.column("text").to_pylist(),
+        table.column("spans").to_pylist(),
+        answers["spans"],
+        strict=True,
+    ):
+        for own, spans in zip(tags, both, strict=True):
+            place, seen = 0, []
+            for word in text.split(" "):
+                of = [s for s in spans if s["start"] <= place < s["end"]]
+                first = of and not any(of[0]["start"] <= start < place for start in seen)
+                seen.append(place)
+                own.append(("B-" if first else "I-") + of[0]["label"] if of else "O")
+                place += len(word) + 1
+    measured = TASK.measures(table, answers).scores(np.ones((1, len(table))))["token_accuracy"]
+    assert measured[0] == pytest.approx(accuracy_score(*tags))

@@ -34,6 +34,16 @@ def test_a_long_text_is_cut_and_keeps_its_end_token(tokenizer):
     assert (ids[0], ids[-1]) == (101, 102)
 
 
+def test_a_text_is_its_ends_and_what_is_inside(tokenizer):
+    text = "Nobody owns Zürich's  trams"
+    ((ids, places),), (first, last) = tokenizer.inside([text]), tokenizer.ends()
+    assert (first.tolist(), last.tolist()) == ([101], [102])
+    assert np.concatenate([first, ids, last]).tolist() == tokenizer.encode([text], 100)[0].tolist()
+    assert [text[start:end] for start, end in places][:3] == ["Nobody", "owns", "Zürich"]
+    ((none, nowhere),) = tokenizer.inside([""])
+    assert none.shape == (0,) and nowhere.shape == (0, 2)
+
+
 WORDS = " ".join(f"w{n}" for n in range(60))
 
 
@@ -41,8 +51,8 @@ WORDS = " ".join(f"w{n}" for n in range(60))
 def test_windows_are_all_of_the_second_text_and_overlap_by_the_stride(tokenizer, most, stride):
     """The template is that of the pair: [CLS] first [SEP] second [SEP], segments 0 and 1."""
     (found,) = tokenizer.windows([("What is it then?", WORDS)], most, 4, stride)
-    first, _ = tokenizer.encode_with_offsets(["What is it then?"], 6)[0]
-    whole, places = tokenizer.encode_with_offsets([WORDS], 1000)[0]
+    first = tokenizer.encode(["What is it then?"], 6)[0]
+    whole, places = tokenizer.inside([WORDS])[0]
     seen = []
     for window in found:
         own = window.offsets[:, 0] >= 0
@@ -51,10 +61,10 @@ def test_windows_are_all_of_the_second_text_and_overlap_by_the_stride(tokenizer,
         assert window.segments.tolist() == [0] * len(first) + [1] * (len(window.ids) - len(first))
         assert (window.ids[~own & window.special] == [101, 102, 102]).all()
         end = window.first + own.sum()
-        assert window.ids[own].tolist() == whole[1:-1][window.first : end].tolist()
-        assert (window.offsets[own] == places[1:-1][window.first : end]).all()
+        assert window.ids[own].tolist() == whole[window.first : end].tolist()
+        assert (window.offsets[own] == places[window.first : end]).all()
         seen.append((window.first, int(end)))
-    assert seen[0][0] == 0 and seen[-1][1] == len(whole) - 2
+    assert seen[0][0] == 0 and seen[-1][1] == len(whole)
     assert [b[0] for b in seen[1:]] == [a[1] - stride for a in seen[:-1]]
     assert (len(found) == 1) == (most == 400)
 

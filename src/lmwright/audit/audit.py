@@ -102,9 +102,11 @@ class Audit(Stage):
             self.made(name)
 
     def check_task(self, task: Any) -> None:
-        """BadInput for a loss of a check that the task has not."""
+        """BadInput for a loss of a check that the task has not, and a check that it cannot have."""
         for name in self.checks:
-            loss = getattr(self.made(name), "loss", "")
+            made = self.made(name)
+            made.check_task(task)
+            loss = getattr(made, "loss", "")
             refuse_measure(task, loss, f"audit.limits.{name}.loss", True)
 
     def made(self, name: str) -> Check:

@@ -39,6 +39,9 @@ class Verdict:
 class Check(Settings):
     """One kind of audit; a subclass adds its limits as fields and says its verdict."""
 
+    def check_task(self, task: Any) -> None:
+        """BadInput for a task that this check says nothing of; by default there is none."""
+
     def judge(self, subject: Subject) -> Verdict:
         """The verdict on a model."""
         raise TypeError(f"{type(self).__name__} has no judge")

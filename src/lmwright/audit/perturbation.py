@@ -29,7 +29,7 @@ from lmwright.audit.check import (
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.core.task import Answers, role_columns
-from lmwright.data.sample import same_rows
+from lmwright.data.sample import subset
 from lmwright.evals.predictions import clusters_of, known_loss
 from lmwright.metrics.intervals import paired_difference
 
@@ -58,8 +58,7 @@ class Perturbation(Check):
     def judge(self, subject: Subject) -> Verdict:
         """Paired change of every loss under each perturbation of the texts that are asked."""
         task = subject.task
-        strata = [task.stratum(row) for row in subject.rows.to_pylist()]
-        rows = same_rows(subject.rows, subject.limit, subject.seed, strata)
+        rows = subset(task, subject.rows, subject.limit, subject.seed)
         inputs, ids = inputs_of(task, rows), rows.column("id").to_pylist()
         name = known_loss(subject.found.measures, subject.loss(self.loss))
         same_length = any(each.placed for each in role_columns(task, "target"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -19,7 +20,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.recipe import LONGEST_NAME, Recipe, located, make_recipe
 from lmwright.core.task import role_columns
 from lmwright.core.yaml12 import parse_yaml, write_yaml
-from lmwright.data.guess import TASK, Guess, guess_source, named_source
+from lmwright.data.guess import TASK, Guess, guess_source, named_source, text_pattern
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.loop.detect import Detect
@@ -56,7 +57,7 @@ UNWATCHED = """
 
 
 def init(
-    table: Annotated[Path, typer.Argument(help="CSV, JSON Lines or Parquet with labelled texts.")],
+    table: Annotated[Path, typer.Argument(help="A table, or a folder of folders of texts.")],
     text: Annotated[str, typer.Option(help="The column with the texts.")] = "",
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "",
     task: Annotated[str, typer.Option(help="Another task than to find one label a text.")] = TASK,
@@ -69,6 +70,8 @@ def init(
 ) -> None:
     """Look at a table, guess its columns, and write a recipe that runs as it is.
 
+    A folder with one folder of .txt files for each label is read as a table too.
+
     For another task than text-classification, columns are taken by their names.
     """
     guess = guessed(table, text, label, task, column, encoding)
@@ -78,7 +81,12 @@ def init(
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
     found = guess.source
-    source: dict[str, Any] = {"name": found.name, "path": from_folder(table, path.parent)}
+    place = from_folder(table, path.parent)
+    if found.files == "texts":
+        place = f"{glob.escape(place)}/{text_pattern(table)}"
+    source: dict[str, Any] = {"name": found.name, "path": place}
+    if found.files != Source.files:
+        source["files"] = found.files
     if found.columns:
         source["columns"] = found.columns
     if found.side:
@@ -91,7 +99,7 @@ def init(
     stages: dict[str, Any] = {"data": {"sources": [source]}, **{kind: {} for kind in AFTER_DATA}}
     recipe = {"name": name, "task": purpose, "stages": stages, "watch": {"keep_text": False}}
     sized = fit_to(recipe, guess.labels, path)
-    sized += spoken(replace(found, path=str(table.absolute())), task)
+    sized += spoken(replace(found, path=str(Path(found.path).absolute())), task)
     reasons = "".join(f"# {reason}\n" for reason in (*guess.reasons, *sized))
     body = reasons + write_yaml(recipe)
     body += LOOP if "detect" in stages else UNWATCHED

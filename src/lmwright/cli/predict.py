@@ -21,7 +21,14 @@ from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER, encoding_of, open_text
 from lmwright.data.formats.record import Fault, NoColumn, Table
-from lmwright.data.sources import Source, as_row, columns_of, records, source_files
+from lmwright.data.sources import (
+    Source,
+    as_row,
+    columns_of,
+    optional_columns,
+    records,
+    source_files,
+)
 from lmwright.serve.load import ROWS_AT_ONCE, answer_rows, load_version
 from lmwright.store.open import existing_store
 
@@ -140,16 +147,18 @@ def plain_rows(
 ) -> Iterator[FileRow]:
     """One text a line; empty lines hold none."""
     inputs = role_columns(task, "input")
-    if len(inputs) != 1 or inputs[0].type != "text" or ids:
+    needed = [column for column in inputs if column.default is None]
+    if len(needed) != 1 or needed[0].type != "text" or ids:
         wanted = "a table with the columns " + ", ".join([*(c.name for c in inputs), *ids])
         raise BadInput(f"{name} holds lines of plain text", wanted, "write CSV or JSON Lines")
+    defaults = {column.name: column.default for column in inputs if column.default is not None}
     try:
         for number, line in enumerate(lines, 1):
             text, origin = line.rstrip("\r\n"), f"{name}:{number}"
             if not whole(text):
                 yield FileRow(origin, fault=f"undecoded bytes, or a NUL: {ANOTHER}")
             elif text.strip():
-                yield checked(task, FileRow(origin, {inputs[0].name: text}))
+                yield checked(task, FileRow(origin, {**defaults, needed[0].name: text}))
     except UnicodeDecodeError as error:
         raise BadInput(f"{name} cannot be decoded: {error}", "text", ANOTHER) from None
 
@@ -159,7 +168,7 @@ def table_rows(task: Task, source: Source, ids: Sequence[str]) -> Iterator[FileR
     inputs = role_columns(task, "input")
     wanted = list(dict.fromkeys([*columns_of(source, inputs), *ids]))
     try:
-        for found in records(source, wanted):
+        for found in records(source, wanted, optional_columns(source, inputs)):
             if isinstance(found, Fault):
                 yield FileRow(found.origin, fault=described(found))
                 continue

@@ -35,13 +35,15 @@ class Unfit(ValueError):
 class Column:
     """A column of a task's rows: its name, the name of its type in ``TYPES``, and its role.
 
-    One with a ``default`` need not be in a table or a request.
+    One with a ``default`` need not be in a table or a request. ``example`` is a value that it can
+    hold, where it cannot hold any text.
     """
 
     name: str
     type: str
     role: Role
     default: Any = None
+    example: Any = None
 
     @property
     def arrow(self) -> pa.DataType:

@@ -323,6 +323,16 @@ def feedback_loss(task: Task) -> str:
 
 
 @runtime_checkable
+class RankingTask(Protocol):
+    """A task whose rows are scored against one another: the documents of a query.
+
+    ``ranked_by``  the input column of whose equal values rows are one ranking.
+    """
+
+    ranked_by: ClassVar[str]
+
+
+@runtime_checkable
 class SharedTextTask(Protocol):
     """A task whose rows share texts that are no secret of any split: documents of a collection."""
 
@@ -382,11 +392,37 @@ class ThresholdTask(Task, Protocol):
 
 
 @runtime_checkable
+class ReturningTask(Task, Protocol):
+    """A task whose answers can be asked about in turn, so that the row's own text should come back.
+
+    ``answer_column``  the answers' column with the text that is asked about.
+    """
+
+    answer_column: ClassVar[str]
+
+    def returned(self, row: Row, written: str) -> Row:
+        """The row (inputs and targets) that asks for the way back of what was written for a row."""
+
+
+@runtime_checkable
 class PromptedTask(Task, Protocol):
     """A task whose answers can be read off texts that a language model wrote."""
 
-    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
         """Uncalibrated answers from the texts (one or more samples) written for each row."""
+
+
+@runtime_checkable
+class InstructedTask(Protocol):
+    """A task whose rows say by further columns what is asked of their text: languages, a prefix."""
+
+    def asked(self, row: Row) -> str:
+        """The cleaned text of a row, and what is asked of it in front."""
+
+
+def asked_of(task: Task, row: Row) -> str:
+    """What a prompt shows of a row."""
+    return task.asked(row) if isinstance(task, InstructedTask) else task.text(row)
 
 
 def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:

@@ -22,7 +22,7 @@ from lmwright.core.columns import Column, canonical
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.reading import read_json_object
 from lmwright.core.task import Task, read_task, role_columns
-from lmwright.data.sample import same_rows
+from lmwright.data.sample import subset
 from lmwright.old_format import old_place, place, task_of_labels
 from lmwright.tables import module_at, module_of, resolve
 
@@ -72,7 +72,8 @@ def read_task_of(folder: Path) -> Task:
 def read_split(folder: Path, split: str, limit: int = 0, seed: int = 0) -> pa.Table:
     """The rows of a split or test set, sorted by id.
 
-    ``limit`` keeps a subset in which each stratum of the task keeps its share (0: all rows).
+    ``limit`` keeps a subset in which each stratum of the task keeps its share, of a task that
+    ranks one of whole rankings (0: all rows).
     BadInput lists the splits when there is none of this name, Corrupt says what is wrong with it.
     """
     with opened(folder / f"{split}.parquet") as file:
@@ -83,7 +84,7 @@ def read_split(folder: Path, split: str, limit: int = 0, seed: int = 0) -> pa.Ta
         raise Corrupt(f"{split}.parquet lacks the columns {missing}", f"those of a {task.kind}")
     if not limit or limit >= table.num_rows:
         return table
-    return same_rows(table, limit, seed, [task.stratum(row) for row in table.to_pylist()])
+    return subset(task, table, limit, seed)
 
 
 def stream_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -114,6 +115,13 @@ def row_keys(task: Task, rows: pa.Table) -> list[str]:
         folded = " ".join(text.casefold().split())
         found.append(hashlib.blake2b(folded.encode(), digest_size=8).hexdigest())
     return found
+
+
+def write_used_rows(task: Task, rows: pa.Table, folder: Path) -> None:
+    """Write ``rows.parquet`` beside a model: ids, sources and keys of the rows that made it."""
+    keys = pa.array(row_keys(task, rows), pa.string())
+    used = rows.select(["id", "source"]).append_column("key", keys)
+    parquet.write_table(used, folder / "rows.parquet")
 
 
 def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER
 from lmwright.data.formats.record import Fault, Table
+from lmwright.data.formats.text_file import SUFFIXES
 from lmwright.data.gather import batches, clean, digest, parts_of
 from lmwright.data.prepare import Data
 from lmwright.data.sources import SIDE, Source, read_source, records, source_files
@@ -225,20 +227,32 @@ class Counts:
 def guess_source(path: Path, text: str = "", label: str = "", encoding: str = "") -> Guess:
     """A source for the table at ``path``; columns given as ``text`` or ``label`` are taken.
 
-    Raises BadInput, naming the columns found, when no column or more than one could be meant; for
-    targets of another task, which it names; and for a table that the stage data would refuse.
+    Of a folder with a folder of text files for each label the texts are whole files. Raises
+    BadInput, naming the columns found, when no column or more than one could be meant; for targets
+    of another task, which it names; and for a table that the stage data would refuse.
     """
     source = bare_source(path, encoding)
     codec = source.encoding
     columns = look(source)
+    asked_text = asked_label = "as asked"
+    if source.files == "texts":
+        if not label and len(columns["folder"].values) < 2:
+            raise BadInput(
+                f"the text files below {path} are all in one folder",
+                "a folder for each label, with its texts as .txt files",
+                "sort the files into folders, or name another task with --task",
+            )
+        asked_text = asked_text if text else "every file is one text"
+        asked_label = asked_label if label else "the folders that hold the files"
+        text, label = text or "text", label or "folder"
     for asked in filter(None, (text, label)):
         if asked not in columns:
             raise BadInput(f"{path.name} has no column {asked!r}", f"one of {list(columns)}")
     if not text:
         refuse_pairs(columns, path)
-    of_text, why_text = (columns[text], "as asked") if text else guess_text(columns, path)
+    of_text, why_text = (columns[text], asked_text) if text else guess_text(columns, path)
     rest = {key: column for key, column in columns.items() if column is not of_text}
-    of_label, why_label = (columns[label], "as asked") if label else guess_label(rest, path)
+    of_label, why_label = (columns[label], asked_label) if label else guess_label(rest, path)
     doubt = refuse_other_targets(of_label, path)
     named = {"text": of_text.name, "label": of_label.name}
     found = replace(source, columns={key: own for key, own in named.items() if key != own})
@@ -326,16 +340,36 @@ def count_strata(source: Source, task: Task) -> tuple[Counter[str], Counter[str]
 
 
 def bare_source(path: Path, encoding: str) -> Source:
-    """A source for a table, called as its file is, in the encoding that its bytes show."""
-    name = "".join(sign if sign.isalnum() else "-" for sign in path.name.split(".")[0]).strip("-")
+    """A source for a table or a folder of text files, called as it is, in the encoding that its
+    bytes (those of the first file) show."""
+    own = path.resolve().name if path.is_dir() else path.name.split(".")[0]
+    name = "".join(sign if sign.isalnum() else "-" for sign in own).strip("-")
     source = Source(name=name or "table", path=str(path), encoding=encoding or Source.encoding)
+    if path.is_dir():
+        pattern = f"{glob.escape(str(path))}/{text_pattern(path)}"
+        return replace(source, path=pattern, files="texts")
     return replace(source, encoding=codec_of(source))
+
+
+def text_pattern(folder: Path) -> str:
+    """The pattern of the text files of a folder: those of its folders, else its own."""
+    for above in ("*/", ""):
+        found = [suffix for suffix in SUFFIXES if any(folder.glob(f"{above}*{suffix}"))]
+        if found:
+            return f"{above}*{found[0] if len(found) == 1 else '.t*xt'}"
+    raise BadInput(
+        f"{folder} is a folder without text files",
+        "a folder of folders of .txt files, or a table",
+        f"write the path of a table, or of the folder that holds {' or '.join(SUFFIXES)} files",
+    )
 
 
 def codec_of(source: Source) -> str:
     """The encoding to be written into a recipe: what the bytes of a source's first file show."""
     name, path = source_files(source)[0]
-    found = settled(Table(f"source {source.name!r}: {name}", name, path, source.encoding)).encoding
+    about = f"source {source.name!r}: {name}"
+    table = Table(about, name, path, source.encoding, files=source.files)
+    found = settled(table).encoding
     return Source.encoding if found == "utf-8-sig" else found
 
 

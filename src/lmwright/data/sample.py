@@ -8,6 +8,32 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from lmwright.core.task import RankingTask, Task
+
+
+def subset(task: Task, rows: pa.Table, limit: int, seed: int) -> pa.Table:
+    """At most ``limit`` of ``rows`` (0: all), the same whatever their order, sorted by id.
+
+    Each stratum of the task keeps its share; of a task that ranks whole rankings are kept, one
+    at least.
+    """
+    if isinstance(task, RankingTask):
+        return whole_groups(rows, limit, seed, rows.column(task.ranked_by).to_pylist())
+    return same_rows(rows, limit, seed, [task.stratum(row) for row in rows.to_pylist()])
+
+
+def whole_groups(rows: pa.Table, limit: int, seed: int, groups: Sequence[str]) -> pa.Table:
+    """The rows of the first groups by the hash of name and seed, at most ``limit`` rows.
+
+    The first group is kept, however large; 0 keeps all rows.
+    """
+    names, places = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    order = np.argsort([_ticket(name, seed) for name in names], kind="stable")
+    sizes = np.bincount(places)[order].cumsum()
+    count = max(1, int(np.searchsorted(sizes, limit, "right"))) if limit else len(names)
+    kept = np.flatnonzero(np.isin(places, order[:count]))
+    return rows.take(pa.array(kept, type=pa.int64())).sort_by("id")
+
 
 def same_rows(rows: pa.Table, limit: int | None, seed: int, strata: Sequence[str]) -> pa.Table:
     """At most ``limit`` of ``rows``, each of their ``strata`` keeping its share, sorted by id.

@@ -1,4 +1,4 @@
-"""Where rows come from: CSV, JSON Lines, JSON and Parquet, read as a stream of rows and faults.
+"""Where rows come from: tables and text files, read as a stream of rows and faults.
 
 A bad row becomes a :class:`Fault` with its file, row number and reason; nothing is dropped in
 silence. A fault of a whole file (missing, cut short, a bomb) raises BadInput.
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from lmwright.assets import asset_file, asset_hash, is_asset
-from lmwright.core.columns import Column, Unfit, as_label, mistyped
+from lmwright.core.columns import Column, Unfit, as_label, canonical, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
@@ -37,6 +37,9 @@ class Source(Settings):
     ``name``       of letters, digits, - and _; reports, lineage and withdrawals go by it.
     ``path``       a file, a pattern with stars, or ``asset:NAME/path/inside``; a relative one is
                    taken from the recipe's folder, and where nothing is there from the working one.
+    ``files``      ``tables``, told apart by content; ``texts``: every file is one row, with
+                   the columns ``text`` (the whole file), ``title`` (its first line that is not
+                   blank), ``body`` (what follows), ``folder`` (that holds it) and ``file``.
     ``columns``    column of the task -> column (key in JSON) of the file; by default of its name.
     ``constants``  column of the task -> its value in every row, where no column holds one.
     ``values``     column of the task -> value in the file -> value wanted; a value that is not
@@ -55,6 +58,7 @@ class Source(Settings):
 
     name: str
     path: str = field(metadata=INERT)
+    files: Literal["tables", "texts"] = "tables"
     columns: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -107,7 +111,8 @@ class Derivation(Protocol):
     side: ClassVar[tuple[str, ...]]
 
     def reads(self) -> tuple[str, ...]:
-        """Columns of the file that it reads beside the task's; rows have them in ``side``."""
+        """Columns of the file that it reads beside the task's; rows have them in ``side``, where
+        lists and objects stand as JSON."""
 
     def rows(
         self, rows: Iterator[RawRow | Fault], rng: np.random.Generator
@@ -170,13 +175,23 @@ def chosen_rows(source: Source, columns: Sequence[Column], seed: int) -> Iterato
 
 
 def source_files(source: Source) -> list[tuple[str, Path]]:
-    """The files of a source in order: a name that is the same on every machine, and the path."""
+    """The files of a source in order: a name that is the same on every machine, and the path.
+
+    Names of text files begin with the folder that holds them, or in which the pattern begins; a
+    link to a file beyond that folder is refused.
+    """
     path = asset_file(source.path) if is_asset(source.path) else Path(source.path).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
-        return [(printable(path.name), checked(path, source))]
+        holder = f"{path.resolve().parent.name}/" if source.files == "texts" else ""
+        return [(printable(holder + path.name), checked(path, source))]
     root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     paths = sorted(root.glob(path.relative_to(root).as_posix()))
-    files = [(found.relative_to(root).as_posix(), found) for found in paths if found.is_file()]
+    above = root
+    if source.files == "texts":
+        root = root.resolve()
+        paths, above = [root / each.relative_to(above) for each in paths], root.parent
+        refuse_links(paths, root, source)
+    files = [(found.relative_to(above).as_posix(), found) for found in paths if found.is_file()]
     if not files:
         raise BadInput(
             f"source {source.name!r}: no file matches {source.path}",
@@ -184,6 +199,17 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
             "check the folder and the pattern",
         )
     return [(printable(name), checked(found, source)) for name, found in files]
+
+
+def refuse_links(paths: Sequence[Path], root: Path, source: Source) -> None:
+    """Raise BadInput where one of the files is a link to a file beyond the folder ``root``."""
+    for path in paths:
+        if not path.resolve().is_relative_to(root):
+            raise BadInput(
+                f"source {source.name!r}: {path} is a link to {path.resolve()}",
+                f"files below {root}",
+                "copy the file there, or remove the link",
+            )
 
 
 def printable(name: str) -> str:
@@ -227,7 +253,8 @@ def checked(path: Path, source: Source) -> Path:
     """The path, if a file with something in it stands there."""
     about = f"source {source.name!r}: {path}"
     if path.is_dir():
-        raise BadInput(f"{about} is a directory", "a file", f"write a pattern: {path.name}/*.csv")
+        pattern = "*/*.txt" if source.files == "texts" else "*.csv"
+        raise BadInput(f"{about} is a directory", "a file", f"write a pattern: {path}/{pattern}")
     if not path.exists():
         raise BadInput(
             f"{about} does not exist",
@@ -238,7 +265,7 @@ def checked(path: Path, source: Source) -> Path:
         )
     if not path.is_file():
         raise BadInput(f"{about} is a device, pipe or socket", "a file", "copy it to a file first")
-    if path.stat().st_size == 0:
+    if path.stat().st_size == 0 and source.files != "texts":
         raise BadInput(f"{about} is empty", "at least a header and a row", "export the file again")
     return path
 
@@ -284,7 +311,8 @@ def records(
     ``optional`` ones; or all that it has."""
     for name, path in source_files(source):
         about = f"source {source.name!r}: {name}"
-        table = Table(about, name, path, source.encoding, optional=tuple(optional))
+        own = tuple(optional)
+        table = Table(about, name, path, source.encoding, optional=own, files=source.files)
         yield from read_table(table, columns)
 
 
@@ -340,5 +368,9 @@ def as_row(
     if key is None:
         wrong = mistyped("id", record[source.id], "text")
         return Fault(origin, wrong.reason, wrong.detail)
-    side: dict[str, str] = {name: as_label(record[place]) or "" for name, place in beside.items()}
+    side: dict[str, str] = {}
+    for name, place in beside.items():
+        found = record[place]
+        whole = isinstance(found, list | dict) and name not in source.side
+        side[name] = canonical(found) if whole else as_label(found) or ""
     return RawRow(values, key, origin, side)

@@ -15,7 +15,7 @@ from lmwright.core.predictor import Predictor
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task
 from lmwright.data.corpus import read_split, read_task_of, task_modules
-from lmwright.data.sample import same_rows
+from lmwright.data.sample import subset
 from lmwright.tables import definition_at, module_at
 
 
@@ -117,8 +117,7 @@ class Baselines(Stage):
     def _same_rows(self, work: Work, task: Task, every: pa.Table) -> pa.Table:
         """Those of the rows that the model was trained on; all, if it was trained on none."""
         if not self.like:
-            strata = [task.stratum(row) for row in every.to_pylist()]
-            return same_rows(every, self.rows, self.seed, strata)
+            return subset(task, every, self.rows, self.seed)
         path = work.inputs[self.like] / "rows.parquet"
         if not path.is_file():
             raise BadInput(

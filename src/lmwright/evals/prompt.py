@@ -7,22 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
 from lmwright.core.stage import RowStatistics, Stage, Use, Work, WorkEstimate
 from lmwright.core.stamp import reachable
 from lmwright.core.task import PoolingTask, Task
-from lmwright.data.corpus import read_split, read_task_of, row_keys, task_modules
+from lmwright.data.corpus import read_split, read_task_of, task_modules, write_used_rows
 from lmwright.evals.predictions import answers_to
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import check_address, content_of, describe, located
 from lmwright.models.loading import language_modules
 from lmwright.models.network.anatomy import anatomy
-from lmwright.tasks.prompted import Prompted, Sampling, Shown, opened
+from lmwright.tasks.prompted import Prompted, Sampling, opened
+from lmwright.tasks.shown import Select, check_shown, choose
 from lmwright.text.few_shot import TEMPLATE, FewShotPrompt
 from lmwright.text.generation import is_hosted
 
@@ -37,8 +35,10 @@ class Prompt(Stage):
     """Make a predictor of a language model by showing it rows with their right answers.
 
     ``model`` is an address as in the stage zero-shot, ``key_from`` the variable with the key of a
-    hosted one. ``shown`` training rows, drawn so that each stratum keeps its share, stand behind
-    the ``instruction``, each by the ``template``. ``samples`` answers a row are read, each of at
+    hosted one. ``shown`` training rows stand behind the ``instruction``, each by the ``template``;
+    ``select`` says which: drawn so that each stratum keeps its share (``random``), as many of each
+    stratum (``balanced``), or for each text the ``nearest`` by BM25 of ``pool`` rows that are kept
+    with the predictor. ``samples`` answers a row are read, each of at
     most ``max_new_tokens``. ``calibration_rows`` calibrate the prompt (0: none).
     """
 
@@ -47,6 +47,8 @@ class Prompt(Stage):
     instruction: str = ""
     template: str = TEMPLATE
     shown: int = 8
+    select: Select = "random"
+    pool: int = 500
     max_characters: int = 500
     samples: int = 1
     max_new_tokens: int = 16
@@ -89,9 +91,9 @@ class Prompt(Stage):
         for name in ("samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}", "at least 1")
-        for name in ("shown", "calibration_rows"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"{name} is {getattr(self, name)}", "0 or more")
+        check_shown(self.shown, self.select, self.pool)
+        if self.calibration_rows < 0:
+            raise BadInput(f"calibration_rows is {self.calibration_rows}", "0 or more")
         if is_hosted(self.model):
             open_hosted(self.model, self.key_from)
         else:
@@ -128,9 +130,8 @@ class Prompt(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Choose the rows, calibrate, and write the predictor with the rows that it shows."""
         task = read_task_of(work.inputs["rows"])
-        rows = read_split(work.inputs["rows"], "train", max(1, self.shown), self.seed)
-        rows = rows.slice(0, self.shown)
-        shown = [Shown(row["id"], task.text(row), task.target(row)) for row in rows.to_pylist()]
+        train = read_split(work.inputs["rows"], "train")
+        shown, rows = choose(task, train, self.shown, self.select, self.pool, self.seed)
         asked = Sampling(self.model, self.key_from, self.samples, self.max_new_tokens, self.seed)
         hosted = is_hosted(self.model)
         source = None if hosted else located(self.model)
@@ -140,13 +141,10 @@ class Prompt(Stage):
         made.calibration = self.calibration(work, task, made)
         out = work.out(GIVEN)
         made.save(out)
-        keys = pa.array(row_keys(task, rows), pa.string())
-        pq.write_table(
-            rows.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
-        )
+        write_used_rows(task, rows, out)
         known = made.calibration
         temperature = None if known is None else known.temperature
-        return {"model": self.model, "shown": len(shown), "temperature": temperature}
+        return {"model": self.model, "shown": len(shown.pool), "temperature": temperature}
 
     def calibration(self, work: Work, task: Task, made: Prompted) -> Calibration | None:
         """The calibration of the prompt's answers; None where the task has no use for one."""

@@ -15,10 +15,11 @@ from lmwright.core.journal import Journal, read_journal
 from lmwright.core.stage import Settings, Stage, Work
 from lmwright.core.stamp import reachable
 from lmwright.core.task import LabelTask, role_columns
-from lmwright.data.corpus import read_split, read_task_of, task_modules
+from lmwright.data.corpus import read_split, read_task_of, task_modules, write_used_rows
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.files.published import check_address, content_of
 from lmwright.models.loading import language_modules
+from lmwright.tasks.shown import Select, check_shown, choose
 from lmwright.tasks.zero_shot import open_zero_shot
 from lmwright.tasks.zero_shot_hosted import By, Query, ZeroShotHosted
 from lmwright.text.generation import is_hosted
@@ -53,15 +54,19 @@ class ZeroShotClassification(Stage):
     ``model`` is the address of a language model: a folder, a .gguf file, ``asset:NAME/PATH``,
     ``hub:OWNER/NAME@REVISION`` or ``hosted:MODEL@https://HOST/v1``. The ``instruction`` holds
     ``{labels}`` and ``{text}``; ``names`` says how a label is called there where its own name
-    says little. Of a text the first ``max_characters`` are shown. ``hosted`` says more of a
-    hosted model. The artifact is called ``gives_as``, so that such a model can stand beside a
-    trained one.
+    says little. Of a text the first ``max_characters`` are shown. ``shown`` training rows stand
+    before it with their labels (few-shot), not for a hosted model; ``select`` and ``pool`` say
+    which, as in the stage prompt. ``hosted`` says more of a hosted model. The artifact is called
+    ``gives_as``, so that such a model can stand beside a trained one.
     """
 
     model: str
     instruction: str = INSTRUCTION
     names: dict[str, str] = field(default_factory=dict)
     max_characters: int = 2000
+    shown: int = 0
+    select: Select = "random"
+    pool: int = 500
     hosted: Hosting | None = None
     gives_as: str = "model"
 
@@ -74,8 +79,9 @@ class ZeroShotClassification(Stage):
         return (self.gives_as,)
 
     def asks(self) -> tuple[str, ...]:
-        """The splits that are sent to a hosted model."""
-        return tuple(f"rows/{split}" for split in self.hosting.splits) if self.is_hosted else ()
+        """Rows to show, and the splits that are sent to a hosted model."""
+        shown = ("rows/train",) if self.shown else ()
+        return shown + tuple(f"rows/{split}" for split in self.hosting.splits if self.is_hosted)
 
     def reads(self) -> dict[str, str]:
         """The published model, if it is of this machine."""
@@ -102,6 +108,14 @@ class ZeroShotClassification(Stage):
     def check(self) -> None:
         """BadInput for an address, a name or a number that is none."""
         LabelPrompt(self.instruction, ("a", "b"), self.max_characters)
+        if self.shown or self.select != "random":
+            check_shown(self.shown, self.select, self.pool)
+            if self.is_hosted:
+                raise BadInput(
+                    "rows that are shown to a hosted model",
+                    "a model of this machine, or shown: 0",
+                    "the stage prompt shows rows to a hosted model",
+                )
         if not NAME.fullmatch(self.gives_as):
             raise BadInput(f"gives_as is {self.gives_as!r}", "small letters, digits and _")
         if self.is_hosted:
@@ -126,11 +140,16 @@ class ZeroShotClassification(Stage):
             return facts | {"answers": self.request_all(work, task, prompt)}
         # A family's code is part of what the model says, and later stages reach none of it.
         code = hash_json(reachable([], self.family())[0])
+        train = read_split(work.inputs["rows"], "train")
+        examples, rows = choose(task, train, self.shown, self.select, self.pool, self.seed)
         model = open_zero_shot(
-            task, prompt, self.model, code, lambda line: work.record("said", line=line)
+            task, prompt, self.model, code, lambda line: work.record("said", line=line), examples
         )
-        model.save(work.out(self.gives_as))
-        return facts | {"prior": model.prior}
+        out = work.out(self.gives_as)
+        model.save(out)
+        if rows.num_rows:
+            write_used_rows(task, rows, out)
+        return facts | {"prior": model.prior, "shown": rows.num_rows}
 
     def request_all(self, work: Work, task: LabelTask, prompt: LabelPrompt) -> int:
         """Send all texts of the splits, but for those that were answered before a kill."""

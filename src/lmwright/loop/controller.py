@@ -360,6 +360,9 @@ class Controller:
 def canary(task: Task) -> list[Row]:
     """Plain rows of a task's inputs."""
     return [
-        {column.name: example(column.type, text) for column in role_columns(task, "input")}
+        {
+            column.name: column.example or example(column.type, text)
+            for column in role_columns(task, "input")
+        }
         for text in CANARY
     ]

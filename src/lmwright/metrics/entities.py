@@ -5,12 +5,15 @@ Tjong Kim Sang and De Meulder 2003, *Introduction to the CoNLL-2003 Shared Task*
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Span = tuple[int, int, str]
+WORD = re.compile(r"\S+")
 
 
 def as_spans(values: Sequence[Mapping[str, Any]]) -> set[Span]:
@@ -33,6 +36,34 @@ def counts(
                 if label in place:
                     table[row, place[label], kind] += 1
     return table
+
+
+def word_counts(
+    texts: Sequence[str],
+    truth: Sequence[Sequence[Mapping[str, Any]]],
+    found: Sequence[Sequence[Mapping[str, Any]]],
+) -> np.ndarray:
+    """Words with the right BIO tag and all words of each row: float64 (rows, 2).
+
+    A word stands between spaces; its tag is that of the span in which it begins, B if no word
+    before it begins there.
+    """
+    table = np.zeros((len(texts), 2))
+    for row, (text, wanted, given) in enumerate(zip(texts, truth, found, strict=True)):
+        starts = [word.start() for word in WORD.finditer(text)]
+        pairs = zip(bio_tags(starts, wanted), bio_tags(starts, given), strict=True)
+        table[row] = sum(one == two for one, two in pairs), len(starts)
+    return table
+
+
+def bio_tags(starts: Sequence[int], spans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The BIO tags of words by where each starts."""
+    tags = ["O"] * len(starts)
+    for span in spans:
+        places = range(bisect_left(starts, span["start"]), bisect_left(starts, span["end"]))
+        for number, place in enumerate(places):
+            tags[place] = f"{'I' if number else 'B'}-{span['label']}"
+    return tags
 
 
 def precision(sums: np.ndarray) -> np.ndarray:

@@ -7,13 +7,21 @@ and the tokenizer 13a, chrF is chrF2 of Popović 2015, TER that of Snover et al.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.metrics.summaries import NUMBER
 
+ADDRESS = re.compile(r"\b(?:https?|ftp)://[^\s<>()\"»]*[^\s<>()\"».,;:!?]")
+OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
+PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sdifxr]\b|\{\w*\}|\$\{?[A-Za-z_]\w*\}?")
+GROUPS = re.compile(r"(?<=\d)[ \u00a0\u202f](?=\d{3}(?!\d))")
+SEPARATORS = re.compile(r"[.,]")
 ORDER = 4
 BETA = 2
 
@@ -73,3 +81,27 @@ def ter(sums: np.ndarray) -> np.ndarray:
     edits, wanted = sums[:, 0], sums[:, 1]
     none = np.where(edits > 0, 100.0, 0.0)
     return np.where(wanted > 0, 100 * edits / np.where(wanted > 0, wanted, 1), none)
+
+
+def literals(text: str) -> Counter[str]:
+    """What a translation leaves as it is, each as often as it stands: addresses, options of
+    commands, placeholders, and numbers without their separators, which languages write
+    differently."""
+    found: list[str] = []
+    for pattern in (ADDRESS, PLACEHOLDER, OPTION):
+        found += pattern.findall(text)
+        text = pattern.sub(" ", text)
+    text = GROUPS.sub("", text)
+    return Counter(found + [SEPARATORS.sub("", each) for each in NUMBER.findall(text)])
+
+
+def kept_counts(texts: Sequence[str], written: Sequence[str]) -> np.ndarray:
+    """How many of each text's literals its translation has, and how many there are: (n, 2)."""
+    pairs = ((literals(one), literals(other)) for one, other in zip(texts, written, strict=True))
+    return np.array([((a & b).total(), a.total()) for a, b in pairs], float).reshape(-1, 2)
+
+
+def kept(sums: np.ndarray) -> np.ndarray:
+    """The share (draws,) of literals that are kept, of summed counts (draws, 2); 1 of none."""
+    there = sums[:, 1] > 0
+    return np.where(there, sums[:, 0] / np.where(there, sums[:, 1], 1.0), 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -560,6 +560,17 @@ class TaskModel(Protocol):
 
     def answers(self, model: TextModel, batch: Sequence[Any]) -> Answers:
         """Uncalibrated answers to prepared rows."""
+
+
+@runtime_checkable
+class ReadsMore(Protocol):
+    """A task model that may read more of a text than its ids.
+
+    ``reads_more`` says what, in words; "" for nothing. Other software is given the ids alone.
+    """
+
+    @property
+    def reads_more(self) -> str: ...
 
 
 def task_model_of(task: Task) -> TaskModel:

@@ -34,7 +34,7 @@ from lmwright.evals.baselines import kind_of
 from lmwright.models.core.device import resolve_placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.memory import keep_few_kernels
-from lmwright.models.core.ragged import pack
+from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head
 from lmwright.models.load import load_predictor
 from lmwright.models.network.network import Network
@@ -44,11 +44,13 @@ from lmwright.models.text_model import (
     TextPredictor,
     Tokens,
     from_published,
+    head_spec,
 )
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, plan_recipe
 from lmwright.store.store import Store
 from lmwright.text.language import count_languages
+from lmwright.train.documents import MOST_LOGITS
 from lmwright.train.finetune import Train, at_rate, positions
 from lmwright.train.optimizers import AdamW
 from lmwright.train.task_model import trained_task_model
@@ -297,7 +299,7 @@ def probe(known: Sources, training: Train) -> Rates:
         fitted_rows=fitted,
         gathering=gathering,
         reading=reading,
-        training=known.loaded + COPIES * known.model_bytes(),
+        training=known.loaded + COPIES * known.model_bytes() + logits_bytes(known.model, training),
         step_tokens=token,
         step_pairs=pair,
     )
@@ -318,6 +320,15 @@ def step_bytes(model: TextModel, training: Train) -> tuple[float, float]:
     return OVERHEAD * float(token), OVERHEAD * float(pair)
 
 
+def logits_bytes(model: TextModel, training: Train) -> int:
+    """Bytes of the logits that a step holds at a time where the head has one a token: as they are,
+    as probabilities, and their gradient."""
+    head = head_spec(model.network)
+    if head.pool != "none":
+        return 0
+    return 3 * 4 * min(MOST_LOGITS, head.outputs * training.batch * training.max_tokens)
+
+
 def kept_bytes(network: Network, lengths: Sequence[int]) -> int:
     """Bytes that the forward pass of texts of these lengths keeps, weights not counted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -331,8 +342,19 @@ def kept_bytes(network: Network, lengths: Sequence[int]) -> int:
 
     batch = pack([np.zeros(length, dtype=np.int64) for length in lengths])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(batch, DropoutRNG(0, 0))
+        outputs_of(network, batch, DropoutRNG(0, 0))
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def outputs_of(
+    network: Network, batch: Ragged, dropout_rng: DropoutRNG | None = None
+) -> torch.Tensor:
+    """The head's output for each text, or the hidden states where the head has one a token.
+
+    Of a vocabulary training makes the logits of what is learnt alone, and holds few at a time.
+    """
+    pooled = head_spec(network).pool != "none"
+    return network(batch, dropout_rng) if pooled else network.hidden(batch, dropout_rng)
 
 
 def row_rate(known: Sources) -> float:
@@ -354,9 +376,10 @@ def row_rate(known: Sources) -> float:
 
 def read_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     """Tokens a second that the model reads."""
-    model.logits(prepared[:16])
+    read = model.embed if head_spec(model.network).pool == "none" else model.logits
+    read(prepared[:16])
     began = time.perf_counter()
-    model.logits(prepared[:READ_TEXTS])
+    read(prepared[:READ_TEXTS])
     return sum(item.cost for item in prepared[:READ_TEXTS]) / (time.perf_counter() - began)
 
 
@@ -368,7 +391,7 @@ def train_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     for step in range(STEPS + 1):
         batch = [item.ids for item in prepared[step * 16 : (step + 1) * 16]] or [prepared[0].ids]
         began = time.perf_counter()
-        loss = torch.logsumexp(model.network(pack(batch)), dim=-1).mean()
+        loss = torch.logsumexp(outputs_of(model.network, pack(batch)), dim=-1).mean()
         loss.backward()
         optimizer.step(0.0)
         if step:

@@ -9,6 +9,7 @@ FIGURES = {
     "accuracy": ("share", "accuracy"),
     "exact_match": ("share", "exact match"),
     "f1": ("share", "F1"),
+    "token_accuracy": ("share", "token accuracy"),
     "log_loss": ("number", "log-loss"),
     "error": ("share", "error rate"),
     "macro_f1": ("share", "macro F1"),

@@ -164,11 +164,11 @@ class ChatWriter(AnswerWriter):
 
     def earlier(self, model: TextModel, messages: Sequence[Row], item: Document) -> np.ndarray:
         """Which ids (bool) of a document are those of the assistant's earlier messages."""
-        template, found = model.template, np.zeros(len(item.ids), bool)
+        template, found = model.template, np.zeros(len(item.tokens), bool)
         assert template is not None
         ids, mask = template.encode(model.tokenizer, messages)
         same = min(len(ids), item.first)
-        if not np.array_equal(ids[:same], item.ids[:same]):
+        if not np.array_equal(ids[:same], item.tokens[:same]):
             raise BadInput(
                 "learn is all, and the template renders a conversation otherwise once it goes on",
                 "a template that does not",
@@ -207,7 +207,7 @@ class ChatWriter(AnswerWriter):
         sizes = {
             "nats": nats,
             "bytes": np.array([float(item.size) for item in scored]),
-            "tokens": np.array([float(len(item.ids) - item.first) for item in scored]),
+            "tokens": np.array([float(len(item.tokens) - item.first) for item in scored]),
         }
         if all(isinstance(item, ChatDocument) and item.others for item in batch):
             pairs = zip(batch, nats / sizes["tokens"], strict=True)
@@ -217,8 +217,8 @@ class ChatWriter(AnswerWriter):
 
     def with_answer(self, model: TextModel, item: Document, text: str) -> Document:
         """A request's document with what was written for it."""
-        ids = np.concatenate([item.ids[: item.first], self.learnt_ids(model, text)])
-        return replace(item, ids=ids.astype(np.int64), size=byte_count(text))
+        ids = np.concatenate([item.tokens[: item.first], self.learnt_ids(model, text)])
+        return replace(item, tokens=ids.astype(np.int64), size=byte_count(text))
 
     def completed(
         self, model: TextModel, messages: Sequence[Row], completion: str, ended: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,6 +156,20 @@ class MultiLabelClassification(OneText):
         chosen = answers["probabilities"] >= limit
         names = [[x for x, on in zip(self.known, row, strict=True) if on] for row in chosen]
         return answers.with_columns(labels=names)
+
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
+        """Logits of the share of samples that name each label as a word, and one more sample of
+        which half names it."""
+        folded = [re.escape(label.casefold()) for label in self.known]
+        named = [re.compile(rf"(?<![\w:-]){label}(?![\w:-])") for label in folded]
+        votes = np.array(
+            [
+                [sum(bool(each.search(text.casefold())) for text in said) + 0.5 for each in named]
+                for said in completions
+            ]
+        ).reshape(len(completions), len(named))
+        most = np.array([[len(said) + 1.0] for said in completions])
+        return Answers({"logits": np.log(votes) - np.log(most - votes)})
 
     def pooled(self, parts: Sequence[Answers]) -> Answers:
         """Logits of the mean probabilities."""

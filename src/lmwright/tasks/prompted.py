@@ -14,24 +14,23 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
-from lmwright.core.task import Answers, PoolingTask, PromptedTask, Task, task_to_json
+from lmwright.core.task import (
+    Answers,
+    PoolingTask,
+    PromptedTask,
+    Task,
+    asked_of,
+    task_to_json,
+)
 from lmwright.hosted.chat import open_hosted
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.core.device import Placement
 from lmwright.models.files.published import copy_published, located, published_in
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
+from lmwright.tasks.shown import Examples, pairs, read_examples
 from lmwright.text.few_shot import FewShotPrompt, read_few_shot, word_hashes
 from lmwright.text.generation import Generator, SamplingParams, is_hosted
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A row that the prompt shows: its id, its text and its right answer in words."""
-
-    id: str
-    text: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, and the hashes of the words of its text, for the drift of the vocabulary."""
+    """A row and its prompt, and the hashes of the words of its text, for the drift of the
+    vocabulary."""
 
+    row: Row
     prompt: str
     ids: np.ndarray
 
@@ -76,7 +77,7 @@ class Prompted:
         self,
         task: Task,
         prompt: FewShotPrompt,
-        shown: Sequence[Shown],
+        examples: Examples,
         sampling: Sampling,
         generator: Generator,
         source: Path | None = None,
@@ -89,18 +90,21 @@ class Prompted:
                 f"a prompt for the task {task.kind}", "a task that reads written answers"
             )
         self.task: Task = task
-        self.prompt, self.shown, self.sampling = prompt, tuple(shown), sampling
+        self.prompt, self.examples, self.sampling = prompt, examples, sampling
         self.generator, self.source, self.code = generator, source, code
         self.calibration = calibration
 
     def prepare(self, rows: Sequence[Row]) -> list[Asked]:
         """The prompt of each row."""
-        texts = [self.task.text(row) for row in rows]
-        return [Asked(self.rendered(text), word_hashes(text)) for text in texts]
+        texts = [asked_of(self.task, row) for row in rows]
+        return [
+            Asked(row, self.rendered(text), word_hashes(text))
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
     def rendered(self, text: str) -> str:
         """The prompt for a text, of which the end is cut where the model's context is short."""
-        shown = [(each.text, each.target) for each in self.shown]
+        shown = pairs(self.examples.of(text))
         prompt = self.prompt.render(shown, text)
         if not isinstance(self.generator, TextModel) or self.generator.longest is None:
             return prompt
@@ -124,7 +128,8 @@ class Prompted:
     def answers(self, batch: Sequence[Asked]) -> Answers:
         """What the task reads off the written answers."""
         said = [self.written(item.prompt) for item in batch]
-        found = cast(PromptedTask, self.task).parsed(said)
+        rows = [item.row for item in batch]
+        found = cast(PromptedTask, self.task).parsed(said, rows)
         if self.calibration is None or not isinstance(self.task, PoolingTask):
             return found
         by = self.calibration
@@ -164,7 +169,7 @@ class Prompted:
             "kind": self.kind,
             "task": task_to_json(self.task),
             "prompt": self.prompt.to_json(),
-            "shown": [asdict(each) for each in self.shown],
+            **self.examples.to_json(),
             "sampling": asdict(self.sampling),
             "calibration": calibration,
             "code": self.code,
@@ -177,8 +182,8 @@ class Prompted:
         where = str(folder / DESCRIPTION)
         described: Any = read_json_object(folder / DESCRIPTION)
         prompt = read_few_shot(described.get("prompt"), where)
+        examples = read_examples(described, where)
         try:
-            shown = [Shown(**each) for each in described["shown"]]
             sampling = Sampling(**described["sampling"])
             given = described["calibration"]
             calibration = None if given is None else Calibration(**given)
@@ -187,7 +192,7 @@ class Prompted:
         source = None if is_hosted(sampling.address) else published_in(folder)
         generator = opened(sampling, source)
         code = str(described.get("code", ""))
-        return cls(task, prompt, shown, sampling, generator, source, calibration, code)
+        return cls(task, prompt, examples, sampling, generator, source, calibration, code)
 
 
 def opened(sampling: Sampling, source: Path | None = None) -> Generator:

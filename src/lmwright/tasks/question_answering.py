@@ -155,6 +155,34 @@ class QuestionAnswering(Settings):
         )
         return chosen(found, [own[0] for own in told])
 
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
+        """Choices and logits of the share of samples that name each stretch of the context, with
+        one more sample spread over all outcomes; what does not stand there is no answer."""
+        choices, logits = [], []
+        for said, row in zip(completions, rows, strict=True):
+            context, none = str(row["context"]), 0
+            counts: dict[int, int] = {}
+            texts: dict[str, int] = {}
+            found: list[dict[str, Any]] = []
+            for text in said:
+                place = stretch(context, text)
+                if place is None:
+                    none += 1
+                    continue
+                start, end = place
+                key = squad.normalize_answer(context[start:end])
+                if key not in texts:
+                    texts[key] = len(found)
+                    found.append({"answer": context[start:end], "start": start, "end": end})
+                counts[texts[key]] = counts.get(texts[key], 0) + 1
+            order = sorted(counts, key=lambda each: -counts[each])[: self.best]
+            others = len(said) - none - sum(counts[each] for each in order)
+            votes = np.array([none, *(counts[each] for each in order), others], dtype=float)
+            votes += 1 / len(votes)
+            choices.append([found[each] for each in order])
+            logits.append(np.log(votes / votes.sum()))
+        return Answers({"choices": choices, "logits": logits})
+
     def decided(self, answers: Answers, thresholds: Sequence[float]) -> Answers:
         """No answer where its log-probability is above that of the best one by more than
         the threshold, and the best one elsewhere."""
@@ -328,7 +356,22 @@ class QuestionAnswering(Settings):
         return {"answers": {key: list(answers[key]) for key in ("text", "answer_start")}}
 
 
+AROUND = " \t.\"'“”‘’"
+"""What models write round an answer."""
 TINY = float(np.finfo(np.float64).tiny)
+
+
+def stretch(context: str, text: str) -> tuple[int, int] | None:
+    """Where a text that was written stands in a context, without its quotes and stop if need be,
+    and whatever its case; None if nowhere."""
+    folded = context.lower()
+    for each in filter(None, (text.strip(), text.strip(AROUND))):
+        start = context.find(each)
+        if start < 0 and len(folded) == len(context):
+            start = folded.find(each.lower())
+        if start >= 0:
+            return start, start + len(each)
+    return None
 
 
 def misplaced(context: str, text: str, start: int) -> str:

@@ -28,13 +28,12 @@ from lmwright.models.core.spec import Head
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
 from lmwright.tasks.question_answering import QuestionAnswering
 from lmwright.text.tokenizer import Window
-from lmwright.train.batches import Example
+from lmwright.text.windows import central
+from lmwright.train.batches import KEYS, Example
 from lmwright.train.loss import BatchLoss
 
 CANDIDATES = 64
 """Of a row's stretches the best so many are looked through for different answers."""
-KEYS = 1 << 128
-"""Numbers that key the dropout are below this."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,8 @@ class QuestionAnswerer:
         """Scores (s,) of all stretches of a context that may be an answer, and their characters
         (s, 2)."""
         scores, places = [np.zeros(0)], [np.zeros((0, 2), dtype=np.int64)]
-        for window, own, starts in zip(asked.windows, logits, central(asked.windows), strict=True):
+        lie = [(each.first, int((each.offsets[:, 0] >= 0).sum())) for each in asked.windows]
+        for window, own, starts in zip(asked.windows, logits, central(lie), strict=True):
             tokens = np.flatnonzero(window.offsets[:, 0] >= 0)
             begins = np.flatnonzero(starts)
             ends = begins[:, None] + np.arange(self.task.max_answer)
@@ -238,28 +238,6 @@ def edge_losses(
         edges = torch.from_numpy(np.asarray(each.target)).to(own.device)
         found.append(F.cross_entropy(own.T, edges))
     return torch.stack(found)
-
-
-def central(windows: Sequence[Window]) -> list[np.ndarray]:
-    """For each window, which (bool) of its context's tokens have most context in it.
-
-    As the published ``run_squad.py``: the fewer of the tokens to the left and to the right, and a
-    hundredth of the window's length; of equals the first window.
-    """
-    sizes = [int((each.offsets[:, 0] >= 0).sum()) for each in windows]
-    total = max(each.first + size for each, size in zip(windows, sizes, strict=True))
-    best, of = np.full(total, -1.0), np.full(total, -1)
-    for number, (window, size) in enumerate(zip(windows, sizes, strict=True)):
-        place = np.arange(size)
-        score = np.minimum(place, size - 1 - place) + 0.01 * size
-        at = slice(window.first, window.first + size)
-        better = score > best[at]
-        best[at] = np.where(better, score, best[at])
-        of[at] = np.where(better, number, of[at])
-    return [
-        of[window.first : window.first + size] == number
-        for number, (window, size) in enumerate(zip(windows, sizes, strict=True))
-    ]
 
 
 def usual(answers: dict[str, list[Any]]) -> tuple[int, int] | None:

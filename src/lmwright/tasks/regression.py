@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,6 +17,10 @@ from lmwright.metrics import regression as r
 from lmwright.tasks.one_text import OneText
 
 MOST_LEVELS = 50
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+"""A number as a text has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +156,16 @@ class Regression(OneText):
             grades = np.array(self.levels)
             values = grades[np.abs(values[:, None] - grades).argmin(1)]
         return answers.with_columns(value=values)
+
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
+        """Standardised outputs (n, 1): the median of the first numbers of the samples, the mean of
+        the training rows where no sample has one."""
+        found = np.full((len(completions), 1), self.mean)
+        for place, said in enumerate(completions):
+            numbers = [float(each[0]) for text in said if (each := NUMBER.findall(text))]
+            if numbers:
+                found[place] = np.median(np.clip(numbers, self.low, self.high))
+        return Answers({"logits": (found - self.mean) / self.scale})
 
     def tuned(self, rows: pa.Table, answers: Answers) -> tuple[float, ...]:
         """The half-width of the intervals, from the errors on these rows."""

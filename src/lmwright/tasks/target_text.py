@@ -109,7 +109,7 @@ class WrittenText(Settings):
     ``decoding``  how answers are written.
 
     A leaf names its ``source_column``, ``target_column`` and ``answer_column``, and implements
-    :meth:`closeness` and :meth:`scores_of`.
+    :meth:`closeness` and :meth:`scores_of`. ``may_repeat`` says that a text may be its own target.
     """
 
     one_answer: ClassVar[bool] = False
@@ -126,6 +126,7 @@ class WrittenText(Settings):
     target_column: ClassVar[str]
     answer_column: ClassVar[str]
     further_columns: ClassVar[tuple[Column, ...]] = ()
+    may_repeat: ClassVar[bool] = False
 
     clean: tuple[Step, ...] = ("repair",)
     decoding: Decoding = field(default_factory=Decoding)
@@ -167,13 +168,14 @@ class WrittenText(Settings):
         return type(other) is type(self)
 
     def fault(self, row: Row) -> str:
-        """A text or a target without characters that show, or a target that is the text itself."""
+        """A text or a target without characters that show, and a target that is the text itself
+        where that is no answer."""
         source, target = self.source(row).strip(), str(row[self.target_column]).strip()
         if not source:
             return f"empty {self.source_column}"
         if not target:
             return f"empty {self.target_column}"
-        return "target equals source" if source == target else ""
+        return "target equals source" if source == target and not self.may_repeat else ""
 
     def cleaned(self, row: Row) -> Row:
         """The row with its text as a model reads it."""
@@ -199,7 +201,16 @@ class WrittenText(Settings):
         """The reference text."""
         return str(row[self.target_column])
 
+    def asked(self, row: Row) -> str:
+        """The cleaned text, for a prompt that shows rows."""
+        return self.source(row)
+
     # Answers
+
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
+        """The first sample of each row."""
+        written = [said[0] if said else "" for said in completions]
+        return Answers({self.answer_column: written, "cut": ["false"] * len(written)})
 
     def closeness(self, rows: pa.Table, written: Sequence[str]) -> np.ndarray:
         """How like each target what was written for it is (n,), from 0 to 1."""

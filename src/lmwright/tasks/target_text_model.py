@@ -180,5 +180,5 @@ class TextWriter(AnswerWriter):
 
 def with_answer(model: TextModel, item: Document, text: str) -> Document:
     """A request's document with what was written for it."""
-    ids = np.concatenate([item.ids[: item.first], model.tokenizer.ids(text), model.end_ids[:1]])
-    return replace(item, ids=ids.astype(np.int64), size=byte_count(text))
+    ids = np.concatenate([item.tokens[: item.first], model.tokenizer.ids(text), model.end_ids[:1]])
+    return replace(item, tokens=ids.astype(np.int64), size=byte_count(text))

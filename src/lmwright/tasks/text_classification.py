@@ -171,7 +171,7 @@ class TextClassification(OneText):
         mean = np.mean([each["probabilities"] for each in parts], axis=0)
         return Answers({"logits": np.log(np.maximum(mean, np.finfo(np.float64).tiny))})
 
-    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Row]) -> Answers:
         """Logits of the share of samples that name each label, one more sample spread over all."""
         votes = np.full((len(completions), len(self.labels)), 1 / len(self.labels))
         for row, said in enumerate(completions):

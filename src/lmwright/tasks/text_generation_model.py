@@ -99,7 +99,7 @@ class TextGenerator:
             pairs = zip(batch, completions, strict=True)
             batch = [each if text is None else written(model, each, text) for each, text in pairs]
         nats, vectors = likelihoods(model.network, batch)
-        scored = np.array([float(len(item.ids) - item.first) for item in batch])
+        scored = np.array([float(len(item.tokens) - item.first) for item in batch])
         return Answers(
             {
                 "nats": nats,
@@ -166,7 +166,7 @@ def scored_part(
 def written(model: TextModel, item: Document, completion: str) -> Document:
     """A request's document with what was written for it."""
     ids = model.target_ids(completion)[: model.max_tokens]
-    return replace(item, ids=ids, size=byte_count(completion))
+    return replace(item, tokens=ids, size=byte_count(completion))
 
 
 def shared(one: np.ndarray, other: np.ndarray) -> int:

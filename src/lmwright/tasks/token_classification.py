@@ -1,11 +1,12 @@
-"""Token classification: labelled spans in a text (named entities), by BIO tags of its tokens."""
+"""Token classification: labelled spans in a text (named entities), by tags of its tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,15 @@ from lmwright.train.batches import UNLEARNT
 class TokenClassification(Settings):
     """Spans of characters, each with one of ``labels``; they never overlap.
 
-    ``labels``  fitted: the labels of the training rows' spans, sorted.
+    ``labels``   fitted: the labels of the training rows' spans, sorted.
+    ``scheme``   the tags of a span's tokens: ``bio`` (the first, the others) or ``bilou`` (the
+                 first, those inside, the last, the only one; Ratinov and Roth 2009).
+    ``stride``   tokens that neighbouring windows over a long text share.
+    ``context``  at most so many tokens of the columns ``before`` and ``after`` are read beside the
+                 text, as far as ``max_tokens`` leaves room; they are not answered. 0: there are no
+                 such columns.
+    ``case``     whether capitalisation is read beside the tokens (lower, title, upper, mixed,
+                 none), by an embedding that is learnt.
 
     Texts are read as they are: cleaning would move the characters that spans count.
     """
@@ -43,7 +52,7 @@ class TokenClassification(Settings):
         "log_loss": np.nan,
     }
     score_names: ClassVar[tuple[str, ...]] = (
-        *("f1", "accuracy", "precision", "recall", "macro_f1", "f1.LABEL"),
+        *("f1", "accuracy", "precision", "recall", "macro_f1", "f1.LABEL", "token_accuracy"),
         *("coverage", "accuracy_answered"),
     )
     contracts: ClassVar[tuple[str, ...]] = ()
@@ -54,6 +63,16 @@ class TokenClassification(Settings):
     }
 
     labels: tuple[str, ...] = ()
+    scheme: Literal["bio", "bilou"] = "bio"
+    stride: int = 16
+    context: int = 0
+    case: bool = False
+
+    def check(self) -> None:
+        """BadInput for numbers out of range."""
+        for name in ("stride", "context"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} is {getattr(self, name)}", "at least 0")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,9 +83,11 @@ class TokenClassification(Settings):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """A text, its spans, and the spans that a model finds."""
+        """A text, with what stands round it where that is read; its spans, and those found."""
+        beside = ("before", "after") if self.context else ()
         return (
             Column("text", "text", "input"),
+            *(Column(name, "text", "input", "") for name in beside),
             Column("spans", "spans", "target"),
             Column("spans", "spans", "answer"),
         )
@@ -126,8 +147,13 @@ class TokenClassification(Settings):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """O, then B and I of each label."""
-        return ("O", *(f"{place}-{label}" for label in self.labels for place in "BI"))
+        """O, then those of each label: B and I, or B, I, L and U."""
+        return ("O", *(f"{place}-{label}" for label in self.labels for place in self.letters))
+
+    @property
+    def letters(self) -> str:
+        """The letters of a label's tags."""
+        return "BI" if self.scheme == "bio" else "BILU"
 
     def calibrated(self, answers: Answers, temperature: float, smoothing: float) -> Answers:
         """Probabilities (tokens, tags) of each row's tags at a temperature, and their spans."""
@@ -154,18 +180,22 @@ class TokenClassification(Settings):
         return Answers({"logits": logits, "offsets": parts[0]["offsets"]})
 
     def decoded(self, probabilities: np.ndarray, offsets: np.ndarray) -> list[dict[str, Any]]:
-        """The spans of a row's likeliest tags; an I after another label begins a span.
+        """The spans of a row's likeliest tags.
+
+        A tag begins a span where it says so (B, U), where the one before ended one (L, U), and
+        after another label.
 
         ``score`` is the least probability among the tags of a span.
         """
         found: list[dict[str, Any]] = []
-        label_before = ""
+        label_before = letter_before = ""
         best = probabilities.argmax(-1)
         for tag, sure, (start, end) in zip(best, probabilities.max(-1), offsets, strict=True):
             if start < 0:
                 continue
-            label = self.labels[(tag - 1) // 2] if tag else ""
-            begins = bool(tag) and (tag % 2 == 1 or label != label_before)
+            number, place = divmod(int(tag) - 1, len(self.letters))
+            label, letter = (self.labels[number], self.letters[place]) if tag else ("", "")
+            begins = letter in ("B", "U") or letter_before in ("L", "U") or label != label_before
             # A word that is cut into several tokens is one word, whatever its later tokens say.
             inside = bool(found) and bool(label_before) and start == found[-1]["end"]
             if label and begins and not (inside and label == label_before):
@@ -175,7 +205,7 @@ class TokenClassification(Settings):
             elif label:
                 found[-1]["end"] = int(end)
                 found[-1]["score"] = min(found[-1]["score"], float(sure))
-            label_before = label
+            label_before, letter_before = label, letter
         return found
 
     def confidence(self, answers: Answers) -> np.ndarray | None:
@@ -191,6 +221,9 @@ class TokenClassification(Settings):
     def measures(self, rows: pa.Table, answers: Answers) -> Measures:
         """1 less the F1 of each row's spans, and whether any is wrong; F1 over all rows.
 
+        ``token_accuracy`` is the share of words (between spaces) whose BIO tag is right, as seqeval
+        counts tokens.
+
         Answers with probabilities have the mean log-loss of a row's tags too.
         """
         truth = rows.column("spans").to_pylist()
@@ -204,6 +237,12 @@ class TokenClassification(Settings):
         if "probabilities" in answers.columns:
             largest = largest_log_loss(float(answers["floor"].min()))
             losses["log_loss"] = Loss(self.log_losses(truth, answers), largest)
+        texts = rows.column("text")
+
+        @cache
+        def word_counts() -> np.ndarray:
+            return entities.word_counts(texts.to_pylist(), truth, answers["spans"])
+
         unsure = answers.columns.get("unsure", np.zeros(len(truth), bool))
 
         def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -219,6 +258,8 @@ class TokenClassification(Settings):
                 found[name] = (weights @ loss.values) / weights.sum(-1)
             for k, label in enumerate(self.labels):
                 found[f"f1.{label}"] = entities.f1(sums[:, k])
+            right_words, words = (weights @ word_counts()).T
+            found["token_accuracy"] = right_words / np.maximum(words, 1.0)
             return found
 
         shares = {
@@ -244,12 +285,15 @@ class TokenClassification(Settings):
     def targets(self, spans: Sequence[Mapping[str, Any]], offsets: np.ndarray) -> np.ndarray:
         """The tag of each token (n,), int64: that of the span in which it begins."""
         found = np.where(offsets[:, 0] < 0, UNLEARNT, 0).astype(np.int64)
+        size = len(self.letters)
         for span in spans:
             within = (offsets[:, 0] >= span["start"]) & (offsets[:, 0] < span["end"])
             places = np.flatnonzero(within)
-            first = 1 + 2 * self.labels.index(span["label"])
+            first = 1 + size * self.labels.index(span["label"])
             found[places] = first + 1
             found[places[:1]] = first
+            if self.scheme == "bilou":
+                found[places[-1:]] = first + (2 if len(places) > 1 else 3)
         return found
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:

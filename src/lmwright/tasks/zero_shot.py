@@ -27,9 +27,11 @@ from lmwright.models.files.published import copy_published, located, published_i
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
 from lmwright.old_format import description_of
+from lmwright.tasks.shown import Examples, Shown, read_examples
 from lmwright.text.label_prompt import LabelPrompt, is_logit_row, read_label_prompt
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
+NONE = Examples()
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class PromptedText:
 
     ``prefix`` are the ids that all answers have in front, ``answers`` each label's own; ``ids``
     are those of the text alone. The prompt is ``source`` where an encoder reads it, else part of
-    the prefix.
+    the prefix. ``shown`` are the rows with their answers that stand before it.
     """
 
     prefix: np.ndarray
     answers: tuple[np.ndarray, ...]
     ids: np.ndarray
     source: np.ndarray | None = None
+    shown: tuple[Shown, ...] = ()
 
     @property
     def cost(self) -> int:
@@ -60,7 +63,10 @@ class ZeroShot:
     The prompt is the source where there is an encoder, else a message where the model has a chat
     template, else a text to complete. A text's vector is the mean hidden state of its prompt.
 
-    ``prior`` is computed where it is not given.
+    ``examples`` are rows that are shown before the text, with their labels (few-shot): by the same
+    instruction, as earlier messages or texts. Where the prompt would be too long, those least like
+    the text, or the first, are left out. ``prior`` is computed where it is not given; where each
+    text is shown rows of its own, it is computed with these.
     """
 
     kind: ClassVar[str] = "zero-shot"
@@ -73,6 +79,7 @@ class ZeroShot:
         source: Path,
         code: str = "",
         prior: Sequence[float] | None = None,
+        examples: Examples = NONE,
     ) -> None:
         if model.network.two_streams:
             raise BadInput(
@@ -81,18 +88,25 @@ class ZeroShot:
             )
         self.task: Task = task
         self.labels, self.prompt, self.model = task.labels, prompt, model
-        self.source, self.code = source, code
-        self.prior = self.content_free_prior() if prior is None else list(prior)
+        self.source, self.code, self.examples = source, code, examples
+        # Where each text is shown rows of its own, this prior is that without any.
+        shown = () if examples.nearest else examples.pool
+        self.prior = self.content_free_prior(shown) if prior is None else list(prior)
 
     def prepare(self, rows: Sequence[Row]) -> list[PromptedText]:
         """The ids of each text's prompt with every answer."""
-        return [self.prompted(self.task.text(row)) for row in rows]
+        texts = [self.task.text(row) for row in rows]
+        return [self.prompted(text, self.examples.of(text)) for text in texts]
 
-    def prompted(self, text: str) -> PromptedText:
+    def prompted(self, text: str, shown: tuple[Shown, ...]) -> PromptedText:
         """One text's prompt, and the answers from where they differ; a long text is cut."""
         text = text[: self.prompt.max_characters]
-        source, wholes = self.sequences(text)
+        source, wholes = self.sequences(text, shown)
         while (over := max_length([source, *wholes]) - (self.model.longest or 1 << 30)) > 0:
+            if shown:
+                shown = shown[1:]
+                source, wholes = self.sequences(text, shown)
+                continue
             if not text:
                 raise BadInput(
                     f"a prompt of {over + (self.model.longest or 0)} tokens without its text",
@@ -100,7 +114,7 @@ class ZeroShot:
                     "shorten the instruction, or take another model",
                 )
             text = text[:-over]
-            source, wholes = self.sequences(text)
+            source, wholes = self.sequences(text, shown)
         common = common_prefix_length(wholes)
         answers = tuple(each[common:] for each in wholes)
         if not common:
@@ -113,21 +127,34 @@ class ZeroShot:
                 "names of which none begins another as tokens either",
                 "say how the labels are to be called: names: {LABEL: NAME}",
             )
-        return PromptedText(wholes[0][:common], answers, self.model.tokenizer.ids(text), source)
+        return PromptedText(
+            wholes[0][:common], answers, self.model.tokenizer.ids(text), source, shown
+        )
 
-    def sequences(self, text: str) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    def sequences(
+        self, text: str, shown: Sequence[Shown]
+    ) -> tuple[np.ndarray | None, list[np.ndarray]]:
         """The encoder's ids of a text's prompt, and the decoder's with each answer.
 
         Without an encoder the latter hold the prompt and the answer.
         """
         prompt, names, model = self.prompt.render(text), self.prompt.names, self.model
         start = model.generation.decoder_start_id
+        before = [
+            (self.prompt.render(each.text), names[self.labels.index(each.target)]) for each in shown
+        ]
+        texts = "".join(f"{asked} {name}\n\n" for asked, name in before)
         if start is None and model.template is None:
-            return None, [model.prompt_ids(f"{prompt} {name}") for name in names]
+            return None, [model.prompt_ids(f"{texts}{prompt} {name}") for name in names]
         if start is None:
-            source, begin = None, model.chat_ids([{"role": "user", "content": prompt}])
+            turns = [
+                {"role": role, "content": said}
+                for pair in before
+                for role, said in zip(("user", "assistant"), pair, strict=True)
+            ]
+            source, begin = None, model.chat_ids([*turns, {"role": "user", "content": prompt}])
         else:
-            source, begin = model.prompt_ids(prompt), np.array([start])
+            source, begin = model.prompt_ids(f"{texts}{prompt}"), np.array([start])
         return source, [np.concatenate([begin, model.tokenizer.ids(name)]) for name in names]
 
     def answers(self, batch: Sequence[PromptedText]) -> Answers:
@@ -137,11 +164,15 @@ class ZeroShot:
     def logits(self, batch: Sequence[PromptedText]) -> np.ndarray:
         """Log-probabilities of the labels less their prior, float64 (texts, labels)."""
         scores = np.array([self.label_logprobs(item) for item in batch])
-        return scores.reshape(len(batch), len(self.labels)) - self.prior
+        priors: Any = self.prior
+        if self.examples.nearest:
+            priors = [self.content_free_prior(item.shown) for item in batch]
+        return scores.reshape(len(batch), len(self.labels)) - priors
 
-    def content_free_prior(self) -> list[float]:
+    def content_free_prior(self, shown: tuple[Shown, ...]) -> list[float]:
         """The mean log-probability of each label among the labels, for content-free texts."""
-        scores = np.array([self.label_logprobs(self.prompted(text)) for text in CONTENT_FREE])
+        prompts = [self.prompted(text, shown) for text in CONTENT_FREE]
+        scores = np.array([self.label_logprobs(each) for each in prompts])
         means: list[float] = log_softmax(scores, axis=1).mean(axis=0).tolist()
         return means
 
@@ -191,6 +222,7 @@ class ZeroShot:
             "prompt": self.prompt.to_json(),
             "prior": self.prior,
             "code": self.code,
+            **self.examples.to_json(),
         }
         write_json(folder / DESCRIPTION, description)
 
@@ -205,8 +237,12 @@ class ZeroShot:
         prior = description.get("prior")
         if not is_logit_row(prior, len(labels)):
             raise Corrupt(f"{where}: the prior is {prior!r}", f"{len(labels)} numbers")
+        examples = read_examples(description, where)
+        if unknown := sorted({each.target for each in examples.pool} - {*labels}):
+            raise Corrupt(f"{where}: a shown row has the label {unknown[0]!r}", ", ".join(labels))
         model = load_text_model(str(source), silent)
-        return cls(labelled, prompt, model, source, str(description.get("code", "")), prior)
+        code = str(description.get("code", ""))
+        return cls(labelled, prompt, model, source, code, prior, examples)
 
 
 def open_zero_shot(
@@ -215,13 +251,14 @@ def open_zero_shot(
     address: str,
     code: str = "",
     report: Callable[[str], None] | None = None,
+    examples: Examples = NONE,
 ) -> ZeroShot:
     """A classifier by the language model at an address; ``report`` is told how that runs.
 
     ``code`` is a hash of the code that loads the model, so that the artifact changes with it.
     """
     model = load_text_model(address, report or silent)
-    return ZeroShot(task, prompt, model, located(address), code)
+    return ZeroShot(task, prompt, model, located(address), code, examples=examples)
 
 
 def silent(line: str) -> None:

@@ -27,6 +27,11 @@ def language_of(text: str, among: tuple[str, ...] = ()) -> str:
     return str(identifier(among).classify(head)[0])
 
 
+def can_tell(*codes: str) -> bool:
+    """Whether the identifier knows every one of these languages."""
+    return {*codes} <= {*map(str, identifier(()).labels)}
+
+
 def count_languages(texts: Iterable[str], among: tuple[str, ...] = ()) -> dict[str, int]:
     """The number of texts in each language, most frequent first."""
     counts = Counter(language_of(text, among) for text in texts)

@@ -97,25 +97,23 @@ class Tokenizer:
             ids.append(np.array(whole.ids, dtype=np.int32))
         return ids
 
-    def encode_with_offsets(
-        self, texts: Sequence[str], most: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The ids as :meth:`encode` gives them, and where in its text each token stands.
-
-        Offsets are int32 (tokens, 2) in characters; those of special tokens are -1. BadInput for
-        a tokenizer that rewrites texts before it cuts them, so that there are none.
-        """
+    def inside(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """All ids (int32) of each text without special tokens, and where in it each token stands
+        (int32, tokens, 2). BadInput for a tokenizer that rewrites texts before it cuts them."""
         self.refuse_rewriting()
-        found = []
-        for each in self.inner.encode_batch(
-            [self.prepared(text) for text in texts], add_special_tokens=False
-        ):
-            each.truncate(max(most - self.around, 0))
-            whole = self.inner.post_process(each)
-            offsets = np.array(whole.offsets, dtype=np.int32).reshape(-1, 2)
-            offsets[np.array(whole.special_tokens_mask, dtype=bool)] = -1
-            found.append((np.array(whole.ids, dtype=np.int32), offsets))
-        return found
+        plain = [self.prepared(text) for text in texts]
+        return [
+            (np.array(each.ids, np.int32), np.array(each.offsets, np.int32).reshape(-1, 2))
+            for each in self.inner.encode_batch(plain, add_special_tokens=False)
+        ]
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """The special tokens (int32) that are put before a text and behind it."""
+        letter = self.inner.encode("a", add_special_tokens=False)
+        whole, size = self.inner.post_process(letter), self.suffix_length()
+        ids = np.array(whole.ids, np.int32)
+        first = list(whole.special_tokens_mask).index(0) if 0 in whole.special_tokens_mask else 0
+        return ids[:first], ids[len(ids) - size :]
 
     def windows(
         self, pairs: Sequence[tuple[str, str]], most: int, most_first: int, stride: int

@@ -15,6 +15,9 @@ from lmwright.core.random import stream
 UNLEARNT = -100
 """The target of a token that nothing is learnt of (torch's default ``ignore_index``)."""
 
+KEYS = 1 << 128
+"""Numbers that key the dropout are below this."""
+
 
 @dataclass(frozen=True)
 class Example:

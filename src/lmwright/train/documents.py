@@ -30,7 +30,7 @@ MOST_LOGITS = 1 << 25
 
 @dataclass(frozen=True)
 class Document:
-    """A document as ids; those from ``first`` on are scored. ``size`` is their text in bytes.
+    """A document as ``tokens``, scored from ``first`` on. ``size`` is what is scored in bytes.
 
     ``prompt`` holds the ids that are to be continued (with an encoder: those that it reads), None
     where nothing is asked for; ``source`` those that an encoder reads, where the model has one.
@@ -38,7 +38,7 @@ class Document:
     ``learnt`` marks further ids that training learns, None where it learns those that are scored.
     """
 
-    ids: np.ndarray
+    tokens: np.ndarray
     first: int
     size: int
     prompt: np.ndarray | None
@@ -48,9 +48,14 @@ class Document:
     learnt: np.ndarray | None = None
 
     @property
+    def ids(self) -> np.ndarray:
+        """What is read: the source where the model has an encoder, else the document itself."""
+        return self.tokens if self.source is None else self.source
+
+    @property
     def cost(self) -> int:
         """Number of tokens, where one that is written counts as several that are read."""
-        read = len(self.ids) + (0 if self.source is None else len(self.source))
+        read = len(self.tokens) + (0 if self.source is None else len(self.source))
         return read + WRITTEN_COST * self.new_tokens
 
     def example(self, name: int = 0) -> Example:
@@ -58,12 +63,12 @@ class Document:
 
         The stacks number their dropout alike, so a source has another name than its target.
         """
-        target = np.full(len(self.ids), UNLEARNT, dtype=np.int64)
-        target[self.first - 1 : -1] = self.ids[self.first :]
+        target = np.full(len(self.tokens), UNLEARNT, dtype=np.int64)
+        target[self.first - 1 : -1] = self.tokens[self.first :]
         if self.learnt is not None:
-            target[:-1] = np.where(self.learnt[1:], self.ids[1:], target[:-1])
+            target[:-1] = np.where(self.learnt[1:], self.tokens[1:], target[:-1])
         source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
-        return Example(self.ids, name, target, source)
+        return Example(self.tokens, name, target, source)
 
 
 def packed(network: Network, examples: Sequence[Example]) -> Batch:
@@ -151,17 +156,17 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
             vectors[places] = pooled_bd.cpu().numpy()
             for place, own_nd in zip(places, piece.by_document(hidden_nd), strict=True):
                 item = batch[place]
-                nats[place] = likelihood(network, own_nd, item.ids, item.first)
+                nats[place] = likelihood(network, own_nd, item.tokens, item.first)
     return nats, vectors
 
 
 def continuation_nats(network: Network, item: Document, others: Sequence[np.ndarray]) -> np.ndarray:
     """The negative log-likelihood (nats) of each of several continuations (n,) of a document's
     unscored beginning, which a decoder reads once for all."""
-    begun = item.ids[: item.first]
+    begun = item.tokens[: item.first]
     whole = [np.concatenate([begun, each]) for each in others]
     if item.source is not None or network.two_streams or len(begun) < 2:
-        return likelihoods(network, [replace(item, ids=ids) for ids in whole])[0]
+        return likelihoods(network, [replace(item, tokens=ids) for ids in whole])[0]
     with torch.inference_mode():
         cache = Cache(1)
         network.hidden(pack([begun[:-1]]), cache=cache)

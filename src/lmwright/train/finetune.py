@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -22,9 +21,9 @@ from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkE
 from lmwright.data.corpus import (
     read_split,
     read_task_of,
-    row_keys,
     task_modules,
     text_model_modules,
+    write_used_rows,
 )
 from lmwright.models.adapted import AdaptedPredictor
 from lmwright.models.core.device import (
@@ -61,6 +60,7 @@ from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
     PreparingTaskModel,
+    StartChanging,
     TrainedTaskModel,
     trained_task_model,
 )
@@ -283,10 +283,7 @@ class Train(Stage):
         predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
-        keys = pa.array(row_keys(task, table), pa.string())
-        pq.write_table(
-            table.select(["id", "source"]).append_column("key", keys), out / "rows.parquet"
-        )
+        write_used_rows(task, table, out)
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
         return {
             "rows": table.num_rows,
@@ -398,6 +395,8 @@ class Train(Stage):
                     "train from the published start instead",
                 )
             model = without_adapters(found.model)
+            if isinstance(task_model, StartChanging):
+                model = task_model.changed(model, found.task)
             return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
@@ -423,6 +422,16 @@ class Train(Stage):
                 drawn = with_published_head(published, use, places, self.max_tokens)
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
+        if isinstance(task_model, StartChanging):
+            start = drawn
+            drawn = task_model.changed(start, None)
+            if drawn is not start and self.brings():
+                raise BadInput(
+                    f"tune is {kind_of(self.tune)}, and {task.kind} with these settings adds to "
+                    "the start's own weights",
+                    "tune: full",
+                    "set tune to full, or take the task's settings back",
+                )
         return at_rate(drawn, self.dropout, self.max_tokens)
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:

@@ -47,6 +47,18 @@ class PreparingTaskModel(Protocol):
         """The start as the task trains it, and what was found of it, as JSON values."""
 
 
+@runtime_checkable
+class StartChanging(Protocol):
+    """A task model that changes the model from which training starts: adds a table, say."""
+
+    def changed(self, start: TextModel, earlier: Task | None) -> TextModel:
+        """The model that is trained, which at first answers as ``start`` does.
+
+        ``earlier`` is the task that ``start`` was trained for by us; BadInput where its model
+        cannot go on for this one.
+        """
+
+
 def trained_task_model(task: Task) -> TrainedTaskModel:
     """How a text model is trained for the task; BadInput where none can be."""
     return cast(TrainedTaskModel, task_model_of(task))

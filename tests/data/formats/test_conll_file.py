@@ -159,6 +159,62 @@ def test_ends_and_single_tokens_of_iobes():
     ]
 
 
+def test_spans_of_another_column(tmp_path):
+    """Parts of speech (column 2) word by word, chunks (column 3) as entities are read."""
+    _, (_, second), _ = read_conll(table(tmp_path, BIO), ["text", "words.2", "spans.3"])
+    tags = [{"start": 0, "end": 5, "label": "NNP"}, {"start": 6, "end": 15, "label": "NNP"}]
+    assert second["words.2"] == tags
+    assert second["spans.3"] == [{"start": 0, "end": 15, "label": "NP"}]
+    with pytest.raises(BadInput, match=r"words\.0"):
+        list(read_conll(table(tmp_path, BIO), ["words.0"]))
+    faults = list(read_conll(table(tmp_path, BIO), ["words.5"]))
+    assert [each.reason for each in faults if isinstance(each, Fault)] == ["no such column"] * 3
+    faults = list(read_conll(table(tmp_path, BIO), ["spans.2"]))
+    assert faults[0] == Fault("some.conll:1", "no entity tag", "EU NNP B-NP B-ORG")
+
+
+def test_words_beside_a_sentence_are_those_of_its_document(tmp_path):
+    found = [record for _, record in read_conll(table(tmp_path, BIO), ["before", "text", "after"])]
+    first, second, third = found
+    assert first == {"before": "", "text": "EU rejects German call .", "after": "Peter Blackburn"}
+    assert second == {"before": first["text"], "text": "Peter Blackburn", "after": ""}
+    assert third == {"before": "", "text": "Rome Milan lost", "after": ""}
+    assert "before" not in next(read_conll(table(tmp_path, BIO), []))[1]
+    both = Table("s", "some.conll", tmp_path / "some.conll", optional=("before", "other"))
+    assert list(next(read_conll(both, ["text"]))[1]) == ["text", "before"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 70), st.booleans()), min_size=1, max_size=12))
+def test_words_beside_are_the_nearest_hundred(tmp_path_factory, shape):
+    """Against all words of the document joined, whatever its sentences' lengths."""
+    lines, documents = [], []
+    for number, (size, begins) in enumerate(shape):
+        if begins or not documents:
+            lines.append("-DOCSTART- -X- O\n")
+            documents.append([])
+        words = [f"w{number}.{place}" for place in range(size)]
+        documents[-1].append(words)
+        lines.append("\n".join(f"{word} X O" for word in words) + "\n")
+    path = tmp_path_factory.mktemp("conll")
+    found = iter(read_conll(table(path, "\n".join(lines)), ["text", "before", "after"]))
+    for sentences in documents:
+        for place, words in enumerate(sentences):
+            before = [word for each in sentences[:place] for word in each][-100:]
+            after = [word for each in sentences[place + 1 :] for word in each][:100]
+            wanted = (" ".join(words), " ".join(before), " ".join(after))
+            _, record = next(found)
+            assert (record["text"], record["before"], record["after"]) == wanted
+
+
+def test_parts_of_speech_of_the_training_file():
+    """Every token has one of the Penn Treebank's tags (or one of four that the file has beside)."""
+    path = asset_file(TRAIN)
+    found = read_table(Table("source 's': train.txt", "train.txt", path), ["text", "words.2"])
+    tags = Counter(span["label"] for _, record in found for span in record["words.2"])
+    assert sum(tags.values()) == 203621 and len(tags) == 45
+    assert tags["NNP"] == 34392 and tags["IN"] == 19064
+
+
 def test_the_training_file_of_the_shared_task():
     """Its numbers are those of Tjong Kim Sang and De Meulder 2003, tables 1 and 2."""
     path = asset_file(TRAIN)

@@ -80,6 +80,7 @@ def inputs(folder: Path, texts: list[str]) -> Any:
 @torch.no_grad()
 def test_token_classifiers_are_loaded_with_equal_logits_and_their_tags(small, texts, tmp_path):
     ours = of_encoder(small, SPANS)
+    texts = [text[:120] for text in texts]  # of one window: theirs cuts what is longer
     out = leave(ours, tmp_path / "out")
     theirs = transformers.AutoModelForTokenClassification.from_pretrained(out).eval()
     assert theirs.config.architectures == ["BertForTokenClassification"]
@@ -124,9 +125,7 @@ def test_the_mean_over_tokens_leaves_as_a_body_and_modules(small, texts, tmp_pat
     assert json.loads((out / "task.json").read_text())["labels"] == ["dull", "fine", "odd"]
 
 
-@pytest.mark.long
 def test_sentence_transformers_gives_the_logits(small, texts, tmp_path):
-    """Where it is installed; the test before reads the same files by hand."""
     library = pytest.importorskip("sentence_transformers")
     ours = of_encoder(small, LABELS)
     out = leave(ours, tmp_path / "out")

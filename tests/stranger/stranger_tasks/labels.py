@@ -104,7 +104,7 @@ class LabelTree(Settings):
         mean = np.clip(np.mean([each["shares"] for each in parts], axis=0), 1e-12, 1 - 1e-12)
         return Answers({"logits": np.log(mean) - np.log1p(-mean)})
 
-    def parsed(self, completions: Sequence[Sequence[str]]) -> Answers:
+    def parsed(self, completions: Sequence[Sequence[str]], rows: Sequence[Any]) -> Answers:
         votes = [
             [sum(x in with_parents(one) for one in said) + 0.5 for x in self.labels]
             for said in completions

@@ -13,6 +13,7 @@ from lmwright.data.formats.json_file import read_json
 from lmwright.data.formats.opener import codec_of, encoding_of, first_bytes
 from lmwright.data.formats.parquet_file import read_parquet
 from lmwright.data.formats.record import Fault, Record, Table
+from lmwright.data.formats.text_file import SUFFIXES, read_text
 
 Reader = Callable[[Table, list[str]], Iterator[Record | Fault]]
 
@@ -51,6 +52,8 @@ def settled(table: Table) -> Table:
 
 def reader_of(table: Table) -> Reader:
     """The reader of a file; BadInput where its content is no table that can be read."""
+    if table.files == "texts":
+        return read_text
     start = first_bytes(table, LOOKED_AT)
     if start.startswith(PARQUET_MARK):
         return read_parquet
@@ -75,7 +78,10 @@ def reader_of(table: Table) -> Reader:
         return read_csv
     if usual is not None:
         return usual
-    raise unknown(table, "rename or convert the file")
+    cure = "rename or convert the file"
+    if table.suffix in SUFFIXES:
+        cure = "if each file is one document, set files: texts in its source"
+    raise unknown(table, cure)
 
 
 def decoded(start: bytes, codec: str) -> str:

@@ -26,7 +26,8 @@ class Fault:
 class Table:
     """One file: what messages call it, its name in origins, its path and its encoding.
 
-    The encoding is the declared one until it is ``settled``: read off the file's bytes.
+    The encoding is the declared one until it is ``settled``: read off the file's bytes. Whether
+    ``files`` are ``tables``, told apart by content, or ``texts``, each one record, its source says.
     ``optional`` columns are read beside those that are asked for, where the file has them.
     """
 
@@ -36,6 +37,7 @@ class Table:
     encoding: str = "utf-8"
     settled: bool = False
     optional: tuple[str, ...] = ()
+    files: str = "tables"
 
     @property
     def suffix(self) -> str:

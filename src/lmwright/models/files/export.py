@@ -29,7 +29,13 @@ from lmwright.models.files.published import describe, is_gguf, located, read_pub
 from lmwright.models.files.readme import readme
 from lmwright.models.files.sentence import is_mean_map, read_mean_map, write_mean_map
 from lmwright.models.network.merge import merged
-from lmwright.models.text_model import TextModel, TextPredictor, head_spec, language_model
+from lmwright.models.text_model import (
+    ReadsMore,
+    TextModel,
+    TextPredictor,
+    head_spec,
+    language_model,
+)
 from lmwright.tables import entries, resolve
 from lmwright.text.generation import GenerationConfig
 
@@ -87,6 +93,13 @@ def export_predictor(
             f"{name} is a {predictor.kind} model, which no other software reads",
             "a text model",
             "serve it with lmwright",
+        )
+    task_model = predictor.task_model
+    if isinstance(task_model, ReadsMore) and task_model.reads_more:
+        raise BadInput(
+            f"{name} reads {task_model.reads_more}, for which exported models have no input",
+            "a model that reads ids of tokens alone",
+            "serve it with lmwright, or train one without that setting",
         )
     model = predictor.model.with_network(
         merged(predictor.model.network), predictor.model.max_tokens

