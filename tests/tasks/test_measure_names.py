@@ -9,6 +9,7 @@ import pytest
 from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Measures, Task, refuse_measure
 from lmwright.evals.scores import weighted_scores
+from lmwright.tasks.chat import Chat
 from lmwright.tasks.question_answering import QuestionAnswering
 from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from lmwright.tasks.text_classification import TextClassification
@@ -67,6 +68,16 @@ def ranked() -> Measures:
     return RANKED.measures(rows, answers)
 
 
+CHAT = Chat()
+
+
+def talked() -> Measures:
+    """Measures of an answer in a conversation."""
+    numbers = {name: np.array([3.0]) for name in ("nats", "tokens", "bytes", "ranked_first")}
+    texts = {"generated_text": ["Hello"], "cut": ["false"], "ended": ["true"]}
+    return CHAT.measures(pa.table({"response": ["Hi"]}), Answers({**texts, **numbers}))
+
+
 def written() -> Measures:
     """Measures of one document."""
     numbers = {"nats": np.array([9.0]), "tokens": np.array([3.0]), "bytes": np.array([12.0])}
@@ -82,6 +93,7 @@ def written() -> Measures:
         (QUESTIONS, answered()),
         (SIMILAR, similar()),
         (RANKED, ranked()),
+        (CHAT, talked()),
     ],
     ids=lambda each: getattr(each, "kind", ""),
 )

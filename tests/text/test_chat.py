@@ -194,7 +194,7 @@ def test_messages_come_back(templates, tokenizer, name, messages):
     """From the parts and from the ids, but for the white space that a template trims."""
     turns = TURNS.setdefault(name, turns_of(templates[name]))
     wanted = [{"role": each["role"], "content": each["content"]} for each in messages]
-    if name in FOLDED | {"llama3"}:
+    if name in FOLDED | {"llama3", "plain"}:
         wanted = [{**each, "content": each["content"].strip()} for each in wanted]
     if name in FOLDED and wanted[0]["role"] == "system":
         together = wanted[0]["content"] + "\n\n" + wanted[1]["content"]

@@ -26,6 +26,10 @@ BART = (
     "decoder_attention_heads: 2, encoder_ffn_dim: 64, decoder_ffn_dim: 64, "
     "max_position_embeddings: 128}"
 )
+LLAMA = (
+    "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2, "
+    "num_key_value_heads: 2, max_position_embeddings: 128}"
+)
 NEW = f"new: {{family: bart, config: {BART}, vocabulary: 600}}, max_tokens: 96"
 
 
@@ -166,6 +170,26 @@ SMOKES = {
         {"score": 1},
         {"score": 3},
         "Where the right passage stands",
+    ),
+    "intents": Smoke(
+        693,
+        "text-classification",
+        "rows: 60, max_tokens: 32",
+        {"text": "Utterance: Play some jazz."},
+        ("label", "probabilities"),
+        {"label": "play_music"},
+        {"label": " "},
+        "Truth and answers",
+    ),
+    "chat": Smoke(
+        300,
+        "{kind: chat, decoding: {max_new_tokens: 8}}",
+        f"new: {{family: llama, config: {LLAMA}, vocabulary: 600}}, max_tokens: 96",
+        {"messages": [{"role": "user", "content": "Hello, how are you?"}]},
+        ("generated_text", "ended"),
+        {"response": "Fine, and you?"},
+        {"response": " "},
+        "Likeness of what was written",
     ),
     "ranking": Smoke(
         150,

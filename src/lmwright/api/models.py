@@ -13,7 +13,7 @@ import numpy as np
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import answer_prepared
-from lmwright.core.task import Task, role_columns
+from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.core.device import (
     Device,
@@ -239,9 +239,9 @@ class Version(Model):
         return predictor.model if isinstance(predictor, TextPredictor) else None
 
     def begin(self, prompt: Any, params: SamplingParams, seed: int) -> Iterator[str]:
-        """The continuation of a text, which is read as the task reads it, or a reply."""
+        """The continuation of a text or the answer to a conversation, read as the task reads it."""
         written = isinstance(self.loaded.predictor, TextPredictor)
-        if not written or "completions" not in self.task.contracts:
+        if not written or not {"completions", "chat-completions"} & {*self.task.contracts}:
             raise self.refusal("writes nothing")
         self.writing = self.writing or VersionModel(self.loaded)
         return begin(self.writing, prompt, params, seed)
@@ -258,6 +258,8 @@ class Version(Model):
             except RequestFault as fault:
                 names = ", ".join(column.name for column in columns)
                 raise BadInput(fault.message, f"a mapping with {names}") from None
+            if reason := refusal_of(self.task, found[-1]):
+                raise BadInput(f"row {place}: {reason}", "inputs that ask for an answer")
         return found, single
 
 

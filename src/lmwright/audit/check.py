@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Row
+from lmwright.core.columns import Row, with_texts
 from lmwright.core.predictor import Predictor, batches
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Task, joined, role_columns
@@ -113,10 +113,7 @@ def rewritten(task: Task, row: Row, change: Callable[[str], str]) -> dict[str, A
     """The row with every text of its input columns changed."""
     found = dict(row)
     for column in role_columns(task, "input"):
-        if column.type == "text":
-            found[column.name] = change(row[column.name])
-        elif column.type == "texts":
-            found[column.name] = [change(text) for text in row[column.name]]
+        found[column.name] = with_texts(column, row[column.name], change)
     return found
 
 

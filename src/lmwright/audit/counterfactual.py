@@ -36,7 +36,7 @@ from lmwright.audit.check import (
     sentence,
     worst,
 )
-from lmwright.core.columns import Row
+from lmwright.core.columns import Row, texts_of
 from lmwright.core.random import stream
 from lmwright.core.task import Answers, Task, role_columns
 from lmwright.evals.predictions import clusters_of
@@ -281,10 +281,7 @@ def words_of(task: Task, row: Row) -> str:
     """The texts of a row's input columns, one after another."""
     texts: list[str] = []
     for column in role_columns(task, "input"):
-        if column.type == "text":
-            texts.append(row[column.name])
-        elif column.type == "texts":
-            texts += row[column.name]
+        texts += texts_of(column, row[column.name])
     return " ".join(texts)
 
 

@@ -17,7 +17,7 @@ import typer
 from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.columns import Row, as_label, whole
 from lmwright.core.errors import BadInput, nearest
-from lmwright.core.task import Task, role_columns
+from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER, encoding_of, open_text
 from lmwright.data.formats.record import Fault, NoColumn, Table
@@ -189,10 +189,11 @@ def table_rows(task: Task, source: Source, ids: Sequence[str]) -> Iterator[FileR
 
 
 def checked(task: Task, row: FileRow) -> FileRow:
-    """The row, or its fault where a model would be given no text."""
-    if task.text(row.inputs):
-        return row
-    return replace(row, inputs={}, fault="no text: nothing is left after cleaning")
+    """The row, or its fault where a model would be given no text, or nothing to answer."""
+    reason = refusal_of(task, row.inputs)
+    if not task.text(row.inputs):
+        reason = "no text: nothing is left after cleaning"
+    return replace(row, inputs={}, fault=reason) if reason else row
 
 
 def described(fault: Fault) -> str:

@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 """A row as column -> value."""
 
 LONGEST_LABEL = 200
+SPEAKERS = ("system", "user", "assistant")
+"""Roles of the messages that are learnt from."""
 
 
 class Unfit(ValueError):
@@ -88,9 +90,32 @@ class ColumnType:
 
 def example(kind: str, text: str) -> Any:
     """A value of an input column's type, made of a text."""
-    return {"text": text, "label": text[:LONGEST_LABEL], "texts": [text, text[::-1]]}.get(
-        kind, 1.0 if kind == "number" else []
-    )
+    made: dict[str, Any] = {
+        "text": text,
+        "label": text[:LONGEST_LABEL],
+        "texts": [text, text[::-1]],
+        "messages": [{"role": "user", "content": text}],
+    }
+    return made.get(kind, 1.0 if kind == "number" else [])
+
+
+def texts_of(column: Column, value: Any) -> list[str]:
+    """The texts that an input holds; of messages those of the user."""
+    if column.type == "messages":
+        return [each["content"] for each in value if each["role"] == "user"]
+    return {"text": [value], "texts": value}.get(column.type, [])
+
+
+def with_texts(column: Column, value: Any, change: Callable[[str], str]) -> Any:
+    """An input with each text of :func:`texts_of` changed."""
+    if column.type == "messages":
+        return [
+            {**each, "content": change(each["content"])} if each["role"] == "user" else each
+            for each in value
+        ]
+    if column.type == "texts":
+        return [change(text) for text in value]
+    return change(value) if column.type == "text" else value
 
 
 def canonical(value: Any) -> str:
@@ -170,6 +195,34 @@ def read_texts(name: str, value: Any) -> list[str]:
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return [read_text(name, value)]
     return [read_text(name, each) for each in listed(name, value)]
+
+
+def read_messages(name: str, value: Any) -> list[dict[str, str]]:
+    """A conversation: messages with ``role`` and ``content``, also as JSON in a string.
+
+    An optional ``system`` message, then ``user`` and ``assistant`` in turns, the user first. No
+    message is empty, and none has another field that says anything.
+    """
+    found: list[dict[str, str]] = []
+    for place, each in enumerate(listed(name, value)):
+        if not isinstance(each, Mapping) or not {"role", "content"} <= set(each):
+            raise Unfit("wrong type", f"{name} holds {each!r}, not role and content"[:200])
+        role, content = each["role"], each["content"]
+        if role not in SPEAKERS:
+            raise Unfit("unknown role", f"message {place} has role {role!r}"[:200])
+        if further := [key for key in each if key not in ("role", "content") and each[key]]:
+            raise Unfit("unknown field of a message", f"message {place} has {further[0]!r}"[:200])
+        if role == "system" and place:
+            raise Unfit("roles out of order", f"message {place} is the system's")
+        before = found[-1]["role"] if found else "system"
+        if role != "system" and role != ("assistant" if before == "user" else "user"):
+            raise Unfit("roles out of order", f"message {place} is the {role}'s after {before}'s")
+        if not read_text(f"{name}.content", content).strip():
+            raise Unfit("empty message", f"message {place}")
+        found.append({"role": role, "content": content})
+    if not any(each["role"] == "user" for each in found):
+        raise Unfit(f"no {name}", "no message of a user")
+    return found
 
 
 def read_spans(name: str, value: Any) -> list[dict[str, Any]]:
@@ -296,6 +349,7 @@ def mistyped(name: str, value: Any, wanted: str) -> Unfit:
     return Unfit("wrong type", f"{name} is {type(value).__name__}, not {wanted}")
 
 
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())])
 QUOTES = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 CHOICE = pa.struct(
@@ -308,6 +362,9 @@ TYPES: dict[str, ColumnType] = {
     "number": ColumnType(pa.float64(), read_number, "a number"),
     "labels": ColumnType(pa.list_(pa.string()), read_labels, '["a", "b"]'),
     "texts": ColumnType(pa.list_(pa.string()), read_texts, '["one text", "another"]', free=True),
+    "messages": ColumnType(
+        pa.list_(MESSAGE), read_messages, '[{"role": "user", "content": "Hello"}]', free=True
+    ),
     "score": ColumnType(pa.float64(), read_number, "0.8", graded=True),
     "scores": ColumnType(pa.list_(pa.float64()), read_scores, "[0.2, 0.8]", graded=True),
     "spans": ColumnType(

@@ -357,6 +357,19 @@ class MergingTask(Task, Protocol):
 
 
 @runtime_checkable
+class RefusingTask(Protocol):
+    """A task with inputs that are well formed and still ask for no answer."""
+
+    def refusal(self, row: Row) -> str:
+        """Why these inputs have no answer, or ""."""
+
+
+def refusal_of(task: Task, row: Row) -> str:
+    """Why the inputs of a request have no answer, or ""."""
+    return task.refusal(row) if isinstance(task, RefusingTask) else ""
+
+
+@runtime_checkable
 class PoolingTask(Task, Protocol):
     """A task whose answers can be averaged over several models (an ensemble)."""
 

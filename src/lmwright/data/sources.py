@@ -90,7 +90,16 @@ class RawRow:
     @property
     def characters(self) -> int:
         """Characters of its texts."""
-        return sum(len(value) for value in self.values.values() if isinstance(value, str))
+        return sum(map(characters_of, self.values.values()))
+
+
+def characters_of(value: Any) -> int:
+    """Characters of all texts in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(characters_of, value.values()))
+    return sum(map(characters_of, value)) if isinstance(value, list | tuple) else 0
 
 
 class Derivation(Protocol):

@@ -109,6 +109,14 @@ class Decoding:
         return self.text.finish()
 
 
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """The text of an answer, and whether the model ended it by itself."""
+
+    text: str
+    ended: bool
+
+
 class TextModel(Generic[N]):
     """Network with its head, tokenizer and generation settings.
 
@@ -136,6 +144,13 @@ class TextModel(Generic[N]):
         """The same model with another network or cap on tokens."""
         found = copy.copy(self)
         found.network, found.max_tokens = network, max_tokens
+        return found
+
+    def with_template(self, template: str) -> TextModel[N]:
+        """The same model with another chat template (its source; "" for none)."""
+        found = copy.copy(self)
+        found.__dict__.pop("template", None)  # of the former template
+        found.generation = replace(self.generation, template=template)
         return found
 
     # Reading
@@ -429,10 +444,23 @@ class TextModel(Generic[N]):
         params: Sequence[SamplingParams],
         rngs: Sequence[np.random.Generator],
     ) -> list[str]:
+        """The texts of :meth:`written_answers`."""
+        return [each.text for each in self.written_answers(prompts, params, rngs)]
+
+    def written_answers(
+        self,
+        prompts: Sequence[np.ndarray],
+        params: Sequence[SamplingParams],
+        rngs: Sequence[np.random.Generator],
+    ) -> list[WrittenAnswer]:
         """The answers to prompts, which are decoded together; searches one prompt after another."""
         if any(each.beams > 1 or each.penalty_alpha for each in params):
-            each = zip(prompts, params, rngs, strict=True)
-            return ["".join(token.text for token in self.generate(*one)) for one in each]
+            found = []
+            for prompt, own, rng in zip(prompts, params, rngs, strict=True):
+                tokens = list(self.generate(prompt, own, rng))
+                stopped = any(token.sampled.id in own.stop_ids for token in tokens[-2:])
+                found.append(WrittenAnswer("".join(token.text for token in tokens), stopped))
+            return found
         asked = [self.decoding(*one) for one in zip(prompts, params, strict=True)]
         sources = [ids for one in asked for ids in one.sources or ()]
         steps = generate_each(
@@ -442,11 +470,15 @@ class TextModel(Generic[N]):
             rngs,
             sources or None,
         )
-        texts = [""] * len(asked)
+        texts, ended = [""] * len(asked), [False] * len(asked)
         for step in steps:
             for place, token in step.items():
                 texts[place] += asked[place].decoded(token).text
-        return [text + one.rest() for text, one in zip(texts, asked, strict=True)]
+                ended[place] = token.id in asked[place].params.stop_ids
+        return [
+            WrittenAnswer(text + one.rest(), end)
+            for text, one, end in zip(texts, asked, ended, strict=True)
+        ]
 
     # Files
 

@@ -153,6 +153,7 @@ class Exchange:
         self.requests: Sequence[GenerationRequest] = ()
         self.counts: dict[int, int] = {}
         self.texts: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}
         self.whole = False
 
     async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
@@ -171,6 +172,8 @@ class Exchange:
                 return
             self.counts[number] = chunk.count
             self.texts[number] = self.texts.get(number, "") + chunk.text
+            if chunk.finish_reason:
+                self.reasons[number] = chunk.finish_reason
             yield number, chunk
 
     def usage(self) -> dict[str, int]:

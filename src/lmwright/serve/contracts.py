@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from lmwright.core.columns import Column, Unfit
+from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
@@ -50,10 +52,13 @@ def add_classify(router: APIRouter, service: Service) -> None:
 
 
 class WritingTaskModel(TaskModel, Protocol):
-    """How a text model goes on from a text, as the route of completions wants it."""
+    """How a text model goes on from a text or answers a conversation, as the routes want it."""
 
-    def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
-        """A request's text made ready, and the uncalibrated answer that has this completion."""
+    def completed(
+        self, model: TextModel, given: Any, completion: str, ended: bool
+    ) -> tuple[Prepared, Answers]:
+        """A request's text or messages made ready, and the uncalibrated answer that has this
+        completion; ``ended``: the model ended it itself."""
 
 
 class VersionModel(TextModel[Network]):
@@ -65,7 +70,7 @@ class VersionModel(TextModel[Network]):
                 404, f"a {loaded.predictor.kind} model writes nothing; /v1/predict answers", "model"
             )
         (column,) = role_columns(loaded.task, "input")
-        self.column: str = column.name
+        self.column: Column = column
         self.loaded: Loaded = loaded
         self.text_model: TextModel = loaded.predictor.model
         self.task_model: WritingTaskModel = cast(WritingTaskModel, loaded.predictor.task_model)
@@ -75,17 +80,46 @@ class VersionModel(TextModel[Network]):
         )
 
     def prompt_ids(self, text: str) -> np.ndarray:
-        """The ids of a text as the version reads it: cleaned, with the token that begins one."""
-        cleaned = self.loaded.task.cleaned({self.column: text})[self.column]
+        """The ids of a text as the version reads it: cleaned, with the token that begins one.
+
+        BadInput where it reads conversations.
+        """
+        if self.column.type != "text":
+            raise BadInput("a text for a model of conversations", "messages with role and content")
+        cleaned = self.loaded.task.cleaned({self.column.name: text})[self.column.name]
         if self.has_encoder:
             return self.text_model.source_ids(cleaned)
         return np.concatenate([self.text_model.begin_ids, self.tokenizer.ids(cleaned)]).astype(
             np.int64
         )
 
-    def answer(self, text: str, completion: str) -> Answer:
-        """The answer to a text of which this is the completion."""
-        prepared, answers = self.task_model.completed(self.text_model, text, completion)
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> np.ndarray:
+        """The ids of a conversation with a generation prompt: where the version's task is of
+        conversations, cleaned; BadInput for one that is no row of it."""
+        if self.column.type == "messages":
+            messages = self.conversation(messages)
+        return super().chat_ids(messages, **settings)
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Messages as the version's task reads them; BadInput where it cannot."""
+        known = [
+            {**each, "role": "system"} if each.get("role") == "developer" else each
+            for each in messages
+        ]
+        try:
+            row = {self.column.name: self.column.read(known)}
+        except Unfit as unfit:
+            raise BadInput(
+                f"messages: {unfit}", "system, then user and assistant in turns"
+            ) from None
+        found: list[dict[str, str]] = self.loaded.task.cleaned(row)[self.column.name]
+        if found[-1]["role"] != "user":
+            raise BadInput("messages that end with the assistant's", "a message of the user last")
+        return found
+
+    def answer(self, given: Any, completion: str, ended: bool) -> Answer:
+        """The answer to a text or a conversation of which this is the completion."""
+        prepared, answers = self.task_model.completed(self.text_model, given, completion, ended)
         task = self.loaded.task
         return Answer(task, prepared, self.loaded.calibration.apply(task, answers))
 
@@ -97,8 +131,13 @@ def add_completions(router: APIRouter, service: Service) -> None:
     add_chat(router, completions)
 
 
+def add_chat_completions(router: APIRouter, service: Service) -> None:
+    """``/v1/chat/completions`` alone, by the version in service."""
+    add_chat(router, VersionCompletions(service))
+
+
 class VersionCompletions(Completions):
-    """Completions by the version in service, those of texts told to all observers.
+    """Completions by the version in service, told to all observers where they are rows of its task.
 
     A conversation is no row of a task whose input is one text, so it is answered and not watched.
     """
@@ -142,13 +181,20 @@ class VersionCompletions(Completions):
         return self.latest
 
     def ended(self, exchange: Exchange) -> None:
-        """Tell the observers of the answers to texts, once they are scored; ids are not told of."""
+        """Tell the observers of the answers, once they are scored; answers to ids are not told."""
         model, given = cast(VersionModel, exchange.job.model), exchange.parsed
-        prompts = [prompt for prompt in given.prompts for _ in range(given.n)]
+        if model.column.type == "messages":
+            asked: list[Any] = [model.conversation(given.messages)] * given.n
+        else:
+            asked = [prompt for prompt in given.prompts for _ in range(given.n)]
         answered = [
-            (prompt, exchange.texts[place].removeprefix(prompt if given.echo else ""))
-            for place, prompt in enumerate(prompts)
-            if isinstance(prompt, str)
+            (
+                prompt,
+                exchange.texts[place].removeprefix(prompt if given.echo else ""),
+                exchange.reasons.get(place) == "stop",
+            )
+            for place, prompt in enumerate(asked)
+            if not isinstance(prompt, np.ndarray)
         ]
 
         def tell() -> None:
@@ -163,7 +209,7 @@ class VersionCompletions(Completions):
                 exchange.head["created"],
                 exchange.job.client,
                 model.loaded.version,
-                tuple({model.column: prompt} for prompt, _ in answered),
+                tuple({model.column.name: prompt} for prompt, *_ in answered),
                 answers,
             )
             for each in self.service.observers:
@@ -176,5 +222,6 @@ class VersionCompletions(Completions):
 CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {
     "classify": add_classify,
     "completions": add_completions,
+    "chat-completions": add_chat_completions,
 }
 """Routes by the names that tasks list."""

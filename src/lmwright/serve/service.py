@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
-from lmwright.core.task import task_to_json
+from lmwright.core.task import refusal_of, task_to_json
 from lmwright.serve.app import await_while_connected, requests_counter
 from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.request import RequestFault, RowsRequest, printable
@@ -98,6 +98,9 @@ class Service:
 async def serve_rows(service: Service, request: Request, asked: RowsRequest, prefix: str) -> Served:
     """Answers to the rows of a request, told to all observers and counted."""
     service.check_name(asked.model, service.rows.current.version)
+    for place, row in enumerate(asked.rows):
+        if reason := refusal_of(service.rows.current.task, row):
+            raise RequestFault(400, f"inputs[{place}]: {reason}", "inputs")
     began = time.monotonic()
     client = request.scope.get("client_name", "")
     loaded, answers = await ask(service, request, asked.rows, client)

@@ -102,12 +102,10 @@ class Decoding(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetText(Settings):
-    """What such tasks have in common.
+class WrittenText(Settings):
+    """What tasks have in common in which a model writes a text that is compared with the right one.
 
     ``clean``     steps of text/cleaning.py that a text passes before it is read.
-    ``prompt``    what a model reads: a template with the names of input columns in braces. The
-                  answer follows it in a decoder; an encoder reads it as it stands.
     ``decoding``  how answers are written.
 
     A leaf names its ``source_column``, ``target_column`` and ``answer_column``, and implements
@@ -123,7 +121,6 @@ class TargetText(Settings):
     abstains_by: ClassVar[str] = ""
     contracts: ClassVar[tuple[str, ...]] = ()
     panel: ClassVar[str] = "lmwright.tasks.target_text_panel:panel"
-    text_model: ClassVar[str] = "lmwright.tasks.target_text_model:TextWriter"
     loss_names: ClassVar[Mapping[str, float]] = {CLOSENESS: 1.0, "bits_per_byte": UNIFORM_BITS}
     source_column: ClassVar[str]
     target_column: ClassVar[str]
@@ -132,28 +129,12 @@ class TargetText(Settings):
     may_repeat: ClassVar[bool] = False
 
     clean: tuple[Step, ...] = ("repair",)
-    prompt: str = ""
     decoding: Decoding = field(default_factory=Decoding)
 
     def check(self) -> None:
-        """BadInput for cleaning steps, a prompt or a decoding that cannot be."""
+        """BadInput for cleaning steps or a decoding that cannot be."""
         refuse_order(self.clean)
         self.decoding.check()
-        known = self.prompt_columns
-        try:
-            named = {name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None}
-        except ValueError as error:
-            raise BadInput(f"prompt: {error}", "names of columns in braces") from None
-        if self.source_column not in named or not named <= {*known}:
-            raise BadInput(
-                f"prompt is {self.prompt!r}",
-                f"a text with {{{self.source_column}}}, and of columns only: {', '.join(known)}",
-            )
-
-    @property
-    def prompt_columns(self) -> tuple[str, ...]:
-        """What the prompt may name: the input columns."""
-        return tuple(column.name for column in self.columns if column.role == "input")
 
     @property
     def cleaner(self) -> Callable[[str], str]:
@@ -219,10 +200,6 @@ class TargetText(Settings):
     def target(self, row: Row) -> str:
         """The reference text."""
         return str(row[self.target_column])
-
-    def rendered(self, row: Row, source: str) -> str:
-        """The prompt for a row, with ``source`` as its text."""
-        return self.prompt.format(**{**row, self.source_column: source})
 
     def asked(self, row: Row) -> str:
         """The cleaned text, for a prompt that shows rows."""
@@ -321,3 +298,39 @@ class TargetText(Settings):
         if not text.strip():
             raise BadInput(f"an empty {self.target_column}", "what should have been written")
         return {self.target_column: text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetText(WrittenText):
+    """Tasks whose model reads a text in a template.
+
+    ``prompt``  what a model reads: a template with the names of input columns in braces. The
+                answer follows it in a decoder; an encoder reads it as it stands.
+    """
+
+    text_model: ClassVar[str] = "lmwright.tasks.target_text_model:TextWriter"
+
+    prompt: str = ""
+
+    def check(self) -> None:
+        """BadInput for cleaning steps, a prompt or a decoding that cannot be."""
+        super().check()
+        known = self.prompt_columns
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None}
+        except ValueError as error:
+            raise BadInput(f"prompt: {error}", "names of columns in braces") from None
+        if self.source_column not in named or not named <= {*known}:
+            raise BadInput(
+                f"prompt is {self.prompt!r}",
+                f"a text with {{{self.source_column}}}, and of columns only: {', '.join(known)}",
+            )
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """What the prompt may name: the input columns."""
+        return tuple(column.name for column in self.columns if column.role == "input")
+
+    def rendered(self, row: Row, source: str) -> str:
+        """The prompt for a row, with ``source`` as its text."""
+        return self.prompt.format(**{**row, self.source_column: source})

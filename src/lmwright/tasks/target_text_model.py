@@ -13,8 +13,8 @@ from torch import nn
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.text_model import TextModel
-from lmwright.tasks.target_text import TargetText
+from lmwright.models.text_model import TextModel, WrittenAnswer
+from lmwright.tasks.target_text import TargetText, WrittenText
 from lmwright.train.batches import Example
 from lmwright.train.documents import (
     Document,
@@ -27,18 +27,16 @@ from lmwright.train.loss import BatchLoss
 
 
 @dataclass(frozen=True)
-class TextWriter:
+class AnswerWriter:
     """Head, examples, loss, validation score and answers of tasks that write a text.
 
-    A decoder reads the prompt and goes on with the target; a decoder with an encoder writes the
-    target beside it. Of a text that is too long for ``max_tokens`` the beginning is read, and the
-    answer says so (``cut``). Training reads no more of a target than an answer may have tokens.
+    A task's own is how a row becomes a document: :meth:`document`.
     """
 
     monitor: ClassVar[str] = "log_loss"
     published_head: ClassVar[str] = "lm"
 
-    task: TargetText
+    task: WrittenText
 
     def output_names(self) -> tuple[str, ...]:
         """As many as the vocabulary has: any number."""
@@ -50,32 +48,112 @@ class TextWriter:
 
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
         """Prompts with their targets, which are scored; without a target the answer is."""
+        return self.documents(model, rows)
+
+    def documents(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
+        """The document of each row."""
         return [self.document(model, row, row.get(self.task.target_column)) for row in rows]
 
     def document(self, model: TextModel, row: Row, target: str | None) -> Document:
         """A row as a document whose target is scored."""
-        most = self.task.decoding.max_new_tokens
-        prompt, cut = self.prompt(model, row)
-        text = (target or "").strip()
+        raise NotImplementedError
+
+    def document_of(
+        self, model: TextModel, prompt: np.ndarray, ids: np.ndarray, target: str | None, cut: bool
+    ) -> Document:
+        """A prompt, and the ids of its target with what begins and ends that, as a document.
+
+        Of a target no more is read than an answer may have tokens; ``cut`` says that the prompt
+        lacks something.
+        """
+        most, text = self.task.decoding.max_new_tokens, (target or "").strip()
+        begun = prompt
         if model.has_encoder:
-            whole = model.target_ids(text)
-            first = len(whole) - len(model.tokenizer.ids(text)) - len(model.end_ids[:1])
-            begun, source = whole[:first], prompt
-        else:
-            whole = np.concatenate([prompt, model.tokenizer.ids(text), model.end_ids[:1]])
-            first, begun, source = len(prompt), prompt, None
-        rest = whole[first : first + most]
-        if first + len(rest) < len(whole):
+            begun = model.target_ids("")
+            begun = begun[: len(begun) - len(model.end_ids[:1])]
+        rest = ids[:most]
+        if len(rest) < len(ids):
             text = model.tokenizer.decode(rest.tolist())
         return Document(
             np.concatenate([begun, rest]).astype(np.int64),
-            first,
+            len(begun),
             0 if target is None else byte_count(text),  # 0: the answer is what is scored
             prompt,
-            source,
+            prompt if model.has_encoder else None,
             most,
-            cut or first + len(rest) < len(whole),
+            cut or len(rest) < len(ids),
         )
+
+    def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
+        """Written texts; likelihoods of the targets, or where there is none of the
+        answer itself; vectors."""
+        written = self.written(model, batch)
+        scored = [
+            item if item.size else with_answer(model, item, text)
+            for item, text in zip(batch, written, strict=True)
+        ]
+        nats, vectors = likelihoods(model.network, scored)
+        return Answers(
+            {
+                self.task.answer_column: written,
+                "cut": [str(item.cut).lower() for item in batch],
+                "nats": nats,
+                "bytes": np.array([float(item.size) for item in scored]),
+            },
+            vectors,
+        )
+
+    def written(self, model: TextModel, batch: Sequence[Document]) -> list[str]:
+        """The texts of the answers to all prompts."""
+        return [each.text.strip() for each in self.written_answers(model, batch)]
+
+    def written_answers(self, model: TextModel, batch: Sequence[Document]) -> list[WrittenAnswer]:
+        """The answers to all prompts; samples are drawn by a seed that the prompt gives."""
+        prompts = [item.prompt for item in batch if item.prompt is not None]
+        params = []
+        for prompt in prompts:
+            begun = 1 if model.has_encoder else len(prompt)
+            own = self.task.decoding.params(begun, model.token_budget(prompt))
+            params.append(replace(own, stop_ids=model.stop_ids))
+        rngs = [np.random.default_rng([int(number) for number in ids[-64:]]) for ids in prompts]
+        return model.written_answers(prompts, params, rngs)
+
+    # Training
+
+    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
+        """Prompts and targets; a row's id (hexadecimal) keys its dropout."""
+        names = [each.name for each in self.task.columns if each.role in ("input", "target")]
+        prepared = self.documents(model, rows.select(names).to_pylist())
+        ids = rows.column("id").to_pylist()
+        return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> BatchLoss:
+        """Mean cross-entropy of the targets' tokens, with auxiliary losses of the network's ops."""
+        return next_token_loss(network, examples, dropout_rng)
+
+    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+        """Mean log-loss of the targets' tokens (nats)."""
+        return {"log_loss": mean_log_loss(network, examples)}
+
+
+@dataclass(frozen=True)
+class TextWriter(AnswerWriter):
+    """The answers of tasks whose prompt is a template with a text.
+
+    A decoder reads the prompt and goes on with the target; a decoder with an encoder writes the
+    target beside it. Of a text that is too long for ``max_tokens`` the beginning is read, and the
+    answer says so (``cut``). Training reads no more of a target than an answer may have tokens.
+    """
+
+    task: TargetText
+
+    def document(self, model: TextModel, row: Row, target: str | None) -> Document:
+        """A row as a document whose target is scored."""
+        prompt, cut = self.prompt(model, row)
+        ids = np.concatenate([model.tokenizer.ids((target or "").strip()), model.end_ids[:1]])
+        return self.document_of(model, prompt, ids, target, cut)
 
     def prompt(self, model: TextModel, row: Row) -> tuple[np.ndarray, bool]:
         """The ids of a row's prompt, and whether its text had to be cut.
@@ -98,55 +176,6 @@ class TextWriter:
         kept = model.tokenizer.ids(source)[: max(1, room - around - 1)]
         found = ids(model.tokenizer.decode(kept.tolist()))
         return found[:room], True
-
-    def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
-        """Written texts; likelihoods of the targets, or where there is none of the
-        answer itself; vectors."""
-        written = self.written(model, batch)
-        scored = [
-            item if item.size else with_answer(model, item, text)
-            for item, text in zip(batch, written, strict=True)
-        ]
-        nats, vectors = likelihoods(model.network, scored)
-        return Answers(
-            {
-                self.task.answer_column: written,
-                "cut": [str(item.cut).lower() for item in batch],
-                "nats": nats,
-                "bytes": np.array([float(item.size) for item in scored]),
-            },
-            vectors,
-        )
-
-    def written(self, model: TextModel, batch: Sequence[Document]) -> list[str]:
-        """The answers to all prompts; samples are drawn by a seed that the prompt gives."""
-        prompts = [item.prompt for item in batch if item.prompt is not None]
-        params = []
-        for prompt in prompts:
-            begun = 1 if model.has_encoder else len(prompt)
-            own = self.task.decoding.params(begun, model.token_budget(prompt))
-            params.append(replace(own, stop_ids=model.stop_ids))
-        rngs = [np.random.default_rng([int(number) for number in ids[-64:]]) for ids in prompts]
-        return [text.strip() for text in model.write(prompts, params, rngs)]
-
-    # Training
-
-    def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
-        """Prompts and targets; a row's id (hexadecimal) keys its dropout."""
-        names = [each.name for each in self.task.columns if each.role in ("input", "target")]
-        prepared = self.prepare(model, rows.select(names).to_pylist())
-        ids = rows.column("id").to_pylist()
-        return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
-
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> BatchLoss:
-        """Mean cross-entropy of the targets' tokens, with auxiliary losses of the network's ops."""
-        return next_token_loss(network, examples, dropout_rng)
-
-    def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean log-loss of the targets' tokens (nats)."""
-        return {"log_loss": mean_log_loss(network, examples)}
 
 
 def with_answer(model: TextModel, item: Document, text: str) -> Document:

@@ -125,10 +125,12 @@ class TextGenerator:
         written = iter(model.write(asked, params, rngs) if asked else ())
         return [None if item.prompt is None else next(written) for item in batch]
 
-    def completed(self, model: TextModel, text: str, completion: str) -> tuple[Prepared, Answers]:
+    def completed(
+        self, model: TextModel, given: str, completion: str, ended: bool
+    ) -> tuple[Prepared, Answers]:
         """A request's text made ready, and its answer with a completion that is written already."""
         rest = completion if model.has_encoder else ""
-        (item,) = self.prepare(model, [{"text": text, "continuation": rest}])
+        (item,) = self.prepare(model, [{"text": given, "continuation": rest}])
         return item, self.answers(model, [item]).with_columns(completion=[completion])
 
     # Training

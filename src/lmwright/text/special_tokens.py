@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lmwright.core.errors import BadInput
@@ -19,6 +21,32 @@ from lmwright.text.tokenizer import well_formed
 DIGITS = 36
 DEEPEST = 100
 MOST_VALUES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """How special tokens are spelled: longest first, the pattern of any, and their proper
+    beginnings and ends."""
+
+    names: tuple[str, ...]
+    token: re.Pattern[str]
+    starts: frozenset[str]
+    ends: frozenset[str]
+    longest: int
+
+
+@lru_cache(maxsize=16)
+def spellings(given: frozenset[str]) -> Spellings:
+    """The spellings of tokens; a vocabulary may have thousands, so they are kept."""
+    names = sorted(filter(None, given), key=lambda name: (-len(name), name))
+    return Spellings(
+        tuple(names),
+        # Alternatives are tried in order, so the longest name that matches is the one found.
+        re.compile("|".join(map(re.escape, names)) or "(?!)"),
+        frozenset(name[:cut] for name in names for cut in range(1, len(name))),
+        frozenset(name[cut:] for name in names for cut in range(1, len(name) - 1)),
+        max(map(len, names), default=0),
+    )
 
 
 class SpecialTokenMarks:
@@ -30,15 +58,12 @@ class SpecialTokenMarks:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.names = sorted({name for name in names if name}, key=lambda name: (-len(name), name))
+        known = spellings(frozenset(names))
         key = "".join(secrets.choice("0123456789") for _ in range(DIGITS))
         self.hidden, self.begun, self.ended = f"{key}1", f"{key}2", f"{key}3"
         self.any_mark = re.compile(f"{key}[123]")
-        # Alternatives are tried in order, so the longest name that matches is the one found.
-        self.token = re.compile("|".join(map(re.escape, self.names)) or "(?!)")
-        self.starts = {name[:cut] for name in self.names for cut in range(1, len(name))}
-        self.ends = {name[cut:] for name in self.names for cut in range(1, len(name) - 1)}
-        self.longest = max(map(len, self.names), default=0)
+        self.names, self.token, self.longest = known.names, known.token, known.longest
+        self.starts, self.ends = known.starts, known.ends
         self.left = MOST_VALUES
 
     def value(self, value: Any, depth: int = 0) -> Any:
@@ -95,18 +120,18 @@ class SpecialTokenMarks:
         """The rendered text in parts: its text, whether the template wrote a special token, and
         whether it stands within generation tags."""
         generated = False
-        place = 0
-        pieces = re.compile(f"({self.begun})|({self.ended})|{self.token.pattern}")
-        for found in pieces.finditer(rendered):
-            if found.start() > place:
-                yield self.bare(rendered[place : found.start()]), False, generated
-            place = found.end()
-            if found[1] or found[2]:
-                generated = bool(found[1])
-            else:
+        for piece in re.split(f"({self.begun}|{self.ended})", rendered):
+            if piece in (self.begun, self.ended):
+                generated = piece == self.begun
+                continue
+            place = 0
+            for found in self.token.finditer(piece):
+                if found.start() > place:
+                    yield self.bare(piece[place : found.start()]), False, generated
                 yield found[0], True, generated
-        if place < len(rendered):
-            yield self.bare(rendered[place:]), False, generated
+                place = found.end()
+            if place < len(piece):
+                yield self.bare(piece[place:]), False, generated
 
     def bare(self, text: str) -> str:
         """The text without marks."""

@@ -68,10 +68,26 @@ ZEPHYR = """\
     {{- '<|assistant|>\\n' }}
 {%- endif %}"""
 
+PLAIN = """\
+{%- if bos_token is defined %}
+    {{- bos_token }}
+{%- endif %}
+{%- for message in messages %}
+    {{- message.role | capitalize ~ ':\\n' ~ message.content | trim }}
+    {{- eos_token if message.role == 'assistant' else '' }}
+    {{- '\\n\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'Assistant:\\n' }}
+{%- endif %}"""
+"""For models that know no marks of turns: names in plain text, and the token that ends a document
+behind each answer."""
+
 TEMPLATES = {
     "chatml": CHATML,
     "llama3": LLAMA3,
     "gemma": GEMMA,
     "mistral": MISTRAL,
     "zephyr": ZEPHYR,
+    "plain": PLAIN,
 }

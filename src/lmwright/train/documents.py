@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.head import Head, mean_pool
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import order_of_pairs, pack
@@ -34,6 +35,7 @@ class Document:
     ``prompt`` holds the ids that are to be continued (with an encoder: those that it reads), None
     where nothing is asked for; ``source`` those that an encoder reads, where the model has one.
     ``new_tokens`` may be written. ``cut`` says that something of it was too long and left out.
+    ``learnt`` marks further ids that training learns, None where it learns those that are scored.
     """
 
     tokens: np.ndarray
@@ -43,6 +45,7 @@ class Document:
     source: np.ndarray | None = None
     new_tokens: int = 0
     cut: bool = False
+    learnt: np.ndarray | None = None
 
     @property
     def ids(self) -> np.ndarray:
@@ -62,6 +65,8 @@ class Document:
         """
         target = np.full(len(self.tokens), UNLEARNT, dtype=np.int64)
         target[self.first - 1 : -1] = self.tokens[self.first :]
+        if self.learnt is not None:
+            target[:-1] = np.where(self.learnt[1:], self.tokens[1:], target[:-1])
         source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
         return Example(self.tokens, name, target, source)
 
@@ -129,10 +134,11 @@ def mean_log_loss(network: nn.Module, examples: Sequence[Example]) -> float:
             batch = packed(body, [examples[place] for place in places])
             hidden = body.output_batch(batch).by_document(body.hidden(batch))
             for place, own_nd in zip(places, hidden, strict=True):
-                target = np.asarray(examples[place].target)
-                first = int(np.argmax(target != UNLEARNT)) + 1
-                total += likelihood(body, own_nd, examples[place].tokens, first)
-                count += len(target) - first
+                learnt, ids = np.asarray(examples[place].target) != UNLEARNT, examples[place].tokens
+                edges = np.flatnonzero(np.diff(learnt, prepend=False, append=False))
+                for first, end in edges.reshape(-1, 2):
+                    total += likelihood(body, own_nd, ids[: end + 1], first + 1)
+                count += int(learnt.sum())
     return total / max(count, 1)
 
 
@@ -152,6 +158,24 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
                 item = batch[place]
                 nats[place] = likelihood(network, own_nd, item.tokens, item.first)
     return nats, vectors
+
+
+def continuation_nats(network: Network, item: Document, others: Sequence[np.ndarray]) -> np.ndarray:
+    """The negative log-likelihood (nats) of each of several continuations (n,) of a document's
+    unscored beginning, which a decoder reads once for all."""
+    begun = item.tokens[: item.first]
+    whole = [np.concatenate([begun, each]) for each in others]
+    if item.source is not None or network.two_streams or len(begun) < 2:
+        return likelihoods(network, [replace(item, tokens=ids) for ids in whole])[0]
+    with torch.inference_mode():
+        cache = Cache(1)
+        network.hidden(pack([begun[:-1]]), cache=cache)
+        cache.choose([0] * len(others))
+        rest = [ids[len(begun) - 1 :] for ids in whole]
+        batch = pack(rest, order=range(len(rest)), past=[len(begun) - 1] * len(rest))
+        states = batch.by_document(network.hidden(batch, cache=cache))
+        pairs = zip(states, rest, strict=True)
+        return np.array([likelihood(network, own_nd, ids, 1) for own_nd, ids in pairs])
 
 
 def likelihood(network: Network, hidden_nd: Tensor, ids: np.ndarray, first: int) -> float:

@@ -58,7 +58,12 @@ from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, trainable
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
-from lmwright.train.task_model import StartChanging, TrainedTaskModel, trained_task_model
+from lmwright.train.task_model import (
+    PreparingTaskModel,
+    StartChanging,
+    TrainedTaskModel,
+    trained_task_model,
+)
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
@@ -245,7 +250,10 @@ class Train(Stage):
         keep_few_kernels()
         task_model = trained_task_model(read_task_of(work.inputs["rows"]))
         task = task_model.task
-        model = self.beginning(work, task_model)
+        model, known = self.beginning(work, task_model), dict[str, Any]()
+        if isinstance(task_model, PreparingTaskModel):
+            model, known = task_model.begun(model)
+            work.record("start", **known)
         table = self.training_rows(work)
         validation = filled(
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
@@ -287,6 +295,7 @@ class Train(Stage):
             f"validation_{task_model.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **known,
             **facts_of(predictor),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 from torch import nn
@@ -37,6 +37,14 @@ class TrainedTaskModel(TaskModel, Protocol):
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Scores on held-out examples by name, that of ``monitor`` among them."""
+
+
+@runtime_checkable
+class PreparingTaskModel(Protocol):
+    """A task's model that has a start made ready before it is trained: given a chat template."""
+
+    def begun(self, model: TextModel) -> tuple[TextModel, dict[str, Any]]:
+        """The start as the task trains it, and what was found of it, as JSON values."""
 
 
 @runtime_checkable

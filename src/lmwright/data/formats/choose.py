@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lmwright.core.errors import BadInput
+from lmwright.data.formats.chatterbot import read_chatterbot
 from lmwright.data.formats.conll_file import looks_like_conll, read_conll
 from lmwright.data.formats.csv_file import SIGNS, read_csv
 from lmwright.data.formats.json_file import read_json
@@ -27,6 +28,8 @@ READERS: dict[str, Reader] = {
 }
 """The suffixes that tables usually have, and what usually stands in such files."""
 
+CONVERSATIONS = {".yml", ".yaml"}
+"""Suffixes of files that are no tables, unless a source names them."""
 SHEETS = {".xlsx", ".xls", ".ods", ".numbers"}
 SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 """How files of spreadsheet programs begin: those of today, and those of old."""
@@ -64,6 +67,8 @@ def reader_of(table: Table) -> Reader:
         return read_json
     if table.suffix == ".conll" or (table.suffix not in READERS and looks_like_conll(text)):
         return read_conll
+    if table.suffix in CONVERSATIONS:
+        return read_chatterbot
     usual = READERS.get(table.suffix)
     if usual is read_csv or (usual is read_json and text[:1] in ("{", "[")):
         return usual
@@ -99,7 +104,7 @@ def unknown(table: Table, cure: str) -> BadInput:
     """What is said of a file that is no table."""
     return BadInput(
         f"{table.about} is no table that is known by its content or suffix",
-        "CSV, JSON, Parquet or CoNLL: "
+        "CSV, JSON, Parquet, CoNLL or ChatterBot's YAML: "
         + ", ".join(READERS)
         + " (the text formats also packed, .gz)",
         cure,

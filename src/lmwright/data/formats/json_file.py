@@ -1,18 +1,19 @@
 """JSON: an object a line, or one document in the shapes in which tables are written.
 
 A document may be a list of objects, one object, or what pandas calls ``columns``, ``list``,
-``index``, ``split`` and ``table``, an object that holds a list of objects under one key, or
-SQuAD's articles of paragraphs with questions.
+``index``, ``split`` and ``table``, an object that holds a list of objects under one key, SQuAD's
+articles of paragraphs with questions, a task of BIG-bench, or conversations of utterances.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from lmwright.core.errors import BadInput
+from lmwright.data.formats.bigbench import bigbench_rows, is_bigbench
 from lmwright.data.formats.opener import (
     LINE_LIMIT,
     bounded_lines,
@@ -22,6 +23,7 @@ from lmwright.data.formats.opener import (
 )
 from lmwright.data.formats.record import Fault, Record, Table
 from lmwright.data.formats.squad import is_squad, squad_rows
+from lmwright.data.formats.utterances import is_utterances, utterance_rows
 
 LINES = {".jsonl", ".ndjson"}
 """Suffixes of files that hold an object a line even where their first line is broken."""
@@ -95,8 +97,9 @@ def rows_of(value: Any, columns: list[str]) -> list[Any]:
         return value
     if not isinstance(value, dict) or not value or (columns and one_row(value, columns)):
         return [value]
-    if is_squad(value):
-        return squad_rows(value)
+    for is_form, rows_of_form in FORMS:
+        if is_form(value):
+            return rows_of_form(value)
     if is_split(value):
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
     held = [each for each in value.values() if is_rows(each)]
@@ -154,6 +157,12 @@ def by_column(value: dict[str, dict[str, Any]]) -> list[Any]:
     ]
 
 
+FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Any], list[Any]]], ...] = (
+    (is_squad, squad_rows),
+    (is_bigbench, bigbench_rows),
+    (is_utterances, utterance_rows),
+)
+"""Documents of published data sets: how each is told, and its rows."""
 BROKEN = object()
 """In place of a value: the text holds none."""
 
