@@ -349,7 +349,7 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     facts = stage.run(work)
     assert facts["rows"] == 200
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
-    begin = stage.beginning(work, BY_MODEL)
+    begin, _ = stage.beginning(work, BY_MODEL)
     table = pq.read_table(rows / "train.parquet")
     first = EpochBatches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
     with torch.no_grad():
@@ -564,7 +564,7 @@ def test_how_a_word_is_capitalised(word, case):
 
 def test_a_table_of_capitalisation_changes_nothing_at_first(news, model):
     rows = [{"text": each["text"]} for each in news[:20]]
-    cased = CASED.changed(model, None)
+    cased, _ = CASED.begun(model)
     before, after = (
         answer_all(TextPredictor(task.task, each), rows)
         for task, each in ((BY_MODEL, model), (CASED, cased))
@@ -574,7 +574,7 @@ def test_a_table_of_capitalisation_changes_nothing_at_first(news, model):
 
 
 def test_capitalisation_is_read_learnt_saved_and_answered_alike(news, model, tmp_path):
-    cased = CASED.changed(model, None)
+    cased, _ = CASED.begun(model)
     rows = as_rows(news[:40])
     examples = CASED.examples(cased, rows)
     table = cased.network.stacks["encoder"].embedding.segments.weight
@@ -595,11 +595,11 @@ def test_capitalisation_is_read_learnt_saved_and_answered_alike(news, model, tmp
 
 
 def test_an_earlier_model_goes_on_for_the_same_tags_and_inputs_only(model):
-    assert CASED.changed(model, CASED.task) is model
+    assert CASED.begun(model, CASED.task)[0] is model
     for earlier in (TASK, replace(CASED.task, scheme="bilou")):
         with pytest.raises(BadInput, match="published start"):
-            CASED.changed(model, earlier)
-    assert BY_MODEL.changed(model, None) is model
+            CASED.begun(model, earlier)
+    assert BY_MODEL.begun(model)[0] is model
 
 
 def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
@@ -613,7 +613,9 @@ def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
     with pytest.raises(BadInput, match="tune: full"):
         inputs = {"rows": cased, "base": tmp_path / "base"}
         stage.beginning(FakeWork(inputs, tmp_path / "work"), CASED)
-    begun = replace(stage, tune="full").beginning(FakeWork({"rows": cased}, tmp_path / "w"), CASED)
+    begun, _ = replace(stage, tune="full").beginning(
+        FakeWork({"rows": cased}, tmp_path / "w"), CASED
+    )
     assert begun.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lmwright.core.columns import Row, canonical
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_bytes
-from lmwright.core.task import Answers, Prepared
+from lmwright.core.task import Answers, Prepared, Task
 from lmwright.models.text_model import TextModel
 from lmwright.models.turn_markers import likenesses, turn_tokens, untrained_direction
 from lmwright.tasks.chat import AUTO, Chat
@@ -48,12 +48,14 @@ class ChatWriter(AnswerWriter):
 
     task: Chat
 
-    def begun(self, model: TextModel) -> tuple[TextModel, dict[str, Any]]:
+    def begun(
+        self, start: TextModel, earlier: Task | None = None
+    ) -> tuple[TextModel, dict[str, Any]]:
         """The start with its chat template, and how that was chosen.
 
         BadInput for a template whose answers end with no token of the model.
         """
-        name, found = self.task.template, dict[str, Any]()
+        model, name, found = start, self.task.template, dict[str, Any]()
         if name != AUTO:
             model = model.with_template(TEMPLATES[name])
         elif model.generation.template:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +108,9 @@ class TokenClassifier:
         """One linear map of every token's hidden state."""
         return Head(pool="none", dropout=dropout, outputs=len(self.task.tags))
 
-    def changed(self, start: TextModel, earlier: Task | None) -> TextModel:
+    def begun(
+        self, start: TextModel, earlier: Task | None = None
+    ) -> tuple[TextModel, dict[str, Any]]:
         """The start with a table of capitalisation, where the task has one.
 
         Each way to capitalise is a segment more; its row begins as that of the first segment, so
@@ -123,8 +125,8 @@ class TokenClassifier:
                     f"scheme: {own.scheme}, case: {own.case}, as the task has them",
                     "train from the published start instead",
                 )
-            return start
-        return with_cases(start) if own.case else start
+            return start, {}
+        return (with_cases(start) if own.case else start), {}
 
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Located]:
         """The tokens of each text, their places and their windows; BadInput where ``max_tokens``

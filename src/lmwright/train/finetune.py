@@ -18,6 +18,7 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
+from lmwright.core.task import Task
 from lmwright.data.corpus import (
     read_split,
     read_task_of,
@@ -59,8 +60,7 @@ from lmwright.train.optim import Optimizer, trainable
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
-    PreparingTaskModel,
-    StartChanging,
+    StartingTaskModel,
     TrainedTaskModel,
     trained_task_model,
 )
@@ -250,10 +250,7 @@ class Train(Stage):
         keep_few_kernels()
         task_model = trained_task_model(read_task_of(work.inputs["rows"]))
         task = task_model.task
-        model, known = self.beginning(work, task_model), dict[str, Any]()
-        if isinstance(task_model, PreparingTaskModel):
-            model, known = task_model.begun(model)
-            work.record("start", **known)
+        model, known = self.beginning(work, task_model)
         table = self.training_rows(work)
         validation = filled(
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
@@ -381,8 +378,29 @@ class Train(Stage):
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1))
 
-    def beginning(self, work: Work, task_model: TrainedTaskModel) -> TextModel:
-        """The model before its first step."""
+    def beginning(
+        self, work: Work, task_model: TrainedTaskModel
+    ) -> tuple[TextModel, dict[str, Any]]:
+        """The model before its first step, and what the task found of it."""
+        start, earlier = self.start_model(work, task_model)
+        model, known = start, dict[str, Any]()
+        if isinstance(task_model, StartingTaskModel):
+            model, known = task_model.begun(start, earlier)
+            work.record("start", **known)
+        if model.network is not start.network and self.brings():
+            raise BadInput(
+                f"tune is {kind_of(self.tune)}, and {task_model.task.kind} with these settings "
+                "adds to the start's own weights",
+                "tune: full",
+                "set tune to full, or take the task's settings back",
+            )
+        most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
+        return at_rate(model, self.dropout, most), known
+
+    def start_model(
+        self, work: Work, task_model: TrainedTaskModel
+    ) -> tuple[TextModel, Task | None]:
+        """The earlier model with its task, or a published or drawn one."""
         task = task_model.task
         if self.start_from:
             found = load_predictor(work.inputs[self.start_from])
@@ -394,10 +412,7 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            model = without_adapters(found.model)
-            if isinstance(task_model, StartChanging):
-                model = task_model.changed(model, found.task)
-            return at_rate(model, self.dropout, min(self.max_tokens, positions(model)))
+            return without_adapters(found.model), found.task
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -422,17 +437,7 @@ class Train(Stage):
                 drawn = with_published_head(published, use, places, self.max_tokens)
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
-        if isinstance(task_model, StartChanging):
-            start = drawn
-            drawn = task_model.changed(start, None)
-            if drawn is not start and self.brings():
-                raise BadInput(
-                    f"tune is {kind_of(self.tune)}, and {task.kind} with these settings adds to "
-                    "the start's own weights",
-                    "tune: full",
-                    "set tune to full, or take the task's settings back",
-                )
-        return at_rate(drawn, self.dropout, self.max_tokens)
+        return drawn, None
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
         """Whether to begin with the start's own head: where it answers, or nothing is trained."""

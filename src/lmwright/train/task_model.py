@@ -40,19 +40,14 @@ class TrainedTaskModel(TaskModel, Protocol):
 
 
 @runtime_checkable
-class PreparingTaskModel(Protocol):
-    """A task's model that has a start made ready before it is trained: given a chat template."""
+class StartingTaskModel(Protocol):
+    """A task model that makes a start ready before it is trained: with a template, a table more."""
 
-    def begun(self, model: TextModel) -> tuple[TextModel, dict[str, Any]]:
-        """The start as the task trains it, and what was found of it, as JSON values."""
-
-
-@runtime_checkable
-class StartChanging(Protocol):
-    """A task model that changes the model from which training starts: adds a table, say."""
-
-    def changed(self, start: TextModel, earlier: Task | None) -> TextModel:
-        """The model that is trained, which at first answers as ``start`` does.
+    def begun(
+        self, start: TextModel, earlier: Task | None = None
+    ) -> tuple[TextModel, dict[str, Any]]:
+        """The model that is trained, which at first answers as ``start`` does, and what was found
+        of it, as JSON values.
 
         ``earlier`` is the task that ``start`` was trained for by us; BadInput where its model
         cannot go on for this one.
