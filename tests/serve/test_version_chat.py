@@ -23,7 +23,7 @@ from tests.serve.live import Live
 from tests.serve.test_version_completions import Told
 from tests.tasks.test_text_generation import LLAMA
 
-README = Path(__file__).parents[2] / "README.md"
+LICENCE = Path(__file__).parents[2] / "LICENSE"
 TASK = Chat(decoding=Decoding(max_new_tokens=8))
 ASKED = [{"role": "user", "content": "A model is trai&shy;ned &amp; served"}]
 GOES_ON = [*ASKED, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "How?"}]
@@ -32,7 +32,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    texts = README.read_text("utf-8").split("\n")
+    texts = LICENCE.read_text("utf-8").split("\n")
     config = {**LLAMA, "max_position_embeddings": 128}
     drawn = New(family="llama", config=config, vocabulary=400).model(texts, "lm", 128, 1)
     model, _ = ChatWriter(TASK).begun(drawn)
