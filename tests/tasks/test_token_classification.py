@@ -564,7 +564,7 @@ def test_how_a_word_is_capitalised(word, case):
 
 def test_a_table_of_capitalisation_changes_nothing_at_first(news, model):
     rows = [{"text": each["text"]} for each in news[:20]]
-    cased, _ = CASED.begun(model)
+    cased, _ = CASED.prepared_start(model)
     before, after = (
         answer_all(TextPredictor(task.task, each), rows)
         for task, each in ((BY_MODEL, model), (CASED, cased))
@@ -574,7 +574,7 @@ def test_a_table_of_capitalisation_changes_nothing_at_first(news, model):
 
 
 def test_capitalisation_is_read_learnt_saved_and_answered_alike(news, model, tmp_path):
-    cased, _ = CASED.begun(model)
+    cased, _ = CASED.prepared_start(model)
     rows = as_rows(news[:40])
     examples = CASED.examples(cased, rows)
     table = cased.network.stacks["encoder"].embedding.segments.weight
@@ -595,11 +595,11 @@ def test_capitalisation_is_read_learnt_saved_and_answered_alike(news, model, tmp
 
 
 def test_an_earlier_model_goes_on_for_the_same_tags_and_inputs_only(model):
-    assert CASED.begun(model, CASED.task)[0] is model
+    assert CASED.prepared_start(model, CASED.task)[0] is model
     for earlier in (TASK, replace(CASED.task, scheme="bilou")):
         with pytest.raises(BadInput, match="published start"):
-            CASED.begun(model, earlier)
-    assert BY_MODEL.begun(model)[0] is model
+            CASED.prepared_start(model, earlier)
+    assert BY_MODEL.prepared_start(model)[0] is model
 
 
 def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
 
+from lmwright.core.task import Estimate
+
+SIZES = (1, 2)
+"""n of distinct-n."""
 WORD = re.compile(r"\w+")
 
 
@@ -53,3 +57,14 @@ def repeats(texts: Sequence[str], size: int) -> np.ndarray:
     """The n-grams of each text that stood in it before, and all of its n-grams: (n, 2)."""
     found = [ngrams(text, size) for text in texts]
     return np.array([[len(each) - len(set(each)), len(each)] for each in found], float)
+
+
+def distinct_scores(
+    texts: Sequence[str],
+) -> dict[str, Callable[[int, np.random.Generator, float], Estimate]]:
+    """``distinct_1`` and ``distinct_2`` of texts, each with its own interval."""
+
+    def of(found: Distinct) -> Callable[[int, np.random.Generator, float], Estimate]:
+        return lambda draws, rng, level: Estimate(found.value, *found.interval(level))
+
+    return {f"distinct_{size}": of(distinct(texts, size)) for size in SIZES}

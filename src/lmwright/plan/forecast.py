@@ -37,7 +37,7 @@ from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.core.spec import Head
 from lmwright.models.load import load_predictor
-from lmwright.models.network.network import Network
+from lmwright.models.network.network import Network, parameter_count
 from lmwright.models.text_model import (
     LONGEST,
     TextModel,
@@ -63,6 +63,8 @@ FITTED_ROWS = 1000.0
 """Rows a second of a baseline that could not be tried."""
 PROBED_ROWS = 400
 READ_TEXTS = 64
+PROBED_OPERATIONS = 4e11
+"""Operations of one measurement: a second or two, whatever the model's size."""
 STEPS = 4
 SHORT, LONG = (16,) * 4, (128,)
 """Tokens of the texts of two small batches: what they keep tells a token's share from a pair's."""
@@ -377,10 +379,19 @@ def row_rate(known: Sources) -> float:
 def read_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     """Tokens a second that the model reads."""
     read = model.embed if head_spec(model.network).pool == "none" else model.logits
-    read(prepared[:16])
+    texts = few(prepared[:READ_TEXTS], 2 * parameter_count(model.network))
+    read(texts[:16])
     began = time.perf_counter()
-    read(prepared[:READ_TEXTS])
-    return sum(item.cost for item in prepared[:READ_TEXTS]) / (time.perf_counter() - began)
+    read(texts)
+    return sum(item.cost for item in texts) / (time.perf_counter() - began)
+
+
+def few(prepared: Sequence[Any], operations: float) -> Sequence[Any]:
+    """The first texts, one at least, that a model reads within :data:`PROBED_OPERATIONS`, where a
+    token takes so many ``operations``."""
+    costs = np.cumsum([item.cost for item in prepared])
+    most = int(np.searchsorted(costs, PROBED_OPERATIONS / operations, side="right"))
+    return prepared[: max(1, most)]
 
 
 def train_rate(model: TextModel, prepared: Sequence[Any]) -> float:
@@ -388,8 +399,10 @@ def train_rate(model: TextModel, prepared: Sequence[Any]) -> float:
     optimizer = AdamW().make(model.network)
     seconds: list[float] = []
     tokens = 0
+    size = min(16, len(few(prepared, 6 * parameter_count(model.network))))
     for step in range(STEPS + 1):
-        batch = [item.ids for item in prepared[step * 16 : (step + 1) * 16]] or [prepared[0].ids]
+        own = prepared[step * size : (step + 1) * size] or prepared[:1]
+        batch = [item.ids for item in own]
         began = time.perf_counter()
         loss = torch.logsumexp(outputs_of(model.network, pack(batch)), dim=-1).mean()
         loss.backward()
@@ -469,9 +482,10 @@ def that_fits(
     Without a forecast one is made, but only if a training could outgrow this machine at all.
     """
     if told is None:
-        if not may_outgrow(recipe, store):
+        planned = plan_recipe(recipe, store)
+        if all(row.state == "done" for row in planned) or not may_outgrow(recipe, store):
             return None
-        told = forecast(recipe, store, plan_recipe(recipe, store))
+        told = forecast(recipe, store, planned)
     fault = misfit(recipe, told)
     if fault is not None:
         todo = {row.step for row in plan_recipe(recipe, store) if row.state != "done"}

@@ -11,15 +11,13 @@ import pyarrow as pa
 
 from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput, nearest
-from lmwright.core.task import Answers, Estimate, Measures, Share, Weights
-from lmwright.metrics.diversity import Distinct, distinct, repeats
+from lmwright.core.task import Answers, Measures, Share, Weights
+from lmwright.metrics.diversity import SIZES, distinct, distinct_scores, repeats
 from lmwright.metrics.rouge import rouge_of
 from lmwright.tasks.target_text import WrittenText
 from lmwright.text.templates import TEMPLATES
 
 AUTO = "auto"
-SIZES = (1, 2)
-"""n of distinct-n."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +169,7 @@ class Chat(WrittenText):
             # A token of one vocabulary is no token of another, so no comparison reads this.
             nats, tokens = answers["nats"].sum(), answers["tokens"].sum()
             details["perplexity"] = float(np.exp(nats / max(tokens, 1.0)))
-        written = answers["generated_text"]
-        special = {f"distinct_{size}": estimate_of(distinct(written, size)) for size in SIZES}
+        special = distinct_scores(answers["generated_text"])
         return replace(found, scores=scores, shares=shares, details=details, special=special)
 
     def told(self, answers: Answers, place: int) -> dict[str, Any]:
@@ -192,12 +189,3 @@ class Chat(WrittenText):
         if not told["generated_text"]:
             return "empty"
         return "ended" if told["ended"] else "unended"
-
-
-def estimate_of(found: Distinct) -> Callable[[int, np.random.Generator, float], Estimate]:
-    """A distinct-n with its own interval."""
-
-    def estimate(draws: int, rng: np.random.Generator, level: float) -> Estimate:
-        return Estimate(found.value, *found.interval(level))
-
-    return estimate

@@ -48,7 +48,7 @@ class ChatWriter(AnswerWriter):
 
     task: Chat
 
-    def begun(
+    def prepared_start(
         self, start: TextModel, earlier: Task | None = None
     ) -> tuple[TextModel, dict[str, Any]]:
         """The start with its chat template, and how that was chosen.

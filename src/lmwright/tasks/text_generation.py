@@ -13,6 +13,7 @@ from lmwright.core.columns import Column, Row
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, text_signals
+from lmwright.metrics.diversity import distinct_scores, repeats
 from lmwright.text.cleaning import Step, cleaner, refuse_order
 
 UNIFORM_BITS = 8.0
@@ -28,6 +29,10 @@ class TextGeneration(Settings):
     ``clean``           steps of text/cleaning.py that a text passes before it is read.
     ``max_new_tokens``  of a continuation that is written for a request.
     ``temperature``     of sampling; 0 takes the likeliest token.
+    ``write_rows``      whether a continuation is written for rows too that are only scored: of
+                        the text where the row has a continuation, else of its first half. Scores
+                        are then ``repetition`` (the share of bigrams that stood in the same
+                        continuation before), ``distinct_1`` and ``distinct_2`` (Li et al. 2016).
     """
 
     kind: ClassVar[str] = "text-generation"
@@ -39,7 +44,7 @@ class TextGeneration(Settings):
     gate_loss: ClassVar[str] = "bits_per_byte"
     abstains_by: ClassVar[str] = ""
     loss_names: ClassVar[Mapping[str, float]] = {"bits_per_byte": UNIFORM_BITS}
-    score_names: ClassVar[tuple[str, ...]] = ("corpus_bits_per_byte",)
+    score_names: ClassVar[tuple[str, ...]] = ("corpus_bits_per_byte", "repetition")
     contracts: ClassVar[tuple[str, ...]] = ("completions",)
     text_model: ClassVar[str] = "lmwright.tasks.text_generation_model:TextGenerator"
     panel: ClassVar[str] = ""
@@ -51,6 +56,7 @@ class TextGeneration(Settings):
     clean: tuple[Step, ...] = ("repair",)
     max_new_tokens: int = 32
     temperature: float = 0.8
+    write_rows: bool = False
 
     def check(self) -> None:
         """BadInput for numbers out of range."""
@@ -126,23 +132,31 @@ class TextGeneration(Settings):
 
     def measures(self, rows: pa.Table, answers: Answers) -> Measures:
         """Bits a byte of each row, at most those of the uniform distribution; over all rows bits a
-        byte; beside them the perplexity a token."""
+        byte; beside them the perplexity a token, and the variety of what was written."""
         nats, tokens, size = answers["nats"], answers["tokens"], answers["bytes"]
         bits = nats / np.log(2)
         each = np.minimum(bits / size, UNIFORM_BITS)
 
+        written = [text for text in answers.columns.get("completion", ()) if text is not None]
+        again = repeats(written, 2) if len(written) == len(each) else None
+
         def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-            return {
+            found = {
                 "bits_per_byte": (weights @ each) / weights.sum(-1),
                 "corpus_bits_per_byte": (weights @ bits) / (weights @ size),
             }
+            if again is not None:
+                bigrams = np.maximum(weights @ again[:, 1], 1.0)
+                found["repetition"] = (weights @ again[:, 0]) / bigrams
+            return found
 
         return Measures(
             {"bits_per_byte": Loss(each, UNIFORM_BITS)},
             scores,
             # A token of one vocabulary is no token of another, so no comparison reads this.
             details={"perplexity": float(np.exp(nats.sum() / tokens.sum()))},
-            lower=frozenset({"corpus_bits_per_byte"}),
+            lower=frozenset({"corpus_bits_per_byte", "repetition"}),
+            special={} if again is None else distinct_scores(written),
         )
 
     def signals(self, prepared: Sequence[Prepared], answers: Answers) -> dict[str, Signal]:

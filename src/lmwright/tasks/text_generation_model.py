@@ -47,16 +47,25 @@ class TextGenerator:
     def prepare(self, model: TextModel, rows: Sequence[Row]) -> list[Document]:
         """The tokens of each document; those of a continuation are scored alone.
 
-        A row without the column ``continuation`` is a request: it is continued too.
+        A row without the column ``continuation`` is a request: it is continued too, as all rows
+        are where the task says so.
         """
         found = []
         for row in rows:
             text, rest = self.task.cleaner(row["text"]), str(row.get("continuation") or "")
-            asked = "continuation" not in row
+            request = "continuation" not in row
             make = self.pair if model.has_encoder else self.document
-            item = make(model, text, rest, asked)
+            item = make(model, text, rest, request)
+            if self.task.write_rows and not request:
+                item = replace(item, prompt=self.prompt_of_row(model, text, rest))
+            asked = item.prompt is not None
             found.append(replace(item, new_tokens=self.task.max_new_tokens) if asked else item)
         return found
+
+    def prompt_of_row(self, model: TextModel, text: str, rest: str) -> np.ndarray:
+        """What of a row with its own end is to be continued: its text, or the first half of it."""
+        given = text if rest else text[: -(-len(text) // 2)]
+        return model.source_ids(given) if model.has_encoder else self.prompt(model, given)
 
     def document(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
         """A text and its continuation as one document.
@@ -92,12 +101,19 @@ class TextGenerator:
     def answers(self, model: TextModel, batch: Sequence[Document]) -> Answers:
         """The negative log-likelihood of each row, vectors, and completions where asked for.
 
-        With an encoder a request has no likelihood of its own: its completion is what is scored.
+        With an encoder a request has no likelihood of its own: its completion is what is scored,
+        where the row has no continuation.
         """
         completions = self.completions(model, batch)
         if model.has_encoder:
             pairs = zip(batch, completions, strict=True)
-            batch = [each if text is None else written(model, each, text) for each, text in pairs]
+            ends = len(model.end_ids[:1])
+            batch = [
+                each
+                if text is None or len(each.ids) - each.first > ends
+                else written(model, each, text)
+                for each, text in pairs
+            ]
         nats, vectors = likelihoods(model.network, batch)
         scored = np.array([float(len(item.tokens) - item.first) for item in batch])
         return Answers(

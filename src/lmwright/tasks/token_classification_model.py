@@ -108,7 +108,7 @@ class TokenClassifier:
         """One linear map of every token's hidden state."""
         return Head(pool="none", dropout=dropout, outputs=len(self.task.tags))
 
-    def begun(
+    def prepared_start(
         self, start: TextModel, earlier: Task | None = None
     ) -> tuple[TextModel, dict[str, Any]]:
         """The start with a table of capitalisation, where the task has one.

@@ -385,7 +385,7 @@ class Train(Stage):
         start, earlier = self.start_model(work, task_model)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
-            model, known = task_model.begun(start, earlier)
+            model, known = task_model.prepared_start(start, earlier)
             work.record("start", **known)
         if model.network is not start.network and self.brings():
             raise BadInput(

@@ -43,7 +43,7 @@ class TrainedTaskModel(TaskModel, Protocol):
 class StartingTaskModel(Protocol):
     """A task model that makes a start ready before it is trained: with a template, a table more."""
 
-    def begun(
+    def prepared_start(
         self, start: TextModel, earlier: Task | None = None
     ) -> tuple[TextModel, dict[str, Any]]:
         """The model that is trained, which at first answers as ``start`` does, and what was found
