@@ -18,6 +18,7 @@ from lmwright.machine import probe as probe_module
 from lmwright.machine.choice import WORTH, choices
 from lmwright.machine.compiled import SOURCE, compile_source
 from lmwright.machine.probe import (
+    IN_C,
     Children,
     Machine,
     cpu_class,
@@ -101,8 +102,8 @@ def test_a_child_that_hangs_ends_with_the_time(dying):
 
 
 def test_a_command_that_is_none(tmp_path):
-    found = run_steps([str(tmp_path / "none")], ["a", "b"], 5)
-    assert not found.results and all("did not start" in words for words in found.faults.values())
+    with pytest.raises(MissingPart, match="none did not start"):
+        run_steps([str(tmp_path / "none")], ["a", "b"], 5)
 
 
 # -- the class --------------------------------------------------------------------------------
@@ -151,7 +152,10 @@ def test_without_a_compiler_torch_tries_amx(dying, tmp_path):
         raise MissingPart("no C compiler was found")
 
     found = probed_machine(cpu=cpu(AMX), folder=tmp_path / "kept", children=Children(dying(), none))
-    assert found.cpu_class == "C" and not found.peaks and "no C compiler" in found.faults["native"]
+    assert found.cpu_class == "C" and not found.peaks and "no C compiler" in found.faults[IN_C]
+    forbidden = Children(dying(), lambda folder: [str(tmp_path)])  # as on a disk without execution
+    found = probed_machine(cpu=cpu(AMX), folder=tmp_path / "forbidden", children=forbidden)
+    assert found.cpu_class == "C" and "did not start" in found.faults[IN_C]
     dead = Children(dying({"int8": "SIGILL unless limited"}), none)
     found = probed_machine(cpu=cpu(AMX), folder=tmp_path / "dead", children=dead)
     assert found.cpu_class == "B" and "SIGILL" in found.why and found.rates["int8"]

@@ -34,6 +34,7 @@ SECONDS = 10.0
 NATIVE_STEPS = ("cpuid", "palettes", "permission", "amx", "vnni")
 TORCH_STEPS = ("fp32", "onednn", "bf16", "int8", "bandwidth")
 SEVEN_BITS = "int8_7bit"
+IN_C = "products in C"
 WITH_AMX = ("bf16", "int8")
 """Steps of torch that use AMX where it is shown."""
 
@@ -174,12 +175,11 @@ def probe(cpu: Cpu, folder: Path, chosen: CpuClass | None, children: Children, s
     try:
         say("compiling the products in C")
         command = children.native(folder)
-    except (MissingPart, OSError) as error:
-        faults["native"] = str(error)
-    else:
         until = time.monotonic() + SECONDS
         say("trying the instructions of the CPU in a child process")
         native = run_steps(command, NATIVE_STEPS, SECONDS / 4)
+    except (MissingPart, OSError) as error:  # a folder may forbid to write or to execute
+        faults[IN_C] = str(error)
     found, why = (
         (chosen, f"named by {OVERRIDE}") if chosen else class_by_execution(cpu, native, faults)
     )
@@ -234,8 +234,8 @@ def class_by_execution(cpu: Cpu, native: Outcome, faults: dict[str, str]) -> tup
             "A": "AVX2 is shown, and no AVX-512 with VNNI",
             "other": "neither AVX2 nor AVX-512 is shown",
         }[shown]
-    if "native" in faults:
-        return "C", "AMX is shown; without a C compiler only torch's products try it"
+    if IN_C in faults:
+        return "C", "AMX is shown; without products in C only torch's try it"
     told = native.results
     for step, words in (
         ("cpuid", "the system shows AMX and the CPU does not"),

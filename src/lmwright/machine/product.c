@@ -157,16 +157,19 @@ static uint8_t u_vnni[ACCUMULATORS][64] __attribute__((aligned(64)));
 static int8_t s_vnni[64] __attribute__((aligned(64)));
 static int32_t c_vnni[ACCUMULATORS][LANES] __attribute__((aligned(64)));
 
+/* Named sums and assembly: around an array or the intrinsic GCC 12 copies each sum in each round. */
+#define EACH_SUM(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
+#define BEGIN(k) __m512i sum##k = _mm512_setzero_si512(), left##k = _mm512_load_si512(u_vnni[k]);
+#define MULTIPLY(k) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum##k) : "v"(left##k), "v"(right));
+#define END(k) _mm512_store_si512(c_vnni[k], sum##k);
+
 TARGET("avx512f,avx512vnni") static void vnni_int8(int rounds) {
-  __m512i sums[ACCUMULATORS], right = _mm512_load_si512(s_vnni);
-  for (int k = 0; k < ACCUMULATORS; k++) sums[k] = _mm512_setzero_si512();
-  for (int round = 0; round < rounds; round++)
-#pragma GCC unroll 12
-    for (int k = 0; k < ACCUMULATORS; k++) {
-      __m512i left = _mm512_load_si512(u_vnni[k]);
-      sums[k] = _mm512_dpbusd_epi32(sums[k], left, right);
-    }
-  for (int k = 0; k < ACCUMULATORS; k++) _mm512_store_si512(c_vnni[k], sums[k]);
+  __m512i right = _mm512_load_si512(s_vnni);
+  EACH_SUM(BEGIN)
+  for (int round = 0; round < rounds; round++) {
+    EACH_SUM(MULTIPLY)
+  }
+  EACH_SUM(END)
 }
 
 static int vnni_agrees(void) {

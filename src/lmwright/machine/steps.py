@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmwright.core.errors import MissingPart
+
 LATE = "the process did not end in time"
 SILENT = "the process ended without a result"
 
@@ -45,7 +47,8 @@ def run_steps(
 ) -> Outcome:
     """Have ``command STEP…`` do the steps, begun anew after each one that ends the process.
 
-    ``seconds`` bound all of it. ``environment`` goes over that of this process.
+    ``seconds`` bound all of it. ``environment`` goes over that of this process. MissingPart where
+    the command does not start at all.
     """
     outcome, left, until = Outcome(), list(steps), time.monotonic() + seconds
     while left:
@@ -82,7 +85,7 @@ def run_once(
             env={**os.environ, **(environment or {})},
         )
     except OSError as error:
-        return "", f"{command[0]} did not start: {error.strerror}"
+        raise MissingPart(f"{command[0]} did not start: {error.strerror}") from error
     how = ""
     try:
         told, errors = child.communicate(timeout=seconds)

@@ -190,7 +190,7 @@ def cpu_findings(machine: Machine) -> Iterator[Finding]:
         yield Finding("bandwidth", True, f"{figures} (memory, read)")
     for name, words in {**machine.faults, **machine.late}.items():
         # Without fp32 nothing of a network can be computed here; all else has another way.
-        seen = f"{name} was not measured: {words}"
+        seen = f"not measured: {name}; {words}"
         yield Finding(
             "probe",
             name != "fp32" or name in machine.late,
