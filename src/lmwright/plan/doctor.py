@@ -153,10 +153,10 @@ def gpu_findings() -> Iterator[Finding]:
 
 PRODUCT_NAMES = {
     "fp32": "fp32",
-    "onednn": "fp32 by oneDNN",
+    "onednn": "fp32 oneDNN",
     "bf16": "bf16",
     "int8": "int8",
-    "int8_7bit": "int8 of 7 bits",
+    "int8_7bit": "int8 7 bits",
     "amx_int8": "AMX int8",
     "amx_bf16": "AMX bf16",
     "vnni_int8": "VNNI int8",
