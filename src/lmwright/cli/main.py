@@ -56,8 +56,6 @@ def help_text() -> str:
 
 def call(verb: str, rest: list[str]) -> int:
     """Import and run what stands behind a verb; a fault that a person can mend has no traceback."""
-    # Threads that wait for the next small product must not burn a core that others need.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from importlib import import_module
 
     import typer
@@ -65,6 +63,7 @@ def call(verb: str, rest: list[str]) -> int:
     module, _, attribute = VERBS[verb][0].partition(":")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     try:
+        set_environment()
         app.command(name=verb)(interruptible(getattr(import_module(module), attribute)))
         app(args=rest, prog_name=f"lmwright {verb}")
     except SystemExit as stop:
@@ -87,6 +86,22 @@ def call(verb: str, rest: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def set_environment() -> None:
+    """Set what torch's libraries read when they are loaded, as far as the user has not.
+
+    BadInput for a class of CPU in ``LMWRIGHT_ISA`` that is none of this machine.
+    """
+    from lmwright.machine.probe import library_limits
+    from lmwright.machine.quota import granted_threads, usable_cores
+
+    # Threads that wait for the next small product must not burn a core that others need.
+    found = {"GOMP_SPINCOUNT": "2000", **library_limits()}
+    if (threads := granted_threads()) < usable_cores():
+        found["OMP_NUM_THREADS"] = str(threads)
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
 
 
 def interruptible(work: Callable[..., None]) -> Callable[..., None]:

@@ -10,17 +10,26 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
 
 from lmwright.assets import ASSETS, cache_folder
 from lmwright.core.journal import read_journal
-from lmwright.models.core.device import bf16_cost, cuda_there, native_bf16, resolve_placement
+from lmwright.machine.choice import choices
+from lmwright.machine.probe import Machine, Say, probed_machine, silent
+from lmwright.machine.quota import cpu_quota, granted_threads, usable_cores
+from lmwright.models.core.device import (
+    Precision,
+    bf16_cost,
+    cuda_there,
+    native_bf16,
+    resolve_placement,
+)
 from lmwright.store.run import read_run
 from lmwright.store.store import Store
 
@@ -31,22 +40,30 @@ NEEDED_DISK = 3 * GIGABYTE
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at: whether it is well, what was seen, and what to do."""
+    """Something that was looked at: whether it is well, what was seen, and what to do.
+
+    ``facts`` has the numbers behind ``seen``, for programs.
+    """
 
     name: str
     well: bool
     seen: str
     cure: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Events = Sequence[dict[str, Any]]
 
 
-def check_machine(store: Path) -> list[Finding]:
-    """What a run needs of this machine, each looked at and not guessed."""
+def check_machine(store: Path, say: Say = silent, again: bool = False) -> list[Finding]:
+    """What a run needs of this machine, each looked at and not guessed.
+
+    ``say`` is told what the probe of the CPU tries; ``again`` has it tried although it is known.
+    BadInput for a value of ``LMWRIGHT_ISA`` that is no class of this CPU.
+    """
     memory = psutil.virtual_memory()
     disk = shutil.disk_usage(existing(store))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = granted_threads()
     load = os.getloadavg()[0]
     have = [name for name, a in ASSETS.items() if unpacked_is_there(name, a.sha256)]
     return [
@@ -65,12 +82,15 @@ def check_machine(store: Path) -> list[Finding]:
         ),
         Finding(
             "load",
-            load < (cores or 1),
-            f"load {load:.1f} on {cores} cores",
+            load < threads,
+            f"load {load:.1f} on {threads} cores",
             "others use the cores: times will be longer than forecast",
         ),
         durable(store),
+        threads_finding(),
         torch_finding(),
+        *gpu_findings(),
+        *cpu_findings(probed_machine(say, again=again)),
         bf16_finding(),
         Finding("assets", True, f"{len(have)} of {len(ASSETS)} are fetched: {', '.join(have)}"),
     ]
@@ -98,6 +118,93 @@ def torch_finding() -> Finding:
     device = torch.cuda.get_device_name() if cuda_there() else "no GPU"
     seen = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
     return Finding("torch", True, seen)
+
+
+def threads_finding() -> Finding:
+    """How many threads are granted, and by what."""
+    cores, quota, threads = usable_cores(), cpu_quota(), granted_threads()
+    limit = "no quota" if quota is None else f"a quota of {quota:g}"
+    seen = f"{threads} are granted: {cores} usable cores of {os.cpu_count()} seen, {limit}"
+    return Finding("threads", True, seen, facts={"threads": threads, "quota": quota})
+
+
+def gpu_findings() -> Iterator[Finding]:
+    """Kind, memory and bf16 of the GPU that torch works on, where there is one."""
+    if not cuda_there():
+        return
+    import torch
+
+    memory = torch.cuda.get_device_properties(0).total_memory
+    major, minor = torch.cuda.get_device_capability()
+    bf16 = native_bf16("cuda")
+    facts = {
+        "class": "gpu",
+        "name": torch.cuda.get_device_name(),
+        "memory": memory,
+        "capability": [major, minor],
+        "bf16": bf16,
+    }
+    seen = (
+        f"class gpu: {facts['name']}, {memory / GIGABYTE:.1f} GB, compute capability "
+        f"{major}.{minor}, bf16 {'native' if bf16 else 'not native'}"
+    )
+    yield Finding("gpu", True, seen, facts=facts)
+
+
+PRODUCT_NAMES = {
+    "fp32": "fp32",
+    "onednn": "fp32 oneDNN",
+    "bf16": "bf16",
+    "int8": "int8",
+    "int8_7bit": "int8 7 bits",
+    "amx_int8": "AMX int8",
+    "amx_bf16": "AMX bf16",
+    "vnni_int8": "VNNI int8",
+}
+
+
+def cpu_findings(machine: Machine) -> Iterator[Finding]:
+    """Class of the CPU, rates by rows, bandwidth, and the fastest product for each work."""
+    microcode = f", microcode {machine.microcode}" if machine.microcode else ""
+    yield Finding(
+        "cpu",
+        True,
+        f"class {machine.cpu_class} ({machine.model}{microcode}): {machine.why}",
+        facts=machine.to_json(),
+    )
+    for name, rates in machine.rates.items():
+        figures = ", ".join(f"{rate:.0f} at {rows}" for rows, rate in rates.items())
+        yield Finding(
+            f"rate {PRODUCT_NAMES[name]}", True, f"1e9 operations/s of a thread by rows: {figures}"
+        )
+    if machine.peaks:
+        figures = ", ".join(
+            f"{PRODUCT_NAMES[name]} {peak:.0f}" for name, peak in machine.peaks.items()
+        )
+        yield Finding("peak", True, f"1e9 operations/s of a thread in C: {figures}")
+    if machine.bandwidth:
+        figures = ", ".join(
+            f"{rate:.1f} GB/s with {count} thread{'s' * (count != '1')}"
+            for count, rate in machine.bandwidth.items()
+        )
+        yield Finding("bandwidth", True, f"{figures} (memory, read)")
+    for name, words in {**machine.faults, **machine.late}.items():
+        # Without fp32 nothing of a network can be computed here; all else has another way.
+        seen = f"not measured: {name}; {words}"
+        yield Finding(
+            "probe",
+            name != "fp32" or name in machine.late,
+            seen,
+            "reinstall torch, or set LMWRIGHT_ISA to a lower class",
+        )
+    for found in choices(machine):
+        how = (
+            f"precision: {found.product}"
+            if found.product in get_args(Precision)
+            else "no precision has it yet"
+        )
+        seen = f"{found.work}: {found.product}, {found.why}; {how}"
+        yield Finding("fastest", True, seen, facts=vars(found))
 
 
 def bf16_finding() -> Finding:

@@ -23,6 +23,7 @@ from lmwright.core.journal import Journal
 from lmwright.core.recipe import Recipe, Step
 from lmwright.core.stage import Stage
 from lmwright.core.stamp import Stamp, differences, stamp_of
+from lmwright.machine.quota import threads_of_torch
 from lmwright.store.lease import Held, lease, process_of, run_lease
 from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
@@ -451,7 +452,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": processor(),
         "system": platform.system(),
-        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
+        "threads": str(threads_of_torch()),
     }
 
 

@@ -43,6 +43,7 @@ def no_gpu(monkeypatch):
 
 def emulate(monkeypatch) -> None:
     """A CPU without instructions for bf16."""
+    monkeypatch.setattr(device, "cpu_class", lambda: "C")
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
     monkeypatch.setattr(device, "arm_bf16", lambda: False)
@@ -119,6 +120,32 @@ def test_emulated_bf16_is_allowed_and_said_with_its_cost(no_gpu, monkeypatch):
     assert emulation_in_words(half) == "" == emulation_in_words(Placement())
     assert "native" in bf16_finding().seen
     assert describe_placement(Placement()).keys() == {"device", "precision", "seen"}
+
+
+@pytest.mark.parametrize(
+    ("name", "avx512_bf16", "amx"),
+    [("A", False, False), ("B", True, False), ("C", True, True), ("other", True, True)],
+)
+def test_instructions_count_as_far_as_the_class_goes(no_gpu, monkeypatch, name, avx512_bf16, amx):
+    """A machine may show AMX that a probe found unusable."""
+    emulate(monkeypatch)
+    monkeypatch.setattr(device, "cpu_class", lambda: name)
+    for question, native in (
+        ("_is_avx512_bf16_supported", avx512_bf16),
+        ("_is_amx_tile_supported", amx),
+    ):
+        with monkeypatch.context() as shown:
+            shown.setattr(torch.cpu, question, lambda: True, raising=False)
+            assert native_bf16("cpu") is native
+        assert not native_bf16("cpu")
+
+
+def test_the_class_changes_neither_what_auto_means_nor_a_stamp(no_gpu, monkeypatch):
+    found = set()
+    for name in ("A", "B", "C", "other"):
+        monkeypatch.setattr(device, "cpu_class", lambda name=name: name)
+        found.add(tuple(Train().resolved().items()))
+    assert found == {(("device", "cpu"), ("precision", "fp32"))}
 
 
 class WithoutNetwork:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lmwright.core.errors import BadInput, nearest
+from lmwright.machine.cpu import CpuClass
+from lmwright.machine.probe import cpu_class
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,13 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 NATIVE_CAPABILITY = (8, 0)
 """The first compute capability of CUDA devices that multiply in bf16 themselves."""
+NATIVE_QUESTIONS: dict[CpuClass, tuple[str, ...]] = {
+    "A": (),
+    "B": ("_is_avx512_bf16_supported",),
+    "C": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+    "other": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+}
+"""The questions of torch.cpu that count on a CPU of each class; other systems show no flags."""
 PROBE = (256, 768, 768)
 """Rows, inputs and outputs of the product that :func:`bf16_cost` measures."""
 ROUNDS = 10
@@ -114,15 +123,17 @@ def native_bf16(device: str) -> bool:
     """Whether the device multiplies in bf16 itself; others convert to fp32 and back.
 
     On x86 that takes the instructions of AVX512_BF16 or AMX: torch's own question is answered
-    with yes by every CPU with AVX-512, most of which emulate it.
+    with yes by every CPU with AVX-512, most of which emulate it. They count as far as the class
+    of the CPU goes, which a probe or ``LMWRIGHT_ISA`` may have set below what it shows.
     """
     import torch
 
     if device == "cuda":
         return cuda_there() and torch.cuda.get_device_capability() >= NATIVE_CAPABILITY
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     questions: list[Callable[[], bool]] = [
-        getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)
+        getattr(torch.cpu, name)
+        for name in NATIVE_QUESTIONS[cpu_class()]
+        if hasattr(torch.cpu, name)
     ]
     return any(question() for question in questions) or arm_bf16()
 
