@@ -60,6 +60,21 @@ SQUAD = {
     "limit": 450,
     "derive": {"kind": "unanswerable"},
 }
+PACKAGES = {
+    "name": "debian",
+    "path": "asset:debian-summaries/debian-summaries.parquet",
+    "limit": 400,
+}
+BART = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+}
 SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "text-classification": (
         {**REVIEWS, "values": {"label": {"0": "negative", "1": "positive"}}},
@@ -72,10 +87,39 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         REVIEWS,
         {"new": {"family": "llama", "config": LLAMA, "vocabulary": 400}},
     ),
+    "chat": (
+        {
+            "name": "chitchat",
+            "path": "asset:chitchat/chitchat_dataset/dataset.json",
+            "derive": {"kind": "turns"},
+            "limit": 60,
+        },
+        {"new": {"family": "llama", "config": LLAMA, "vocabulary": 400}, "max_tokens": 64},
+    ),
+    "summarization": (
+        {**PACKAGES, "columns": {"text": "description", "summary": "synopsis"}},
+        {"new": {"family": "bart", "config": BART, "vocabulary": 400}},
+    ),
+    "sentence-similarity": (
+        {**PACKAGES, "columns": {"sentence1": "synopsis", "sentence2": "description"}},
+        NEW_BERT,
+    ),
+    "text-ranking": (
+        {
+            **PACKAGES,
+            "columns": {"query": "synopsis", "document": "description"},
+            "constants": {"relevance": "1"},
+            "derive": {"kind": "hard-negatives", "nearest": 2},
+        },
+        {"start": "", "rows": 48},
+    ),
 }
 """Task -> its source, and the settings of training that are its own."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "question-answering": {"max_question": 24, "stride": 12, "max_answer": 8},
+    "text-ranking": {"max_query": 12},
+    "summarization": {"decoding": {"max_new_tokens": 6}},
+    "chat": {"decoding": {"max_new_tokens": 6}},
 }
 """Settings of tasks that by default read more tokens than are read here."""
 
@@ -189,7 +233,16 @@ def check(task: str, shim: Path, folder: Path, parts: list[float]) -> None:
     assert begun > 0
 
 
-@pytest.mark.parametrize(("task", "part"), zip(SOURCES, (0.9, 0.7, 0.6, 0.5), strict=True))
+QUICK = {
+    "text-classification": 0.9,
+    "token-classification": 0.7,
+    "question-answering": 0.6,
+    "text-generation": 0.5,
+}
+"""Task -> the part of its writes at which it is killed in the short tests."""
+
+
+@pytest.mark.parametrize(("task", "part"), QUICK.items())
 def test_a_kill_in_the_line_changes_no_bit(
     task: str, part: float, shim: Path, tmp_path: Path
 ) -> None:
