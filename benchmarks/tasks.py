@@ -55,7 +55,7 @@ class Cell:
         """The recipe as it is run, but for its seed."""
         whole = read_yaml(ROOT / "recipes" / f"{self.recipe}.yaml", resolve)
         kept = {name: each for name, each in whole["stages"].items() if name not in LEFT_OUT}
-        return merge({"name": self.name, "task": whole["task"], "stages": kept}, self.changes)
+        return merge({"name": self.recipe, "task": whole["task"], "stages": kept}, self.changes)
 
     def key(self, seed: int) -> str:
         """What a line must agree in, to stand for this cell."""
