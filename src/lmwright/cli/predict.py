@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lmwright.cli.open import STORE, StoreOption
-from lmwright.core.columns import Row, as_label, whole
+from lmwright.core.columns import Row, as_label, blank, whole
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
@@ -190,9 +190,9 @@ def table_rows(task: Task, source: Source, ids: Sequence[str]) -> Iterator[FileR
 
 def checked(task: Task, row: FileRow) -> FileRow:
     """The row, or its fault where a model would be given no text."""
-    if task.text(row.inputs):
-        return row
-    return replace(row, inputs={}, fault="no text: nothing is left after cleaning")
+    if blank(task.text(row.inputs)):
+        return replace(row, inputs={}, fault="no text: nothing is left after cleaning")
+    return row
 
 
 def described(fault: Fault) -> str:

@@ -63,7 +63,7 @@ class Document:
         target = np.full(len(self.tokens), UNLEARNT, dtype=np.int64)
         target[self.first - 1 : -1] = self.tokens[self.first :]
         source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
-        return Example(self.tokens, name, target, source)
+        return Example(self.tokens, name, target, source, cut=self.cut)
 
 
 def packed(network: Network, examples: Sequence[Example]) -> Batch:
