@@ -284,9 +284,9 @@ class Train(Stage):
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
         line = f"{cut:,} of {read:,} rows are longer than max_tokens ({self.max_tokens}) and cut"
         return {
-            "headline": line if cut else "",
+            "headline": line if cut and self.epochs else "",
             "rows": table.num_rows,
-            "cut": cut,
+            "cut": cut if self.epochs else 0,
             "validation_rows": validation.num_rows,
             "steps": state.step,
             "tokens": state.tokens,
