@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmwright.core.columns import TYPES, Column, Unfit, canonical
+from lmwright.core.columns import TYPES, Column, Unfit, blank, canonical
 
 QUOTES = {"text": ["Rome", "in Rome"], "answer_start": [3, 0]}
 CHOICES = [{"answer": "Rome", "score": 0.75, "start": 3, "end": 7}]
@@ -120,7 +120,24 @@ def test_a_value_is_read_as_it_is_kept(kind: str, given: object, wanted: object)
         ("answers", {"text": ["a"], "answer_start": [1.0]}, "wrong type", "the start 1.0"),
         ("answers", {"text": ["a"], "answer_start": [True]}, "wrong type", "the start True"),
         ("answers", {"text": ["a"], "answer_start": [-1]}, "unusable it", "a start at -1"),
-        ("answers", {"text": [None], "answer_start": [0]}, "no it", "null"),
+        ("answers", {"text": [None], "answer_start": [0]}, "unusable it", "null at place 0"),
+        ("answers", " ", "no it", "empty"),
+        ("number", "", "no it", "empty"),
+        ("spans", "", "no it", "empty"),
+        ("labels", ["a", None], "unusable it", "null at place 1"),
+        ("texts", ["one", None], "unusable it", "null at place 1"),
+        (
+            "spans",
+            [{"start": 0, "end": 4, "label": None}],
+            "unusable it",
+            "from 0 to 4 has no label",
+        ),
+        (
+            "spans",
+            [{"start": 0, "end": 1 << 31, "label": "x"}],
+            "unusable it",
+            "from 0 to 2147483648",
+        ),
         ("choices", [{"answer": "Rome"}], "wrong type", "not answer, score, start, end"),
         ("choices", "Rome", "wrong type", "no JSON list"),
         ("spans", [{"start": 0, "end": 4}], "wrong type", "not start, end and label"),
@@ -181,3 +198,16 @@ def test_labels_do_not_depend_on_their_order(labels: list[str], chance) -> None:
     shuffled = list(labels)
     chance.shuffle(shuffled)
     assert read("labels", labels) == read("labels", shuffled)
+
+
+def test_a_blank_label_with_a_default_is_left_out() -> None:
+    """Tables of strings have no null."""
+    column = Column("prefix", "label", "input", default="")
+    assert column.read(" ") == column.read(None) == ""
+    with pytest.raises(Unfit, match="no score"):
+        Column("score", "number", "target", default=1.0).read("")  # no right answer by mistake
+
+
+@pytest.mark.parametrize("text", ["", " \n\u00a0", "\u200b\ufeff", "\x07"])
+def test_a_text_without_characters_that_show_is_blank(text: str) -> None:
+    assert blank(text) and not blank(f"{text}.")

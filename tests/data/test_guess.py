@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lmwright.assets import asset_file
 from lmwright.core.errors import BadInput
-from lmwright.data.guess import guess_source
+from lmwright.data.guess import guess_source, named_source
+from lmwright.tables import resolve
 
 
 def test_reviews():
@@ -291,3 +292,11 @@ def test_any_table_is_guessed_or_refused_in_words(tmp_path, rows):
         guess_source(lines(tmp_path, rows), text="text", label="label")
     except BadInput as error:
         assert error.found and error.wanted
+
+
+@pytest.mark.parametrize("task", ["", "regression"])
+def test_a_column_that_is_there_twice_is_named(tmp_path, task):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label,text\n" + "a few words here,1,x\nother words there,2,y\n" * 20)
+    with pytest.raises(BadInput, match="2 columns 'text'"):
+        named_source(path, resolve("tasks", task)(), {}) if task else guess_source(path)

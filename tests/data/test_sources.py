@@ -11,7 +11,9 @@ from pyarrow import parquet
 
 from lmwright.core.columns import Column, as_label
 from lmwright.core.errors import BadInput
+from lmwright.core.recipe import read_recipe
 from lmwright.data.sources import Fault, RawRow, Source, read_source, source_hash
+from lmwright.tables import resolve
 
 COLUMNS = (Column("text", "text", "input"), Column("label", "label", "target"))
 GOOD = [("a fine film", "1"), ("dull, and long", "0"), ('she said "no"', "0")]
@@ -402,3 +404,46 @@ def test_where_and_labels_mean_values_as_they_are_read(tmp_path):
         ("a", "good")
     ] and not faults
     assert read(path, where={"part": "2"}, values={"label": {"1": "good"}})[0] == rows
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"text": "a", "label": "x", "text": "b"}\n{"text": "c", "label": "y"}\n',
+        '[{"text": "a", "label": "x", "text": "b"}]',
+        '{"columns": ["text", "label", "text"], "data": [["a", "x", "b"]]}',
+    ],
+)
+def test_a_key_of_json_that_is_there_twice(tmp_path, data):
+    path = put(tmp_path, data, "rows.json" if data[0] == "[" or "columns" in data else "rows.jsonl")
+    if path.suffix == ".json":
+        refused(path, "'text' stands twice")
+    else:
+        rows, (fault,) = read(path)
+        assert [row.values["text"] for row in rows] == ["c"]
+        assert fault.reason == "a key twice" and "'text'" in fault.detail
+
+
+def test_a_derivation_needs_the_columns_of_its_task(tmp_path):
+    """Also where the recipe is read, before anything runs."""
+    path = put(tmp_path, CSV)
+    with pytest.raises(BadInput, match="a task with the columns text, target"):
+        read(path, derive="grammar-errors")
+    recipe = put(
+        tmp_path,
+        "name: x\ntask: text-classification\nstages:\n  data:\n"
+        "    sources: [{name: s, path: f.csv, derive: hard-negatives}]\n",
+        "x.yaml",
+    )
+    with pytest.raises(BadInput, match="derive is hard-negatives"):
+        read_recipe(recipe, resolve, ())
+
+
+def test_a_link_to_nothing_or_to_itself_is_refused(tmp_path):
+    put(tmp_path, CSV, "a.csv")
+    for target in ("b.csv", "nowhere"):
+        link = tmp_path / "b.csv"
+        link.symlink_to(target)
+        with pytest.raises(BadInput, match=f"is a link to {target}"):
+            read(tmp_path / "*.csv")
+        link.unlink()

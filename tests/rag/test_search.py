@@ -35,7 +35,7 @@ stages:
          columns: {sentence1: synopsis, sentence2: description}, side: {group: section}}
     label_error_rows: 0
   train: {start: START, epochs: 0, max_tokens: 48}
-  index: {model: model, keep: [source, group]}
+  index: {model: model, keep: [source, group, score]}
   words: {stage: index, column: sentence1, splits: [train, test], writes: {index: words}}
 """
 
@@ -73,7 +73,9 @@ def test_the_index_holds_each_different_text_once_and_names_its_encoder(made: An
     assert facts["words"]["texts"] < facts["index"]["texts"]
     searcher = Searcher.load(folder)
     assert len(set(searcher.words.texts)) == len(searcher) == facts["index"]["texts"]
-    assert {tuple(sorted(each)) for each in searcher.words.entries.columns} == {("group", "source")}
+    assert {tuple(sorted(each)) for each in searcher.words.entries.columns} == {
+        ("group", "score", "source")
+    }
 
 
 def test_what_is_found_by_each_way(made: Any) -> None:
@@ -149,6 +151,8 @@ def test_the_command_prints_and_refuses(made: Any, capsys: pytest.CaptureFixture
     words = ["search", "packages", "play chess", "--store", str(place)]
     assert main([*words, "--most", "2"]) == 0
     assert capsys.readouterr().out.count("source debian") == 2
+    assert main([*words, "--where", "score=1", "--most", "1"]) == 0
+    assert capsys.readouterr().out.count("source debian") == 1
     filtered = ["--json", "--by", "vectors", "--where", "group=games"]
     assert main([*words, *filtered]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -158,6 +162,7 @@ def test_the_command_prints_and_refuses(made: Any, capsys: pytest.CaptureFixture
     for more, said in (
         (["--by", "touch"], "words, vectors or both"),
         (["--where", "group"], "COLUMN=VALUE"),
+        (["--where", "section=games"], "where names 'section'"),
     ):
         assert main([*words, *more]) != 0
         assert said in capsys.readouterr().err

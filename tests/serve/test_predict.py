@@ -119,6 +119,8 @@ FAULTS: dict[str, tuple[bytes, int, str | None]] = {
     "a mapping": (listed({"text": {"text": "a"}}), 400, "inputs[0].text"),
     "empty": (listed({"text": "a"}, {"text": ""}), 400, "inputs[1]"),
     "blank": (listed({"text": " \n\t"}), 400, "inputs[0]"),
+    "without width": (listed({"text": "\u200b\ufeff"}), 400, "inputs[0]"),
+    "markup alone": (listed({"text": "<b> </b>"}), 400, None),
     "NUL": (listed({"text": "a\x00"}), 400, "inputs[0].text"),
     "half a surrogate pair": (b'{"inputs": [{"text": "a \\ud800"}]}', 400, "inputs[0].text"),
     "a column twice": (b'{"inputs": [{"text": "a", "text": "b"}]}', 400, None),
@@ -202,6 +204,7 @@ def test_what_is_no_json_object_is_refused_as_everywhere(live: Live, name: str) 
         ("spans", [{**SPAN, "end": True}], 400),
         ("spans", [{**SPAN, "label": ""}], 400),
         ("spans", [1], 400),
+        ("text", " ", 400),
     ],
 )
 def test_a_value_of_another_type_than_its_column_is_refused(

@@ -112,9 +112,11 @@ def test_corrections_are_scored_by_their_edits(rows: list[RawRow]) -> None:
     assert scores["exact_match"] == 0.5
 
 
-def test_a_text_without_a_sentence_of_the_size_is_a_fault() -> None:
-    row = RawRow({"text": "No.", "target": "No."}, "", "file:1", {})
-    (found,) = GrammarErrors().rows(iter([row]), np.random.default_rng(0))
+@pytest.mark.parametrize("text", ["No.", "twelve twelve twelve twelve twelve twelve."])
+def test_a_text_without_a_sentence_that_can_be_used_is_a_fault(text: str) -> None:
+    row = RawRow({"text": text, "target": text}, "", "file:1", {})
+    made = GrammarErrors(rules={"its, it's": 1}, others=0, unchanged=0)
+    (found,) = made.rows(iter([row]), np.random.default_rng(0))
     assert isinstance(found, Fault) and found.reason == "no sentence"
 
 

@@ -147,6 +147,11 @@ def test_corrections_and_faults(task: MultiLabelClassification, tmp_path: Path) 
         "labels": sorted(task.known[:2])
     }
     assert task.corrected({"labels": []}) == {"labels": []}
+    alike = pa.Table.from_pylist([{"labels": ["a", "b"]}] * 3)
+    with pytest.raises(BadInput, match="every training row has the labels"):
+        MultiLabelClassification().fitted(alike.to_batches())
+    some = pa.concat_tables([alike, pa.Table.from_pylist([{"labels": ["a"]}])])
+    assert MultiLabelClassification().fitted(some.to_batches()).known == ("a", "b")
     with pytest.raises(BadInput, match="no label stands in 9 training rows"):
         MultiLabelClassification(fewest=9).fitted(
             pa.Table.from_pylist([{"labels": ["a"]}] * 3).to_batches()

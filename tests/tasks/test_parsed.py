@@ -55,6 +55,14 @@ def answers(model: Prompted, rows: list[dict[str, Any]]) -> Answers:
     return model.task.calibrated(found, 1.0, 0.0)
 
 
+def test_a_text_that_the_prompt_cuts_is_said_to_be_cut() -> None:
+    model = prompted(Summarization(), ["short"])
+    long = "word " * 100
+    assert answers(model, [{"text": "a text"}, {"text": long}])["cut"] == ["false", "true"]
+    assert long[:400] in model.generator.asked[1]  # type: ignore[attr-defined]
+    assert long[:401] not in model.generator.asked[1]  # type: ignore[attr-defined]
+
+
 def test_numbers_are_the_median_of_those_that_were_written() -> None:
     task = Regression(mean=1900.0, scale=50.0, low=1790.0, high=2020.0)
     said = ["About 1931.", "in the year 1935, or 1800", "no idea", "None.", "who knows", "?"]

@@ -440,6 +440,7 @@ def test_what_is_told_is_heard(asked):
         ("In Rome, in Milan", "Milan", 2, "an answer that stands elsewhere"),
         ("Für Ärzte in Rome", "Rome", 15, "an answer_start in bytes, not characters"),
         ("In Rome", "", 3, "an empty answer"),
+        ("In Rome", " ", 2, "an empty answer"),
     ],
 )
 def test_answers_that_do_not_stand_where_they_are_said_to(context, text, start, reason):
@@ -476,6 +477,8 @@ def test_feedback_and_the_traffic_log():
     assert TASK.corrected({"answers": NONE}) == {"answers": NONE}
     with pytest.raises(BadInput, match="no answers"):
         TASK.corrected({})
+    with pytest.raises(BadInput, match="an empty answer"):
+        TASK.corrected({"answers": {"text": [" "], "answer_start": [2]}})
     context = "Mail anna@example.org or ask Peter"
     quotes = {"text": ["anna@example.org"], "answer_start": [5]}
     row = masked_for(TASK, {"question": "Whom?", "context": context, "answers": quotes})

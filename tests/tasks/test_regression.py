@@ -153,10 +153,17 @@ def test_grades_are_rounded_and_judged_as_grades() -> None:
         Regression(ordinal=True).fitted(many.to_batches())
 
 
-@pytest.mark.parametrize("value", [None, "high", True, "nan", [1], "1e999"])
+@pytest.mark.parametrize("value", [None, "high", True, "nan", [1], "1e999", "1e308"])
 def test_what_is_no_number_is_refused(task: Regression, value: Any) -> None:
     with pytest.raises(BadInput, match="label"):
         task.corrected({"label": value})
+
+
+def test_a_number_whose_square_is_not_finite_is_a_fault_of_its_row() -> None:
+    rows = [{"text": "a", "label": value} for value in (1e308, -1e308, 1e99, 3.0)]
+    assert [Regression().fault(row) for row in rows] == ["label too large"] * 2 + [""] * 2
+    kept = pa.Table.from_pylist(rows[2:])
+    assert np.isfinite(Regression().fitted(kept.to_batches()).scale)
 
 
 def test_a_small_spread_of_large_numbers_is_not_lost() -> None:

@@ -259,6 +259,7 @@ PAIR = {"text": "one", "translation": "un", "source_language": "en", "target_lan
     [
         (SUMMARIES, {**SUMMARY, "text": "  "}, "empty text"),
         (SUMMARIES, {**SUMMARY, "summary": " \n"}, "empty summary"),
+        (SUMMARIES, {**SUMMARY, "summary": "\u200b"}, "empty summary"),
         (SUMMARIES, {**SUMMARY, "summary": " a text "}, "target equals source"),
         (SUMMARIES, SUMMARY, ""),
         (TRANSLATIONS, {**PAIR, "target_language": "xx"}, "unknown target_language"),

@@ -279,7 +279,9 @@ def test_what_is_told_is_heard(news, model):
         ([(0, 5, "PER"), (4, 9, "LOC")], "overlapping spans"),
         ([(0, 12, "PER")], "a span beyond the text"),
         ([(0, 5, "DATE")], "unknown label"),
-        ([(0, 5, "PER"), (5, 11, "PER")], ""),
+        ([(0, 5, "PER"), (5, 11, "PER")], "white space at the edge of a span"),
+        ([(0, 6, "PER")], "white space at the edge of a span"),
+        ([(0, 5, "PER"), (6, 11, "PER")], ""),
         ([], ""),
     ],
 )

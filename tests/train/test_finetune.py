@@ -17,7 +17,7 @@ from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.predictor import answer_all
 from lmwright.core.settings import read_settings
 from lmwright.core.task import role_columns
-from lmwright.data.corpus import schema_of
+from lmwright.data.corpus import read_split, schema_of
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files import published
 from lmwright.models.files.folder import read_folder
@@ -188,6 +188,10 @@ def test_what_it_learns_from_is_cut_sooner_than_what_it_answers(stage, rows, tmp
     same, longer = (load_predictor(work.folder / "model").model for work in works)
     assert (same.max_tokens, longer.max_tokens) == (12, 48)
     assert facts[0]["tokens"] == facts[1]["tokens"]
+    whole = read_split(rows, "train", stage.rows, stage.seed).column("text").to_pylist()
+    encoded = same.tokenizer.encode(whole, 1 << 20)
+    assert facts[0]["cut"] == facts[1]["cut"] == sum(len(ids) > 12 for ids in encoded) > 0
+    assert facts[0]["headline"].startswith(f"{facts[0]['cut']} of {len(whole)} rows are longer")
     weights = [load_file(work.folder / "model" / "model.safetensors") for work in works]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     scores = [facts["validation_scaled_log_loss"] for facts in facts]

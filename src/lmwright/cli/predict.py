@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lmwright.cli.open import STORE, StoreOption
-from lmwright.core.columns import Row, as_label, whole
+from lmwright.core.columns import Row, as_label, blank, whole
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.data.formats.choose import settled
@@ -191,7 +191,7 @@ def table_rows(task: Task, source: Source, ids: Sequence[str]) -> Iterator[FileR
 def checked(task: Task, row: FileRow) -> FileRow:
     """The row, or its fault where a model would be given no text, or nothing to answer."""
     reason = refusal_of(task, row.inputs)
-    if not task.text(row.inputs):
+    if blank(task.text(row.inputs)):
         reason = "no text: nothing is left after cleaning"
     return replace(row, inputs={}, fault=reason) if reason else row
 

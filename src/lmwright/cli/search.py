@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -38,12 +39,14 @@ def search(
     kinds: dict[str, By | None] = {"": None, "words": "words", "vectors": "vectors", "both": "both"}
     if by not in kinds:
         raise BadInput(f"--by is {by!r}", "words, vectors or both")
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[str | float]] = {}
     for each in where:
         name, equals, value = each.partition("=")
         if not name or not equals:
             raise BadInput(f"--where is {each!r}", "COLUMN=VALUE, as in source=faq")
         wanted.setdefault(name, []).append(value)
+        with suppress(ValueError):  # a column of numbers holds them as such
+            wanted[name].append(float(value))
     searcher = open_searcher(existing_store(store), what)
     [found] = searcher.search([query], most, kinds[by], wanted)
     say([asdict(each) for each in found], as_json, lines(found))

@@ -66,8 +66,14 @@ class Column:
         return TYPES[self.type].free
 
     def read(self, value: Any) -> Any:
-        """The value as it is kept; Unfit says why it cannot be."""
-        if value is None and self.default is not None:
+        """The value as it is kept; Unfit says why it cannot be.
+
+        A label with a default may be blank too: tables of strings have no null.
+        """
+        left_out = value is None or (
+            self.type == "label" and isinstance(value, str) and not value.strip()
+        )
+        if left_out and self.default is not None:
             return self.default
         return TYPES[self.type].read(self.name, value)
 
@@ -152,6 +158,7 @@ def read_label(name: str, value: Any) -> str:
 
 def read_number(name: str, value: Any) -> float:
     """A finite number, also one in words of digits."""
+    refuse_blank(name, value)
     try:
         found = float(value) if not isinstance(value, bool) else math.nan
     except OverflowError:  # an integer of over 308 digits
@@ -171,7 +178,7 @@ def read_labels(name: str, value: Any) -> list[str]:
     """
     if isinstance(value, str):
         value = labels_in(name, value)
-    return sorted({read_label(name, each) for each in listed(name, value)})
+    return sorted({read_label(name, each) for each in filled(name, listed(name, value))})
 
 
 def labels_in(name: str, text: str) -> list[Any]:
@@ -194,7 +201,7 @@ def read_texts(name: str, value: Any) -> list[str]:
     """A list of texts; a single text is a list of one."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return [read_text(name, value)]
-    return [read_text(name, each) for each in listed(name, value)]
+    return [read_text(name, each) for each in filled(name, listed(name, value))]
 
 
 def read_messages(name: str, value: Any) -> list[dict[str, str]]:
@@ -234,8 +241,10 @@ def read_spans(name: str, value: Any) -> list[dict[str, Any]]:
         start, end = each["start"], each["end"]
         if not all(isinstance(edge, int) and not isinstance(edge, bool) for edge in (start, end)):
             raise Unfit("wrong type", f"{name} has the edges {start!r} and {end!r}")
-        if not 0 <= start < end:
+        if not 0 <= start < end < 1 << 31:
             raise Unfit(f"unusable {name}", f"a span from {start} to {end}")
+        if each["label"] is None:
+            raise Unfit(f"unusable {name}", f"the span from {start} to {end} has no label")
         label = read_label(name, each["label"])
         found.append({"start": start, "end": end, "label": label})
     return sorted(found, key=lambda span: (span["start"], span["end"], span["label"]))
@@ -247,6 +256,7 @@ def read_answers(name: str, value: Any) -> dict[str, list[Any]]:
     Also a list of objects with one text and start each, and JSON of either in a string. Starts
     count characters.
     """
+    refuse_blank(name, value)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -269,7 +279,7 @@ def read_answers(name: str, value: Any) -> dict[str, list[Any]]:
             raise Unfit("wrong type", f"{name} has the start {start!r}")
         if not 0 <= start < 1 << 31:
             raise Unfit(f"unusable {name}", f"a start at {start}")
-    return {"text": [read_text(name, text) for text in texts], "answer_start": starts}
+    return {"text": [read_text(name, text) for text in filled(name, texts)], "answer_start": starts}
 
 
 def read_choices(name: str, value: Any) -> list[dict[str, Any]]:
@@ -292,6 +302,7 @@ def read_scores(name: str, value: Any) -> list[float]:
 
 def listed(name: str, value: Any) -> list[Any]:
     """A list, also one written as JSON in a table of strings."""
+    refuse_blank(name, value)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -300,6 +311,19 @@ def listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise mistyped(name, value, "a list")
     return list(value)
+
+
+def filled(name: str, values: list[Any]) -> list[Any]:
+    """The values of a list; Unfit where one of them is null."""
+    if None in values:
+        raise Unfit(f"unusable {name}", f"null at place {values.index(None)} of the list")
+    return values
+
+
+def refuse_blank(name: str, value: Any) -> None:
+    """Unfit for an empty text where a number or JSON should stand, as in a table of strings."""
+    if isinstance(value, str) and not value.strip():
+        raise Unfit(f"no {name}", "empty")
 
 
 def as_label(value: Any) -> str | None:
@@ -340,6 +364,16 @@ def whole(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text
+
+
+def blank(text: str) -> bool:
+    """Whether a text has no character that shows: only white space, controls and signs without a
+    width of their own (a zero-width space, a byte-order mark)."""
+    return all(each.isspace() or unicodedata.category(each) in UNSEEN for each in text)
+
+
+UNSEEN = ("Cc", "Cf")
+"""Unicode's categories of controls and of signs without a width."""
 
 
 def mistyped(name: str, value: Any, wanted: str) -> Unfit:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Column, Row, canonical
+from lmwright.core.columns import Column, Row, blank, canonical
 from lmwright.core.errors import BadInput
 from lmwright.core.task import Task, role_columns, text_of_its_own
 from lmwright.data.dedup import NearDuplicates
@@ -174,7 +174,7 @@ def clean(
             faults.append(Fault(row.origin, "too long", detail))
             continue
         values = dict(task.cleaned(row.values))
-        if not task.text(values):
+        if blank(task.text(values)):
             faults.append(Fault(row.origin, "no text", "nothing is left after cleaning"))
             continue
         if reason := task.fault(values):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
 from lmwright.data.formats.opener import ANOTHER
-from lmwright.data.formats.record import Fault, Table
+from lmwright.data.formats.record import Fault, NoColumn, Table
 from lmwright.data.formats.text_file import SUFFIXES
 from lmwright.data.gather import batches, clean, digest, parts_of
 from lmwright.data.prepare import Data
@@ -247,12 +248,17 @@ def guess_source(path: Path, text: str = "", label: str = "", encoding: str = ""
         text, label = text or "text", label or "folder"
     for asked in filter(None, (text, label)):
         if asked not in columns:
+            refuse_twice(source, [asked])
             raise BadInput(f"{path.name} has no column {asked!r}", f"one of {list(columns)}")
     if not text:
         refuse_pairs(columns, path)
-    of_text, why_text = (columns[text], asked_text) if text else guess_text(columns, path)
-    rest = {key: column for key, column in columns.items() if column is not of_text}
-    of_label, why_label = (columns[label], asked_label) if label else guess_label(rest, path)
+    try:
+        of_text, why_text = (columns[text], asked_text) if text else guess_text(columns, path)
+        rest = {key: column for key, column in columns.items() if column is not of_text}
+        of_label, why_label = (columns[label], asked_label) if label else guess_label(rest, path)
+    except BadInput:
+        refuse_twice(source, {*TEXT_NAMES, *LABEL_NAMES} - {*columns})
+        raise
     doubt = refuse_other_targets(of_label, path)
     named = {"text": of_text.name, "label": of_label.name}
     found = replace(source, columns={key: own for key, own in named.items() if key != own})
@@ -298,6 +304,8 @@ def named_source(path: Path, task: Task, given: Mapping[str, str], encoding: str
             )
     for each in wanted:
         place = given.get(each.name, each.name)
+        if place not in columns:
+            refuse_twice(source, [place])
         if place not in columns and (each.default is None or each.name in given):
             raise BadInput(
                 f"{path.name} has no column {place!r} for {each.name}; it has {list(columns)}",
@@ -383,6 +391,14 @@ def look(source: Source) -> dict[str, Column]:
     if not columns:
         raise BadInput(f"{source.path} has no rows", "a header and rows under it")
     return columns
+
+
+def refuse_twice(source: Source, names: Iterable[str]) -> None:
+    """Raise BadInput for a column of these names that stands in the table twice: where all columns
+    are looked at, such ones are passed over."""
+    for name in names:
+        with suppress(NoColumn):
+            next(records(source, [name]), None)
 
 
 def count(source: Source, task: Task) -> Counts:
@@ -564,6 +580,6 @@ def unclear(columns: dict[str, Column], path: Path, what: str, which: str) -> Ba
     )
     return BadInput(
         f"{path.name}: no column {what}; it has {seen or 'no other column'}",
-        f"a column for the {which}" + f" (of at most {MOST_VALUES} values)" * (which == "label"),
+        f"a column for the {which}" + f" (of 2 to {MOST_VALUES} values)" * (which == "label"),
         f"name it with --{which} COLUMN",
     )

@@ -32,6 +32,7 @@ from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_varian
 from lmwright.data.sources import (
     Fault,
     Source,
+    check_columns,
     derivation_of,
     located_source,
     place_of,
@@ -173,6 +174,12 @@ class Data(Stage):
         if self.languages:
             identifier_of(self.languages)
         self.fractions.check()
+
+    def check_task(self, task: Task) -> None:
+        """BadInput for a source that names columns which the task has not."""
+        columns = role_columns(task, "input", "target")
+        for source in self.sources:
+            check_columns(source, columns)
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """All rows of the sources; what is kept takes about a kilobyte a row."""
@@ -348,7 +355,8 @@ def refuse_empty(places: np.ndarray) -> None:
         raise BadInput(
             f"{len(places)} rows leave nothing for {', '.join(empty)}",
             "rows for every split (some dozens at least)",
-            "add rows, or raise the fractions of these splits",
+            "add rows (nearly equal ones, and those of one cluster, stay together), or raise the "
+            "fractions of these splits",
         )
 
 

@@ -19,7 +19,7 @@ from lmwright.core.columns import Column, Unfit, as_label, canonical, mistyped
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.hashing import hash_file, hash_json
 from lmwright.core.random import stream
-from lmwright.core.settings import Choice, read_choice
+from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import INERT, Settings
 from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.opener import ANOTHER
@@ -105,9 +105,11 @@ def characters_of(value: Any) -> int:
 class Derivation(Protocol):
     """How the rows of a source are made into others, which are synthetic.
 
-    ``side`` names the side columns that it fills.
+    ``columns`` names the columns of the task that it reads or fills, ``side`` the side columns that
+    it fills.
     """
 
+    columns: ClassVar[tuple[str, ...]]
     side: ClassVar[tuple[str, ...]]
 
     def reads(self) -> tuple[str, ...]:
@@ -186,6 +188,7 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
         return [(printable(holder + path.name), checked(path, source))]
     root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     paths = sorted(root.glob(path.relative_to(root).as_posix()))
+    refuse_dangling(paths, source)
     above = root
     if source.files == "texts":
         root = root.resolve()
@@ -199,6 +202,17 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
             "check the folder and the pattern",
         )
     return [(printable(name), checked(found, source)) for name, found in files]
+
+
+def refuse_dangling(paths: Sequence[Path], source: Source) -> None:
+    """Raise BadInput where one of the files is a link to nothing, or to itself."""
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise BadInput(
+                f"source {source.name!r}: {path} is a link to {path.readlink()}",
+                "a link to a file that is there",
+                "remove the link, or bring the file back",
+            )
 
 
 def refuse_links(paths: Sequence[Path], root: Path, source: Source) -> None:
@@ -281,6 +295,15 @@ def check_columns(source: Source, columns: Sequence[Column]) -> None:
                     "a column of the task: " + ", ".join(known),
                     nearest(name, known),
                 )
+    derivation = derivation_of(source)
+    if derivation is not None and not {*derivation.columns} <= {*known}:
+        kind = kind_of(source.derive or "")
+        raise BadInput(
+            f"source {source.name!r}: derive is {kind}, and the task has the columns "
+            f"{', '.join(known)}",
+            f"a task with the columns {', '.join(derivation.columns)}",
+            "take derive out of the source, or set another task",
+        )
 
 
 def choose(source: Source, columns: list[str], seed: int) -> np.ndarray:

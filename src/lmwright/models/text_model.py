@@ -70,9 +70,10 @@ LONGEST = 8192
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as ids, special tokens included."""
+    """A text as ids, special tokens included; ``cut`` says that its end is left out."""
 
     ids: np.ndarray
+    cut: bool = False
 
     @property
     def cost(self) -> int:
@@ -157,7 +158,7 @@ class TextModel(Generic[N]):
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text's first ``max_tokens`` ids."""
-        return [Tokens(ids) for ids in self.tokenizer.encode(texts, self.max_tokens)]
+        return [Tokens(*each) for each in self.tokenizer.encode_cut(texts, self.max_tokens)]
 
     def document(self, text: str, closed: bool = True) -> np.ndarray:
         """The ids of a document from the start token on, ``closed`` with the end token."""

@@ -91,7 +91,7 @@ class Searcher:
         ``by`` words: BM25, texts that share a word alone; by vectors: the cosine, of every text;
         by both, the default where there is an encoder: the sum of 1 / (60 + rank) over both
         (reciprocal rank fusion, Cormack et al. 2009). ``where`` leaves only the texts that have
-        these columns.
+        these columns; BadInput for a column that none has.
         """
         by = by or ("words" if self.vectors is None else "both")
         if most < 1:
@@ -104,6 +104,7 @@ class Searcher:
                 "words",
                 "name the artifact of an encoder in the stage: index: {model: model}",
             )
+        self.refuse_unknown(where or {})
         depth = most if by != "both" else max(most, DEPTH)
         rankings: list[list[list[Hit]]] = []
         if by != "vectors":
@@ -115,6 +116,17 @@ class Searcher:
         if by != "both":
             return [[self.found(hit, hit.score) for hit in own] for own in rankings[0]]
         return [self.joined(own, most) for own in zip(*rankings, strict=True)]
+
+    def refuse_unknown(self, where: Filter) -> None:
+        """BadInput for a column that no text has: every text would be left out."""
+        known = {name for own in self.words.entries.columns for name in own}
+        for name in where:
+            if name not in known:
+                raise BadInput(
+                    f"where names {name!r}",
+                    f"a column that stands beside the texts: {', '.join(sorted(known)) or 'none'}",
+                    "add it to keep of the stage index",
+                )
 
     def joined(self, rankings: Sequence[list[Hit]], most: int) -> list[Found]:
         """The best hits by the sum of their reciprocal ranks; of equals the one added earlier."""

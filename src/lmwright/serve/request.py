@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, canonical
+from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, blank, canonical
 
 
 class RequestFault(Exception):
@@ -152,8 +152,12 @@ def read_row(value: Any, columns: Sequence[Column], where: str, max_characters: 
         )
         for column in columns
     }
-    if all(isinstance(each, str) and not each.strip() for each in row.values()):
+    if all(isinstance(each, str) and blank(each) for each in row.values()):
         raise RequestFault(400, f"{where} holds an empty text", where)
+    for column in columns:
+        if column.type == "text" and column.default is None and blank(row[column.name]):
+            at = f"{where}.{column.name}"
+            raise RequestFault(400, f"{at} is an empty text", at[:80])
     return row
 
 
@@ -161,7 +165,7 @@ def read_value(value: Any, column: Column, where: str, max_characters: int) -> A
     """A JSON value as a column keeps it; no value of another type is taken for one of its own."""
     param = where[:80]
     if value is not None and not fits(value, column.arrow):
-        raise RequestFault(400, f"{where} must be a {json_name(column.arrow)}", param)
+        raise RequestFault(400, f"{where} must be {json_name(column.arrow)}", param)
     most = min(max_characters, LONGEST_LABEL) if column.type == "label" else max_characters
     if isinstance(value, str) and len(value) > most:
         raise RequestFault(413, f"{where} has {len(value)} characters; at most {most}", param)
@@ -186,12 +190,12 @@ def fits(value: Any, kind: pa.DataType) -> bool:
 
 
 def json_name(kind: pa.DataType) -> str:
-    """The name of the JSON type of an Arrow type."""
+    """The name of the JSON type of an Arrow type, with its article."""
     if pa.types.is_list(kind):
-        return f"list of {json_name(kind.value_type)}s"
+        return f"a list of {json_name(kind.value_type).partition(' ')[2]}s"
     if pa.types.is_string(kind):
-        return "string"
-    return "object" if pa.types.is_struct(kind) else "number"
+        return "a string"
+    return "an object" if pa.types.is_struct(kind) else "a number"
 
 
 def read_classify(
@@ -202,7 +206,7 @@ def read_classify(
     given = body.get("input")
     texts = bounded_list(given if isinstance(given, list) else [given], "input", max_texts)
     checked = tuple(checked_text(text, "input", max_characters) for text in texts)
-    if any(not text.strip() for text in checked):
+    if any(blank(text) for text in checked):
         raise RequestFault(400, "input holds an empty text", "input")
     return RowsRequest(tuple({column: text} for text in checked), model_of(body))
 

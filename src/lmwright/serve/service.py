@@ -6,14 +6,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.core.columns import Row
+from lmwright.core.columns import Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.task import refusal_of, task_to_json
 from lmwright.serve.app import await_while_connected, requests_counter
@@ -121,7 +121,7 @@ async def ask(
 ) -> tuple[Loaded, list[Answer]]:
     """The answers to rows and their version; gives its places back when nobody waits."""
     try:
-        loaded, futures = await asyncio.to_thread(service.rows.admit, rows, client)
+        loaded, futures = await asyncio.to_thread(admitted, service, rows, client)
     except Busy as busy:
         engine = service.engine
         status = 503 if engine.draining or engine.closing else 429
@@ -134,6 +134,18 @@ async def ask(
     finally:
         service.rows.forget(client, futures)
     return loaded, [checked(answer) for answer in found]
+
+
+def admitted(
+    service: Service, rows: Sequence[Row], client: str
+) -> tuple[Loaded, list[Future[Answer]]]:
+    """The rows in the queue; RequestFault for one of which cleaning leaves nothing, as where rows
+    to learn from are read."""
+    task = service.rows.current.task
+    for place, row in enumerate(rows):
+        if blank(task.text(row)):
+            raise RequestFault(400, f"row {place}: nothing is left of its text after cleaning")
+    return service.rows.admit(rows, client)
 
 
 def checked(answer: Answer | BaseException) -> Answer:

@@ -126,9 +126,10 @@ class GrammarErrors(Settings):
     added``, ``a for an``, ``doubled word``, ``swapped neighbours``, ``its, it's``, ``their,
     there``, ``then, than``, ``apostrophe dropped``, ``capital lost``, ``preposition``, or
     ``unchanged``. A sentence that no rule fits is left out; a text without any sentence of that
-    size is a fault of its row.
+    size, or with none that a rule fits, is a fault of its row.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("text", "target")
     side: ClassVar[tuple[str, ...]] = ("group",)
 
     rules: dict[str, float] = field(default_factory=dict)
@@ -174,14 +175,18 @@ class GrammarErrors(Settings):
             if not found:
                 words = f"{self.fewest} to {self.most} words"
                 yield Fault(row.origin, "no sentence", f"none has {words}")
+            fitting = False
             for number, sentence in enumerate(map(str.strip, found), 1):
                 made = self.wrong(sentence, rng)
                 if made is not None:
+                    fitting = True
                     text, rule = made
                     values = {**row.values, "text": text, "target": sentence}
                     name = f"{row.id}-{number}" if row.id else ""
                     side = {**row.side, "group": rule}
                     yield replace(row, values=values, id=name, side=side)
+            if found and not fitting:
+                yield Fault(row.origin, "no sentence", "no rule fits any of its sentences")
 
     def wrong(self, sentence: str, rng: np.random.Generator) -> tuple[str, str] | None:
         """The sentence with an error, and the rule; None where no rule fits."""

@@ -30,6 +30,7 @@ class HardNegatives(Settings):
     though nobody said so. All rows of the source are in memory.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("query", "document", "relevance")
     side: ClassVar[tuple[str, ...]] = ()
 
     nearest: int = 4

@@ -97,9 +97,11 @@ class MultiLabelClassification(OneText):
     def fitted(self, rows: Iterable[pa.RecordBatch]) -> MultiLabelClassification:
         """The task with the labels that enough training rows have."""
         found: Counter[str] = Counter()
+        count = 0
         for batch in rows:
             for labels in batch.column("labels").to_pylist():
                 found.update(labels)
+                count += 1
         kept = sorted(label for label, count in found.items() if count >= self.fewest)
         if not kept:
             raise BadInput(
@@ -112,6 +114,12 @@ class MultiLabelClassification(OneText):
                 f"the training rows have {len(kept)} different labels",
                 f"at most {self.max_labels}",
                 "raise fewest or max_labels of the task",
+            )
+        if all(found[label] == count for label in kept):
+            raise BadInput(
+                f"every training row has the labels {kept}",
+                "labels that some rows have and others have not",
+                "check the column labels, or add rows without them",
             )
         return replace(self, known=tuple(kept))
 

@@ -41,7 +41,7 @@ class MultiLabelModel(PooledHead):
         prepared = self.prepare(model, rows.select(["text"]).to_pylist())
         ids = rows.column("id").to_pylist()
         return [
-            Example(item.ids, int(row, 16), own)
+            Example(item.ids, int(row, 16), own, cut=item.cut)
             for item, row, own in zip(prepared, ids, self.task.table(rows), strict=True)
         ]
 

@@ -51,11 +51,12 @@ class Sampling:
 @dataclass(frozen=True)
 class Asked:
     """A row and its prompt, and the hashes of the words of its text, for the drift of the
-    vocabulary."""
+    vocabulary; ``cut`` says that the end of the text is left out."""
 
     row: Row
     prompt: str
     ids: np.ndarray
+    cut: bool = False
 
     @property
     def cost(self) -> int:
@@ -97,18 +98,20 @@ class Prompted:
     def prepare(self, rows: Sequence[Row]) -> list[Asked]:
         """The prompt of each row."""
         texts = [asked_of(self.task, row) for row in rows]
-        return [
-            Asked(row, self.rendered(text), word_hashes(text))
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        found = []
+        for row, text in zip(rows, texts, strict=True):
+            prompt, cut = self.rendered(text)
+            found.append(Asked(row, prompt, word_hashes(text), cut))
+        return found
 
-    def rendered(self, text: str) -> str:
-        """The prompt for a text, of which the end is cut where the model's context is short."""
+    def rendered(self, text: str) -> tuple[str, bool]:
+        """The prompt for a text, and whether the end of the text is left out: beyond
+        ``max_characters``, and where the model's context is short."""
         shown = pairs(self.examples.of(text))
-        prompt = self.prompt.render(shown, text)
-        if not isinstance(self.generator, TextModel) or self.generator.longest is None:
-            return prompt
+        prompt, whole = self.prompt.render(shown, text), text
         text = text[: self.prompt.max_characters]
+        if not isinstance(self.generator, TextModel) or self.generator.longest is None:
+            return prompt, text != whole
         room = self.generator.longest - self.sampling.max_new_tokens
         while (over := len(self.ids(self.generator, prompt)) - room) > 0:
             if not text:
@@ -119,7 +122,7 @@ class Prompted:
                 )
             text = text[:-over]
             prompt = self.prompt.render(shown, text)
-        return prompt
+        return prompt, text != whole
 
     def ids(self, model: TextModel[Any], prompt: str) -> np.ndarray:
         """The ids of a prompt as the model is asked it."""
@@ -130,6 +133,9 @@ class Prompted:
         said = [self.written(item.prompt) for item in batch]
         rows = [item.row for item in batch]
         found = cast(PromptedTask, self.task).parsed(said, rows)
+        if "cut" in found.columns:
+            cut = [str(item.cut).lower() for item in batch]
+            found = found.with_columns(cut=cut)
         if self.calibration is None or not isinstance(self.task, PoolingTask):
             return found
         by = self.calibration

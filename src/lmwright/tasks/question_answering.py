@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Column, Row
+from lmwright.core.columns import Column, Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
@@ -103,7 +103,7 @@ class QuestionAnswering(Settings):
     def fault(self, row: Row) -> str:
         """No question or context, or an answer that is not where it is said to be."""
         for name in ("question", "context"):
-            if not row[name].strip():
+            if blank(row[name]):
                 return f"no {name}"
         answers, context = row["answers"], row["context"]
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
@@ -349,10 +349,13 @@ class QuestionAnswering(Settings):
         return "unsure" if told["unsure"] else "answer" if told["answer"] else "no answer"
 
     def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The right answers; none where the question has none in its context."""
+        """The right answers; none where the question has none in its context. BadInput for an
+        empty one."""
         answers = given.get("answers")
         if answers is None:
             raise BadInput("no answers", "answers; empty lists where there is none")
+        if any(blank(text) for text in answers["text"]):
+            raise BadInput("an empty answer", "texts that show; empty lists where there is none")
         return {"answers": {key: list(answers[key]) for key in ("text", "answer_start")}}
 
 
@@ -376,7 +379,7 @@ def stretch(context: str, text: str) -> tuple[int, int] | None:
 
 def misplaced(context: str, text: str, start: int) -> str:
     """Why an answer does not stand at its place in a context, or ""."""
-    if not text:
+    if blank(text):
         return "an empty answer"
     if context.startswith(text, start):
         return ""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from lmwright.core.columns import Unfit, read_answers
+from lmwright.core.columns import Unfit, blank, read_answers
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.data.sources import Fault, RawRow
@@ -34,6 +34,7 @@ class QuestionGeneration(Settings):
     it should, and a context that has a marker of its own.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("text", "target")
     side: ClassVar[tuple[str, ...]] = ("cluster",)
 
     answers: str = "answers"
@@ -69,7 +70,7 @@ class QuestionGeneration(Settings):
             return Fault(row.origin, "no answer", repr(row.values["target"])[:80])
         answer, start = given["text"][0], given["answer_start"][0]
         end = start + len(answer)
-        if not answer or context[start:end] != answer:
+        if blank(answer) or context[start:end] != answer:
             return Fault(row.origin, "answer not in its place", repr(answer)[:80])
         if self.layout == "marked" and any(each in context for each in self.markers):
             return Fault(row.origin, "marker in the context", repr(self.markers))

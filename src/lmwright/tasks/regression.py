@@ -19,6 +19,8 @@ from lmwright.tasks.one_text import OneText
 MOST_LEVELS = 50
 
 
+LARGEST = 1e100
+"""The largest number, whichever its sign, that is learnt from."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 """A number as a text has it."""
 
@@ -137,8 +139,8 @@ class Regression(OneText):
         )
 
     def fault(self, row: Row) -> str:
-        """Every finite number can be learnt from."""
-        return ""
+        """A number whose square is not finite: no mean or spread can be told of it."""
+        return "" if abs(row["label"]) <= LARGEST else "label too large"
 
     def target(self, row: Row) -> str:
         """The number."""
@@ -254,6 +256,9 @@ class Regression(OneText):
     def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The number that was given as the right one."""
         try:
-            return {"label": read_number("label", given.get("label"))}
+            found = {"label": read_number("label", given.get("label"))}
         except Unfit as fault:
             raise BadInput(f"label: {fault}", "a number") from None
+        if self.fault(found):
+            raise BadInput(f"label: {found['label']:g}", f"a number of at most {LARGEST:g}")
+        return found

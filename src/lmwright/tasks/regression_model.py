@@ -44,7 +44,7 @@ class TextRegressor(PooledHead):
         prepared = self.prepare(model, rows.select(["text"]).to_pylist())
         ids = rows.column("id").to_pylist()
         return [
-            Example(item.ids, int(row, 16), np.array([value]))
+            Example(item.ids, int(row, 16), np.array([value]), cut=item.cut)
             for item, row, value in zip(prepared, ids, values, strict=True)
         ]
 

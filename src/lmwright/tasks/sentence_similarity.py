@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Column, Row
+from lmwright.core.columns import Column, Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Share, Signal, Task, text_signals
@@ -164,12 +164,12 @@ class SentenceSimilarity(Settings):
         """A text without characters that show, a score out of range, a negative that is
         none."""
         for name in ("sentence1", "sentence2"):
-            if not row[name].strip():
+            if blank(row[name]):
                 return f"empty {name}"
         low, high = self.score_range
         if not low <= row["score"] <= high:
             return "score out of range"
-        if not all(each.strip() for each in row["negatives"]):
+        if any(blank(each) for each in row["negatives"]):
             return "empty negative"
         return "negative equals sentence2" if row["sentence2"] in row["negatives"] else ""
 

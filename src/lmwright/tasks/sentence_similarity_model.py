@@ -136,7 +136,8 @@ class BiEncoder:
                 for place, text in enumerate([item.second, *others], 1)
             ]
             target = np.array([wanted[number]])
-            found.append(Example(item.first.ids, int(row, 16), target, tuple(beside)))
+            cut = any(each.cut for each in (item.first, item.second, *others))
+            found.append(Example(item.first.ids, int(row, 16), target, tuple(beside), cut=cut))
         return found
 
     def loss(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Column, Row
+from lmwright.core.columns import Column, Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import (
@@ -171,9 +171,9 @@ class WrittenText(Settings):
         """A text or a target without characters that show, and a target that is the text itself
         where that is no answer."""
         source, target = self.source(row).strip(), str(row[self.target_column]).strip()
-        if not source:
+        if blank(source):
             return f"empty {self.source_column}"
-        if not target:
+        if blank(target):
             return f"empty {self.target_column}"
         return "target equals source" if source == target and not self.may_repeat else ""
 
@@ -295,7 +295,7 @@ class WrittenText(Settings):
     def corrected(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What should have been written; BadInput if that is nothing."""
         text = str(given.get(self.target_column) or "")
-        if not text.strip():
+        if blank(text):
             raise BadInput(f"an empty {self.target_column}", "what should have been written")
         return {self.target_column: text}
 

@@ -41,7 +41,7 @@ class TextClassifier(PooledHead):
         prepared = self.prepare(model, rows.select(["text"]).to_pylist())
         ids = rows.column("id").to_pylist()
         return [
-            Example(tokens.ids, int(row, 16), int(code))
+            Example(tokens.ids, int(row, 16), int(code), cut=tokens.cut)
             for tokens, row, code in zip(prepared, ids, codes, strict=True)
         ]
 

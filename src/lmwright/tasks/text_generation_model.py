@@ -80,13 +80,15 @@ class TextGenerator:
         cut = min(max(0, len(ids) - model.max_tokens), max(0, first - max(begin, 1)))
         ids, first = np.concatenate([ids[:begin], ids[begin + cut :]]), first - cut
         prompt = self.prompt(model, text) if asked else None
-        return scored_part(model, ids, first, rest or text, prompt)
+        found = scored_part(model, ids, first, rest or text, prompt)
+        return replace(found, cut=found.cut or cut > 0)
 
     def pair(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
         """A text that an encoder reads, and its continuation, which the decoder writes."""
         source, first = model.source_ids(text), len(model.target_ids("")) - len(model.end_ids[:1])
         item = scored_part(model, model.target_ids(rest), first, rest, source if asked else None)
-        return replace(item, source=source)
+        [(_, cut)] = model.tokenizer.encode_cut([text], model.max_tokens)
+        return replace(item, source=source, cut=item.cut or cut)
 
     def prompt(self, model: TextModel, text: str) -> np.ndarray:
         """The ids of a text to be continued; of one too long for the context, its end.
@@ -173,10 +175,11 @@ def scored_part(
     model: TextModel, ids: np.ndarray, first: int, scored: str, prompt: np.ndarray | None
 ) -> Document:
     """A document up to ``max_tokens``; of what is scored, the bytes that are left count."""
-    if len(ids) > model.max_tokens:
+    cut = len(ids) > model.max_tokens
+    if cut:
         ids = ids[: model.max_tokens]
         scored = model.tokenizer.decode(ids[first:].tolist())
-    return Document(ids, first, byte_count(scored), prompt)
+    return Document(ids, first, byte_count(scored), prompt, cut=cut)
 
 
 def written(model: TextModel, item: Document, completion: str) -> Document:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from lmwright.core.columns import Column, Row
+from lmwright.core.columns import Column, Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.core.task import Answers, Loss, Measures, Prepared, Signal, Task, text_signals
@@ -110,7 +110,7 @@ class TextRanking(Settings):
     def fault(self, row: Row) -> str:
         """A text without characters that show, or a relevance out of range."""
         for name in ("query", "document"):
-            if not row[name].strip():
+            if blank(row[name]):
                 return f"empty {name}"
         return "" if 0 <= row["relevance"] <= self.highest else "relevance out of range"
 

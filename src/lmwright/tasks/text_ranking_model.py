@@ -29,10 +29,11 @@ from lmwright.train.loss import BatchLoss
 @dataclass(frozen=True)
 class Pair:
     """A query and a document as the ids of one text, with the segments of both where the model
-    reads them."""
+    reads them; ``cut`` says that the end of the document is left out."""
 
     ids: np.ndarray
     segments: np.ndarray | None
+    cut: bool = False
 
     @property
     def cost(self) -> int:
@@ -66,7 +67,9 @@ class CrossEncoder:
         pairs = [(clean(row["query"]), clean(row["document"])) for row in rows]
         every = model.tokenizer.windows(pairs, model.max_tokens, self.task.max_query, 0)
         told = model.reads_segments
-        return [Pair(each[0].ids, each[0].segments if told else None) for each in every]
+        return [
+            Pair(each[0].ids, each[0].segments if told else None, len(each) > 1) for each in every
+        ]
 
     def answers(self, model: TextModel, batch: Sequence[Pair]) -> Answers:
         """Logits (n, 1), and vectors."""
@@ -82,7 +85,7 @@ class CrossEncoder:
         shares = np.asarray(rows.column("relevance"), dtype=np.float64) / self.task.highest
         ids = rows.column("id").to_pylist()
         return [
-            Example(item.ids, int(row, 16), np.array([share]), segments=item.segments)
+            Example(item.ids, int(row, 16), np.array([share]), segments=item.segments, cut=item.cut)
             for item, row, share in zip(prepared, ids, shares, strict=True)
         ]
 

@@ -111,7 +111,8 @@ class TokenClassification(Settings):
         return isinstance(other, TokenClassification) and self.labels == other.labels
 
     def fault(self, row: Row) -> str:
-        """Spans that overlap, are not in the text, or have a label that was never learnt."""
+        """Spans that overlap, are not in the text, begin or end with white space (no token does, so
+        that none could be found), or have a label that was never learnt."""
         end = 0
         for span in row["spans"]:
             if span["start"] < end:
@@ -119,6 +120,8 @@ class TokenClassification(Settings):
             end = span["end"]
             if end > len(row["text"]):
                 return "a span beyond the text"
+            if row["text"][span["start"]].isspace() or row["text"][end - 1].isspace():
+                return "white space at the edge of a span"
             if self.labels and span["label"] not in self.labels:
                 return "unknown label"
         return ""
@@ -331,10 +334,12 @@ class TokenClassification(Settings):
         for span in spans:
             if span["label"] not in self.labels:
                 known = ", ".join(self.labels)
-                raise BadInput(f"unknown label {span['label'][:60]!r}", f"one of {known}")
+                raise BadInput(
+                    f"unknown label {span['label'][:60]!r}", f"labelled as one of {known}"
+                )
         ordered = sorted(spans, key=lambda span: span["start"])
         if any(b["start"] < a["end"] for a, b in pairwise(ordered)):
-            raise BadInput("spans that overlap", "spans that do not")
+            raise BadInput("spans that overlap", "apart from one another")
         return {"spans": [{k: span[k] for k in ("start", "end", "label")} for span in ordered]}
 
 

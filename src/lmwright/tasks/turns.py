@@ -24,6 +24,7 @@ class Turns(Settings):
     without an answer of the assistant is a fault; what a user says last is left out.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("messages", "response")
     side: ClassVar[tuple[str, ...]] = ("cluster",)
 
     most: int = 0

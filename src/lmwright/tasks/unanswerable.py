@@ -38,6 +38,7 @@ class Unanswerable(Settings):
     had no answer before. All rows of the source are in memory.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     side: ClassVar[tuple[str, ...]] = ("group",)
 
     same_article: float = 0.15

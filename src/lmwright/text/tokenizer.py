@@ -89,13 +89,18 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], most: int) -> list[np.ndarray]:
         """The ids (int32) of each text with its special tokens, cut to ``most`` tokens."""
+        return [ids for ids, _ in self.encode_cut(texts, most)]
+
+    def encode_cut(self, texts: Sequence[str], most: int) -> list[tuple[np.ndarray, bool]]:
+        """What :meth:`encode` gives, each with whether tokens were cut off."""
         plain = [self.prepared(text) for text in texts]
-        ids = []
+        room, found = max(most - self.around, 0), []
         for each in self.inner.encode_batch_fast(plain, add_special_tokens=False):
-            each.truncate(max(most - self.around, 0))
+            cut = len(each.ids) > room
+            each.truncate(room)
             whole = self.inner.post_process(each)
-            ids.append(np.array(whole.ids, dtype=np.int32))
-        return ids
+            found.append((np.array(whole.ids, dtype=np.int32), cut))
+        return found
 
     def inside(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """All ids (int32) of each text without special tokens, and where in it each token stands
@@ -141,7 +146,7 @@ class Tokenizer:
                 raise BadInput(
                     f"windows of {most} tokens, of which {len(first.ids)} are the first text's",
                     f"room for more than the {stride} tokens that neighbouring windows share",
-                    "raise max_tokens, or lower the stride",
+                    "raise max_tokens, or lower the stride or what is read of the first text",
                 )
             second.truncate(room, stride=stride)
             parts = enumerate((second, *second.overflowing))

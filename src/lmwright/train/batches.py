@@ -26,7 +26,8 @@ class Example:
     ``target`` is a class, or one a token (:data:`UNLEARNT` where nothing is learnt), or numbers.
     ``beside`` are documents that stay with it in every batch: the source of a target, the passages
     of a question, the rejected answer of a chosen one. ``segments`` (below 256, one a token) tell
-    the texts of a pair apart, for models that read them.
+    the texts of a pair apart, for models that read them. ``cut`` says that something of it was too
+    long and left out; it is no part of what is stored.
     """
 
     tokens: np.ndarray
@@ -34,6 +35,7 @@ class Example:
     target: int | np.ndarray = UNLEARNT
     beside: tuple[Example, ...] = ()
     segments: np.ndarray | None = None
+    cut: bool = False
 
     @property
     def cost(self) -> int:

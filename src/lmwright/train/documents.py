@@ -68,7 +68,7 @@ class Document:
         if self.learnt is not None:
             target[:-1] = np.where(self.learnt[1:], self.tokens[1:], target[:-1])
         source = () if self.source is None else (Example(self.source, name ^ (1 << 127)),)
-        return Example(self.tokens, name, target, source)
+        return Example(self.tokens, name, target, source, cut=self.cut)
 
 
 def packed(network: Network, examples: Sequence[Example]) -> Batch:

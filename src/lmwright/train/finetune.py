@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -256,11 +256,16 @@ class Train(Stage):
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
         )
-        parts = (
-            task_model.examples(model, table.slice(at, AT_ONCE))
-            for at in range(0, table.num_rows, AT_ONCE)
-        )
-        examples: Sequence[Example] = StoredExamples(work.scratch / "examples", parts)
+        cut, read = 0, table.num_rows
+
+        def parts() -> Iterator[list[Example]]:
+            nonlocal cut
+            for at in range(0, table.num_rows, AT_ONCE):
+                part = task_model.examples(model, table.slice(at, AT_ONCE))
+                cut += sum(each.cut for each in part)
+                yield part
+
+        examples: Sequence[Example] = StoredExamples(work.scratch / "examples", parts())
         if self.resample != "none":
             strata = [task.stratum(row) for row in table.to_pylist()]
             if not any(strata):
@@ -282,8 +287,11 @@ class Train(Stage):
         table = table if self.epochs else table.slice(0, 0)
         write_used_rows(task, table, out)
         work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
+        line = f"{cut:,} of {read:,} rows are longer than max_tokens ({self.max_tokens}) and cut"
         return {
+            "headline": line if cut and self.epochs else "",
             "rows": table.num_rows,
+            "cut": cut if self.epochs else 0,
             "validation_rows": validation.num_rows,
             "steps": state.step,
             "tokens": state.tokens,

@@ -72,16 +72,20 @@ def read_document(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
         )
     try:
         values = list(values_of(text))
+        rows = rows_of(values[0], columns) if len(values) == 1 else values
+    except KeyTwice as twice:
+        raise BadInput(
+            f"{table.about}: {twice}", "names that differ in an object", "rename one of them"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{table.about} is not JSON: {error}", "JSON") from None
-    rows = rows_of(values[0], columns) if len(values) == 1 else values
     for number, value in enumerate(rows, start=1):
         yield record_of(f"{table.name}:{number}", value, columns, table.optional)
 
 
 def values_of(text: str) -> Iterator[Any]:
     """The JSON values of a text, one after another."""
-    decoder, place = json.JSONDecoder(), 0
+    decoder, place = json.JSONDecoder(object_pairs_hook=single_keys), 0
     while place < len(text):
         rest = text[place:].lstrip() if place else text.lstrip()
         if not rest:
@@ -101,7 +105,7 @@ def rows_of(value: Any, columns: list[str]) -> list[Any]:
         if is_form(value):
             return rows_of_form(value)
     if is_split(value):
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        return [single_keys([*zip(value["columns"], row, strict=True)]) for row in value["data"]]
     held = [each for each in value.values() if is_rows(each)]
     if len(held) == 1 and not (columns and set(columns) <= set(value)):
         return held[0]
@@ -163,6 +167,23 @@ FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Any], list[Any]]], ...] = (
     (is_utterances, utterance_rows),
 )
 """Documents of published data sets: how each is told, and its rows."""
+
+
+class KeyTwice(ValueError):
+    """An object in which a key stands twice: it is not clear which value is meant."""
+
+
+def single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of its keys and values; KeyTwice where two keys are equal."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyTwice(
+            f"{next(n for n in names if names.count(n) > 1)!r} stands twice in an object"
+        )
+    return found
+
+
 BROKEN = object()
 """In place of a value: the text holds none."""
 
@@ -180,9 +201,11 @@ def parse(
 ) -> Record | Fault:
     """The record that a JSON text holds."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=single_keys)
     except RecursionError:
         return Fault(origin, "not JSON", "nested too deeply")
+    except KeyTwice as twice:
+        return Fault(origin, "a key twice", str(twice))
     except ValueError as error:
         return Fault(origin, "not JSON", str(error)[:200])
     return record_of(origin, value, columns, optional)
