@@ -168,7 +168,7 @@ def test_a_list_of_one_label_is_that_label_however_deep(depth: int) -> None:
 
 
 def test_every_type_is_tested_and_its_example_is_one() -> None:
-    lists = {"labels", "texts", "scores", "spans", "answers", "choices"}
+    lists = {"labels", "texts", "scores", "spans", "answers", "choices", "messages"}
     assert set(TYPES) == {"text", "label", "number", "score", *lists}
     for kind in sorted(lists):
         found = read(kind, TYPES[kind].example)

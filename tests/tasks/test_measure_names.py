@@ -79,9 +79,10 @@ def talked() -> Measures:
 
 
 def written() -> Measures:
-    """Measures of one document."""
+    """Measures of one document that was continued."""
     numbers = {"nats": np.array([9.0]), "tokens": np.array([3.0]), "bytes": np.array([12.0])}
-    return TextGeneration().measures(pa.table({"text": ["a document"]}), Answers(numbers))
+    answers = Answers({**numbers, "completion": ["and so on and so on"]})
+    return TextGeneration().measures(pa.table({"text": ["a document"]}), answers)
 
 
 @pytest.mark.parametrize(
