@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lmwright.cli.open import STORE, StoreOption
-from lmwright.core.columns import Row, as_label, blank, whole
+from lmwright.core.columns import Row, as_label, blank, blank_column, whole
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, role_columns
 from lmwright.data.formats.choose import settled
@@ -192,6 +192,8 @@ def checked(task: Task, row: FileRow) -> FileRow:
     """The row, or its fault where a model would be given no text."""
     if blank(task.text(row.inputs)):
         return replace(row, inputs={}, fault="no text: nothing is left after cleaning")
+    if name := blank_column(role_columns(task, "input"), row.inputs):
+        return replace(row, inputs={}, fault=f"empty {name}")
     return row
 
 
