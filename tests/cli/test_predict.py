@@ -174,8 +174,12 @@ class Pairs(TextClassification):
 def test_every_input_of_a_task_is_read(tmp_path: Path) -> None:
     task = Pairs(labels=("no", "yes"))
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one", "other": "two"}\n{"text": "one", "other": null}\n')
-    good, bad = read_rows(path, task, ["text_pair=other"])
+    path.write_text(
+        '{"text": "one", "other": "two"}\n{"text": "one", "other": null}\n'
+        '{"text": "one", "other": " "}\n'
+    )
+    good, bad, empty = read_rows(path, task, ["text_pair=other"])
+    assert empty.fault == "empty text_pair"
     assert good.inputs == {"text_pair": "two", "text": "one"}
     assert bad.fault == "no text_pair: null"
     with pytest.raises(BadInput, match=r"INPUT=COLUMN.*text_pair, text"):

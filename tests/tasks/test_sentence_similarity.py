@@ -345,6 +345,8 @@ def test_what_models_are_compared_by_follows_from_the_loss() -> None:
     ("settings", "told"),
     [
         ({"score_range": [1, 1]}, "lowest score"),
+        ({"score_range": [0, float("inf")]}, "lowest score"),
+        ({"scale": float("nan")}, "scale is nan"),
         ({"score_range": [0, 5], "positive": 6}, "positive is 6"),
         ({"positive": 0}, "positive is 0"),
         ({"loss": "cosine", "scale": 5}, "scale is 5.0 with the loss cosine"),

@@ -209,8 +209,9 @@ def test_rows_are_cleaned_merged_and_kept_together() -> None:
     with pytest.raises(BadInput, match=r"the relevance \[1.0\].*hard-negatives"):
         TASK.fitted(as_rows([one]).to_batches())
     assert not TASK.comparable(replace(TASK, highest=3))
-    with pytest.raises(BadInput, match="highest is 0"):
-        read_settings(TextRanking, {"highest": 0}, "task")
+    for number in (0, float("inf")):
+        with pytest.raises(BadInput, match=f"highest is {number}"):
+            read_settings(TextRanking, {"highest": number}, "task")
 
 
 def test_near_duplicates_are_those_of_queries() -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lmwright.cli.open import STORE, StoreOption
-from lmwright.core.columns import Row, as_label, blank, whole
+from lmwright.core.columns import Row, as_label, blank, blank_column, whole
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.data.formats.choose import settled
@@ -193,6 +193,8 @@ def checked(task: Task, row: FileRow) -> FileRow:
     reason = refusal_of(task, row.inputs)
     if blank(task.text(row.inputs)):
         reason = "no text: nothing is left after cleaning"
+    elif name := blank_column(role_columns(task, "input"), row.inputs):
+        reason = f"empty {name}"
     return replace(row, inputs={}, fault=reason) if reason else row
 
 

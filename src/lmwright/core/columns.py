@@ -7,7 +7,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -370,6 +370,12 @@ def blank(text: str) -> bool:
     """Whether a text has no character that shows: only white space, controls and signs without a
     width of their own (a zero-width space, a byte-order mark)."""
     return all(each.isspace() or unicodedata.category(each) in UNSEEN for each in text)
+
+
+def blank_column(columns: Iterable[Column], row: Row) -> str:
+    """The name of the first column of texts without a default that is blank in a row, or ""."""
+    needed = (each.name for each in columns if each.type == "text" and each.default is None)
+    return next((name for name in needed if blank(row[name])), "")
 
 
 UNSEEN = ("Cc", "Cf")

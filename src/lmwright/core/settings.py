@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,7 +41,26 @@ def read_settings(kind: type, value: Any, where: str) -> Any:
             file, _, name = where.rpartition(": ")
             place = file if error.found.startswith(f"{name}.") else where
             raise BadInput(f"{place}: {error.found}", error.wanted, error.cure) from None
+        if key := place_of_nan(settings):
+            raise BadInput(f"{where}.{key} is nan", "a finite number", f"correct {key}")
     return settings
+
+
+def place_of_nan(value: Any) -> str:
+    """The place of the first NaN in settings (``decoding.top_p``), "" where there is none."""
+    parts: Any = ()
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = ((each.name, getattr(value, each.name)) for each in fields(value))
+    elif isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for name, each in parts:
+        if isinstance(each, float) and math.isnan(each):
+            return str(name)
+        if below := place_of_nan(each):
+            return f"{name}.{below}"
+    return ""
 
 
 Choice = str | dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, blank, canonical
+from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, blank, blank_column, canonical
 
 
 class RequestFault(Exception):
@@ -154,10 +154,8 @@ def read_row(value: Any, columns: Sequence[Column], where: str, max_characters: 
     }
     if all(isinstance(each, str) and blank(each) for each in row.values()):
         raise RequestFault(400, f"{where} holds an empty text", where)
-    for column in columns:
-        if column.type == "text" and column.default is None and blank(row[column.name]):
-            at = f"{where}.{column.name}"
-            raise RequestFault(400, f"{at} is an empty text", at[:80])
+    if name := blank_column(columns, row):
+        raise RequestFault(400, f"{where}.{name} is an empty text", f"{where}.{name}"[:80])
     return row
 
 

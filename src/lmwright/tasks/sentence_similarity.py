@@ -84,7 +84,7 @@ class SentenceSimilarity(Settings):
         """BadInput for settings out of range, or that the loss does not have."""
         refuse_order(self.clean)
         low, high = self.score_range
-        if not low < high:
+        if not -np.inf < low < high < np.inf:
             raise BadInput(f"score_range is [{low}, {high}]", "the lowest score, then the highest")
         if not low < self.least_positive <= high:
             raise BadInput(f"positive is {self.positive}", f"above {low}, at most {high}")

@@ -317,9 +317,15 @@ class TargetText(WrittenText):
         super().check()
         known = self.prompt_columns
         try:
-            named = {name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None}
+            parts = [each for each in Formatter().parse(self.prompt) if each[1] is not None]
         except ValueError as error:
             raise BadInput(f"prompt: {error}", "names of columns in braces") from None
+        named = {str(name) for _, name, _, _ in parts}
+        if formatted := [str(name) for _, name, form, turned in parts if form or turned]:
+            raise BadInput(
+                f"prompt is {self.prompt!r}, which formats {{{formatted[0]}}}",
+                "names of columns in braces, and nothing beside them",
+            )
         if self.source_column not in named or not named <= {*known}:
             raise BadInput(
                 f"prompt is {self.prompt!r}",

@@ -67,10 +67,10 @@ class TextRanking(Settings):
     def check(self) -> None:
         """BadInput for settings out of range."""
         refuse_order(self.clean)
-        if self.highest <= 0 or self.max_query < 1:
+        if not 0 < self.highest < float("inf") or self.max_query < 1:
             raise BadInput(
                 f"highest is {self.highest}, max_query {self.max_query}",
-                "a relevance above 0, and 1 token at least",
+                "a finite relevance above 0, and 1 token at least",
             )
 
     @property
