@@ -77,7 +77,14 @@ REVIEWS = {"instruction": "Review: {text}\nThis review is"}
 FEW = {"shown": 8, "select": "balanced"}
 GEMMA_TUNED = "Gemma 3 270M, LoRA"
 CELLS = (
-    Cell("reviews", "quickstart", MINI, ("accuracy",), 3, {"stages": {"evaluate": {"rows": 0}}}),
+    Cell(
+        "reviews",
+        "quickstart",
+        MINI,
+        ("accuracy",),
+        3,
+        {"stages": {"evaluate": {"splits": ["test"], "rows": 0}}},
+    ),
     Cell(
         "reviews, zero-shot",
         "quickstart",
