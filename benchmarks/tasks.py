@@ -83,7 +83,7 @@ CELLS = (
         MINI,
         ("accuracy",),
         3,
-        {"stages": {"evaluate": {"splits": ["test"], "rows": 0}}},
+        {"stages": {"evaluate": {"rows": 0}}},
     ),
     Cell(
         "reviews, zero-shot",
@@ -190,6 +190,7 @@ def run(cell: Cell, seed: int, store: Path) -> dict[str, Any]:
             for model, each in found["models"].items()
         },
         "state": facts["headline"]["state"],
+        "verdicts": facts["headline"]["verdicts"],
         "stamp": done.run.results["evaluate"].stamp,
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "threads": os.cpu_count(),
@@ -211,9 +212,7 @@ def read_lines() -> list[dict[str, Any]]:
 
 def page() -> str:
     """The table of all finished cells, a row for each model."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines():
-        found.setdefault(line["name"], []).append(line)
+    found = {line["key"]: line for line in read_lines()}
     rows = [
         "# Tasks, measured",
         "",
@@ -226,11 +225,12 @@ def page() -> str:
         "|---|---|---|---|",
     ]
     for cell in CELLS:
-        lines = sorted(found.get(cell.name, ()), key=lambda line: line["seed"])
+        keys = map(cell.key, range(cell.seeds))
+        lines = [found[key] for key in keys if key in found]
         for model in lines[0]["scores"] if lines else ():
             ours = model == next(iter(lines[0]["scores"]))
             title = cell.model if ours else model
-            if not ours and any(line["state"] == "baseline wins" for line in lines):
+            if any(line["verdicts"].get(model) == "worse" for line in lines):
                 title = f"**{title}**"
             found_scores = (score(name, model, lines) for name in cell.scores)
             shown = "; ".join(filter(None, found_scores))
