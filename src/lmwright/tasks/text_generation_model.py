@@ -109,11 +109,8 @@ class TextGenerator:
         completions = self.completions(model, batch)
         if model.has_encoder:
             pairs = zip(batch, completions, strict=True)
-            ends = len(model.end_ids[:1])
             batch = [
-                each
-                if text is None or len(each.ids) - each.first > ends
-                else written(model, each, text)
+                each if text is None or continued(model, each) else written(model, each, text)
                 for each, text in pairs
             ]
         nats, vectors = likelihoods(model.network, batch)
@@ -180,6 +177,11 @@ def scored_part(
         ids = ids[: model.max_tokens]
         scored = model.tokenizer.decode(ids[first:].tolist())
     return Document(ids, first, byte_count(scored), prompt, cut=cut)
+
+
+def continued(model: TextModel, item: Document) -> bool:
+    """Whether a document has more to be scored than its end."""
+    return len(item.ids) - item.first > len(model.end_ids[:1])
 
 
 def written(model: TextModel, item: Document, completion: str) -> Document:
