@@ -55,7 +55,7 @@ class Commonest:
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> Commonest:
-        """What :meth:`save` wrote; Corrupt where it has no target."""
+        """The baseline in a folder that :meth:`save` wrote; Corrupt where it has no target."""
         said = read_json_object(folder / DESCRIPTION)
         target, rows = said.get("target"), said.get("rows")
         if not isinstance(target, str) or not isinstance(rows, int):

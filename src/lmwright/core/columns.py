@@ -367,8 +367,8 @@ def whole(text: str) -> bool:
 
 
 def blank(text: str) -> bool:
-    """Whether a text has no character that shows: only white space, controls and signs without a
-    width of their own (a zero-width space, a byte-order mark)."""
+    """True for a text without a character that shows: of white space, controls and signs without
+    a width (a zero-width space, a byte-order mark) alone."""
     return all(each.isspace() or unicodedata.category(each) in UNSEEN for each in text)
 
 

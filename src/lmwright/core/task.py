@@ -361,11 +361,11 @@ class RefusingTask(Protocol):
     """A task with inputs that are well formed and still ask for no answer."""
 
     def refusal(self, row: Row) -> str:
-        """Why these inputs have no answer, or ""."""
+        """The reason for which these inputs have no answer, or ""."""
 
 
 def refusal_of(task: Task, row: Row) -> str:
-    """Why the inputs of a request have no answer, or ""."""
+    """The reason for which the inputs of a request have no answer, or ""."""
     return task.refusal(row) if isinstance(task, RefusingTask) else ""
 
 
@@ -421,7 +421,7 @@ class InstructedTask(Protocol):
 
 
 def asked_of(task: Task, row: Row) -> str:
-    """What a prompt shows of a row."""
+    """The text of a row as a prompt shows it."""
     return task.asked(row) if isinstance(task, InstructedTask) else task.text(row)
 
 

@@ -1,1 +1,1 @@
-"""What this machine is: threads that are granted, class of the CPU, measured rates, choices."""
+"""This machine: threads that are granted, class of the CPU, measured rates, choices."""

@@ -124,7 +124,8 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"step": step}), flush=True)
         try:
             found = bandwidth(threads) if step == "bandwidth" else rates(PRODUCTS[step])
-        except (Wrong, RuntimeError, NotImplementedError, AttributeError) as error:
+        # An operator that this build of torch lacks is a missing attribute or no kernel for it.
+        except (Wrong, RuntimeError, AttributeError) as error:
             words = str(error).partition("\n")[0][:200]
             print(json.dumps({"step": step, "fault": words}), flush=True)
         else:

@@ -1,4 +1,4 @@
-"""Which product is worth it for which work on this CPU, by what was measured."""
+"""The fastest product for each kind of work on this CPU, by measured rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from lmwright.machine.probe import Machine
 Product = Literal["fp32", "bf16", "int8"]
 
 WORTH = 1.2
-"""How many times fp32 a product has to reach: below that, noise decides, and fp32 is exact."""
+"""The rate, in multiples of fp32, that a product has to reach: below that, noise decides, and fp32
+is exact."""
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ LIMITS: dict[CpuClass, dict[str, str]] = {
     },
     "B": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"},
 }
-"""What keeps the libraries under torch to a class, where the CPU shows more than that."""
+"""Environment variables that keep torch's libraries to a class below what the CPU shows."""
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """What a CPU says of itself; empty where the system does not show it."""
+    """Model, microcode and flags of a CPU; empty where the system does not show them."""
 
     model: str = ""
     microcode: str = ""

@@ -47,7 +47,7 @@ def silent(words: str) -> None:
 
 @dataclass(frozen=True)
 class Children:
-    """What runs in child processes: the torch program, and the C program or why there is none."""
+    """The programs of the child processes: that of torch, and that in C where there is one."""
 
     torch: Sequence[str] = (sys.executable, "-P", str(CHILD))
     native: Callable[[Path], Sequence[str]] = lambda folder: [str(compile_source(folder))]
@@ -94,12 +94,12 @@ class Machine:
 
 
 def positive(number: Any) -> bool:
-    """Whether this is a finite number above 0."""
+    """True for a finite number above 0."""
     return isinstance(number, int | float) and math.isfinite(number) and number > 0
 
 
 def kept_path(cpu: Cpu, folder: Path, chosen: CpuClass | None) -> Path:
-    """Where the findings on a CPU are kept; those under a named class lie apart."""
+    """The file of the findings on a CPU; those under a named class have one of their own."""
     parts = {
         "model": cpu.model,
         "microcode": cpu.microcode,
@@ -112,14 +112,14 @@ def kept_path(cpu: Cpu, folder: Path, chosen: CpuClass | None) -> Path:
 
 
 def machine_folder() -> Path:
-    """Where findings and the compiled program are kept."""
+    """The folder of findings and of the compiled program."""
     return user_cache() / "machine"
 
 
 def kept_machine(
     cpu: Cpu | None = None, folder: Path | None = None, chosen: CpuClass | None = None
 ) -> Machine | None:
-    """What an earlier probe found on this CPU; None where nothing is kept, or it is broken."""
+    """The findings of an earlier probe of this CPU; None where nothing is kept, or it is broken."""
     path = kept_path(cpu or read_cpu(), folder or machine_folder(), chosen)
     try:
         return Machine.from_json(json.loads(path.read_bytes()))
@@ -264,7 +264,8 @@ def peaks_of(native: Outcome) -> dict[str, float]:
 
 
 def library_limits() -> dict[str, str]:
-    """What keeps torch's libraries to the class of this CPU, if it is set before their import.
+    """Environment variables, to be set before the import of torch's libraries, that keep them to the
+    class of this CPU.
 
     Empty where the class is all that the CPU shows. BadInput for a value of ``LMWRIGHT_ISA`` that
     is no class of this CPU.

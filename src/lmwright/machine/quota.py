@@ -15,7 +15,7 @@ ROOT = Path("/")
 
 
 def granted_threads(root: Path = ROOT) -> int:
-    """How many threads to compute with: the cores of the affinity, at most the quota's.
+    """The number of threads to compute with: the cores of the affinity, at most the quota's.
 
     A quota is rounded down, as a parallel product waits for its slowest thread; at least 1.
     ``root`` is the folder in which ``proc`` and ``sys`` lie.

@@ -1,4 +1,4 @@
-"""How varied texts are: distinct n-grams of all of them (Li et al. 2016), repeats within each."""
+"""Diversity of texts: distinct n-grams of all of them (Li et al. 2016), repeats within each."""
 
 from __future__ import annotations
 

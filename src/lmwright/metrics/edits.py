@@ -28,7 +28,7 @@ def tokens(text: str) -> list[str]:
 
 
 def edits(text: str, other: str) -> set[Edit]:
-    """What makes ``text`` into ``other``."""
+    """The edits that make ``text`` into ``other``."""
     ours, theirs = tokens(text), tokens(other)
     codes = SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
     return {(i, j, tuple(theirs[k:m])) for kind, i, j, k, m in codes if kind != "equal"}

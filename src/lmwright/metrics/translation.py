@@ -84,9 +84,9 @@ def ter(sums: np.ndarray) -> np.ndarray:
 
 
 def literals(text: str) -> Counter[str]:
-    """What a translation leaves as it is, each as often as it stands: addresses, options of
-    commands, placeholders, and numbers without their separators, which languages write
-    differently."""
+    """The literals that a translation leaves as they are, each as often as it stands: addresses,
+    options of commands, placeholders, and numbers without their separators, which languages
+    write differently."""
     found: list[str] = []
     for pattern in (ADDRESS, PLACEHOLDER, OPTION):
         found += pattern.findall(text)
@@ -96,7 +96,7 @@ def literals(text: str) -> Counter[str]:
 
 
 def kept_counts(texts: Sequence[str], written: Sequence[str]) -> np.ndarray:
-    """How many of each text's literals its translation has, and how many there are: (n, 2)."""
+    """Counts (n, 2) of each text's literals that its translation has, and of all of them."""
     pairs = ((literals(one), literals(other)) for one, other in zip(texts, written, strict=True))
     return np.array([((a & b).total(), a.total()) for a, b in pairs], float).reshape(-1, 2)
 

@@ -1,4 +1,4 @@
-"""Which of a chat template's special tokens a model has learnt, told by its embeddings.
+"""The special tokens of a chat template that a model has learnt, told by its embeddings.
 
 The rows of tokens that never occurred are moved by the softmax alone, all in the same direction
 (Gao et al. 2019; Land and Bartolo 2024, section 2.1). A token is held to be unlearnt where its row
@@ -45,7 +45,7 @@ class UntrainedDirection:
 
 
 def untrained_direction(model: TextModel[Network]) -> UntrainedDirection | None:
-    """What tells the unlearnt tokens of a model; None where it has too few tokens that are known
+    """The measure of a model's unlearnt tokens; None where it has too few tokens that are known
     never to have occurred, or where they are like any other."""
     rows_vd = token_rows(model)
     control = set(model.tokenizer.control.values())
@@ -92,6 +92,6 @@ def turn_tokens(model: TextModel, source: str) -> list[str]:
 def likenesses(
     model: TextModel[Network], tokens: Sequence[str], direction: UntrainedDirection
 ) -> dict[str, float]:
-    """How like each special token's row is to those of tokens that never occurred."""
+    """The similarity of each special token's row to those of tokens that never occurred."""
     rows_vd, control = token_rows(model), model.tokenizer.control
     return {each: direction.likeness(rows_vd[control[each]].float()) for each in tokens}

@@ -121,7 +121,7 @@ def torch_finding() -> Finding:
 
 
 def threads_finding() -> Finding:
-    """How many threads are granted, and by what."""
+    """The number of threads that are granted, and by what."""
     cores, quota, threads = usable_cores(), cpu_quota(), granted_threads()
     limit = "no quota" if quota is None else f"a quota of {quota:g}"
     seen = f"{threads} are granted: {cores} usable cores of {os.cpu_count()} seen, {limit}"

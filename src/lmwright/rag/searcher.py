@@ -25,7 +25,7 @@ By = Literal["words", "vectors", "both"]
 DESCRIPTION = "searcher.json"
 WORDS, VECTORS = "words", "vectors"
 RANK = 60.0
-"""What is added to a rank before its reciprocal is taken (Cormack et al. 2009, section 2)."""
+"""The constant k of reciprocal rank fusion (Cormack et al. 2009, section 2)."""
 DEPTH = 100
 """Hits of each index that are joined."""
 AT_ONCE = 256
@@ -198,11 +198,11 @@ class Searcher:
 
 
 def is_index(folder: Path) -> bool:
-    """Whether a folder holds a collection that :meth:`Searcher.save` wrote."""
+    """True for a folder that holds a collection that :meth:`Searcher.save` wrote."""
     return (folder / DESCRIPTION).is_file()
 
 
 def cleaner_of(task: Task) -> Callable[[str], str]:
-    """How the rows' task cleans a text; as it is where it cleans none."""
+    """The cleaner of the rows' task; the identity where it has none."""
     found: Callable[[str], str] = getattr(task, "cleaner", str)
     return found

@@ -122,7 +122,7 @@ class Chat(WrittenText):
         return ""
 
     def source(self, row: Row) -> str:
-        """What was said before the response, one message after another."""
+        """The messages before the response, one after another."""
         return "\n".join(self.cleaner(each["content"]).strip() for each in row["messages"])
 
     # Answers
@@ -185,7 +185,7 @@ class Chat(WrittenText):
         return super().heard(told).with_columns(ended=ended)
 
     def category(self, told: Mapping[str, Any]) -> str:
-        """Whether something was written, and whether it came to its end."""
+        """The kind of an answer: empty, ended, or not ended."""
         if not told["generated_text"]:
             return "empty"
         return "ended" if told["ended"] else "unended"

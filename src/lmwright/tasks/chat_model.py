@@ -165,7 +165,7 @@ class ChatWriter(AnswerWriter):
         return self.answer_ids(model, text)[: self.task.decoding.max_new_tokens]
 
     def earlier(self, model: TextModel, messages: Sequence[Row], item: Document) -> np.ndarray:
-        """Which ids (bool) of a document are those of the assistant's earlier messages."""
+        """The mask (bool) of a document's ids that are the assistant's earlier messages."""
         template, found = model.template, np.zeros(len(item.tokens), bool)
         assert template is not None
         ids, mask = template.encode(model.tokenizer, messages)

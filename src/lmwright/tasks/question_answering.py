@@ -360,12 +360,12 @@ class QuestionAnswering(Settings):
 
 
 AROUND = " \t.\"'“”‘’"
-"""What models write round an answer."""
+"""Characters that models write round an answer."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
 def stretch(context: str, text: str) -> tuple[int, int] | None:
-    """Where a text that was written stands in a context, without its quotes and stop if need be,
+    """The place of a written text in a context, without its quotes and stop if need be,
     and whatever its case; None if nowhere."""
     folded = context.lower()
     for each in filter(None, (text.strip(), text.strip(AROUND))):

@@ -334,7 +334,7 @@ class TargetText(WrittenText):
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:
-        """What the prompt may name: the input columns."""
+        """The columns that the prompt may name: the inputs."""
         return tuple(column.name for column in self.columns if column.role == "input")
 
     def rendered(self, row: Row, source: str) -> str:

@@ -63,7 +63,7 @@ class TextGenerator:
         return found
 
     def prompt_of_row(self, model: TextModel, text: str, rest: str) -> np.ndarray:
-        """What of a row with its own end is to be continued: its text, or the first half of it."""
+        """The prompt of a scored row: its text, or the first half where it has no continuation."""
         given = text if rest else text[: -(-len(text) // 2)]
         return model.source_ids(given) if model.has_encoder else self.prompt(model, given)
 
@@ -180,7 +180,7 @@ def scored_part(
 
 
 def continued(model: TextModel, item: Document) -> bool:
-    """Whether a document has more to be scored than its end."""
+    """True for a document that has more to be scored than its end."""
     return len(item.ids) - item.first > len(model.end_ids[:1])
 
 

@@ -34,7 +34,7 @@ from lmwright.train.batches import KEYS, UNLEARNT, Example
 from lmwright.train.loss import BatchLoss, cross_entropy
 
 CASES = ("lower", "title", "upper", "mixed", "none")
-"""How a word is capitalised; ``none`` of its characters have a case."""
+"""Kinds of capitalisation of a word; ``none`` of its characters have a case."""
 WORD = re.compile(r"\S+")
 
 
@@ -277,7 +277,7 @@ def merged(item: Located, logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def cases(text: str, offsets: np.ndarray) -> np.ndarray:
-    """How the word is capitalised in which each token (n,) begins: places in :data:`CASES`."""
+    """The capitalisation of the word in which each token (n,) begins: places in :data:`CASES`."""
     kinds = np.full(len(text) + 1, CASES.index("none"))
     for word in WORD.finditer(text):
         kinds[word.start() : word.end()] = CASES.index(case_of(word.group()))
@@ -285,7 +285,7 @@ def cases(text: str, offsets: np.ndarray) -> np.ndarray:
 
 
 def case_of(word: str) -> str:
-    """How a word is capitalised, by those of its characters that have a case."""
+    """The capitalisation of a word, by those of its characters that have a case."""
     letters = [sign for sign in word if sign.lower() != sign.upper()]
     if not letters:
         return "none"

@@ -85,7 +85,7 @@ class Translation(TargetText):
         return super().fault(row) or self.misaligned(row)
 
     def misaligned(self, row: Row) -> str:
-        """Why the two texts can be no translations of each other, if they cannot."""
+        """The reason for which the two texts can be no translations of each other, or ""."""
         texts = {
             "source_language": self.source(row).strip(),
             "target_language": str(row[self.target_column]).strip(),
@@ -101,7 +101,8 @@ class Translation(TargetText):
         return ""
 
     def returned(self, row: Row, written: str) -> Row:
-        """What asks for the way back of what was written, with the row's own text as its target."""
+        """The row that asks for the translation back of what was written; its target is the row's
+        own text."""
         return {
             "text": written,
             "translation": self.source(row),

@@ -28,7 +28,7 @@ def language_of(text: str, among: tuple[str, ...] = ()) -> str:
 
 
 def can_tell(*codes: str) -> bool:
-    """Whether the identifier knows every one of these languages."""
+    """True if the identifier knows every one of these languages."""
     return {*codes} <= {*map(str, identifier(()).labels)}
 
 

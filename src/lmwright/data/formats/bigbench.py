@@ -9,7 +9,7 @@ from typing import Any
 
 
 def is_bigbench(value: dict[str, Any]) -> bool:
-    """Whether a JSON object is such a task, by its first example."""
+    """True for a JSON object that is such a task, by its first example."""
     examples = value.get("examples")
     first = examples[0] if isinstance(examples, list) and examples else None
     return isinstance(first, dict) and isinstance(first.get("target_scores"), dict)

@@ -80,7 +80,7 @@ def read_conll(table: Table, columns: list[str]) -> Iterator[Record | Fault]:
 
 
 def known(name: str) -> bool:
-    """Whether a column of this name can be read of a file."""
+    """True if a column of this name can be read from a file."""
     return name in (*COLUMNS, *BESIDE) or OTHER.fullmatch(name) is not None
 
 
@@ -93,7 +93,7 @@ class Untagged(Exception):
 
 
 def maker_of(name: str) -> Callable[[Sentence], list[dict[str, Any]]]:
-    """How the spans of a sentence are made from one of its columns, the last by default."""
+    """The maker of a sentence's spans from one of its columns, by default the last."""
     other = OTHER.fullmatch(name)
     place = int(other[2]) - 1 if other else -1
     tagged = other is None or other[1] == "spans"

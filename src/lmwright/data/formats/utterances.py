@@ -10,14 +10,14 @@ from typing import Any
 
 
 def is_utterances(value: dict[str, Any]) -> bool:
-    """Whether a JSON object holds such conversations, by its first one."""
+    """True for a JSON object that holds such conversations, by its first one."""
     first = next(iter(value.values()))
     turns = first.get("messages") if isinstance(first, dict) else None
     return isinstance(turns, list) and bool(turns) and is_turn(turns[0])
 
 
 def is_turn(turn: Any) -> bool:
-    """Whether a value is a list of utterances with text and sender."""
+    """True for a list of utterances with text and sender."""
     return (
         isinstance(turn, list)
         and bool(turn)
