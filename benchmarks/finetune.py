@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks import precision
-from benchmarks.peer import REVIEWS, START, padded, peer_model
+from benchmarks.peer import REVIEWS, START, padded, peer_model, trainer_arguments
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.assets import asset_file
 from lmwright.core.random import stream
@@ -211,23 +211,7 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
                 turns.step(state.global_step, lambda: state.log_history[-1]["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=LR,
-            weight_decay=DECAY,
-            max_grad_norm=CLIP,
-            lr_scheduler_type="linear",
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            remove_unused_columns=False,
-            seed=SEED,
-        )
+        arguments = trainer_arguments(folder, BATCH, LR, DECAY, CLIP)
         rows = [{"ids": each.tokens, "label": each.target} for each in documents]
         trainer = transformers.Trainer(
             model=model,

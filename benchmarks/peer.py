@@ -31,6 +31,29 @@ def peer_model(network: Network, dropout: float) -> Any:
     return model
 
 
+def trainer_arguments(folder: str, batch: int, lr: float, decay: float, clip: float) -> Any:
+    """One epoch of transformers' Trainer on the CPU, in the order of the rows, every step told."""
+    import transformers
+
+    return transformers.TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=lr,
+        weight_decay=decay,
+        max_grad_norm=clip,
+        lr_scheduler_type="linear",
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+        seed=0,
+    )
+
+
 def padded(items: list[dict[str, Any]], least: int = 0) -> dict[str, torch.Tensor]:
     """A batch as the peer takes it: padded to its longest row, and to ``least`` at least."""
     width = max(least, *(len(item["ids"]) for item in items))

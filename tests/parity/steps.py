@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.peer import trainer_arguments
 from torch import nn
 
 from lmwright.train.batches import UNLEARNT, EpochBatches, Example
@@ -78,22 +79,7 @@ def their_steps(
 
     rows = [each for step in range(batches.steps) for each in batches.at(step)]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=lr,
-            weight_decay=DECAY,
-            max_grad_norm=CLIP,
-            lr_scheduler_type="linear",
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            remove_unused_columns=False,
-        )
+        arguments = trainer_arguments(folder, BATCH, lr, DECAY, CLIP)
         Noted(
             model=model,
             args=arguments,

@@ -264,8 +264,7 @@ def peaks_of(native: Outcome) -> dict[str, float]:
 
 
 def library_limits() -> dict[str, str]:
-    """Environment variables, to be set before the import of torch's libraries, that keep them to the
-    class of this CPU.
+    """Environment variables that keep torch's libraries, loaded afterwards, to this CPU's class.
 
     Empty where the class is all that the CPU shows. BadInput for a value of ``LMWRIGHT_ISA`` that
     is no class of this CPU.
