@@ -193,7 +193,7 @@ def run(cell: Cell, seed: int, store: Path) -> dict[str, Any]:
         "verdicts": facts["headline"]["verdicts"],
         "stamp": done.run.results["evaluate"].stamp,
         "minutes": round((time.perf_counter() - began) / 60, 1),
-        "threads": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
     }
 
 
