@@ -1,4 +1,4 @@
-"""The products in C: compiled once into the cache of the user, where there is a C compiler."""
+"""Programs in C: compiled once into the cache of the user, where there is a C compiler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmwright.core.errors import MissingPart
@@ -19,10 +20,13 @@ COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 20
 
 
-def find_compiler() -> list[str]:
+def find_compiler(
+    purpose: str = "to try the instructions of this CPU themselves",
+    without: str = "torch's own products are tried",
+) -> list[str]:
     """The command of the C compiler: ``$CC``, else the first of ``cc``, ``gcc`` and ``clang``.
 
-    MissingPart where there is none.
+    MissingPart where there is none; it says what the compiler is for and what is done without one.
     """
     asked = shlex.split(os.environ.get("CC", ""))
     for command in [asked] if asked else [[name] for name in COMPILERS]:
@@ -30,8 +34,8 @@ def find_compiler() -> list[str]:
             return command
     raise MissingPart(
         f"no C compiler ({' '.join(asked) or ', '.join(COMPILERS)}) was found",
-        "one, to try the instructions of this CPU themselves",
-        "install gcc or clang; without one torch's own products are tried",
+        f"one, {purpose}",
+        f"install gcc or clang; without one {without}",
     )
 
 
@@ -56,26 +60,33 @@ def compile_source(folder: Path, source: Path = SOURCE) -> Path:
         raise MissingPart(f"the C products are of Linux on x86-64, not {platform.platform()}")
     command = find_compiler()
     parts = [source.read_text("utf-8"), *command, *OPTIONS, compiler_version(command)]
-    program = folder / f"product-{hash_json(parts)[:16]}"
-    if program.is_file():
-        return program
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        made = Path(beside) / "product"
-        try:
-            ended = subprocess.run(
-                [*command, *OPTIONS, "-o", str(made), str(source)],
-                capture_output=True,
-                text=True,
-                timeout=COMPILE_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingPart(f"{shlex.join(command)} failed: {error}") from error
-        if ended.returncode or not made.is_file():
-            words = (ended.stderr.strip().splitlines() or ["no message"])[0]
-            raise MissingPart(
-                f"{shlex.join(command)} does not compile {source.name}: {words}",
-                "gcc 11 or clang 12, or newer ones",
-            )
-        made.rename(program)
-    return program
+    return made_once(
+        folder / f"product-{hash_json(parts)[:16]}",
+        lambda made: run_compiler([*command, *OPTIONS, "-o", str(made), str(source)], made),
+    )
+
+
+def made_once(kept: Path, make: Callable[[Path], None]) -> Path:
+    """``kept``, which ``make`` writes beside its place if it is not there yet."""
+    if kept.is_file():
+        return kept
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+        made = Path(beside) / "made"
+        make(made)
+        made.rename(kept)
+    return kept
+
+
+def run_compiler(command: Sequence[str], made: Path) -> None:
+    """Run a compiler, which writes ``made``; MissingPart where it fails, with its first words."""
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingPart(f"{command[0]} failed: {error}") from error
+    if ended.returncode or not made.is_file():
+        words = (ended.stderr.strip().splitlines() or ["no message"])[0]
+        raise MissingPart(
+            f"{command[0]} does not compile {Path(command[-1]).name}: {words}",
+            "gcc 11 or clang 12, or newer ones",
+        )

@@ -1,0 +1,75 @@
+/* AVX-512 with VNNI: how rows are quantised, and the end of a product, for the variants that have
+   it. */
+
+#ifndef LMW_AVX512_H
+#define LMW_AVX512_H
+
+#include <immintrin.h>
+
+#include "variant.h"
+
+INLINE __mmask16 lanes(int64_t count) {
+  return count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << count) - 1u);
+}
+
+static inline void quantise_row_avx512(const float *x, int64_t in, int64_t padded,
+                                       struct row_quants row) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i most[4];
+  for (int i = 0; i < 4; i++) most[i] = _mm512_setzero_si512();
+  int64_t k = 0;
+  for (; k + 64 <= in; k += 64)
+    for (int i = 0; i < 4; i++)
+      most[i] = _mm512_max_epu32(
+          most[i], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + k + 16 * i)));
+  for (; k < in; k += 16)
+    most[0] = _mm512_max_epu32(
+        most[0], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi32(lanes(in - k), x + k)));
+  most[0] = _mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3]));
+  const float inverse = inverse_scale(_mm512_reduce_max_epu32(most[0]), row.scale);
+  if (inverse == 0.0f) {
+    memset(row.q, 0, (size_t)padded);
+    memset(row.group_sums, 0, (size_t)(padded / LMW_GROUP) * sizeof(int32_t));
+    *row.sum = 0;
+    return;
+  }
+  const __m512 by = _mm512_set1_ps(inverse);
+  const __m512i ones = _mm512_set1_epi8(1);
+  int32_t sum = 0;
+  for (k = 0; k < padded; k += 64) {
+    for (int i = 0; i < 4; i++) {
+      const int64_t left = in - k - 16 * i;
+      const __m512 part = left >= 16  ? _mm512_loadu_ps(x + k + 16 * i)
+                          : left <= 0 ? _mm512_setzero_ps()
+                                      : _mm512_maskz_loadu_ps(lanes(left), x + k + 16 * i);
+      const __m512i whole = _mm512_cvt_roundps_epi32(
+          _mm512_mul_ps(part, by), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm_store_si128((__m128i *)(row.q + k + 16 * i), _mm512_cvtepi32_epi8(whole));
+    }
+    const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones,
+                                             _mm512_load_si512(row.q + k));
+    const int32_t first = _mm512_mask_reduce_add_epi32(0x00ff, sums);
+    const int32_t second = _mm512_mask_reduce_add_epi32(0xff00, sums);
+    row.group_sums[k / LMW_GROUP] = first;
+    row.group_sums[k / LMW_GROUP + 1] = second;
+    sum += first + second;
+  }
+  *row.sum = sum;
+}
+
+/* 16 outputs of a row, of sums of u8 × s8. */
+INLINE void finish16(const struct int8_job *job, __m512i sums, int64_t row, int64_t block) {
+  const int64_t out = block * LMW_BLOCK;
+  const __mmask16 mask = lanes(job->out - out);
+  const __m512i extra = _mm512_set1_epi32((int32_t)(128u * (uint32_t)job->row_sums[row]));
+  const __m512 scale =
+      _mm512_mul_ps(_mm512_set1_ps(job->row_scales[row]), _mm512_load_ps(job->weight_scales + out));
+  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, extra)), scale);
+  if (job->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, job->bias + out));
+  _mm512_mask_storeu_ps(job->y + row * job->stride_y + out, mask, y);
+}
+
+/* Few rows, or a CPU without AMX. */
+void lmw_avx512_int8(const struct int8_job *job, int64_t from, int64_t to);
+
+#endif

@@ -1,0 +1,67 @@
+/* AVX-512 with VNNI: four products of bytes a lane, 16 outputs a register. */
+
+#include "avx512.h"
+#include "cpu.h"
+
+enum { MOST_ROWS = 8, MOST_BLOCKS = 4, AHEAD = 1536 };
+
+static int suits(void) { return read_features().avx512_vnni ? 30 : 0; }
+
+static void quantise(const float *x, int64_t in, int64_t padded, struct row_quants row) {
+  quantise_row_avx512(x, in, padded, row);
+}
+
+/* `blocks` blocks times `rows` rows, all sums in registers. The weights of few rows come from
+   memory and are asked for ahead of time. */
+INLINE void tile(const struct int8_job *job, int64_t block, int64_t first, const int rows,
+                 const int blocks) {
+  const int64_t padded = job->padded, stride = job->stride_q;
+  const uint8_t *w = job->quants + block * LMW_BLOCK * padded;
+  const int8_t *q = job->rows_q + first * stride;
+  __m512i sums[MOST_ROWS][MOST_BLOCKS];
+  for (int r = 0; r < rows; r++)
+    for (int b = 0; b < blocks; b++) sums[r][b] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < padded; k += 4) {
+    __m512i weights[MOST_BLOCKS];
+    for (int b = 0; b < blocks; b++) {
+      const uint8_t *at = w + (b * padded + k) * LMW_BLOCK;
+      weights[b] = _mm512_load_si512(at);
+      _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
+    }
+    for (int r = 0; r < rows; r++) {
+      int32_t four;
+      memcpy(&four, q + r * stride + k, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+      for (int b = 0; b < blocks; b++) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], weights[b], x);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int b = 0; b < blocks; b++) finish16(job, sums[r][b], first + r, block + b);
+}
+
+/* All rows times 4, 2 or 1 blocks; of four blocks, no more than six rows fit the registers. */
+INLINE void all_rows(const struct int8_job *job, int64_t block, const int blocks) {
+  const int most = blocks == 4 ? 6 : MOST_ROWS;
+  for (int64_t row = 0; row < job->rows; row += most)
+    switch (job->rows - row) {
+      case 1: tile(job, block, row, 1, blocks); break;
+      case 2: tile(job, block, row, 2, blocks); break;
+      case 3: tile(job, block, row, 3, blocks); break;
+      case 4: tile(job, block, row, 4, blocks); break;
+      case 5: tile(job, block, row, 5, blocks); break;
+      case 6: tile(job, block, row, 6, blocks); break;
+      case 7: tile(job, block, row, blocks == 4 ? 6 : 7, blocks); break;
+      default: tile(job, block, row, most, blocks);
+    }
+}
+
+void lmw_avx512_int8(const struct int8_job *job, int64_t from, int64_t to) {
+  int64_t block = from;
+  if (job->rows <= 6)
+    for (; block + 4 <= to; block += 4) all_rows(job, block, 4);
+  for (; block + 2 <= to; block += 2) all_rows(job, block, 2);
+  for (; block < to; block++) all_rows(job, block, 1);
+}
+
+const struct variant lmw_avx512_vnni = {"avx512-vnni", 'B', suits, quantise, lmw_avx512_int8};

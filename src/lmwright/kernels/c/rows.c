@@ -1,0 +1,63 @@
+/* Quantising rows, and cutting a product into parts. */
+
+#include "rows.h"
+
+#include "loader.h"
+
+size_t lmw_quantised_bytes(int64_t rows, int64_t in) {
+  const int64_t whole = round_up(rows, LMW_BLOCK), groups = round_up(in, LMW_DEPTH) / LMW_GROUP;
+  return (size_t)(whole * (8 + 4 * groups + row_stride(in)));
+}
+
+void lmw_quantise_rows(const float *x, int64_t rows, int64_t in, int64_t stride_x, void *quantised,
+                       int64_t from, int64_t to) {
+  const struct rows_view view = view_rows(quantised, rows, in);
+  const struct variant *variant = chosen();
+  for (int64_t row = from; row < to; row++) {
+    const struct row_quants one = {view.q + row * view.stride, view.scales + row, view.sums + row,
+                                   view.group_sums + row * view.groups};
+    variant->quantise(x + row * stride_x, in, view.padded, one);
+  }
+}
+
+void lmw_quantise(const float *x, int64_t rows, int64_t in, int64_t stride_x, void *quantised) {
+  lmw_quantise_rows(x, rows, in, stride_x, quantised, 0, rows);
+}
+
+struct quantising {
+  const float *x;
+  int64_t rows, in, stride;
+  void *quantised;
+};
+
+static void quantise_part(void *arg, int part, int parts) {
+  const struct quantising *job = arg;
+  lmw_quantise_rows(job->x, job->rows, job->in, job->stride, job->quantised,
+                    job->rows * part / parts, job->rows * (part + 1) / parts);
+}
+
+void quantise_parallel(const float *x, int64_t rows, int64_t in, int64_t stride_x, void *quantised) {
+  struct quantising job = {x, rows, in, stride_x, quantised};
+  const int64_t parts = rows * in / 16384; /* below that a region costs more than it gains */
+  const int most = 4 * lmw_threads();
+  lmw_parallel_parts(quantise_part, &job, parts > most ? most : parts > rows ? (int)rows : (int)parts);
+}
+
+struct grid cut_grid(int64_t rows, int64_t blocks, int64_t bytes_a_block) {
+  const int64_t threads = lmw_threads();
+  struct grid grid = {rows, blocks, 1, 1};
+  /* Work in bytes of weights: from some rows on, computing takes longer than reading. */
+  const int64_t work = blocks * bytes_a_block * (1 + rows / 8);
+  int64_t parts = work >> 15;
+  if (threads < 2 || parts < 2) return grid;
+  if (parts > 8 * threads) parts = 8 * threads;
+  const int64_t fours = (blocks + 3) / 4;
+  grid.blocks_a_part = 4 * ((fours + parts - 1) / parts);
+  grid.block_parts = (blocks + grid.blocks_a_part - 1) / grid.blocks_a_part;
+  if (grid.block_parts < parts && rows >= 64) {
+    const int64_t wanted = (parts + grid.block_parts - 1) / grid.block_parts;
+    grid.rows_a_part = round_up((rows + wanted - 1) / wanted, 32);
+    grid.row_parts = (rows + grid.rows_a_part - 1) / grid.rows_a_part;
+  }
+  return grid;
+}
