@@ -23,7 +23,13 @@ from torch import Tensor
 from lmwright.core.cache import user_cache
 from lmwright.core.errors import BadInput, MissingPart
 from lmwright.core.hashing import hash_json
-from lmwright.machine.compiled import compiler_version, find_compiler, made_once, run_compiler
+from lmwright.machine.compiled import (
+    TooSlow,
+    compiler_version,
+    find_compiler,
+    made_once,
+    run_compiler,
+)
 from lmwright.machine.probe import cpu_class
 
 SOURCES = Path(__file__).with_name("c")
@@ -51,6 +57,9 @@ VARIANTS: dict[str, dict[str, Sequence[str]]] = {
 """Machine -> variant -> options of its file. A compiler that does not know the options of a variant
 leaves it out; AMX calls the variant of AVX-512 for few rows."""
 MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
+
+COMPILE_SECONDS = 120.0
+"""Bound on the compiler for one file."""
 
 NOT_FINITE, SHAPE, NO_MEMORY = 1, 2, 3
 """Errors of ``kernels.h``."""
@@ -105,12 +114,14 @@ def build(command: list[str], variants: dict[str, Sequence[str]], made: Path) ->
     def unit(source: str, options: Sequence[str]) -> Path:
         written = made.with_name(f"{source}.o")
         line = [*command, *OPTIONS, *options, "-c", "-o", str(written), str(SOURCES / source)]
-        run_compiler(line, written)
+        run_compiler(line, written, COMPILE_SECONDS)
         return written
 
     def variant(name: str) -> tuple[str, Path] | None:
         try:
             return name, unit(f"{name}.c", variants[name])
+        except TooSlow:
+            raise  # a machine that is busy now is no reason to do without a variant for ever
         except MissingPart:
             return None
 

@@ -20,6 +20,10 @@ COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 20
 
 
+class TooSlow(MissingPart):
+    """A compiler did not end in time."""
+
+
 def find_compiler(
     purpose: str = "to try the instructions of this CPU themselves",
     without: str = "torch's own products are tried",
@@ -78,11 +82,16 @@ def made_once(kept: Path, make: Callable[[Path], None]) -> Path:
     return kept
 
 
-def run_compiler(command: Sequence[str], made: Path) -> None:
-    """Run a compiler, which writes ``made``; MissingPart where it fails, with its first words."""
+def run_compiler(command: Sequence[str], made: Path, seconds: float = COMPILE_SECONDS) -> None:
+    """Run a compiler, which writes ``made``; MissingPart where it fails, with its first words.
+
+    TooSlow where it is stopped after ``seconds``.
+    """
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise TooSlow(f"{command[0]} did not end within {seconds:g} seconds") from error
+    except OSError as error:
         raise MissingPart(f"{command[0]} failed: {error}") from error
     if ended.returncode or not made.is_file():
         words = (ended.stderr.strip().splitlines() or ["no message"])[0]

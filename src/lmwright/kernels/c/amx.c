@@ -14,8 +14,10 @@
 #define TILE_DATA 18              /* XFEATURE_XTILEDATA */
 
 enum {
-  FEW_ROWS = 5,          /* fewer rows are faster with VNNI (measured) */
+  FEW_ROWS = 1,          /* fewer rows are faster with VNNI (measured) */
+  PANEL_ROWS = 512,
   PANEL_BYTES = 1 << 20, /* of quantised rows, which should stay in L2 */
+  CHUNK = 1024,          /* inputs whose tiles of two blocks stay in L1 */
   TILE_BYTES = 1024,
 };
 
@@ -37,90 +39,68 @@ static void quantise(const float *x, int64_t in, int64_t padded, struct row_quan
   quantise_row_avx512(x, in, padded, row);
 }
 
-/* Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights; with 16 rows at most, 0 to 3 are sums of
-   four blocks, 4 is the rows and 5 the weights. */
+/* Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights; fewer than 16 rows take less time. */
 static void configure(int few) {
   struct tile_config config;
   memset(&config, 0, sizeof config);
   config.palette = 1;
   for (int i = 0; i < 8; i++) {
     config.bytes_a_row[i] = 64;
-    config.rows[i] = (uint8_t)(i < 5 && few ? few : 16);
+    config.rows[i] = (uint8_t)(i < 6 && few ? few : 16);
   }
   /* The intrinsic does not tell the compiler that it reads memory. */
   __asm__ volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
 }
 
-static void finish_tile(const struct int8_job *job, const int32_t *sums, int64_t row, int64_t rows,
-                        int64_t block) {
-  for (int64_t r = 0; r < rows; r++)
-    finish16(job, _mm512_load_si512(sums + 16 * r), row + r, block);
+/* The y of up to 16 rows and `blocks` neighbouring blocks, of which each has its own tile of sums;
+   row by row, for the rows of y lie on many pages. */
+INLINE void finish_tiles(const struct int8_job *job, const int32_t (*sums)[256], int64_t row,
+                         int64_t rows, int64_t block, const int blocks) {
+  for (int64_t r = 0; r < rows && r < 16; r++)
+    for (int b = 0; b < blocks; b++)
+      finish16(job, _mm512_load_si512(sums[b] + 16 * r), row + r, block + b);
 }
 
-/* Weights that are needed next, fetched bit by bit while others are multiplied. */
-struct ahead {
-  const uint8_t *at, *end;
-  int lines; /* a step */
-};
-
-INLINE void fetch(struct ahead *next) {
-  for (int i = 0; i < next->lines && next->at < next->end; i++, next->at += 64)
-    _mm_prefetch((const char *)next->at, _MM_HINT_T1);
-}
-
-/* Up to 16 rows times `blocks` blocks. */
-INLINE void few_rows(const struct int8_job *job, int64_t block, int64_t row, const int blocks,
-                     struct ahead *next) {
-  int32_t sums[4][256] __attribute__((aligned(64)));
-  const int64_t padded = job->padded, rows = job->rows - row > 16 ? 16 : job->rows - row;
-  const uint8_t *w = job->quants + block * LMW_BLOCK * padded;
+/* Up to 16 rows times one block: the weights are one stream. */
+static void few_rows(const struct int8_job *job, int64_t block, int64_t row) {
+  int32_t sums[1][256] __attribute__((aligned(64)));
+  const uint8_t *w = job->quants + block * LMW_BLOCK * job->padded;
   const int8_t *q = job->rows_q + row * job->stride_q;
   _tile_zero(0);
-  if (blocks > 1) _tile_zero(1);
-  if (blocks > 2) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int64_t k = 0; k < padded; k += 64, w += TILE_BYTES) {
-    fetch(next);
+  for (int64_t k = 0; k < job->padded; k += 64) {
     _tile_loadd(4, q + k, job->stride_q);
-    _tile_loadd(5, w, 64);
-    _tile_dpbsud(0, 4, 5);
-    if (blocks > 1) {
-      _tile_loadd(6, w + LMW_BLOCK * padded, 64);
-      _tile_dpbsud(1, 4, 6);
-    }
-    if (blocks > 2) {
-      _tile_loadd(7, w + 2 * LMW_BLOCK * padded, 64);
-      _tile_dpbsud(2, 4, 7);
-      _tile_loadd(5, w + 3 * LMW_BLOCK * padded, 64);
-      _tile_dpbsud(3, 4, 5);
-    }
+    _tile_loadd(6, w + k * LMW_BLOCK, 64);
+    _tile_dpbsud(0, 4, 6);
   }
   _tile_stored(0, sums[0], 64);
-  if (blocks > 1) _tile_stored(1, sums[1], 64);
-  if (blocks > 2) {
-    _tile_stored(2, sums[2], 64);
-    _tile_stored(3, sums[3], 64);
-  }
-  for (int b = 0; b < blocks; b++) finish_tile(job, sums[b], row, rows, block + b);
+  finish_tiles(job, sums, row, job->rows - row, block, 1);
 }
 
-/* 17 to 32 rows times two blocks: each tile that is loaded is used twice. */
-static void pair(const struct int8_job *job, int64_t block, int64_t row, int64_t rows,
-                 struct ahead *next) {
-  int32_t sums[4][256] __attribute__((aligned(64)));
+/* The sums of 32 rows and two blocks, while they are not in tiles. */
+struct sums {
+  int32_t tiles[4][256];
+} __attribute__((aligned(64)));
+
+/* 17 to 32 rows times two blocks over inputs [from, to): each tile that is loaded is used twice. */
+INLINE void pair(const struct int8_job *job, int64_t block, int64_t row, int64_t from, int64_t to,
+                 struct sums *sums) {
   const int64_t padded = job->padded, stride = job->stride_q;
   const uint8_t *w = job->quants + block * LMW_BLOCK * padded;
   const uint8_t *w_next = w + LMW_BLOCK * padded;
   const int8_t *q = job->rows_q + row * stride, *q_next = q + 16 * stride;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t k = 0; k < padded; k += 64) {
-    fetch(next);
+  if (from) {
+    _tile_loadd(0, sums->tiles[0], 64);
+    _tile_loadd(1, sums->tiles[1], 64);
+    _tile_loadd(2, sums->tiles[2], 64);
+    _tile_loadd(3, sums->tiles[3], 64);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t k = from; k < to; k += 64) {
     _tile_loadd(6, w + k * LMW_BLOCK, 64);
     _tile_loadd(4, q + k, stride);
     _tile_dpbsud(0, 4, 6);
@@ -130,39 +110,39 @@ static void pair(const struct int8_job *job, int64_t block, int64_t row, int64_t
     _tile_dpbsud(2, 5, 6);
     _tile_dpbsud(3, 5, 7);
   }
-  _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
-  _tile_stored(2, sums[2], 64);
-  _tile_stored(3, sums[3], 64);
-  finish_tile(job, sums[0], row, 16, block);
-  finish_tile(job, sums[1], row, 16, block + 1);
-  finish_tile(job, sums[2], row + 16, rows - 16, block);
-  finish_tile(job, sums[3], row + 16, rows - 16, block + 1);
+  _tile_stored(0, sums->tiles[0], 64);
+  _tile_stored(1, sums->tiles[1], 64);
+  _tile_stored(2, sums->tiles[2], 64);
+  _tile_stored(3, sums->tiles[3], 64);
 }
 
-static void panel(const struct int8_job *job, int64_t from, int64_t to) {
-  const int64_t padded = job->padded, turns = (job->rows + 31) / 32;
-  const uint8_t *end = job->quants + to * LMW_BLOCK * padded;
-  for (int64_t block = from; block < to;) {
-    const int blocks = job->rows <= 16 && block + 4 <= to ? 4 : block + 2 <= to ? 2 : 1;
-    const int64_t bytes = blocks * LMW_BLOCK * padded;
-    const uint8_t *w = job->quants + block * LMW_BLOCK * padded;
-    struct ahead next = {w + bytes, w + 2 * bytes < end ? w + 2 * bytes : end,
-                         (int)((blocks * LMW_BLOCK + turns - 1) / turns)};
+/* More than 16 rows times two blocks. The inputs are taken in chunks whose weights stay in L1 while
+   all rows pass; with several chunks the sums are kept in between. */
+static void two_blocks(const struct int8_job *job, int64_t block) {
+  struct sums kept[PANEL_ROWS / 32];
+  const int64_t padded = job->padded;
+  const int64_t chunks = (padded + CHUNK - 1) / CHUNK;
+  const int64_t chunk = (padded / 64 + chunks - 1) / chunks * 64;
+  for (int64_t from = 0; from < padded; from += chunk) {
+    const int64_t to = from + chunk < padded ? from + chunk : padded;
     for (int64_t row = 0; row < job->rows; row += 32) {
       const int64_t rows = job->rows - row > 32 ? 32 : job->rows - row;
-      if (blocks == 2 && rows > 16)
-        pair(job, block, row, rows, &next);
-      else
-        for (int64_t part = row; part < row + rows; part += 16)
-          switch (blocks) {
-            case 4: few_rows(job, block, part, 4, &next); break;
-            case 2: few_rows(job, block, part, 2, &next); break;
-            default: few_rows(job, block, part, 1, &next);
-          }
+      struct sums *sums = kept + (chunks > 1 ? row / 32 : 0);
+      pair(job, block, row, from, to, sums);
+      if (to < padded) continue;
+      finish_tiles(job, sums->tiles, row, rows, block, 2);
+      finish_tiles(job, sums->tiles + 2, row + 16, rows - 16, block, 2);
     }
-    block += blocks;
   }
+}
+
+/* At most PANEL_ROWS rows times the blocks [from, to). */
+static void panel(const struct int8_job *job, int64_t from, int64_t to) {
+  int64_t block = from;
+  if (job->rows > 16)
+    for (; block + 2 <= to; block += 2) two_blocks(job, block);
+  for (; block < to; block++)
+    for (int64_t row = 0; row < job->rows; row += 16) few_rows(job, block, row);
 }
 
 static void int8(const struct int8_job *job, int64_t from, int64_t to) {
@@ -172,7 +152,9 @@ static void int8(const struct int8_job *job, int64_t from, int64_t to) {
   }
   configure(job->rows < 16 ? (int)job->rows : 0);
   int64_t most = PANEL_BYTES / job->stride_q / 32 * 32;
-  if (most < 64) most = 64;
+  most = most < 64 ? 64 : most > PANEL_ROWS ? PANEL_ROWS : most;
+  const int64_t panels = (job->rows + most - 1) / most; /* of about the same size */
+  most = ((job->rows + panels - 1) / panels + 31) / 32 * 32;
   for (int64_t row = 0; row < job->rows; row += most) {
     struct int8_job part = *job;
     part.rows = job->rows - row > most ? most : job->rows - row;

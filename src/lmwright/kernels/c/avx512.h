@@ -34,27 +34,35 @@ static inline void quantise_row_avx512(const float *x, int64_t in, int64_t padde
     return;
   }
   const __m512 by = _mm512_set1_ps(inverse);
-  const __m512i ones = _mm512_set1_epi8(1);
-  int32_t sum = 0;
+  /* Narrowing works within lanes of 128 bits; this puts their parts into order again. */
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  const __m512i middle = _mm512_set1_epi8((char)0x80);
+  __m512i total = _mm512_setzero_si512();
   for (k = 0; k < padded; k += 64) {
+    __m512i whole[4];
     for (int i = 0; i < 4; i++) {
       const int64_t left = in - k - 16 * i;
       const __m512 part = left >= 16  ? _mm512_loadu_ps(x + k + 16 * i)
                           : left <= 0 ? _mm512_setzero_ps()
                                       : _mm512_maskz_loadu_ps(lanes(left), x + k + 16 * i);
-      const __m512i whole = _mm512_cvt_roundps_epi32(
-          _mm512_mul_ps(part, by), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      _mm_store_si128((__m128i *)(row.q + k + 16 * i), _mm512_cvtepi32_epi8(whole));
+      whole[i] = _mm512_cvt_roundps_epi32(_mm512_mul_ps(part, by),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
-    const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones,
-                                             _mm512_load_si512(row.q + k));
-    const int32_t first = _mm512_mask_reduce_add_epi32(0x00ff, sums);
-    const int32_t second = _mm512_mask_reduce_add_epi32(0xff00, sums);
-    row.group_sums[k / LMW_GROUP] = first;
-    row.group_sums[k / LMW_GROUP + 1] = second;
-    sum += first + second;
+    const __m512i bytes = _mm512_permutexvar_epi32(
+        order, _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]),
+                                  _mm512_packs_epi32(whole[2], whole[3])));
+    _mm512_store_si512(row.q + k, bytes);
+    /* Sums of 8 bytes plus 128 each, then of 32. */
+    __m512i sums = _mm512_sad_epu8(_mm512_xor_si512(bytes, middle), _mm512_setzero_si512());
+    sums = _mm512_add_epi64(sums, _mm512_permutex_epi64(sums, _MM_SHUFFLE(2, 3, 0, 1)));
+    sums = _mm512_add_epi64(sums, _mm512_permutex_epi64(sums, _MM_SHUFFLE(1, 0, 3, 2)));
+    sums = _mm512_sub_epi64(sums, _mm512_set1_epi64(128 * LMW_GROUP));
+    total = _mm512_add_epi64(total, sums);
+    row.group_sums[k / LMW_GROUP] = _mm_cvtsi128_si32(_mm512_castsi512_si128(sums));
+    row.group_sums[k / LMW_GROUP + 1] = _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(sums, 2));
   }
-  *row.sum = sum;
+  *row.sum = _mm_cvtsi128_si32(_mm512_castsi512_si128(total)) +
+             _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(total, 2));
 }
 
 /* 16 outputs of a row, of sums of u8 × s8. */

@@ -21,7 +21,7 @@ INLINE void tile(const struct int8_job *job, int64_t block, int64_t first, const
   __m512i sums[MOST_ROWS][MOST_BLOCKS];
   for (int r = 0; r < rows; r++)
     for (int b = 0; b < blocks; b++) sums[r][b] = _mm512_setzero_si512();
-#pragma GCC unroll 4
+#pragma GCC unroll 2
   for (int64_t k = 0; k < padded; k += 4) {
     __m512i weights[MOST_BLOCKS];
     for (int b = 0; b < blocks; b++) {
