@@ -69,7 +69,7 @@ def serve(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="auto, fp32 or bf16, instead of the recipe's serve.precision."),
+        typer.Option(help="auto, fp32, bf16 or int8, instead of the recipe's serve.precision."),
     ] = None,
     store: StoreOption = STORE,
 ) -> None:

@@ -38,7 +38,13 @@ SWITCH = "LMWRIGHT_KERNELS"
 
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
 """Of all files; a product and a sum are rounded one after the other, as in the references."""
-SHARED = ("threads.c", "loader.c", "rows.c", "int8.c", "plain.c")
+SHARED: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("threads.c", "loader.c", "rows.c", "int8.c", "plain.c", "map.c"), ()),
+    # Its sums have no reference of the same bits, and it has clones of its own for each CPU.
+    "pass.c": ("-ffp-contract=fast", "-Wno-psabi"),
+    "head.c": (),
+}
+"""Files that every library has, with options of their own."""
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (
     *AVX2,
@@ -89,8 +95,10 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "lmw_quantise": (None, [VOID, LONG, LONG, LONG, VOID]),
     "lmw_quantise_rows": (None, [VOID, LONG, LONG, LONG, VOID, LONG, LONG]),
     "lmw_linear_int8_q": (None, [VOID, VOID, LONG, VOID, VOID, LONG, LONG, LONG]),
+    "lmw_pass": (INT, [VOID]),
+    "lmw_greatest_again": (LONG, [VOID, VOID, VOID, VOID]),
 }
-"""Result and arguments of each function of ``kernels.h``."""
+"""Result and arguments of each function of ``kernels.h``, ``pass.h`` and ``head.h``."""
 
 
 def compile_library(folder: Path) -> Path:
@@ -130,9 +138,9 @@ def build(command: list[str], variants: dict[str, Sequence[str]], made: Path) ->
         if "avx512_vnni" not in known:
             known.pop("amx", None)
         macros = [f"-DLMW_WITH_{name.upper()}" for name in known]
-        shared = list(pool.map(lambda source: unit(source, macros), SHARED))
+        shared = list(pool.map(lambda each: unit(each[0], [*macros, *each[1]]), SHARED.items()))
     objects = [str(path) for path in (*shared, *known.values())]
-    run_compiler([*command, "-shared", "-pthread", "-o", str(made), *objects], made)
+    run_compiler([*command, "-shared", "-pthread", "-o", str(made), *objects, "-lm"], made)
 
 
 @cache

@@ -29,7 +29,7 @@ from lmwright.data.corpus import (
 from lmwright.models.adapted import AdaptedPredictor
 from lmwright.models.core.device import (
     Device,
-    Precision,
+    TrainingPrecision,
     describe_placement,
     emulation_in_words,
     resolve_placement,
@@ -125,7 +125,7 @@ class Train(Stage):
     patience: int = 4
     validation_rows: int = 500
     device: Device = "auto"
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     checkpoint_every: int = inert(200)
 
     def needs(self) -> tuple[str, ...]:

@@ -81,15 +81,20 @@ class Cache:
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> None:
         """Add new keys and values; of a block the first ``lengths`` + new tokens are filled."""
-        need, index = self.capacity_and_index(batch)
+        kv, index = self.with_room(name, k_new, v_new, batch), self.capacity_and_index(batch)[1]
+        kv.k[index], kv.v[index] = k_new, v_new
+
+    def with_room(self, name: str, k: Tensor, v: Tensor, batch: Ragged) -> Blocks:
+        """The blocks of a sublayer with room for a batch; keys and values are like these."""
+        need = self.capacity_and_index(batch)[0]
         kv: Blocks | None = self.entries.get(name)
         if kv is None:
             kv = self.entries[name] = Blocks(
-                *(part.new_zeros(0, part.shape[1], 0, part.shape[2]) for part in (k_new, v_new))
+                *(part.new_zeros(0, part.shape[1], 0, part.shape[2]) for part in (k, v))
             )
         if kv.k.shape[2] < need or kv.k.shape[0] < self.blocks:
             kv.grow(self.blocks, 2 * need if kv.k.shape[2] < need else kv.k.shape[2])
-        kv.k[index], kv.v[index] = k_new, v_new
+        return kv
 
     def read(self, name: str, documents: slice, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values of neighbouring documents, without a copy where their blocks are."""

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.machine.cpu import CpuClass
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
+"""The precisions that weights can be learnt in: gradients vanish in int8."""
 
 NATIVE_CAPABILITY = (8, 0)
 """The first compute capability of CUDA devices that multiply in bf16 themselves."""
@@ -41,7 +43,7 @@ class Placement:
     """Where networks run and in what their products are computed: resolved, never ``auto``."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
 
     @property
     def torch_device(self) -> torch.device:
@@ -52,7 +54,7 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the products as torch's."""
+        """The dtype of the products as torch's; of those in int8 that of what goes in and out."""
         import torch
 
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -81,8 +83,15 @@ def resolve_placement(device: str, precision: str) -> Placement:
             "auto or cpu on this machine",
             "set device to cpu, or use a machine with a GPU and a torch that is built for it",
         )
-    chosen = precision == "auto" and where == "cuda" and native_bf16("cuda")
-    return Placement(where, "bf16" if chosen or precision == "bf16" else "fp32")
+    if precision == "auto":
+        return Placement(where, "bf16" if where == "cuda" and native_bf16("cuda") else "fp32")
+    if precision == "int8" and where == "cuda":
+        raise BadInput(
+            "precision is int8 on a CUDA device",
+            "int8 on the CPU, or bf16 or fp32 on the device",
+            "set device to cpu, or precision to bf16",
+        )
+    return Placement(where, cast(Literal["fp32", "bf16", "int8"], precision))
 
 
 def check_placement(device: str, precision: str) -> None:
@@ -175,7 +184,7 @@ def bf16_cost(device: str) -> float:
 
 def emulation_in_words(placement: Placement) -> str:
     """That bf16 is emulated here, and what that costs; empty where it is not."""
-    if placement.precision == "fp32" or native_bf16(placement.device):
+    if placement.precision != "bf16" or native_bf16(placement.device):
         return ""
     return (
         f"precision is bf16, which this {placement.device} only emulates: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 
 import torch
@@ -18,14 +18,23 @@ from lmwright.models.blocks.norm import norm
 from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
 from lmwright.models.core.bf16 import Bf16Product
+from lmwright.models.core.bounded import BoundedProduct
 from lmwright.models.core.device import DEFAULT, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
-from lmwright.models.core.linear import Linear
+from lmwright.models.core.int8 import Int8Product
+from lmwright.models.core.linear import Linear, Product
 from lmwright.models.core.matmul import linear
 from lmwright.models.core.memory import keep_freed_memory
 from lmwright.models.core.ragged import Ragged
+from lmwright.models.network.fused import FusedStack
 
 HEAD_DROPOUT_ID = 1 << 20
+PRODUCTS: dict[str, Callable[[], Product]] = {
+    "fp32": lambda: linear,
+    "bf16": Bf16Product,
+    "int8": Int8Product,
+}
+"""How maps multiply, by precision; what a product keeps of a weight is of one map alone."""
 
 Batch = Ragged | Mapping[str, Ragged]
 """Input of a network: one stream for all of its stacks, or one for each by name."""
@@ -110,6 +119,7 @@ class Network(nn.Module):
     def __init__(self, setting: spec.ModelSpec, head: spec.Head | None = None) -> None:
         super().__init__()
         self.spec, self.head_spec, self.placement = setting, head, DEFAULT
+        self.fused: FusedStack | None = None
         self.stacks = nn.ModuleDict()
         widths: dict[str, int] = {}
         for stack in setting.stacks:
@@ -180,6 +190,11 @@ class Network(nn.Module):
     ) -> Tensor:
         """Hidden states (n, d) of the output stacks; ``aux_losses`` collects auxiliary losses."""
         context = self.start(batch, dropout_rng, cache, trace)
+        if (fused := self.fused_stack(context)) is not None:
+            found = fused.states(context)
+            if cache is not None:
+                cache.advance(context.batch)
+            return found
         for stack in self.spec.stacks:
             self.run_stack(stack.name, batch, context)
         if cache is not None:
@@ -214,6 +229,12 @@ class Network(nn.Module):
         if not self.outputs_last_stack:
             raise TypeError("the hidden states are more, or others, than the last stack's states")
         context = self.start(batch, dropout_rng, cache, None)
+        if (fused := self.fused_stack(context)) is not None:
+            only = BoundaryTokens.of(context.batch, last)
+            states_bd = fused.states(context)[only.rows]
+            if cache is not None:
+                cache.advance(context.batch)
+            return states_bd, only.batch
         *before, final = [stack.name for stack in self.spec.stacks]
         for name in before:
             self.run_stack(name, batch, context)
@@ -225,6 +246,14 @@ class Network(nn.Module):
         if cache is not None:
             cache.advance(self.output_batch(batch))
         return found
+
+    def fused_stack(self, context: ForwardContext) -> FusedStack | None:
+        """The fused stack where the precision has one and it computes this pass."""
+        if self.placement.precision != "int8":
+            return None
+        if self.fused is None or not self.fused.current:
+            self.fused = FusedStack.of(self)
+        return self.fused if self.fused.fits(context) else None
 
     @property
     def longest(self) -> int | None:
@@ -274,8 +303,11 @@ class Network(nn.Module):
         tie(self)
         for each in self.modules():
             if isinstance(each, Linear):
-                each.product = Bf16Product() if placement.precision == "bf16" else linear
-        self.placement = placement
+                each.product = PRODUCTS[placement.precision]()
+        head = None if self.head is None else self.head.out
+        if placement.precision == "int8" and head is not None and self.is_causal_lm:
+            head.product = BoundedProduct()
+        self.placement, self.fused = placement, None
 
     def run_stack(self, name: str, batch: Batch, context: ForwardContext) -> None:
         """Run one stack, unless a cache holds all that others attend to of it."""

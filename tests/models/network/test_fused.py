@@ -1,0 +1,189 @@
+"""The fused stack computes what the modules do; a document's bits depend on it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lmwright.kernels.library import available
+from lmwright.models.blocks.context import Cache
+from lmwright.models.core.device import Placement
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.decode import DecodingState
+from lmwright.models.network.fused import FusedStack
+from lmwright.models.network.network import Network
+from tests.parity.networks import NETWORKS
+
+pytestmark = pytest.mark.skipif(not available(), reason="there is no kernel library here")
+
+INT8 = Placement("cpu", "int8")
+FUSED = {
+    *("bert", "distilbert", "roberta", "xlm-roberta", "xlm", "megatron"),
+    *("openai-gpt", "gpt2", "llama", "mistral", "qwen2", "gemma3_text"),
+}
+"""Families whose networks have to be fused whole."""
+LENGTHS = (5, 1, 33, 70, 17)
+
+
+def in_int8(name: str) -> tuple[Network, Ragged]:
+    network, batch = NETWORKS[name]()
+    network.float().eval()
+    network.place(INT8)
+    return network, batch
+
+
+def unfused(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Tensor]) -> Tensor:
+    with monkeypatch.context() as patched:
+        patched.setattr(FusedStack, "fits", lambda *_: False)
+        return run()
+
+
+def texts(network: Network, lengths=LENGTHS, seed: int = 0) -> list[np.ndarray]:
+    vocabulary = network.spec.stacks[0].embedding.vocabulary
+    rng = np.random.default_rng(seed)
+    longest = network.longest or max(lengths)
+    return [rng.integers(0, vocabulary, min(length, longest)) for length in lengths]
+
+
+def assert_close(one: Tensor, other: Tensor) -> None:
+    """Equal but for numbers that fall on the edge of two quants, now on one side, now the other."""
+    distance, size = (one - other).abs(), float(other.abs().max())
+    assert float(distance.max()) < 0.05 * size
+    assert float(distance.median()) < 2e-3 * size
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_pass_is_that_of_the_modules(name: str, monkeypatch: pytest.MonkeyPatch):
+    network, batch = in_int8(name)
+    found = network(batch)
+    fused = network.fused is not None and not network.fused.unfit
+    assert fused or name not in FUSED, network.fused
+    assert_close(found, unfused(monkeypatch, lambda: network(batch)))
+
+
+def decoded(network: Network, prompts: list[np.ndarray], steps: int = 6) -> Tensor:
+    state, rng = DecodingState(network, len(prompts)), np.random.default_rng(2)
+    found = [state.append(prompts)]
+    for _ in range(steps):
+        new = [rng.integers(0, 20, 1) for _ in prompts]
+        found.append(state.append(new))
+    return torch.stack(found)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
+def test_a_step_with_a_cache_is_that_of_the_modules(name: str, monkeypatch: pytest.MonkeyPatch):
+    network, _ = in_int8(name)
+    prompts = texts(network, (5, 1, 9))
+    found = decoded(network, prompts)
+    assert network.fused is not None
+    assert not network.fused.unfit
+    assert_close(found, unfused(monkeypatch, lambda: decoded(network, prompts)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma3_text"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_documents_states_do_not_depend_on_its_company(name: str, threads: int):
+    network, _ = in_int8(name)
+    documents, before = texts(network), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        batch = pack(documents)
+        together = batch.by_document(network.hidden(batch))
+        for document, states in zip(documents, together, strict=True):
+            assert torch.equal(network.hidden(pack([document])), states)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
+def test_a_text_is_continued_alike_alone_and_beside_others(name: str):
+    network, _ = in_int8(name)
+    prompts = texts(network, (5, 1, 9))
+
+    def steps(those: list[np.ndarray]) -> Tensor:
+        state = DecodingState(network, len(those))
+        state.append(those)
+        return torch.stack([state.append([np.array([n])] * len(those)) for n in range(6)])
+
+    together = steps(prompts)
+    for place, prompt in enumerate(prompts):
+        assert torch.equal(steps([prompt])[:, 0], together[:, place])
+
+
+@torch.inference_mode()
+def test_documents_that_leave_and_join_keep_their_keys():
+    network, _ = in_int8("llama")
+    one, two, three = texts(network, (5, 3, 9))
+    alone = DecodingState(network, 1)
+    alone.append([two])
+    wanted = [alone.append([np.array([n])])[0] for n in range(6)]
+    state, other = DecodingState(network, 2), DecodingState(network, 1)
+    state.append([one, two])
+    other.append([three])
+    found = [state.append([np.array([n])] * 2)[1] for n in range(2)]
+    state.join(other)
+    found += [state.append([np.array([n])] * 3)[1] for n in range(2, 4)]
+    state.leave([0])
+    found += [state.append([np.array([n])] * 2)[0] for n in range(4, 6)]
+    assert torch.equal(torch.stack(found), torch.stack(wanted))
+
+
+def test_weights_that_change_are_packed_anew():
+    def tripled(network: Network) -> None:
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(3)
+
+    network, batch = in_int8("gpt2")
+    fresh, _ = in_int8("gpt2")
+    tripled(fresh)
+    with torch.inference_mode():
+        before = network(batch)
+    tripled(network)
+    with torch.inference_mode():
+        after = network(batch)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, fresh(batch))
+
+
+@torch.inference_mode()
+def test_states_with_no_number_stay_those_of_their_own_document():
+    network, _ = in_int8("gpt2")
+    documents = texts(network, (4, 6))
+    batch = pack(documents)
+    whole = batch.by_document(network.hidden(batch))
+    table = network.stacks["decoder"].embedding.tokens.weight
+    vectors = torch.full((1, table.shape[1]), torch.nan)
+    broken = pack(documents, vectors={0: [(3, vectors)]})
+    found = broken.by_document(network.hidden(broken))
+    assert found[0][3:].isnan().all()
+    assert torch.equal(found[1], whole[1])
+
+
+def test_a_gradient_goes_through_the_modules():
+    network, _ = in_int8("gpt2")
+    width = network.spec.stacks[0].width
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    document = texts(network, (6,))[0]
+    network(pack([document], vectors={0: [(1, vectors)]})).square().sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.abs().min() > 0
+
+
+@torch.inference_mode()
+def test_a_cache_of_another_kind_goes_through_the_modules():
+    class Other(Cache):
+        pass
+
+    network, _ = in_int8("llama")
+    documents = texts(network, (4, 6))
+    logits = network.next(pack(documents, order=range(2)), Other(2))
+    assert_close(logits, network.next(pack(documents, order=range(2)), Cache(2)))
