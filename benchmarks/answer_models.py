@@ -1,11 +1,11 @@
 """The models of the benchmarks of answers, as folders that ours and every peer start from.
 
 ``llama-134m`` has the shape of SmolLM-135M and weights drawn from a seed, for none are published
-where we can reach them; its byte-pair tokenizer is trained on the movie reviews, so that prompts are
-real text. ``gemma3-270m`` is the published file, dequantised. Each folder holds what transformers
-reads, in fp32, and beside it two GGUF files, ``f32.gguf`` and ``bf16.gguf``, of the same weights;
-whatever else a peer needs it makes from these in a folder of its own (``benchmarks.side
---prepare``). Gemma's published file, Q4_K with some Q6_K and Q5_0, stays the peer's int4.
+where we can reach them; its byte-pair tokenizer is trained on the movie reviews, so that prompts
+are real text. What it writes soon repeats one token: a weak check, and Gemma's a strong one.
+``gemma3-270m`` is the published file, dequantised. Each folder holds what transformers reads, in
+fp32, and beside it two GGUF files, ``f32.gguf`` and ``bf16.gguf``, of the same weights; whatever
+else a peer needs it makes from these in a folder of its own (``benchmarks.side --prepare``).
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def trained_tokenizer() -> str:
 def reviews(source: str = "") -> list[str]:
     """The texts of the reviews, of one ``source`` or of all."""
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as lines:
-        return [row["text"] for row in csv.DictReader(lines) if row["source"] in (source or row["source"])]
+        return [
+            row["text"]
+            for row in csv.DictReader(lines)
+            if row["source"] in (source or row["source"])
+        ]
 
 
 def prompts(folder: Path, rows: int, tokens: int) -> list[list[int]]:

@@ -3,8 +3,8 @@
 Peers need their packages in an interpreter of their own or of ours:
 
     python -m venv peers
-    peers/bin/pip install torch==2.13.0 transformers sentence-transformers "optimum[onnxruntime]" \\
-        optimum-intel openvino openvino-genai openvino-tokenizers nncf ctranslate2
+    peers/bin/pip install torch==2.13.0 transformers sentence-transformers ctranslate2 \\
+        optimum-intel optimum-onnx openvino openvino-genai openvino-tokenizers nncf onnxruntime
     CMAKE_ARGS=-DGGML_NATIVE=ON peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python
     python -m venv onnx        # its builder wants a transformers that optimum-intel refuses
     onnx/bin/pip install torch==2.13.0 transformers==5.23.0 onnxruntime-genai onnxruntime onnx-ir
@@ -14,9 +14,9 @@ Peers need their packages in an interpreter of their own or of ours:
 A peer's own format of a model is made once, beside the model's folder in the user's cache. Text of
 quantised models differs from that of fp32 after a few tokens without being wrong, so sides are
 judged by their regret: the fp32 model reads what a side wrote, and at each new token the best logit
-less that of the side's token, over the standard deviation of the logits there, is what greedy choice
-lost. It is 0 for the fp32 model itself and about 4 for tokens at random; the mean over all new
-tokens must keep to the bound of the side's precision, else there is no result.
+less that of the side's token, over the standard deviation of the logits there, is what greedy
+choice lost. It is 0 for the fp32 model itself and about 4 for tokens at random; the mean over all
+new tokens must keep to the bound of the side's precision, else there is no result.
 """
 
 from __future__ import annotations
@@ -63,15 +63,21 @@ class Side:
         return f"{self.name} {self.precision}"
 
 
-def options(claim: str, peers: Sequence[str], rounds: int) -> argparse.ArgumentParser:
-    """The options that all these benchmarks have."""
+def options(
+    claim: str, peers: Sequence[str], rounds: int, precisions: str = ""
+) -> argparse.ArgumentParser:
+    """The options that all these benchmarks have; ``precisions`` are the peers' by default."""
     parser = argparse.ArgumentParser(description=f"{claim} against peers")
     leaf = import_module(f"benchmarks.sides.{LEAVES[OURS]}")
     parser.add_argument("--precision", choices=leaf.PRECISIONS, default="fp32", help="ours")
     parser.add_argument("--peers", default=",".join(peers), help="names, by commas")
-    parser.add_argument("--peer-precision", help="names, by commas; that of ours if left out")
+    told = f"names, by commas ({precisions or 'that of ours'} if left out)"
+    parser.add_argument("--peer-precision", default=precisions, help=told)
     parser.add_argument(
-        "--peer-python", action="append", default=[], metavar="[PEER=]PYTHON",
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="[PEER=]PYTHON",
         help="the interpreter that has all peers, or one of them",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())

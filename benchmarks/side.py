@@ -5,8 +5,8 @@
     python -m benchmarks.side openvino --requests FILE --folder FOLDER --precision int8 --threads 2
 
 Each side is a leaf of ``benchmarks/sides`` with ``PACKAGES`` (what it imports: module -> its name
-for pip), ``PRECISIONS``, and a ``Writer`` or an ``Embedder``. Nothing here imports lmwright, so that
-a peer's interpreter needs that peer alone. ``--check`` prints versions, or what is missing;
+for pip), ``PRECISIONS``, and a ``Writer`` or an ``Embedder``. Nothing here imports lmwright, so
+that a peer's interpreter needs that peer alone. ``--check`` prints versions, or what is missing;
 ``--prepare`` makes the side's own format of the model, once; else the process works in turns.
 """
 
@@ -87,9 +87,9 @@ def main() -> None:
     asked = json.loads(chosen.requests.read_text(encoding="utf-8"))
     kind = leaf.Embedder if asked["claim"] == "embed" else leaf.Writer
     side = kind(chosen.folder, made, chosen.precision, chosen.threads, asked)
-    turn: Callable[..., dict[str, Any]] = {
-        "decode": decode, "prefill": prefill, "embed": embed
-    }[asked["claim"]]
+    turn: Callable[..., dict[str, Any]] = {"decode": decode, "prefill": prefill, "embed": embed}[
+        asked["claim"]
+    ]
     number = 0
     while True:
         wait()

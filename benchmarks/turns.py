@@ -45,7 +45,7 @@ def in_turns(
     finally:
         for child in children.values():
             child.kill()
-            child.wait()
+            child.communicate()  # which closes its pipes, too
     return turns
 
 

@@ -1,1 +1,1 @@
-"""The sides of the benchmarks of answers, one leaf each: ours, and the peers at their best settings."""
+"""The sides of the benchmarks of answers, one leaf each: ours, and peers at their best settings."""

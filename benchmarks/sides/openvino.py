@@ -1,9 +1,9 @@
 """OpenVINO GenAI: the folder exported by optimum-intel, weights compressed by nncf.
 
-int8 has a scale and a zero a row, int4 is symmetric in groups of 64 with the table, which is the head
-too, in int8 (nncf's default for it). Products of compressed weights take activations in int8 in
-groups (dynamic quantization, on by default), all else is in the precision of the hint; the KV cache
-is in u8 (default) except in fp32.
+int8 has a scale and a zero a row, int4 is symmetric in groups of 64 with the table, which is the
+head too, in int8 (nncf's default for it). Products of compressed weights take activations in int8
+in groups (dynamic quantization, on by default), all else is in the precision of the hint; the KV
+cache is in u8 (default) except in fp32.
 """
 
 from __future__ import annotations
@@ -67,7 +67,5 @@ class Writer:
         inputs = openvino_genai.TokenizedInputs(
             openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids))
         )
-        found = self.pipeline.generate(
-            inputs, max_new_tokens=new, ignore_eos=True, do_sample=False
-        )
+        found = self.pipeline.generate(inputs, max_new_tokens=new, ignore_eos=True, do_sample=False)
         return [list(map(int, each)) for each in found.tokens]
