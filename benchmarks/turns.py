@@ -13,32 +13,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+def in_turns(
+    commands: Mapping[str, Sequence[str]],
+    rounds: int,
+    pythons: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """Each side's reports: that of a warm-up, then one a round.
 
     A command is what follows ``python -m``; its process does one round for each line that it
-    reads, and prints the round's report as a JSON object with the key ``turn`` first.
+    reads, and prints the round's report as a JSON object with the key ``turn`` first. ``pythons``
+    are the interpreters of sides that have another than ours, and ``environment`` that of all.
     """
+    whole = {side: [python_of(side, pythons), "-m", *each] for side, each in commands.items()}
     children = {
         side: subprocess.Popen(
-            [sys.executable, "-m", *command],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=environment,
         )
-        for side, command in commands.items()
+        for side, command in whole.items()
     }
     turns: dict[str, list[dict[str, Any]]] = {side: [] for side in children}
     try:
         for _ in range(1 + rounds):
             for side, child in children.items():
-                turns[side].append(ask(child, commands[side]))
+                turns[side].append(ask(child, whole[side]))
     finally:
         for child in children.values():
             child.kill()
-            child.wait()
+            child.communicate()  # which closes its pipes, too
     return turns
+
+
+def python_of(side: str, pythons: Mapping[str, str] | None) -> str:
+    """The interpreter of a side."""
+    return (pythons or {}).get(side, sys.executable)
 
 
 def ask(child: subprocess.Popen[str], command: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +65,7 @@ def ask(child: subprocess.Popen[str], command: Sequence[str]) -> dict[str, Any]:
         if line.startswith('{"turn"'):
             answer: dict[str, Any] = json.loads(line)
             return answer
-    raise SystemExit(f"a side ended before its turn; to see why: python -m {' '.join(command)}")
+    raise SystemExit(f"a side ended before its turn; to see why: {' '.join(command)}")
 
 
 def wait() -> None:
