@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
@@ -82,6 +83,7 @@ class FusedAdamW:
                     amsgrad=False,
                     maximize=False,
                 )
+                increment_version([self.weights[name] for name in names])  # the kernel does not
         for weight in self.weights.values():
             weight.grad = None
 
