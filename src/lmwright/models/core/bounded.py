@@ -89,9 +89,11 @@ class BoundedProduct(Int8Product):
     def __call__(self, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
         """(n, in), (out, in), (out) -> (n, out), fp32."""
         plain = x_ni.dtype == weight_oi.dtype == torch.float32 and weight_oi.stride(1) == 1
-        if len(x_ni) > MOST_STATES or torch.is_grad_enabled() or not plain:
+        if torch.is_grad_enabled() or not plain:
             return super().__call__(x_ni, weight_oi, bias_o)
         packed, count, x_ni = self.of(weight_oi), len(x_ni), x_ni.contiguous()
+        if count > MOST_STATES:
+            return scored(packed, x_ni, bias_o)
         if self.norms is None or self.norms.packed is not packed:
             self.norms = Norms.of(packed, weight_oi)
         rest_ni = x_ni - rounded(x_ni)
@@ -106,6 +108,17 @@ class BoundedProduct(Int8Product):
             self.again += again(packed, weight_oi, bias_o, bound, logits_o, two[count + place])
         self.states += count
         return two[:count]
+
+
+def scored(packed: Int8Weight, x_ni: Tensor, bias_o: Tensor | None) -> Tensor:
+    """The logits (n, out) of many states, of both quants and with no other products."""
+    logits_no = x_ni.new_empty(len(x_ni), packed.shape[0])
+    for start in range(0, len(x_ni), MOST_STATES):
+        part = slice(start, start + MOST_STATES)
+        x_pi = x_ni[part]
+        logits_no[part] = packed.linear(x_pi, bias_o)
+        logits_no[part] += packed.linear(x_pi - rounded(x_pi))
+    return logits_no
 
 
 def greatest_again(

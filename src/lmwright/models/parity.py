@@ -1,0 +1,131 @@
+"""What a precision costs: outputs of a network in it, beside those in fp32, on the same texts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmwright.core.errors import BadInput
+from lmwright.models.core.device import DEFAULT, Placement
+from lmwright.models.core.ragged import pack
+from lmwright.models.network.network import Network
+
+TOKENS_AT_ONCE = 256
+"""Tokens whose logits are held in both precisions; a vocabulary of 262,144 takes half a GB."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far outputs are from those in fp32.
+
+    Of a causal language model, over ``count`` tokens: the Kullback–Leibler divergence of the
+    next-token distributions from those in fp32, in nats (mean, 99th percentile, most), and the
+    share of ``equal`` greedy choices. Of other networks, over ``count`` documents: the least and
+    the mean cosine of the hidden states' mean.
+    """
+
+    precision: str
+    count: int
+    kl_mean: float | None = None
+    kl_p99: float | None = None
+    kl_most: float | None = None
+    equal: float | None = None
+    cosine_least: float | None = None
+    cosine_mean: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers that are known."""
+        return {name: each for name, each in asdict(self).items() if each is not None}
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.kl_mean is not None:
+            return (
+                f"{self.precision} beside fp32 on {self.count:,} tokens: KL {self.kl_mean:.4f} "
+                f"nats in the mean, {self.kl_p99:.4f} at the 99th percentile; the likeliest token "
+                f"is the same at {self.equal:.1%}"
+            )
+        return (
+            f"{self.precision} beside fp32 on {self.count:,} texts: cosine {self.cosine_mean:.4f} "
+            f"in the mean, at least {self.cosine_least:.4f}"
+        )
+
+
+@torch.inference_mode()
+def parity(network: Network, texts: Sequence[np.ndarray], precision: str) -> Parity:
+    """What a precision costs on token sequences; the network's own placement stays.
+
+    BadInput without a text, and for a network with several streams.
+    """
+    before = network.placement
+    if not texts or len(network.streams) > 1:
+        raise BadInput("no texts, or a network of several streams", "texts of one stream")
+    other = Placement(before.device, precision)  # type: ignore[arg-type]
+    measure = of_logits if network.is_causal_lm else of_states
+    try:
+        return measure(network, texts, other)
+    finally:
+        network.place(before)
+
+
+def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
+    """The parity of a causal language model."""
+    reference = copy.deepcopy(network, shared(network))
+    reference.place(DEFAULT)
+    network.place(other)
+    divergences, equal = [], 0
+    for ids in pieces(texts):
+        wanted_nv, found_nv = reference(pack([ids])), network(pack([ids]))
+        equal += int((wanted_nv.argmax(-1) == found_nv.argmax(-1)).sum())
+        divergences.append(divergence(wanted_nv, found_nv))
+    nats = torch.cat(divergences).double()
+    return Parity(
+        other.precision,
+        len(nats),
+        kl_mean=float(nats.mean()),
+        kl_p99=float(nats.quantile(0.99)),
+        kl_most=float(nats.max()),
+        equal=equal / len(nats),
+    )
+
+
+def shared(network: Network) -> dict[int, Any]:
+    """What :func:`copy.deepcopy` leaves as it is: the weights."""
+    return {id(each): each for each in network.parameters()}
+
+
+def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
+    """The KL divergence (n,) of the distributions of ``found_nv`` from those of ``wanted_nv``."""
+    wanted, found = wanted_nv.log_softmax(-1), found_nv.log_softmax(-1)
+    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1).clamp_min(0)
+
+
+def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
+    """The parity of an encoder."""
+    found = []
+    for placement in (DEFAULT, other):
+        network.place(placement)
+        batch = pack(texts)
+        states = batch.by_document(network.hidden(batch))
+        found.append(torch.stack([each.mean(0) for each in states]).double())
+    cosines = F.cosine_similarity(*found, dim=1)
+    return Parity(
+        other.precision,
+        len(cosines),
+        cosine_least=float(cosines.min()),
+        cosine_mean=float(cosines.mean()),
+    )
+
+
+def pieces(texts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The texts in pieces of at most TOKENS_AT_ONCE tokens, each read without those before it."""
+    for ids in texts:
+        for start in range(0, len(ids), TOKENS_AT_ONCE):
+            yield ids[start : start + TOKENS_AT_ONCE]
