@@ -38,7 +38,7 @@ SWITCH = "LMWRIGHT_KERNELS"
 
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
 """Of all files; a product and a sum are rounded one after the other, as in the references."""
-SHARED = ("threads.c", "loader.c", "rows.c", "int8.c", "plain.c")
+SHARED = ("threads.c", "loader.c", "rows.c", "int8.c", "group.c", "plain.c")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (
     *AVX2,
@@ -85,6 +85,9 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "lmw_unpack_int8": (None, [VOID, VOID]),
     "lmw_unpack_int8_rows": (None, [VOID, VOID, LONG, LONG]),
     "lmw_linear_int8": (INT, [VOID, VOID, LONG, LONG, VOID, VOID, LONG]),
+    "lmw_group_bytes": (SIZE, [INT, LONG, LONG]),
+    "lmw_linear_group": (INT, [VOID, VOID, LONG, LONG, VOID, VOID, LONG]),
+    "lmw_linear_group_q": (None, [VOID, VOID, LONG, VOID, VOID, LONG, LONG, LONG]),
     "lmw_quantised_bytes": (SIZE, [LONG, LONG]),
     "lmw_quantise": (None, [VOID, LONG, LONG, LONG, VOID]),
     "lmw_quantise_rows": (None, [VOID, LONG, LONG, LONG, VOID, LONG, LONG]),
@@ -212,6 +215,14 @@ def follow_threads(code: ctypes.CDLL) -> None:
         with LOCK:
             code.lmw_set_threads(wanted)
             THREADS.told = wanted
+
+
+def optional_library() -> ctypes.CDLL | None:
+    """The kernels, where there are any."""
+    try:
+        return library()
+    except MissingPart:
+        return None
 
 
 def packed_memory(code: ctypes.CDLL, size: int) -> Tensor:

@@ -167,4 +167,4 @@ static void int8(const struct int8_job *job, int64_t from, int64_t to) {
   _tile_release();
 }
 
-const struct variant lmw_amx = {"amx", 'C', suits, quantise, int8};
+const struct variant lmw_amx = {"amx", 'C', suits, quantise, int8, lmw_avx512_group};
