@@ -33,7 +33,7 @@ INLINE void group_sums(ints *sums, const uint8_t *w, const int8_t *q, int64_t st
 INLINE void group_tile(const struct group_job *job, int64_t block, int64_t first, const int kind,
                        const int rows) {
   const int two = kind == LMW_Q4_K || kind == LMW_Q6_K, mins = kind == LMW_Q4_1 || kind == LMW_Q4_K;
-  const int offset = kind == LMW_Q8_0 ? 128 : kind == LMW_Q4_0 ? 8 : kind == LMW_Q6_K ? 32 : 0;
+  const int offset = group_offset(kind);
   const int width = kind == LMW_Q6_K ? 16 : 32, inner = two ? 256 / width : 1;
   const int group_bytes = width * LMW_BLOCK / (kind == LMW_Q8_0 || kind == LMW_Q6_K ? 1 : 2);
   const struct group_layout at = lay_out_group(kind, job->padded);

@@ -56,6 +56,11 @@ struct group_layout {
 
 static inline int64_t group_width(int kind) { return kind == LMW_Q6_K ? 16 : 32; }
 
+/* What is subtracted from a quant. */
+static inline int group_offset(int kind) {
+  return kind == LMW_Q8_0 ? 128 : kind == LMW_Q4_0 ? 8 : kind == LMW_Q6_K ? 32 : 0;
+}
+
 static inline struct group_layout lay_out_group(int kind, int64_t padded) {
   const int two = kind == LMW_Q4_K || kind == LMW_Q6_K;
   const int64_t groups = padded / group_width(kind), outer = two ? padded / 256 : groups;
