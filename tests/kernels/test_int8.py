@@ -15,6 +15,7 @@ from lmwright.core.errors import BadInput, Corrupt
 from lmwright.kernels import int8
 from lmwright.kernels.int8 import Int8Weight, exact_product, int8_reference, quantise_rows
 from lmwright.kernels.library import available, choose, library, reason, variants
+from tests.kernels.same_bits import same
 
 compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
 NAMES = variants() if available() else []
@@ -28,14 +29,6 @@ def the_best_variant_afterwards() -> Iterator[None]:
     torch.set_num_threads(threads)
     if available():
         choose(NAMES[0])
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """True for equal bits, any NaN being like any other."""
-    nan = a.isnan()
-    return torch.equal(nan, b.isnan()) and torch.equal(
-        a[~nan].view(torch.int32), b[~nan].view(torch.int32)
-    )
 
 
 def expected(weight: Int8Weight, x: Tensor, bias: Tensor | None = None) -> Tensor:

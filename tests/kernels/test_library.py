@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+import lmwright.kernels.library
 from lmwright.core.errors import BadInput, MissingPart
 from lmwright.kernels.library import (
     WORK,
@@ -54,12 +56,18 @@ def test_without_a_compiler_there_are_none_and_the_reason_is_told(tmp_path):
 
 
 @compiled
-def test_the_library_is_compiled_once(tmp_path, monkeypatch):
+def test_the_library_is_compiled_once_and_anew_for_another_compiler(tmp_path, monkeypatch):
+    compiled_with: list[list[str]] = []
+
+    def build(command: list[str], _: object, made: Path) -> None:
+        compiled_with.append(command)
+        made.write_bytes(b"")
+
+    monkeypatch.setattr(lmwright.kernels.library, "build", build)
     first = compile_library(tmp_path)
-    made = first.stat().st_mtime_ns
-    assert compile_library(tmp_path) == first and first.stat().st_mtime_ns == made
+    assert compile_library(tmp_path) == first and len(compiled_with) == 1
     monkeypatch.setenv("CC", "cc -DANOTHER")
-    assert compile_library(tmp_path) != first
+    assert compile_library(tmp_path) != first and compiled_with[1] == ["cc", "-DANOTHER"]
 
 
 @compiled

@@ -14,21 +14,27 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lmwright.core.errors import BadInput, Corrupt, MissingPart
+from lmwright.core.errors import Corrupt
 from lmwright.kernels.library import (
-    NO_MEMORY,
     NOT_FINITE,
     follow_threads,
-    library,
+    optional_library,
     packed_memory,
+)
+from lmwright.kernels.operands import (
+    BLOCK,
+    DEPTH,
+    HEAD,
+    MOST_INPUTS,
+    check_operands,
+    check_shape,
+    multiplied,
+    not_finite,
+    rounded_up,
 )
 from lmwright.machine.probe import cpu_class
 
 MAGIC = b"LMWTI801"
-HEAD, BLOCK, DEPTH = 64, 16, 64
-"""Bytes before the scales; outputs of a block; what the inputs are padded to a multiple of."""
-MOST_INPUTS = 131072
-"""127 × 127 times that is below 2^31."""
 ROWS_AT_ONCE = 1 << 22
 """Weights that are converted to fp32 at once while they are packed."""
 
@@ -76,7 +82,7 @@ class Int8Weight:
         head = bytes(packed[:24].tolist())
         out, inputs = (int.from_bytes(head[at : at + 8], "little") for at in (8, 16))
         known = head.startswith(MAGIC) and out > 0 and 0 < inputs <= MOST_INPUTS
-        if not known or len(packed) != packed_bytes(torch.Size((out, inputs))):
+        if not known or len(packed) != packed_bytes((out, inputs)):
             raise Corrupt("these bytes are no packed int8 weights", "those of Int8Weight.packed")
         code = optional_library()
         own = packed.clone() if code is None else packed_memory(code, len(packed)).copy_(packed)
@@ -89,26 +95,10 @@ class Int8Weight:
         """
         out, inputs = self.shape
         check_operands(x, bias, out, inputs)
-        rows = x.reshape(-1, inputs)
-        if self.code is None:
-            y = int8_reference(rows, self.quants(), self.scales(), bias)
-            return y.reshape(*x.shape[:-1], out)
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
-        count = rows.shape[0]
-        y = torch.empty(count, out)
-        follow_threads(self.code)
-        error = self.code.lmw_linear_int8(
-            self.address,
-            rows.data_ptr(),
-            count,
-            rows.stride(0),
-            None if bias is None else bias.data_ptr(),
-            y.data_ptr(),
-            out,
-        )
-        if error == NO_MEMORY:
-            raise MemoryError("no memory for the quantised rows")
+        if self.code is not None:
+            product = self.code.lmw_linear_int8
+            return multiplied(self.code, product, self.address, x, bias, out)
+        y = int8_reference(x.reshape(-1, inputs), self.quants(), self.scales(), bias)
         return y.reshape(*x.shape[:-1], out)
 
     def dequantised(self) -> Tensor:
@@ -210,53 +200,7 @@ def pack_in_torch(weight: Tensor) -> Tensor:
     )
 
 
-def optional_library() -> ctypes.CDLL | None:
-    """The kernels, where there are any."""
-    try:
-        return library()
-    except MissingPart:
-        return None
-
-
-def packed_bytes(shape: torch.Size) -> int:
+def packed_bytes(shape: tuple[int, ...]) -> int:
     """Bytes of packed weights (out, in); BadInput for a shape that cannot be packed."""
-    if len(shape) != 2 or min(shape) < 1 or shape[1] > MOST_INPUTS:
-        raise BadInput(
-            f"weights of shape {tuple(shape)}",
-            f"(outputs, inputs), at least one of each and at most {MOST_INPUTS:,} inputs",
-            "keep this map in fp32",
-        )
+    check_shape(shape)
     return HEAD + rounded_up(shape[0], BLOCK) * (4 + rounded_up(shape[1], DEPTH))
-
-
-def check_operands(x: Tensor, bias: Tensor | None, out: int, inputs: int) -> None:
-    """BadInput for x or a bias that the kernels cannot read."""
-    if x.ndim < 1 or x.shape[-1] != inputs or x.dtype != torch.float32 or x.device.type != "cpu":
-        raise BadInput(
-            f"x of shape {tuple(x.shape)}, {x.dtype}, on {x.device}",
-            f"(…, {inputs}), torch.float32, on cpu",
-            "convert it first",
-        )
-    if bias is None:
-        return
-    if bias.shape != (out,) or bias.dtype != torch.float32 or not bias.is_contiguous():
-        raise BadInput(
-            f"a bias of shape {tuple(bias.shape)}, {bias.dtype}",
-            f"({out},), contiguous, torch.float32",
-            "convert it first",
-        )
-
-
-def not_finite(part: Tensor, start: int) -> BadInput:
-    """What is wrong with weights that hold a NaN or an infinity; ``part`` begins at row start."""
-    row = int((~part.isfinite()).any(1).nonzero()[0]) + start
-    return BadInput(
-        f"row {row} of the weights holds a NaN or an infinity",
-        "finite weights",
-        "look at the training that made them, or at the file that they come from",
-    )
-
-
-def rounded_up(value: int, to: int) -> int:
-    """The next multiple of ``to``."""
-    return -(-value // to) * to

@@ -39,7 +39,7 @@ SWITCH = "LMWRIGHT_KERNELS"
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
 """Of all files; a product and a sum are rounded one after the other, as in the references."""
 SHARED: dict[str, Sequence[str]] = {
-    **dict.fromkeys(("threads.c", "loader.c", "rows.c", "int8.c", "plain.c", "map.c"), ()),
+    **dict.fromkeys(("threads.c", "loader.c", "rows.c", "int8.c", "group.c", "plain.c", "map.c"), ()),
     # Its sums have no reference of the same bits, and it has clones of its own for each CPU.
     "pass.c": ("-ffp-contract=fast", "-Wno-psabi"),
     "head.c": (),
@@ -91,14 +91,18 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "lmw_unpack_int8": (None, [VOID, VOID]),
     "lmw_unpack_int8_rows": (None, [VOID, VOID, LONG, LONG]),
     "lmw_linear_int8": (INT, [VOID, VOID, LONG, LONG, VOID, VOID, LONG]),
+    "lmw_group_bytes": (SIZE, [INT, LONG, LONG]),
+    "lmw_linear_group": (INT, [VOID, VOID, LONG, LONG, VOID, VOID, LONG]),
+    "lmw_linear_group_q": (None, [VOID, VOID, LONG, VOID, VOID, LONG, LONG, LONG]),
     "lmw_quantised_bytes": (SIZE, [LONG, LONG]),
     "lmw_quantise": (None, [VOID, LONG, LONG, LONG, VOID]),
     "lmw_quantise_rows": (None, [VOID, LONG, LONG, LONG, VOID, LONG, LONG]),
     "lmw_linear_int8_q": (None, [VOID, VOID, LONG, VOID, VOID, LONG, LONG, LONG]),
+    "lmw_multiply": (INT, [VOID, VOID, LONG, LONG, VOID, LONG]),
     "lmw_pass": (INT, [VOID]),
     "lmw_greatest_again": (LONG, [VOID, VOID, VOID, VOID]),
 }
-"""Result and arguments of each function of ``kernels.h``, ``pass.h`` and ``head.h``."""
+"""Result and arguments of each function of ``kernels.h``, ``map.h``, ``pass.h`` and ``head.h``."""
 
 
 def compile_library(folder: Path) -> Path:
@@ -220,6 +224,14 @@ def follow_threads(code: ctypes.CDLL) -> None:
         with LOCK:
             code.lmw_set_threads(wanted)
             THREADS.told = wanted
+
+
+def optional_library() -> ctypes.CDLL | None:
+    """The kernels, where there are any."""
+    try:
+        return library()
+    except MissingPart:
+        return None
 
 
 def packed_memory(code: ctypes.CDLL, size: int) -> Tensor:

@@ -29,7 +29,8 @@ static inline void quantise_row_avx512(const float *x, int64_t in, int64_t padde
   const float inverse = inverse_scale(_mm512_reduce_max_epu32(most[0]), row.scale);
   if (inverse == 0.0f) {
     memset(row.q, 0, (size_t)padded);
-    memset(row.group_sums, 0, (size_t)(padded / LMW_GROUP) * sizeof(int32_t));
+    memset(row.sums32, 0, (size_t)(padded / 32) * sizeof(int32_t));
+    memset(row.sums16, 0, (size_t)(padded / 16) * sizeof(int32_t));
     *row.sum = 0;
     return;
   }
@@ -37,7 +38,8 @@ static inline void quantise_row_avx512(const float *x, int64_t in, int64_t padde
   /* Narrowing works within lanes of 128 bits; this puts their parts into order again. */
   const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
   const __m512i middle = _mm512_set1_epi8((char)0x80);
-  __m512i total = _mm512_setzero_si512();
+  const __m512i evens = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  __m128i total = _mm_setzero_si128();
   for (k = 0; k < padded; k += 64) {
     __m512i whole[4];
     for (int i = 0; i < 4; i++) {
@@ -52,17 +54,17 @@ static inline void quantise_row_avx512(const float *x, int64_t in, int64_t padde
         order, _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]),
                                   _mm512_packs_epi32(whole[2], whole[3])));
     _mm512_store_si512(row.q + k, bytes);
-    /* Sums of 8 bytes plus 128 each, then of 32. */
+    /* Sums of 8 bytes plus 128 each, then of 16, then of 32. */
     __m512i sums = _mm512_sad_epu8(_mm512_xor_si512(bytes, middle), _mm512_setzero_si512());
     sums = _mm512_add_epi64(sums, _mm512_permutex_epi64(sums, _MM_SHUFFLE(2, 3, 0, 1)));
-    sums = _mm512_add_epi64(sums, _mm512_permutex_epi64(sums, _MM_SHUFFLE(1, 0, 3, 2)));
-    sums = _mm512_sub_epi64(sums, _mm512_set1_epi64(128 * LMW_GROUP));
-    total = _mm512_add_epi64(total, sums);
-    row.group_sums[k / LMW_GROUP] = _mm_cvtsi128_si32(_mm512_castsi512_si128(sums));
-    row.group_sums[k / LMW_GROUP + 1] = _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(sums, 2));
+    sums = _mm512_sub_epi64(sums, _mm512_set1_epi64(128 * 16));
+    const __m128i four = _mm512_castsi512_si128(_mm512_permutexvar_epi32(evens, sums));
+    _mm_storeu_si128((__m128i *)(row.sums16 + k / 16), four);
+    _mm_storel_epi64((__m128i *)(row.sums32 + k / 32), _mm_hadd_epi32(four, four));
+    total = _mm_add_epi32(total, four);
   }
-  *row.sum = _mm_cvtsi128_si32(_mm512_castsi512_si128(total)) +
-             _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(total, 2));
+  total = _mm_hadd_epi32(total, total);
+  *row.sum = _mm_cvtsi128_si32(_mm_hadd_epi32(total, total));
 }
 
 /* 16 outputs of a row, of sums of u8 × s8. */
@@ -79,5 +81,6 @@ INLINE void finish16(const struct int8_job *job, __m512i sums, int64_t row, int6
 
 /* Few rows, or a CPU without AMX. */
 void lmw_avx512_int8(const struct int8_job *job, int64_t from, int64_t to);
+void lmw_avx512_group(const struct group_job *job, int64_t from, int64_t to);
 
 #endif

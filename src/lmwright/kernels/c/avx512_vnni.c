@@ -64,4 +64,45 @@ void lmw_avx512_int8(const struct int8_job *job, int64_t from, int64_t to) {
   for (; block < to; block++) all_rows(job, block, 1);
 }
 
-const struct variant lmw_avx512_vnni = {"avx512-vnni", 'B', suits, quantise, lmw_avx512_int8};
+/* -- weights in groups ------------------------------------------------------------------------- */
+
+#define MOST_GROUP_ROWS 4
+typedef __m512i ints;
+typedef __m512 floats;
+
+INLINE ints zero_ints(void) { return _mm512_setzero_si512(); }
+INLINE ints same(int32_t value) { return _mm512_set1_epi32(value); }
+INLINE ints times(ints a, ints b) { return _mm512_mullo_epi32(a, b); }
+INLINE ints plus(ints a, ints b) { return _mm512_add_epi32(a, b); }
+INLINE ints minus(ints a, ints b) { return _mm512_sub_epi32(a, b); }
+INLINE ints dot(ints sums, ints bytes, ints four) { return _mm512_dpbusd_epi32(sums, bytes, four); }
+INLINE ints low_halves(ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+INLINE ints high_halves(ints bytes) { return low_halves(_mm512_srli_epi16(bytes, 4)); }
+INLINE ints load_bytes(const void *at) {
+  _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
+  return _mm512_load_si512(at);
+}
+INLINE ints load_u8(const void *at) { return _mm512_cvtepu8_epi32(_mm_load_si128(at)); }
+INLINE ints load_s8(const void *at) { return _mm512_cvtepi8_epi32(_mm_load_si128(at)); }
+INLINE floats zero_floats(void) { return _mm512_setzero_ps(); }
+INLINE floats same_float(float value) { return _mm512_set1_ps(value); }
+INLINE floats to_float(ints a) { return _mm512_cvtepi32_ps(a); }
+INLINE floats load_halves(const void *at) { return _mm512_cvtph_ps(_mm256_load_si256(at)); }
+INLINE floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
+INLINE floats subtract(floats a, floats b) { return _mm512_sub_ps(a, b); }
+INLINE floats multiply(floats a, floats b) { return _mm512_mul_ps(a, b); }
+INLINE void store(const struct group_job *job, floats y, int64_t row, int64_t block) {
+  const int64_t out = block * LMW_BLOCK;
+  const __mmask16 mask = lanes(job->out - out);
+  if (job->bias) y = add(y, _mm512_maskz_loadu_ps(mask, job->bias + out));
+  _mm512_mask_storeu_ps(job->y + row * job->stride_y + out, mask, y);
+}
+
+#include "group_kernel.h"
+
+void lmw_avx512_group(const struct group_job *job, int64_t from, int64_t to) {
+  group_any(job, from, to);
+}
+
+const struct variant lmw_avx512_vnni = {"avx512-vnni", 'B',  suits, quantise, lmw_avx512_int8,
+                                        group_any};

@@ -1,9 +1,7 @@
 /* AVX-VNNI: four products of bytes a lane, in registers of 256 bits. */
 
-#include <immintrin.h>
-
+#include "avx2.h"
 #include "cpu.h"
-#include "variant.h"
 
 enum { MOST_ROWS = 6 };
 
@@ -53,4 +51,8 @@ static void int8(const struct int8_job *job, int64_t from, int64_t to) {
       }
 }
 
-const struct variant lmw_avx_vnni = {"avx-vnni", 'A', suits, quantise, int8};
+INLINE __m256i dot8(__m256i sums, __m256i bytes, __m256i four) {
+  return _mm256_dpbusd_avx_epi32(sums, bytes, four);
+}
+
+const struct variant lmw_avx_vnni = {"avx-vnni", 'A', suits, quantise, int8, group_any};

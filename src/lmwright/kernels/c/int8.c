@@ -5,7 +5,6 @@
 #include "kernels.h"
 #include "loader.h"
 #include "rows.h"
-#include "threads.h"
 
 #define MAGIC 0x3130384954574d4cull /* "LMWTI801" */
 
@@ -101,60 +100,36 @@ void lmw_unpack_int8(const void *packed, float *w) {
   lmw_unpack_int8_rows(packed, w, 0, head_of(packed)->out);
 }
 
-static struct int8_job job_of(const void *packed, const void *quantised, int64_t rows,
-                              const float *bias, float *y, int64_t stride_y) {
-  const struct head *head = head_of(packed);
-  const struct rows_view view = view_rows(quantised, rows, head->in);
-  const struct int8_job job = {quants_of(packed), scales_of(packed), view.padded, head->out,
+static void multiply(const void *packed, struct rows_view view, int64_t rows, const float *bias,
+                     float *y, int64_t stride_y, int64_t from, int64_t to) {
+  const struct int8_job job = {quants_of(packed), scales_of(packed), view.padded, head_of(packed)->out,
                                view.q,            view.stride,       view.scales, view.sums,
                                rows,              bias,              y,           stride_y};
-  return job;
+  chosen()->int8(&job, from, to);
 }
 
 void lmw_linear_int8_q(const void *packed, const void *quantised, int64_t rows, const float *bias,
                        float *y, int64_t stride_y, int64_t from, int64_t to) {
-  const struct int8_job job = job_of(packed, quantised, rows, bias, y, stride_y);
-  chosen()->int8(&job, from, to);
+  const struct rows_view view = view_rows(quantised, rows, head_of(packed)->in);
+  multiply(packed, view, rows, bias, y, stride_y, from, to);
 }
 
-struct multiplying {
-  struct int8_job job;
-  struct grid grid;
-};
-
-static void multiply_part(const struct multiplying *all, int64_t part) {
-  const struct grid *grid = &all->grid;
-  const int64_t row = part / grid->block_parts * grid->rows_a_part;
-  const int64_t from = part % grid->block_parts * grid->blocks_a_part;
-  const int64_t blocks = lmw_blocks(all->job.out);
-  struct int8_job job = all->job;
-  job.rows = job.rows - row < grid->rows_a_part ? job.rows - row : grid->rows_a_part;
-  job.rows_q += row * job.stride_q;
-  job.row_scales += row;
-  job.row_sums += row;
-  job.y += row * job.stride_y;
-  chosen()->int8(&job, from, from + grid->blocks_a_part < blocks ? from + grid->blocks_a_part : blocks);
-}
-
-static void multiply_parts(void *arg, int part, int parts) {
-  const struct multiplying *all = arg;
-  const int64_t count = all->grid.row_parts * all->grid.block_parts;
-  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i++) multiply_part(all, i);
+static void multiply_part(const struct product *all, int64_t row, int64_t rows, int64_t from,
+                          int64_t to) {
+  const struct rows_view view =
+      rows_from(view_rows(all->quantised, all->rows, head_of(all->packed)->in), row);
+  multiply(all->packed, view, rows, all->bias, all->y + row * all->stride_y, all->stride_y, from, to);
 }
 
 int lmw_linear_int8(const void *packed, const float *x, int64_t rows, int64_t stride_x,
                     const float *bias, float *y, int64_t stride_y) {
   const struct head *head = head_of(packed);
-  const int64_t in = head->in, most = panel_rows(rows, in), blocks = lmw_blocks(head->out);
-  if (rows < 1) return LMW_OK;
-  void *quantised = scratch_memory(lmw_quantised_bytes(most, in));
-  if (!quantised) return LMW_NO_MEMORY;
-  for (int64_t row = 0; row < rows; row += most) {
-    const int64_t now = rows - row < most ? rows - row : most;
-    quantise_parallel(x + row * stride_x, now, in, stride_x, quantised);
-    struct multiplying all = {job_of(packed, quantised, now, bias, y + row * stride_y, stride_y),
-                              cut_grid(now, blocks, LMW_BLOCK * round_up(in, LMW_DEPTH))};
-    lmw_parallel_parts(multiply_parts, &all, (int)(all.grid.row_parts * all.grid.block_parts));
-  }
-  return LMW_OK;
+  const struct product product = {.packed = packed,
+                                  .bias = bias,
+                                  .y = y,
+                                  .stride_y = stride_y,
+                                  .blocks = lmw_blocks(head->out),
+                                  .multiply = multiply_part};
+  return multiply_rows(product, head->in, LMW_BLOCK * round_up(head->in, LMW_DEPTH), x, rows,
+                       stride_x);
 }

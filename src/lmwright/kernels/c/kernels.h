@@ -29,7 +29,6 @@ enum {
 enum {
   LMW_BLOCK = 16,          /* outputs of a block */
   LMW_DEPTH = 64,          /* inputs are padded to a multiple of this */
-  LMW_GROUP = 32,          /* inputs of a group */
   LMW_MOST_INPUTS = 131072 /* 127 × 127 × inputs stays below 2^31 */
 };
 
@@ -80,6 +79,32 @@ LMW_API void lmw_unpack_int8(const void *packed, float *w);
 LMW_API void lmw_unpack_int8_rows(const void *packed, float *w, int64_t from, int64_t to);
 LMW_API int lmw_linear_int8(const void *packed, const float *x, int64_t rows, int64_t stride_x,
                             const float *bias, float *y, int64_t stride_y);
+
+/* -- weights in groups of inputs --------------------------------------------------------------- */
+
+/* The layouts are named after the formats of GGUF that they hold without loss. d, m are fp16, q whole
+   numbers; a group is of 32 inputs, but of 16 in Q6_K.
+     Q8_0  d × q, q of 8 bits              Q4_K  (d × f) × q − (m × e), d and m a 256 inputs, f and e
+     Q4_0  d × (q − 8), q of 4 bits              of 6 bits a group; the inputs are a multiple of 256
+     Q4_1  d × q + m, q of 4 bits          Q6_K  (d × f) × q, d a 256 inputs, f of 8 bits a group, q
+                                                 of 6 bits; the inputs are a multiple of 256
+   Rows of x are quantised as for int8. With the exact sums A = Σ q × x and S = Σ x of a group:
+     Q8_0, Q4_0  y = (Σ float(A) × d) × scale_x + bias
+     Q4_1        y = (Σ float(A) × d + Σ float(S) × m) × scale_x + bias
+     Q4_K        y = (Σ float(Σ A × f) × d − Σ float(Σ S × e) × m) × scale_x + bias
+     Q6_K        y = (Σ float(Σ A × f) × d) × scale_x + bias
+   where sums within 256 inputs (the inner ones) are exact, and the outer ones are of fp32, each from
+   the first group to the last, beginning with 0. */
+enum { LMW_Q8_0 = 1, LMW_Q4_0 = 2, LMW_Q4_1 = 3, LMW_Q4_K = 4, LMW_Q6_K = 5 };
+
+/* Bytes of packed weights, at a multiple of 64 bytes: a head of 64 (magic, outputs, inputs, kind; 8
+   bytes each), then the blocks of 16 outputs. 0: such a shape or kind is refused. */
+LMW_API size_t lmw_group_bytes(int kind, int64_t out, int64_t in);
+LMW_API int lmw_linear_group(const void *packed, const float *x, int64_t rows, int64_t stride_x,
+                             const float *bias, float *y, int64_t stride_y);
+LMW_API void lmw_linear_group_q(const void *packed, const void *quantised, int64_t rows,
+                                const float *bias, float *y, int64_t stride_y, int64_t from,
+                                int64_t to);
 
 /* -- the same in steps, for code that shares quantised rows or a parallel region --------------- */
 

@@ -6,7 +6,7 @@
 #include <sys/auxv.h>
 #endif
 
-#include "variant.h"
+#include "lanes.h"
 
 enum { MOST_ROWS = 4 };
 
@@ -63,4 +63,4 @@ static void int8(const struct int8_job *job, int64_t from, int64_t to) {
       }
 }
 
-const struct variant lmw_neon = {"neon", '-', suits, quantise, int8};
+const struct variant lmw_neon = {"neon", '-', suits, quantise, int8, group_any};

@@ -322,44 +322,41 @@ typedef struct {
     state *s;
     int64_t from, to;
     float *normed, *wide, *narrow;
-    void *quants;
+    void *terms;
     int few; /* their products are shared among the threads */
 } tile;
 
-/* A product that threads share; `gated` and `activation` are of a feed-forward's first map. */
+/* A product that threads share; `activated` is the feed-forward whose first map it is. */
 typedef struct {
     const lmw_map *map;
-    const void *quants;
+    void *terms;
     float *y;
     int64_t rows, stride;
     const lmw_sublayer *activated;
 } product;
 
-/* Outputs [from, to) of a feed-forward's first map, and those they gate, activated. */
+/* Outputs [from, to) of a feed-forward's first map, in blocks, and those they gate, activated. */
 static void activated_outputs(const product *p, int64_t from, int64_t to) {
-    int64_t inner = p->activated->last.in, blocks = inner / LMW_BLOCK;
-    const lmw_map *map = p->map;
-    lmw_linear_int8_q(map->packed, p->quants, p->rows, map->bias, p->y, p->stride, from, to);
-    if (p->activated->gated)
-        lmw_linear_int8_q(map->packed, p->quants, p->rows, map->bias, p->y, p->stride,
-                          blocks + from, blocks + to);
+    const lmw_sublayer *f = p->activated;
+    int64_t inner = f->last.in, blocks = inner / LMW_BLOCK;
+    lmw_multiply_terms(p->map, p->terms, p->rows, p->y, p->stride, from, to);
+    if (f->gated)
+        lmw_multiply_terms(p->map, p->terms, p->rows, p->y, p->stride, blocks + from, blocks + to);
     for (int64_t n = 0; n < p->rows; n++) {
         float *gate = p->y + n * p->stride + from * LMW_BLOCK;
-        activate(gate, p->activated->gated ? gate + inner : NULL, (to - from) * LMW_BLOCK,
-                 p->activated->activation);
+        activate(gate, f->gated ? gate + inner : NULL, (to - from) * LMW_BLOCK, f->activation);
     }
 }
 
 static void share_product(void *arg, int part, int parts) {
     const product *p = arg;
-    if (!p->activated) {
-        lmw_map_product(p->map, p->quants, p->rows, p->y, p->stride, part, parts);
-        return;
-    }
-    int64_t blocks = p->activated->last.in / LMW_BLOCK, units = (blocks + 3) / 4;
+    int64_t out = p->activated ? p->activated->last.in : p->map->out;
+    int64_t blocks = lmw_blocks(out), units = (blocks + 3) / 4;
     int64_t from = units * part / parts * 4, to = units * (part + 1) / parts * 4;
     if (to > blocks) to = blocks;
-    if (from < to) activated_outputs(p, from, to);
+    if (from >= to) return;
+    if (p->activated) activated_outputs(p, from, to);
+    else lmw_multiply_terms(p->map, p->terms, p->rows, p->y, p->stride, from, to);
 }
 
 /* The tile's rows of x through a map, activated where it is the first one of a feed-forward. */
@@ -368,8 +365,8 @@ static void map_rows(tile *t, const lmw_map *map, const float *x, int64_t stride
     int64_t rows = t->to - t->from;
     /* The gate and what it gates have to begin with a block each to be computed by one thread. */
     int joined = activated && activated->last.in % LMW_BLOCK == 0;
-    product p = {map, t->quants, y, rows, stride_y, joined ? activated : NULL};
-    lmw_map_quantise(map, x, stride_x, rows, t->quants, 0, 1);
+    product p = {map, t->terms, y, rows, stride_y, joined ? activated : NULL};
+    lmw_make_terms(map, x, stride_x, rows, t->terms);
     if (t->few && map->in * map->out > ALONE)
         lmw_parallel_parts(share_product, &p, SHARES * lmw_threads());
     else share_product(&p, 0, 1);
@@ -529,22 +526,22 @@ static void feed_forward(tile *t, const lmw_sublayer *f) {
 /* The memory of a tile of so many rows; 0 if the thread has none. */
 static int make_tile(tile *t, state *s, int64_t rows) {
     const lmw_stack *stack = s->work->stack;
-    int64_t wide = 0, quants = 0, narrow = padded_bytes(4 * rows * stack->width);
+    int64_t wide = 0, terms = 0, narrow = padded_bytes(4 * rows * stack->width);
     for (int64_t n = 0; n < stack->count; n++) {
         const lmw_sublayer *each = &stack->sublayers[n];
         wide = greater(wide, each->first.out);
-        quants = greater(quants, lmw_map_quant_bytes(&each->first, rows));
-        quants = greater(quants, lmw_map_quant_bytes(&each->last, rows));
+        terms = greater(terms, lmw_terms_bytes(&each->first, rows));
+        terms = greater(terms, lmw_terms_bytes(&each->last, rows));
     }
     wide = padded_bytes(4 * rows * wide);
-    char *at = scratch_memory(2 * narrow + wide + padded_bytes(quants));
+    char *at = scratch_memory(2 * narrow + wide + padded_bytes(terms));
     if (!at) {
         atomic_store(&s->failed, 1);
         return 0;
     }
     *t = (tile){.s = s, .normed = (float *)at, .narrow = (float *)(at + narrow)};
     t->wide = (float *)(at + 2 * narrow);
-    t->quants = at + 2 * narrow + wide;
+    t->terms = at + 2 * narrow + wide;
     return 1;
 }
 

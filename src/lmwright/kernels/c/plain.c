@@ -1,6 +1,6 @@
 /* Plain C: the reference of all variants, and the only one on CPUs that are named nowhere else. */
 
-#include "variant.h"
+#include "lanes.h"
 
 static int suits(void) { return 1; }
 
@@ -26,4 +26,4 @@ static void int8(const struct int8_job *job, int64_t from, int64_t to) {
   }
 }
 
-const struct variant lmw_plain = {"plain", '-', suits, quantise, int8};
+const struct variant lmw_plain = {"plain", '-', suits, quantise, int8, group_any};

@@ -3,10 +3,11 @@
 #include "rows.h"
 
 #include "loader.h"
+#include "threads.h"
 
 size_t lmw_quantised_bytes(int64_t rows, int64_t in) {
-  const int64_t whole = round_up(rows, LMW_BLOCK), groups = round_up(in, LMW_DEPTH) / LMW_GROUP;
-  return (size_t)(whole * (8 + 4 * groups + row_stride(in)));
+  const int64_t whole = round_up(rows, LMW_BLOCK), padded = round_up(in, LMW_DEPTH);
+  return (size_t)(whole * (8 + 4 * (padded / 32 + padded / 16) + row_stride(in)));
 }
 
 void lmw_quantise_rows(const float *x, int64_t rows, int64_t in, int64_t stride_x, void *quantised,
@@ -15,7 +16,8 @@ void lmw_quantise_rows(const float *x, int64_t rows, int64_t in, int64_t stride_
   const struct variant *variant = chosen();
   for (int64_t row = from; row < to; row++) {
     const struct row_quants one = {view.q + row * view.stride, view.scales + row, view.sums + row,
-                                   view.group_sums + row * view.groups};
+                                   view.sums32 + row * (view.padded / 32),
+                                   view.sums16 + row * (view.padded / 16)};
     variant->quantise(x + row * stride_x, in, view.padded, one);
   }
 }
@@ -60,4 +62,36 @@ struct grid cut_grid(int64_t rows, int64_t blocks, int64_t bytes_a_block) {
     grid.row_parts = (rows + grid.rows_a_part - 1) / grid.rows_a_part;
   }
   return grid;
+}
+
+static void multiply_parts(void *arg, int part, int parts) {
+  const struct product *product = arg;
+  const struct grid *grid = &product->grid;
+  const int64_t count = grid->row_parts * grid->block_parts;
+  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i++) {
+    const int64_t row = i / grid->block_parts * grid->rows_a_part;
+    const int64_t from = i % grid->block_parts * grid->blocks_a_part;
+    const int64_t rows = product->rows - row, blocks = product->blocks - from;
+    product->multiply(product, row, rows < grid->rows_a_part ? rows : grid->rows_a_part, from,
+                      from + (blocks < grid->blocks_a_part ? blocks : grid->blocks_a_part));
+  }
+}
+
+int multiply_rows(struct product product, int64_t in, int64_t bytes_a_block, const float *x,
+                  int64_t rows, int64_t stride_x) {
+  if (rows < 1) return LMW_OK;
+  const int64_t most = panel_rows(rows, in);
+  void *quantised = scratch_memory(lmw_quantised_bytes(most, in));
+  if (!quantised) return LMW_NO_MEMORY;
+  product.quantised = quantised;
+  float *y = product.y;
+  for (int64_t row = 0; row < rows; row += most) {
+    product.rows = rows - row < most ? rows - row : most;
+    product.y = y + row * product.stride_y;
+    quantise_parallel(x + row * stride_x, product.rows, in, stride_x, quantised);
+    product.grid = cut_grid(product.rows, product.blocks, bytes_a_block);
+    lmw_parallel_parts(multiply_parts, &product,
+                       (int)(product.grid.row_parts * product.grid.block_parts));
+  }
+  return LMW_OK;
 }

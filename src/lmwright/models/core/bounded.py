@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmwright.kernels.int8 import Int8Weight, quantise_rows
+from lmwright.kernels.int8 import Int8Weight
 from lmwright.kernels.library import follow_threads
+from lmwright.kernels.terms import rounded
 from lmwright.models.core.int8 import Int8Product
 
 SLACK = 1 + 1e-4
@@ -156,8 +157,3 @@ def greatest_again_in_torch(
     logits_o[rows] = weight_oi[rows] @ bound.x_i + (0 if bias_o is None else bias_o[rows])
     return len(rows)
 
-
-def rounded(x_ni: Tensor) -> Tensor:
-    """Rows (n, in) as their quants stand for them."""
-    quants, scales = quantise_rows(x_ni)
-    return quants.float() * scales[:, None]

@@ -1,7 +1,8 @@
 """Products in int8 of fp32 weights and streams: the precision ``int8``, for answers alone.
 
-A weight has one scale a row and a token one scale, both symmetric; sums are exact integers, so a
-row's result depends neither on its neighbours nor on the number of threads. What goes in and comes
+A weight has eight bits and one scale a row; a token is the sum of two terms of eight bits, each with
+a scale. Sums are exact integers, so a row's result depends neither on its neighbours nor on the
+number of threads. What goes in and comes
 out is fp32. The fp32 weight stays: adapters merge into it, files are written from it, and the
 gradient of a product's input is taken from it.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lmwright.kernels.int8 import Int8Weight
+from lmwright.kernels.terms import linear_in_terms
 
 Key = tuple[int, tuple[int, ...], tuple[int, ...]]
 
@@ -49,7 +51,7 @@ class Int8Product:
 def multiplied(packed: Int8Weight, x_ni: Tensor, bias_o: Tensor | None) -> Tensor:
     """The product, in the dtype of the stream."""
     bias_o = None if bias_o is None else bias_o.detach().float()
-    return packed.linear(x_ni.detach().float(), bias_o).to(x_ni.dtype)
+    return linear_in_terms(packed, x_ni.detach().float(), bias_o).to(x_ni.dtype)
 
 
 class Int8Linear(torch.autograd.Function):

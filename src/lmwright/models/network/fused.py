@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmwright.kernels.library import NO_MEMORY, available, follow_threads, library
+from lmwright.kernels.terms import CMap
 from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.attention import Attention
 from lmwright.models.blocks.context import Cache, ForwardContext
@@ -42,15 +43,6 @@ class CNorm(ctypes.Structure):
     """``lmw_norm``."""
 
     _fields_ = (("gain", c_void_p), ("bias", c_void_p), ("eps", c_float), ("kind", c_int32))
-
-
-class CMap(ctypes.Structure):
-    """``lmw_map``."""
-
-    _fields_ = (
-        *(("packed", c_void_p), ("bias", c_void_p)),
-        *(("out", c_int64), ("inputs", c_int64)),
-    )
 
 
 class CSublayer(ctypes.Structure):
@@ -251,12 +243,7 @@ class FusedStack:
         packed = linear.product.of(linear.weight)
         bias = None if linear.bias is None else linear.bias.detach()
         self.kept += [packed, bias]
-        return CMap(
-            packed.address,
-            None if bias is None else bias.data_ptr(),
-            linear.out_features,
-            linear.in_features,
-        )
+        return CMap.of(packed, bias)
 
     def fits(self, context: ForwardContext) -> bool:
         """Whether it computes the pass of a context."""
