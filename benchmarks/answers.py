@@ -11,6 +11,11 @@ Peers need their packages in an interpreter of their own or of ours:
     python -m benchmarks.decode --peer-python peers/bin/python \\
         --peer-python onnxruntime-genai=onnx/bin/python
 
+llama.cpp built by gcc 12 ends with SIGSEGV in its first product with AMX: that compiler's
+``_tile_loadconfig`` names eight bytes of the configuration as read, and drops the others' stores.
+Build it with another compiler, or with ``__asm__ volatile("" : : "r"(&tc) : "memory");`` before the
+call in ``ggml-cpu/amx/mmq.cpp``.
+
 A peer's own format of a model is made once, beside the model's folder in the user's cache. Text of
 quantised models differs from that of fp32 after a few tokens without being wrong, so sides are
 judged by their regret: the fp32 model reads what a side wrote, and at each new token the best logit
