@@ -11,6 +11,11 @@ Peers need their packages in an interpreter of their own or of ours:
     python -m benchmarks.decode --peer-python peers/bin/python \\
         --peer-python onnxruntime-genai=onnx/bin/python
 
+llama.cpp built by gcc 12 ends with SIGSEGV in its first product with AMX: that compiler's
+``_tile_loadconfig`` names eight bytes of the configuration as read, and drops the others' stores.
+Build it with another compiler, or with ``__asm__ volatile("" : : "r"(&tc) : "memory");`` before the
+call in ``ggml-cpu/amx/mmq.cpp``.
+
 A peer's own format of a model is made once, beside the model's folder in the user's cache. Text of
 quantised models differs from that of fp32 after a few tokens without being wrong, so sides are
 judged by their regret: the fp32 model reads what a side wrote, and at each new token the best logit
@@ -186,6 +191,7 @@ def results(
                 "peer": rounded(speed(turns[peer])),
                 "unit": unit,
                 "spread": spread,
+                "best_round": {each: best(turns[side]) for each, side in both.items()},
                 "conditions": {
                     "class": cpu_class(),
                     **conditions,
@@ -213,6 +219,11 @@ def show(lines: Sequence[Mapping[str, Any]]) -> None:
         raise SystemExit(f"beyond the bound, so no result: {'; '.join(differing)}")
 
 
+def best(turns: Sequence[Mapping[str, Any]]) -> float:
+    """The speed of a side's fastest round: what neighbours on the machine disturbed least."""
+    return rounded(max(speed([dict(turn)]) for turn in turns))
+
+
 def rounded(number: float) -> float:
     """A number to three digits, or to its unit where it has more."""
     return round(number, 1) if number < 1000 else round(number)
@@ -221,14 +232,17 @@ def rounded(number: float) -> float:
 def of_bandwidth(side: Sequence[Mapping[str, Any]], weights: int, steps: int) -> dict[str, Any]:
     """Bits a weight of what a step reads, its time, and the bound that the memory sets.
 
-    ``steps`` are those of one turn.
+    ``steps`` are those of one turn. ``quick_step_ms`` is the first decile of the times of single
+    steps in the best turn: on a busy machine that says more than the mean.
     """
     read = side[-1]["weight_bytes"]
     step = 1000 * sum(turn["seconds"] for turn in side) / (len(side) * steps)
     bound = 1000 * read / BANDWIDTH
+    quick = [turn["quick_step_ms"] for turn in side if turn["quick_step_ms"] is not None]
     return {
         "bits_a_weight": round(8 * read / weights, 2),
         "step_ms": round(step, 2),
+        "quick_step_ms": min((round(each, 2) for each in quick), default=None),
         "bandwidth_bound_ms": round(bound, 2),
         "share_of_bandwidth": round(bound / step, 2),
     }

@@ -20,6 +20,7 @@ import resource
 import time
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,10 @@ LEAVES = {
 """Side -> its module in ``benchmarks.sides``."""
 
 
+Tick = Callable[[], None]
+"""What a writer calls after each step of decoding, where its interface shows steps."""
+
+
 class Writer(Protocol):
     """A model that continues token ids greedily.
 
@@ -49,7 +54,7 @@ class Writer(Protocol):
     settings: dict[str, Any]
     weight_bytes: int
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Exactly ``new`` greedy tokens after each prompt; prompts are of one length."""
 
 
@@ -118,9 +123,15 @@ def found(module: str) -> bool:
 def decode(side: Writer, asked: dict[str, Any]) -> dict[str, Any]:
     """One turn of decoding: the time of all new tokens but the first, which the prompt gives."""
     prompts, new = asked["prompts"], asked["new"]
-    whole, written = timed(lambda: side.write(prompts, new))
-    first, _ = timed(lambda: side.write(prompts, 1))
+    ticks: list[float] = []
+    whole, written = timed(
+        lambda: side.write(prompts, new, lambda: ticks.append(time.perf_counter()))
+    )
+    first, _ = timed(lambda: side.write(prompts, 1, nothing))
+    steps = sorted(after - before for before, after in pairwise(ticks))
     return {
+        # What a step takes where no neighbour disturbs it; None where no steps are shown.
+        "quick_step_ms": 1000 * steps[len(steps) // 10] if steps else None,
         "seconds": whole - first,
         "tokens": len(prompts) * (new - 1),
         "first_ms": 1000 * first,
@@ -132,7 +143,7 @@ def decode(side: Writer, asked: dict[str, Any]) -> dict[str, Any]:
 def prefill(side: Writer, asked: dict[str, Any]) -> dict[str, Any]:
     """One turn of prefill: each prompt alone, to its first new token."""
     prompts = asked["prompts"]
-    seconds, written = timed(lambda: [side.write([each], 1)[0] for each in prompts])
+    seconds, written = timed(lambda: [side.write([each], 1, nothing)[0] for each in prompts])
     return {
         "seconds": seconds,
         "tokens": sum(map(len, prompts)),
@@ -145,6 +156,10 @@ def embed(side: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
     """One turn of embedding; the vectors go into a file of this turn."""
     seconds, vectors = timed(lambda: side.embed(asked["texts"]))
     return {"seconds": seconds, "tokens": len(asked["texts"]), "vectors": vectors.tolist()}
+
+
+def nothing() -> None:
+    """What is called after a step that nobody times."""
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.side import Tick
+
 PACKAGES = {"ctranslate2": "ctranslate2", "transformers": "transformers"}
 PRECISIONS = ("fp32", "int8")
 TYPES = {"fp32": "float32", "int8": "int8"}
@@ -33,7 +35,7 @@ class Writer:
         self.generator = ctranslate2.Generator(str(made), device="cpu", **self.settings)
         self.weight_bytes = (made / "model.bin").stat().st_size
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         found = self.generator.generate_batch(
             [[self.names.id_to_token(number) for number in prompt] for prompt in prompts],
@@ -41,5 +43,6 @@ class Writer:
             min_length=new,
             max_length=new,
             beam_size=1,
+            callback=lambda step: bool(tick()) if step.batch_id == 0 else False,
         )
         return [each.sequences_ids[0] for each in found]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.side import Tick
+
 PACKAGES = {"llama_cpp": "llama-cpp-python"}
 PRECISIONS = ("fp32", "bf16", "int8", "int4", "q4_k_m")
 FTYPES = {"int8": 7, "int4": 2, "q4_k_m": 15}
@@ -73,13 +75,15 @@ class Writer:
             "built": " ".join(part.strip() for part in system.split("|") if "= 1" in part),
         }
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
         written = [[token] for token in self.step(prompts, 0)]
         for past in range(len(prompts[0]), len(prompts[0]) + new - 1):
+            tick()
             for row, token in enumerate(self.step([row[-1:] for row in written], past)):
                 written[row].append(token)
+        tick()
         return written
 
     def step(self, rows: list[list[int]], past: int) -> list[int]:

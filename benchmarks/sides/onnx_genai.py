@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.side import Tick
+
 PACKAGES = {
     "onnxruntime_genai": "onnxruntime-genai",
     "onnxruntime": "onnxruntime",
@@ -58,7 +60,7 @@ class Writer:
         if precision == "fp32":
             self.settings = {"precision": precision, **options}
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         params, longest = self.api.GeneratorParams(self.model), len(prompts[0]) + new
         params.set_search_options(
@@ -68,5 +70,6 @@ class Writer:
         generator.append_tokens(np.array(prompts, dtype=np.int32))
         for _ in range(new):
             generator.generate_next_token()
+            tick()
         rows = [generator.get_sequence(row) for row in range(len(prompts))]
         return [list(map(int, row[len(prompts[0]) :])) for row in rows]

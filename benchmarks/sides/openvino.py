@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.side import Tick
+
 PACKAGES = {
     "openvino": "openvino",
     "openvino_genai": "openvino-genai",
@@ -58,7 +60,7 @@ class Writer:
         self.settings["weights"] = " ".join(FORMATS[precision])
         self.weight_bytes = (made / "openvino_model.bin").stat().st_size
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         import openvino
         import openvino_genai
@@ -67,5 +69,27 @@ class Writer:
         inputs = openvino_genai.TokenizedInputs(
             openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids))
         )
-        found = self.pipeline.generate(inputs, max_new_tokens=new, ignore_eos=True, do_sample=False)
+        found = self.pipeline.generate(
+            inputs,
+            max_new_tokens=new,
+            ignore_eos=True,
+            do_sample=False,
+            # It shows the steps of one text alone.
+            **({"streamer": ticking(tick)} if len(prompts) == 1 else {}),
+        )
         return [list(map(int, each)) for each in found.tokens]
+
+
+def ticking(tick: Tick) -> Any:
+    """A streamer that decodes no text and tells of each step."""
+    import openvino_genai
+
+    class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc]
+        def write(self, token: Any) -> Any:
+            tick()
+            return openvino_genai.StreamingStatus.RUNNING
+
+        def end(self) -> None:
+            pass
+
+    return Streamer()

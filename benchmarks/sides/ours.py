@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from benchmarks.side import Tick
 from lmwright.core.random import stream
 from lmwright.models.core.device import Placement, Precision
 from lmwright.models.decode import generate
@@ -34,11 +35,14 @@ class Writer:
         self.network.place(Placement("cpu", precision))  # type: ignore[arg-type]
         self.settings = {"precision": precision, "threads": threads}
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         ids = [np.array(prompt, dtype=np.int64) for prompt in prompts]
         params = SamplingParams(max_new_tokens=new)
-        steps = list(generate(self.network, ids, params, stream(SEED, "greedy")))
+        steps = []
+        for step in generate(self.network, ids, params, stream(SEED, "greedy")):
+            steps.append(step)
+            tick()
         return [[step[row].id for step in steps] for row in range(len(ids))]
 
 

@@ -16,7 +16,7 @@ PACKAGES = {
     "torch": "torch",
     "optimum.intel": "optimum-intel",
     "openvino": "openvino",
-    "optimum.onnxruntime": "optimum[onnxruntime]",
+    "optimum.onnxruntime": "optimum-onnx",
 }
 PRECISIONS = ("fp32", "bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "onnx-int8")
 HINTS = {"openvino-fp32": "f32", "openvino-bf16": "bf16", "openvino-int8": "bf16"}

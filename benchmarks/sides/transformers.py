@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.side import Tick
+
 PACKAGES = {"transformers": "transformers", "torch": "torch"}
 PRECISIONS = ("fp32", "bf16")
 
@@ -27,7 +29,7 @@ class Writer:
         attention = self.model.config._attn_implementation
         self.settings = {"dtype": str(dtype), "threads": threads, "attention": attention}
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+    def write(self, prompts: list[list[int]], new: int, tick: Tick) -> list[list[int]]:
         """Greedy tokens after each prompt."""
         import torch
 
@@ -39,5 +41,23 @@ class Writer:
             min_new_tokens=new,
             max_new_tokens=new,
             cache_implementation=self.cache,
+            # It shows the steps of one text alone.
+            streamer=Ticking(tick) if len(prompts) == 1 else None,
         )
         return whole[:, ids.shape[1] :].tolist()
+
+
+class Ticking:
+    """A streamer that tells of each step; the first ``put`` is the prompt's."""
+
+    def __init__(self, tick: Tick) -> None:
+        self.tick, self.begun = tick, False
+
+    def put(self, value: Any) -> None:
+        """A token is there."""
+        if self.begun:
+            self.tick()
+        self.begun = True
+
+    def end(self) -> None:
+        """Nothing is left to tell."""

@@ -38,6 +38,7 @@ def chosen(*words: str) -> Any:
 
 def turn(seconds: float, tokens: int, **more: Any) -> dict[str, Any]:
     shown = {"peak_mb": 7, "settings": {"threads": 2}, "weight_bytes": 3_000_000}
+    more = {"quick_step_ms": 1000 * seconds / tokens, **more}
     return {"seconds": seconds, "tokens": tokens, **shown, **more}
 
 
@@ -110,16 +111,23 @@ class Counting:
     settings: dict[str, Any] = {}  # noqa: RUF012
     weight_bytes = 5
 
-    def write(self, prompts: list[list[int]], new: int) -> list[list[int]]:
-        return [[prompt[-1] + 1 + n for n in range(new)] for prompt in prompts]
+    def write(self, prompts: list[list[int]], new: int, tick: Any) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in prompts]
+        for number in range(new):
+            for prompt, written in zip(prompts, found, strict=True):
+                written.append(prompt[-1] + 1 + number)
+            tick()
+        return found
 
 
 def test_a_turn_of_decoding_counts_no_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0, 10.0, 13.0])  # the whole takes 10 s, the first token alone 3
+    # The whole takes 10 s, with a step at 2, 3, 5 and 9 s, and the first token alone 3.
+    clock = iter([0.0, 2.0, 3.0, 5.0, 9.0, 10.0, 10.0, 13.0])
     monkeypatch.setattr(side.time, "perf_counter", lambda: next(clock))
     found = side.decode(Counting(), {"prompts": [[1, 2], [5, 6]], "new": 4})
     assert found["written"] == [[3, 4, 5, 6], [7, 8, 9, 10]]
     assert (found["tokens"], found["seconds"], found["first_ms"]) == (6, 7.0, 3000.0)
+    assert found["quick_step_ms"] == 1000.0
 
 
 def test_a_turn_of_prefill_takes_each_prompt_to_its_first_token() -> None:
@@ -166,6 +174,7 @@ def test_a_wrong_answer_is_no_result(capsys: pytest.CaptureFixture[str]) -> None
         [0.5, 0.75, 1.0],
     )
     assert right["step_ms"] == {"ours": 1.0, "peer": 1.0} and right["equal"]
+    assert right["best_round"] == {"ours": 100.0, "peer": 100.0}
     assert right["conditions"]["rows"] == 1 and right["conditions"]["class"]
     answers.show([right])
     with pytest.raises(SystemExit, match=r"no result: decode fp32, llama\.cpp int8"):
@@ -179,6 +188,7 @@ def test_a_step_is_compared_with_the_bandwidth() -> None:
     assert found == {
         "bits_a_weight": 12.0,
         "step_ms": 2.0,
+        "quick_step_ms": 100.0,
         "bandwidth_bound_ms": 0.1,
         "share_of_bandwidth": 0.05,
     }
