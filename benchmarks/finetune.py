@@ -1,12 +1,13 @@
 """Fine-tuning an encoder: ours against transformers' Trainer, in non-padding tokens a second.
 
-    python -m benchmarks.finetune                       (in fp32, against the Trainer)
-    python -m benchmarks.finetune --precision bf16      (ours in bf16, against ours in fp32)
+    python -m benchmarks.finetune                       (both in fp32)
+    python -m benchmarks.finetune --precision bf16      (both in bf16: the Trainer with bf16=True)
 
 The same weights (all-MiniLM-L6-v2 with its pooler and one fresh classifier), the same real
 reviews cut to log-normal lengths (mean about 110, at most 512), the same batches of 16, AdamW,
-rate, decay and clipping, in fp32. Each side is a process of its own, so that peak memory is its
-own, and they work in turns (A B C D, A B C D, …), so that a neighbour on the machine slows all.
+rate, decay and clipping, in one precision. Each side is a process of its own, so that peak memory
+is its own, and they work in turns (A B C D, A B C D, …), so that a neighbour on the machine slows
+all.
 The grouped peer gets batches sorted by length over all documents, which is tighter than its own
 sampler's grouping. Without dropout the losses of equal steps are compared one by one, with
 dropout their means: a fast wrong answer is no result.
@@ -22,17 +23,19 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import precision
 from benchmarks.peer import REVIEWS, START, padded, peer_model, trainer_arguments
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.assets import asset_file
 from lmwright.core.random import stream
+from lmwright.machine.probe import cpu_class
+from lmwright.models.core.device import Placement
+from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.spec import Dense, Head
 from lmwright.models.files.folder import read_folder
 from lmwright.models.text_model import TextModel, from_published
@@ -49,7 +52,7 @@ LONGEST, BATCH, ROUNDS, STEPS_A_ROUND, SEED = 512, 16, 5, 3, 0
 WARM_UP = 1
 STEPS = WARM_UP + ROUNDS * STEPS_A_ROUND
 LR, DECAY, CLIP = 5e-5, 0.01, 1.0
-LOSS_BOUND = {0.0: 1e-3, 0.1: 0.1}
+STEPWISE_BOUND, MEAN_BOUND = {"fp32": 1e-3, "bf16": 0.02}, 0.1
 """How far losses may lie apart: of each equal step without dropout, of the mean with it."""
 
 
@@ -59,39 +62,40 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", *PEERS))
     parser.add_argument("--dropout", type=float)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rows", type=int, default=960, help="of each training in bf16")
-    parser.add_argument("--seeds", type=int, default=3, help="of the trainings in bf16")
+    parser.add_argument("--rounds", type=int, choices=range(1, ROUNDS + 1), default=ROUNDS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()
-    if chosen.precision == "bf16":
-        precision.compare(chosen.rows, chosen.seeds, chosen.threads)
-        return
     if chosen.side:
-        work_in_turns(chosen.side, chosen.dropout, chosen.threads)
+        work_in_turns(chosen.side, chosen.dropout, chosen.precision, chosen.threads)
         return
     rates = (0.1, 0.0) if chosen.dropout is None else (chosen.dropout,)
     for dropout in rates:
-        for line in compare(dropout, chosen.threads):
+        for line in compare(chosen.peers, dropout, chosen.precision, chosen.threads, chosen.rounds):
             print(json.dumps(line), flush=True)
             if not line["equal"]:
                 raise SystemExit("the losses differ: no result")
 
 
-def compare(dropout: float, threads: int) -> list[dict[str, Any]]:
+def compare(
+    peers: Sequence[str], dropout: float, precision: str, threads: int, rounds: int
+) -> list[dict[str, Any]]:
     """One result a peer at that rate of dropout."""
     command = ["benchmarks.finetune", f"--dropout={dropout}", f"--threads={threads}"]
-    turns = in_turns({side: [*command, f"--side={side}"] for side in ("ours", *PEERS)}, ROUNDS)
-    return [result(peer, dropout, threads, turns) for peer in PEERS]
+    command.append(f"--precision={precision}")
+    turns = in_turns({side: [*command, f"--side={side}"] for side in ("ours", *peers)}, rounds)
+    return [result(peer, dropout, precision, threads, turns) for peer in peers]
 
 
 def result(
-    peer: str, dropout: float, threads: int, turns: dict[str, list[dict[str, Any]]]
+    peer: str, dropout: float, precision: str, threads: int, turns: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The ratio of tokens a second over all rounds, with each round's, and the losses' distance."""
     ours, theirs = turns["ours"][1:], turns[peer][1:]
     ratio, spread = ratios(ours, theirs)
-    apart = loss_distance(turns["ours"], turns[peer], stepwise=not dropout and peer != "grouped")
-    bound = LOSS_BOUND[0.0 if not dropout and peer != "grouped" else 0.1]
+    stepwise = not dropout and peer != "grouped"
+    apart = loss_distance(turns["ours"], turns[peer], stepwise)
+    bound = STEPWISE_BOUND[precision] if stepwise else MEAN_BOUND
     return {
         "name": f"finetune {peer}",
         "ratio": ratio,
@@ -99,10 +103,14 @@ def result(
         "peer": round(speed(theirs), 1),
         "unit": "non-padding tokens/s",
         "conditions": {
+            "class": cpu_class(),
+            "precision": precision,
             "dropout": dropout,
             "threads": threads,
             "batch": BATCH,
-            "steps": ROUNDS * STEPS_A_ROUND,
+            "adamw": {"lr": LR, "weight_decay": DECAY, "clip": CLIP},
+            "peer": theirs[-1]["about"],
+            "steps": len(ours) * STEPS_A_ROUND,
             "mean_length": round(ours[-1]["mean_length"], 1),
             "load": round(os.getloadavg()[0], 1),
         },
@@ -123,10 +131,10 @@ def loss_distance(ours: list[dict[str, Any]], peer: list[dict[str, Any]], stepwi
     return float(abs(mine.mean() - theirs.mean()))
 
 
-def work_in_turns(side: str, dropout: float, threads: int) -> None:
+def work_in_turns(side: str, dropout: float, precision: str, threads: int) -> None:
     """A child: train one side, waiting for a turn after the warm-up and after every round."""
     torch.set_num_threads(threads)
-    (train_ours if side == "ours" else train_peer)(side, dropout, Turns())
+    (train_ours if side == "ours" else train_peer)(side, dropout, precision == "bf16", Turns())
 
 
 class Turns:
@@ -136,6 +144,7 @@ class Turns:
         self.tokens: list[int] = []
         self.losses: list[float] = []
         self.mean_length = 0.0
+        self.about: dict[str, Any] = {}
         self.began = 0.0
 
     def start(self, documents: list[Example]) -> None:
@@ -162,15 +171,18 @@ class Turns:
                 tokens=sum(self.tokens[first:step]),
                 losses=self.losses[first:step],
                 mean_length=self.mean_length,
+                about=self.about,
                 peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             )
             if step < STEPS:
                 self.wait()
 
 
-def train_ours(side: str, dropout: float, turns: Turns) -> None:
+def train_ours(side: str, dropout: float, bf16: bool, turns: Turns) -> None:
     """Our loop, over batches in their own order."""
+    keep_few_kernels()
     network, task, batches = beginning(dropout)
+    network.place(Placement("cpu", "bf16" if bf16 else "fp32"))
     turns.start(in_order(batches))
 
     def note(state: State) -> None:
@@ -188,7 +200,7 @@ def train_ours(side: str, dropout: float, turns: Turns) -> None:
     )
 
 
-def train_peer(side: str, dropout: float, turns: Turns) -> None:
+def train_peer(side: str, dropout: float, bf16: bool, turns: Turns) -> None:
     """Transformers' Trainer on the same weights and documents, padded its own ways."""
     import transformers
 
@@ -211,7 +223,14 @@ def train_peer(side: str, dropout: float, turns: Turns) -> None:
                 turns.step(state.global_step, lambda: state.log_history[-1]["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = trainer_arguments(folder, BATCH, LR, DECAY, CLIP)
+        arguments = trainer_arguments(folder, BATCH, LR, DECAY, CLIP, bf16)
+        turns.about = {
+            "transformers": transformers.__version__,
+            "bf16": arguments.bf16,
+            "optimizer": str(arguments.optim),
+            "attention": model.config._attn_implementation,
+            "padding": side,
+        }
         rows = [{"ids": each.tokens, "label": each.target} for each in documents]
         trainer = transformers.Trainer(
             model=model,

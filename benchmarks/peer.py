@@ -31,8 +31,11 @@ def peer_model(network: Network, dropout: float) -> Any:
     return model
 
 
-def trainer_arguments(folder: str, batch: int, lr: float, decay: float, clip: float) -> Any:
-    """One epoch of transformers' Trainer on the CPU, in the order of the rows, every step told."""
+def trainer_arguments(
+    folder: str, batch: int, lr: float, decay: float, clip: float, bf16: bool = False
+) -> Any:
+    """One epoch of transformers' Trainer on the CPU, in the order of the rows, every step told;
+    with ``bf16`` under its autocast to that."""
     import transformers
 
     return transformers.TrainingArguments(
@@ -49,6 +52,7 @@ def trainer_arguments(folder: str, batch: int, lr: float, decay: float, clip: fl
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
+        bf16=bf16,
         remove_unused_columns=False,
         seed=0,
     )

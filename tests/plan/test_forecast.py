@@ -260,7 +260,7 @@ def test_a_language_model_is_probed_without_the_logits_of_its_vocabulary(
     assert told["train"]["seconds"][1] > 0
     model, training = beginning(recipe, store), forecast.training_of(recipe)
     outputs = model.outputs
-    assert forecast.logits_bytes(model, training) == 12 * outputs * 4 * 64
+    assert forecast.logits_bytes(model, training) == 6 * outputs * 4 * 64
     kept = kept_bytes(model.network, [64])
     other = replace(training.new, vocabulary=265).model(forecast.PROBE_TEXTS, "lm", 64, 0)
     assert other.outputs < outputs and kept == kept_bytes(other.network, [64])

@@ -154,9 +154,13 @@ def test_another_environment_is_said(stage, rows, tmp_path, monkeypatch):
     work = FakeWork({"rows": rows}, tmp_path / "work")
     interrupted(stage, work, 9)
     here = checkpoint.environment()
-    monkeypatch.setattr(checkpoint, "environment", lambda: {**here, "threads": 64})
+    other = "A" if here["class"] != "A" else "B"
+    monkeypatch.setattr(checkpoint, "cpu_class", lambda: other)
+    torch.set_num_threads(2)
     stage.run(work)
-    assert work.named("environment differs") == [{"differences": {"threads": [1, 64]}}]
+    assert work.named("environment differs") == [
+        {"differences": {"class": [here["class"], other], "threads": [1, 2]}}
+    ]
 
 
 def test_a_start_may_be_the_hubs_by_its_revision(stage, small, rows, tmp_path, monkeypatch):

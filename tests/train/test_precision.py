@@ -12,9 +12,19 @@ from safetensors.torch import load_file
 
 from lmwright.core.predictor import answer_all
 from lmwright.models.core.device import Placement
+from lmwright.models.core.low_rank import LowRankLinear
 from lmwright.models.load import load_predictor
+from lmwright.models.network.initialise import Initialisation, initialise
+from lmwright.models.network.network import build
 from lmwright.models.placement import place_networks
+from lmwright.models.tunes.lora import LoRA
+from lmwright.models.zoo import llama
 from lmwright.train.base import Base
+from lmwright.train.batches import EpochBatches
+from lmwright.train.documents import Document, next_token_loss
+from lmwright.train.loop import OptimizerConfig, State, train
+from lmwright.train.optimizers import AdamW
+from lmwright.train.schedules import Linear
 from tests.pretend import ELSEWHERE, pretend_device
 from tests.train.conftest import FakeWork
 from tests.train.test_adapters import committed
@@ -121,3 +131,72 @@ def test_the_stage_runs_on_another_device(tune, stage, rows, small, tmp_path, mo
     assert mine.keys() == its.keys()
     for name, weight in its.items():
         torch.testing.assert_close(weight, mine[name], rtol=1e-2, atol=1e-3, msg=name)
+
+
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 60,
+    "tie_word_embeddings": True,
+}
+
+
+def losses_of_a_decoder(precision: str, seed: int) -> list[float]:
+    """Thirty steps over documents that count upwards, from weights that the seed draws."""
+    spec = llama.spec(LLAMA)
+    network = build(spec, llama.FAMILY.heads["lm"](LLAMA, spec)[0])
+    initialise(network, seed, Initialisation())
+    network.place(Placement("cpu", cast(Any, precision)))
+    draw = np.random.default_rng(0)
+    examples = []
+    for place in range(120):
+        length, first = draw.integers(5, 30), draw.integers(0, 60)
+        ids = (first + np.arange(length)) % 60
+        examples.append(Document(ids, 1, length, None).example(place))
+    state = State()
+    train(
+        network,
+        EpochBatches(examples, 4, epochs=1, seed=0),
+        next_token_loss,
+        AdamW().make(network),
+        OptimizerConfig(3e-3, Linear(), 1.0),
+        state,
+        [],
+        lambda event, **facts: None,
+    )
+    return [point["loss"] for point in state.curves]
+
+
+def test_a_decoder_learns_in_bf16_closer_to_fp32_than_another_seed_does(one_thread):  # noqa: F811
+    single, others = losses_of_a_decoder("fp32", 0), losses_of_a_decoder("fp32", 1)
+    half = losses_of_a_decoder("bf16", 0)
+    assert losses_of_a_decoder("bf16", 0) == half != single
+    assert single[-1] < single[0] - 1
+    apart = np.abs(np.subtract(half, single))
+    assert apart.max() < np.abs(np.subtract(others, single)).max()
+    assert apart.mean() < 0.01
+
+
+def test_adapters_on_frozen_maps_in_bf16_learn_and_round_the_maps_once():
+    spec = llama.spec(LLAMA)
+    network = build(spec, llama.FAMILY.heads["lm"](LLAMA, spec)[0])
+    initialise(network, 0, Initialisation())
+    LoRA(rank=4).apply(network, 0)
+    network.place(Placement("cpu", "bf16"))
+    frozen = {n: w.clone() for n, w in network.named_parameters() if not w.requires_grad}
+    inner = next(each.inner for each in network.modules() if isinstance(each, LowRankLinear))
+    optimizer, ids = AdamW().make(network), np.arange(40) % 60
+    examples, found, roundings = [Document(ids, 1, 40, None).example(0)], [], []
+    for _ in range(30):
+        loss = next_token_loss(network, examples, None)
+        loss.mean.backward()
+        assert inner.weight.grad is None
+        roundings.append(inner.product.rounded[2])  # type: ignore[attr-defined]
+        optimizer.step(1e-2)
+        found.append(loss.mean.item())
+    assert found[-1] < found[0] - 0.5
+    assert all(each is roundings[0] for each in roundings)
+    assert all(torch.equal(network.get_parameter(n), w) for n, w in frozen.items())

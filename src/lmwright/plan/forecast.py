@@ -323,12 +323,12 @@ def step_bytes(model: TextModel, training: Train) -> tuple[float, float]:
 
 
 def logits_bytes(model: TextModel, training: Train) -> int:
-    """Bytes of the logits that a step holds at a time where the head has one a token: as they are,
-    as probabilities, and their gradient."""
+    """Bytes of the logits that a step holds at a time where the head has one a token: they become
+    their own gradient, which bf16 rounds."""
     head = head_spec(model.network)
     if head.pool != "none":
         return 0
-    return 3 * 4 * min(MOST_LOGITS, head.outputs * training.batch * training.max_tokens)
+    return (4 + 2) * min(MOST_LOGITS, head.outputs * training.batch * training.max_tokens)
 
 
 def kept_bytes(network: Network, lengths: Sequence[int]) -> int:

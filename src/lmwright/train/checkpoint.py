@@ -16,6 +16,7 @@ from lmwright.core.durable import TEMPORARY, commit_folder, sweep, write_json
 from lmwright.core.errors import LmwrightError, Refused
 from lmwright.core.hashing import tree
 from lmwright.core.reading import read_json_object
+from lmwright.machine.probe import cpu_class
 from lmwright.models.core.device import DEFAULT, device_name
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
@@ -108,10 +109,11 @@ class Checkpoints:
 
 
 def environment() -> dict[str, Any]:
-    """What, beside the data, the bits of a step depend on."""
+    """What, beside the data, the bits of a step depend on: by the class products are chosen."""
     return {
         "machine": platform.machine(),
         "processor": torch.backends.cpu.get_cpu_capability(),
+        "class": cpu_class(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.head import Head, mean_pool
@@ -97,7 +96,7 @@ def next_token_loss(
 
     The logits of a vocabulary may be a thousand times as large as the states that they are made
     of; so they are made of the tokens that are learnt from alone, at most :data:`MOST_LOGITS` at a
-    time, and made again on the way back.
+    time, and never twice.
     """
     body, aux_losses = cast(Network, network), list[Tensor]()
     head, batch = head_of(body), packed(body, examples)
@@ -108,21 +107,69 @@ def next_token_loss(
     targets_n = targets_n.to(states_nd.device)
     learnt = torch.nonzero(targets_n != UNLEARNT).squeeze(1)
     states_nd, targets_n = states_nd[learnt], targets_n[learnt]
-    size = max(1, MOST_LOGITS // max(1, head.setting.outputs))
-
-    def total(states_nd: Tensor, targets_n: Tensor) -> Tensor:
-        return F.cross_entropy(head.logits(states_nd), targets_n, reduction="sum")
-
-    if len(learnt) <= size:
-        sum_of_all = total(states_nd, targets_n)
-    else:
-        parts = zip(states_nd.split(size), targets_n.split(size), strict=True)
-        sum_of_all = sum(
-            (checkpoint(total, *part, use_reentrant=False) for part in parts),
-            states_nd.new_zeros(()),
-        )
+    mean = mean_cross_entropy(head, states_nd, targets_n)
     count = len(learnt)
-    return BatchLoss(sum(aux_losses, sum_of_all / max(count, 1)), count, divisible=not aux_losses)
+    return BatchLoss(sum(aux_losses, mean), count, divisible=not aux_losses)
+
+
+def mean_cross_entropy(head: Head, states_nd: Tensor, targets_n: Tensor) -> Tensor:
+    """The mean cross-entropy (nats) of targets by a head's states, 0 of none."""
+    if not torch.is_grad_enabled() or not len(targets_n):
+        total = F.cross_entropy(head.logits(states_nd), targets_n, reduction="sum")
+        return total / max(len(targets_n), 1)
+    own = () if head.out is None else head.out.parameters()
+    weights = [each for each in own if each.requires_grad]
+    found: Tensor = MeanCrossEntropy.apply(head, states_nd, targets_n, *weights)
+    return found
+
+
+class MeanCrossEntropy(torch.autograd.Function):
+    """A mean of cross-entropies whose gradient is made together with it, some rows at a time.
+
+    So logits need be neither kept nor made again for the way back, and their gradient, the
+    probabilities less 1 at the target, takes their own place.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, head: Head, states_nd: Tensor, targets_n: Tensor, *weights: Tensor
+    ) -> Tensor:
+        """States (n, d) and targets (n) -> (); ``weights`` are those of the head that learn."""
+        total, parts, sums = states_nd.new_zeros(()), list[Tensor](), list[Tensor]()
+        size = max(1, MOST_LOGITS // max(1, head.setting.outputs))
+        for own_nd, own_n in zip(states_nd.split(size), targets_n.split(size), strict=True):
+            with torch.enable_grad():
+                own_nd = own_nd.detach().requires_grad_()
+                logits_nv = head.logits(own_nd)
+            total += into_gradient(logits_nv.detach(), own_n)
+            gradient_nd, *others = torch.autograd.grad(
+                logits_nv, [own_nd, *weights], logits_nv.detach()
+            )
+            parts.append(gradient_nd)
+            for place, each in enumerate(others):
+                if place == len(sums):
+                    sums.append(each)
+                else:
+                    sums[place].add_(each)
+        ctx.save_for_backward(*(each.div_(len(targets_n)) for each in (torch.cat(parts), *sums)))
+        return total / len(targets_n)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the states and of the weights, made before."""
+        (factor,) = gradients
+        plain = float(factor) == 1  # where the loss is the mean itself; spares a pass over a table
+        states, *weights = (each if plain else each * factor for each in ctx.saved_tensors)
+        return None, states, None, *weights
+
+
+def into_gradient(logits_nv: Tensor, targets_n: Tensor) -> Tensor:
+    """The sum of the cross-entropies (), whose gradient takes the place of the logits."""
+    torch.log_softmax(logits_nv, dim=-1, out=logits_nv)
+    rows_n = torch.arange(len(targets_n), device=targets_n.device)
+    total = -logits_nv[rows_n, targets_n].sum()
+    logits_nv.exp_()[rows_n, targets_n] -= 1
+    return total
 
 
 def mean_log_loss(network: nn.Module, examples: Sequence[Example]) -> float:

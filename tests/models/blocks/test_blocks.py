@@ -17,9 +17,9 @@ from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.build import BuildContext
 from lmwright.models.blocks.context import Cache, ForwardContext
 from lmwright.models.blocks.embedding import Embedding
-from lmwright.models.blocks.feed_forward import imbalance
+from lmwright.models.blocks.feed_forward import activated, imbalance
 from lmwright.models.blocks.head import Head
-from lmwright.models.blocks.norm import norm
+from lmwright.models.blocks.norm import norm, rms_normed
 from lmwright.models.blocks.sublayer import OPS, Sublayer
 from lmwright.models.core import spec
 from lmwright.models.core.dropout import DropoutRNG
@@ -535,3 +535,30 @@ def test_a_head_equals_its_formula(pool, name, dropout_rng):
     equal(found, torch.cat(wanted))
     if setting.logit_softcap:
         assert found.abs().max() < setting.logit_softcap
+
+
+@pytest.mark.parametrize("shape", [(7, 16), (5, 3, 16)])
+def test_the_gradient_of_rms_norm_is_torchs(shape):
+    generator = torch.Generator().manual_seed(1)
+    x, gain = (torch.randn(*each, generator=generator).double() for each in (shape, (16,)))
+    leaves, others = ([t.clone().requires_grad_() for t in (x, gain)] for _ in range(2))
+    dy = torch.randn(*shape, generator=generator).double()
+    found = rms_normed(*leaves, 1e-5)
+    found.backward(dy)
+    wanted = F.rms_norm(others[0], (16,), others[1], 1e-5)
+    wanted.backward(dy)
+    torch.testing.assert_close(found, wanted)
+    for leaf, other in zip(leaves, others, strict=True):
+        torch.testing.assert_close(leaf.grad, other.grad)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu"])
+def test_the_gradient_of_a_gate_is_that_of_its_formula(name):
+    x = torch.randn(6, 10, generator=torch.Generator().manual_seed(2)).double()
+    leaf, other = (x.clone().requires_grad_() for _ in range(2))
+    gate, value = other.chunk(2, dim=-1)
+    wanted, found = ACTIVATIONS[name](gate) * value, activated(leaf, ACTIVATIONS[name], True)
+    for each in (wanted, found):
+        each.square().sum().backward()
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(leaf.grad, other.grad)

@@ -77,9 +77,30 @@ def test_a_rounded_weight_is_kept_until_the_weight_changes():
     assert not product(x, other, None).any()
 
 
+def test_a_frozen_weight_is_rounded_once_and_its_input_is_not_kept():
+    frozen, x = drawn(6, 8), drawn(3, 8, seed=1).requires_grad_()
+    product = Bf16Product()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        y = product(x, frozen, None)
+    assert [each.shape for each in kept] == [frozen.shape]
+    y.sum().backward()
+    assert x.grad is not None
+    (_, _, first), _ = product.rounded, product(x, frozen, None)
+    assert product.rounded[2] is first
+
+
+def test_all_passes_of_a_step_are_of_one_rounding():
+    weight, product = drawn(6, 8).requires_grad_(), Bf16Product()
+    product(drawn(3, 8), weight, None).sum().backward()
+    first = product.rounded[2]
+    product(drawn(2, 8), weight, None).sum().backward()
+    assert product.rounded[2] is first
+
+
 @pytest.mark.parametrize("setting", [AdamW(), SGD()])
 def test_a_weight_that_an_optimizer_moved_is_rounded_anew(setting):
-    """torch's fused step leaves no trace in a weight's version."""
+    """torch's fused step leaves no trace in a weight's version; ours does."""
     network = nn.Sequential(DenseLinear(8, 4))
     linear: DenseLinear = network[0]
     with torch.no_grad():

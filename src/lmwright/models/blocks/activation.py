@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,3 +33,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "none": identity,
 }
+
+GRADIENTS: dict[object, Callable[..., Tensor]] = {
+    gelu: torch.ops.aten.gelu_backward.grad_input,
+    gelu_tanh: partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh"),
+    F.silu: torch.ops.aten.silu_backward.grad_input,
+}
+"""Of activations that gate: the gradient by that of the result and the argument, written into
+``grad_input``."""

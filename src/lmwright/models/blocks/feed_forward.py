@@ -5,11 +5,14 @@ Letters in names: n tokens, d width, e experts, i inner width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmwright.models.blocks.activation import ACTIVATIONS
+from lmwright.models.blocks.activation import ACTIVATIONS, GRADIENTS
 from lmwright.models.blocks.build import BuildContext
 from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.core import spec
@@ -49,8 +52,40 @@ def activated(x: Tensor, activation: object, gated: bool) -> Tensor:
     if not gated:
         found: Tensor = activation(x)
         return found
-    gate, value = x.chunk(2, dim=-1)
-    return activation(gate) * value
+    gradient = GRADIENTS.get(activation)
+    if gradient is None or not torch.is_grad_enabled():
+        gate, value = x.chunk(2, dim=-1)
+        product: Tensor = activation(gate) * value
+        return product
+    gated_value: Tensor = Gated.apply(x, activation, gradient)
+    return gated_value
+
+
+class Gated(torch.autograd.Function):
+    """activation(gate) times value; both gradients are written into one tensor."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x_n: Tensor, activation: Callable[..., Tensor], gradient: Callable[..., Tensor]
+    ) -> Tensor:
+        """(n, 2 i) -> (n, i); ``gradient`` is the activation's."""
+        gate_ni, value_ni = x_n.chunk(2, dim=-1)
+        active_ni = activation(gate_ni)
+        ctx.gradient = gradient
+        ctx.save_for_backward(x_n, active_ni)
+        return active_ni * value_ni
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of x."""
+        x_n, active_ni = ctx.saved_tensors
+        gate_ni, value_ni = x_n.chunk(2, dim=-1)
+        dx_n = torch.empty_like(x_n)
+        dgate_ni, dvalue_ni = dx_n.chunk(2, dim=-1)
+        torch.mul(gradients[0], active_ni, out=dvalue_ni)
+        torch.mul(gradients[0], value_ni, out=dgate_ni)
+        ctx.gradient(dgate_ni, gate_ni, grad_input=dgate_ni)
+        return dx_n, None, None
 
 
 class Experts(nn.Module):
