@@ -6,7 +6,7 @@
 #include "threads.h"
 
 size_t lmw_quantised_bytes(int64_t rows, int64_t in) {
-  const int64_t whole = round_up(rows, LMW_BLOCK), padded = round_up(in, LMW_DEPTH);
+  const int64_t whole = round_up(rows, ROWS_READ), padded = round_up(in, LMW_DEPTH);
   return (size_t)(whole * (8 + 4 * (padded / 32 + padded / 16) + row_stride(in)));
 }
 

@@ -7,6 +7,9 @@
 
 static inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
+/* AMX reads quants of rows up to a multiple of this, whatever they are. */
+enum { ROWS_READ = 32 };
+
 struct rows_view {
   float *scales;
   int32_t *sums, *sums32, *sums16; /* of rows; (rows, padded / 32); (rows, padded / 16) */
@@ -21,7 +24,7 @@ static inline int64_t row_stride(int64_t in) {
 }
 
 static inline struct rows_view view_rows(const void *quantised, int64_t rows, int64_t in) {
-  const int64_t whole = round_up(rows, LMW_BLOCK);
+  const int64_t whole = round_up(rows, ROWS_READ);
   struct rows_view view;
   view.padded = round_up(in, LMW_DEPTH);
   view.stride = row_stride(in);

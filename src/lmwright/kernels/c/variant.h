@@ -21,7 +21,7 @@ struct int8_job {
   const uint8_t *quants;      /* of the weights */
   const float *weight_scales; /* an output, padded to 16 */
   int64_t padded, out;        /* inputs padded to 64; outputs */
-  const int8_t *rows_q;       /* quantised rows; AMX reads rows up to a multiple of 16 */
+  const int8_t *rows_q;       /* quantised rows; AMX reads rows up to a multiple of 32 */
   int64_t stride_q;
   const float *row_scales;
   const int32_t *row_sums;
