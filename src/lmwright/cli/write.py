@@ -10,7 +10,10 @@ import typer
 
 from lmwright.core.errors import BadInput
 from lmwright.hosted.chat import open_hosted
+from lmwright.models.answering import place_to_answer
+from lmwright.models.core.device import check_placement
 from lmwright.models.loading import load_text_model
+from lmwright.models.placement import refuse_unplaced
 from lmwright.models.text_model import TextModel
 from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 
@@ -34,6 +37,14 @@ Diversity = Annotated[float, typer.Option(help="What a token costs that another 
 Repetition = Annotated[float, typer.Option(help="Above 1: known tokens are less likely.")]
 Ban = Annotated[list[str], typer.Option(help="A phrase that is not written. May be repeated.")]
 Require = Annotated[list[str], typer.Option(help="A phrase that is written (with --beams).")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="auto, fp32, bf16 or int8; auto: int8 where its outputs, measured once, are close.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="For what is drawn.")]
 KeyFrom = Annotated[
     str, typer.Option(help="The variable of the environment that holds a hosted model's key.")
@@ -65,10 +76,12 @@ def generate(
     ] = "",
     target: Annotated[str, typer.Option("--to", help="A translator answers in this one.")] = "",
     key_from: KeyFrom = "",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Go on from a prompt, or translate it; the text appears as it is made."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    generator = open_generator(model, key_from)
+    generator = open_generator(model, key_from, device, precision)
     if (ban or require) and not isinstance(generator, TextModel):
         raise BadInput("phrases for a hosted model", "a model of this machine", "leave them out")
     params = SamplingParams(
@@ -105,10 +118,12 @@ def chat(
     top_p: TopP = 0.9,
     seed: Seed = 0,
     key_from: KeyFrom = "",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Talk to a model: a line is a message, an empty line or the end of the input stops."""
     params = SamplingParams(max_tokens, temperature, top_k, top_p)
-    generator = open_generator(model, key_from)
+    generator = open_generator(model, key_from, device, precision)
     messages = [{"role": "system", "content": system}] if system else []
     while line := read_line():
         messages.append({"role": "user", "content": line})
@@ -117,14 +132,18 @@ def chat(
         seed += 1  # or an answer would be drawn as the one before it was
 
 
-def open_generator(address: str, key_from: str) -> Generator:
+def open_generator(address: str, key_from: str, device: str, precision: str) -> Generator:
     """The local or hosted model at an address; ``key_from`` names the variable with its key."""
     if is_hosted(address):
+        refuse_unplaced(device, precision, address)
         return open_hosted(address, key_from)
     if key_from:
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
     say(f"reading {address}")
-    return load_text_model(address, say)
+    check_placement(device, precision)
+    model = load_text_model(address, say)
+    place_to_answer(model, device, precision, say)
+    return model
 
 
 def translator(generator: Generator, source: str, target: str) -> Generator:

@@ -39,7 +39,9 @@ SWITCH = "LMWRIGHT_KERNELS"
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
 """Of all files; a product and a sum are rounded one after the other, as in the references."""
 SHARED: dict[str, Sequence[str]] = {
-    **dict.fromkeys(("threads.c", "loader.c", "rows.c", "int8.c", "group.c", "plain.c", "map.c"), ()),
+    **dict.fromkeys(
+        ("threads.c", "loader.c", "rows.c", "int8.c", "group.c", "plain.c", "map.c"), ()
+    ),
     # Its sums have no reference of the same bits, and it has clones of its own for each CPU.
     "pass.c": ("-ffp-contract=fast", "-Wno-psabi"),
     "head.c": (),
@@ -100,7 +102,7 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "lmw_linear_int8_q": (None, [VOID, VOID, LONG, VOID, VOID, LONG, LONG, LONG]),
     "lmw_multiply": (INT, [VOID, VOID, LONG, LONG, VOID, LONG]),
     "lmw_pass": (INT, [VOID]),
-    "lmw_greatest_again": (LONG, [VOID, VOID, VOID, VOID]),
+    "lmw_logits": (INT, [VOID, VOID, LONG, VOID, VOID]),
 }
 """Result and arguments of each function of ``kernels.h``, ``map.h``, ``pass.h`` and ``head.h``."""
 

@@ -1,29 +1,26 @@
-/* The greatest logits of a table that was multiplied in int8, again in fp32.
+/* Logits of a vocabulary's table in int8, the greatest of each state again in fp32.
 
-   A logit w·x is known as y, off by at most off[row] × size + left. Rows that may have the greatest
-   one by that bound are multiplied in fp32, and their logits put in place. */
+   A logit w·x is known as y, off by at most off[row] × |x| + most × (what the two terms leave of x).
+   Rows that may have the greatest one by that bound are multiplied in fp32, and their logits put in
+   place. */
 #ifndef LMW_HEAD_H
 #define LMW_HEAD_H
 
 #include <stdint.h>
 
-#include "kernels.h"
+#include "map.h"
 
-/* The table (out, in) in fp32; `bias` may be NULL. */
+/* The table in int8 and in fp32 (out, in); off[row] = |w − ŵ|, and the largest |ŵ|. */
 typedef struct {
-    const float *w, *bias;
-    int64_t out, in, stride;
-} lmw_table;
+    lmw_map map;
+    const float *w, *off;
+    int64_t stride;
+    float most;
+} lmw_head;
 
-/* A state x and the bound of its logits. */
-typedef struct {
-    const float *x, *off;
-    float size, left;
-} lmw_bound;
-
-/* `logits` are those of the state's first quants, with the bias, and `rest` those of its second
-   ones; afterwards `logits` are of both. Returns how many rows were multiplied again. */
-LMW_API int64_t lmw_greatest_again(const lmw_table *table, const lmw_bound *bound, float *logits,
-                                   const float *rest);
+/* Logits (rows, out) of states (rows, in), both without gaps. How many rows of the table were
+   multiplied again is added to `again`, which may be NULL: then none is. LMW_OK or LMW_NO_MEMORY. */
+LMW_API int lmw_logits(const lmw_head *head, const float *x, int64_t rows, float *logits,
+                       int64_t *again);
 
 #endif

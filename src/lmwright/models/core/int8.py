@@ -1,10 +1,9 @@
 """Products in int8 of fp32 weights and streams: the precision ``int8``, for answers alone.
 
-A weight has eight bits and one scale a row; a token is the sum of two terms of eight bits, each with
-a scale. Sums are exact integers, so a row's result depends neither on its neighbours nor on the
-number of threads. What goes in and comes
-out is fp32. The fp32 weight stays: adapters merge into it, files are written from it, and the
-gradient of a product's input is taken from it.
+A weight has eight bits and one scale a row; a token is the sum of two terms of eight bits, each
+with a scale. Sums are exact integers, so a row's result depends neither on its neighbours nor on
+the number of threads. What goes in and comes out is fp32. The fp32 weight stays: adapters merge
+into it, files are written from it, and the gradient of a product's input is taken from it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,98 @@
+"""Where a language model that somebody talks to computes: in int8 where that is close to fp32.
+
+Results that are stored keep the rule of ``core/device.py``, by which ``auto`` is fp32 on a CPU. In
+a conversation nothing is stored; there ``auto`` is int8 where the kernel library has the whole
+network and a measurement beside fp32 lies within a bound. It is made once for a model, and kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lmwright.core.cache import user_cache
+from lmwright.core.durable import write_json
+from lmwright.core.hashing import hash_bytes
+from lmwright.kernels.library import available
+from lmwright.models.core.device import DEFAULT, Placement, resolve_placement
+from lmwright.models.network.fused import FusedStack
+from lmwright.models.network.network import Network
+from lmwright.models.parity import Parity, parity
+from lmwright.models.text_model import TextModel
+
+KL_BOUND = 0.01
+"""The most nats that int8 may cost a token in the mean to be what ``auto`` means."""
+SAMPLED = 64
+"""Numbers of each weight that a model is known by."""
+TEXT = (
+    "Call me Ishmael. Some years ago—never mind how long precisely—having little or no money in my "
+    "purse, and nothing particular to interest me on shore, I thought I would sail about a little "
+    "and see the watery part of the world. It is a way I have of driving off the spleen and "
+    "regulating the circulation. Whenever I find myself growing grim about the mouth; whenever it "
+    "is a damp, drizzly November in my soul; whenever I find myself involuntarily pausing before "
+    "coffin warehouses, and bringing up the rear of every funeral I meet; and especially whenever "
+    "my hypos get such an upper hand of me, that it requires a strong moral principle to prevent "
+    "me from deliberately stepping into the street, and methodically knocking people's hats "
+    "off—then, I account it high time to get to sea as soon as I can."
+)
+"""What int8 is measured on: the beginning of Moby Dick (Melville 1851)."""
+
+
+def place_to_answer(
+    model: TextModel[Any], device: str, precision: str, report: Callable[[str], None]
+) -> Placement:
+    """Place a language model as its user asks; ``report`` is told what was chosen, and why.
+
+    BadInput for a device or a precision that cannot be had.
+    """
+    network, placement = model.network, resolve_placement(device, precision)
+    if precision == "auto" and placement == DEFAULT and isinstance(network, Network):
+        placement = Placement("cpu", "int8") if close_in_int8(model, report) else DEFAULT
+    network.place(placement)
+    return placement
+
+
+def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
+    """Whether the library has the network and int8 is within the bound."""
+    network = model.network
+    if not available() or not network.is_causal_lm:
+        return False
+    network.place(Placement("cpu", "int8"))
+    fused = FusedStack.of(network)
+    if fused.unfit:
+        report(f"computing in fp32, as the kernels do not have this network: {fused.unfit}")
+        return False
+    found = kept_parity(model)
+    close = found.kl_mean is not None and found.kl_mean <= KL_BOUND
+    report(f"computing in {'int8' if close else 'fp32'} (--precision): {found}")
+    return close
+
+
+def kept_parity(model: TextModel[Any]) -> Parity:
+    """The parity of int8 on TEXT, measured once for these weights."""
+    path = user_cache() / "parity" / f"int8-{weights_key(model.network)}.json"
+    try:
+        return Parity(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        pass
+    ids = model.tokenizer.encode([TEXT], model.network.longest or len(TEXT))[0]
+    found = parity(model.network, [np.asarray(ids)], "int8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found.to_json())
+    except OSError:
+        pass  # it is measured again the next time
+    return found
+
+
+def weights_key(network: Network) -> str:
+    """A hash by which weights are known: of the shapes and of some numbers of each."""
+    parts = []
+    for name, each in network.named_parameters():
+        step = max(1, each.numel() // SAMPLED)
+        numbers = each.detach().reshape(-1)[::step].float().numpy().tobytes()
+        parts += [name.encode(), str(tuple(each.shape)).encode(), numbers]
+    return hash_bytes(b"\0".join(parts))[:16]
