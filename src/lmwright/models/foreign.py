@@ -102,8 +102,13 @@ class Foreign:
     def place(self, placement: Placement) -> None:
         """Move the model to a device; under bf16 its weights are rounded, as nobody trains it.
 
-        BadInput to go back to fp32, whose bits are gone by then.
+        BadInput for int8, which only our networks have, and to go back to fp32, whose bits are gone
+        by then.
         """
+        if placement.precision == "int8":
+            raise BadInput(
+                "precision is int8, and transformers runs this network", "auto, fp32 or bf16"
+            )
         if self.model.dtype != torch.float32 and placement.precision == "fp32":
             raise BadInput("fp32 of weights that were rounded to bf16", "the model, loaded again")
         self.model.to(device=placement.torch_device, dtype=placement.dtype)
