@@ -115,7 +115,7 @@ def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -
         batch = pack(texts)
         states = batch.by_document(network.hidden(batch))
         found.append(torch.stack([each.mean(0) for each in states]).double())
-    cosines = F.cosine_similarity(*found, dim=1)
+    cosines = F.cosine_similarity(found[0], found[1], dim=1)
     return Parity(
         other.precision,
         len(cosines),
