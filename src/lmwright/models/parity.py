@@ -77,7 +77,6 @@ def parity(network: Network, texts: Sequence[np.ndarray], precision: str) -> Par
 
 def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of a causal language model."""
-    network.place(DEFAULT)  # so that nothing but weights is copied, and these are shared
     reference = copy.deepcopy(network, shared(network))
     network.place(other)
     divergences, equal = [], 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -176,6 +178,31 @@ def test_a_gradient_goes_through_the_modules():
     network(pack([document], vectors={0: [(1, vectors)]})).square().sum().backward()
     assert vectors.grad is not None
     assert vectors.grad.abs().min() > 0
+
+
+@torch.inference_mode()
+def test_a_copy_makes_its_own():
+    network, batch = in_int8("llama")
+    wanted = network(batch)
+    other = copy.deepcopy(network)
+    assert other.fused is None
+    assert torch.equal(other(batch), wanted)
+
+
+@torch.inference_mode()
+def test_threads_may_ask_one_network_at_once():
+    network, _ = in_int8("llama")
+    documents = texts(network, (9, 40, 17, 60, 3, 25))
+    wanted = [network.hidden(pack([ids])) for ids in documents]
+    network.place(INT8)  # so that what they share is made anew, by several at once
+
+    def hidden(ids: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return network.hidden(pack([ids]))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(hidden, documents * 8))
+    assert all(torch.equal(*pair) for pair in zip(found, wanted * 8, strict=True))
 
 
 @torch.inference_mode()

@@ -29,6 +29,10 @@ class Int8Product:
     def __init__(self) -> None:
         self.packed: dict[Key, tuple[int, Int8Weight]] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Product:
+        """One that keeps nothing: a copy of a network has weights of its own."""
+        return type(self)()
+
     def __call__(self, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
         """(n, in), (out, in), (out) -> (n, out), in the dtype of the stream."""
         packed = self.of(weight_oi)

@@ -90,14 +90,19 @@ class RotaryTable:
 
     def __init__(self, setting: spec.Rotary) -> None:
         self.setting = setting
-        self.cosines = self.sines = torch.empty(0, setting.width // 2)
+        self.known = torch.empty(2, 0, setting.width // 2)
 
-    def reach(self, length: int) -> None:
-        """Have the positions below ``length``."""
-        if len(self.cosines) < length:
+    def below(self, length: int) -> Tensor:
+        """Those of the positions below ``length``, and of some more: (2, positions, width / 2).
+
+        Another thread may ask for more meanwhile: what was given stays as it is.
+        """
+        known = self.known
+        if known.shape[1] < length:
             positions = torch.arange(max(256, 2 * length))
             found = rotary_cos_sin(self.setting, positions, len(positions))
-            self.cosines, self.sines = (part.float().contiguous() for part in found)
+            known = self.known = torch.stack(found).float()
+        return known
 
 
 class FusedStack:
@@ -119,6 +124,9 @@ class FusedStack:
         # Tensors of inference mode have no versions, and cannot change outside of it.
         self.weights = [each for each in stack.parameters() if not each.is_inference()]
         self.versions = self.weight_versions()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Nothing: a copy of a network has weights of its own, of which it makes its own."""
 
     @classmethod
     def of(cls, network: Network) -> FusedStack:
@@ -276,8 +284,7 @@ class FusedStack:
             own = torch.empty(2, len(x_nd), most)
             kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0)] * len(self.caches)
         longest = max(one + two for one, two in zip(past, lengths, strict=True))
-        for each in self.tables:
-            each.reach(longest)
+        angles = [table.below(longest) for table in self.tables]
         queries = torch.empty(len(x_nd), self.query_width)
         work = CWork(
             ctypes.pointer(self.data),
@@ -285,8 +292,8 @@ class FusedStack:
             (c_int64 * (documents + 1))(*batch.cu_seqlens),
             (c_int64 * documents)(*table),
             (c_int64 * documents)(*past),
-            pointers([each.cosines for each in self.tables]),
-            pointers([each.sines for each in self.tables]),
+            pointers([cosines for cosines, _ in angles]),
+            pointers([sines for _, sines in angles]),
             x_nd.data_ptr(),
             queries.data_ptr(),
             len(x_nd),
