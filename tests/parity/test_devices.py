@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lmwright.models import contrastive_search as contrastive
 from lmwright.models.beam_search import beam_search
 from lmwright.models.contrastive_search import contrastive_search
+from lmwright.models.core import bf16, mkl
 from lmwright.models.core.device import Placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged, pack
@@ -234,16 +235,23 @@ class Halves(TorchDispatchMode):
 
 
 @every
-def test_in_bf16_products_alone_are_computed_in_it(name):
+def test_in_bf16_products_alone_are_computed_in_it(name, monkeypatch):
     """Weights, gradients, logits and everything between the products are fp32."""
     network, batch = NETWORKS[name]()
     network.float()
     wanted, gradients = loss_and_gradients(network, batch)
     network.zero_grad()
     network.place(HALF)
-    with Halves() as halves:
+    halves = Halves()
+
+    def by_mkl(*operands: torch.Tensor | None) -> torch.Tensor:
+        halves.ops.add("mkl")  # is no operation of torch's that the trace would see
+        return mkl.multiply(*operands)
+
+    monkeypatch.setattr(bf16, "multiply", by_mkl)
+    with halves:
         found, others = loss_and_gradients(network, batch)
-    assert halves.ops <= {"mm", "linear", "mkldnn_linear"}
+    assert halves.ops <= {"mm", "linear", "mkldnn_linear", "mkl"}
     assert halves.ops or name == "elmo"  # whose products are those of torch's cells, but the head's
     assert found.dtype == torch.float32
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
