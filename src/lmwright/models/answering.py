@@ -38,7 +38,7 @@ TEXT = (
     "me from deliberately stepping into the street, and methodically knocking people's hats "
     "off—then, I account it high time to get to sea as soon as I can."
 )
-"""What int8 is measured on: the beginning of Moby Dick (Melville 1851)."""
+"""The text of the measurement: the beginning of Moby Dick (Melville 1851)."""
 
 
 def place_to_answer(
@@ -56,7 +56,7 @@ def place_to_answer(
 
 
 def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
-    """Whether the library has the network and int8 is within the bound."""
+    """True if the kernel library computes the network and int8 is within the bound."""
     network = model.network
     if not available() or not network.is_causal_lm:
         return False

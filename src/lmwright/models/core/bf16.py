@@ -104,5 +104,5 @@ def product(one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def by_mkl(x: Tensor) -> bool:
-    """Whether products on the device of ``x`` go through MKL."""
+    """True if bf16 products on the device of ``x`` are computed by MKL."""
     return x.device.type == "cpu" and has_product()

@@ -33,7 +33,7 @@ ARGUMENTS = (
 
 @functools.cache
 def has_product() -> bool:
-    """Whether :func:`multiply` is here and fast: by a rule and no timing, so that bits stay.
+    """True if :func:`multiply` is there and fast: by a rule and no timing, so that bits stay.
 
     It is on CPUs of class C, whose tiles (AMX) it uses.
     """
@@ -80,7 +80,7 @@ def multiply(one: Tensor, other: Tensor, start: Tensor | None = None) -> Tensor:
 
 
 def layout(matrix: Tensor) -> tuple[int, int]:
-    """Whether a matrix is transposed, and the stride of its rows, or of its columns if it is."""
+    """A matrix in the terms of BLAS: if it is transposed, and its leading dimension."""
     if matrix.stride(1) == 1:
         return PLAIN, max(matrix.stride(0), matrix.shape[1])
     return TRANSPOSED, max(matrix.stride(1), matrix.shape[0])

@@ -163,7 +163,7 @@ class FusedStack:
 
     @property
     def causal(self) -> bool:
-        """Whether no attention looks ahead."""
+        """True if all attention is causal."""
         return all(each.causal for each in self.sublayers if each.op == OPS[Attention])
 
     @property
