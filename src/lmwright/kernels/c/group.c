@@ -34,13 +34,6 @@ void lmw_linear_group_q(const void *packed, const void *quantised, int64_t rows,
   multiply(packed, view, rows, bias, y, stride_y, from, to);
 }
 
-static void multiply_part(const struct product *all, int64_t row, int64_t rows, int64_t from,
-                          int64_t to) {
-  const struct rows_view view =
-      rows_from(view_rows(all->quantised, all->rows, head_of(all->packed)->in), row);
-  multiply(all->packed, view, rows, all->bias, all->y + row * all->stride_y, all->stride_y, from, to);
-}
-
 int lmw_linear_group(const void *packed, const float *x, int64_t rows, int64_t stride_x,
                      const float *bias, float *y, int64_t stride_y) {
   const struct head *head = head_of(packed);
@@ -49,7 +42,8 @@ int lmw_linear_group(const void *packed, const float *x, int64_t rows, int64_t s
                                   .y = y,
                                   .stride_y = stride_y,
                                   .blocks = lmw_blocks(head->out),
-                                  .multiply = multiply_part};
+                                  .in = head->in,
+                                  .multiply = multiply};
   const int64_t bytes = lay_out_group((int)head->kind, round_up(head->in, LMW_DEPTH)).bytes;
-  return multiply_rows(product, head->in, bytes, x, rows, stride_x);
+  return multiply_rows(product, bytes, x, rows, stride_x);
 }

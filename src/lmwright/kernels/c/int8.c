@@ -114,13 +114,6 @@ void lmw_linear_int8_q(const void *packed, const void *quantised, int64_t rows, 
   multiply(packed, view, rows, bias, y, stride_y, from, to);
 }
 
-static void multiply_part(const struct product *all, int64_t row, int64_t rows, int64_t from,
-                          int64_t to) {
-  const struct rows_view view =
-      rows_from(view_rows(all->quantised, all->rows, head_of(all->packed)->in), row);
-  multiply(all->packed, view, rows, all->bias, all->y + row * all->stride_y, all->stride_y, from, to);
-}
-
 int lmw_linear_int8(const void *packed, const float *x, int64_t rows, int64_t stride_x,
                     const float *bias, float *y, int64_t stride_y) {
   const struct head *head = head_of(packed);
@@ -129,7 +122,8 @@ int lmw_linear_int8(const void *packed, const float *x, int64_t rows, int64_t st
                                   .y = y,
                                   .stride_y = stride_y,
                                   .blocks = lmw_blocks(head->out),
-                                  .multiply = multiply_part};
-  return multiply_rows(product, head->in, LMW_BLOCK * round_up(head->in, LMW_DEPTH), x, rows,
+                                  .in = head->in,
+                                  .multiply = multiply};
+  return multiply_rows(product, LMW_BLOCK * round_up(head->in, LMW_DEPTH), x, rows,
                        stride_x);
 }

@@ -72,13 +72,17 @@ static void multiply_parts(void *arg, int part, int parts) {
     const int64_t row = i / grid->block_parts * grid->rows_a_part;
     const int64_t from = i % grid->block_parts * grid->blocks_a_part;
     const int64_t rows = product->rows - row, blocks = product->blocks - from;
-    product->multiply(product, row, rows < grid->rows_a_part ? rows : grid->rows_a_part, from,
+    const struct rows_view view = view_rows(product->quantised, product->rows, product->in);
+    product->multiply(product->packed, rows_from(view, row),
+                      rows < grid->rows_a_part ? rows : grid->rows_a_part, product->bias,
+                      product->y + row * product->stride_y, product->stride_y, from,
                       from + (blocks < grid->blocks_a_part ? blocks : grid->blocks_a_part));
   }
 }
 
-int multiply_rows(struct product product, int64_t in, int64_t bytes_a_block, const float *x,
-                  int64_t rows, int64_t stride_x) {
+int multiply_rows(struct product product, int64_t bytes_a_block, const float *x, int64_t rows,
+                  int64_t stride_x) {
+  const int64_t in = product.in;
   if (rows < 1) return LMW_OK;
   const int64_t most = panel_rows(rows, in);
   void *quantised = scratch_memory(lmw_quantised_bytes(most, in));

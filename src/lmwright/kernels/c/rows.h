@@ -64,15 +64,16 @@ struct grid cut_grid(int64_t rows, int64_t blocks, int64_t bytes_a_block);
 /* Quantise rows, panel by panel, and give each panel to `multiply` in parts of its grid. */
 struct product {
   const void *packed, *quantised;
-  int64_t rows; /* of the panel */
+  int64_t rows, in; /* of the panel; inputs */
   const float *bias;
   float *y;
   int64_t stride_y;
   struct grid grid;
   int64_t blocks;
-  void (*multiply)(const struct product *product, int64_t row, int64_t rows, int64_t from, int64_t to);
+  void (*multiply)(const void *packed, struct rows_view view, int64_t rows, const float *bias, float *y,
+                   int64_t stride_y, int64_t from, int64_t to);
 };
-int multiply_rows(struct product product, int64_t in, int64_t bytes_a_block, const float *x,
-                  int64_t rows, int64_t stride_x);
+int multiply_rows(struct product product, int64_t bytes_a_block, const float *x, int64_t rows,
+                  int64_t stride_x);
 
 #endif
