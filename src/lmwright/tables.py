@@ -132,6 +132,26 @@ AUDITS = {
     "consistency": "lmwright.audit.consistency:Consistency",
 }
 
+CHECKS = {
+    "learnt-tokens": "lmwright.checks.learnt_tokens:check",
+    "endings": "lmwright.checks.endings:check",
+    "beginnings": "lmwright.checks.beginnings:check",
+    "rendering": "lmwright.checks.rendering:check",
+    "special-tokens": "lmwright.checks.special_tokens:check",
+    "labels": "lmwright.checks.labels:check",
+    "spans": "lmwright.checks.spans:check",
+    "repeats": "lmwright.checks.repeats:check",
+    "leakage": "lmwright.checks.leakage:check",
+}
+"""Checks of a training that look at its rows and its model."""
+
+PROBES = {
+    "first-steps": "lmwright.checks.first_steps:check",
+    "rate": "lmwright.checks.rate_range:check",
+    "few-rows": "lmwright.checks.few_rows:check",
+}
+"""Checks of a training that take steps on a copy of its network."""
+
 SECTIONS = {
     "serve": "lmwright.serve.settings:Serve",
     "watch": "lmwright.loop.watch:Watch",
@@ -141,6 +161,10 @@ SECTIONS = {
 VERBS = {
     "run": ("lmwright.cli.run:run", "Run a recipe: what has a result is not done again."),
     "plan": ("lmwright.cli.run:plan", "Say what a run would do, why, and how long it would take."),
+    "check": (
+        "lmwright.cli.check:check",
+        "Say what is wrong with a training before it starts.",
+    ),
     "runs": ("lmwright.cli.look:runs", "List the runs, newest last."),
     "show": ("lmwright.cli.look:show", "Show a run, an artifact, a version or an alias."),
     "lineage": (
@@ -200,6 +224,8 @@ TABLES = {
     "families": FAMILIES,
     "models": MODELS,
     "audits": AUDITS,
+    "checks": CHECKS,
+    "probes": PROBES,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "tunes": TUNES,

@@ -52,6 +52,7 @@ from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
 from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
+from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
@@ -71,6 +72,8 @@ AT_ONCE = 4096
 """Rows that are made examples of at a time."""
 BASE = "base"
 """The artifact with the published start, where that is committed first."""
+LONG = 2000
+"""Steps of a training before which the checks take steps on a copy, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ class Train(Stage):
     never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
     keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
     there is one), ``precision`` in what its products are computed, from weights and to sums that
-    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32).
+    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32). ``check_first``
+    says what becomes of what ``lmwright check`` finds: it may ``stop`` the training before its
+    first step, or only be reported, or not be looked for.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -127,6 +132,7 @@ class Train(Stage):
     device: Device = "auto"
     precision: TrainingPrecision = "auto"
     checkpoint_every: int = inert(200)
+    check_first: Literal["stop", "report", "off"] = inert("stop")
 
     def needs(self) -> tuple[str, ...]:
         """The rows, the base or earlier model if there is one, the artifacts with further rows."""
@@ -248,14 +254,10 @@ class Train(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
         keep_few_kernels()
-        task_model = trained_task_model(read_task_of(work.inputs["rows"]))
+        trial, known = self.begun(work)
+        task_model, model, table = trial.task_model, trial.model, trial.rows
         task = task_model.task
-        model, known = self.beginning(work, task_model)
-        table = self.training_rows(work)
-        validation = filled(
-            read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
-            "validation",
-        )
+        findings = self.looked_at(work, trial)
         cut, read = 0, table.num_rows
 
         def parts() -> Iterator[list[Example]]:
@@ -278,7 +280,7 @@ class Train(Stage):
             examples, table = Chosen(examples, places), table.take(np.unique(places))
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
-        held_out = task_model.examples(model, validation)
+        held_out = task_model.examples(model, trial.validation)
         state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
@@ -286,13 +288,15 @@ class Train(Stage):
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
         write_used_rows(task, table, out)
-        work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
+        work.measured(
+            seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
+        )
         line = f"{cut:,} of {read:,} rows are longer than max_tokens ({self.max_tokens}) and cut"
         return {
             "headline": line if cut and self.epochs else "",
             "rows": table.num_rows,
             "cut": cut if self.epochs else 0,
-            "validation_rows": validation.num_rows,
+            "validation_rows": trial.validation.num_rows,
             "steps": state.step,
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
@@ -303,6 +307,51 @@ class Train(Stage):
             **known,
             **facts_of(predictor),
         }
+
+    def trial(self, work: Work) -> Trial:
+        """The training before its first step; BadInput where it cannot begin."""
+        return self.begun(work)[0]
+
+    def begun(self, work: Work) -> tuple[Trial, dict[str, Any]]:
+        """The training before its first step, and what its task found of the start."""
+        task_model = trained_task_model(read_task_of(work.inputs["rows"]))
+        start, known = self.beginning(work, task_model)
+        table = self.training_rows(work)
+        validation = filled(
+            read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
+            "validation",
+        )
+        steps = -(-table.num_rows // self.batch) * self.epochs
+        found = Trial(
+            task_model,
+            start.model,
+            start.known_head,
+            table,
+            validation,
+            work.inputs["rows"],
+            self.batch,
+            self.micro_batch,
+            steps,
+            self.seed,
+            self.chosen("tune"),
+            self.chosen("optimizer"),
+            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            resolve_placement(self.device, self.precision),
+        )
+        return found, known
+
+    def looked_at(self, work: Work, trial: Trial) -> list[dict[str, str]]:
+        """What the checks find before the first step, in the journal too; BadInput where they stop
+        the training."""
+        begun = (work.scratch / "checkpoints").exists()
+        if self.check_first == "off" or not self.epochs or begun:
+            return []
+        found = look(trial, probe=trial.steps >= LONG)
+        for each in found:
+            work.record("found", **each.to_json())
+        if self.check_first == "stop":
+            refuse(found)
+        return [each.to_json() for each in found if each.word != "note"]
 
     def saved(self, work: Work, task_model: TrainedTaskModel, model: TextModel) -> TextPredictor:
         """The trained model as it is saved: whole, or on its base where that stays as it is."""
@@ -384,13 +433,12 @@ class Train(Stage):
 
     def settings(self) -> str:
         """The settings that a checkpoint must share with the run that resumes from it."""
-        return repr(replace(self, checkpoint_every=1))
+        return repr(replace(self, checkpoint_every=1, check_first="off"))
 
-    def beginning(
-        self, work: Work, task_model: TrainedTaskModel
-    ) -> tuple[TextModel, dict[str, Any]]:
+    def beginning(self, work: Work, task_model: TrainedTaskModel) -> tuple[Start, dict[str, Any]]:
         """The model before its first step, and what the task found of it."""
-        start, earlier = self.start_model(work, task_model)
+        begun = self.start_model(work, task_model)
+        start, earlier = begun.model, begun.earlier
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -403,11 +451,9 @@ class Train(Stage):
                 "set tune to full, or take the task's settings back",
             )
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
-        return at_rate(model, self.dropout, most), known
+        return replace(begun, model=at_rate(model, self.dropout, most)), known
 
-    def start_model(
-        self, work: Work, task_model: TrainedTaskModel
-    ) -> tuple[TextModel, Task | None]:
+    def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
         """The earlier model with its task, or a published or drawn one."""
         task = task_model.task
         if self.start_from:
@@ -420,7 +466,7 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            return without_adapters(found.model), found.task
+            return Start(without_adapters(found.model), found.task, True)
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -436,16 +482,18 @@ class Train(Stage):
             # A model that writes needs the tokens of what it is to write, too.
             written = [target for text, target in pairs if target not in text]
             texts = [text for text, _ in pairs] + (written if task.teacher_forced else [])
-            drawn = self.new.model(texts, head, self.max_tokens, self.seed)
+            drawn, known_head = self.new.model(texts, head, self.max_tokens, self.seed), False
         else:
             published = self.published(self.address(work.inputs))
+            known_head = isinstance(head, str)
             if trained and self.takes_head(published, use, names):
                 places = places_of(published.described.config, use, names)
                 work.record("published head", labels=list(names), outputs=places)
                 drawn = with_published_head(published, use, places, self.max_tokens)
+                known_head = True
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
-        return drawn, None
+        return Start(drawn, None, known_head)
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
         """Whether to begin with the start's own head: where it answers, or nothing is trained."""
@@ -482,6 +530,16 @@ class Train(Stage):
         further = [read_split(work.inputs[name], "train") for name in self.extra]
         tables = [filled(each, "train") for each in (table, *further)]
         return pa.concat_tables(tables, promote_options="default").sort_by("id")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step, the task that it was trained for by us before, and whether
+    its head is trained already."""
+
+    model: TextModel
+    earlier: Task | None
+    known_head: bool
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:
