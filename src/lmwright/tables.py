@@ -66,6 +66,8 @@ SCHEDULES = {
 TUNES = {
     "full": "lmwright.models.tunes.full:Full",
     "head": "lmwright.models.tunes.head:HeadOnly",
+    "freeze": "lmwright.models.tunes.freeze:Freeze",
+    "bitfit": "lmwright.models.tunes.bitfit:BitFit",
     "lora": "lmwright.models.tunes.lora:LoRA",
 }
 

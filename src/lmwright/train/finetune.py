@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -56,7 +57,7 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
-from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -322,7 +323,11 @@ class Train(Stage):
         held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        self.chosen("tune").apply(network, self.seed)
+        tune = self.chosen("tune")
+        tune.apply(network, self.seed)
+        descent = OptimizerConfig(self.lr, self.chosen("schedule"), self.clip)
+        if isinstance(tune, RatesTune):
+            descent = replace(descent, factors=partial(tune.rates, network))
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
         work.record("placed", **describe_placement(placement))
@@ -355,7 +360,7 @@ class Train(Stage):
             batches,
             task_model.loss,
             optimizer,
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            descent,
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),
