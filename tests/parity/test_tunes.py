@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from lmwright.core.errors import BadInput
-from lmwright.models.network.network import Network, head_weights
+from lmwright.kernels.library import available
+from lmwright.models.core.device import Placement
+from lmwright.models.core.ragged import Ragged
+from lmwright.models.decode import DecodingState
+from lmwright.models.network.merge import merged, taken_apart
+from lmwright.models.network.network import Network, fill, head_weights
+from lmwright.models.tunes.adapters import Adapters
 from lmwright.models.tunes.bitfit import BitFit, biases
 from lmwright.models.tunes.freeze import Freeze, groups
+from lmwright.models.tunes.ia3 import IA3
 from lmwright.train.optimizers import SGD
 from tests.parity.networks import NETWORKS
+from tests.parity.test_lora import single
 
 every = pytest.mark.parametrize("name", NETWORKS)
 TUNES: dict[str, Any] = {
     "bitfit": BitFit(),
+    "ia3": IA3(),
+    "adapters": Adapters(width=3),
+    "adapters, after the feed-forward alone": Adapters(width=3, place="feed_forward"),
 }
 """Those that let weights of their own learn, and the head."""
 NOTHING_TO_TUNE = {
     "bitfit": {"llama", "mistral", "gemma3_text", "mixtral", "t5", "palm", "lamda", "glam"},
+    "ia3": {"elmo", "text cnn"},
+    "adapters": {"elmo", "text cnn"},
+    "adapters, after the feed-forward alone": {"elmo", "text cnn"},
 }
 """Networks that each refuses, as they have not what it tunes."""
 PAIRS = [(tune, name) for tune in TUNES for name in NETWORKS if name not in NOTHING_TO_TUNE[tune]]
@@ -36,23 +51,146 @@ def applied(tune: str, name: str) -> tuple[Network, Any]:
 
 def own(tune: str, network: Network) -> set[int]:
     """The weights that a tune lets learn beside the head's."""
-    return {id(each) for each in biases(network)}
+    if tune == "bitfit":
+        return {id(each) for each in biases(network)}
+    return {id(each) for path, each in network.named_parameters() if LEAVES.search(path)}
+
+
+LEAVES = re.compile(r"\.(ia3|(shrink|expand)\.(weight|bias))$")
+"""Names of the weights that tunes bring."""
+
+
+def learnt(tune: str, network: Network) -> None:
+    """Move what a tune lets learn, as if it had learnt."""
+    generator, mine = torch.Generator().manual_seed(4), own(tune, network)
+    for each in network.parameters():
+        if id(each) in mine:
+            each.data += 0.2 * torch.randn(each.shape, generator=generator).to(each)
+
+
+@pairs
+def test_it_begins_as_the_frozen_network_and_then_is_another(tune, name):
+    network, batch = NETWORKS[name]()
+    with torch.no_grad():
+        plain = network(batch)
+        TUNES[tune].apply(network, seed=5)
+        assert torch.equal(network(batch), plain)
+        learnt(tune, network)
+        assert not torch.allclose(network(batch), plain)
 
 
 @pairs
 def test_its_own_weights_learn_and_the_rest_keeps_its_bytes(tune, name):
     network, batch = applied(tune, name)
     head, mine = {id(each) for each in head_weights(network)[0]}, own(tune, network)
-    before = {path: each.detach().clone() for path, each in network.named_parameters()}
     for path, weight in network.named_parameters():
         assert weight.requires_grad == (id(weight) in mine | head), path
+    learnt(tune, network)
+    before = {path: each.detach().clone() for path, each in network.named_parameters()}
     optimizer = SGD(momentum=0.0).make(network)
     network(batch).square().sum().backward()
     moved = {n for n, w in network.named_parameters() if w.grad is not None and w.grad.any()}
+    for path, weight in network.named_parameters():
+        # Of biases some have none: a layer that nothing reads, an expert that no token chose.
+        assert id(weight) not in mine or tune == "bitfit" or path in moved, path
     assert {n for n, w in network.named_parameters() if id(w) in mine} & moved
-    optimizer.step(1e-3)
+    optimizer.step(1e-4)
     for path, weight in network.named_parameters():
         assert torch.equal(weight, before[path]) == (path not in moved), path
+
+
+@pairs
+def test_a_document_has_the_same_logits_in_any_company_and_step_by_step(tune, name):
+    network, batch = applied(tune, name)
+    learnt(tune, network)
+    names = list(network.streams) if not isinstance(batch, Ragged) else []
+    streams = [batch[n] for n in names] if names else [batch]
+    pooled = network.head_spec.pool != "none"
+    with torch.no_grad():
+        whole, last = network(batch), network.next(batch, None)
+        parts = whole if pooled else network.output_batch(batch).by_document(whole)
+        for place in range(len(streams[0].documents)):
+            alone = [single(stream, place) for stream in streams]
+            given = dict(zip(names, alone, strict=True)) if names else alone[0]
+            found = network(given)
+            torch.testing.assert_close(found[0] if pooled else found, parts[place])
+            torch.testing.assert_close(network.next(given, None)[0], last[place])
+        if not network.is_causal_lm or network.two_streams:
+            return
+        texts = [each.numpy() for each in streams[-1].by_document(streams[-1].tokens_n)]
+        sources = [each.numpy() for each in streams[0].by_document(streams[0].tokens_n)]
+        longest = [place for place, text in enumerate(texts) if len(text) > 3]
+        state = DecodingState(network, len(longest), [sources[place] for place in longest])
+        state.append([texts[place][:2] for place in longest])
+        state.append([texts[place][2:3] for place in longest])
+        found = state.append([texts[place][3:] for place in longest])
+        torch.testing.assert_close(found, last[longest])
+
+
+MERGES = [(tune, name) for tune, name in PAIRS if tune == "ia3"]
+
+
+@pytest.mark.parametrize(("tune", "name"), MERGES)
+def test_it_merges_into_a_plain_network_with_the_same_logits(tune, name):
+    network, batch = applied(tune, name)
+    before = {path for path, _ in NETWORKS[name]()[0].named_parameters()}
+    learnt(tune, network)
+    found = merged(network)
+    assert {path for path, _ in found.named_parameters()} == before
+    with torch.no_grad():
+        torch.testing.assert_close(found(batch), network(batch), rtol=1e-9, atol=1e-9)
+    single_precision = merged(network.float())
+    with torch.no_grad():
+        wanted = network(batch)
+        bound = 1e-5 * float(wanted.abs().max())
+        torch.testing.assert_close(single_precision(batch), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("tune", ["adapters"])
+def test_what_cannot_be_merged_is_refused_by_name_and_taken_apart(tune):
+    network, batch = NETWORKS["bert, classify"]()
+    with torch.no_grad():
+        plain = network(batch)
+    TUNES[tune].apply(network, seed=5)
+    learnt(tune, network)
+    with pytest.raises(BadInput, match="which cannot be merged into its weights"):
+        merged(network)
+    found, adapter = taken_apart(network)
+    mine = {path for path, each in network.named_parameters() if id(each) in own(tune, network)}
+    assert adapter.keys() == mine
+    with torch.no_grad():
+        assert torch.equal(found(batch), plain)
+        TUNES[tune].apply(found, seed=6)
+        fill(found, adapter)
+        assert torch.equal(found(batch), network(batch))
+
+
+@torch.no_grad()
+def in_int8(network: Network, batch: Any) -> tuple[float, float, Any]:
+    """Differences from fp32, and from the modules in int8, in shares of the logits' size; the
+    fused stack."""
+    exact = network.float()(batch)
+    network.place(Placement("cpu", "int8"))
+    found, fused = network(batch), network.fused
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "fused_stack", lambda self, context: None)
+        by_modules = network(batch)
+    size = float(exact.square().mean().sqrt())
+    return *(float((x - found).square().mean().sqrt()) / size for x in (exact, by_modules)), fused
+
+
+@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("name", ["bert, classify", "qwen2"])
+def test_the_fast_path_of_int8_answers_as_the_modules_do(tune, name):
+    """The fused stack steps aside where a sublayer is not plain, and else agrees with them."""
+    plain, batch = NETWORKS[name]()
+    network, _ = applied(tune, name)
+    learnt(tune, network)
+    of_plain, _, _ = in_int8(plain, batch)
+    of_tuned, apart, fused = in_int8(network, batch)
+    assert apart < 1e-4 and of_tuned < max(3 * of_plain, 0.02)
+    if fused is not None and available():
+        assert bool(fused.unfit) == (tune != "bitfit")
 
 
 @pytest.mark.parametrize("name", [name for tune, name in PAIRS if tune == "bitfit"])
@@ -73,7 +211,9 @@ def test_bitfit_reaches_every_bias_that_a_gradient_reaches(name):
 )
 def test_a_network_without_what_it_tunes_is_refused_by_name(tune, name):
     network, _ = NETWORKS[name]()
-    with pytest.raises(BadInput, match=f"tune is {tune}, and the network"):
+    with pytest.raises(
+        BadInput, match=f"tune is {tune.partition(',')[0]}( with .*)?, and the network"
+    ):
         TUNES[tune].apply(network, seed=5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lmwright.core.errors import BadInput, Corrupt
+from lmwright.metrics.calibration import Calibration
 from lmwright.models.adapted import AdaptedPredictor
+from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.train.base import Base
 from lmwright.train.finetune import Train
+from lmwright.train.new import New
 from lmwright.train.start import START
 from tests.train.conftest import FakeWork
 from tests.train.test_adapters import committed, inputs, logits, one_thread, stage  # noqa: F401
@@ -22,6 +27,8 @@ from tests.train.test_finetune import interrupted
 
 TUNES: dict[str, Any] = {
     "bitfit": "bitfit",
+    "ia3": "ia3",
+    "adapters": {"kind": "adapters", "width": 8},
     "freeze": {"kind": "freeze", "layers": 1, "decay": 0.5, "unfreeze_every": 2},
 }
 """Those that leave a part of the body as it is, so that only what learns is saved."""
@@ -61,6 +68,71 @@ def test_an_interrupted_run_ends_in_the_same_bits(tuned, inputs, tmp_path, step)
     tuned.run(works[1])
     one, two = ((work.folder / "model" / "adapter.safetensors").read_bytes() for work in works)
     assert one == two
+
+
+MERGED = {"bitfit", "ia3", "freeze"}
+
+
+@each
+def test_a_second_training_goes_on_from_the_first(tuned, inputs, tmp_path, tune):  # noqa: F811
+    """With nothing learnt by the second it is the first: merged into its base, or taken over."""
+    work = FakeWork(inputs, tmp_path / "first")
+    replace(tuned, lr=3e-2).run(work)
+    (tmp_path / "first" / "model").rename(tmp_path / "model")
+    first = committed(tmp_path / "model")
+    before = logits(load_predictor(first))
+    for rate in (0.0, 1e-2):
+        again = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / str(rate))
+        assert replace(tuned, start_from="old", lr=rate).run(again)["base"] == first.name
+        found = logits(load_predictor(again.folder / "model"))
+        assert torch.allclose(found, before, rtol=0, atol=1e-5) == (rate == 0)
+    other = replace(tuned, start_from="old", tune="full", lr=0.0)
+    work = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "full")
+    if tune in MERGED:
+        other.run(work)
+        found = load_predictor(work.folder / "model")
+        assert found.kind == "text-model"
+        torch.testing.assert_close(logits(found), before, rtol=0, atol=1e-5)
+    else:
+        with pytest.raises(BadInput, match="has an adapter that cannot be merged"):
+            other.run(work)
+
+
+@each
+def test_export_merges_or_says_what_can_be_done(tuned, inputs, tmp_path, tune):  # noqa: F811
+    work = FakeWork(inputs, tmp_path / "work")
+    tuned.run(work)
+    made = load_predictor(work.folder / "model")
+    calibration = Calibration(1.0)
+    if tune in MERGED:
+        export_predictor(made, calibration, "m@1", tmp_path / "out", "folder")
+        assert (tmp_path / "out" / "model.safetensors").is_file()
+    else:
+        with pytest.raises(BadInput, match=r"cannot be merged.*serve the model with lmwright"):
+            export_predictor(made, calibration, "m@1", tmp_path / "out", "folder")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tune", ["adapters"])
+def test_a_drawn_model_takes_no_tune_that_cannot_be_merged(tuned):
+    drawn = replace(tuned, new=New(family="bert", config={}, vocabulary=400))
+    with pytest.raises(BadInput, match=f"new, and tune {tuned.tune['kind']}"):
+        drawn.check()
+
+
+@pytest.mark.parametrize("tune", ["adapters"])
+def test_a_base_with_another_adapter_is_no_base(tuned, inputs, tmp_path):  # noqa: F811
+    """Its weights are not left out in silence: a description that was changed by hand."""
+    work = FakeWork(inputs, tmp_path / "first")
+    tuned.run(work)
+    (tmp_path / "first" / "model").rename(tmp_path / "model")
+    first = committed(tmp_path / "model")
+    again = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "again")
+    replace(tuned, start_from="old").run(again)
+    path = again.folder / "model" / "base.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "tune": "head"}))
+    with pytest.raises(Corrupt, match="which head does not apply"):
+        load_predictor(again.folder / "model")
 
 
 def test_layers_keep_their_bits_until_they_are_unfrozen(stage, rows, tmp_path):  # noqa: F811

@@ -47,7 +47,7 @@ from lmwright.models.files.published import (
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
-from lmwright.models.network.merge import merged
+from lmwright.models.network.merge import merged, taken_apart, unmergeable
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
@@ -209,6 +209,12 @@ class Train(Stage):
             self.chosen(name)
         if self.new is not None:
             self.new.check()
+            if not getattr(self.chosen("tune"), "merges", True):
+                raise BadInput(
+                    f"new, and tune {kind_of(self.tune)}, which cannot be merged into the weights",
+                    "a tune that can be, as a drawn model is saved whole",
+                    "set tune to full",
+                )
         elif not self.start_from:
             check_address(self.start)
 
@@ -312,7 +318,7 @@ class Train(Stage):
             head = task_model.head(0.0)
             use = head if isinstance(head, str) and not self.start_from else ""
             return AdaptedPredictor.trained(task, model, work.inputs[base], use, self.tune)
-        return TextPredictor(task, without_adapters(model))
+        return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
 
     def fit(
         self,
@@ -324,7 +330,6 @@ class Train(Stage):
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         tune = self.chosen("tune")
-        tune.apply(network, self.seed)
         descent = OptimizerConfig(self.lr, self.chosen("schedule"), self.clip)
         if isinstance(tune, RatesTune):
             descent = replace(descent, factors=partial(tune.rates, network))
@@ -382,6 +387,12 @@ class Train(Stage):
         """The settings of the tune, the optimizer or the schedule."""
         return read_choice(CHOICES[name], getattr(self, name), name, resolve)
 
+    def tune_of(self, earlier: TextPredictor) -> Any:
+        """The settings of the tune of an earlier model; None where it is saved whole."""
+        if not isinstance(earlier, AdaptedPredictor):
+            return None
+        return read_choice("tunes", earlier.adaptation.tune, str(self.start_from), resolve)
+
     @property
     def reading(self) -> int:
         """The most tokens that the model reads of a text that it answers."""
@@ -394,8 +405,9 @@ class Train(Stage):
     def beginning(
         self, work: Work, task_model: TrainedTaskModel
     ) -> tuple[TextModel, dict[str, Any]]:
-        """The model before its first step, and what the task found of it."""
+        """The model with its tune before its first step, and what the task found of it."""
         start, earlier = self.start_model(work, task_model)
+        start, adapter = without_adapters(start)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -408,7 +420,10 @@ class Train(Stage):
                 "set tune to full, or take the task's settings back",
             )
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
-        return at_rate(model, self.dropout, most), known
+        model = at_rate(model, self.dropout, most)
+        self.chosen("tune").apply(model.network, self.seed)
+        fill(model.network, {name: each.clone() for name, each in adapter.items()})
+        return model, known
 
     def start_model(
         self, work: Work, task_model: TrainedTaskModel
@@ -425,7 +440,13 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            return without_adapters(found.model), found.task
+            if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
+                raise BadInput(
+                    f"{self.start_from} has an adapter that cannot be merged, and tune is another",
+                    "the tune that it was trained with, whose weights then learn on",
+                    "set tune as that training had it, or train from the published start",
+                )
+            return found.model, found.task
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -506,9 +527,11 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
     return model.with_network(network, max_tokens)
 
 
-def without_adapters(model: TextModel) -> TextModel:
-    """The same model with its adapters, if it has any, merged into its weights."""
-    return model.with_network(merged(model.network), model.max_tokens)
+def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
+    """The same model with its adapters merged into its weights, and those weights of adapters that
+    cannot be, by name."""
+    network, adapter = taken_apart(model.network)
+    return model.with_network(network, model.max_tokens), adapter
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
