@@ -66,6 +66,10 @@ SCHEDULES = {
 TUNES = {
     "full": "lmwright.models.tunes.full:Full",
     "head": "lmwright.models.tunes.head:HeadOnly",
+    "freeze": "lmwright.models.tunes.freeze:Freeze",
+    "bitfit": "lmwright.models.tunes.bitfit:BitFit",
+    "ia3": "lmwright.models.tunes.ia3:IA3",
+    "adapters": "lmwright.models.tunes.adapters:Adapters",
     "lora": "lmwright.models.tunes.lora:LoRA",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -46,7 +47,7 @@ from lmwright.models.files.published import (
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
-from lmwright.models.network.merge import merged
+from lmwright.models.network.merge import merged, taken_apart, unmergeable
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
@@ -57,7 +58,7 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
-from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -214,6 +215,12 @@ class Train(Stage):
             self.chosen(name)
         if self.new is not None:
             self.new.check()
+            if not getattr(self.chosen("tune"), "merges", True):
+                raise BadInput(
+                    f"new, and tune {kind_of(self.tune)}, which cannot be merged into the weights",
+                    "a tune that can be, as a drawn model is saved whole",
+                    "set tune to full",
+                )
         elif not self.start_from:
             check_address(self.start)
 
@@ -333,9 +340,8 @@ class Train(Stage):
             self.micro_batch,
             steps,
             self.seed,
-            self.chosen("tune"),
             self.chosen("optimizer"),
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            self.descent(start.model.network),
             resolve_placement(self.device, self.precision),
         )
         return found, known
@@ -353,6 +359,14 @@ class Train(Stage):
             refuse(found)
         return [each.to_json() for each in found if each.word != "note"]
 
+    def descent(self, network: Network) -> OptimizerConfig:
+        """How the weights of a network are moved."""
+        tune = self.chosen("tune")
+        found = OptimizerConfig(self.lr, self.chosen("schedule"), self.clip)
+        if isinstance(tune, RatesTune):
+            return replace(found, factors=partial(tune.rates, network))
+        return found
+
     def saved(self, work: Work, task_model: TrainedTaskModel, model: TextModel) -> TextPredictor:
         """The trained model as it is saved: whole, or on its base where that stays as it is."""
         base, task = self.start_from or next(iter(self.brings()), ""), task_model.task
@@ -360,7 +374,7 @@ class Train(Stage):
             head = task_model.head(0.0)
             use = head if isinstance(head, str) and not self.start_from else ""
             return AdaptedPredictor.trained(task, model, work.inputs[base], use, self.tune)
-        return TextPredictor(task, without_adapters(model))
+        return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
 
     def fit(
         self,
@@ -371,7 +385,6 @@ class Train(Stage):
         held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        self.chosen("tune").apply(network, self.seed)
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
         work.record("placed", **describe_placement(placement))
@@ -404,7 +417,7 @@ class Train(Stage):
             batches,
             task_model.loss,
             optimizer,
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            self.descent(network),
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),
@@ -426,6 +439,12 @@ class Train(Stage):
         """The settings of the tune, the optimizer or the schedule."""
         return read_choice(CHOICES[name], getattr(self, name), name, resolve)
 
+    def tune_of(self, earlier: TextPredictor) -> Any:
+        """The settings of the tune of an earlier model; None where it is saved whole."""
+        if not isinstance(earlier, AdaptedPredictor):
+            return None
+        return read_choice("tunes", earlier.adaptation.tune, str(self.start_from), resolve)
+
     @property
     def reading(self) -> int:
         """The most tokens that the model reads of a text that it answers."""
@@ -436,9 +455,10 @@ class Train(Stage):
         return repr(replace(self, checkpoint_every=1, check_first="off"))
 
     def beginning(self, work: Work, task_model: TrainedTaskModel) -> tuple[Start, dict[str, Any]]:
-        """The model before its first step, and what the task found of it."""
+        """The model with its tune before its first step, and what the task found of it."""
         begun = self.start_model(work, task_model)
-        start, earlier = begun.model, begun.earlier
+        earlier = begun.earlier
+        start, adapter = without_adapters(begun.model)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -451,7 +471,10 @@ class Train(Stage):
                 "set tune to full, or take the task's settings back",
             )
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
-        return replace(begun, model=at_rate(model, self.dropout, most)), known
+        model = at_rate(model, self.dropout, most)
+        self.chosen("tune").apply(model.network, self.seed)
+        fill(model.network, {name: each.clone() for name, each in adapter.items()})
+        return replace(begun, model=model), known
 
     def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
         """The earlier model with its task, or a published or drawn one."""
@@ -466,7 +489,13 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            return Start(without_adapters(found.model), found.task, True)
+            if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
+                raise BadInput(
+                    f"{self.start_from} has an adapter that cannot be merged, and tune is another",
+                    "the tune that it was trained with, whose weights then learn on",
+                    "set tune as that training had it, or train from the published start",
+                )
+            return Start(found.model, found.task, True)
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -559,9 +588,11 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
     return model.with_network(network, max_tokens)
 
 
-def without_adapters(model: TextModel) -> TextModel:
-    """The same model with its adapters, if it has any, merged into its weights."""
-    return model.with_network(merged(model.network), model.max_tokens)
+def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
+    """The same model with its adapters merged into its weights, and those weights of adapters that
+    cannot be, by name."""
+    network, adapter = taken_apart(model.network)
+    return model.with_network(network, model.max_tokens), adapter
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,16 +13,20 @@ from lmwright.core.errors import LmwrightError
 from lmwright.train.batches import Batches
 from lmwright.train.division import UNDIVIDED, Division, add_gradients
 from lmwright.train.loss import Loss
-from lmwright.train.optim import Optimizer, Schedule, clip
+from lmwright.train.optim import NO_FACTORS, Optimizer, Schedule, clip, without_gradients
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
+    """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm.
+
+    ``factors`` gives those of the weights' rates at a step, of so many: see ``RatesTune``.
+    """
 
     lr: float
     schedule: Schedule
     clip: float
+    factors: Callable[[int, int | None], Mapping[str, float]] = lambda step, steps: NO_FACTORS
 
 
 @dataclass
@@ -71,7 +75,9 @@ def train(
     reaches the weights.
     """
     while state.step != batches.steps and not state.ended:
-        value, tokens = add_gradients(network, batches, loss, state.step, division)
+        factors = descent.factors(state.step, batches.steps)
+        with without_gradients(network, factors):
+            value, tokens = add_gradients(network, batches, loss, state.step, division)
         if not tokens:
             state.ended = "no more batches"
             last = [act for every, act in periodic if state.step % every]
@@ -79,7 +85,7 @@ def train(
             norm = clip(network.parameters(), descent.clip)
             refuse_infinite(value, norm, state, record)
             lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
-            optimizer.step(lr)
+            optimizer.step(lr, factors)
             state.step += 1
             state.tokens += tokens
             note(state, record, loss=value, lr=lr, gradient=norm)
