@@ -73,6 +73,15 @@ TUNES = {
     "lora": "lmwright.models.tunes.lora:LoRA",
 }
 
+REGULARIZERS = {
+    "l1": "lmwright.train.regularizers.penalties:L1",
+    "l2": "lmwright.train.regularizers.penalties:L2",
+    "r-drop": "lmwright.train.regularizers.rdrop:RDrop",
+    "mixout": "lmwright.train.regularizers.mixout:Mixout",
+    "averaging": "lmwright.train.regularizers.averaging:Averaging",
+    "adversarial": "lmwright.train.regularizers.adversarial:Adversarial",
+}
+
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
     "openai-gpt": "lmwright.models.zoo.gpt:FAMILY",
@@ -233,6 +242,7 @@ TABLES = {
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "tunes": TUNES,
+    "regularizers": REGULARIZERS,
 }
 
 

@@ -59,6 +59,7 @@ from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
+from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -95,7 +96,8 @@ class Train(Stage):
     head where it knows the rows' labels. ``tune`` says which weights learn, ``optimizer`` and
     ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
     the body of a start stays as it is, the model is saved as what learns, and stands on the start,
-    which is committed as an artifact. ``lr`` is the peak rate. The validation split is scored every
+    which is committed as an artifact. ``regularize`` is a list
+    of such choices. ``lr`` is the peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
     keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
@@ -125,6 +127,7 @@ class Train(Stage):
     tune: Choice = "full"
     optimizer: Choice = "adamw"
     schedule: Choice = "linear"
+    regularize: tuple[Choice, ...] = ()
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -165,6 +168,7 @@ class Train(Stage):
         kind of the earlier model; tune, optimizer and schedule."""
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
+        kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -213,6 +217,8 @@ class Train(Stage):
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
         for name in CHOICES:
             self.chosen(name)
+        for place, each in enumerate(self.regularize):
+            read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
             self.new.check()
             if not getattr(self.chosen("tune"), "merges", True):
@@ -391,13 +397,17 @@ class Train(Stage):
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
-        resumed = checkpoints.resume(network, optimizer)
+        regularizations = self.regularizations(network, batches.steps)
+        moments = Moments(optimizer, regularizations)
+        resumed = checkpoints.resume(network, moments)
         state, best = resumed or (State(), {})
         if resumed:
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = task_model.score(network, held_out)
+            with evaluated(regularizations):
+                scores = task_model.score(network, held_out)
+                kept = copied(network) if scores[task_model.monitor] < state.best_loss else {}
             judged = scores[task_model.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
             for point in state.curves[-1:]:
@@ -405,7 +415,7 @@ class Train(Stage):
             work.record("evaluated", step=state.step, **scores)
             if judged < state.best_loss:
                 state.best_loss, state.best_step, state.worse = judged, state.step, 0
-                best.update(copied(network))
+                best.update(kept)
             else:
                 state.worse += 1
                 if self.patience and state.worse >= self.patience:
@@ -424,16 +434,25 @@ class Train(Stage):
                 (self.evaluate_every, evaluate),
                 (
                     self.checkpoint_every,
-                    lambda state: checkpoints.save(state, network, optimizer, best),
+                    lambda state: checkpoints.save(state, network, moments, best),
                 ),
             ],
             work.record,
             Division(-(-self.batch // (self.micro_batch or self.batch))),
+            regularizations,
         )
         if not batches.steps:
             evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
+
+    def regularizations(self, network: Network, steps: int) -> list[Regularization]:
+        """The regularizations of a run of so many steps, before its first."""
+        found = []
+        for place, each in enumerate(self.regularize):
+            setting: Regularizer = read_choice("regularizers", each, f"regularize.{place}", resolve)
+            found.append(setting.make(network, self.seed, steps))
+        return found
 
     def chosen(self, name: str) -> Any:
         """The settings of the tune, the optimizer or the schedule."""

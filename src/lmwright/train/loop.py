@@ -14,6 +14,7 @@ from lmwright.train.batches import Batches
 from lmwright.train.division import UNDIVIDED, Division, add_gradients
 from lmwright.train.loss import Loss
 from lmwright.train.optim import NO_FACTORS, Optimizer, Schedule, clip, without_gradients
+from lmwright.train.regularize import Regularization, wrapped
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def train(
     periodic: Periodic,
     record: Record,
     division: Division = UNDIVIDED,
+    regularizations: Sequence[Regularization] = (),
 ) -> None:
     """Take steps from ``state`` to the end of ``batches``, or until something sets ``ended``.
 
@@ -76,8 +78,13 @@ def train(
     """
     while state.step != batches.steps and not state.ended:
         factors = descent.factors(state.step, batches.steps)
+        for each in regularizations:
+            each.before(state.step)
+        own = wrapped(regularizations, loss, state.step)
         with without_gradients(network, factors):
-            value, tokens = add_gradients(network, batches, loss, state.step, division)
+            value, tokens = add_gradients(network, batches, own, state.step, division)
+        for each in reversed(regularizations):
+            each.after_gradients(state.step)
         if not tokens:
             state.ended = "no more batches"
             last = [act for every, act in periodic if state.step % every]
@@ -86,6 +93,8 @@ def train(
             refuse_infinite(value, norm, state, record)
             lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
             optimizer.step(lr, factors)
+            for each in regularizations:
+                each.after(state.step)
             state.step += 1
             state.tokens += tokens
             note(state, record, loss=value, lr=lr, gradient=norm)

@@ -16,7 +16,17 @@ NO_FACTORS: Mapping[str, float] = MappingProxyType({})
 """Every weight at the same rate."""
 
 
-class Optimizer(Protocol):
+class Kept(Protocol):
+    """What a checkpoint keeps of a run beside its weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What has to be kept to go on later, under ``weight/what``."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a former :meth:`state`."""
+
+
+class Optimizer(Kept, Protocol):
     """The optimizer of one run."""
 
     def step(self, lr: float, factors: Mapping[str, float] = NO_FACTORS) -> None:
@@ -24,12 +34,6 @@ class Optimizer(Protocol):
 
         ``factors`` multiply the rates of the weights that they name.
         """
-
-    def state(self) -> dict[str, Tensor]:
-        """What has to be kept to go on later, under ``weight/what``."""
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a former :meth:`state`."""
 
 
 class OptimizerSettings(Protocol):
