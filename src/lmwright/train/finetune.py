@@ -56,6 +56,7 @@ from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
 from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
+from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
@@ -317,9 +318,21 @@ class Train(Stage):
             f"validation_{task_model.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **self.forgotten(work, task_model, model),
             **known,
             **facts_of(predictor),
         }
+
+    def forgotten(
+        self, work: Work, task_model: TrainedTaskModel, tuned: TextModel
+    ) -> dict[str, Any]:
+        """What the model forgot of its start, which is read again; nothing of one drawn anew."""
+        if self.new is not None or not self.epochs:
+            return {}
+        start = self.beginning(work, task_model)[0].model
+        start.network.place(tuned.network.placement)
+        found = forgetting(start, tuned)
+        return {"forgetting": found} if found else {}
 
     def trial(self, work: Work) -> Trial:
         """The training before its first step; BadInput where it cannot begin."""
