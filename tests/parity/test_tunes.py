@@ -12,7 +12,7 @@ import torch
 
 from lmwright.core.errors import BadInput
 from lmwright.kernels.library import available
-from lmwright.models.blocks.context import ForwardContext, Trace
+from lmwright.models.blocks.context import Cache, ForwardContext, Trace
 from lmwright.models.core.device import Placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged, pack
@@ -30,7 +30,9 @@ from lmwright.models.tunes.prompt import Prompt
 from lmwright.models.zoo import xlnet
 from lmwright.train.optimizers import SGD
 from tests.parity.networks import NETWORKS
+from tests.parity.test_devices import loss_and_gradients, moved
 from tests.parity.test_lora import single
+from tests.pretend import pretend_device
 
 every = pytest.mark.parametrize("name", NETWORKS)
 TUNES: dict[str, Any] = {
@@ -328,6 +330,9 @@ def test_the_first_step_in_which_each_group_learns():
         assert open_at(share, step, 100) == [True] * count + [False] * (4 - count)
     with pytest.raises(BadInput, match="nobody knows the number of steps"):
         share.rates(network, 0, None)
+    tied = NETWORKS["gpt2"]()[0]
+    begun = {path for path, factor in every_five.rates(tied, 0, None).items() if factor}
+    assert begun == set(dict(groups(tied))[1]), "without a head of its own the last layer begins"
     Freeze(layers=1, unfreeze_every=5).apply(network, seed=5)
     factors = Freeze(layers=1, unfreeze_every=5).rates(network, 5, None)
     assert all(factors.values()) and set(factors) == {each for _, g in held[:2] for each in g}
@@ -547,3 +552,30 @@ def test_batches_that_documents_leave_and_join_go_on_as_alone(tune, name):
             found[place].append(int(row.argmax()))
     for place in range(3):
         assert found[place] == greedy(place)[: len(found[place])], place
+
+
+@pytest.mark.parametrize(("tune", "name"), [pair for pair in PAIRS if pair[1] in SOME])
+def test_on_another_device_it_meets_no_tensor_of_the_cpu_and_gives_the_same(tune, name):
+    (here, batch), (there, _) = applied(tune, name), applied(tune, name)
+    for network in (here, there):
+        learnt(tune, network)
+        network.requires_grad_(True)
+    wanted = loss_and_gradients(here, batch)
+    with pretend_device():
+        found = loss_and_gradients(moved(there), batch)
+    torch.testing.assert_close(found[0].held, wanted[0], rtol=1e-9, atol=1e-10)
+    assert found[1].keys() == wanted[1].keys()
+    for path, gradient in found[1].items():
+        torch.testing.assert_close(gradient.held, wanted[1][path], rtol=1e-6, atol=1e-9, msg=path)
+    if here.is_causal_lm and len(here.streams) == 1:
+        wanted = passes_with_a_cache(here)
+        with pretend_device():
+            torch.testing.assert_close(passes_with_a_cache(there).held, wanted)
+
+
+@torch.no_grad()
+def passes_with_a_cache(network: Network) -> torch.Tensor:
+    """Next-token logits of two documents after two passes."""
+    cache = Cache(2)
+    network.next(pack([np.array([5, 6]), np.array([7, 8, 9])], order=range(2)), cache)
+    return network.next(pack([np.array([3]), np.array([4])], order=range(2), past=[2, 3]), cache)

@@ -36,13 +36,14 @@ class PromptedStack(Stack, Unmergeable):
     def forward(self, context: ForwardContext) -> States:
         """The states of the stream after each layer."""
         cache, batch = context.cache, context.batch
-        begin = [not cache or not cache.lengths[place] for place in range(len(batch.documents))]
+        lengths = [0] * len(batch.documents) if cache is None else cache.lengths
+        begin = [not length for length in lengths]
         longer, rows = batch.after_vectors(self.prompt(), begin)
         found = super().forward(replace(context, batch=longer, memo={}))
         if not self.gives_output:
             return found
         if cache is not None:
-            pairs = zip(cache.lengths, begin, strict=True)
+            pairs = zip(lengths, begin, strict=True)
             cache.lengths = [past + self.prompt_length * new for past, new in pairs]
         found = States(batch, [x_nd[rows] for x_nd in found.inputs], found.last[rows])
         if context.trace is not None:
