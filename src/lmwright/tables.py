@@ -70,6 +70,9 @@ TUNES = {
     "bitfit": "lmwright.models.tunes.bitfit:BitFit",
     "ia3": "lmwright.models.tunes.ia3:IA3",
     "adapters": "lmwright.models.tunes.adapters:Adapters",
+    "prefix": "lmwright.models.tunes.prefix:Prefix",
+    "prompt": "lmwright.models.tunes.prompt:Prompt",
+    "p-tuning": "lmwright.models.tunes.p_tuning:PTuning",
     "lora": "lmwright.models.tunes.lora:LoRA",
 }
 

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lmwright.core.errors import BadInput
 from lmwright.kernels.library import available
+from lmwright.models.blocks.context import Cache, ForwardContext, Trace
 from lmwright.models.core.device import Placement
-from lmwright.models.core.ragged import Ragged
+from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.ragged import Ragged, pack
+from lmwright.models.core.spec import Head
 from lmwright.models.decode import DecodingState
 from lmwright.models.network.merge import merged, taken_apart
-from lmwright.models.network.network import Network, fill, head_weights
+from lmwright.models.network.network import Network, build, fill, head_weights
 from lmwright.models.tunes.adapters import Adapters
 from lmwright.models.tunes.bitfit import BitFit, biases
 from lmwright.models.tunes.freeze import Freeze, groups
 from lmwright.models.tunes.ia3 import IA3
+from lmwright.models.tunes.p_tuning import PTuning
+from lmwright.models.tunes.prefix import Prefix, PrefixAttention
+from lmwright.models.tunes.prompt import Prompt
+from lmwright.models.zoo import xlnet
 from lmwright.train.optimizers import SGD
 from tests.parity.networks import NETWORKS
+from tests.parity.test_devices import loss_and_gradients, moved
 from tests.parity.test_lora import single
+from tests.pretend import pretend_device
 
 every = pytest.mark.parametrize("name", NETWORKS)
 TUNES: dict[str, Any] = {
@@ -29,6 +40,10 @@ TUNES: dict[str, Any] = {
     "ia3": IA3(),
     "adapters": Adapters(width=3),
     "adapters, after the feed-forward alone": Adapters(width=3, place="feed_forward"),
+    "prefix": Prefix(length=3),
+    "prefix, with a network": Prefix(length=3, hidden=4),
+    "prompt": Prompt(length=3),
+    "p-tuning": PTuning(length=3, hidden=4),
 }
 """Those that let weights of their own learn, and the head."""
 NOTHING_TO_TUNE = {
@@ -36,7 +51,13 @@ NOTHING_TO_TUNE = {
     "ia3": {"elmo", "text cnn"},
     "adapters": {"elmo", "text cnn"},
     "adapters, after the feed-forward alone": {"elmo", "text cnn"},
+    "prefix": {"elmo", "text cnn"},
+    "prefix, with a network": {"elmo", "text cnn"},
+    "prompt": {"elmo"},
+    "p-tuning": {"elmo"},
 }
+BEGINS_ELSEWHERE = {"prefix", "prefix, with a network", "prompt", "p-tuning"}
+"""Those that are not the frozen network before they have learnt."""
 """Networks that each refuses, as they have not what it tunes."""
 PAIRS = [(tune, name) for tune in TUNES for name in NETWORKS if name not in NOTHING_TO_TUNE[tune]]
 pairs = pytest.mark.parametrize(("tune", "name"), PAIRS)
@@ -56,7 +77,7 @@ def own(tune: str, network: Network) -> set[int]:
     return {id(each) for path, each in network.named_parameters() if LEAVES.search(path)}
 
 
-LEAVES = re.compile(r"\.(ia3|(shrink|expand)\.(weight|bias))$")
+LEAVES = re.compile(r"\.(ia3|(shrink|expand)\.(weight|bias)|prefix_[kvzab]|prompt\.\w+)$")
 """Names of the weights that tunes bring."""
 
 
@@ -74,9 +95,10 @@ def test_it_begins_as_the_frozen_network_and_then_is_another(tune, name):
     with torch.no_grad():
         plain = network(batch)
         TUNES[tune].apply(network, seed=5)
-        assert torch.equal(network(batch), plain)
+        begun = network(batch)
+        assert torch.equal(begun, plain) != (tune in BEGINS_ELSEWHERE)
         learnt(tune, network)
-        assert not torch.allclose(network(batch), plain)
+        assert not torch.allclose(network(batch), begun)
 
 
 @pairs
@@ -146,7 +168,9 @@ def test_it_merges_into_a_plain_network_with_the_same_logits(tune, name):
         torch.testing.assert_close(single_precision(batch), wanted, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("tune", ["adapters"])
+@pytest.mark.parametrize(
+    "tune", ["adapters", "prefix", "prefix, with a network", "prompt", "p-tuning"]
+)
 def test_what_cannot_be_merged_is_refused_by_name_and_taken_apart(tune):
     network, batch = NETWORKS["bert, classify"]()
     with torch.no_grad():
@@ -306,6 +330,9 @@ def test_the_first_step_in_which_each_group_learns():
         assert open_at(share, step, 100) == [True] * count + [False] * (4 - count)
     with pytest.raises(BadInput, match="nobody knows the number of steps"):
         share.rates(network, 0, None)
+    tied = NETWORKS["gpt2"]()[0]
+    begun = {path for path, factor in every_five.rates(tied, 0, None).items() if factor}
+    assert begun == set(dict(groups(tied))[1]), "without a head of its own the last layer begins"
     Freeze(layers=1, unfreeze_every=5).apply(network, seed=5)
     factors = Freeze(layers=1, unfreeze_every=5).rates(network, 5, None)
     assert all(factors.values()) and set(factors) == {each for _, g in held[:2] for each in g}
@@ -325,3 +352,230 @@ def test_rates_move_weights_in_the_stated_ratio():
         for path in names:
             torch.testing.assert_close(found[1][path], found[0][path] * 0.5**depth, msg=path)
     assert max(depth for depth, _ in groups(network)) == 3
+
+
+SOME = {"bert, classify", "gpt2", "llama", "t5"}
+
+
+@pytest.mark.parametrize(("tune", "name"), [pair for pair in PAIRS if pair[1] in SOME])
+def test_dropout_of_a_document_is_the_same_in_any_company(tune, name):
+    plain, batch = NETWORKS[name]()
+    head = replace(plain.head_spec, dropout=0.3)
+    network = build(plain.spec.with_dropout(0.3), head)
+    fill(network, dict(plain.named_parameters()))
+    TUNES[tune].apply(network, seed=5)
+    learnt(tune, network)
+    names = list(network.streams) if not isinstance(batch, Ragged) else []
+    streams = [batch[n] for n in names] if names else [batch]
+    pooled = network.head_spec.pool != "none"
+    with torch.no_grad():
+        whole = network(batch, DropoutRNG(1, 2))
+        assert not torch.allclose(whole, network(batch))
+        parts = whole if pooled else network.output_batch(batch).by_document(whole)
+        for place in range(len(streams[0].documents)):
+            alone = [single(stream, place) for stream in streams]
+            given = dict(zip(names, alone, strict=True)) if names else alone[0]
+            found = network(given, DropoutRNG(1, 2))
+            torch.testing.assert_close(found[0] if pooled else found, parts[place])
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "bart", "text cnn"])
+def test_a_prompt_is_vectors_in_place_of_tokens_before_every_text(name):
+    """By hand: ids before each document that vectors stand for, whose rows are then left out."""
+    plain, batch = NETWORKS[name]()
+    network, _ = applied("prompt", name)
+    learnt("prompt", network)
+    first = network.spec.stacks[0].name
+    vectors_kd = network.stacks[first].prompt().detach()
+    read = batch if isinstance(batch, Ragged) else batch[first]
+    texts = [each.numpy() for each in read.by_document(read.tokens_n)]
+    longer = pack(
+        [np.concatenate([np.zeros(3, np.int64), text]) for text in texts],
+        order=read.order,
+        vectors={place: [(0, vectors_kd)] for place in range(len(texts))},
+    )
+    with torch.no_grad():
+        if not isinstance(batch, Ragged):
+            wanted = plain.hidden({**batch, first: longer})
+        else:
+            whole = longer.by_document(plain.hidden(longer))
+            wanted = torch.cat([whole[place][3:] for place in read.order])
+        torch.testing.assert_close(network.hidden(batch), wanted)
+
+
+@pytest.mark.parametrize("pool", ["none", "mean", "max", "first", "last"])
+def test_a_head_pools_a_texts_own_tokens(pool):
+    plain, batch = NETWORKS["bert"]()
+    network = build(plain.spec, Head(pool=pool, outputs=0)).double()
+    fill(network, dict(plain.named_parameters()))
+    TUNES["prompt"].apply(network, seed=5)
+    with torch.no_grad():
+        rows = batch.by_document(network.hidden(batch))
+        wanted = {
+            "none": torch.cat([rows[place] for place in batch.order]),
+            "mean": torch.stack([each.mean(0) for each in rows]),
+            "max": torch.stack([each.max(0).values for each in rows]),
+            "first": torch.stack([each[0] for each in rows]),
+            "last": torch.stack([each[-1] for each in rows]),
+        }[pool]
+        torch.testing.assert_close(network(batch), wanted)
+
+
+def test_a_prompt_takes_room_and_must_leave_some():
+    network, _ = NETWORKS["gpt2"]()
+    longest = network.longest
+    Prompt(length=3).apply(network, seed=5)
+    assert network.longest == longest - 3
+    for tune in (Prompt(length=longest), Prefix(length=longest + 1)):
+        with pytest.raises(BadInput, match=f"length is {tune.length}"):
+            tune.apply(NETWORKS["gpt2"]()[0], seed=5)
+
+
+def test_documents_after_vectors():
+    """Segments, prefixes, spans of their own, and those that had the vectors before."""
+    own_kd, vectors_kd = torch.ones(1, 2), torch.zeros(2, 2)
+    batch = pack(
+        [np.array([5, 6]), np.array([7, 8, 9])],
+        past=[4, 0],
+        segments=[np.array([0, 1]), np.array([1, 1, 0])],
+        prefixes=[1, 2],
+        vectors={1: [(1, own_kd)]},
+    )
+    found, rows = batch.after_vectors(vectors_kd, [False, True])
+    assert found.cu_seqlens == (0, 2, 7) and rows == [0, 1, 4, 5, 6]
+    assert found.tokens_n.tolist() == [5, 6, 0, 0, 7, 8, 9]
+    assert found.positions_n.tolist() == [6, 7, 0, 1, 2, 3, 4]
+    assert found.segments_n.tolist() == [0, 1, 0, 0, 1, 1, 0]
+    assert found.prefixes == (3, 4) and found.documents == batch.documents
+    assert [(row, len(each)) for row, each in found.vectors] == [(2, 2), (5, 1)]
+    with pytest.raises(BadInput, match="order of factorisation"):
+        pack([np.arange(2)], ranks=[np.arange(2)]).after_vectors(vectors_kd, [True])
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_a_prefix_is_attended_to_beside_the_documents_own_keys(name, hidden):
+    """softmax over the prefix and the visible keys, written out for one document."""
+    network, _ = NETWORKS[name]()
+    Prefix(length=3, hidden=hidden).apply(network, seed=5)
+    generator = torch.Generator().manual_seed(4)
+    op = next(each for each in network.modules() if isinstance(each, PrefixAttention))
+    for each in op.own:
+        getattr(op, each).data.normal_(generator=generator)
+    n, heads, causal = 5, op.setting.heads, op.setting.mask == "causal"
+    x_nd = torch.randn(n, op.width, dtype=torch.float64, generator=generator)
+    k, v = op.prefix_k, op.prefix_v
+    if hidden:
+        more = torch.tanh(op.prefix_z @ op.prefix_a) @ op.prefix_b
+        k_more, v_more = (part.view(3, heads, -1).transpose(0, 1) for part in more.chunk(2, dim=1))
+        k, v = k + k_more, v + v_more
+    parts = [part.view(n, heads, -1).transpose(0, 1) for part in op.qkv(x_nd).chunk(3, dim=1)]
+    scores = parts[0] @ torch.cat([k, parts[1]], 1).transpose(1, 2) * op.setting.scale
+    if causal:
+        after = torch.ones(n, n).triu(1).bool()
+        scores[:, :, 3:] = scores[:, :, 3:].masked_fill(after, -torch.inf)
+    mixed = scores.softmax(-1) @ torch.cat([v, parts[2]], 1)
+    wanted = op.out(mixed.transpose(0, 1).flatten(1))
+    context = ForwardContext(pack([np.arange(n)]))
+    torch.testing.assert_close(op(x_nd, context), wanted)
+
+
+def test_a_prefix_begins_as_keys_and_values_of_tokens_by_the_seed():
+    found = []
+    for seed in (1, 1, 2):
+        network, _ = NETWORKS["llama"]()
+        plain = Prefix(length=4).read_drawn_tokens(network, seed)
+        Prefix(length=4).apply(network, seed)
+        own = [each for each in network.modules() if isinstance(each, PrefixAttention)]
+        assert len(own) == 3
+        for each in own:
+            k, v = plain.read(each.name, slice(0, 1), 4)
+            assert torch.equal(each.prefix_k, k[0]) and torch.equal(each.prefix_v, v[0])
+        found.append(own[0].prefix_k)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("tune", ["prefix", "prompt"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_trace_is_of_a_documents_own_tokens(tune, name):
+    network, batch = applied(tune, name)
+    trace = Trace(attention=True)
+    with torch.no_grad():
+        hidden_nd = network.hidden(batch, trace=trace)
+    (states,) = trace.states.values()
+    assert all(len(each) == len(batch.tokens_n) for each in states)
+    assert torch.equal(states[-1], hidden_nd)
+    for weights in trace.attention_weights.values():
+        assert [each.shape[1:] for each in weights] == [(n, n) for n in batch.lengths()]
+
+
+@pytest.mark.parametrize("tune", ["prefix", "prompt"])
+def test_two_streams_in_an_order_of_factorisation_are_refused(tune):
+    network = build(xlnet.FAMILY.generation_spec(NETWORKS["xlnet"]()[0].spec))
+    with pytest.raises(BadInput, match=f"tune is {tune}, and the network"):
+        TUNES[tune].apply(network, seed=5)
+
+
+@pytest.mark.parametrize("tune", ["prefix", "prompt", "p-tuning", "adapters", "ia3"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+def test_batches_that_documents_leave_and_join_go_on_as_alone(tune, name):
+    """As the engine decodes: greedy, with a KV cache, in changing company."""
+    network, _ = applied(tune, name)
+    learnt(tune, network)
+    texts = [np.array([7, 8, 9]), np.array([10, 11]), np.array([12, 13, 14, 15])]
+    sources = [np.array([20, 21, 22]), np.array([23]), np.array([24, 25])]
+    encodes = len(network.streams) > 1
+
+    def state_of(places: list[int]) -> DecodingState:
+        return DecodingState(
+            network, len(places), [sources[p] for p in places] if encodes else None
+        )
+
+    def greedy(place: int) -> list[int]:
+        state, new, found = state_of([place]), texts[place], []
+        for _ in range(4):
+            found.append(int(state.append([new])[0].argmax()))
+            new = np.array([found[-1]])
+        return found
+
+    state, other = state_of([0, 1]), state_of([2])
+    logits = state.append(texts[:2])
+    found = [[int(row.argmax())] for row in logits]
+    found.append([int(other.append([texts[2]])[0].argmax())])
+    state.join(other)
+    for step in range(3):
+        if step == 1:
+            state.leave([1])
+        going = [0, 1, 2] if step < 1 else [0, 2]
+        logits = state.append([np.array([found[place][-1]]) for place in going])
+        for place, row in zip(going, logits, strict=True):
+            found[place].append(int(row.argmax()))
+    for place in range(3):
+        assert found[place] == greedy(place)[: len(found[place])], place
+
+
+@pytest.mark.parametrize(("tune", "name"), [pair for pair in PAIRS if pair[1] in SOME])
+def test_on_another_device_it_meets_no_tensor_of_the_cpu_and_gives_the_same(tune, name):
+    (here, batch), (there, _) = applied(tune, name), applied(tune, name)
+    for network in (here, there):
+        learnt(tune, network)
+        network.requires_grad_(True)
+    wanted = loss_and_gradients(here, batch)
+    with pretend_device():
+        found = loss_and_gradients(moved(there), batch)
+    torch.testing.assert_close(found[0].held, wanted[0], rtol=1e-9, atol=1e-10)
+    assert found[1].keys() == wanted[1].keys()
+    for path, gradient in found[1].items():
+        torch.testing.assert_close(gradient.held, wanted[1][path], rtol=1e-6, atol=1e-9, msg=path)
+    if here.is_causal_lm and len(here.streams) == 1:
+        wanted = passes_with_a_cache(here)
+        with pretend_device():
+            torch.testing.assert_close(passes_with_a_cache(there).held, wanted)
+
+
+@torch.no_grad()
+def passes_with_a_cache(network: Network) -> torch.Tensor:
+    """Next-token logits of two documents after two passes."""
+    cache = Cache(2)
+    network.next(pack([np.array([5, 6]), np.array([7, 8, 9])], order=range(2)), cache)
+    return network.next(pack([np.array([3]), np.array([4])], order=range(2), past=[2, 3]), cache)

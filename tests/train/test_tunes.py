@@ -7,21 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lmwright.core.errors import BadInput, Corrupt
+from lmwright.core.task import role_columns
+from lmwright.data.corpus import schema_of
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.adapted import AdaptedPredictor
+from lmwright.models.core.ragged import pack
+from lmwright.models.decode import generate
 from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
+from lmwright.models.text_model import language_model
+from lmwright.tasks.text_generation import TextGeneration
+from lmwright.text.generation import SamplingParams
 from lmwright.train.base import Base
+from lmwright.train.documents import Document, continuation_nats
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
 from lmwright.train.start import START
-from tests.train.conftest import FakeWork
+from tests.serve.talking import write_model
+from tests.train.conftest import FakeWork, write_rows, write_task
 from tests.train.test_adapters import committed, inputs, logits, one_thread, stage  # noqa: F401
 from tests.train.test_finetune import interrupted
 
@@ -29,6 +39,9 @@ TUNES: dict[str, Any] = {
     "bitfit": "bitfit",
     "ia3": "ia3",
     "adapters": {"kind": "adapters", "width": 8},
+    "prefix": {"kind": "prefix", "length": 4, "hidden": 6},
+    "prompt": {"kind": "prompt", "length": 4},
+    "p-tuning": {"kind": "p-tuning", "length": 4, "hidden": 6},
     "freeze": {"kind": "freeze", "layers": 1, "decay": 0.5, "unfreeze_every": 2},
 }
 """Those that leave a part of the body as it is, so that only what learns is saved."""
@@ -113,14 +126,14 @@ def test_export_merges_or_says_what_can_be_done(tuned, inputs, tmp_path, tune): 
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("tune", ["adapters"])
+@pytest.mark.parametrize("tune", [tune for tune in TUNES if tune not in MERGED])
 def test_a_drawn_model_takes_no_tune_that_cannot_be_merged(tuned):
     drawn = replace(tuned, new=New(family="bert", config={}, vocabulary=400))
     with pytest.raises(BadInput, match=f"new, and tune {tuned.tune['kind']}"):
         drawn.check()
 
 
-@pytest.mark.parametrize("tune", ["adapters"])
+@pytest.mark.parametrize("tune", [tune for tune in TUNES if tune not in MERGED])
 def test_a_base_with_another_adapter_is_no_base(tuned, inputs, tmp_path):  # noqa: F811
     """Its weights are not left out in silence: a description that was changed by hand."""
     work = FakeWork(inputs, tmp_path / "first")
@@ -133,6 +146,62 @@ def test_a_base_with_another_adapter_is_no_base(tuned, inputs, tmp_path):  # noq
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "tune": "head"}))
     with pytest.raises(Corrupt, match="which head does not apply"):
         load_predictor(again.folder / "model")
+
+
+@pytest.mark.parametrize("tune", ["prompt"])
+def test_a_prompt_leaves_less_room_for_texts(tuned, inputs, tmp_path):  # noqa: F811
+    """The start has 64 positions."""
+    work = FakeWork(inputs, tmp_path / "work")
+    with pytest.raises(BadInput, match="texts of 61 tokens, and the start reads 60"):
+        replace(tuned, max_tokens=24, read_tokens=61).run(work)
+    replace(tuned, max_tokens=24, read_tokens=60).run(work)
+    found = load_predictor(work.folder / "model")
+    assert found.model.max_tokens == 60
+    long = [{"text": "word " * 80}]
+    assert len(found.answers(found.prepare(long)).columns["logits"]) == 1
+
+
+@pytest.mark.parametrize("tune", ["ia3", "adapters", "prefix", "prompt", "p-tuning"])
+def test_a_language_model_writes_as_its_whole_passes_say(tuned, sentences, tmp_path):
+    """Trained, read back, and asked token by token with a KV cache, alone and in a batch."""
+    folder, start = tmp_path / "rows", write_model(tmp_path / "start")
+    folder.mkdir()
+    documents = [{**row, "continuation": ""} for row in sentences[:60]]
+    schema = schema_of(role_columns(TextGeneration(), "input", "target"))
+    write_rows(folder / "train.parquet", documents[:40], schema)
+    write_rows(folder / "validation.parquet", documents[40:], schema)
+    write_task(folder, TextGeneration())
+    Base(start=str(start)).run(FakeWork({}, tmp_path))
+    base = committed(tmp_path / "base")
+    work = FakeWork({"rows": folder, "base": base}, tmp_path / "work")
+    replace(tuned, start=str(start), rows=0, lr=3e-2).run(work)
+    found = load_predictor(work.folder / "model")
+    model, plain = found.model, language_model(read_folder(start))
+    prompts = [plain.tokenizer.encode([text], 20)[0] for text in ("The film", "A dull and long")]
+    params = SamplingParams(max_new_tokens=6, temperature=0)
+    wanted = []
+    for prompt in prompts:
+        ids = prompt.astype(np.int64)
+        for _ in range(6):
+            with torch.no_grad():
+                ids = np.append(ids, int(model.network(pack([ids]))[-1].argmax()))
+        wanted.append(ids[len(prompt) :].tolist())
+    rng = np.random.default_rng(0)
+    for prompt, right in zip(prompts, wanted, strict=True):
+        assert [each.sampled.id for each in model.generate(prompt, params, rng)][:6] == right
+    steps = list(generate(model.network, prompts, params, rng))
+    assert [[step[place].id for step in steps] for place in range(2)] == wanted
+    own = list(plain.generate(prompts[1], params, rng))
+    assert [each.sampled.id for each in own][:6] != wanted[1], "the start writes something else"
+    item = Document(prompts[1].astype(np.int64), 4, 4, None)
+    others = [np.array([5, 6]), np.array([7])]
+    nats = continuation_nats(model.network, item, others)
+    for each, value in zip(others, nats, strict=True):
+        whole = np.concatenate([item.tokens[: item.first], each])
+        with torch.no_grad():
+            logprobs = model.network(pack([whole])).log_softmax(-1)
+        right = sum(logprobs[place - 1, whole[place]] for place in range(item.first, len(whole)))
+        assert value == pytest.approx(-float(right), rel=1e-4)
 
 
 def test_layers_keep_their_bits_until_they_are_unfrozen(stage, rows, tmp_path):  # noqa: F811

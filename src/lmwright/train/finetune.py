@@ -505,6 +505,13 @@ class Train(Stage):
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
         model = at_rate(model, self.dropout, most)
         self.chosen("tune").apply(model.network, self.seed)
+        needed = self.reading if earlier is None else most
+        if needed > positions(model):
+            raise BadInput(
+                f"texts of {needed} tokens, and the start reads {positions(model)} with this tune",
+                f"at most {positions(model)}",
+                "lower max_tokens and read_tokens, or tune.length",
+            )
         fill(model.network, {name: each.clone() for name, each in adapter.items()})
         return replace(begun, model=model), known
 
@@ -637,7 +644,7 @@ def facts_of(predictor: TextPredictor) -> dict[str, Any]:
 
 def positions(model: TextModel) -> int:
     """The longest text that the model can read, in tokens."""
-    return model.network.spec.longest or LONGEST
+    return model.network.longest or LONGEST
 
 
 @torch.no_grad()

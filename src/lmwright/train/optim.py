@@ -56,7 +56,8 @@ class Schedule(Protocol):
 class Tune(Protocol):
     """The setting ``tune``: which weights learn; an entry of ``tables.TUNES``.
 
-    ``freezes`` says that the body stays as it is, so that only what learns is saved.
+    ``freezes`` says that the body stays as it is, so that only what learns is saved. One whose
+    weights cannot be merged into the network's has ``merges``, which is then False.
     """
 
     freezes: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmwright.models.core.linear import Linear
 
@@ -28,5 +28,12 @@ class Unmergeable:
     ``own`` names its weights beside those of the plain module, and ``what`` says what they are.
     """
 
-    own: ClassVar[tuple[str, ...]]
+    own: tuple[str, ...]
     what: ClassVar[str]
+
+
+def take_over(new: nn.Module, plain: nn.Module) -> None:
+    """Give a new module all that a plain one has: settings, modules and weights by their names."""
+    nn.Module.__init__(new)
+    for name, value in vars(plain).items():
+        new.__dict__[name] = value.copy() if isinstance(value, dict) else value

@@ -43,6 +43,9 @@ Batch = Ragged | Mapping[str, Ragged]
 class Stack(nn.Module):
     """An embedding, its layers and a final norm."""
 
+    prompt_length = 0
+    """Vectors that it reads before every document."""
+
     def __init__(self, setting: spec.Stack, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.name = setting.name
@@ -258,7 +261,9 @@ class Network(nn.Module):
     @property
     def longest(self) -> int | None:
         """The longest document in tokens, if there is a bound."""
-        return self.spec.longest
+        if (most := self.spec.longest) is None:
+            return None
+        return most - max(int(stack.prompt_length) for stack in self.stacks.values())  # type: ignore[arg-type]
 
     @property
     def streams(self) -> tuple[str, ...]:
