@@ -32,6 +32,7 @@ from tests.serve.talking import write_model
 from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
 LORA = {"kind": "lora", "rank": 2, "dropout": 0.2}
+DORA = {"kind": "lora", "dora": True, "scaling": "root-rank", "ranks": {"*.qkv": 3}}
 FILES = ("adapter.safetensors", "base.json", "model.json", "curves.json", "rows.parquet")
 ROWS = [{"text": "A joy from start to end."}, {"text": "Dull."}]
 
@@ -95,7 +96,7 @@ def test_the_start_is_brought_as_an_artifact(stage, inputs):
     assert "lmwright.models.tunes.lora" in reached and "lmwright.models.zoo.bert" in reached
 
 
-@pytest.mark.parametrize("tune", [LORA, "head", {"kind": "lora", "linears": "attention"}])
+@pytest.mark.parametrize("tune", [LORA, "head", DORA, {"kind": "lora", "linears": "attention"}])
 def test_what_is_read_back_answers_with_the_same_bits(stage, inputs, tmp_path, tune, monkeypatch):
     work, kept = FakeWork(inputs, tmp_path / "work"), []
     saved = AdaptedPredictor.save
