@@ -14,11 +14,12 @@ from torch import Generator, nn
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import key
 from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.frozen import FrozenLinear
 from lmwright.models.core.linear import DenseLinear, StackedLinear, WindowLinear, linears
 from lmwright.models.core.low_rank import LowRankLinear
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.network.merge import merged
-from lmwright.models.network.network import Network, fill, head_weights
+from lmwright.models.network.network import Network, fill, head_weights, parameter_count
 from lmwright.models.tunes.head import HeadOnly
 from lmwright.models.tunes.lora import LoRA
 from lmwright.train.optimizers import SGD
@@ -92,6 +93,58 @@ def test_merged_adapters_give_the_same_logits_in_a_plain_network(name, tune):
     changed = {p for p, each in found.named_parameters() if not torch.equal(each, plain[p])}
     names = {f"{path}.weight" for path in adapted(network)}
     assert changed <= names and changed
+
+
+AMPLIFIED = {"t5": 200, "marian": 20}
+"""By how much a drawn network's gradients may amplify an error: unscaled attention is all but a
+maximum, and a rounding moves it."""
+
+
+@every
+@pytest.mark.parametrize(("base", "error"), [("bf16", 0.05), ("int8", 5e-4)])
+def test_adapters_learn_on_a_base_in_fewer_bits_which_stays(name, base, error):
+    """They learn what they would on the network of the kept weights in fp64, but for rounding."""
+    network, batch = NETWORKS[name]()
+    LoRA(rank=2, base=base, dora=base == "int8").apply(network, seed=5)
+    trained(network)
+    frozen = {
+        path: each for path, each in network.named_modules() if isinstance(each, FrozenLinear)
+    }
+    body = {path for path, _ in linears(network) if not path.startswith("head.")}
+    assert {path.removesuffix(".inner") for path in frozen} <= body == {*adapted(network)}
+    before = {path: each.weight.clone() for path, each in frozen.items()}
+    # The same adapters on a network of plain maps with the kept weights.
+    plain, _ = NETWORKS[name]()
+    weights = {f"{path.removesuffix('.inner')}.weight": each for path, each in before.items()}
+    fill(plain, weights)
+    LoRA(rank=2, dora=base == "int8").apply(plain, seed=5)
+    fill(plain, {n: each for n, each in network.named_parameters() if each.requires_grad})
+    with torch.no_grad():
+        found, wanted = network(batch), plain(batch)
+    assert float((found - wanted).norm()) <= error * float(wanted.norm())
+    for each in (network, plain):
+        each.zero_grad()
+        each(batch).square().mean().backward()
+    grads = [
+        torch.cat([w.grad.flatten() for n, w in each.named_parameters() if "lora_" in n])
+        for each in (network, plain)
+    ]
+    most = AMPLIFIED.get(name, 3) * error
+    assert float((grads[0] - grads[1]).norm()) <= most * float(grads[1].norm())
+    SGD(momentum=0.0).make(network).step(1e-3)
+    assert all(torch.equal(each.weight, before[path]) for path, each in frozen.items())
+    assert parameter_count(network) == parameter_count(plain)
+    other = merged(network)
+    assert {n for n, _ in other.named_parameters()} == {
+        n for n, _ in NETWORKS[name]()[0].named_parameters()
+    }
+    torch.testing.assert_close(other(batch), merged_plain(plain, network)(batch))
+
+
+def merged_plain(plain: Network, network: Network) -> Network:
+    """``plain`` with the adapters of ``network``, merged."""
+    fill(plain, {n: each for n, each in network.named_parameters() if each.requires_grad})
+    return merged(plain)
 
 
 def test_a_merge_that_changes_an_output_is_refused(monkeypatch):

@@ -33,6 +33,7 @@ from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
 LORA = {"kind": "lora", "rank": 2, "dropout": 0.2}
 DORA = {"kind": "lora", "dora": True, "scaling": "root-rank", "ranks": {"*.qkv": 3}}
+INT8 = {"kind": "lora", "base": "int8", "dropout": 0.1}
 FILES = ("adapter.safetensors", "base.json", "model.json", "curves.json", "rows.parquet")
 ROWS = [{"text": "A joy from start to end."}, {"text": "Dull."}]
 
@@ -96,7 +97,9 @@ def test_the_start_is_brought_as_an_artifact(stage, inputs):
     assert "lmwright.models.tunes.lora" in reached and "lmwright.models.zoo.bert" in reached
 
 
-@pytest.mark.parametrize("tune", [LORA, "head", DORA, {"kind": "lora", "linears": "attention"}])
+@pytest.mark.parametrize(
+    "tune", [LORA, "head", DORA, INT8, {"kind": "lora", "linears": "attention", "base": "bf16"}]
+)
 def test_what_is_read_back_answers_with_the_same_bits(stage, inputs, tmp_path, tune, monkeypatch):
     work, kept = FakeWork(inputs, tmp_path / "work"), []
     saved = AdaptedPredictor.save
@@ -177,6 +180,28 @@ def test_an_adapter_on_an_adapter_stands_on_both(stage, inputs, first, tmp_path,
     replace(on, lr=0.0).run(none)
     same = load_predictor(none.folder / "model")
     torch.testing.assert_close(logits(same), logits(before), rtol=0, atol=1e-5)
+
+
+def test_a_base_in_int8_takes_less_memory_and_a_chain_stands_on_what_it_was(
+    stage, inputs, tmp_path
+):
+    facts = {}
+    for kind, tune in (("fp32", LORA), ("int8", {**INT8, "rank": 2})):
+        work = FakeWork(inputs, tmp_path / kind)
+        facts[kind] = replace(stage, tune=tune).run(work)
+    assert facts["int8"]["frozen_bytes"] < facts["fp32"]["frozen_bytes"]
+    assert facts["int8"]["trained_bytes"] == facts["fp32"]["trained_bytes"]
+    assert facts["int8"]["parameters"] == facts["fp32"]["parameters"]
+    first = committed((tmp_path / "int8" / "model").rename(tmp_path / "one"))
+    before = load_predictor(first)
+    none = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "none")
+    replace(stage, start_from="old", tune="head", lr=0.0).run(none)
+    same = logits(load_predictor(none.folder / "model"))
+    # What is merged has the weights that the int8 ones stand for, and fp32 products.
+    torch.testing.assert_close(same, logits(before), rtol=0, atol=1e-3)
+    read_published = read_folder(Path(stage.start)).weights
+    other = before.model.network.get_submodule("stacks.encoder.layers.0.0.op.qkv").inner.weight
+    assert not torch.equal(other, read_published["stacks.encoder.layers.0.0.op.qkv.weight"])
 
 
 def test_a_full_training_goes_on_from_an_adapter_as_a_whole_model(stage, inputs, first, tmp_path):

@@ -34,6 +34,7 @@ from lmwright.models.core.device import (
     emulation_in_words,
     resolve_placement,
 )
+from lmwright.models.core.frozen import bytes_held
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.spec import Head
 from lmwright.models.files.folder import Published
@@ -507,11 +508,18 @@ def without_adapters(model: TextModel) -> TextModel:
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
-    """Base of a model and number of its own weights; empty for a model without a base."""
+    """Base of a model, number of its own weights, bytes of frozen and trained ones in memory;
+    empty for a model without a base."""
     if not isinstance(predictor, AdaptedPredictor):
         return {}
     about, weights = predictor.adaptation, dict(predictor.model.network.named_parameters())
-    return {"base": about.base, "own_parameters": sum(weights[name].numel() for name in about.own)}
+    stay, learn = bytes_held(predictor.model.network)
+    return {
+        "base": about.base,
+        "own_parameters": sum(weights[name].numel() for name in about.own),
+        "frozen_bytes": stay,
+        "trained_bytes": learn,
+    }
 
 
 def positions(model: TextModel) -> int:

@@ -38,7 +38,8 @@ class LowRankLinear(Linear):
     ) -> None:
         super().__init__(inner.in_features, inner.parts, inner.members)
         self.inner, self.scale, self.drop = inner, scale, drop
-        like = next(inner.parameters())
+        like = inner.weight
+        assert isinstance(like, Tensor)
         bound = 1 / math.sqrt(self.in_features)
         shape = self.members, len(self.parts), rank, self.in_features
         drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
@@ -50,7 +51,12 @@ class LowRankLinear(Linear):
 
     def forward(self, x_ni: Tensor, rows: slice | None = None, member: int = 0) -> Tensor:
         """Map each row of the stream."""
-        y_no = self.inner(x_ni, rows, member)
+        return self.adapted(self.inner(x_ni, rows, member), x_ni, rows, member)
+
+    def adapted(
+        self, y_no: Tensor, x_ni: Tensor, rows: slice | None = None, member: int = 0
+    ) -> Tensor:
+        """The outputs whose frozen map gives ``y_no``."""
         if self.drop is not None:
             x_ni = self.drop(x_ni)
         start, stop, _ = (rows or slice(None)).indices(self.out_features)

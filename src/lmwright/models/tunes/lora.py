@@ -19,6 +19,7 @@ from lmwright.models.blocks.context import ForwardContext
 from lmwright.models.blocks.feed_forward import Experts, FeedForward, Projection
 from lmwright.models.blocks.positions import TransformerXL
 from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.frozen import FROZEN, BasePrecision
 from lmwright.models.core.linear import Linear, linears, replace_linears
 from lmwright.models.core.low_rank import LowRankLinear
 from lmwright.models.core.ragged import Ragged
@@ -42,8 +43,10 @@ class LoRA(Settings):
     or over its root (``root-rank``: rsLoRA, Kalajdzievski 2023). ``ranks`` and ``alphas`` are
     those of the maps that fit a pattern; of several the one with the most characters that are no
     wildcards. With ``dora`` the rows of the adapted weight have a trained norm (Liu et al. 2024).
-    ``dropout`` is that of the update's input. With ``head`` the head's own weights learn as a
-    whole; those that it shares with the body never do.
+    ``base`` is what the weights of the body's maps are kept in, adapted or not, and multiplied in,
+    in training and whenever the model answers: a half or a quarter of the memory. Tables, norms
+    and the head stay fp32. ``dropout`` is that of the update's input. With ``head`` the head's own
+    weights learn as a whole; those that it shares with the body never do.
     """
 
     rank: int = 8
@@ -52,6 +55,7 @@ class LoRA(Settings):
     dora: bool = False
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
+    base: BasePrecision = "fp32"
     dropout: float = 0.0
     linears: Literal["all", "attention", "mlp"] | tuple[str, ...] = "all"
     head: bool = True
@@ -95,6 +99,8 @@ class LoRA(Settings):
         streams = Streams(network) if self.dropout else None
 
         def make(name: str, linear: Linear) -> Linear:
+            if self.base in FROZEN and not name.startswith("head."):
+                linear = FROZEN[self.base](linear)
             if name not in chosen:
                 return linear
             drop = None
