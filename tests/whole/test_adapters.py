@@ -20,12 +20,14 @@ from lmwright.loop.lineage import of_source, of_version
 from lmwright.loop.promote import bytes_of, promote_version
 from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder, write_folder
+from lmwright.models.files.peft import read_adapter
 from lmwright.models.files.published import published_in
 from lmwright.models.files.sentence import read_mean_map
 from lmwright.models.load import load_predictor
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.merge import merged
 from lmwright.models.network.network import build, fill
+from lmwright.models.tunes.lora import LoRA
 from lmwright.models.zoo.bert import FAMILY, spec
 from lmwright.plan.recipe import open_recipe
 from lmwright.serve.load import answer_rows, load_version
@@ -257,6 +259,29 @@ def test_an_export_is_whole_and_answers_alike(made: Made, copied: Store, tmp_pat
     assert len(names) == 2 and {*weights} == {name for name, _ in network.named_parameters()}
     fill(network, weights)
     found = loaded.predictor.model.with_network(network, 24).logits(prepared)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
+
+
+def test_an_adapter_leaves_for_peft_with_its_head(
+    made: Made, copied: Store, tmp_path: Path
+) -> None:
+    """Adapters on the body, and the head as modules of sentence-transformers beside them."""
+    loaded = load_version(copied, ALIAS)
+    prepared = loaded.predictor.prepare(ROWS)
+    wanted = loaded.predictor.model.logits(prepared)
+    out = tmp_path / "out"
+    export_predictor(loaded.predictor, loaded.calibration, ALIAS, out, "peft")
+    names = {path.name for path in out.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "2_Dense", "task.json"} <= names
+    assert json.loads((out / "adapter_config.json").read_bytes())["task_type"] is None
+    assert made.outputs["train-base"] in (out / "README.md").read_text()
+    model = loaded.predictor.model
+    network = build(model.network.spec, model.network.head_spec)
+    fill(network, {**read_folder(made.folder / "start").weights, **read_mean_map(out)})
+    adapter = read_adapter(out, FAMILY, network.spec)
+    LoRA(**{key: each for key, each in adapter.tune.items() if key != "kind"}).apply(network, 0)
+    adapter.put(network, [], str(out))
+    found = model.with_network(network, 24).logits(prepared)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
 
 

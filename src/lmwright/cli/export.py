@@ -25,11 +25,14 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(help="A new folder, or a new .gguf file.")],
     form: Annotated[
-        str, typer.Option("--as", help="folder, onnx, or GGUF's F32, F16, BF16, Q8_0, Q4_0.")
+        str,
+        typer.Option(
+            "--as", help="folder, onnx, peft (its adapters), or GGUF's F32, F16, BF16, Q8_0, Q4_0."
+        ),
     ] = FOLDER,
     store: StoreOption = STORE,
 ) -> None:
-    """Write a model anew: as a folder that transformers loads, as ONNX, or as one GGUF file."""
+    """Write a model anew: as a folder that transformers loads, adapters for PEFT, ONNX, or GGUF."""
     print(f"reading {model}", file=sys.stderr, flush=True)
     if is_model_address(model):
         export_model(model, out, form)

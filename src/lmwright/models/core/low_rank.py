@@ -113,16 +113,15 @@ class LowRankLinear(Linear):
 
     def updated_weight(self) -> Tensor:
         """W + s B A (members, out, in)."""
-        weight = self.inner.weight
+        weight, update_moi = self.inner.weight, self.update()
         assert isinstance(weight, Tensor)
-        update_moi = torch.cat(
-            [
-                self.lora_b[:, own] @ self.lora_a[:, part]
-                for part, own in self.rows_of_parts(0, self.out_features)
-            ],
-            dim=1,
-        )
         return weight.view_as(update_moi) + self.scale * update_moi
+
+    def update(self, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+        """B A (members, out, in), by default of its own matrices."""
+        a, b = self.lora_a if a is None else a, self.lora_b if b is None else b
+        rows = self.rows_of_parts(0, self.out_features)
+        return torch.cat([b[:, own] @ a[:, part] for part, own in rows], dim=1)
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
