@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmwright.assets import asset_file
+from lmwright.cli.export import export
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.yaml12 import write_yaml
 from lmwright.loop.lineage import of_source, of_version
@@ -260,6 +261,20 @@ def test_an_export_is_whole_and_answers_alike(made: Made, copied: Store, tmp_pat
     fill(network, weights)
     found = loaded.predictor.model.with_network(network, 24).logits(prepared)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
+
+
+def test_an_export_says_what_merging_changed(
+    made: Made, copied: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On test rows of the version, by the command; none where the store has them no more."""
+    export(ALIAS, tmp_path / "out", "folder", copied.folder)
+    found = json.loads((tmp_path / "out" / "merging.json").read_bytes())
+    assert 0 < found["count"] <= 32 and found["kl_mean"] < 1e-6 and found["equal"] == 1.0
+    assert "merged, in fp32 beside the adapters" in capsys.readouterr().err
+    shutil.rmtree(copied.folder / "artifacts" / made.outputs["rows"])
+    export(ALIAS, tmp_path / "again", "folder", copied.folder)
+    assert not (tmp_path / "again" / "merging.json").exists()
+    assert "merged" not in capsys.readouterr().err
 
 
 def test_an_adapter_leaves_for_peft_with_its_head(

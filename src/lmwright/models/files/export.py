@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,7 +31,9 @@ from lmwright.models.files.published import describe, is_gguf, located, read_pub
 from lmwright.models.files.readme import adapter_readme, readme
 from lmwright.models.files.sentence import is_mean_map, read_mean_map, write_mean_map
 from lmwright.models.files.weights import some
+from lmwright.models.merging import cost_of_merging
 from lmwright.models.network.merge import merged
+from lmwright.models.parity import Parity
 from lmwright.models.text_model import (
     ReadsMore,
     TextModel,
@@ -82,14 +84,20 @@ def export_model(address: str, out: Path, form: str) -> None:
 
 
 def export_predictor(
-    predictor: Predictor, calibration: Calibration, name: str, out: Path, form: str
-) -> None:
+    predictor: Predictor,
+    calibration: Calibration,
+    name: str,
+    out: Path,
+    form: str,
+    texts: Sequence[str] = (),
+) -> Parity | None:
     """Write a model of the store to ``out``, with its task and calibration beside it.
 
     Adapters are merged into the weights, but for PEFT, which is given them alone. What was written
     is read back, and must have the same bits; of ONNX the runtime's logits must be the model's.
-    BadInput: as :func:`export_model`, a predictor that is no text model, and a head or network that
-    no published class has.
+    What merging changes in the outputs on held-out ``texts`` is returned, and written beside
+    (``merging.json``); None where nothing is merged. BadInput: as :func:`export_model`, a predictor
+    that is no text model, and a head or network that no published class has.
     """
     check_target(out, form)
     if not isinstance(predictor, TextPredictor):
@@ -108,7 +116,9 @@ def export_predictor(
     if form == PEFT:
         with new_folder(out) as folder:
             write_adapter_folder(folder, predictor, calibration, name)
-        return
+        return None
+    measured = texts and len(predictor.model.network.streams) == 1
+    cost = cost_of_merging(predictor.model, texts, "fp32") if measured else None
     model = predictor.model.with_network(
         merged(predictor.model.network), predictor.model.max_tokens
     )
@@ -119,7 +129,7 @@ def export_predictor(
         config = {**family.config(model.network.spec), "tie_word_embeddings": tied(model)}
         beside = gguf_metadata(model, name, name)
         write_gguf_model(out, model.network, family, config, beside, form)
-        return
+        return cost
     with new_folder(out) as folder:
         target = folder if form == FOLDER else folder / "folder"
         use = write_text_model(target, family, predictor)
@@ -135,6 +145,9 @@ def export_predictor(
         write_bytes(folder / "README.md", text.encode())
         if form == FOLDER:
             check_parity(folder, model, use)
+        if cost is not None:
+            write_json(folder / "merging.json", cost.to_json())
+    return cost
 
 
 def check_target(out: Path, form: str) -> None:

@@ -57,7 +57,7 @@ INITIAL = (None, True, False, "gaussian", "eva", "orthogonal")
 """Beginnings of adapters that leave the base as it is."""
 NAME = re.compile(r"\^?[\w.\\]+")
 """A key of a pattern that is a module's name, or the end of one."""
-TASKS = {"lm": "CAUSAL_LM", "classify": "SEQ_CLS", "tokens": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+TASKS = {"lm": "CAUSAL_LM", "classify": "SEQ_CLS", "tokens": "TOKEN_CLS"}
 """PEFT's types of tasks by the use of a head; of others it is told none."""
 
 
