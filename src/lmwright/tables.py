@@ -66,7 +66,20 @@ SCHEDULES = {
 TUNES = {
     "full": "lmwright.models.tunes.full:Full",
     "head": "lmwright.models.tunes.head:HeadOnly",
+    "freeze": "lmwright.models.tunes.freeze:Freeze",
+    "bitfit": "lmwright.models.tunes.bitfit:BitFit",
+    "ia3": "lmwright.models.tunes.ia3:IA3",
+    "adapters": "lmwright.models.tunes.adapters:Adapters",
     "lora": "lmwright.models.tunes.lora:LoRA",
+}
+
+REGULARIZERS = {
+    "l1": "lmwright.train.regularizers.penalties:L1",
+    "l2": "lmwright.train.regularizers.penalties:L2",
+    "r-drop": "lmwright.train.regularizers.rdrop:RDrop",
+    "mixout": "lmwright.train.regularizers.mixout:Mixout",
+    "averaging": "lmwright.train.regularizers.averaging:Averaging",
+    "adversarial": "lmwright.train.regularizers.adversarial:Adversarial",
 }
 
 FAMILIES = {
@@ -132,6 +145,26 @@ AUDITS = {
     "consistency": "lmwright.audit.consistency:Consistency",
 }
 
+CHECKS = {
+    "learnt-tokens": "lmwright.checks.learnt_tokens:check",
+    "endings": "lmwright.checks.endings:check",
+    "beginnings": "lmwright.checks.beginnings:check",
+    "rendering": "lmwright.checks.rendering:check",
+    "special-tokens": "lmwright.checks.special_tokens:check",
+    "labels": "lmwright.checks.labels:check",
+    "spans": "lmwright.checks.spans:check",
+    "repeats": "lmwright.checks.repeats:check",
+    "leakage": "lmwright.checks.leakage:check",
+}
+"""Checks of a training that look at its rows and its model."""
+
+PROBES = {
+    "first-steps": "lmwright.checks.first_steps:check",
+    "rate": "lmwright.checks.rate_range:check",
+    "few-rows": "lmwright.checks.few_rows:check",
+}
+"""Checks of a training that take steps on a copy of its network."""
+
 SECTIONS = {
     "serve": "lmwright.serve.settings:Serve",
     "watch": "lmwright.loop.watch:Watch",
@@ -141,6 +174,10 @@ SECTIONS = {
 VERBS = {
     "run": ("lmwright.cli.run:run", "Run a recipe: what has a result is not done again."),
     "plan": ("lmwright.cli.run:plan", "Say what a run would do, why, and how long it would take."),
+    "check": (
+        "lmwright.cli.check:check",
+        "Say what is wrong with a training before it starts.",
+    ),
     "runs": ("lmwright.cli.look:runs", "List the runs, newest last."),
     "show": ("lmwright.cli.look:show", "Show a run, an artifact, a version or an alias."),
     "lineage": (
@@ -200,9 +237,12 @@ TABLES = {
     "families": FAMILIES,
     "models": MODELS,
     "audits": AUDITS,
+    "checks": CHECKS,
+    "probes": PROBES,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "tunes": TUNES,
+    "regularizers": REGULARIZERS,
 }
 
 

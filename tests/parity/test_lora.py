@@ -13,6 +13,7 @@ from torch import Generator, nn
 
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.random import key
+from lmwright.models.core.device import Placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.frozen import FrozenLinear
 from lmwright.models.core.linear import DenseLinear, StackedLinear, WindowLinear, linears
@@ -145,6 +146,22 @@ def merged_plain(plain: Network, network: Network) -> Network:
     """``plain`` with the adapters of ``network``, merged."""
     fill(plain, {n: each for n, each in network.named_parameters() if each.requires_grad})
     return merged(plain)
+
+
+@pytest.mark.parametrize("base", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_network_whose_products_round_merges_too(base, precision):
+    """A merge is judged by the weights: what a precision rounds is no difference."""
+    network, _ = NETWORKS["gpt2"]()
+    LoRA(rank=2, base=base).apply(network.float(), seed=5)
+    trained(network)
+    wanted = merged(network)
+    network.place(Placement("cpu", precision))
+    products = {id(each): each.product for _, each in linears(network)}
+    found = merged(network)
+    assert {id(each): each.product for _, each in linears(network)} == products
+    for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_merge_that_changes_an_output_is_refused(monkeypatch):

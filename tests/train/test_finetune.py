@@ -108,7 +108,16 @@ def test_how_often_is_checkpointed_changes_nothing(stage, rows, tmp_path):
         replace(stage, checkpoint_every=every).run(work)
     assert files(works[0]) == files(works[1])
     inert = [each.name for each in fields(Train) if each.metadata.get("inert")]
-    assert inert == ["checkpoint_every"]
+    assert inert == ["checkpoint_every", "check_first"]
+
+
+def test_what_becomes_of_findings_changes_nothing(stage, rows, tmp_path):
+    """``check_first`` is marked inert."""
+    works = [FakeWork({"rows": rows}, tmp_path / name) for name in "ab"]
+    for work, check_first in zip(works, ("stop", "off"), strict=True):
+        replace(stage, check_first=check_first).run(work)
+    assert files(works[0]) == files(works[1])
+    assert not works[1].named("found")
 
 
 def newest(work: FakeWork) -> Path:

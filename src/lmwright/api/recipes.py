@@ -13,6 +13,7 @@ from lmwright.api.notebook import framed, shown_here
 from lmwright.core.durable import write_bytes
 from lmwright.core.hashing import encoded
 from lmwright.core.recipe import Recipe
+from lmwright.plan.check import Checked, check_recipe
 from lmwright.plan.recipe import Plan, make_plan, open_recipe, reported, run_fitting
 from lmwright.report.page import report_page
 from lmwright.report.run import run_page
@@ -50,6 +51,23 @@ def plan(
 ) -> Planned:
     """What a run of a recipe would do, why, and how long it would take on this machine."""
     return Planned(make_plan(changed(recipe, set), open_store(folder_of(store)), forecast))
+
+
+def check(
+    recipe: Place,
+    set: Mapping[str, Any] | None = None,
+    store: Place | None = None,
+    probe: bool = False,
+    rows: int = 3,
+) -> list[Checked]:
+    """What the checks find of each training of a recipe before it starts, the worst first.
+
+    ``probe`` takes a few steps on a copy of the network, too. Stages that a training needs are run
+    first. ``rows`` are shown with what is learnt of them.
+    """
+    known, opened = changed(recipe, set), open_store(folder_of(store))
+    with shown_here(opened) as shown:
+        return check_recipe(known, opened, shown, probe, rows)
 
 
 def report(what: Place, store: Place | None = None) -> Report:

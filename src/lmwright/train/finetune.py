@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,17 +51,19 @@ from lmwright.models.files.published import (
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
-from lmwright.models.network.merge import merged
+from lmwright.models.network.merge import merged, taken_apart, unmergeable
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
 from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
+from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
-from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.optim import Optimizer, RatesTune, trainable
+from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -77,6 +80,8 @@ FROM_ADAPTER = ("rank", "alpha", "scaling", "dora", "linears", "ranks", "alphas"
 """Settings of the tune ``lora`` that an adapter's folder gives."""
 BASE = "base"
 """The artifact with the published start, where that is committed first."""
+LONG = 2000
+"""Steps of a training before which the checks take steps on a copy, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +104,15 @@ class Train(Stage):
     head where it knows the rows' labels. ``tune`` says which weights learn, ``optimizer`` and
     ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
     the body of a start stays as it is, the model is saved as what learns, and stands on the start,
-    which is committed as an artifact. ``lr`` is the peak rate. The validation split is scored every
+    which is committed as an artifact. ``regularize`` is a list
+    of such choices. ``lr`` is the peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
     keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
     there is one), ``precision`` in what its products are computed, from weights and to sums that
-    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32).
+    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32). ``check_first``
+    says what becomes of what ``lmwright check`` finds: it may ``stop`` the training before its
+    first step, or only be reported, or not be looked for.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -128,6 +136,7 @@ class Train(Stage):
     tune: Choice = "full"
     optimizer: Choice = "adamw"
     schedule: Choice = "linear"
+    regularize: tuple[Choice, ...] = ()
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -136,6 +145,7 @@ class Train(Stage):
     device: Device = "auto"
     precision: TrainingPrecision = "auto"
     checkpoint_every: int = inert(200)
+    check_first: Literal["stop", "report", "off"] = inert("stop")
 
     def needs(self) -> tuple[str, ...]:
         """The rows, the base or earlier model if there is one, the artifacts with further rows."""
@@ -168,6 +178,7 @@ class Train(Stage):
         kind of the earlier model; tune, optimizer and schedule."""
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
+        kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -218,8 +229,16 @@ class Train(Stage):
             self.chosen(name)
         if self.adapter:
             self.check_adapter()
+        for place, each in enumerate(self.regularize):
+            read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
             self.new.check()
+            if not getattr(self.chosen("tune"), "merges", True):
+                raise BadInput(
+                    f"new, and tune {kind_of(self.tune)}, which cannot be merged into the weights",
+                    "a tune that can be, as a drawn model is saved whole",
+                    "set tune to full",
+                )
         elif not self.start_from:
             check_address(self.start)
 
@@ -275,14 +294,10 @@ class Train(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows it was trained on."""
         keep_few_kernels()
-        task_model = trained_task_model(read_task_of(work.inputs["rows"]))
+        trial, known = self.begun(work)
+        task_model, model, table = trial.task_model, trial.model, trial.rows
         task = task_model.task
-        model, known = self.beginning(work, task_model)
-        table = self.training_rows(work)
-        validation = filled(
-            read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
-            "validation",
-        )
+        findings = self.looked_at(work, trial)
         cut, read = 0, table.num_rows
 
         def parts() -> Iterator[list[Example]]:
@@ -305,7 +320,7 @@ class Train(Stage):
             examples, table = Chosen(examples, places), table.take(np.unique(places))
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
-        held_out = task_model.examples(model, validation)
+        held_out = task_model.examples(model, trial.validation)
         state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
@@ -313,13 +328,15 @@ class Train(Stage):
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
         write_used_rows(task, table, out)
-        work.measured(seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9))
+        work.measured(
+            seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
+        )
         line = f"{cut:,} of {read:,} rows are longer than max_tokens ({self.max_tokens}) and cut"
         return {
             "headline": line if cut and self.epochs else "",
             "rows": table.num_rows,
             "cut": cut if self.epochs else 0,
-            "validation_rows": validation.num_rows,
+            "validation_rows": trial.validation.num_rows,
             "steps": state.step,
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
@@ -331,6 +348,58 @@ class Train(Stage):
             **facts_of(predictor),
         }
 
+    def trial(self, work: Work) -> Trial:
+        """The training before its first step; BadInput where it cannot begin."""
+        return self.begun(work)[0]
+
+    def begun(self, work: Work) -> tuple[Trial, dict[str, Any]]:
+        """The training before its first step, and what its task found of the start."""
+        task_model = trained_task_model(read_task_of(work.inputs["rows"]))
+        start, known = self.beginning(work, task_model)
+        table = self.training_rows(work)
+        validation = filled(
+            read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
+            "validation",
+        )
+        steps = -(-table.num_rows // self.batch) * self.epochs
+        found = Trial(
+            task_model,
+            start.model,
+            start.known_head,
+            table,
+            validation,
+            work.inputs["rows"],
+            self.batch,
+            self.micro_batch,
+            steps,
+            self.seed,
+            self.chosen("optimizer"),
+            self.descent(start.model.network),
+            resolve_placement(self.device, self.precision),
+        )
+        return found, known
+
+    def looked_at(self, work: Work, trial: Trial) -> list[dict[str, str]]:
+        """What the checks find before the first step, in the journal too; BadInput where they stop
+        the training."""
+        begun = (work.scratch / "checkpoints").exists()
+        if self.check_first == "off" or not self.epochs or begun:
+            return []
+        found = look(trial, probe=trial.steps >= LONG)
+        for each in found:
+            work.record("found", **each.to_json())
+        if self.check_first == "stop":
+            refuse(found)
+        return [each.to_json() for each in found if each.word != "note"]
+
+    def descent(self, network: Network) -> OptimizerConfig:
+        """How the weights of a network are moved."""
+        tune = self.chosen("tune")
+        found = OptimizerConfig(self.lr, self.chosen("schedule"), self.clip)
+        if isinstance(tune, RatesTune):
+            return replace(found, factors=partial(tune.rates, network))
+        return found
+
     def saved(self, work: Work, task_model: TrainedTaskModel, model: TextModel) -> TextPredictor:
         """The trained model as it is saved: whole, or on its base where that stays as it is."""
         base, task = self.start_from or next(iter(self.brings()), ""), task_model.task
@@ -339,7 +408,7 @@ class Train(Stage):
             use = head if isinstance(head, str) and not self.start_from else ""
             tune, _ = self.applied(model)
             return AdaptedPredictor.trained(task, model, work.inputs[base], use, tune)
-        return TextPredictor(task, without_adapters(model))
+        return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
 
     def applied(self, model: TextModel) -> tuple[Choice, Adapter | None]:
         """The tune as it is applied to the start, and the adapter that says so, if there is one."""
@@ -364,13 +433,17 @@ class Train(Stage):
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
-        resumed = checkpoints.resume(network, optimizer)
+        regularizations = self.regularizations(network, batches.steps)
+        moments = Moments(optimizer, regularizations)
+        resumed = checkpoints.resume(network, moments)
         state, best = resumed or (State(), {})
         if resumed:
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = task_model.score(network, held_out)
+            with evaluated(regularizations):
+                scores = task_model.score(network, held_out)
+                kept = copied(network) if scores[task_model.monitor] < state.best_loss else {}
             judged = scores[task_model.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
             for point in state.curves[-1:]:
@@ -378,7 +451,7 @@ class Train(Stage):
             work.record("evaluated", step=state.step, **scores)
             if judged < state.best_loss:
                 state.best_loss, state.best_step, state.worse = judged, state.step, 0
-                best.update(copied(network))
+                best.update(kept)
             else:
                 state.worse += 1
                 if self.patience and state.worse >= self.patience:
@@ -390,27 +463,42 @@ class Train(Stage):
             batches,
             task_model.loss,
             optimizer,
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            self.descent(network),
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),
                 (self.evaluate_every, evaluate),
                 (
                     self.checkpoint_every,
-                    lambda state: checkpoints.save(state, network, optimizer, best),
+                    lambda state: checkpoints.save(state, network, moments, best),
                 ),
             ],
             work.record,
             Division(-(-self.batch // (self.micro_batch or self.batch))),
+            regularizations,
         )
         if not batches.steps:
             evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
 
+    def regularizations(self, network: Network, steps: int) -> list[Regularization]:
+        """The regularizations of a run of so many steps, before its first."""
+        found = []
+        for place, each in enumerate(self.regularize):
+            setting: Regularizer = read_choice("regularizers", each, f"regularize.{place}", resolve)
+            found.append(setting.make(network, self.seed, steps))
+        return found
+
     def chosen(self, name: str) -> Any:
         """The settings of the tune, the optimizer or the schedule."""
         return read_choice(CHOICES[name], getattr(self, name), name, resolve)
+
+    def tune_of(self, earlier: TextPredictor) -> Any:
+        """The settings of the tune of an earlier model; None where it is saved whole."""
+        if not isinstance(earlier, AdaptedPredictor):
+            return None
+        return read_choice("tunes", earlier.adaptation.tune, str(self.start_from), resolve)
 
     @property
     def reading(self) -> int:
@@ -419,13 +507,13 @@ class Train(Stage):
 
     def settings(self) -> str:
         """The settings that a checkpoint must share with the run that resumes from it."""
-        return repr(replace(self, checkpoint_every=1))
+        return repr(replace(self, checkpoint_every=1, check_first="off"))
 
-    def beginning(
-        self, work: Work, task_model: TrainedTaskModel
-    ) -> tuple[TextModel, dict[str, Any]]:
+    def beginning(self, work: Work, task_model: TrainedTaskModel) -> tuple[Start, dict[str, Any]]:
         """The model with its tune before its first step, and what the task found of it."""
-        start, earlier = self.start_model(work, task_model)
+        begun = self.start_model(work, task_model)
+        earlier = begun.earlier
+        start, carried = without_adapters(begun.model)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -445,11 +533,10 @@ class Train(Stage):
             use, family = task_model.head(0.0), resolve("families", model.family)
             mapped = head_map(family, model.network, use) if isinstance(use, str) else []
             adapter.put(model.network, mapped, self.adapter)
-        return model, known
+        fill(model.network, {name: each.clone() for name, each in carried.items()})
+        return replace(begun, model=model), known
 
-    def start_model(
-        self, work: Work, task_model: TrainedTaskModel
-    ) -> tuple[TextModel, Task | None]:
+    def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
         """The earlier model with its task, or a published or drawn one."""
         task = task_model.task
         if self.start_from:
@@ -462,7 +549,13 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            return without_adapters(found.model), found.task
+            if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
+                raise BadInput(
+                    f"{self.start_from} has an adapter that cannot be merged, and tune is another",
+                    "the tune that it was trained with, whose weights then learn on",
+                    "set tune as that training had it, or train from the published start",
+                )
+            return Start(found.model, found.task, True)
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -478,16 +571,18 @@ class Train(Stage):
             # A model that writes needs the tokens of what it is to write, too.
             written = [target for text, target in pairs if target not in text]
             texts = [text for text, _ in pairs] + (written if task.teacher_forced else [])
-            drawn = self.new.model(texts, head, self.max_tokens, self.seed)
+            drawn, known_head = self.new.model(texts, head, self.max_tokens, self.seed), False
         else:
             published = self.published(self.address(work.inputs))
+            known_head = isinstance(head, str)
             if trained and self.takes_head(published, use, names):
                 places = places_of(published.described.config, use, names)
                 work.record("published head", labels=list(names), outputs=places)
                 drawn = with_published_head(published, use, places, self.max_tokens)
+                known_head = True
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
-        return drawn, None
+        return Start(drawn, None, known_head)
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
         """Whether to begin with the start's own head: where it answers, or nothing is trained."""
@@ -526,6 +621,16 @@ class Train(Stage):
         return pa.concat_tables(tables, promote_options="default").sort_by("id")
 
 
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step, the task that it was trained for by us before, and whether
+    its head is trained already."""
+
+    model: TextModel
+    earlier: Task | None
+    known_head: bool
+
+
 def filled(table: pa.Table, split: str) -> pa.Table:
     """The same table; BadInput if it has no rows."""
     if not table.num_rows:
@@ -543,9 +648,11 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
     return model.with_network(network, max_tokens)
 
 
-def without_adapters(model: TextModel) -> TextModel:
-    """The same model with its adapters, if it has any, merged into its weights."""
-    return model.with_network(merged(model.network), model.max_tokens)
+def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
+    """The same model with its adapters merged into its weights, and those weights of adapters that
+    cannot be, by name."""
+    network, adapter = taken_apart(model.network)
+    return model.with_network(network, model.max_tokens), adapter
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""What adapters have in common: maps round frozen ones, and modules that no plain network has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from lmwright.models.core.linear import Linear
+
+
+class AdaptedLinear(Linear):
+    """A map round a frozen one, ``inner``, with weights of its own."""
+
+    def __init__(self, inner: Linear) -> None:
+        super().__init__(inner.in_features, inner.parts, inner.members)
+        self.inner = inner
+
+    def merged_weights(self) -> dict[str, Tensor]:
+        """The weights of the plain map that gives the same outputs, under the names that they have
+        in ``inner``."""
+        raise NotImplementedError
+
+
+class Unmergeable:
+    """A module with trained weights that no weight of the plain network can take up.
+
+    ``own`` names its weights beside those of the plain module, and ``what`` says what they are.
+    """
+
+    own: ClassVar[tuple[str, ...]]
+    what: ClassVar[str]
