@@ -151,8 +151,8 @@ CHECKS = {
     "beginnings": "lmwright.checks.beginnings:check",
     "rendering": "lmwright.checks.rendering:check",
     "special-tokens": "lmwright.checks.special_tokens:check",
-    "labels": "lmwright.checks.labels:check",
-    "spans": "lmwright.checks.spans:check",
+    "classes": "lmwright.tasks.class_check:check",
+    "tagging": "lmwright.tasks.span_check:check",
     "repeats": "lmwright.checks.repeats:check",
     "leakage": "lmwright.checks.leakage:check",
 }

@@ -406,9 +406,9 @@ PLANTED: dict[str, tuple[Callable[[Path], Trial], str, str]] = {
     "an adapter that reaches no output": (tuned(Idle()), "first steps", "stop"),
     "a base that moves": (tuned(Leaking()), "first steps", "stop"),
     "a loss that is no mean": (summed_loss, "first steps", "stop"),
-    "a label that validation lacks": (missing_label, "labels", "warn"),
-    "a head with its labels swapped": (swapped_head, "labels", "stop"),
-    "spans within tokens": (spans_within_tokens, "spans", "stop"),
+    "a label that validation lacks": (missing_label, "classes", "warn"),
+    "a head with its labels swapped": (swapped_head, "classes", "stop"),
+    "spans within tokens": (spans_within_tokens, "tagging", "stop"),
     "test rows among training rows": (known_tests, "leakage", "warn"),
     "answers that contradict each other": (unlearnable, "few rows", "warn"),
 }
