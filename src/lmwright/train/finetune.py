@@ -17,6 +17,7 @@ from torch import Tensor
 from lmwright.assets import asset_language
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.core.task import Task
@@ -35,9 +36,12 @@ from lmwright.models.core.device import (
     emulation_in_words,
     resolve_placement,
 )
+from lmwright.models.core.frozen import bytes_held
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.spec import Head
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import Published
+from lmwright.models.files.peft import Adapter, head_map, read_adapter, read_config
 from lmwright.models.files.published import (
     check_address,
     content_of,
@@ -73,6 +77,8 @@ CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
 AT_ONCE = 4096
 """Rows that are made examples of at a time."""
+FROM_ADAPTER = ("rank", "alpha", "scaling", "dora", "linears", "ranks", "alphas")
+"""Settings of the tune ``lora`` that an adapter's folder gives."""
 BASE = "base"
 """The artifact with the published start, where that is committed first."""
 LONG = 2000
@@ -85,7 +91,9 @@ class Train(Stage):
 
     ``start`` is a published model's folder or .gguf file: a path, an asset, or
     ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an artifact
-    with an earlier model of ours to go on from instead, ``new`` a model to be drawn; ``extra``
+    with an earlier model of ours to go on from instead, ``new`` a model to be drawn. ``adapter`` is
+    a folder of PEFT with adapters for ``start``, to go on from (with ``epochs`` 0: to be taken as
+    they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
     ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
     ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
@@ -114,6 +122,7 @@ class Train(Stage):
     }
 
     start: str = START
+    adapter: str = ""
     start_from: str | None = None
     new: New | None = None
     extra: tuple[str, ...] = ()
@@ -156,8 +165,9 @@ class Train(Stage):
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
+        adapter = {self.adapter: hash_tree(tree(Path(self.adapter)))} if self.adapter else {}
         if self.start_from or self.new is not None or self.brings():
-            return {}
+            return adapter
         return {self.start: content_of(self.start)}
 
     def resolved(self) -> dict[str, Any]:
@@ -218,6 +228,8 @@ class Train(Stage):
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
         for name in CHOICES:
             self.chosen(name)
+        if self.adapter:
+            self.check_adapter()
         for place, each in enumerate(self.regularize):
             read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
@@ -230,6 +242,21 @@ class Train(Stage):
                 )
         elif not self.start_from:
             check_address(self.start)
+
+    def check_adapter(self) -> None:
+        """BadInput where the adapter has no base to stand on, or the tune says what it says."""
+        if self.start_from or self.new is not None or kind_of(self.tune) != "lora":
+            raise BadInput(
+                f"adapter is {self.adapter}, on {self.start_from or 'a start'} with the tune "
+                f"{kind_of(self.tune)}",
+                "a published start, and tune: lora",
+            )
+        told = self.tune if isinstance(self.tune, dict) else {}
+        if odd := [name for name in FROM_ADAPTER if name in told]:
+            raise BadInput(
+                f"tune.{odd[0]} beside an adapter, whose own it has", "one of both", "take it out"
+            )
+        read_config(Path(self.adapter))
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:
         """BadInput for rows of a task that no text model answers, and a device that is not here."""
@@ -392,8 +419,17 @@ class Train(Stage):
         if base and self.chosen("tune").freezes:
             head = task_model.head(0.0)
             use = head if isinstance(head, str) and not self.start_from else ""
-            return AdaptedPredictor.trained(task, model, work.inputs[base], use, self.tune)
+            tune, _ = self.applied(model)
+            return AdaptedPredictor.trained(task, model, work.inputs[base], use, tune)
         return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
+
+    def applied(self, model: TextModel) -> tuple[Choice, Adapter | None]:
+        """The tune as it is applied to the start, and the adapter that says so, if there is one."""
+        if not self.adapter:
+            return self.tune, None
+        family: Family = resolve("families", model.family)
+        adapter = read_adapter(Path(self.adapter), family, model.network.spec)
+        return {**(self.tune if isinstance(self.tune, dict) else {}), **adapter.tune}, adapter
 
     def fit(
         self,
@@ -490,7 +526,7 @@ class Train(Stage):
         """The model with its tune before its first step, and what the task found of it."""
         begun = self.start_model(work, task_model)
         earlier = begun.earlier
-        start, adapter = without_adapters(begun.model)
+        start, carried = without_adapters(begun.model)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -504,7 +540,8 @@ class Train(Stage):
             )
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
         model = at_rate(model, self.dropout, most)
-        self.chosen("tune").apply(model.network, self.seed)
+        tune, adapter = self.applied(model)
+        read_choice("tunes", tune, "tune", resolve).apply(model.network, self.seed)
         needed = self.reading if earlier is None else most
         if needed > positions(model):
             raise BadInput(
@@ -512,7 +549,11 @@ class Train(Stage):
                 f"at most {positions(model)}",
                 "lower max_tokens and read_tokens, or tune.length",
             )
-        fill(model.network, {name: each.clone() for name, each in adapter.items()})
+        if adapter is not None:
+            use, family = task_model.head(0.0), resolve("families", model.family)
+            mapped = head_map(family, model.network, use) if isinstance(use, str) else []
+            adapter.put(model.network, mapped, self.adapter)
+        fill(model.network, {name: each.clone() for name, each in carried.items()})
         return replace(begun, model=model), known
 
     def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
@@ -635,11 +676,18 @@ def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
-    """Base of a model and number of its own weights; empty for a model without a base."""
+    """Base of a model, number of its own weights, bytes of frozen and trained ones in memory;
+    empty for a model without a base."""
     if not isinstance(predictor, AdaptedPredictor):
         return {}
     about, weights = predictor.adaptation, dict(predictor.model.network.named_parameters())
-    return {"base": about.base, "own_parameters": sum(weights[name].numel() for name in about.own)}
+    stay, learn = bytes_held(predictor.model.network)
+    return {
+        "base": about.base,
+        "own_parameters": sum(weights[name].numel() for name in about.own),
+        "frozen_bytes": stay,
+        "trained_bytes": learn,
+    }
 
 
 def positions(model: TextModel) -> int:

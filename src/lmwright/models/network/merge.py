@@ -7,8 +7,10 @@ from torch import Generator, Tensor
 
 from lmwright.core.errors import BadInput, Corrupt
 from lmwright.models.core.adapter import AdaptedLinear, Unmergeable
-from lmwright.models.core.linear import linears
+from lmwright.models.core.frozen import FrozenLinear
+from lmwright.models.core.linear import Linear, linears
 from lmwright.models.core.low_rank import LowRankLinear
+from lmwright.models.core.matmul import linear
 from lmwright.models.network.network import Network, build, fill
 
 TOLERANCE = 1e-5
@@ -41,8 +43,9 @@ def unmergeable(network: Network) -> dict[str, Unmergeable]:
 def merged(network: Network) -> Network:
     """A network of plain maps that computes the same; the network itself where it has no adapter.
 
-    Each merged map is compared with the adapted one on a few rows: Corrupt where they differ by
-    more than rounding. BadInput where an adapter cannot be merged.
+    A weight that is kept in fewer bits is merged as what it stands for, in fp32. Each merged map is
+    compared with the adapted one on a few rows: Corrupt where they differ by more than rounding.
+    BadInput where an adapter cannot be merged.
     """
     for module in unmergeable(network).values():
         raise BadInput(
@@ -64,7 +67,7 @@ def merged(network: Network) -> Network:
         generator, like = Generator().manual_seed(0), next(each.parameters())
         x_ni = torch.randn(PROBED, each.in_features, generator=generator).to(like)
         for member in range(each.members):
-            wanted, got = each(x_ni, member=member), plain[name](x_ni, member=member)
+            wanted, got = outputs(each, x_ni, member), plain[name](x_ni, member=member)
             if not torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max())):
                 raise Corrupt(
                     f"the adapter of {name} changes its outputs when it is merged",
@@ -72,6 +75,21 @@ def merged(network: Network) -> Network:
                     "serve the model with lmwright, which does not merge",
                 )
     return found
+
+
+def outputs(adapted: LowRankLinear | AdaptedLinear, x_ni: Tensor, member: int) -> Tensor:
+    """What an adapted map gives without the rounding of products in fewer bits."""
+    inner, maps = adapted.inner, [each for each in adapted.modules() if isinstance(each, Linear)]
+    products = [each.product for each in maps]
+    try:
+        for each in maps:
+            each.product = linear
+        if isinstance(adapted, LowRankLinear) and isinstance(inner, FrozenLinear):
+            return adapted.adapted(inner.exact(x_ni, member), x_ni, member=member)
+        return adapted(x_ni, member=member)
+    finally:
+        for each, product in zip(maps, products, strict=True):
+            each.product = product
 
 
 def merged_weights(each: LowRankLinear | AdaptedLinear) -> dict[str, Tensor]:
@@ -84,8 +102,13 @@ def merged_weights(each: LowRankLinear | AdaptedLinear) -> dict[str, Tensor]:
 def without(network: Network) -> Network:
     """The plain network that the adapters of another were applied to."""
     own, plain_name = dict(network.named_parameters()), plain_names(network)
+    weights: dict[str, Tensor] = {plain_name[name]: each for name, each in own.items()}
+    for name, each in linears(network):
+        inner = getattr(each, "inner", each)
+        if isinstance(inner, FrozenLinear):
+            weights[f"{name}.weight"] = inner.weight
     found = build(network.spec, network.head_spec)
-    fill(found, {plain_name[name]: each for name, each in own.items()})
+    fill(found, weights)
     return found
 
 

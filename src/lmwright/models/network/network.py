@@ -21,6 +21,7 @@ from lmwright.models.core.bf16 import Bf16Product
 from lmwright.models.core.bounded import BoundedProduct
 from lmwright.models.core.device import DEFAULT, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.frozen import FrozenLinear
 from lmwright.models.core.int8 import Int8Product
 from lmwright.models.core.linear import Linear, Product
 from lmwright.models.core.matmul import linear
@@ -394,5 +395,6 @@ def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
 
 
 def parameter_count(network: Network) -> int:
-    """Number of parameters, tied weights counted once."""
-    return sum(math.prod(parameter.shape) for parameter in network.parameters())
+    """Number of parameters, tied weights counted once, those kept in fewer bits too."""
+    kept = sum(each.weights for each in network.modules() if isinstance(each, FrozenLinear))
+    return kept + sum(math.prod(parameter.shape) for parameter in network.parameters())
