@@ -22,6 +22,9 @@ BETTER = 2.0
 """Standard errors by which another rate's loss must be lower, paired by row."""
 LEAST = 0.02
 """The least difference, as a share of the loss before the first step."""
+SLOW = 0.5
+"""Share of a higher rate's progress below which the recipe's is slow. So few steps favour higher
+rates than a whole training does, so that being behind is not enough."""
 
 
 def check(trial: Trial) -> Iterator[Finding]:
@@ -39,7 +42,9 @@ def check(trial: Trial) -> Iterator[Finding]:
     best = int(np.nanargmin([mean if math.isfinite(mean) else math.inf for mean in means]))
     if not math.isfinite(means[1]):
         yield Finding(NAME, "stop", said, cure=f"set lr to {rates[best]:g}")
-    elif best != 1 and clearly(found[1] - found[best], LEAST * float(before.mean())):
+    elif clearly(found[1] - found[best], LEAST * float(before.mean())) and (
+        best == 0 or before.mean() - means[1] < SLOW * (before.mean() - means[2])
+    ):
         yield Finding(
             NAME,
             "warn",
