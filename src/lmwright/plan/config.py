@@ -201,12 +201,14 @@ class Tool:
 class Asked:
     """What a configuration asks for beside the parameters in common.
 
-    ``task`` is a kind, or a mapping with settings; ``sources`` are raw settings of sources.
+    ``task`` is a kind with settings, ``answers`` says whether it has answers of limited length;
+    ``sources`` are raw settings of sources.
     ``lora`` says whether low-rank adapters are trained. ``validation`` is a share of the rows, or
     their number, or 0 where that is left to us.
     """
 
     task: dict[str, Any]
+    answers: bool
     sources: list[dict[str, Any]]
     lora: bool
     start: str
@@ -480,8 +482,8 @@ def recipe_of(config: Config, asked: Asked) -> dict[str, Any]:
         config.lost(config.named("max_tokens"), f"{LONGEST:,} tokens are the most that is read")
         max_tokens = LONGEST
     task = dict(asked.task)
-    if task["kind"] == "chat":
-        task |= {"candidates": 0, "decoding": {"max_new_tokens": max(1, max_tokens // 2)}}
+    if asked.answers:
+        task |= {"decoding": {"max_new_tokens": max(1, max_tokens // 2)}}
     rows = usable_rows(config, asked.sources, task)
     fractions = fractions_of(config, asked.validation, rows)
     learnt = max(1, round(rows * fractions["train"]))

@@ -20,6 +20,8 @@ from lmwright.plan.config import (
     text_of,
 )
 
+CHAT, DOCUMENTS = "chat", "text-generation"
+"""The tasks that are learnt: conversations, and documents with their continuations."""
 NAMES = {
     "start": "base_model",
     "revision": "revision_of_model",
@@ -249,8 +251,8 @@ def read(config: Config) -> Asked:
     task: dict[str, Any] = {"kind": kinds.pop()}
     name = config.text("chat_template", "tokenizer_default")
     template = template_of(config, "chat_template", name, KNOWN_TEMPLATES, TEMPLATES)
-    if task["kind"] == "chat":
-        task |= {"learn": "all", "template": template}
+    if task["kind"] == CHAT:
+        task |= {"candidates": 0, "learn": "all", "template": template}
     special = config.value("special_tokens", {})
     own = (
         [each for each in special if each != "pad_token"] if isinstance(special, dict) else special
@@ -259,6 +261,7 @@ def read(config: Config) -> Asked:
         config.lost("special_tokens", "a tokenizer is taken as it is")
     return Asked(
         task=task,
+        answers=task["kind"] == CHAT,
         sources=sources,
         lora=bool(adapter),
         start=config.start(),
@@ -286,7 +289,7 @@ def source_of(
     source = recipe_source(config, files[0], f"{key}[].path", place)
     kind = given.get("type") or "chat_template"
     if isinstance(kind, dict):
-        return "chat", {**source, "shape": own_prompt(config, key, kind)}
+        return CHAT, {**source, "shape": own_prompt(config, key, kind)}
     name = str(kind).split(":")[0].split(".")[0]
     if name not in TYPES:
         raise BadInput(
@@ -304,16 +307,16 @@ def source_of(
             config.found("warn", f"not honoured: {key}[].{each}: {given[each]}: {why}")
     if name == "completion":
         text = text_of(config, key, given, "field", "text")
-        return "text-generation", source | ({} if text == "text" else {"columns": {"text": text}})
+        return DOCUMENTS, source | ({} if text == "text" else {"columns": {"text": text}})
     if name == "alpaca":
         config.found(
             "warn",
             f"not honoured: {key}[].type: {kind}: instructions are rendered by the chat template, "
             "without Alpaca's own words round them",
         )
-        return "chat", {**source, "shape": "alpaca"}
+        return CHAT, {**source, "shape": "alpaca"}
     shape = chats(config, key, given, name)
-    return "chat", {**source, **({"shape": shape} if shape else {})}
+    return CHAT, {**source, **({"shape": shape} if shape else {})}
 
 
 def own_prompt(config: Config, key: str, given: Mapping[str, Any]) -> dict[str, Any]:

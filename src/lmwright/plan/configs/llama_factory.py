@@ -20,6 +20,8 @@ from lmwright.plan.config import (
     text_of,
 )
 
+CHAT, DOCUMENTS = "chat", "text-generation"
+"""The tasks that are learnt: conversations, and documents with their continuations."""
 NAMES = {
     "start": "model_name_or_path",
     "revision": "model_revision",
@@ -258,17 +260,18 @@ def read(config: Config) -> Asked:
         raise BadInput(f"{config.path} names no data", "dataset")
     if config.flag("train_on_prompt"):
         config.lost("train_on_prompt", "what the user says is never learnt")
-    task: dict[str, Any] = {"kind": "text-generation"}
+    task: dict[str, Any] = {"kind": DOCUMENTS}
     if stage == "sft":
         template = "auto"
         if name := config.text("template"):
             template = template_of(config, "template", name, KNOWN_TEMPLATES, TEMPLATES)
         learn = "last" if config.flag("mask_history") else "all"
-        task = {"kind": "chat", "learn": learn, "template": template}
+        task = {"kind": CHAT, "candidates": 0, "learn": learn, "template": template}
     if config.text("mix_strategy", "concat") != "concat":
         config.lost("mix_strategy", "sources are joined")
     return Asked(
         task=task,
+        answers=task["kind"] == CHAT,
         sources=sources,
         lora=tune == "lora",
         start=config.start(),

@@ -16,6 +16,8 @@ from lmwright.plan.config import (
     recipe_source,
 )
 
+CHAT, DOCUMENTS = "chat", "text-generation"
+"""The tasks that are learnt: conversations, and documents with their continuations."""
 NAMES = {
     "start": "model_name_or_path",
     "revision": "model_revision",
@@ -122,8 +124,8 @@ def read(config: Config) -> Asked:
         raise BadInput(f"{config.path}: data sets of {' and '.join(sorted(kinds))}", "one kind")
     kind = kinds.pop()
     task: dict[str, Any] = {"kind": kind}
-    if kind == "chat":
-        task |= {"learn": "all", "template": "auto"}
+    if kind == CHAT:
+        task |= {"candidates": 0, "learn": "all", "template": "auto"}
         of_losses(config, "assistant_only_loss", "what the user says is never learnt")
     else:
         of_losses(config, "completion_only_loss", "the completion is learnt, where there is one")
@@ -133,6 +135,7 @@ def read(config: Config) -> Asked:
         config.lost("truncation_mode", "an answer that is too long loses its end")
     return Asked(
         task=task,
+        answers=task["kind"] == CHAT,
         sources=sources,
         lora=config.flag("use_peft"),
         start=start,
@@ -169,10 +172,10 @@ def form_of(config: Config, path: str) -> tuple[str, dict[str, str]]:
             f"{config.path}: {path} has pairs of preference", "rows of trl sft", "use another file"
         )
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
-        return "text-generation", {"text": "prompt", "continuation": "completion"}
+        return DOCUMENTS, {"text": "prompt", "continuation": "completion"}
     if text in row and "messages" not in row:
-        return "text-generation", {} if text == "text" else {"text": text}
-    return "chat", {}
+        return DOCUMENTS, {} if text == "text" else {"text": text}
+    return CHAT, {}
 
 
 def of_losses(config: Config, key: str, why: str) -> None:
