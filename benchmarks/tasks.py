@@ -129,6 +129,7 @@ CELLS = (
     Cell("translation by Gemma", "gemma-translation", GEMMA_TUNED, ("bleu", "chrf")),
     Cell("text2text", "text2text", NEW, ("rougeL", "edit_f05"), 1, part(6000, 3)),
     Cell("writing", "writing", NEW, ("corpus_bits_per_byte",)),
+    Cell("chat by Gemma", "gemma-chat", GEMMA_TUNED, ("retrieval_r1", "ends")),
 )
 
 

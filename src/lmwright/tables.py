@@ -74,7 +74,23 @@ SCHEDULES = {
 TUNES = {
     "full": "lmwright.models.tunes.full:Full",
     "head": "lmwright.models.tunes.head:HeadOnly",
+    "freeze": "lmwright.models.tunes.freeze:Freeze",
+    "bitfit": "lmwright.models.tunes.bitfit:BitFit",
+    "ia3": "lmwright.models.tunes.ia3:IA3",
+    "adapters": "lmwright.models.tunes.adapters:Adapters",
+    "prefix": "lmwright.models.tunes.prefix:Prefix",
+    "prompt": "lmwright.models.tunes.prompt:Prompt",
+    "p-tuning": "lmwright.models.tunes.p_tuning:PTuning",
     "lora": "lmwright.models.tunes.lora:LoRA",
+}
+
+REGULARIZERS = {
+    "l1": "lmwright.train.regularizers.penalties:L1",
+    "l2": "lmwright.train.regularizers.penalties:L2",
+    "r-drop": "lmwright.train.regularizers.rdrop:RDrop",
+    "mixout": "lmwright.train.regularizers.mixout:Mixout",
+    "averaging": "lmwright.train.regularizers.averaging:Averaging",
+    "adversarial": "lmwright.train.regularizers.adversarial:Adversarial",
 }
 
 FAMILIES = {
@@ -146,8 +162,8 @@ CHECKS = {
     "beginnings": "lmwright.checks.beginnings:check",
     "rendering": "lmwright.checks.rendering:check",
     "special-tokens": "lmwright.checks.special_tokens:check",
-    "labels": "lmwright.checks.labels:check",
-    "spans": "lmwright.checks.spans:check",
+    "classes": "lmwright.tasks.class_check:check",
+    "tagging": "lmwright.tasks.span_check:check",
     "repeats": "lmwright.checks.repeats:check",
     "leakage": "lmwright.checks.leakage:check",
 }
@@ -246,6 +262,7 @@ TABLES = {
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "tunes": TUNES,
+    "regularizers": REGULARIZERS,
 }
 
 

@@ -115,12 +115,15 @@ def trial(task: Task, rows: Sequence[Row], model: TextModel, folder: Path, **cha
         "micro_batch": 0,
         "steps": 20,
         "seed": 0,
-        "tune": Full(),
         "optimizer": AdamW(),
         "descent": OptimizerConfig(1e-2, Constant(), 1.0),
         "placement": resolve_placement("cpu", "fp32"),
     }
-    return Trial(**{**settings, **changed})
+    tune = changed.pop("tune", Full())
+    made = Trial(**{**settings, **changed})
+    network = made.copy()
+    tune.apply(network, 0)
+    return replace(made, model=made.model.with_network(network, made.model.max_tokens))
 
 
 def talk(folder: Path, rows: Sequence[Row] | None = None, **changed: Any) -> Trial:
@@ -272,9 +275,9 @@ class Leaking(Settings):
     def apply(self, network: Network, seed: int) -> None:
         HeadOnly().apply(network, seed)
 
-        def drift(*_: Any) -> None:
+        def drift(module: Any, _: Any) -> None:
             with torch.no_grad():
-                next(iter(network.stacks.parameters())).add_(1e-3)
+                next(iter(module.stacks.parameters())).add_(1e-3)
 
         network.register_forward_pre_hook(drift)
 
@@ -403,9 +406,9 @@ PLANTED: dict[str, tuple[Callable[[Path], Trial], str, str]] = {
     "an adapter that reaches no output": (tuned(Idle()), "first steps", "stop"),
     "a base that moves": (tuned(Leaking()), "first steps", "stop"),
     "a loss that is no mean": (summed_loss, "first steps", "stop"),
-    "a label that validation lacks": (missing_label, "labels", "warn"),
-    "a head with its labels swapped": (swapped_head, "labels", "stop"),
-    "spans within tokens": (spans_within_tokens, "spans", "stop"),
+    "a label that validation lacks": (missing_label, "classes", "warn"),
+    "a head with its labels swapped": (swapped_head, "classes", "stop"),
+    "spans within tokens": (spans_within_tokens, "tagging", "stop"),
     "test rows among training rows": (known_tests, "leakage", "warn"),
     "answers that contradict each other": (unlearnable, "few rows", "warn"),
 }

@@ -408,7 +408,7 @@ def test_training_beats_the_unigram_on_real_sentences(sentences, tmp_path):
     )
     work = FakeWork({"rows": rows}, tmp_path / "work")
     assert stage.reads() == {}
-    begun = TextPredictor(TASK, stage.beginning(work, BY_MODEL)[0])
+    begun = TextPredictor(TASK, stage.beginning(work, BY_MODEL)[0].model)
     stage.run(work)
     learnt = load_predictor(work.folder / "model")
     bits = [

@@ -351,7 +351,7 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     facts = stage.run(work)
     assert facts["rows"] == 200
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
-    begin, _ = stage.beginning(work, BY_MODEL)
+    begin = stage.beginning(work, BY_MODEL)[0].model
     table = pq.read_table(rows / "train.parquet")
     first = EpochBatches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
     with torch.no_grad():
@@ -615,10 +615,10 @@ def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
     with pytest.raises(BadInput, match="tune: full"):
         inputs = {"rows": cased, "base": tmp_path / "base"}
         stage.beginning(FakeWork(inputs, tmp_path / "work"), CASED)
-    begun, _ = replace(stage, tune="full").beginning(
+    started, _ = replace(stage, tune="full").beginning(
         FakeWork({"rows": cased}, tmp_path / "w"), CASED
     )
-    assert begun.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
+    assert started.model.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
 
 
 # Words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from lmwright.core.task import role_columns
 from lmwright.data.corpus import schema_of
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.adapted import AdaptedPredictor
+from lmwright.models.core.ragged import pack
 from lmwright.models.ensemble import Ensemble, Member
+from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor, modules_of
 from lmwright.models.text_model import TextPredictor, language_model
@@ -32,6 +35,8 @@ from tests.serve.talking import write_model
 from tests.train.conftest import TASK, FakeWork, write_rows, write_task
 
 LORA = {"kind": "lora", "rank": 2, "dropout": 0.2}
+DORA = {"kind": "lora", "dora": True, "scaling": "root-rank", "ranks": {"*.qkv": 3}}
+INT8 = {"kind": "lora", "base": "int8", "dropout": 0.1}
 FILES = ("adapter.safetensors", "base.json", "model.json", "curves.json", "rows.parquet")
 ROWS = [{"text": "A joy from start to end."}, {"text": "Dull."}]
 
@@ -95,7 +100,9 @@ def test_the_start_is_brought_as_an_artifact(stage, inputs):
     assert "lmwright.models.tunes.lora" in reached and "lmwright.models.zoo.bert" in reached
 
 
-@pytest.mark.parametrize("tune", [LORA, "head", {"kind": "lora", "linears": "attention"}])
+@pytest.mark.parametrize(
+    "tune", [LORA, "head", DORA, INT8, {"kind": "lora", "linears": "attention", "base": "bf16"}]
+)
 def test_what_is_read_back_answers_with_the_same_bits(stage, inputs, tmp_path, tune, monkeypatch):
     work, kept = FakeWork(inputs, tmp_path / "work"), []
     saved = AdaptedPredictor.save
@@ -178,6 +185,28 @@ def test_an_adapter_on_an_adapter_stands_on_both(stage, inputs, first, tmp_path,
     torch.testing.assert_close(logits(same), logits(before), rtol=0, atol=1e-5)
 
 
+def test_a_base_in_int8_takes_less_memory_and_a_chain_stands_on_what_it_was(
+    stage, inputs, tmp_path
+):
+    facts = {}
+    for kind, tune in (("fp32", LORA), ("int8", {**INT8, "rank": 2})):
+        work = FakeWork(inputs, tmp_path / kind)
+        facts[kind] = replace(stage, tune=tune).run(work)
+    assert facts["int8"]["frozen_bytes"] < facts["fp32"]["frozen_bytes"]
+    assert facts["int8"]["trained_bytes"] == facts["fp32"]["trained_bytes"]
+    assert facts["int8"]["parameters"] == facts["fp32"]["parameters"]
+    first = committed((tmp_path / "int8" / "model").rename(tmp_path / "one"))
+    before = load_predictor(first)
+    none = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "none")
+    replace(stage, start_from="old", tune="head", lr=0.0).run(none)
+    same = logits(load_predictor(none.folder / "model"))
+    # What is merged has the weights that the int8 ones stand for, and fp32 products.
+    torch.testing.assert_close(same, logits(before), rtol=0, atol=1e-3)
+    read_published = read_folder(Path(stage.start)).weights
+    other = before.model.network.get_submodule("stacks.encoder.layers.0.0.op.qkv").inner.weight
+    assert not torch.equal(other, read_published["stacks.encoder.layers.0.0.op.qkv.weight"])
+
+
 def test_a_full_training_goes_on_from_an_adapter_as_a_whole_model(stage, inputs, first, tmp_path):
     work = FakeWork({"rows": inputs["rows"], "old": first}, tmp_path / "second")
     assert "base" not in replace(stage, start_from="old", tune="full", lr=0.0).run(work)
@@ -215,7 +244,9 @@ def test_an_ensemble_of_adapters_names_their_bases(inputs, first, tmp_path):
     assert "lmwright.models.tunes.lora" in modules_of(folder)
 
 
-def test_a_language_model_keeps_the_head_that_its_base_has(stage, sentences, tmp_path):
+@pytest.fixture
+def writing(sentences, tmp_path) -> tuple[Path, dict[str, Path]]:
+    """A start that writes, and the inputs of a training on it: documents and the base."""
     folder, start = tmp_path / "rows", write_model(tmp_path / "start")
     folder.mkdir()
     documents = [{**row, "continuation": ""} for row in sentences[:60]]
@@ -224,8 +255,87 @@ def test_a_language_model_keeps_the_head_that_its_base_has(stage, sentences, tmp
     write_rows(folder / "validation.parquet", documents[40:], schema)
     write_task(folder, TextGeneration())
     Base(start=str(start)).run(FakeWork({}, tmp_path))
-    base = committed(tmp_path / "base")
-    work = FakeWork({"rows": folder, "base": base}, tmp_path / "work")
+    return start, {"rows": folder, "base": committed(tmp_path / "base")}
+
+
+def next_logits(predictor: Any) -> torch.Tensor:
+    """The logits of what follows a text."""
+    with torch.no_grad():
+        return predictor.model.network(pack([predictor.model.document("A joy from start.")]))
+
+
+@pytest.mark.parametrize("kind", [{}, {"dora": True}, {"scaling": "root-rank", "rank": 3}])
+def test_an_adapter_of_peft_is_taken_as_it_is_and_goes_on(stage, writing, tmp_path, kind):
+    start, given = writing
+    stage = replace(stage, start=str(start), rows=0, tune={"kind": "lora", "rank": 2, **kind})
+    work = FakeWork(given, tmp_path / "work")
+    replace(stage, lr=3e-2).run(work)
+    made = load_predictor(work.folder / "model")
+    export_predictor(made, Calibration(1.0), "some", tmp_path / "out", "peft")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= files
+    assert "AutoModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
+    taken = replace(stage, tune="lora", epochs=0, adapter=str(tmp_path / "out"))
+    assert taken.reads().keys() == {str(tmp_path / "out")} and taken.needs() == ("rows", "base")
+    taken.check()
+    none = FakeWork(given, tmp_path / "none")
+    facts = taken.run(none)
+    assert facts["steps"] == 0 and facts["base"] == given["base"].name
+    found = load_predictor(none.folder / "model")
+    torch.testing.assert_close(next_logits(found), next_logits(made), rtol=1e-5, atol=1e-5)
+    about = json.loads((none.folder / "model" / "base.json").read_bytes())
+    assert "adapter" not in about["tune"] and about["tune"]["dora"] == bool(kind.get("dora"))
+    shutil.rmtree(tmp_path / "out")  # the artifact stands without it
+    torch.testing.assert_close(
+        next_logits(load_predictor(none.folder / "model")), next_logits(found)
+    )
+
+
+def test_training_goes_on_from_an_adapter_with_settings_of_its_own(stage, writing, tmp_path):
+    start, given = writing
+    stage = replace(stage, start=str(start), rows=0)
+    work = FakeWork(given, tmp_path / "work")
+    replace(stage, lr=3e-2).run(work)
+    made = load_predictor(work.folder / "model")
+    export_predictor(made, Calibration(1.0), "some", tmp_path / "out", "peft")
+    tune = {"kind": "lora", "dropout": 0.1, "base": "int8"}
+    on = replace(stage, tune=tune, adapter=str(tmp_path / "out"))
+    second = FakeWork(given, tmp_path / "second")
+    on.run(second)
+    found = load_predictor(second.folder / "model")
+    assert not torch.allclose(next_logits(found), next_logits(made), rtol=1e-3, atol=1e-3)
+    about = json.loads((second.folder / "model" / "base.json").read_bytes())["tune"]
+    assert (about["base"], about["dropout"], about["rank"]) == ("int8", 0.1, 2)
+    with pytest.raises(BadInput, match="trained on a base in fewer bits"):
+        export_predictor(found, Calibration(1.0), "some", tmp_path / "again", "peft")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tune": "full"}, "with the tune full; wanted: a published start, and tune: lora"),
+        ({"start_from": "old"}, "on old with the tune lora"),
+        ({"tune": {"kind": "lora", "rank": 4}}, r"tune\.rank beside an adapter"),
+        ({"adapter": "nowhere"}, "the adapter nowhere is not there"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(stage, tmp_path, changes, words):
+    with pytest.raises(BadInput, match=words):
+        replace(stage, **{"tune": "lora", "adapter": str(tmp_path), **changes}).check()
+
+
+def test_a_model_without_adapters_is_not_written_for_peft(stage, inputs, tmp_path):
+    work = FakeWork(inputs, tmp_path / "work")
+    replace(stage, tune="full", epochs=1, rows=8).run(work)
+    found = load_predictor(work.folder / "model")
+    with pytest.raises(BadInput, match="some is a whole model without adapters"):
+        export_predictor(found, Calibration(1.0), "some", tmp_path / "out", "peft")
+
+
+def test_a_language_model_keeps_the_head_that_its_base_has(stage, writing, tmp_path):
+    start, given = writing
+    work = FakeWork(given, tmp_path / "work")
     replace(stage, start=str(start), rows=0).run(work)
     own = load_file(work.folder / "model" / "adapter.safetensors")
     assert {name.rpartition(".")[2] for name in own} == {"lora_a", "lora_b"}

@@ -13,7 +13,7 @@ from lmwright.models.core.spec import Embedding, FeedForward, Head, ModelSpec, S
 from lmwright.models.network.network import build
 from lmwright.models.tunes.full import Full
 from lmwright.models.tunes.head import HeadOnly
-from lmwright.train.optim import clip
+from lmwright.train.optim import clip, without_gradients
 from lmwright.train.optimizers import SGD, AdamW
 from lmwright.train.schedules import Constant, Cosine, Linear
 
@@ -92,6 +92,58 @@ def test_adamw_gives_the_bits_of_torch_and_goes_on_from_its_state():
             optimizer.restore(kept)
     for left, right in zip(ours.parameters(), weights, strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_factors_of_rates_are_groups_of_torch(optimizer):
+    """A weight's rate times its factor, with the same bits; 1 where none is named."""
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.nn.Sequential(torch.nn.Linear(17, 9), torch.nn.Linear(9, 5))
+    theirs = copy.deepcopy(ours)
+    factors = {"0.weight": 0.25, "0.bias": 0.25, "1.bias": 0.5}
+    if optimizer == "adamw":
+        made, kind, more = AdamW(weight_decay=0.0).make(ours), torch.optim.AdamW, {"fused": True}
+    else:
+        made, kind, more = SGD(weight_decay=0.0).make(ours), torch.optim.SGD, {"momentum": 0.9}
+    groups = [
+        {"params": [each], "lr": 0.01 * factors.get(name, 1.0)}
+        for name, each in theirs.named_parameters()
+    ]
+    reference = kind(groups, weight_decay=0.0, **more)
+    for _ in range(5):
+        for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
+            left.grad = torch.randn(left.shape, generator=generator)
+            right.grad = left.grad.clone()
+        reference.step()
+        made.step(0.01, factors)
+    for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0 if optimizer == "adamw" else 1e-6, atol=1e-8)
+
+
+def test_adamw_is_one_call_for_weights_that_are_moved_alike(monkeypatch):
+    calls, real = [], torch._fused_adamw_
+    monkeypatch.setattr(
+        torch, "_fused_adamw_", lambda *given, **more: (calls.append(given), real(*given, **more))
+    )
+    layers = torch.nn.Sequential(*(torch.nn.Linear(3, 3, bias=False) for _ in range(4)))
+    optimizer = AdamW().make(layers)
+    for factors, count in (({}, 1), ({"0.weight": 1.0}, 1), ({"0.weight": 0.5}, 2)):
+        for each in layers.parameters():
+            each.grad = torch.ones_like(each)
+        calls.clear()
+        optimizer.step(0.1, factors)
+        assert len(calls) == count
+
+
+def test_a_weight_that_stands_still_wants_no_gradient_in_that_step_alone():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    with without_gradients(layers, {"0.weight": 0.0, "1.weight": 0.5}):
+        layers(torch.ones(1, 3)).sum().backward()
+        assert layers[0].weight.grad is None and layers[1].weight.grad is not None
+    assert all(each.requires_grad for each in layers.parameters())
+    with pytest.raises(KeyError), without_gradients(layers, {"0.weight": 0.0}):
+        raise KeyError
+    assert layers[0].weight.requires_grad
 
 
 def test_other_schedules_follow_their_formulas():

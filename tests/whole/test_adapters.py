@@ -14,18 +14,21 @@ import torch
 from safetensors.torch import load_file
 
 from lmwright.assets import asset_file
+from lmwright.cli.export import export
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.yaml12 import write_yaml
 from lmwright.loop.lineage import of_source, of_version
 from lmwright.loop.promote import bytes_of, promote_version
 from lmwright.models.files.export import export_predictor
 from lmwright.models.files.folder import read_folder, write_folder
+from lmwright.models.files.peft import read_adapter
 from lmwright.models.files.published import published_in
 from lmwright.models.files.sentence import read_mean_map
 from lmwright.models.load import load_predictor
 from lmwright.models.network.initialise import initialise
 from lmwright.models.network.merge import merged
 from lmwright.models.network.network import build, fill
+from lmwright.models.tunes.lora import LoRA
 from lmwright.models.zoo.bert import FAMILY, spec
 from lmwright.plan.recipe import open_recipe
 from lmwright.serve.load import answer_rows, load_version
@@ -257,6 +260,43 @@ def test_an_export_is_whole_and_answers_alike(made: Made, copied: Store, tmp_pat
     assert len(names) == 2 and {*weights} == {name for name, _ in network.named_parameters()}
     fill(network, weights)
     found = loaded.predictor.model.with_network(network, 24).logits(prepared)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
+
+
+def test_an_export_says_what_merging_changed(
+    made: Made, copied: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On test rows of the version, by the command; none where the store has them no more."""
+    export(ALIAS, tmp_path / "out", "folder", copied.folder)
+    found = json.loads((tmp_path / "out" / "merging.json").read_bytes())
+    assert 0 < found["count"] <= 32 and found["kl_mean"] < 1e-6 and found["equal"] == 1.0
+    assert "merged, in fp32 beside the adapters" in capsys.readouterr().err
+    shutil.rmtree(copied.folder / "artifacts" / made.outputs["rows"])
+    export(ALIAS, tmp_path / "again", "folder", copied.folder)
+    assert not (tmp_path / "again" / "merging.json").exists()
+    assert "merged" not in capsys.readouterr().err
+
+
+def test_an_adapter_leaves_for_peft_with_its_head(
+    made: Made, copied: Store, tmp_path: Path
+) -> None:
+    """Adapters on the body, and the head as modules of sentence-transformers beside them."""
+    loaded = load_version(copied, ALIAS)
+    prepared = loaded.predictor.prepare(ROWS)
+    wanted = loaded.predictor.model.logits(prepared)
+    out = tmp_path / "out"
+    export_predictor(loaded.predictor, loaded.calibration, ALIAS, out, "peft")
+    names = {path.name for path in out.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "2_Dense", "task.json"} <= names
+    assert json.loads((out / "adapter_config.json").read_bytes())["task_type"] is None
+    assert made.outputs["train-base"] in (out / "README.md").read_text()
+    model = loaded.predictor.model
+    network = build(model.network.spec, model.network.head_spec)
+    fill(network, {**read_folder(made.folder / "start").weights, **read_mean_map(out)})
+    adapter = read_adapter(out, FAMILY, network.spec)
+    LoRA(**{key: each for key, each in adapter.tune.items() if key != "kind"}).apply(network, 0)
+    adapter.put(network, [], str(out))
+    found = model.with_network(network, 24).logits(prepared)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
 
 

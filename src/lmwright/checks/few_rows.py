@@ -10,7 +10,6 @@ import torch
 from lmwright.models.network.network import Network
 from lmwright.train.batches import Example
 from lmwright.train.check import Finding, Trial, WritesAnswers
-from lmwright.train.optim import clip, trainable
 
 NAME = "few rows"
 ROWS = 8
@@ -82,8 +81,7 @@ def by_heart(trial: Trial, network: Network, examples: Sequence[Example]) -> tup
         if not torch.isfinite(mean) or float(mean.detach()) < ENOUGH / 2:
             return float(mean.detach()), step
         mean.backward()
-        clip(trainable(network).values(), trial.descent.clip)
-        optimizer.step(trial.descent.lr)
+        trial.move(network, optimizer, step, trial.descent.lr)
     with torch.no_grad():
         return float(trial.task_model.loss(network, examples, None).mean), STEPS
 

@@ -44,7 +44,7 @@ def check(trial: Trial) -> Iterator[Finding]:
     for step in range(STEPS):
         trial.task_model.loss(network, batches.at(step), None).mean.backward()
         moved_by |= {name for name, each in weights.items() if is_moving(each)}
-        optimizer.step(trial.descent.lr)
+        trial.move(network, optimizer, step, trial.descent.lr)
     changed = [name for name, each in frozen(network).items() if digest(each) != fixed[name]]
     if changed:
         yield Finding(

@@ -11,7 +11,6 @@ import torch
 from lmwright.models.network.network import Network
 from lmwright.train.batches import EpochBatches, Example
 from lmwright.train.check import Finding, Trial
-from lmwright.train.optim import clip, trainable
 
 NAME = "rate"
 STEPS, WARM_UP = 20, 4
@@ -66,8 +65,7 @@ def tuned(trial: Trial, batches: EpochBatches, rate: float) -> Network:
         if not torch.isfinite(mean):
             break
         mean.backward()
-        clip(trainable(network).values(), trial.descent.clip)
-        optimizer.step(rate * min(1.0, (step + 1) / WARM_UP))
+        trial.move(network, optimizer, step, rate * min(1.0, (step + 1) / WARM_UP))
     return network
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,8 @@ from lmwright.metrics.noninferiority import (
     compare,
     compare_scores,
 )
+from lmwright.models.merging import cost_of_merging
+from lmwright.models.text_model import TextPredictor
 
 TIMED_ROWS = 16
 TIMED_ROUNDS = 5
@@ -65,6 +67,21 @@ class Slices(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merging(Settings):
+    """What may change when a candidate's adapters are merged into its weights.
+
+    On ``rows`` of the fresh rows, with products in ``precision`` (that of what will serve the
+    merged model), the mean divergence of its outputs' distributions is at most ``kl`` nats, and the
+    share of equal greedy choices at least ``equal``.
+    """
+
+    kl: float = 0.001
+    equal: float = 0.99
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    rows: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate(Settings):
     """The conditions. ``fresh`` and ``kept`` name gate rows as ``ARTIFACT/FILE``.
 
@@ -87,6 +104,7 @@ class Gate(Settings):
     ``min_coverage``   share of the fresh rows that must be answered, where a task abstains.
     ``max_slowdown``   of the median time for a batch, against the version to be replaced.
     ``max_megabytes``  of the model's files.
+    ``merging``   what merging the candidate's adapters may change; null where nothing is merged.
     """
 
     metric: str = ""
@@ -102,6 +120,7 @@ class Gate(Settings):
     min_coverage: float = 0.1
     max_slowdown: float = 1.5
     max_megabytes: float = 500.0
+    merging: Merging | None = None
 
     def check(self) -> None:
         """BadInput for a number outside its range or rows that are not ARTIFACT/FILE."""
@@ -119,6 +138,20 @@ class Gate(Settings):
                 f"gate.slices.margin {self.slices.margin}, rows {self.slices.rows}",
                 "a margin from 0 and at least 1 row",
             )
+
+        if self.merging is not None:
+            asked = self.merging
+            if not asked.kl >= 0 or not 0 <= asked.equal <= 1 or asked.rows < 1:
+                raise BadInput(
+                    f"gate.merging has kl {asked.kl}, equal {asked.equal}, rows {asked.rows}",
+                    "kl of 0 or more, a share, at least 1 row",
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is asked, as decisions are known by it; of a gate without ``merging`` as before
+        there was such a condition."""
+        found = asdict(self)
+        return {k: each for k, each in found.items() if k != "merging" or each is not None}
 
     def artifacts(self) -> tuple[str, ...]:
         """The artifacts that hold the gate's rows."""
@@ -198,6 +231,8 @@ def run_gate(
     if timed and incumbent is not None:
         conditions.append(speed(gate, task, candidate, incumbent, fresh))
     conditions.append(size(gate, candidate))
+    if gate.merging is not None:
+        conditions.append(merging(gate.merging, task, candidate, fresh))
     return conditions
 
 
@@ -362,6 +397,25 @@ def size(gate: Gate, candidate: Judged) -> Condition:
         f"{megabytes:.1f} MB; at most {gate.max_megabytes:g}",
         {"megabytes": megabytes},
     )
+
+
+def merging(asked: Merging, task: Task, candidate: Judged, rows: pa.Table) -> Condition:
+    """The candidate answers alike when its adapters are merged."""
+    predictor, cost = candidate.predictor, None
+    if isinstance(predictor, TextPredictor):
+        texts = [task.text(row) for row in rows.slice(0, asked.rows).to_pylist()]
+        try:
+            cost = cost_of_merging(predictor.model, texts, asked.precision)
+        except BadInput as error:
+            return Condition("merging", False, f"inconclusive: {error.found}", {})
+    if cost is None:
+        return Condition("merging", True, "the model has no adapters", {})
+    if cost.kl_mean is None or cost.equal is None:
+        reason = "inconclusive: its outputs are no distribution; take gate.merging out"
+        return Condition("merging", False, reason, cost.to_json())
+    passed = cost.kl_mean <= asked.kl and cost.equal >= asked.equal
+    told = f"{cost}; at most {asked.kl:g} nats, at least {asked.equal:.0%}"
+    return Condition("merging", passed, told, cost.to_json())
 
 
 def predictions(task: Task, judged: Judged, rows: pa.Table) -> Predictions:

@@ -254,7 +254,7 @@ class Promote(Stage):
             conditions.append(audited(gate, verdicts))
         return {
             "incumbent": incumbent,
-            "asked": hash_json(asdict(self.gate)),
+            "asked": hash_json(self.gate.to_json()),
             "in_service": in_service,
             "gate_rows": {place: found[:SAMPLED] for place, found in ids.items()},
             "used_before": used[gate.fresh],
@@ -369,7 +369,7 @@ def earlier(
     A refusal holds for what it was judged by (``basis``); of other rows the gate is asked anew. A
     promotion that was rolled back since stays so: who rolled it back knew more than the gate.
     """
-    key = hash_json(asdict(stage.gate))
+    key = hash_json(stage.gate.to_json())
     for entry in store.decisions():
         facts = entry["facts"]
         evidence = evidence_of(facts.get("evidence", {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from lmwright.core.task import Task, task_to_json
 from lmwright.models.files.published import published_in, read_published
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
 from lmwright.models.load import load_predictor
-from lmwright.models.network.merge import merged, plain_names
+from lmwright.models.network.merge import plain_names, taken_apart
 from lmwright.models.network.network import fill
 from lmwright.models.text_model import TextModel, TextPredictor, described_network
 from lmwright.tables import resolve
@@ -45,10 +45,20 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What a base gives: weights by name, and the tokenizer."""
+    """What a base gives: weights of a plain network by name, and the tokenizer.
+
+    ``adapter`` has the weights of its own adapters that could not be merged into them, by their
+    names once the same tune is applied.
+    """
 
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer
+    adapter: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def all_weights(self) -> dict[str, Tensor]:
+        """Both."""
+        return {**self.weights, **self.adapter}
 
 
 class AdaptedPredictor(TextPredictor):
@@ -71,7 +81,7 @@ class AdaptedPredictor(TextPredictor):
 
         Its own weights are those that learn, and those that the base gives no bit-equal one for.
         """
-        given, plain = read_base(folder, head).weights, plain_names(model.network)
+        given, plain = read_base(folder, head).all_weights, plain_names(model.network)
         own = frozenset(
             name
             for name, each in model.network.named_parameters()
@@ -109,9 +119,14 @@ class AdaptedPredictor(TextPredictor):
         read_choice("tunes", tune, str(folder / BASE), resolve).apply(network, 0)
         own, plain = read_tensors(folder / WEIGHTS), plain_names(network)
         shapes = {name: tuple(each.shape) for name, each in network.named_parameters()}
-        needed = {
-            n: shape for n, shape in shapes.items() if n in own or plain[n] not in given.weights
-        }
+        if other := sorted(n for n, w in given.adapter.items() if shapes.get(n) != tuple(w.shape)):
+            raise Corrupt(
+                f"{folder / BASE}: the base has {other[0]}, which {tune} does not apply",
+                "the tune of the base, which cannot be merged into it",
+            )
+        fill(network, given.adapter)
+        known = given.all_weights
+        needed = {n: shape for n, shape in shapes.items() if n in own or plain[n] not in known}
         check_fit(own, needed, str(folder / WEIGHTS))
         fill(network, own)
         model = TextModel.bound(network, given.tokenizer, folder, description)
@@ -121,7 +136,7 @@ class AdaptedPredictor(TextPredictor):
 
 
 def read_base(folder: Path, head: str) -> BaseModel:
-    """The weights and tokenizer of a base; adapters of its own are merged.
+    """The weights and tokenizer of a base; adapters of its own are merged where they can be.
 
     ``head`` is the use of a published model's head whose weights are given too.
     """
@@ -129,8 +144,8 @@ def read_base(folder: Path, head: str) -> BaseModel:
         found = load_predictor(folder)
         if not isinstance(found, TextPredictor):
             raise Corrupt(f"the base {folder.name[:12]} is a {found.kind} model", "a text model")
-        network = merged(found.model.network)
-        return BaseModel(dict(network.named_parameters()), found.model.tokenizer)
+        network, adapter = taken_apart(found.model.network)
+        return BaseModel(dict(network.named_parameters()), found.model.tokenizer, adapter)
     published = read_published(str(published_in(folder)))
     weights = dict(published.weights)
     if head:

@@ -1,4 +1,7 @@
-"""What a precision costs: outputs of a network in it, beside those in fp32, on the same texts."""
+"""What a precision costs: outputs of a network in it, beside those in fp32, on the same texts.
+
+Of two networks likewise, as of one whose adapters are merged and the one that they were trained in.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ TOKENS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Parity:
-    """How far outputs are from those in fp32.
+    """How far outputs are from those in fp32, or from those of another network.
 
-    Of a causal language model, over ``count`` tokens: the Kullback–Leibler divergence of the
-    next-token distributions from those in fp32, in nats (mean, 99th percentile, most), and the
+    Of distributions (``count`` tokens of a causal language model, or texts of a classifier): the
+    Kullback–Leibler divergence from those in fp32, in nats (mean, 99th percentile, most), and the
     share of ``equal`` greedy choices. Of other networks, over ``count`` documents: the least and
-    the mean cosine of the hidden states' mean.
+    the mean cosine of the hidden states' mean. ``precision`` says what was compared.
     """
 
     precision: str
@@ -46,15 +49,16 @@ class Parity:
 
     def __str__(self) -> str:
         """In words."""
+        beside = "the adapters" if self.precision.startswith("merged") else "fp32"
+        among = f"{self.precision} beside {beside} on {self.count:,}"
         if self.kl_mean is not None:
             return (
-                f"{self.precision} beside fp32 on {self.count:,} tokens: KL {self.kl_mean:.4f} "
-                f"nats in the mean, {self.kl_p99:.4f} at the 99th percentile; the likeliest token "
-                f"is the same at {self.equal:.1%}"
+                f"{among} outputs: KL {self.kl_mean:.4f} nats in the mean, {self.kl_p99:.4f} at "
+                f"the 99th percentile; the likeliest choice is the same at {self.equal:.1%}"
             )
         return (
-            f"{self.precision} beside fp32 on {self.count:,} texts: cosine {self.cosine_mean:.4f} "
-            f"in the mean, at least {self.cosine_least:.4f}"
+            f"{among} texts: cosine {self.cosine_mean:.4f} in the mean, "
+            f"at least {self.cosine_least:.4f}"
         )
 
 
@@ -79,6 +83,13 @@ def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -
     """The parity of a causal language model."""
     reference = copy.deepcopy(network, shared(network))
     network.place(other)
+    return of_distributions(reference, network, texts, other.precision)
+
+
+def of_distributions(
+    reference: Network, network: Network, texts: Sequence[np.ndarray], precision: str
+) -> Parity:
+    """How far a network's distributions are from those of a reference."""
     divergences, equal = [], 0
     for ids in texts:
         for wanted_nv, found_nv in zip(logits(reference, ids), logits(network, ids), strict=True):
@@ -86,7 +97,7 @@ def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -
             divergences.append(divergence(wanted_nv, found_nv))
     nats = torch.cat(divergences).double()
     return Parity(
-        other.precision,
+        precision,
         len(nats),
         kl_mean=float(nats.mean()),
         kl_p99=float(nats.quantile(0.99)),
@@ -96,9 +107,12 @@ def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -
 
 
 def logits(network: Network, ids: np.ndarray) -> Iterator[Tensor]:
-    """The logits (n, v) of a text's tokens, some tokens at a time."""
+    """The logits (n, v) of a text's tokens, some tokens at a time, or (1, v) of the text."""
     head, batch = network.head, pack([ids])
     assert head is not None
+    if not network.is_causal_lm:
+        yield network(batch)
+        return
     states_nd = head.states(network.hidden(batch), batch, None)
     yield from (head.logits(part) for part in states_nd.split(TOKENS_AT_ONCE))
 
@@ -116,15 +130,24 @@ def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
 
 def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of an encoder."""
+    reference = copy.deepcopy(network, shared(network))
+    reference.place(DEFAULT)
+    network.place(other)
+    return of_means(reference, network, texts, other.precision)
+
+
+def of_means(
+    reference: Network, network: Network, texts: Sequence[np.ndarray], precision: str
+) -> Parity:
+    """How far the means of a network's hidden states are from those of a reference."""
     found = []
-    for placement in (DEFAULT, other):
-        network.place(placement)
+    for each in (reference, network):
         batch = pack(texts)
-        states = batch.by_document(network.hidden(batch))
-        found.append(torch.stack([each.mean(0) for each in states]).double())
+        states = batch.by_document(each.hidden(batch))
+        found.append(torch.stack([state.mean(0) for state in states]).double())
     cosines = F.cosine_similarity(found[0], found[1], dim=1)
     return Parity(
-        other.precision,
+        precision,
         len(cosines),
         cosine_least=float(cosines.min()),
         cosine_mean=float(cosines.mean()),

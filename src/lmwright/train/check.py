@@ -26,7 +26,7 @@ from lmwright.tables import entries, resolve
 from lmwright.train.batches import UNLEARNT, Example
 from lmwright.train.documents import Document
 from lmwright.train.loop import OptimizerConfig
-from lmwright.train.optim import OptimizerSettings, Tune
+from lmwright.train.optim import Optimizer, OptimizerSettings, clip, trainable
 from lmwright.train.task_model import TrainedTaskModel
 
 Word = Literal["stop", "warn", "note"]
@@ -61,8 +61,8 @@ class Finding:
 class Trial:
     """A training before its first step.
 
-    ``model`` is what it begins from, without what ``tune`` adds; ``known_head`` says that its head
-    is trained already. ``rows`` are those to learn from, ``data`` the folder of the artifact that
+    ``model`` is what it begins from, with what its tune adds; ``known_head`` says that its head is
+    trained already. ``rows`` are those to learn from, ``data`` the folder of the artifact that
     they are of. ``steps`` are those of all epochs, of ``batch`` rows each.
     """
 
@@ -76,7 +76,6 @@ class Trial:
     micro_batch: int
     steps: int
     seed: int
-    tune: Tune
     optimizer: OptimizerSettings
     descent: OptimizerConfig
     placement: Placement
@@ -131,11 +130,15 @@ class Trial:
         return len(self.model.tokenizer.ids(text)) + 1 if text else 0
 
     def copy(self) -> Network:
-        """A copy of the network as it is before its first step, tuned and placed."""
+        """A copy of the network as it is before its first step, placed."""
         network = copy.deepcopy(self.model.network)
-        self.tune.apply(network, self.seed)
         network.place(self.placement)
         return network
+
+    def move(self, network: Network, optimizer: Optimizer, step: int, lr: float) -> None:
+        """Move the weights of a copy by their gradients, as the training moves them at a step."""
+        clip(trainable(network).values(), self.descent.clip)
+        optimizer.step(lr, self.descent.factors(step, self.steps))
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from lmwright.machine.probe import cpu_class
 from lmwright.models.core.device import DEFAULT, device_name
 from lmwright.models.files.weights import read_tensors, write_tensors
 from lmwright.train.loop import Record, State, read_state
-from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.optim import Kept, trainable
 
 KEPT = 2
 
@@ -38,7 +38,7 @@ class Checkpoints:
         self,
         state: State,
         network: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Kept,
         best: Mapping[str, Tensor],
     ) -> None:
         """Write what the run needs to go on, of weights those that learn; only two are kept."""
@@ -59,9 +59,7 @@ class Checkpoints:
         for old in self.found()[KEPT:]:
             shutil.rmtree(old)
 
-    def resume(
-        self, network: nn.Module, optimizer: Optimizer
-    ) -> tuple[State, dict[str, Tensor]] | None:
+    def resume(self, network: nn.Module, optimizer: Kept) -> tuple[State, dict[str, Tensor]] | None:
         """Put the newest whole checkpoint into network and optimizer: its state and best weights.
 
         One that is damaged is passed over, with an event in the journal. Refused if the data
@@ -126,9 +124,7 @@ def placed(network: nn.Module) -> dict[str, str]:
 
 
 @torch.no_grad()
-def restore(
-    network: nn.Module, optimizer: Optimizer, tensors: dict[str, dict[str, Tensor]]
-) -> None:
+def restore(network: nn.Module, optimizer: Kept, tensors: dict[str, dict[str, Tensor]]) -> None:
     """Put a checkpoint's weights and moments where they were."""
     for name, weight in trainable(network).items():
         weight.copy_(tensors["weights"][name])

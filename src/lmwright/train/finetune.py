@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from lmwright.assets import asset_language
 from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
+from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.core.task import Task
@@ -34,9 +36,12 @@ from lmwright.models.core.device import (
     emulation_in_words,
     resolve_placement,
 )
+from lmwright.models.core.frozen import bytes_held
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.spec import Head
+from lmwright.models.family.family import Family
 from lmwright.models.files.folder import Published
+from lmwright.models.files.peft import Adapter, head_map, read_adapter, read_config
 from lmwright.models.files.published import (
     check_address,
     content_of,
@@ -46,7 +51,7 @@ from lmwright.models.files.published import (
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
-from lmwright.models.network.merge import merged
+from lmwright.models.network.merge import merged, taken_apart, unmergeable
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
@@ -55,9 +60,11 @@ from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
 from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
+from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
-from lmwright.train.optim import Optimizer, trainable
+from lmwright.train.optim import Optimizer, RatesTune, trainable
+from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -70,6 +77,8 @@ CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
 AT_ONCE = 4096
 """Rows that are made examples of at a time."""
+FROM_ADAPTER = ("rank", "alpha", "scaling", "dora", "linears", "ranks", "alphas")
+"""Settings of the tune ``lora`` that an adapter's folder gives."""
 BASE = "base"
 """The artifact with the published start, where that is committed first."""
 LONG = 2000
@@ -82,7 +91,9 @@ class Train(Stage):
 
     ``start`` is a published model's folder or .gguf file: a path, an asset, or
     ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an artifact
-    with an earlier model of ours to go on from instead, ``new`` a model to be drawn; ``extra``
+    with an earlier model of ours to go on from instead, ``new`` a model to be drawn. ``adapter`` is
+    a folder of PEFT with adapters for ``start``, to go on from (with ``epochs`` 0: to be taken as
+    they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
     ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
     ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
@@ -94,7 +105,8 @@ class Train(Stage):
     head where it knows the rows' labels. ``tune`` says which weights learn, ``optimizer`` and
     ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
     the body of a start stays as it is, the model is saved as what learns, and stands on the start,
-    which is committed as an artifact. ``lr`` is the peak rate. The validation split is scored every
+    which is committed as an artifact. ``regularize`` is a list
+    of such choices. ``lr`` is the peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
     keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
@@ -110,6 +122,7 @@ class Train(Stage):
     }
 
     start: str = START
+    adapter: str = ""
     start_from: str | None = None
     new: New | None = None
     extra: tuple[str, ...] = ()
@@ -124,6 +137,7 @@ class Train(Stage):
     tune: Choice = "full"
     optimizer: Choice = "adamw"
     schedule: Choice = "linear"
+    regularize: tuple[Choice, ...] = ()
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -151,8 +165,9 @@ class Train(Stage):
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
+        adapter = {self.adapter: hash_tree(tree(Path(self.adapter)))} if self.adapter else {}
         if self.start_from or self.new is not None or self.brings():
-            return {}
+            return adapter
         return {self.start: content_of(self.start)}
 
     def resolved(self) -> dict[str, Any]:
@@ -164,6 +179,7 @@ class Train(Stage):
         kind of the earlier model; tune, optimizer and schedule."""
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
+        kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -212,10 +228,35 @@ class Train(Stage):
                 raise BadInput(f"{name} is {value}", f"at least {least}{upper}")
         for name in CHOICES:
             self.chosen(name)
+        if self.adapter:
+            self.check_adapter()
+        for place, each in enumerate(self.regularize):
+            read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
             self.new.check()
+            if not getattr(self.chosen("tune"), "merges", True):
+                raise BadInput(
+                    f"new, and tune {kind_of(self.tune)}, which cannot be merged into the weights",
+                    "a tune that can be, as a drawn model is saved whole",
+                    "set tune to full",
+                )
         elif not self.start_from:
             check_address(self.start)
+
+    def check_adapter(self) -> None:
+        """BadInput where the adapter has no base to stand on, or the tune says what it says."""
+        if self.start_from or self.new is not None or kind_of(self.tune) != "lora":
+            raise BadInput(
+                f"adapter is {self.adapter}, on {self.start_from or 'a start'} with the tune "
+                f"{kind_of(self.tune)}",
+                "a published start, and tune: lora",
+            )
+        told = self.tune if isinstance(self.tune, dict) else {}
+        if odd := [name for name in FROM_ADAPTER if name in told]:
+            raise BadInput(
+                f"tune.{odd[0]} beside an adapter, whose own it has", "one of both", "take it out"
+            )
+        read_config(Path(self.adapter))
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:
         """BadInput for rows of a task that no text model answers, and a device that is not here."""
@@ -304,9 +345,21 @@ class Train(Stage):
             f"validation_{task_model.monitor}": state.best_loss,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **self.forgotten(work, task_model, model),
             **known,
             **facts_of(predictor),
         }
+
+    def forgotten(
+        self, work: Work, task_model: TrainedTaskModel, tuned: TextModel
+    ) -> dict[str, Any]:
+        """What the model forgot of its start, which is read again; nothing of one drawn anew."""
+        if self.new is not None or not self.epochs:
+            return {}
+        start = self.beginning(work, task_model)[0].model
+        start.network.place(tuned.network.placement)
+        found = forgetting(start, tuned)
+        return {"forgetting": found} if found else {}
 
     def trial(self, work: Work) -> Trial:
         """The training before its first step; BadInput where it cannot begin."""
@@ -333,9 +386,8 @@ class Train(Stage):
             self.micro_batch,
             steps,
             self.seed,
-            self.chosen("tune"),
             self.chosen("optimizer"),
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            self.descent(start.model.network),
             resolve_placement(self.device, self.precision),
         )
         return found, known
@@ -353,14 +405,31 @@ class Train(Stage):
             refuse(found)
         return [each.to_json() for each in found if each.word != "note"]
 
+    def descent(self, network: Network) -> OptimizerConfig:
+        """How the weights of a network are moved."""
+        tune = self.chosen("tune")
+        found = OptimizerConfig(self.lr, self.chosen("schedule"), self.clip)
+        if isinstance(tune, RatesTune):
+            return replace(found, factors=partial(tune.rates, network))
+        return found
+
     def saved(self, work: Work, task_model: TrainedTaskModel, model: TextModel) -> TextPredictor:
         """The trained model as it is saved: whole, or on its base where that stays as it is."""
         base, task = self.start_from or next(iter(self.brings()), ""), task_model.task
         if base and self.chosen("tune").freezes:
             head = task_model.head(0.0)
             use = head if isinstance(head, str) and not self.start_from else ""
-            return AdaptedPredictor.trained(task, model, work.inputs[base], use, self.tune)
-        return TextPredictor(task, without_adapters(model))
+            tune, _ = self.applied(model)
+            return AdaptedPredictor.trained(task, model, work.inputs[base], use, tune)
+        return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
+
+    def applied(self, model: TextModel) -> tuple[Choice, Adapter | None]:
+        """The tune as it is applied to the start, and the adapter that says so, if there is one."""
+        if not self.adapter:
+            return self.tune, None
+        family: Family = resolve("families", model.family)
+        adapter = read_adapter(Path(self.adapter), family, model.network.spec)
+        return {**(self.tune if isinstance(self.tune, dict) else {}), **adapter.tune}, adapter
 
     def fit(
         self,
@@ -371,20 +440,23 @@ class Train(Stage):
         held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
-        self.chosen("tune").apply(network, self.seed)
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
         work.record("placed", **describe_placement(placement))
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
-        resumed = checkpoints.resume(network, optimizer)
+        regularizations = self.regularizations(network, batches.steps)
+        moments = Moments(optimizer, regularizations)
+        resumed = checkpoints.resume(network, moments)
         state, best = resumed or (State(), {})
         if resumed:
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = task_model.score(network, held_out)
+            with evaluated(regularizations):
+                scores = task_model.score(network, held_out)
+                kept = copied(network) if scores[task_model.monitor] < state.best_loss else {}
             judged = scores[task_model.monitor]
             refuse_infinite(judged, 0.0, state, work.record)
             for point in state.curves[-1:]:
@@ -392,7 +464,7 @@ class Train(Stage):
             work.record("evaluated", step=state.step, **scores)
             if judged < state.best_loss:
                 state.best_loss, state.best_step, state.worse = judged, state.step, 0
-                best.update(copied(network))
+                best.update(kept)
             else:
                 state.worse += 1
                 if self.patience and state.worse >= self.patience:
@@ -404,27 +476,42 @@ class Train(Stage):
             batches,
             task_model.loss,
             optimizer,
-            OptimizerConfig(self.lr, self.chosen("schedule"), self.clip),
+            self.descent(network),
             state,
             [
                 (1, lambda state: work.progress(state.step, batches.steps)),
                 (self.evaluate_every, evaluate),
                 (
                     self.checkpoint_every,
-                    lambda state: checkpoints.save(state, network, optimizer, best),
+                    lambda state: checkpoints.save(state, network, moments, best),
                 ),
             ],
             work.record,
             Division(-(-self.batch // (self.micro_batch or self.batch))),
+            regularizations,
         )
         if not batches.steps:
             evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
 
+    def regularizations(self, network: Network, steps: int) -> list[Regularization]:
+        """The regularizations of a run of so many steps, before its first."""
+        found = []
+        for place, each in enumerate(self.regularize):
+            setting: Regularizer = read_choice("regularizers", each, f"regularize.{place}", resolve)
+            found.append(setting.make(network, self.seed, steps))
+        return found
+
     def chosen(self, name: str) -> Any:
         """The settings of the tune, the optimizer or the schedule."""
         return read_choice(CHOICES[name], getattr(self, name), name, resolve)
+
+    def tune_of(self, earlier: TextPredictor) -> Any:
+        """The settings of the tune of an earlier model; None where it is saved whole."""
+        if not isinstance(earlier, AdaptedPredictor):
+            return None
+        return read_choice("tunes", earlier.adaptation.tune, str(self.start_from), resolve)
 
     @property
     def reading(self) -> int:
@@ -436,9 +523,10 @@ class Train(Stage):
         return repr(replace(self, checkpoint_every=1, check_first="off"))
 
     def beginning(self, work: Work, task_model: TrainedTaskModel) -> tuple[Start, dict[str, Any]]:
-        """The model before its first step, and what the task found of it."""
+        """The model with its tune before its first step, and what the task found of it."""
         begun = self.start_model(work, task_model)
-        start, earlier = begun.model, begun.earlier
+        earlier = begun.earlier
+        start, carried = without_adapters(begun.model)
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
@@ -451,7 +539,22 @@ class Train(Stage):
                 "set tune to full, or take the task's settings back",
             )
         most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
-        return replace(begun, model=at_rate(model, self.dropout, most)), known
+        model = at_rate(model, self.dropout, most)
+        tune, adapter = self.applied(model)
+        read_choice("tunes", tune, "tune", resolve).apply(model.network, self.seed)
+        needed = self.reading if earlier is None else most
+        if needed > positions(model):
+            raise BadInput(
+                f"texts of {needed} tokens, and the start reads {positions(model)} with this tune",
+                f"at most {positions(model)}",
+                "lower max_tokens and read_tokens, or tune.length",
+            )
+        if adapter is not None:
+            use, family = task_model.head(0.0), resolve("families", model.family)
+            mapped = head_map(family, model.network, use) if isinstance(use, str) else []
+            adapter.put(model.network, mapped, self.adapter)
+        fill(model.network, {name: each.clone() for name, each in carried.items()})
+        return replace(begun, model=model), known
 
     def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
         """The earlier model with its task, or a published or drawn one."""
@@ -466,7 +569,13 @@ class Train(Stage):
                     f"the task of the rows: {task}",
                     "train from the published start instead",
                 )
-            return Start(without_adapters(found.model), found.task, True)
+            if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
+                raise BadInput(
+                    f"{self.start_from} has an adapter that cannot be merged, and tune is another",
+                    "the tune that it was trained with, whose weights then learn on",
+                    "set tune as that training had it, or train from the published start",
+                )
+            return Start(found.model, found.task, True)
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -559,22 +668,31 @@ def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
     return model.with_network(network, max_tokens)
 
 
-def without_adapters(model: TextModel) -> TextModel:
-    """The same model with its adapters, if it has any, merged into its weights."""
-    return model.with_network(merged(model.network), model.max_tokens)
+def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
+    """The same model with its adapters merged into its weights, and those weights of adapters that
+    cannot be, by name."""
+    network, adapter = taken_apart(model.network)
+    return model.with_network(network, model.max_tokens), adapter
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
-    """Base of a model and number of its own weights; empty for a model without a base."""
+    """Base of a model, number of its own weights, bytes of frozen and trained ones in memory;
+    empty for a model without a base."""
     if not isinstance(predictor, AdaptedPredictor):
         return {}
     about, weights = predictor.adaptation, dict(predictor.model.network.named_parameters())
-    return {"base": about.base, "own_parameters": sum(weights[name].numel() for name in about.own)}
+    stay, learn = bytes_held(predictor.model.network)
+    return {
+        "base": about.base,
+        "own_parameters": sum(weights[name].numel() for name in about.own),
+        "frozen_bytes": stay,
+        "trained_bytes": learn,
+    }
 
 
 def positions(model: TextModel) -> int:
     """The longest text that the model can read, in tokens."""
-    return model.network.spec.longest or LONGEST
+    return model.network.longest or LONGEST
 
 
 @torch.no_grad()

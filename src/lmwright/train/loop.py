@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,16 +13,21 @@ from lmwright.core.errors import LmwrightError
 from lmwright.train.batches import Batches
 from lmwright.train.division import UNDIVIDED, Division, add_gradients
 from lmwright.train.loss import Loss
-from lmwright.train.optim import Optimizer, Schedule, clip
+from lmwright.train.optim import NO_FACTORS, Optimizer, Schedule, clip, without_gradients
+from lmwright.train.regularize import Regularization, wrapped
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm."""
+    """How the weights are moved: the peak rate, its shape, the bound on the gradient's norm.
+
+    ``factors`` gives those of the weights' rates at a step, of so many: see ``RatesTune``.
+    """
 
     lr: float
     schedule: Schedule
     clip: float
+    factors: Callable[[int, int | None], Mapping[str, float]] = lambda step, steps: NO_FACTORS
 
 
 @dataclass
@@ -63,6 +68,7 @@ def train(
     periodic: Periodic,
     record: Record,
     division: Division = UNDIVIDED,
+    regularizations: Sequence[Regularization] = (),
 ) -> None:
     """Take steps from ``state`` to the end of ``batches``, or until something sets ``ended``.
 
@@ -71,7 +77,14 @@ def train(
     reaches the weights.
     """
     while state.step != batches.steps and not state.ended:
-        value, tokens = add_gradients(network, batches, loss, state.step, division)
+        factors = descent.factors(state.step, batches.steps)
+        for each in regularizations:
+            each.before(state.step)
+        own = wrapped(regularizations, loss, state.step)
+        with without_gradients(network, factors):
+            value, tokens = add_gradients(network, batches, own, state.step, division)
+        for each in reversed(regularizations):
+            each.after_gradients(state.step)
         if not tokens:
             state.ended = "no more batches"
             last = [act for every, act in periodic if state.step % every]
@@ -79,7 +92,9 @@ def train(
             norm = clip(network.parameters(), descent.clip)
             refuse_infinite(value, norm, state, record)
             lr = descent.schedule.rate(state.step, batches.steps, descent.lr)
-            optimizer.step(lr)
+            optimizer.step(lr, factors)
+            for each in regularizations:
+                each.after(state.step)
             state.step += 1
             state.tokens += tokens
             note(state, record, loss=value, lr=lr, gradient=norm)

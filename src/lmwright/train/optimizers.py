@@ -11,7 +11,7 @@ from torch.autograd.graph import increment_version
 
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.train.optim import trainable
+from lmwright.train.optim import NO_FACTORS, trainable
 
 STATE = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps of a weight: the moments of its gradient, and how many gradients it had."""
@@ -56,34 +56,37 @@ class FusedAdamW:
         self.moments: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move the weights at the rate ``lr``, and let their gradients go."""
-        setting = self.setting
+    def step(self, lr: float, factors: Mapping[str, float] = NO_FACTORS) -> None:
+        """Move the weights at the rate ``lr`` times their factors, and let their gradients go.
+
+        Weights that are decayed alike and have the same factor are moved in one call.
+        """
+        setting, groups = self.setting, dict[tuple[bool, float], list[str]]()
         gradients = {n: w.grad for n, w in self.weights.items() if w.grad is not None}
         for name in gradients:
             if name not in self.moments:
                 self.moments[name] = beginning(self.weights[name])
-        for decayed in (True, False):
-            names = [name for name in gradients if (self.weights[name].dim() > 1) == decayed]
-            if names:
-                first, second, steps = ([self.moments[n][what] for n in names] for what in STATE)
-                torch._foreach_add_(steps, 1)
-                torch._fused_adamw_(
-                    [self.weights[name] for name in names],
-                    [gradients[name] for name in names],
-                    first,
-                    second,
-                    [],
-                    steps,
-                    lr=lr,
-                    beta1=setting.beta1,
-                    beta2=setting.beta2,
-                    weight_decay=setting.weight_decay if decayed else 0.0,
-                    eps=setting.eps,
-                    amsgrad=False,
-                    maximize=False,
-                )
-                increment_version([self.weights[name] for name in names])  # the kernel does not
+            group = self.weights[name].dim() > 1, factors.get(name, 1.0)
+            groups.setdefault(group, []).append(name)
+        for (decayed, factor), names in groups.items():
+            first, second, steps = ([self.moments[n][what] for n in names] for what in STATE)
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                [self.weights[name] for name in names],
+                [gradients[name] for name in names],
+                first,
+                second,
+                [],
+                steps,
+                lr=lr * factor,
+                beta1=setting.beta1,
+                beta2=setting.beta2,
+                weight_decay=setting.weight_decay if decayed else 0.0,
+                eps=setting.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+            increment_version([self.weights[name] for name in names])  # the kernel does not
         for weight in self.weights.values():
             weight.grad = None
 
@@ -138,8 +141,8 @@ class MomentumSGD:
         self.sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move the weights at the rate ``lr``, and let their gradients go."""
+    def step(self, lr: float, factors: Mapping[str, float] = NO_FACTORS) -> None:
+        """Move the weights at the rate ``lr`` times their factors, and let their gradients go."""
         setting = self.setting
         for name, weight in self.weights.items():
             if weight.grad is None:
@@ -151,7 +154,7 @@ class MomentumSGD:
                 known = self.sums.get(name)
                 move = move.clone() if known is None else known.mul_(setting.momentum).add_(move)
                 self.sums[name] = move
-            weight.sub_(move, alpha=lr)
+            weight.sub_(move, alpha=lr * factors.get(name, 1.0))
             weight.grad = None
 
     def state(self) -> dict[str, Tensor]:

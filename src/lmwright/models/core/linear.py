@@ -115,7 +115,7 @@ def replace_linears(network: nn.Module, make: Callable[[str, Linear], Linear]) -
     """
     made: dict[tuple[int, ...], Linear] = {}
     for name, old in list(linears(network)):
-        tensors = tuple(id(tensor) for tensor in (*old.parameters(), *old.buffers()))
+        tensors = tuple(id(tensor) for tensor in (*old.parameters(), *old.buffers())) or (id(old),)
         if tensors not in made:
             made[tensors] = make(name, old)
         above, _, own = name.rpartition(".")

@@ -136,6 +136,45 @@ class Ragged:
             done = first + len(vectors_kd)
         return torch.cat([*parts, x_nd[done:]]) if parts else x_nd
 
+    def after_vectors(self, vectors_kd: Tensor, begin: Sequence[bool]) -> tuple[Ragged, list[int]]:
+        """The same documents after the same vectors (k, d), and the rows of their own tokens there.
+
+        Every position is k further. Only documents that ``begin`` get the vectors; the others had
+        them in a former pass, of which a cache knows. The vectors are of the first segment, and of
+        a document's prefix.
+        """
+        if self.ranks_n is not None:
+            raise BadInput("vectors before an order of factorisation", "tokens by position")
+        k, ends, rows, spans = len(vectors_kd), [0], list[int](), list[tuple[int, Tensor]]()
+        fresh: list[int] = []
+        for new, (start, stop) in zip(begin, self.spans(), strict=True):
+            if new:
+                spans.append((ends[-1], vectors_kd))
+                fresh += range(ends[-1], ends[-1] + k)
+            first = ends[-1] + (k if new else 0)
+            rows += range(first, first + stop - start)
+            ends.append(first + stop - start)
+
+        def spread(old_n: Tensor) -> Tensor:
+            found = old_n.new_zeros(ends[-1])
+            found[rows] = old_n
+            return found
+
+        positions_n = spread(self.positions_n + k)
+        if fresh:
+            positions_n[fresh] = torch.arange(k).repeat(sum(begin)).to(positions_n)
+        spans += [(rows[first], own_kd) for first, own_kd in self.vectors]
+        segments_n, prefixes = self.segments_n, self.prefixes
+        return replace(
+            self,
+            tokens_n=spread(self.tokens_n),
+            positions_n=positions_n,
+            cu_seqlens=tuple(ends),
+            segments_n=None if segments_n is None else spread(segments_n),
+            prefixes=None if prefixes is None else tuple(each + k for each in prefixes),
+            vectors=tuple(sorted(spans, key=lambda span: span[0])),
+        ), rows
+
     def as_packed(self, rows_b: Tensor) -> Tensor:
         """Reorder rows, one a document of the stream, into the order that was packed."""
         if self.order == tuple(range(len(self.order))):

@@ -1,11 +1,11 @@
-"""Export of a model to a folder that others read, or of a language model to a GGUF file."""
+"""Export of a model to a folder that others read, of its adapters, or to a GGUF file."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.predictor import Predictor
 from lmwright.core.task import task_to_json
 from lmwright.metrics.calibration import Calibration
+from lmwright.models.adapted import AdaptedPredictor
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import BODY, Family
 from lmwright.models.files.folder import UNSUPPORTED, read_folder, write_folder
@@ -25,10 +26,14 @@ from lmwright.models.files.gguf import read_gguf
 from lmwright.models.files.gguf_model import FORMATS, form_of, write_gguf_model
 from lmwright.models.files.gguf_vocabulary import vocabulary_of
 from lmwright.models.files.onnx_file import write_onnx
+from lmwright.models.files.peft import check_written, head_map, write_adapter
 from lmwright.models.files.published import describe, is_gguf, located, read_published
-from lmwright.models.files.readme import readme
+from lmwright.models.files.readme import adapter_readme, readme
 from lmwright.models.files.sentence import is_mean_map, read_mean_map, write_mean_map
+from lmwright.models.files.weights import some
+from lmwright.models.merging import cost_of_merging
 from lmwright.models.network.merge import merged
+from lmwright.models.parity import Parity
 from lmwright.models.text_model import (
     ReadsMore,
     TextModel,
@@ -39,7 +44,7 @@ from lmwright.models.text_model import (
 from lmwright.tables import entries, resolve
 from lmwright.text.generation import GenerationConfig
 
-FOLDER, ONNX = "folder", "onnx"
+FOLDER, ONNX, PEFT = "folder", "onnx", "peft"
 GOES_ALONG = re.compile(
     r"tokenizer\..*|general\.(?!architecture$|file_type$|quantization_|alignment$).*"
 )
@@ -57,9 +62,9 @@ def export_model(address: str, out: Path, form: str) -> None:
     form cannot hold, and a tokenizer that GGUF has no words for.
     """
     check_target(out, form)
-    if form == ONNX:
+    if form in (ONNX, PEFT):
         raise BadInput(
-            "ONNX of a published model", "a version of the store", "train with epochs: 0 first"
+            f"{form} of a published model", "a version of the store", "train with epochs: 0 first"
         )
     if form != FOLDER:
         form_of(describe(address).family)
@@ -79,13 +84,20 @@ def export_model(address: str, out: Path, form: str) -> None:
 
 
 def export_predictor(
-    predictor: Predictor, calibration: Calibration, name: str, out: Path, form: str
-) -> None:
+    predictor: Predictor,
+    calibration: Calibration,
+    name: str,
+    out: Path,
+    form: str,
+    texts: Sequence[str] = (),
+) -> Parity | None:
     """Write a model of the store to ``out``, with its task and calibration beside it.
 
-    Adapters are merged into the weights. What was written is read back, and must have the same
-    bits; of ONNX the runtime's logits must be the model's. BadInput: as :func:`export_model`,
-    a predictor that is no text model, and a head or network that no published class has.
+    Adapters are merged into the weights, but for PEFT, which is given them alone. What was written
+    is read back, and must have the same bits; of ONNX the runtime's logits must be the model's.
+    What merging changes in the outputs on held-out ``texts`` is returned, and written beside
+    (``merging.json``); None where nothing is merged. BadInput: as :func:`export_model`, a predictor
+    that is no text model, and a head or network that no published class has.
     """
     check_target(out, form)
     if not isinstance(predictor, TextPredictor):
@@ -101,6 +113,12 @@ def export_predictor(
             "a model that reads ids of tokens alone",
             "serve it with lmwright, or train one without that setting",
         )
+    if form == PEFT:
+        with new_folder(out) as folder:
+            write_adapter_folder(folder, predictor, calibration, name)
+        return None
+    measured = texts and len(predictor.model.network.streams) == 1
+    cost = cost_of_merging(predictor.model, texts, "fp32") if measured else None
     model = predictor.model.with_network(
         merged(predictor.model.network), predictor.model.max_tokens
     )
@@ -111,7 +129,7 @@ def export_predictor(
         config = {**family.config(model.network.spec), "tie_word_embeddings": tied(model)}
         beside = gguf_metadata(model, name, name)
         write_gguf_model(out, model.network, family, config, beside, form)
-        return
+        return cost
     with new_folder(out) as folder:
         target = folder if form == FOLDER else folder / "folder"
         use = write_text_model(target, family, predictor)
@@ -127,11 +145,14 @@ def export_predictor(
         write_bytes(folder / "README.md", text.encode())
         if form == FOLDER:
             check_parity(folder, model, use)
+        if cost is not None:
+            write_json(folder / "merging.json", cost.to_json())
+    return cost
 
 
 def check_target(out: Path, form: str) -> None:
     """BadInput for an unknown form, or a name that is taken."""
-    known = [FOLDER, ONNX, *FORMATS]
+    known = [FOLDER, ONNX, PEFT, *FORMATS]
     if form not in known:
         raise BadInput(f"the form {form!r}", "a known one", nearest(form, known))
     if out.exists():
@@ -222,6 +243,50 @@ def write_text_model(folder: Path, family: Family, predictor: TextPredictor) -> 
     if use == BODY:
         write_mean_map(folder, model)
     return use
+
+
+def write_adapter_folder(
+    folder: Path, predictor: TextPredictor, calibration: Calibration, name: str
+) -> None:
+    """Write the adapters of a model that stands on a base, and its head, for PEFT.
+
+    A linear map of the mean stands beside them as sentence-transformers' modules.
+    """
+    if not isinstance(predictor, AdaptedPredictor):
+        raise BadInput(
+            f"{name} is a whole model without adapters", "one trained with tune: lora", "as folder"
+        )
+    model, about, task_model = predictor.model, predictor.adaptation, predictor.task_model
+    family, network, use = family_of_model(model), model.network, task_model.published_head
+    if use != "lm" and is_mean_map(model):
+        use = BODY
+    elif use not in family.heads:
+        raise BadInput(
+            f"a head for {predictor.task.kind} on a {family.name} model",
+            "one that a published class has: " + ", ".join(family.heads),
+            "serve it with lmwright",
+        )
+    mapped = [] if use == BODY else head_map(family, network, use)
+    learnt = [weight for weight in mapped if weight.ours in about.own]
+    leaves = {"lora_a", "lora_b", "magnitude"}
+    told = {weight.ours for weight in learnt}
+    odd = {each for each in about.own - told if each.rpartition(".")[2] not in leaves}
+    if odd := {each for each in odd if use != BODY or not each.startswith("head.")}:
+        raise BadInput(
+            f"{name} has {some(sorted(odd))}, for which an adapter's folder has no place",
+            "adapters, and a head that the base's class has",
+            "export it --as folder",
+        )
+    scaling = about.tune.get("scaling") if isinstance(about.tune, dict) else ""
+    write_adapter(folder, family, network, use, learnt, scaling == "root-rank")
+    check_written(folder, family, network)
+    if use == BODY and model.outputs:
+        write_mean_map(folder, model)
+    write_bytes(folder / "tokenizer.json", model.tokenizer.data)
+    write_json(folder / "task.json", task_to_json(predictor.task))
+    calibration.save(folder)
+    text = adapter_readme(name, predictor, use, about.base, calibration)
+    write_bytes(folder / "README.md", text.encode())
 
 
 def check_parity(folder: Path, model: TextModel, use: str) -> None:

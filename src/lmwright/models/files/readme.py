@@ -46,6 +46,21 @@ inputs = tokenizer(["a text"], return_tensors="np", padding=True)
 (logits,) = session.run(None, dict(inputs))
 ```
 """
+ADAPTER = """\
+Adapters for PEFT; they stand on the model BASE, by the hash of its artifact (`lmwright lineage` has
+the address that it was read from).
+
+```python
+from peft import PeftModel
+from transformers import LOADER
+
+model = PeftModel.from_pretrained(LOADER.from_pretrained("the base"), "FOLDER")
+```
+"""
+MEAN_MAP = """\
+The head is one linear map of the mean over the tokens, `2_Dense/model.safetensors`: the mean of
+`last_hidden_state`, times the transposed `linear.weight`, plus `linear.bias`.
+"""
 NOT_THERE = """\
 transformers has no {family} models; lmwright reads the folder.
 """
@@ -60,15 +75,41 @@ def readme(
     as_onnx: bool,
 ) -> str:
     """The text for a model that was exported as ``name`` with the published head ``use``."""
-    model, names = predictor.model, predictor.task_model.output_names()
+    model = predictor.model
     loader = "AutoModelForSeq2SeqLM" if use == "lm" and model.has_encoder else LOADERS[use]
     loaded = SENTENCE if use == BODY else AUTO.replace("LOADER", loader)
     loaded = ONNX_READER if as_onnx else loaded
-    steps = ", ".join(getattr(predictor.task, "clean", ()))
     told = [
         f"# {name}\n",
         f"A {family.name} model for {predictor.task.kind}, written by `lmwright export`.\n",
         loaded if family.classes else NOT_THERE.format(family=family.name),
+        beside_weights(predictor, calibration),
+    ]
+    return "\n".join(told)
+
+
+def adapter_readme(
+    name: str, predictor: TextPredictor, use: str, base: str, calibration: Calibration
+) -> str:
+    """The text for adapters that were exported as ``name``, with a head of this use."""
+    model = predictor.model
+    loader = "AutoModelForSeq2SeqLM" if use == "lm" and model.has_encoder else LOADERS.get(use, "")
+    loader = "AutoModel" if use == BODY else loader or "AutoModelForQuestionAnswering"
+    told = [
+        f"# {name}\n",
+        f"Adapters for {predictor.task.kind}, written by `lmwright export`.\n",
+        ADAPTER.replace("LOADER", loader).replace("BASE", f"`{base}`"),
+        *([MEAN_MAP] if use == BODY and model.outputs else []),
+        beside_weights(predictor, calibration),
+    ]
+    return "\n".join(told)
+
+
+def beside_weights(predictor: TextPredictor, calibration: Calibration) -> str:
+    """What others have to be told beside the weights."""
+    model, names = predictor.model, predictor.task_model.output_names()
+    steps = ", ".join(getattr(predictor.task, "clean", ()))
+    told = [
         "## What is not in the weights\n",
         f"- A text is read up to {model.max_tokens:,} tokens.",
     ]

@@ -137,6 +137,8 @@ class FusedStack:
                 raise ValueError("there is no kernel library")
             if len(network.stacks) > 1 or not network.outputs_last_stack:
                 raise ValueError("its hidden states are not those of one stack")
+            if found.stack.prompt_length:
+                raise ValueError("it reads vectors before every document")
             found.read()
         except ValueError as error:
             found.unfit = str(error)
@@ -185,9 +187,9 @@ class FusedStack:
             ("post", module.post_norm),
         ):
             setattr(found, name, self.norm(each))
-        if isinstance(op, Attention):
+        if type(op) is Attention:  # and none that computes more
             self.attention(op, found)
-        elif isinstance(op, FeedForward):
+        elif type(op) is FeedForward:
             found.first, found.last = self.map(op, "up"), self.map(op, "down")
             found.gated = op.gated
             names = [name for name, each in ACTIVATIONS.items() if each is op.activation]

@@ -21,6 +21,7 @@ from lmwright.models.core.bf16 import Bf16Product
 from lmwright.models.core.bounded import BoundedProduct
 from lmwright.models.core.device import DEFAULT, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
+from lmwright.models.core.frozen import FrozenLinear
 from lmwright.models.core.int8 import Int8Product
 from lmwright.models.core.linear import Linear, Product
 from lmwright.models.core.matmul import linear
@@ -42,6 +43,9 @@ Batch = Ragged | Mapping[str, Ragged]
 
 class Stack(nn.Module):
     """An embedding, its layers and a final norm."""
+
+    prompt_length = 0
+    """Vectors that it reads before every document."""
 
     def __init__(self, setting: spec.Stack, widths: Mapping[str, int]) -> None:
         super().__init__()
@@ -258,7 +262,9 @@ class Network(nn.Module):
     @property
     def longest(self) -> int | None:
         """The longest document in tokens, if there is a bound."""
-        return self.spec.longest
+        if (most := self.spec.longest) is None:
+            return None
+        return most - max(int(stack.prompt_length) for stack in self.stacks.values())  # type: ignore[arg-type]
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -389,5 +395,6 @@ def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
 
 
 def parameter_count(network: Network) -> int:
-    """Number of parameters, tied weights counted once."""
-    return sum(math.prod(parameter.shape) for parameter in network.parameters())
+    """Number of parameters, tied weights counted once, those kept in fewer bits too."""
+    kept = sum(each.weights for each in network.modules() if isinstance(each, FrozenLinear))
+    return kept + sum(math.prod(parameter.shape) for parameter in network.parameters())

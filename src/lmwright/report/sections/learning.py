@@ -37,10 +37,27 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
                 "facts": result.facts,
                 "monitored": monitor and MONITORED.get(monitor, called(monitor)),
                 "best": result.facts.get(PREFIX + monitor),
+                "forgetting": forgotten(result.facts.get("forgetting") or {}),
                 **drawn(curves, monitor),
             }
         )
     return found
+
+
+def forgotten(facts: Mapping[str, float]) -> str:
+    """What a tuned model forgot of its start, in a sentence; "" where that is not known."""
+    if "kl" in facts:
+        return (
+            f"On {facts['tokens']:,} tokens of general text it is {facts['kl']:.3f} nats a token "
+            f"(KL) from its start; bits per byte {facts['bits_per_byte_before']:.3f} before and "
+            f"{facts['bits_per_byte_after']:.3f} after."
+        )
+    if "cosine" in facts:
+        return (
+            f"On {facts['texts']:,} general texts its vectors have a cosine of "
+            f"{facts['cosine']:.3f} with those of its start."
+        )
+    return ""
 
 
 def drawn(curves: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Check ``spans``: labelled spans come back from the tags of their tokens."""
+"""Check ``tagging``: labelled spans come back from the tags of their tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from lmwright.train.check import MANY, Finding, Trial
 
-NAME = "spans"
+NAME = "tagging"
 TRIED = 300
 """Rows whose spans are made tags and spans again."""
 

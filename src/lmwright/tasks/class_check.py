@@ -1,4 +1,4 @@
-"""Check ``labels``: every class in every split, and the head's classes in the table's order."""
+"""Check ``classes``: every class in every split, and the head's classes in the table's order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lmwright.train.check import Finding, Trial
 
-NAME = "labels"
+NAME = "classes"
 TRIED = 200
 """Rows that a published head answers."""
 
