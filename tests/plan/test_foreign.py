@@ -312,6 +312,19 @@ def test_texts_are_documents_and_prompts_with_completions_their_continuations(
     assert recipe["stages"]["data"]["sources"][0]["columns"] == {"text": "body"}
 
 
+def test_variants_of_lora(folder: Path) -> None:
+    keys = {
+        "trl": ("use_rslora", "use_dora", {"load_in_8bit": True}),
+        "axolotl": ("peft_use_rslora", "peft_use_dora", {"load_in_8bit": True}),
+        "llama-factory": ("use_rslora", "use_dora", {"quantization_bit": 8}),
+    }
+    for name, (scaled, dora, bits) in keys.items():
+        found, recipe = brought(PUBLISHED[name], **{scaled: True, dora: True}, **bits)
+        tune = recipe["stages"]["train"]["tune"]
+        assert (tune["scaling"], tune["dora"], tune["base"]) == ("root-rank", True, "int8")
+        assert not said(found, "stop", "warn")
+
+
 def test_steps_and_parts_of_epochs_become_rows(folder: Path) -> None:
     _, recipe = brought(TRL, max_steps=3)
     assert (recipe["stages"]["train"]["rows"], recipe["stages"]["train"]["epochs"]) == (24, 1)
@@ -366,14 +379,20 @@ FOUND: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "warn",
         "k_proj, o_proj do too",
     ),
-    "rank-stabilised LoRA": (TRL, {"use_rslora": True}, "warn", "use_rslora"),
+    "4 bits": (TRL, {"load_in_4bit": True}, "warn", "a base of 4 bits: it is kept in int8"),
+    "8 bits of a model that learns": (
+        TRL,
+        {"load_in_8bit": True, "use_peft": False},
+        "warn",
+        "a base of 8 bits: only adapters",
+    ),
     "fp16": (TRL, {"bf16": False, "fp16": True}, "warn", "fp16: true"),
     "smoothed labels": (TRL, {"label_smoothing_factor": 0.1}, "warn", "label_smoothing_factor"),
     "an optimizer": (TRL, {"optim": "adafactor"}, "warn", "optim: adafactor"),
     "a schedule": (TRL, {"lr_scheduler_type": "polynomial"}, "warn", "polynomial"),
     "a template in a file": (TRL, {"chat_template_path": "x.jinja"}, "warn", "chat_template_path"),
     "train_on_inputs": (AXOLOTL, {"train_on_inputs": True}, "warn", "train_on_inputs: true"),
-    "a quantised base": (AXOLOTL, {"adapter": "qlora", "load_in_4bit": True}, "warn", "qlora"),
+    "a quantised base": (AXOLOTL, {"adapter": "qlora", "load_in_4bit": True}, "warn", "int8"),
     "a template that is not ours": (AXOLOTL, {"chat_template": "phi_3"}, "warn", "phi_3"),
     "more tokens": (AXOLOTL, {"special_tokens": {"eos_token": "</s>"}}, "warn", "special_tokens"),
     "Alpaca's own words": (
@@ -397,7 +416,7 @@ FOUND: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "train_on_prompt": (LLAMA_FACTORY, {"train_on_prompt": True}, "warn", "train_on_prompt"),
     "a template with a system's message": (LLAMA_FACTORY, {"template": "qwen"}, "warn", "qwen"),
-    "quantisation": (LLAMA_FACTORY, {"quantization_bit": 4}, "warn", "quantization_bit: 4"),
+    "quantisation": (LLAMA_FACTORY, {"quantization_bit": 4}, "warn", "a base of 4 bits"),
 }
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a rate of 10": (TRL, {"learning_rate": 10}, "lr is 10"),

@@ -168,6 +168,8 @@ SETTINGS = {
     "alpha": "train.tune.alpha",
     "lora_dropout": "train.tune.dropout",
     "targets": "train.tune.linears",
+    "root_rank": "train.tune.scaling: root-rank",
+    "dora": "train.tune.dora",
     "evaluate_every": "train.evaluate_every",
 }
 """Parameters that tools have in common -> the setting that each becomes."""
@@ -203,7 +205,8 @@ class Asked:
 
     ``task`` is a kind with settings, ``answers`` says whether it has answers of limited length;
     ``sources`` are raw settings of sources.
-    ``lora`` says whether low-rank adapters are trained. ``validation`` is a share of the rows, or
+    ``lora`` says whether low-rank adapters are trained, on a base of so many ``bits`` (0: as it
+    is). ``validation`` is a share of the rows, or
     their number, or 0 where that is left to us.
     """
 
@@ -212,6 +215,7 @@ class Asked:
     sources: list[dict[str, Any]]
     lora: bool
     start: str
+    bits: int = 0
     validation: float = 0.0
     patience: int = 0
     evals_per_epoch: float = 0.0
@@ -499,7 +503,11 @@ def recipe_of(config: Config, asked: Asked) -> dict[str, Any]:
     train["schedule"] = schedule_of(config, steps)
     train["optimizer"] = optimizer_of(config)
     train["clip"] = config.number(config.named("clip"), 1.0)
-    train["tune"] = lora_of(config) if asked.lora else "full"
+    train["tune"] = lora_of(config, asked.bits) if asked.lora else "full"
+    if asked.bits and not asked.lora:
+        config.found(
+            "warn", f"not honoured: a base of {asked.bits} bits: only adapters stand on one"
+        )
     train |= {"dropout": -1.0, "precision": precision_of(config)}
     if every := every_of(config, asked, steps, -(-learnt // batch)):
         train["evaluate_every"] = every
@@ -617,8 +625,10 @@ def optimizer_of(config: Config) -> dict[str, Any]:
     }
 
 
-def lora_of(config: Config) -> dict[str, Any]:
+def lora_of(config: Config, bits: int) -> dict[str, Any]:
     """The low-rank adapters; the head stays as it is, as the other tools leave it."""
+    if bits == 4:
+        config.found("warn", "not honoured: a base of 4 bits: it is kept in int8")
     rank = config.whole(config.named("rank"), config.default("rank"), 1)
     alpha = config.default("alpha") or 2 * rank
     return {
@@ -627,6 +637,9 @@ def lora_of(config: Config) -> dict[str, Any]:
         "alpha": config.number(config.named("alpha"), alpha),
         "dropout": config.number(config.named("lora_dropout"), config.default("lora_dropout")),
         "linears": linears_of(config),
+        **({"scaling": "root-rank"} if config.flag(config.named("root_rank")) else {}),
+        **({"dora": True} if config.flag(config.named("dora")) else {}),
+        **({"base": "int8"} if bits else {}),
         "head": False,
     }
 
@@ -662,6 +675,13 @@ def precision_of(config: Config) -> str:
         return "fp32"
     config.found("note", f"{bf16}: precision is auto: bf16 on a CUDA device, else fp32")
     return "auto"
+
+
+def loaded_bits(config: Config) -> int:
+    """Bits of the base that is loaded: 8, 4, or 0 where it is as it is."""
+    if config.flag("load_in_4bit"):
+        return 4
+    return 8 if config.flag("load_in_8bit") else 0
 
 
 def every_of(config: Config, asked: Asked, steps: int, epoch: int) -> int:

@@ -13,6 +13,7 @@ from lmwright.plan.config import (
     Config,
     Tool,
     files_of,
+    loaded_bits,
     mapping_in,
     recipe_source,
     shown,
@@ -47,6 +48,8 @@ NAMES = {
     "alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
     "targets": "lora_target_modules",
+    "root_rank": "peft_use_rslora",
+    "dora": "peft_use_dora",
     "evaluate_every": "eval_steps",
 }
 DEFAULTS = {
@@ -68,6 +71,8 @@ OWN = {
     "test_datasets": "data.sources with role: test",
     "chat_template": "task.template",
     "adapter": "train.tune: lora for lora and qlora",
+    "load_in_8bit": "train.tune.base: int8",
+    "load_in_4bit": "train.tune.base: int8, which is not honoured",
     "lora_target_linear": "train.tune.linears: all",
     "train_on_inputs": "what the user says is never learnt; not honoured where it is true",
     "val_set_size": "data.fractions.validation",
@@ -140,7 +145,7 @@ UNNEEDED = {
 }
 UNHONOURED = {
     **TRAINER_UNHONOURED,
-    "the base stays in its own precision": ("load_in_8bit", "load_in_4bit", "gptq", "bnb_*"),
+    "a base of fewer bits is int8, by rows": ("gptq", "bnb_*"),
     "no quantisation is trained for": ("qat", "quantization"),
     "an adapter is drawn anew": ("lora_model_dir", "peft_init_lora_weights", "peft"),
     "adapters stand on maps alone": (
@@ -148,8 +153,6 @@ UNHONOURED = {
         "peft_layers_to_transform",
         "peft_layer_replication",
     ),
-    "an adapter is scaled by alpha over rank": ("peft_use_rslora",),
-    "adapters have no magnitude of their own": ("peft_use_dora",),
     "there is one learning rate": ("loraplus_*", "lr_quadratic_warmup", "lr_div_factor"),
     "adapters are trained once": ("relora_*",),
     "schedules have no further settings": ("cosine_min_lr_ratio", "cosine_constant_lr_ratio"),
@@ -231,8 +234,6 @@ def read(config: Config) -> Asked:
     adapter = config.text("adapter")
     if adapter not in ("", "lora", "qlora"):
         raise config.bad("adapter", "lora, qlora or none")
-    if adapter == "qlora":
-        config.lost("adapter", "it is lora: the base stays in its own precision")
     if config.flag("lora_target_linear"):
         config.values["lora_target_modules"] = "all-linear"
     if config.flag("train_on_inputs"):
@@ -265,6 +266,7 @@ def read(config: Config) -> Asked:
         sources=sources,
         lora=bool(adapter),
         start=config.start(),
+        bits=4 if adapter == "qlora" else loaded_bits(config),
         validation=config.number("val_set_size"),
         patience=config.whole("early_stopping_patience"),
         evals_per_epoch=config.number("evals_per_epoch"),

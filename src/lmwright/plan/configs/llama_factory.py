@@ -47,6 +47,8 @@ NAMES = {
     "alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
     "targets": "lora_target",
+    "root_rank": "use_rslora",
+    "dora": "use_dora",
     "evaluate_every": "eval_steps",
 }
 DEFAULTS = {
@@ -73,6 +75,7 @@ OWN = {
     "mask_history": "task.learn: last where it is true, else all",
     "max_samples": "data.sources[].limit, drawn at random",
     "val_size": "data.fractions.validation",
+    "quantization_bit": "train.tune.base: int8; 4 is not honoured",
     "early_stopping_steps": "train.patience",
 }
 UNNEEDED = {
@@ -143,7 +146,13 @@ UNNEEDED = {
 }
 UNHONOURED = {
     **TRAINER_UNHONOURED,
-    "the base stays in its own precision": ("quantization_*", "double_quantization", "fp8*"),
+    "a base of fewer bits is int8, by rows": (
+        "quantization_method",
+        "quantization_type",
+        "quantization_device_map",
+        "double_quantization",
+        "fp8*",
+    ),
     "weights are kept in fp32": ("pure_bf16", "compute_dtype"),
     "an adapter is drawn anew": (
         "adapter_name_or_path",
@@ -152,8 +161,6 @@ UNHONOURED = {
         "pissa_*",
     ),
     "adapters stand on maps alone": ("additional_target",),
-    "an adapter is scaled by alpha over rank": ("use_rslora",),
-    "adapters have no magnitude of their own": ("use_dora",),
     "there is one learning rate": ("loraplus_lr_ratio",),
     "the optimizers are AdamW and SGD": (
         "use_galore",
@@ -187,6 +194,7 @@ QUIET = {
     "freeze_trainable_layers": 2,
     "freeze_trainable_modules": "all",
     "freeze_vision_tower": True,
+    "double_quantization": True,
     "freeze_multi_modal_projector": True,
     "enable_thinking": True,
 }
@@ -250,6 +258,9 @@ def read(config: Config) -> Asked:
     for key, value in QUIET.items():
         if config.values.get(key) == value:
             del config.values[key]
+    bits = config.whole("quantization_bit")
+    if bits not in (0, 4, 8):
+        raise config.bad("quantization_bit", "8 or 4")
     described = descriptions(config)
     sources: list[dict[str, Any]] = []
     for key, role in (("dataset", "train"), ("eval_dataset", "test")):
@@ -275,6 +286,7 @@ def read(config: Config) -> Asked:
         sources=sources,
         lora=tune == "lora",
         start=config.start(),
+        bits=bits,
         validation=config.number("val_size"),
         patience=config.whole("early_stopping_steps"),
     )

@@ -13,6 +13,7 @@ from lmwright.plan.config import (
     Config,
     Tool,
     files_of,
+    loaded_bits,
     recipe_source,
 )
 
@@ -43,6 +44,8 @@ NAMES = {
     "alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
     "targets": "lora_target_modules",
+    "root_rank": "use_rslora",
+    "dora": "use_dora",
     "evaluate_every": "eval_steps",
 }
 DEFAULTS = {
@@ -68,6 +71,8 @@ OWN = {
     "assistant_only_loss": "task.learn: all; not honoured where it is false",
     "completion_only_loss": "the completion is learnt; not honoured where it is false",
     "use_peft": "train.tune: lora",
+    "load_in_8bit": "train.tune.base: int8",
+    "load_in_4bit": "train.tune.base: int8, which is not honoured",
     "loss_type": "the likelihood (nll, chunked_nll); others are not honoured",
     "truncation_mode": "a prompt loses its oldest turns, an answer its end",
 }
@@ -92,14 +97,7 @@ UNHONOURED = {
     "answers end as the template ends them": ("eos_token",),
     "a model is loaded in one way": ("model_init_kwargs", "dataset_kwargs"),
     "adapters stand on maps alone": ("lora_modules_to_save", "lora_target_parameters"),
-    "an adapter is scaled by alpha over rank": ("use_rslora",),
-    "adapters have no magnitude of their own": ("use_dora",),
-    "the base stays in its own precision": (
-        "load_in_8bit",
-        "load_in_4bit",
-        "bnb_4bit_*",
-        "use_bnb_nested_quant",
-    ),
+    "a base of fewer bits is int8, by rows": ("bnb_4bit_*", "use_bnb_nested_quant"),
     "weights are kept in fp32": ("dtype", "torch_dtype"),
 }
 
@@ -139,6 +137,7 @@ def read(config: Config) -> Asked:
         sources=sources,
         lora=config.flag("use_peft"),
         start=start,
+        bits=loaded_bits(config),
         validation=config.number("test_split_size"),
     )
 
