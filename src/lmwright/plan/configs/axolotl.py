@@ -106,6 +106,10 @@ UNNEEDED = {
         "eval_table_size",
         "eval_max_new_tokens",
         "hf_use_auth_token",
+        "use_swanlab",
+        "swanlab_*",
+        "use_otel_metrics",
+        "otel_metrics_*",
         "push_dataset_to_hub",
     ),
     "it is about kernels": (
@@ -124,6 +128,16 @@ UNNEEDED = {
         "device_map",
         "max_memory",
         "gpu_memory_limit",
+        "torchdistx_path",
+        "flex_attn_compile_kwargs",
+        "fused_attn_kernel",
+        "use_kernels",
+        "use_scattermoe",
+        "use_sonicmoe",
+        "use_*_kernels",
+        "experts_implementation",
+        "llama4_linearized_experts",
+        "experimental_skip_move_to_device",
     ),
     "classes of model and tokenizer are told by the folder": (
         "model_type",
@@ -132,6 +146,8 @@ UNNEEDED = {
         "tokenizer_legacy",
         "is_*_derived_model",
         "base_model_ignore_patterns",
+        "processor_type",
+        "tokenizer_use_mistral_common",
     ),
     "rows are always read, shuffled and compared anew": (
         "dataset_prepared_path",
@@ -140,22 +156,35 @@ UNNEEDED = {
         "dataset_exact_deduplication",
         "shuffle_merged_datasets",
         "strict",
+        "skip_prepare_dataset",
     ),
     "the validation split is always scored": ("eval_batch_size", "auto_resume_from_checkpoints"),
 }
 UNHONOURED = {
     **TRAINER_UNHONOURED,
-    "a base of fewer bits is int8, by rows": ("gptq", "bnb_*"),
+    "a base of fewer bits is int8, by rows": (
+        "gptq*",
+        "bnb_*",
+        "quantize_moe_experts",
+        "model_quantization_config*",
+        "fp8*",
+        "nvfp4_*",
+    ),
     "no quantisation is trained for": ("qat", "quantization"),
     "an adapter is drawn anew": ("lora_model_dir", "peft_init_lora_weights", "peft"),
     "adapters stand on maps alone": (
         "lora_modules_to_save",
+        "lora_target_parameters",
         "peft_layers_to_transform",
         "peft_layer_replication",
     ),
     "there is one learning rate": ("loraplus_*", "lr_quadratic_warmup", "lr_div_factor"),
-    "adapters are trained once": ("relora_*",),
-    "schedules have no further settings": ("cosine_min_lr_ratio", "cosine_constant_lr_ratio"),
+    "adapters are trained once": ("relora", "relora_*", "jagged_restart_*"),
+    "schedules have no further settings": (
+        "cosine_min_lr_ratio",
+        "cosine_constant_lr_ratio",
+        "eta_min",
+    ),
     "optimizers have no such settings": ("adam_beta3", "adam_epsilon2"),
     "a template is the start's own, or one by name": ("chat_template_jinja", "eot_tokens"),
     "conversations have the system's messages that they have": ("default_system_message",),
@@ -170,17 +199,34 @@ UNHONOURED = {
         "base_model_config",
         "overrides_of_model_config",
         "overrides_of_model_kwargs",
+        "model_config",
+        "cls_model_config",
         "embeddings_skip_upcast",
         "random_init_weights",
         "s2_attention",
     ),
     "rows are drawn at random": ("dataset_shard_num", "dataset_shard_idx", "curriculum_sampling"),
     "models are judged by the task's own scores": ("do_causal_lm_eval", "eval_causal_lm_metrics"),
-    "there are no plugins": ("plugins",),
+    "there are no plugins": ("plugins", "cut_cross_entropy", "llmcompressor"),
+    "weights are kept in fp32": ("bfloat16", "float16"),
     "no image is read": ("image_size", "image_resize_algorithm"),
     "rewards are not learnt": ("reward_model", "process_reward_model"),
-    "sequences are not divided": ("sequence_parallel_degree", "heads_k_stride", "ring_attn_func"),
-    "documents are a source of rows, under datasets": ("pretraining_dataset",),
+    "sequences and experts are not divided among devices": (
+        "sequence_parallel_degree",
+        "heads_k_stride",
+        "ring_attn_func",
+        "dp_*_size",
+        "tensor_parallel_size",
+        "context_parallel_size",
+        "expert_parallel_*",
+        "use_ray",
+        "ray_num_workers",
+    ),
+    "all weights learn, or adapters": ("unfrozen_parameters", "lisa_*"),
+    "it is told by sequence_len": ("max_packed_sequence_len",),
+    "a batch is micro_batch_size times gradient_accumulation_steps": ("batch_size",),
+    "documents are a source of rows, under datasets": ("pretraining_dataset", "streaming*"),
+    "the loss is the likelihood": ("use_eaft", "eaft_*", "diffusion"),
 }
 TEMPLATES = {
     "tokenizer_default": "auto",
@@ -192,12 +238,14 @@ TEMPLATES = {
     "tokenizer_default_fallback_gemma": "auto",
 }
 """Its templates that have an equal; a fallback is what `auto` takes where the start has none."""
-KNOWN_TEMPLATES = (
-    *TEMPLATES,
-    *("alpaca", "mistral_v1", "mistral_v2v3", "mistral_v3_tekken", "mistral_v7_tekken", "cohere"),
-    *("llama3_2_vision", "llama4", "phi_3", "phi_35", "deepseek_v2", "deepseek_v3", "jamba"),
-    *("jinja", "qwen_25", "qwen3", "exaone", "metharme", "pixtral", "llava", "qwen2_vl", "gemma3"),
+NAMES_OF_TEMPLATES = (
+    "alpaca aya chatml cohere command_a command_a_rag command_a_tool_use deepseek_v2 "
+    "deepseek_v3 exaone exaone4 falcon_h1 gemma gemma3 gemma3n gemma4 gemma4_unified jamba "
+    "jinja llama3 llama3_2_vision llama4 llava metharme mistral_v1 mistral_v2v3 "
+    "mistral_v3_tekken mistral_v7_tekken nemotron_h phi_3 phi_35 pixtral qwen2_vl qwen3 qwen3_5 "
+    "qwen_25 tokenizer_default "
 )
+KNOWN_TEMPLATES = [*TEMPLATES, *NAMES_OF_TEMPLATES.split()]
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 """Who speaks, where a data set does not say otherwise."""
 TYPES = ("chat_template", "sharegpt", "alpaca", "completion")

@@ -164,12 +164,15 @@ UNHONOURED = {
     "there is one learning rate": ("loraplus_lr_ratio",),
     "the optimizers are AdamW and SGD": (
         "use_galore",
+        "galore_*",
         "use_apollo",
+        "apollo_*",
         "use_badam",
+        "badam_*",
         "use_adam_mini",
         "use_muon",
     ),
-    "the loss is the likelihood": ("use_dft_loss", "moe_aux_loss_coef"),
+    "the loss is the likelihood": ("use_dft_loss", "use_eaft_loss", "moe_aux_loss_coef"),
     "all layers learn, or adapters": ("use_llama_pro", "freeze_*"),
     "a tokenizer is taken as it is": (
         "resize_vocab",
@@ -187,6 +190,13 @@ UNHONOURED = {
     "conversations have the system's messages that they have": ("default_system",),
     "no tools and no thoughts are written": ("tool_format", "enable_thinking"),
     "sources are joined": ("interleave_probs",),
+    "models are not divided among devices": (
+        "use_kt",
+        "kt_*",
+        "use_mca",
+        "*_model_parallel_size",
+        "context_parallel_size",
+    ),
     "batches are always drawn in another order": ("disable_shuffling",),
     "no image, video or sound is read": ("media_dir", "image_*", "video_*", "audio_*"),
 }
