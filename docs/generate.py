@@ -20,7 +20,18 @@ from lmwright.core import recipe
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import Family
 from lmwright.models.network.anatomy import anatomy
-from lmwright.tables import AUDITS, DERIVATIONS, FAMILIES, SECTIONS, STAGES, TABLES, VERBS, resolve
+from lmwright.tables import (
+    AUDITS,
+    CONFIGS,
+    DERIVATIONS,
+    FAMILIES,
+    SECTIONS,
+    SHAPES,
+    STAGES,
+    TABLES,
+    VERBS,
+    resolve,
+)
 from lmwright.train.finetune import CHOICES
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +119,8 @@ def settings() -> str:
     for field, table in CHOICES.items():
         for name in TABLES[table]:
             lines += described(f"train.{field}: {name}", resolve(table, name))
+    for name in SHAPES:
+        lines += described(f"data.sources.shape: {name}", resolve("shapes", name))
     for name in DERIVATIONS:
         lines += described(f"data.sources.derive: {name}", resolve("derivations", name))
     return "\n".join(lines)
@@ -309,12 +322,34 @@ def measured_tasks() -> str:
     return page
 
 
+def other_tools() -> str:
+    """What becomes of the keys of other tools' configurations."""
+    lines = ["# Coming from other tools", ""]
+    lines += [
+        "How a recipe is made of them:",
+        "[before a training](guides/checks.md#coming-from-other-tools).",
+        "A key that is in none of these tables is a finding too.",
+        "",
+    ]
+    for name in CONFIGS:
+        tool = resolve("configs", name)
+        lines += [f"## {tool.title}", "", "| key | becomes |", "|---|---|"]
+        lines += [f"| `{key}` | {place} |" for key, place in tool.translated().items()]
+        for title, reasons in (("not needed", tool.unneeded), ("not honoured", tool.unhonoured)):
+            lines += ["", f"| {title}, since | keys |", "|---|---|"]
+            for reason, keys in reasons.items():
+                lines.append(f"| {reason} | {', '.join(f'`{key}`' for key in keys)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 PAGES = {
     "map.md": folder_map,
     "command-line.md": command_line,
     "settings.md": settings,
     "families.md": families,
     "tasks.md": measured_tasks,
+    "other-tools.md": other_tools,
 }
 
 

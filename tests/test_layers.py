@@ -209,6 +209,12 @@ NAMED = {
     ("data/guess.py", "sentence-similarity"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "text-ranking"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
+    ("plan/configs/axolotl.py", "chat"): "the task of its data sets, and the shape chat",
+    ("plan/configs/axolotl.py", "text-generation"): "the task of its data sets of type completion",
+    ("plan/configs/llama_factory.py", "chat"): "the task of its stage sft",
+    ("plan/configs/llama_factory.py", "text-generation"): "the task of its stage pt",
+    ("plan/configs/trl.py", "chat"): "the task of its conversational data sets",
+    ("plan/configs/trl.py", "text-generation"): "the task of its data sets of texts",
     ("old_format.py", "text-classification"): "all that there was when the old format was written",
 }
 ABOUT = {
@@ -216,6 +222,9 @@ ABOUT = {
     "data/formats/conll_file.py": "what a CoNLL file holds: a format of tagged words",
     "data/formats/squad.py": "what a SQuAD file holds: a format of questions",
     "data/guess.py": "usual names of columns in tables of strangers",
+    "data/shapes/completion.py": "what rows of a prompt with its completion hold",
+    "plan/configs/axolotl.py": "a type of its data sets",
+    "plan/configs/trl.py": "what TRL's data sets hold",
     "evals/zero_shot.py": "the stage that asks for a label; other tasks are refused by name",
     "old_format.py": "the format of the time when there was one task",
 }

@@ -52,6 +52,14 @@ DERIVATIONS = {
     "grammar-errors": "lmwright.tasks.grammar_errors:GrammarErrors",
 }
 
+SHAPES = {
+    "chat": "lmwright.data.shapes.chat:ChatRows",
+    "sharegpt": "lmwright.data.shapes.sharegpt:ShareGPT",
+    "alpaca": "lmwright.data.shapes.alpaca:Alpaca",
+    "prompt-completion": "lmwright.data.shapes.completion:PromptCompletion",
+}
+"""Shapes of published conversations, in the order in which they are tried."""
+
 OPTIMIZERS = {
     "adamw": "lmwright.train.optimizers:AdamW",
     "sgd": "lmwright.train.optimizers:SGD",
@@ -168,6 +176,13 @@ PROBES = {
 }
 """Checks of a training that take steps on a copy of its network."""
 
+CONFIGS = {
+    "axolotl": "lmwright.plan.configs.axolotl:AXOLOTL",
+    "llama-factory": "lmwright.plan.configs.llama_factory:LLAMA_FACTORY",
+    "trl": "lmwright.plan.configs.trl:TRL",
+}
+"""Configurations of other tools that recipes are made of, in the order in which they are tried."""
+
 SECTIONS = {
     "serve": "lmwright.serve.settings:Serve",
     "watch": "lmwright.loop.watch:Watch",
@@ -237,6 +252,8 @@ TABLES = {
     "sections": SECTIONS,
     "tasks": TASKS,
     "derivations": DERIVATIONS,
+    "shapes": SHAPES,
+    "configs": CONFIGS,
     "families": FAMILIES,
     "models": MODELS,
     "audits": AUDITS,

@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from lmwright.cli.open import STORE, JsonOption, SetOption, StoreOption, stopped_in_words
-from lmwright.plan.check import check_recipe
+from lmwright.plan.check import Checked, check_recipe
+from lmwright.plan.foreign import bring, tool_of
 from lmwright.plan.recipe import open_recipe
 from lmwright.store.open import open_store
 from lmwright.store.progress import Lines
 
 
 def check(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe file, or a configuration of another tool.")
+    ],
     store: StoreOption = STORE,
     set: SetOption = [],  # noqa: B006
     probe: Annotated[
@@ -27,10 +30,15 @@ def check(
 ) -> None:
     """Look at the trainings of a recipe before they start.
 
-    Stages that they need are run first. The exit code is 1 where a training would be stopped.
+    Stages that they need are run first. Of a configuration of TRL, axolotl or LLaMA-Factory the
+    recipe is written beside it and checked. The exit code is 1 where a training would be stopped.
     """
     with stopped_in_words():
-        found = check_recipe(open_recipe(recipe, set), open_store(store), Lines(), probe, rows)
+        brought = None if tool_of(recipe) is None else bring(recipe)
+        path = recipe if brought is None else brought.path
+        found = check_recipe(open_recipe(path, set), open_store(store), Lines(), probe, rows)
+        if brought is not None:
+            found.insert(0, Checked(f"{recipe} as {path}", brought.findings, []))
     if as_json:
         print(json.dumps([each.to_json() for each in found]))
     else:

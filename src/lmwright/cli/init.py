@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lmwright.assets import is_asset
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
-from lmwright.core.recipe import LONGEST_NAME, Recipe, located, make_recipe
+from lmwright.core.recipe import Recipe, located, make_recipe
 from lmwright.core.task import role_columns
 from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.data.guess import TASK, Guess, guess_source, named_source, text_pattern
@@ -26,10 +23,16 @@ from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.loop.detect import Detect
 from lmwright.loop.gate import Slices
 from lmwright.metrics.detectors import REFERENCE_WINDOWS
+from lmwright.plan.foreign import Brought, bring, recipe_name, tool_of
+from lmwright.plan.recipe import path_from
 from lmwright.tables import SECTIONS, resolve
 from lmwright.text.language import count_languages
 from lmwright.train.start import START, foreign_texts
 
+RowsOption = Annotated[
+    list[str],
+    typer.Option(help="For a configuration, the file of a data set that it names: NAME=FILE."),
+]
 AFTER_DATA = ("train", "baselines", "evaluate", "audit", "detect", "promote")
 
 MANY = 2500
@@ -57,7 +60,12 @@ UNWATCHED = """
 
 
 def init(
-    table: Annotated[Path, typer.Argument(help="A table, or a folder of folders of texts.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="A table, a folder of folders of texts, or a configuration of another tool."
+        ),
+    ],
     text: Annotated[str, typer.Option(help="The column with the texts.")] = "",
     label: Annotated[str, typer.Option(help="The column with the labels.")] = "",
     task: Annotated[str, typer.Option(help="Another task than to find one label a text.")] = TASK,
@@ -66,22 +74,31 @@ def init(
         typer.Option(help="With --task, where the table names a column otherwise: NAME=COLUMN."),
     ] = [],  # noqa: B006
     encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "",
+    rows: RowsOption = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Where to write; NAME.yaml by default.")] = None,
 ) -> None:
     """Look at a table, guess its columns, and write a recipe that runs as it is.
+
+    A YAML file of TRL, axolotl or LLaMA-Factory becomes a recipe beside it.
 
     A folder with one folder of .txt files for each label is read as a table too.
 
     For another task than text-classification, columns are taken by their names.
     """
+    if tool_of(table) is not None:
+        if text or label or column or encoding or task != TASK:
+            raise BadInput(f"{table} is a configuration", "--rows and --out alone")
+        print("\n".join(told(bring(table, out, rows_of(rows)))))
+        return
+    if rows:
+        raise BadInput(f"--rows, and {table} is no configuration", "a table by itself")
     guess = guessed(table, text, label, task, column, encoding)
-    name = re.sub(r"[^a-z0-9_-]+", "-", table.stem.lower()).strip("-_")
-    name = name[:LONGEST_NAME].strip("-_") or "mine"
+    name = recipe_name(table)
     path = out or Path(f"{name}.yaml")
     if path.exists():
         raise BadInput(f"{path} is there already", "a new file", "choose another with --out")
     found = guess.source
-    place = from_folder(table, path.parent)
+    place = path_from(table, path.parent)
     if found.files == "texts":
         place = f"{glob.escape(place)}/{text_pattern(table)}"
     source: dict[str, Any] = {"name": found.name, "path": place}
@@ -108,6 +125,21 @@ def init(
     print(f"{path} is written:\n\n{body}\nnext: lmwright run {path}")
 
 
+def rows_of(rows: Sequence[str]) -> dict[str, str]:
+    """The files that are given for data sets by name; BadInput for what names none."""
+    found = dict(each.partition("=")[::2] for each in rows)
+    if not all(name and file for name, file in found.items()):
+        raise BadInput(f"--rows {' '.join(rows)}", "NAME=FILE", "name both")
+    return found
+
+
+def told(brought: Brought) -> list[str]:
+    """A recipe that was made of a configuration, in words."""
+    lines = [each.line() for each in brought.findings]
+    place = brought.path
+    return [f"{place} is written", *lines, "", f"next: lmwright check {place}"]
+
+
 def spoken(source: Source, task: str) -> list[str]:
     """That the texts are in a language which the default start does not read, if they are."""
     own = resolve("tasks", task)()
@@ -115,15 +147,6 @@ def spoken(source: Source, task: str) -> list[str]:
     texts = [own.text(row.values) for row in islice(rows, SPOKEN_ROWS) if isinstance(row, RawRow)]
     found = foreign_texts(START, count_languages(texts))
     return [found] if found else []
-
-
-def from_folder(table: Path, folder: Path) -> str:
-    """A table's path from the recipe's folder; the whole one where they share no folder."""
-    own, home = os.path.realpath(table), os.path.realpath(folder)
-    if os.path.commonpath([own, home]) == os.path.sep:
-        return own
-    found = os.path.relpath(own, home)
-    return f"./{found}" if found.startswith("~") or is_asset(found) else found
 
 
 def guessed(

@@ -24,6 +24,7 @@ from lmwright.data.formats.record import Fault, NoColumn, Table
 from lmwright.data.formats.text_file import SUFFIXES
 from lmwright.data.gather import batches, clean, digest, parts_of
 from lmwright.data.prepare import Data
+from lmwright.data.shape import COLUMN, fitting_shape
 from lmwright.data.sources import SIDE, Source, read_source, records, source_files
 from lmwright.tables import entries, resolve
 
@@ -302,8 +303,11 @@ def named_source(path: Path, task: Task, given: Mapping[str, str], encoding: str
                 "one of " + ", ".join(known),
                 nearest(name, known),
             )
+    shape = "" if COLUMN in given else shape_in(source, [each.name for each in wanted])
     for each in wanted:
         place = given.get(each.name, each.name)
+        if shape and place == COLUMN:
+            continue
         if place not in columns:
             refuse_twice(source, [place])
         if place not in columns and (each.default is None or each.name in given):
@@ -326,9 +330,16 @@ def named_source(path: Path, task: Task, given: Mapping[str, str], encoding: str
             "mend the table, or name other columns with --column",
         )
     reasons = [f"{rows:,} rows with different inputs looked at, for the task {task.kind}"]
+    if shape:
+        reasons.append(f"its rows have the shape {shape}, and are read as conversations")
     if skipped:
         reasons.append(f"{bad:,} rows cannot be used: {listed(skipped)}")
     return Guess(found, dict(sorted(strata.items())), tuple(reasons))
+
+
+def shape_in(source: Source, columns: Iterable[str]) -> str:
+    """The shape in which a table holds conversations, where the task has them; "" for none."""
+    return fitting_shape(records(source, [])) if COLUMN in columns else ""
 
 
 def count_strata(source: Source, task: Task) -> tuple[Counter[str], Counter[str]]:

@@ -29,6 +29,7 @@ from lmwright.data.gather import Gathered, Limits, Rejected, gather, side_column
 from lmwright.data.label_errors import CHARACTERS, find_label_errors
 from lmwright.data.merge import merge_judgements
 from lmwright.data.quality import EXAMPLES, SourceQuality, balance, label_variants
+from lmwright.data.shape import COLUMN, shape_of
 from lmwright.data.sources import (
     Fault,
     Source,
@@ -39,7 +40,7 @@ from lmwright.data.sources import (
     source_hash,
 )
 from lmwright.data.split import SPLITS, Fractions, assign, folds
-from lmwright.tables import module_of
+from lmwright.tables import SHAPES, module_of
 from lmwright.text.language import identifier as identifier_of
 
 REPEATED_ID, UNFIT, NEAR_HELD = 3, 4, 5
@@ -139,10 +140,18 @@ class Data(Stage):
         return {**settings, "sources": [located_source(source, folder) for source in sources]}
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
-        """The task of the rows, and how sources are derived."""
+        """The task of the rows, how sources are derived, and shapes that they may have."""
         kinds = [kind_of(source.derive) for source in self.sources if source.derive is not None]
         derivations = [module_of("derivations", kind) for kind in kinds]
-        return (module_of("tasks", self.task.kind), *derivations)
+        has_messages = any(column.name == COLUMN for column in self.task.columns)
+        shapes = [module_of("shapes", kind) for kind in (SHAPES if has_messages else ())]
+        own = [kind_of(source.shape) for source in self.sources if source.shape is not None]
+        return (
+            module_of("tasks", self.task.kind),
+            *derivations,
+            *shapes,
+            *(module_of("shapes", kind) for kind in own if kind not in SHAPES),
+        )
 
     def reads(self) -> dict[str, str]:
         """Each source's name -> hash of the content of its files."""
@@ -160,6 +169,8 @@ class Data(Stage):
                 raise BadInput(f"a source is called {name!r}", "letters, digits, - and _")
         for source in self.sources:
             derivation_of(source)
+            if source.shape is not None:
+                shape_of(source.shape, f"source {source.name!r}: shape")
         if not 0.3 <= self.near <= 1:
             raise BadInput(f"near is {self.near}", "a Jaccard similarity from 0.3 to 1")
         if not 0 <= self.max_faulty <= 1:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -23,7 +24,8 @@ from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import INERT, Settings
 from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.opener import ANOTHER
-from lmwright.data.formats.record import Fault, Record, Table
+from lmwright.data.formats.record import Fault, NoColumn, Record, Table
+from lmwright.data.shape import COLUMN, Shape, fitting_shape, shape_of, shaped
 from lmwright.tables import resolve
 
 SIDE = ("cluster", "group", "time", "annotator", "weight")
@@ -52,6 +54,9 @@ class Source(Settings):
     ``licence``    stands beside every row.
     ``role``       ``train``: rows to be split; ``test``: kept whole as a test set of its own.
     ``limit``      at most so many rows, drawn at random; 0 means all.
+    ``shape``      how the file holds conversations, where it has no ``messages`` of ``role`` and
+                   ``content``: an entry of the table of shapes, or a mapping with ``kind`` and
+                   its settings. By default the rows tell.
     ``derive``     rows made of those that were read: an entry of the table of derivations, or a
                    mapping with ``kind`` and its settings.
     """
@@ -71,6 +76,7 @@ class Source(Settings):
     licence: str = "unknown"
     role: Literal["train", "test"] = "train"
     limit: int = 0
+    shape: Choice | None = None
     derive: Choice | None = None
 
     def column(self, name: str) -> str:
@@ -295,6 +301,13 @@ def check_columns(source: Source, columns: Sequence[Column]) -> None:
                     "a column of the task: " + ", ".join(known),
                     nearest(name, known),
                 )
+    if source.shape is not None and COLUMN not in known:
+        raise BadInput(
+            f"source {source.name!r}: shape is {kind_of(source.shape)}, and the task has the "
+            f"columns {', '.join(known)}",
+            "a task of conversations",
+            "take shape out of the source, or set task to chat",
+        )
     derivation = derivation_of(source)
     if derivation is not None and not {*derivation.columns} <= {*known}:
         kind = kind_of(source.derive or "")
@@ -336,7 +349,35 @@ def records(
         about = f"source {source.name!r}: {name}"
         own = tuple(optional)
         table = Table(about, name, path, source.encoding, optional=own, files=source.files)
-        yield from read_table(table, columns)
+        yield from table_records(source, table, columns)
+
+
+def table_records(source: Source, table: Table, columns: list[str]) -> Iterator[Record | Fault]:
+    """The records of one file; of one in another shape than ours, those that its shape makes."""
+    if source.shape is not None:
+        shape = shape_of(source.shape, f"source {source.name!r}: shape")
+        return shaped_records(shape, table, columns)
+    records = read_table(table, columns)
+    if COLUMN not in columns:
+        return records
+    first: list[Record | Fault] = []
+    try:
+        first += islice(records, 1)
+    except NoColumn:
+        if not (name := fitting_shape(read_table(table, []))):
+            raise
+    else:
+        lacking = any(isinstance(each, Fault) and each.reason == "missing key" for each in first)
+        if not lacking or not (name := fitting_shape(read_table(table, []))):
+            return chain(first, records)
+    return shaped_records(shape_of(name, "shape"), table, columns)
+
+
+def shaped_records(shape: Shape, table: Table, columns: list[str]) -> Iterator[Record | Fault]:
+    """The records of a file in a shape: a shape gives whole conversations, so no column that may
+    be left out is read."""
+    for found in read_table(replace(table, optional=()), []):
+        yield shaped(shape, found, columns)
 
 
 def columns_of(source: Source, columns: Sequence[Column]) -> list[str]:

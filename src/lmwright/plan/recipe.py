@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmwright.assets import is_asset
 from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import Recipe, read_recipe
@@ -22,7 +24,27 @@ def open_recipe(path: Path, sets: Sequence[str] = ()) -> Recipe:
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     if kind in READERS and kind != ".json":
         raise BadInput(f"{path} is a table", "a recipe file", f"for a table: lmwright init {path}")
-    return read_recipe(path, resolve, SECTIONS, sets, recipe_of)
+    try:
+        return read_recipe(path, resolve, SECTIONS, sets, recipe_of)
+    except BadInput:
+        from lmwright.plan.foreign import tool_of  # which makes recipes by this module
+
+        if (found := tool_of(path)) is None:
+            raise
+        raise BadInput(
+            f"{path} is a configuration of {found[0].title}",
+            "a recipe file",
+            f"make one of it: lmwright init {path}",
+        ) from None
+
+
+def path_from(file: Path, folder: Path) -> str:
+    """A file's path from the recipe's folder; the whole one where they share no folder."""
+    own, home = os.path.realpath(file), os.path.realpath(folder)
+    if os.path.commonpath([own, home]) == os.path.sep:
+        return own
+    found = os.path.relpath(own, home)
+    return f"./{found}" if found.startswith("~") or is_asset(found) else found
 
 
 def reported(what: str) -> str:

@@ -1,0 +1,1 @@
+"""Shapes in which conversations and instructions are published, one leaf each."""
