@@ -54,7 +54,13 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """The recipe as it is run, but for its seed."""
         whole = read_yaml(ROOT / "recipes" / f"{self.recipe}.yaml", resolve)
-        kept = {name: each for name, each in whole["stages"].items() if name not in LEFT_OUT}
+        # A stage that becomes another one keeps no settings of the first.
+        other = {name for name, each in self.changes.get("stages", {}).items() if "stage" in each}
+        kept = {
+            name: None if name in other else each
+            for name, each in whole["stages"].items()
+            if name not in LEFT_OUT
+        }
         return merge({"name": self.recipe, "task": whole["task"], "stages": kept}, self.changes)
 
     def key(self, seed: int) -> str:
