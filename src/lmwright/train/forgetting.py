@@ -30,7 +30,7 @@ def general_passages() -> list[str]:
     return [column[place * len(column) // PASSAGES].as_py() for place in range(PASSAGES)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def forgetting(start: TextModel, tuned: TextModel) -> dict[str, Any]:
     """How far a tuned model is from its start on the general text.
 
