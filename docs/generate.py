@@ -322,6 +322,13 @@ def measured_tasks() -> str:
     return page
 
 
+def measured_tunes() -> str:
+    """The tables of the benchmark of ways to tune."""
+    sys.path.insert(0, str(ROOT))
+    page: str = import_module("benchmarks.tunes").page()
+    return page
+
+
 def other_tools() -> str:
     """What becomes of the keys of other tools' configurations."""
     lines = ["# Coming from other tools", ""]
@@ -349,6 +356,7 @@ PAGES = {
     "settings.md": settings,
     "families.md": families,
     "tasks.md": measured_tasks,
+    "tunes.md": measured_tunes,
     "other-tools.md": other_tools,
 }
 

@@ -25,7 +25,9 @@ def check(
     probe: Annotated[
         bool, typer.Option(help="Take a few steps on a copy of the network, too.")
     ] = False,
-    rows: Annotated[int, typer.Option(help="Rows that are shown with what is learnt of them.")] = 3,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Rows that are shown with what is learnt of them.")
+    ] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Look at the trainings of a recipe before they start.
