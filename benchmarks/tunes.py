@@ -218,8 +218,8 @@ def table(data: str, own: Data, found: dict[str, dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
         *rows,
         "",
-        f"{lines[0]['rows']:,} test rows, {len(lines)} cells. Best rates of the ways to tune differ "
-        f"by {spread:.3f} nats.",
+        f"{lines[0]['rows']:,} test rows, {len(lines)} cells. Best rates of the ways to tune "
+        f"differ by {spread:.3f} nats.",
     ]
 
 
