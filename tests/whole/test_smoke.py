@@ -30,7 +30,9 @@ LLAMA = (
     "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2, "
     "num_key_value_heads: 2, max_position_embeddings: 128}"
 )
-NEW = f"new: {{family: bart, config: {BART}, vocabulary: 600}}, max_tokens: 96"
+CUT = "max_tokens: 96, check_first: report"
+"""Answers of eight tokens, which take no time: their ends are cut, and that is meant so."""
+NEW = f"new: {{family: bart, config: {BART}, vocabulary: 600}}, {CUT}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ SMOKES = {
     "gemma-summaries": Smoke(
         180,
         "{kind: summarization, decoding: {max_new_tokens: 8}}",
-        "rows: 20, max_tokens: 96",
+        f"rows: 20, {CUT}",
         {"text": "This package provides a small library. It reads and writes files of sound."},
         ("summary_text", "cut"),
         {"summary": "library for files of sound"},
@@ -133,7 +135,7 @@ SMOKES = {
     "gemma-translation": Smoke(
         180,
         "{kind: translation, decoding: {max_new_tokens: 8}}",
-        "rows: 20, max_tokens: 96",
+        f"rows: 20, {CUT}",
         {"text": "A small library.", "source_language": "en", "target_language": "fr"},
         ("translation_text", "cut"),
         {"translation": "Une petite bibliothèque."},
@@ -184,7 +186,7 @@ SMOKES = {
     "chat": Smoke(
         300,
         "{kind: chat, decoding: {max_new_tokens: 8}}",
-        f"new: {{family: llama, config: {LLAMA}, vocabulary: 600}}, max_tokens: 96",
+        f"new: {{family: llama, config: {LLAMA}, vocabulary: 600}}, {CUT}",
         {"messages": [{"role": "user", "content": "Hello, how are you?"}]},
         ("generated_text", "ended"),
         {"response": "Fine, and you?"},

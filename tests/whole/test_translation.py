@@ -36,6 +36,7 @@ stages:
     validation_rows: 20
     max_tokens: 64
     lr: 3.0e-3
+    check_first: report  # answers of twelve tokens are cut
   evaluate: {{rows: 40}}
   audit: {{rows: 20}}
   detect: {{window: 30, windows: 2000, reference: [rows/test]}}
