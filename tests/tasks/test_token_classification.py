@@ -37,6 +37,8 @@ from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
 from lmwright.tasks.token_classification_model import CASES, TokenClassifier, case_of
 from lmwright.train.batches import EpochBatches
 from lmwright.train.finetune import Train
+from lmwright.train.new import New
+from lmwright.train.task_model import trained_task_model
 from tests.train.conftest import FakeWork
 from tests.train.conftest import small as small  # the fixture
 
@@ -619,6 +621,22 @@ def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
         FakeWork({"rows": cased}, tmp_path / "w"), CASED
     )
     assert started.model.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
+
+
+def test_tokens_over_bytes_give_spans_back():
+    """A tokenizer drawn anew has tokens that begin with the space before a word."""
+    text = "Peter Blackburn left New York today"
+    spans = [{"start": 0, "end": 15, "label": "PER"}, {"start": 21, "end": 29, "label": "LOC"}]
+    writer = trained_task_model(TokenClassification(labels=("LOC", "PER")))
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    new = New(family="bert", config={**config, "intermediate_size": 32}, vocabulary=400)
+    model = new.model([text, text.lower()], writer.head(0.0), 64, 0)
+    (item,) = writer.prepare(model, [{"text": text}])
+    offsets = np.asarray(item.offsets)
+    tags = writer.task.targets(spans, offsets)
+    certain = np.eye(len(writer.task.tags))[np.maximum(tags, 0)]
+    found = writer.task.decoded(certain, offsets)
+    assert [{name: each[name] for name in ("start", "end", "label")} for each in found] == spans
 
 
 # Words

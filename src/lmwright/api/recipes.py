@@ -7,19 +7,21 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmwright.api.notebook import framed, shown_here
 from lmwright.core.durable import write_bytes
 from lmwright.core.hashing import encoded
 from lmwright.core.recipe import Recipe
-from lmwright.plan.check import Checked, check_recipe
 from lmwright.plan.recipe import Plan, make_plan, open_recipe, reported, run_fitting
 from lmwright.report.page import report_page
 from lmwright.report.run import run_page
 from lmwright.store.open import default_folder, existing_store, open_store
 from lmwright.store.run import Run
 from lmwright.store.store import Store
+
+if TYPE_CHECKING:
+    from lmwright.plan.check import Checked
 
 Place = str | PathLike[str]
 
@@ -65,6 +67,8 @@ def check(
     ``probe`` takes a few steps on a copy of the network, too. Stages that a training needs are run
     first. ``rows`` are shown with what is learnt of them.
     """
+    from lmwright.plan.check import check_recipe  # it takes torch to look at a model
+
     known, opened = changed(recipe, set), open_store(folder_of(store))
     with shown_here(opened) as shown:
         return check_recipe(known, opened, shown, probe, rows)

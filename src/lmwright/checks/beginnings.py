@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lmwright.train.check import Finding, Trial
+from lmwright.core.finding import Finding
+from lmwright.train.check import Trial
 
 NAME = "beginnings"
 

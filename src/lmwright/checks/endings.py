@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmwright.train.check import MANY, Finding, Trial, learnt_tokens
+from lmwright.core.finding import Finding
+from lmwright.train.check import MANY, Trial, learnt_tokens
 
 NAME = "endings"
 MERGED = 1

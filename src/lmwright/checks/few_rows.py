@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from lmwright.core.finding import Finding
 from lmwright.models.network.network import Network
 from lmwright.train.batches import Example
-from lmwright.train.check import Finding, Trial, WritesAnswers
+from lmwright.train.check import Trial, WritesAnswers
 
 NAME = "few rows"
 ROWS = 8

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from lmwright.core.finding import Finding
 from lmwright.models.network.network import Network
 from lmwright.train.batches import EpochBatches, Example
-from lmwright.train.check import Finding, Trial
+from lmwright.train.check import Trial
 from lmwright.train.division import Division, add_gradients
 from lmwright.train.optim import trainable
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Set
 from typing import Any
 
 from lmwright.checks.special_tokens import texts_of
+from lmwright.core.finding import Finding
 from lmwright.core.task import role_columns
 from lmwright.data.corpus import read_split, splits_of
-from lmwright.train.check import SOME, Finding, Trial
+from lmwright.train.check import SOME, Trial
 
 NAME = "leakage"
 GRAM = 13

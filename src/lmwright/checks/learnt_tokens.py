@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lmwright.core.finding import Finding
 from lmwright.train.batches import UNLEARNT, Example
 from lmwright.train.check import (
     MANY,
-    Finding,
     Trial,
     WritesAnswers,
     learnt,

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from lmwright.core.finding import Finding
 from lmwright.models.network.network import Network
 from lmwright.train.batches import EpochBatches, Example
-from lmwright.train.check import Finding, Trial
+from lmwright.train.check import Trial
 
 NAME = "rate"
 STEPS, WARM_UP = 20, 4

@@ -9,8 +9,9 @@ import numpy as np
 
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
+from lmwright.core.finding import Finding
 from lmwright.models.text_model import TextModel
-from lmwright.train.check import Finding, Trial
+from lmwright.train.check import Trial
 from lmwright.train.documents import Document
 
 NAME = "rendering"

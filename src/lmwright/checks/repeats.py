@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lmwright.core.finding import Finding
 from lmwright.train.batches import EpochBatches, Example
-from lmwright.train.check import MANY, Finding, Trial
+from lmwright.train.check import MANY, Trial
 
 NAME = "repeats"
 ALIKE = 0.8

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.columns import Row
+from lmwright.core.finding import Finding
 from lmwright.models.turn_markers import likenesses, turn_tokens, untrained_direction
-from lmwright.train.check import Finding, Trial
+from lmwright.train.check import Trial
 
 NAME = "special tokens"
 MARKER = re.compile(r"<\|[\w ]+\|>|<(?:start|end)_of_\w+>|\[/?[A-Z_]{3,}\]|</?s>")

@@ -39,8 +39,6 @@ from lmwright.metrics.noninferiority import (
     compare,
     compare_scores,
 )
-from lmwright.models.merging import cost_of_merging
-from lmwright.models.text_model import TextPredictor
 
 TIMED_ROWS = 16
 TIMED_ROUNDS = 5
@@ -401,6 +399,9 @@ def size(gate: Gate, candidate: Judged) -> Condition:
 
 def merging(asked: Merging, task: Task, candidate: Judged, rows: pa.Table) -> Condition:
     """The candidate answers alike when its adapters are merged."""
+    from lmwright.models.merging import cost_of_merging  # who only looks needs no torch
+    from lmwright.models.text_model import TextPredictor
+
     predictor, cost = candidate.predictor, None
     if isinstance(predictor, TextPredictor):
         texts = [task.text(row) for row in rows.slice(0, asked.rows).to_pylist()]

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.core.finding import Finding
 from lmwright.core.recipe import Recipe, Step
 from lmwright.store.run import Shown, plan_recipe, run_recipe
 from lmwright.store.store import Store
-from lmwright.train.check import Finding, Trains, Trial, learnt, learnt_tokens, look
+from lmwright.train.check import Trains, Trial, learnt, learnt_tokens, look
 
 LEARNT, READ, END = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 """Colours of a terminal: what is learnt, what is only read."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmwright.core.errors import BadInput, nearest
+from lmwright.core.finding import Finding
 from lmwright.core.task import role_columns
 from lmwright.data.formats.choose import read_table
 from lmwright.data.formats.record import Fault, Table
@@ -26,7 +27,6 @@ from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.models.files.hub import NAME
 from lmwright.plan.recipe import path_from
 from lmwright.tables import resolve
-from lmwright.train.check import Finding
 
 FILES = ("*.jsonl", "*.json", "*.parquet", "*.csv")
 """The files of a folder that is named as a data set: the first pattern that matches some."""

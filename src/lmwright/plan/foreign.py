@@ -10,11 +10,11 @@ from typing import Any
 
 from lmwright.core.durable import write_bytes
 from lmwright.core.errors import BadInput
+from lmwright.core.finding import Finding
 from lmwright.core.recipe import LONGEST_NAME, located, make_recipe
 from lmwright.core.yaml12 import parse_yaml, write_yaml
 from lmwright.plan.config import Config, Tool, recipe_of
 from lmwright.tables import SECTIONS, entries, resolve
-from lmwright.train.check import Finding
 
 SUFFIXES = (".yaml", ".yml")
 LARGEST = 1 << 20

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
 
-from lmwright.train.check import Finding, Trial
+from lmwright.core.finding import Finding
+from lmwright.train.check import Trial
 
 NAME = "classes"
 TRIED = 200

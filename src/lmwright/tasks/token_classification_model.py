@@ -149,6 +149,7 @@ class TokenClassifier:
             at = 3 * place if sides else place
             before, after = (inside[at], inside[at + 2]) if sides else (none, none)
             ids, offsets = inside[at + 1] if sides else inside[at]
+            offsets = trimmed(texts[at + 1] if sides else texts[at], offsets)
             given = texts[at : at + 3] if sides else ["", texts[at], ""]
             parts = list(stretches(len(ids), room, task.stride))
             left, right = before[0], after[0]
@@ -273,6 +274,17 @@ def merged(item: Located, logits: Sequence[np.ndarray]) -> np.ndarray:
         chosen[:start] &= number == 0
         chosen[start + len(mask) :] &= number == len(logits) - 1
         found[rows[chosen]] = own[chosen]
+    return found
+
+
+def trimmed(text: str, offsets: np.ndarray) -> np.ndarray:
+    """The places (n, 2) of tokens without the white space that tokens over bytes begin with: a span
+    begins with a word, not with the space before it."""
+    found = offsets.copy()
+    for place, (start, end) in enumerate(offsets.tolist()):
+        while start < end - 1 and text[start].isspace():
+            start += 1
+        found[place, 0] = start
     return found
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
 from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput
+from lmwright.core.finding import Finding, Word
 from lmwright.core.random import stream
 from lmwright.models.core.device import Placement
 from lmwright.models.network.network import Network
@@ -29,32 +30,10 @@ from lmwright.train.loop import OptimizerConfig
 from lmwright.train.optim import Optimizer, OptimizerSettings, clip, trainable
 from lmwright.train.task_model import TrainedTaskModel
 
-Word = Literal["stop", "warn", "note"]
 SAMPLE = 1000
 """Rows that are looked at, drawn from those to learn from."""
 SOME, MANY = 0.01, 0.05
 """Shares of the rows from which on a fault of rows is warned of, and stops a training."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fact that a check found: how bad it is, the id of a row that shows it, what to do."""
-
-    check: str
-    word: Word
-    fact: str
-    row: str = ""
-    cure: str = ""
-
-    def line(self) -> str:
-        """The finding in a line."""
-        shown = f" (row {self.row[:12]})" if self.row else ""
-        cure = f"; do this: {self.cure}" if self.cure else ""
-        return f"{self.word}  {self.check}: {self.fact}{shown}{cure}"
-
-    def to_json(self) -> dict[str, str]:
-        """The finding as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

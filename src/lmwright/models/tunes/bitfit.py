@@ -28,7 +28,7 @@ class BitFit(Settings):
         if not (found := biases(network)):
             raise BadInput(
                 "tune is bitfit, and the network's maps and norms have no biases",
-                "a network with biases (BERT and GPT-2 have them, LLaMA has not)",
+                "a network whose maps or norms have biases",
                 "set tune to lora, ia3 or full",
             )
         network.requires_grad_(False)
