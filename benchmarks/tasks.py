@@ -86,6 +86,7 @@ def part(rows: int, epochs: int) -> dict[str, Any]:
     return {"stages": {"train": {"rows": rows, "epochs": epochs}}}
 
 
+CHAT = merge(part(240, 1), {"stages": {"evaluate": {"rows": 100}}})
 TOPICS = {"instruction": "{text}\n\nThis article is about", "max_characters": 600}
 REVIEWS = {"instruction": "Review: {text}\nThis review is"}
 FEW = {"shown": 8, "select": "balanced"}
@@ -138,7 +139,7 @@ CELLS = (
     Cell("translation by Gemma", "gemma-translation", GEMMA_TUNED, ("bleu", "chrf")),
     Cell("text2text", "text2text", NEW, ("rougeL", "edit_f05"), 1, part(6000, 3)),
     Cell("writing", "writing", NEW, ("corpus_bits_per_byte",)),
-    Cell("chat by Gemma", "gemma-chat", GEMMA_TUNED, ("retrieval_r1", "ends")),
+    Cell("chat by Gemma", "gemma-chat", GEMMA_TUNED, ("retrieval_r1", "ends"), 1, CHAT),
 )
 
 
