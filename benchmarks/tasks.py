@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import lmwright as lw
+from benchmarks.lines import read_lines
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import merge, read_yaml
@@ -158,7 +159,7 @@ def main() -> None:
     if chosen.only is not None:
         print(json.dumps(run(cells[0], chosen.only, chosen.store)), flush=True)
         return
-    done = {line["key"] for line in read_lines()}
+    done = {line["key"] for line in read_lines(LINES)}
     for seed in range(max(cell.seeds for cell in cells)):
         for cell in cells:
             if seed < cell.seeds and cell.key(seed) not in done:
@@ -219,16 +220,9 @@ def without_none(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "stages": stages}
 
 
-def read_lines() -> list[dict[str, Any]]:
-    """The lines of finished cells."""
-    if not LINES.exists():
-        return []
-    return [json.loads(line) for line in LINES.read_text("utf-8").splitlines()]
-
-
 def page() -> str:
     """The table of all finished cells, a row for each model."""
-    found = {line["key"]: line for line in read_lines()}
+    found = {line["key"]: line for line in read_lines(LINES)}
     rows = [
         "# Tasks, measured",
         "",

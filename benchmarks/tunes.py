@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import lmwright as lw
+from benchmarks.lines import read_lines
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import merge, read_yaml
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="no cell begins after these")
     parser.add_argument("--store", type=Path, default=user_cache() / "benchmark-tunes")
     chosen = parser.parse_args()
-    done, began = {line["key"] for line in read_lines()}, time.monotonic()
+    done, began = {line["key"] for line in read_lines(LINES)}, time.monotonic()
     for cell in cells(chosen.data or list(DATA)):
         if time.monotonic() - began > 60 * chosen.minutes:
             print("the minutes are over; run it again to go on", file=sys.stderr)
@@ -158,16 +159,9 @@ def run(cell: Cell, store: Path) -> dict[str, Any]:
     }
 
 
-def read_lines() -> list[dict[str, Any]]:
-    """The lines of finished cells."""
-    if not LINES.exists():
-        return []
-    return [json.loads(line) for line in LINES.read_text("utf-8").splitlines()]
-
-
 def page() -> str:
     """The tables of all finished cells: a row a way to tune, a column a rate."""
-    found = {line["key"]: line for line in read_lines()}
+    found = {line["key"]: line for line in read_lines(LINES)}
     rows = [
         "# Ways to tune, measured",
         "",

@@ -36,7 +36,7 @@ def test_the_best_rate_is_that_of_the_mean_over_seeds(monkeypatch: pytest.Monkey
         line("IA3", middle, 1, 0.3),
         line("BitFit", low, 0, 0.5),
     ]
-    monkeypatch.setattr(tunes, "read_lines", lambda: lines)
+    monkeypatch.setattr(tunes, "read_lines", lambda path: lines)
     page = tunes.page()
     row = f"| IA3 | 10.00% | 0.400 (0.200–0.600) at {low:g} | **0.300** (0.300–0.300) at {middle:g}"
     assert row in page

@@ -62,7 +62,7 @@ def check(
     probe: bool = False,
     rows: int = 3,
 ) -> list[Checked]:
-    """What the checks find of each training of a recipe before it starts, the worst first.
+    """Findings of the checks on each training of a recipe before it starts, the worst first.
 
     ``probe`` takes a few steps on a copy of the network, too. Stages that a training needs are run
     first. ``rows`` are shown with what is learnt of them.

@@ -1,1 +1,1 @@
-"""What can be known of a training before it starts: by looking, and by a few steps on a copy."""
+"""Checks and probes of a training before its first step, for any task."""

@@ -45,6 +45,6 @@ def check(trial: Trial) -> Iterator[Finding]:
 
 
 def count(ids: Sequence[int] | np.ndarray, begin: int) -> int:
-    """How many start tokens stand at the beginning of a document."""
+    """The number of start tokens at the beginning of a document."""
     other = np.flatnonzero(np.asarray(ids) != begin)
     return int(other[0]) if len(other) else len(ids)

@@ -41,7 +41,7 @@ def check(trial: Trial) -> Iterator[Finding]:
 
 
 def answered(trial: Trial, network: Network, rows: int, said: str) -> Iterator[Finding]:
-    """Whether the rows that were learnt get their answers, each with an end."""
+    """Greedy answers to the rows that were learnt, against their targets, and which of them end."""
     assert isinstance(trial.task_model, WritesAnswers)
     model = trial.model.with_network(network, trial.model.max_tokens)
     items = trial.task_model.prepare(model, trial.asked[:rows])
@@ -88,10 +88,10 @@ def by_heart(trial: Trial, network: Network, examples: Sequence[Example]) -> tup
 
 
 def writes(trial: Trial) -> bool:
-    """Whether answers are texts."""
+    """True for a task whose answers are texts."""
     return bool(trial.documents)
 
 
 def is_class(examples: Sequence[Example]) -> bool:
-    """Whether targets are classes, whose loss can come near 0."""
+    """True for targets that are classes, whose loss can come near 0."""
     return all(np.asarray(each.target).dtype.kind == "i" and not each.beside for each in examples)

@@ -82,7 +82,7 @@ def check(trial: Trial) -> Iterator[Finding]:
 
 
 def divided(trial: Trial, network: Network, batches: EpochBatches) -> Iterator[Finding]:
-    """Whether a batch has the same gradient in one pass and in micro-batches."""
+    """The gradient of a batch in micro-batches, against that of one pass."""
     if not trial.task_model.loss(network, batches.at(0)[:2], None).divisible:
         return
     whole = gradient(trial, network, batches, 1)
@@ -134,7 +134,7 @@ def digest(tensor: Tensor) -> str:
 
 
 def is_moving(weight: Tensor) -> bool:
-    """Whether a weight has a gradient that is not 0."""
+    """True for a weight with a gradient that is not 0."""
     return weight.grad is not None and bool((weight.grad != 0).any())
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
 from lmwright.core.columns import Unfit
 from lmwright.core.settings import Choice, read_choice
+from lmwright.core.stage import Settings
 from lmwright.data.formats.record import Fault, Record
 from lmwright.tables import SHAPES, resolve
 
@@ -29,6 +31,31 @@ class Shape(Protocol):
 
     def read(self, row: Mapping[str, Any]) -> list[Any]:
         """The messages, with ``role`` and ``content``; Unfit for a row that lacks some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedMessages(Settings):
+    """A row with its messages under a key, each a mapping with who speaks and a text.
+
+    ``messages``  the key with the messages.
+    ``role``      the key of a message that says who speaks, ``content`` that with the text.
+    ``roles``     who speaks in the file -> ``system``, ``user`` or ``assistant``.
+    ``system``    the key of a row with a system message.
+    """
+
+    messages: str
+    role: str
+    content: str
+    roles: dict[str, str]
+    system: str = "system"
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """True for a row with the key of the messages."""
+        return self.messages in row
+
+    def read(self, row: Mapping[str, Any]) -> list[Any]:
+        """The messages in our names."""
+        return conversation(row, self.messages, self.role, self.content, self.roles, self.system)
 
 
 def shape_of(choice: Choice, where: str) -> Shape:

@@ -62,6 +62,36 @@ SWITCH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fal
 NEAR = 0.85
 """From so like a known key on an unknown one is a misspelling."""
 
+TRAINER_NAMES = {
+    "start": "model_name_or_path",
+    "revision": "model_revision",
+    "max_tokens": "max_length",
+    "micro_batch": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "epochs": "num_train_epochs",
+    "max_steps": "max_steps",
+    "lr": "learning_rate",
+    "schedule": "lr_scheduler_type",
+    "warmup_ratio": "warmup_ratio",
+    "warmup_steps": "warmup_steps",
+    "optimizer": "optim",
+    "weight_decay": "weight_decay",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "eps": "adam_epsilon",
+    "clip": "max_grad_norm",
+    "seed": "seed",
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "targets": "lora_target_modules",
+    "root_rank": "use_rslora",
+    "dora": "use_dora",
+    "evaluate_every": "eval_steps",
+}
+"""What a training needs to know -> the key that the trainers of Hugging Face have for it."""
 TRAINER_UNNEEDED = {
     "it says where results and logs go": (
         "output_dir",

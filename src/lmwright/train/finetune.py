@@ -369,6 +369,11 @@ class Train(Stage):
         """The training before its first step, and what its task found of the start."""
         task_model = trained_task_model(read_task_of(work.inputs["rows"]))
         start, known = self.beginning(work, task_model)
+        if known:
+            work.record("start", **known)
+        if start.outputs:
+            names = task_model.output_names()
+            work.record("published head", labels=list(names), outputs=list(start.outputs))
         table = self.training_rows(work)
         validation = filled(
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
@@ -530,7 +535,6 @@ class Train(Stage):
         model, known = start, dict[str, Any]()
         if isinstance(task_model, StartingTaskModel):
             model, known = task_model.prepared_start(start, earlier)
-            work.record("start", **known)
         if model.network is not start.network and self.brings():
             raise BadInput(
                 f"tune is {kind_of(self.tune)}, and {task_model.task.kind} with these settings "
@@ -576,6 +580,7 @@ class Train(Stage):
                     "set tune as that training had it, or train from the published start",
                 )
             return Start(found.model, found.task, True)
+        outputs: tuple[int, ...] = ()
         head = task_model.head(max(self.dropout, 0.0))
         use, names = task_model.published_head, task_model.output_names()
         trained = isinstance(head, Head) and bool(head.outputs)
@@ -597,12 +602,11 @@ class Train(Stage):
             known_head = isinstance(head, str)
             if trained and self.takes_head(published, use, names):
                 places = places_of(published.described.config, use, names)
-                work.record("published head", labels=list(names), outputs=places)
                 drawn = with_published_head(published, use, places, self.max_tokens)
-                known_head = True
+                known_head, outputs = True, tuple(places)
             else:
                 drawn = from_published(published, head, self.max_tokens, self.seed)
-        return Start(drawn, None, known_head)
+        return Start(drawn, None, known_head, outputs)
 
     def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
         """Whether to begin with the start's own head: where it answers, or nothing is trained."""
@@ -644,11 +648,12 @@ class Train(Stage):
 @dataclass(frozen=True)
 class Start:
     """A model before its first step, the task that it was trained for by us before, and whether
-    its head is trained already."""
+    its head is trained already; of a published head the ``outputs`` that the labels have."""
 
     model: TextModel
     earlier: Task | None
     known_head: bool
+    outputs: tuple[int, ...] = ()
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:

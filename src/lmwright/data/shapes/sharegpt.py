@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from lmwright.core.stage import Settings
-from lmwright.data.shape import conversation
+from lmwright.data.shape import KeyedMessages
 
 ROLES = {
     "human": "user",
@@ -23,7 +20,7 @@ ROLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareGPT(Settings):
+class ShareGPT(KeyedMessages):
     """A conversation as people shared theirs.
 
     ``messages``  the key with the messages.
@@ -36,12 +33,3 @@ class ShareGPT(Settings):
     role: str = "from"
     content: str = "value"
     roles: dict[str, str] = field(default_factory=lambda: {**ROLES})
-    system: str = "system"
-
-    def fits(self, row: Mapping[str, Any]) -> bool:
-        """True for a row with the key of the messages."""
-        return self.messages in row
-
-    def read(self, row: Mapping[str, Any]) -> list[Any]:
-        """The messages in our names."""
-        return conversation(row, self.messages, self.role, self.content, self.roles, self.system)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.plan.config import (
+    TRAINER_NAMES,
     TRAINER_UNHONOURED,
     TRAINER_UNNEEDED,
     Asked,
@@ -24,33 +25,16 @@ from lmwright.plan.config import (
 CHAT, DOCUMENTS = "chat", "text-generation"
 """The tasks that are learnt: conversations, and documents with their continuations."""
 NAMES = {
+    **TRAINER_NAMES,
     "start": "base_model",
     "revision": "revision_of_model",
     "max_tokens": "sequence_len",
     "micro_batch": "micro_batch_size",
-    "accumulation": "gradient_accumulation_steps",
     "epochs": "num_epochs",
-    "max_steps": "max_steps",
-    "lr": "learning_rate",
     "schedule": "lr_scheduler",
-    "warmup_ratio": "warmup_ratio",
-    "warmup_steps": "warmup_steps",
     "optimizer": "optimizer",
-    "weight_decay": "weight_decay",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "eps": "adam_epsilon",
-    "clip": "max_grad_norm",
-    "seed": "seed",
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "rank": "lora_r",
-    "alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "targets": "lora_target_modules",
     "root_rank": "peft_use_rslora",
     "dora": "peft_use_dora",
-    "evaluate_every": "eval_steps",
 }
 DEFAULTS = {
     "max_tokens": 512,

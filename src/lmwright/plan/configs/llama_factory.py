@@ -9,6 +9,7 @@ from typing import Any
 
 from lmwright.core.errors import BadInput, nearest
 from lmwright.plan.config import (
+    TRAINER_NAMES,
     TRAINER_UNHONOURED,
     TRAINER_UNNEEDED,
     Asked,
@@ -23,33 +24,10 @@ from lmwright.plan.config import (
 CHAT, DOCUMENTS = "chat", "text-generation"
 """The tasks that are learnt: conversations, and documents with their continuations."""
 NAMES = {
-    "start": "model_name_or_path",
-    "revision": "model_revision",
+    **TRAINER_NAMES,
     "max_tokens": "cutoff_len",
-    "micro_batch": "per_device_train_batch_size",
-    "accumulation": "gradient_accumulation_steps",
-    "epochs": "num_train_epochs",
-    "max_steps": "max_steps",
-    "lr": "learning_rate",
-    "schedule": "lr_scheduler_type",
-    "warmup_ratio": "warmup_ratio",
-    "warmup_steps": "warmup_steps",
-    "optimizer": "optim",
-    "weight_decay": "weight_decay",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "eps": "adam_epsilon",
-    "clip": "max_grad_norm",
-    "seed": "seed",
-    "bf16": "bf16",
-    "fp16": "fp16",
     "rank": "lora_rank",
-    "alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
     "targets": "lora_target",
-    "root_rank": "use_rslora",
-    "dora": "use_dora",
-    "evaluate_every": "eval_steps",
 }
 DEFAULTS = {
     "max_tokens": 2048,
