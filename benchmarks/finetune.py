@@ -251,7 +251,8 @@ def beginning(dropout: float) -> tuple[Any, TextClassification, EpochBatches]:
     )
     published = read_folder(asset_file(START))
     model = at_rate(from_published(published, head, LONGEST, SEED), dropout, LONGEST)
-    return model.network, task, EpochBatches(documents(model), BATCH, epochs=1, seed=SEED)
+    rows = documents(model, STEPS * BATCH)
+    return model.network, task, EpochBatches(rows, BATCH, epochs=1, seed=SEED)
 
 
 def in_order(batches: EpochBatches) -> list[Example]:
@@ -259,10 +260,9 @@ def in_order(batches: EpochBatches) -> list[Example]:
     return [example for step in range(batches.steps) for example in batches.at(step)]
 
 
-def documents(model: TextModel) -> list[Example]:
+def documents(model: TextModel, count: int) -> list[Example]:
     """Real reviews, each cut to a drawn length that it has at least."""
     draw = stream(SEED, "lengths")
-    count = STEPS * BATCH
     lengths = np.clip(draw.lognormal(np.log(110) - 0.18, 0.6, count), 8, LONGEST).astype(int)
     with asset_file(REVIEWS).open(encoding="utf-8", newline="") as lines:
         reviews = [row for row in csv.DictReader(lines) if row["source"] == "imdb"]

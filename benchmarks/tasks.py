@@ -87,7 +87,7 @@ def part(rows: int, epochs: int) -> dict[str, Any]:
     return {"stages": {"train": {"rows": rows, "epochs": epochs}}}
 
 
-CHAT = merge(part(240, 1), {"stages": {"evaluate": {"rows": 100}}})
+CHAT = merge(part(240, 1), {"stages": {"evaluate": {"rows": 100, "precision": "int8"}}})
 TOPICS = {"instruction": "{text}\n\nThis article is about", "max_characters": 600}
 REVIEWS = {"instruction": "Review: {text}\nThis review is"}
 FEW = {"shown": 8, "select": "balanced"}
