@@ -132,9 +132,18 @@ class Process:
 
     def ask(self, *texts: str, timeout: float = 30) -> tuple[int, dict[str, str], Any]:
         """Status, headers and body of one request on a connection of its own."""
+        return self.request("POST", "/v1/classify", {"input": texts}, timeout)
+
+    def body_of(self, path: str, body: Any = None) -> Any:
+        """The body of the answer to a GET, or to a POST of a body."""
+        return self.request("GET" if body is None else "POST", path, body, 30)[2]
+
+    def request(
+        self, method: str, path: str, body: Any, timeout: float
+    ) -> tuple[int, dict[str, str], Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request("POST", "/v1/classify", json.dumps({"input": texts}), JSON)
+            connection.request(method, path, None if body is None else json.dumps(body), JSON)
             response = connection.getresponse()
             fields = {name.lower(): value for name, value in response.getheaders()}
             return response.status, fields, json.loads(response.read())

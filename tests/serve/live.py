@@ -16,7 +16,7 @@ from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.rows import Loaded, RowScheduler
 from lmwright.serve.server import DrainingServer, bind, loop_factory
-from lmwright.serve.service import Service
+from lmwright.serve.service import Service, Services
 from lmwright.serve.settings import Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -30,10 +30,11 @@ class Live:
         self.engine, limits = Engine(), self.settings
         self.rows = RowScheduler(self.engine, loaded, limits.batch_tokens, limits.queue_tokens)
         self.service = Service("fake@production", self.rows, self.settings)
-        self.begin([routes.routes(self.service), *([more(self.service)] if more else [])])
+        self.services = Services([self.service])
+        self.begin([routes.routes(self.services), *([more(self.service)] if more else [])])
 
     def begin(self, routers: list[Any]) -> None:
-        self.server = DrainingServer(make_app(self.service, routers), self.settings, self.engine)
+        self.server = DrainingServer(make_app(self.services, routers), self.settings, self.engine)
         self.listener = bind(self.settings)
         self.listener.listen(1024)
         self.port: int = self.listener.getsockname()[1]

@@ -128,6 +128,7 @@ class Talk(Live):
         self.model = Gated(model)
         self.engine: Any = Engine()
         self.service: Any = GenerationService("tiny", self.engine, self.settings, self.model)
+        self.services = self.service
         self.begin([routes(self.service)])
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:

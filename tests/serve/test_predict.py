@@ -12,7 +12,7 @@ import pytest
 from lmwright.core.columns import Column
 from lmwright.serve.rows import Loaded
 from lmwright.serve.served import Served
-from lmwright.serve.service import Service
+from lmwright.serve.service import Services
 from lmwright.tasks.text_classification import TextClassification
 from tests.serve.fake import Counting, loaded
 from tests.serve.live import Live, check_error, living
@@ -316,11 +316,11 @@ def test_no_other_method_predicts(live: Live, method: str) -> None:
     assert live.ask("POST", "/v1/predict?n=1", listed({"text": "a"}))[0] == 400
 
 
-def counts(service: Service) -> dict[str, float]:
+def counts(services: Services) -> dict[str, float]:
     """Every sample of the counters, by its name and labels."""
     return {
         sample.name + "".join(f" {label}" for label in sample.labels.values()): sample.value
-        for family in service.registry.collect()
+        for family in services.collect()
         for sample in family.samples
     }
 
@@ -331,7 +331,7 @@ def test_what_is_answered_is_counted_by_version_and_class() -> None:
         live.classify("a a a", "d")
         refused(live, listed({"text": ""}), 400)
         refused(live, listed({"text": "a"}, {"text": "RAISE"}), 500)
-        found = counts(live.service)
+        found = counts(live.services)
     assert found["lmwright_rows_total v1 yes"] == 3
     assert found["lmwright_rows_total v1 unsure"] == 2
     assert found["lmwright_tokens_total"] == 3 + 2 + 3 + 4 + 2

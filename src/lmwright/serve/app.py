@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 
 from lmwright.serve.engine import Engine
@@ -22,41 +23,46 @@ log = logging.getLogger("lmwright.serve")
 
 
 class AppService(Protocol):
-    """A service as the application sees it."""
+    """What a server offers, as the application sees it. ``metrics`` are those of all models."""
 
-    settings: Serve
-    registry: CollectorRegistry
     requests: Counter
+
+    @property
+    def settings(self) -> Serve:
+        """The settings of the server."""
 
     @property
     def engine(self) -> Engine:
         """The engine that answers."""
 
-    def describe(self) -> dict[str, Any]:
-        """The model as an entry of ``/v1/models``."""
+    @property
+    def metrics(self) -> Collector:
+        """The counters of requests and of all models."""
 
-    def check_name(self, name: str | None) -> None:
-        """Refuse the name of another model."""
+    def models(self) -> list[dict[str, Any]]:
+        """The models as entries of ``/v1/models``."""
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The entry of the model of that name; RequestFault where there is none."""
 
 
 def requests_counter(registry: CollectorRegistry) -> Counter:
-    """The counter of requests, as every service has it."""
+    """The counter of requests, as every server has it."""
     return Counter(
         "lmwright_requests", "Requests by route and status", ["route", "status"], registry=registry
     )
 
 
 def add_models(router: APIRouter, service: AppService) -> None:
-    """The routes that list the one model, and retrieve it by its name."""
+    """The routes that list the models, and retrieve one by its name."""
 
-    @router.get("/v1/models", summary="List the model")
+    @router.get("/v1/models", summary="List the models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [service.describe()]}
+        return {"object": "list", "data": service.models()}
 
-    @router.get("/v1/models/{name:path}", summary="Retrieve the model by its name")
+    @router.get("/v1/models/{name:path}", summary="Retrieve a model by its name")
     async def model(name: str) -> dict[str, Any]:
-        service.check_name(name)
-        return service.describe()
+        return service.model(name)
 
 
 def add_health(router: APIRouter, service: AppService) -> None:
@@ -74,7 +80,7 @@ def add_health(router: APIRouter, service: AppService) -> None:
 
     @router.get("/metrics", summary="Counters for Prometheus")
     async def metrics() -> Response:
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 async def disconnection(request: Request) -> None:

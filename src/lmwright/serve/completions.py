@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector
 
 from lmwright.models.text_model import TextModel
 from lmwright.serve.app import (
@@ -85,12 +86,22 @@ class GenerationService(Completions):
         self.created = int(time.time())
         self.requests = requests_counter(self.registry)
 
+    @property
+    def metrics(self) -> Collector:
+        """Its counters."""
+        return self.registry
+
     def reserve(self, client: str, emit: Emit) -> Job:
         """A place for the published model."""
         return self.texts.reserve(client, emit, self.published)
 
-    def describe(self) -> dict[str, Any]:
-        """The model as an entry of ``/v1/models``."""
+    def models(self) -> list[dict[str, Any]]:
+        """The model as the one entry of ``/v1/models``."""
+        return [self.model(self.name)]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The entry of the model, if that is its name."""
+        self.check_name(name)
         return {
             "id": self.name,
             "object": "model",
@@ -103,29 +114,33 @@ class GenerationService(Completions):
 def routes(service: GenerationService) -> APIRouter:
     """The router of a language model."""
     router = APIRouter()
-    add_chat(router, service)
-    add_text(router, service)
+    add_chat(router, service.settings, lambda name: service)
+    add_text(router, service.settings, lambda name: service)
     add_models(router, service)
     add_health(router, service)
     return router
 
 
-def add_chat(router: APIRouter, completions: Completions) -> None:
+Choose = Callable[[str | None], Completions]
+"""What answers a request by the name that it gives to a model."""
+
+
+def add_chat(router: APIRouter, settings: Serve, choose: Choose) -> None:
     """``/v1/chat/completions``: conversations to answer, where the model has a chat template."""
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat(request: Request) -> Response:
-        parsed = read_chat(strict_json(await request.body()), completions.settings)
-        return await answer(completions, request, parsed, CHAT)
+        parsed = read_chat(strict_json(await request.body()), settings)
+        return await answer(choose(parsed.model), request, parsed, CHAT)
 
 
-def add_text(router: APIRouter, completions: Completions) -> None:
+def add_text(router: APIRouter, settings: Serve, choose: Choose) -> None:
     """``/v1/completions``: texts to go on from."""
 
     @router.post("/v1/completions", summary="Go on from a prompt")
     async def complete(request: Request) -> Response:
-        parsed = read_text(strict_json(await request.body()), completions.settings)
-        return await answer(completions, request, parsed, TEXT)
+        parsed = read_text(strict_json(await request.body()), settings)
+        return await answer(choose(parsed.model), request, parsed, TEXT)
 
 
 @dataclass

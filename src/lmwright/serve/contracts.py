@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,37 +19,13 @@ from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
 from lmwright.serve.engine import Busy
-from lmwright.serve.request import RequestFault, read_classify, strict_json
+from lmwright.serve.request import RequestFault, model_of, read_classify, strict_json
 from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
-from lmwright.serve.service import Service, serve_rows
+from lmwright.serve.service import Service, Services, serve_rows
 from lmwright.serve.texts import Emit, Job
 
 log = logging.getLogger("lmwright.serve")
-
-
-def add_classify(router: APIRouter, service: Service) -> None:
-    """``/v1/classify``: texts for the one input column."""
-    settings = service.settings
-    (column,) = role_columns(service.rows.current.task, "input")
-
-    @router.post("/v1/classify", summary="Label one text or many")
-    async def classify(request: Request) -> JSONResponse:
-        body = strict_json(await request.body())
-        asked = read_classify(body, column.name, settings.max_texts, settings.max_characters)
-        served = await serve_rows(service, request, asked, "cls")
-        return JSONResponse(
-            {
-                "id": served.id,
-                "object": "classification",
-                "model": service.alias,
-                "version": served.version,
-                "results": [
-                    {"index": index, **one.told} for index, one in enumerate(served.answers)
-                ],
-                "usage": {"tokens": sum(one.tokens for one in served.answers)},
-            }
-        )
 
 
 class WritingTaskModel(TaskModel, Protocol):
@@ -122,18 +99,6 @@ class VersionModel(TextModel[Network]):
         prepared, answers = self.task_model.completed(self.text_model, given, completion, ended)
         task = self.loaded.task
         return Answer(task, prepared, self.loaded.calibration.apply(task, answers))
-
-
-def add_completions(router: APIRouter, service: Service) -> None:
-    """``/v1/completions`` and ``/v1/chat/completions``, by the version in service."""
-    completions = VersionCompletions(service)
-    add_text(router, completions)
-    add_chat(router, completions)
-
-
-def add_chat_completions(router: APIRouter, service: Service) -> None:
-    """``/v1/chat/completions`` alone, by the version in service."""
-    add_chat(router, VersionCompletions(service))
 
 
 class VersionCompletions(Completions):
@@ -219,9 +184,84 @@ class VersionCompletions(Completions):
             self.pool.submit(tell)
 
 
-CONTRACTS: dict[str, Callable[[APIRouter, Service], None]] = {
-    "classify": add_classify,
-    "completions": add_completions,
-    "chat-completions": add_chat_completions,
+@dataclass(frozen=True)
+class Kept:
+    """The services of a server that keep one route, in their order."""
+
+    services: Services
+    keeping: tuple[Service, ...]
+
+    def named(self, name: str | None) -> Service:
+        """The one that a request names, the first where it names none.
+
+        RequestFault: no such model, and one whose task has not this route.
+        """
+        if name is not None and (found := self.services.named(name)) not in self.keeping:
+            raise RequestFault(
+                404, f"{found.alias} does not keep this route; /v1/predict answers", "model"
+            )
+        return self.services.named(name, self.keeping)
+
+
+def add_classify(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/classify``: texts for the one input column."""
+    settings = kept.services.settings
+
+    @router.post("/v1/classify", summary="Label one text or many")
+    async def classify(request: Request) -> JSONResponse:
+        body = strict_json(await request.body())
+        service = kept.named(model_of(body))
+        (column,) = role_columns(service.rows.current.task, "input")
+        asked = read_classify(body, column.name, settings.max_texts, settings.max_characters)
+        served = await serve_rows(service, request, asked, "cls")
+        return JSONResponse(
+            {
+                "id": served.id,
+                "object": "classification",
+                "model": service.alias,
+                "version": served.version,
+                "results": [
+                    {"index": index, **one.told} for index, one in enumerate(served.answers)
+                ],
+                "usage": {"tokens": sum(one.tokens for one in served.answers)},
+            }
+        )
+
+
+def add_text_completions(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/completions``, by the version in service."""
+    add_text(router, kept.services.settings, lambda name: writers(kept.named(name)))
+
+
+def add_chat_completions(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/chat/completions``, by the version in service."""
+    add_chat(router, kept.services.settings, lambda name: writers(kept.named(name)))
+
+
+Writers = Callable[[Service], VersionCompletions]
+"""The completions of a service, which both of its routes share."""
+CONTRACTS: dict[str, tuple[Callable[[APIRouter, Kept, Writers], None], ...]] = {
+    "classify": (add_classify,),
+    "completions": (add_text_completions, add_chat_completions),
+    "chat-completions": (add_chat_completions,),
 }
 """Routes by the names that tasks list."""
+
+
+def add_contracts(router: APIRouter, services: Services) -> None:
+    """Every route that the task of a service keeps, once."""
+    keeping: dict[Callable[[APIRouter, Kept, Writers], None], list[Service]] = {}
+    for service in services.members:
+        for contract in service.rows.current.task.contracts:
+            for add in CONTRACTS[contract]:
+                keeping.setdefault(add, []).append(service)
+    made: dict[str, VersionCompletions] = {}
+
+    def writers(service: Service) -> VersionCompletions:
+        return made[service.alias]
+
+    for service in services.members:
+        if any(service in keeping.get(add, ()) for add in CONTRACTS["completions"]):
+            made[service.alias] = VersionCompletions(service)
+    for add, some in keeping.items():
+        add(router, Kept(services, tuple(some)), writers)

@@ -7,13 +7,15 @@ for answer in answer_rows(loaded, [{"text": "A joy from start to end."}]):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmwright.core.columns import Row
+from lmwright.core.predictor import Predictor
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.load import load_predictor
 from lmwright.models.placement import place_or_refuse
+from lmwright.models.sharing import share_equal_weights
 from lmwright.serve.rows import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
@@ -21,14 +23,24 @@ from lmwright.store.versions import read_version, resolve_version
 ROWS_AT_ONCE = 256
 
 
-def load_version(store: Store, name: str, device: str = "cpu", precision: str = "fp32") -> Loaded:
+def load_version(
+    store: Store,
+    name: str,
+    device: str = "cpu",
+    precision: str = "fp32",
+    beside: Iterable[Predictor] = (),
+) -> Loaded:
     """The version that an alias or a hash names, with its networks placed.
 
-    BadInput says what there is instead, and what of ``device`` and ``precision`` cannot be had.
+    Weights that are equal to those of a predictor ``beside`` it, as those of one base are, are in
+    memory once. BadInput says what there is instead, and what of ``device`` and ``precision``
+    cannot be had.
     """
     content = resolve_version(store, name)
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
+    for other in beside:
+        share_equal_weights(predictor, other)
     place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model")
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 

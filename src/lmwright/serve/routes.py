@@ -7,20 +7,21 @@ from fastapi.responses import JSONResponse
 
 from lmwright.core.task import role_columns
 from lmwright.serve.app import add_health, add_models
-from lmwright.serve.contracts import CONTRACTS
-from lmwright.serve.request import read_predict, strict_json
-from lmwright.serve.service import Service, serve_rows
+from lmwright.serve.contracts import add_contracts
+from lmwright.serve.request import model_of, read_predict, strict_json
+from lmwright.serve.service import Services, serve_rows
 
 
-def routes(service: Service) -> APIRouter:
-    """The router of a service."""
+def routes(services: Services) -> APIRouter:
+    """The router of a server's services."""
     router = APIRouter()
-    settings = service.settings
+    settings = services.settings
 
     @router.post("/v1/predict", summary="Answer one row or many by their input columns")
     async def predict(request: Request) -> JSONResponse:
-        columns = role_columns(service.rows.current.task, "input")
         body = strict_json(await request.body())
+        service = services.named(model_of(body))
+        columns = role_columns(service.rows.current.task, "input")
         asked = read_predict(body, columns, settings.max_texts, settings.max_characters)
         served = await serve_rows(service, request, asked, "ans")
         return JSONResponse(
@@ -36,8 +37,7 @@ def routes(service: Service) -> APIRouter:
             }
         )
 
-    for contract in service.rows.current.task.contracts:
-        CONTRACTS[contract](router, service)
-    add_models(router, service)
-    add_health(router, service)
+    add_contracts(router, services)
+    add_models(router, services)
+    add_health(router, services)
     return router

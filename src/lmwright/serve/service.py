@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.registry import Collector
 
 from lmwright.core.columns import Row, blank
 from lmwright.core.errors import BadInput
@@ -28,7 +29,7 @@ Observe = Callable[[Served], None]
 
 @dataclass
 class Service:
-    """The state that the routes of a server share: its rows, settings, counters and observers.
+    """An alias in service: its rows, settings, counters and observers.
 
     ``pools`` have one thread each that still tells the observers of what was answered.
     """
@@ -43,7 +44,6 @@ class Service:
         """Make the counters."""
         self.created = int(time.time())
         self.pools: list[ThreadPoolExecutor] = []
-        self.requests = requests_counter(self.registry)
         self.seconds = Histogram(
             "lmwright_request_seconds",
             "Seconds from request to answer",
@@ -93,6 +93,70 @@ class Service:
         if name not in (None, self.alias, version):
             known = f"{self.alias} or {version}"
             raise RequestFault(404, f"no model {printable(str(name))}; this is {known}", "model")
+
+
+class Services(Collector):
+    """The aliases that one server answers for, on one engine: each has a service of its own.
+
+    A request names a model by its alias or its version; the first answers those that name none.
+    """
+
+    def __init__(self, members: Sequence[Service]) -> None:
+        self.members = tuple(members)
+        self.registry = CollectorRegistry()
+        self.requests = requests_counter(self.registry)
+
+    @property
+    def settings(self) -> Serve:
+        """The settings of the server: those of the first."""
+        return self.members[0].settings
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that all are asked through."""
+        return self.members[0].engine
+
+    @property
+    def metrics(self) -> Collector:
+        """The counters of all."""
+        return self
+
+    def collect(self) -> Iterator[Metric]:
+        """Requests, and each service's counters; of several, with its alias as label ``model``."""
+        yield from self.registry.collect()
+        families: dict[str, Metric] = {}
+        for each in self.members:
+            own = {"model": each.alias} if len(self.members) > 1 else {}
+            for found in each.registry.collect():
+                family = families.setdefault(
+                    found.name, Metric(found.name, found.documentation, found.type, found.unit)
+                )
+                family.samples += [
+                    sample._replace(labels={**own, **sample.labels}) for sample in found.samples
+                ]
+        yield from families.values()
+
+    def named(self, name: str | None, among: Sequence[Service] = ()) -> Service:
+        """The service of an alias or a version in service, the first where there is no name.
+
+        ``among`` are those in question, by default all; RequestFault where none has the name.
+        """
+        members = among or self.members
+        for each in members:
+            if name in (None, each.alias, each.rows.current.version):
+                return each
+        if len(members) == 1:
+            members[0].check_name(name)
+        known = ", ".join(each.alias for each in members)
+        raise RequestFault(404, f"no model {printable(str(name))}; these are {known}", "model")
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models as entries of ``/v1/models``."""
+        return [each.describe() for each in self.members]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The entry of the model of that name."""
+        return self.named(name).describe()
 
 
 async def serve_rows(service: Service, request: Request, asked: RowsRequest, prefix: str) -> Served:
