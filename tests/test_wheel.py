@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lmwright.core.errors import MissingPart
+from lmwright.machine.compiled import find_compiler
 from lmwright.shipped import shipped_recipes
 from tests.small_recipe import write_reviews
 
@@ -43,6 +45,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def compiles() -> bool:
+    """True where this machine has a C compiler."""
+    try:
+        find_compiler()
+    except MissingPart:
+        return False
+    return True
+
+
 def follow(folder: Path, python: str, **environment: str) -> None:
     """What a newcomer types in an empty folder."""
 
@@ -66,6 +77,12 @@ def test_the_wheel_works_outside_the_repository(wheel: Path, tmp_path: Path) -> 
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps")
     done(tmp_path, *pip, "--target", str(target), str(wheel))
     here = {"PYTHONPATH": str(target), "LMWRIGHT_STORE": str(folder / "store")}
+    without = {"CC": str(folder / "none"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "from lmwright.kernels.library import *; print(available(), *variants())"
+    told = done(folder, sys.executable, "-c", code, **here, **without)
+    with_kernels = compiles()
+    assert told.startswith(f"{with_kernels} "), "kernels came with the wheel"
+    assert wheel.name.endswith("-py3-none-any.whl") != with_kernels
     code = "import lmwright, sys; print(lmwright.__file__, 'torch' in sys.modules)"
     found = done(folder, sys.executable, "-c", code, **here)
     assert found == f"{target / 'lmwright' / '__init__.py'} False\n"

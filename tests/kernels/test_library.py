@@ -11,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import lmwright.kernels.library
+import lmwright.kernels.compile
 from lmwright.core.errors import BadInput, MissingPart
-from lmwright.kernels.library import (
-    WORK,
-    available,
-    choose,
-    compile_library,
-    library,
-    reason,
-    variants,
-)
+from lmwright.kernels.compile import compile_library, shipped_library, shipped_name
+from lmwright.kernels.library import WORK, available, choose, library, reason, variants
 
 compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
 
@@ -63,11 +56,20 @@ def test_the_library_is_compiled_once_and_anew_for_another_compiler(tmp_path, mo
         compiled_with.append(command)
         made.write_bytes(b"")
 
-    monkeypatch.setattr(lmwright.kernels.library, "build", build)
+    monkeypatch.setattr(lmwright.kernels.compile, "build", build)
     first = compile_library(tmp_path)
     assert compile_library(tmp_path) == first and len(compiled_with) == 1
     monkeypatch.setenv("CC", "cc -DANOTHER")
     assert compile_library(tmp_path) != first and compiled_with[1] == ["cc", "-DANOTHER"]
+
+
+def test_what_a_wheel_has_is_taken_without_a_compiler(tmp_path, monkeypatch):
+    assert shipped_library() is None, "the sources have none beside them"
+    monkeypatch.setattr(lmwright.kernels.compile, "SHIPPED", tmp_path)
+    (tmp_path / shipped_name()).write_bytes(b"")
+    assert shipped_library() == tmp_path / shipped_name()
+    monkeypatch.setattr(lmwright.kernels.compile, "OPTIONS", ("-O1",))
+    assert shipped_library() is None, "it is of other options"
 
 
 @compiled

@@ -1,73 +1,29 @@
-"""The kernels in C: compiled once into the user's cache, loaded, kept to the class of the CPU.
+"""The kernels in C: those of the wheel or compiled once, loaded, kept to the class of the CPU.
 
-``LMWRIGHT_KERNELS=off`` does without them, as does a machine without a C compiler: the references
-in torch then give the same bits, more slowly.
+``LMWRIGHT_KERNELS=off`` does without them, as does a machine without a C compiler that has no wheel
+with them: the references in torch then give the same bits, more slowly.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lmwright.core.cache import user_cache
 from lmwright.core.errors import BadInput, MissingPart
-from lmwright.core.hashing import hash_json
-from lmwright.machine.compiled import (
-    TooSlow,
-    compiler_version,
-    find_compiler,
-    made_once,
-    run_compiler,
-)
+from lmwright.kernels.compile import compile_library, shipped_library
 from lmwright.machine.probe import cpu_class
 
-SOURCES = Path(__file__).with_name("c")
 SWITCH = "LMWRIGHT_KERNELS"
 """The environment variable that switches the kernels off."""
-
-OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
-"""Of all files; a product and a sum are rounded one after the other, as in the references."""
-SHARED: dict[str, Sequence[str]] = {
-    **dict.fromkeys(
-        ("threads.c", "loader.c", "rows.c", "int8.c", "group.c", "plain.c", "map.c"), ()
-    ),
-    # Its sums have no reference of the same bits, and it has clones of its own for each CPU.
-    "pass.c": ("-ffp-contract=fast", "-Wno-psabi"),
-    "head.c": (),
-}
-"""Files that every library has, with options of their own."""
-AVX2 = ("-mavx2", "-mfma", "-mf16c")
-AVX512 = (
-    *AVX2,
-    *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni")),
-    "-mprefer-vector-width=512",
-)
-VARIANTS: dict[str, dict[str, Sequence[str]]] = {
-    "x86_64": {
-        "avx2": AVX2,
-        "avx_vnni": (*AVX2, "-mavxvnni"),
-        "avx512_vnni": AVX512,
-        "amx": (*AVX512, "-mamx-tile", "-mamx-int8"),
-    },
-    "aarch64": {"neon": ("-march=armv8.2-a+dotprod",)},
-}
-"""Machine -> variant -> options of its file. A compiler that does not know the options of a variant
-leaves it out; AMX calls the variant of AVX-512 for few rows."""
-MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
-
-COMPILE_SECONDS = 120.0
-"""Bound on the compiler for one file."""
 
 NOT_FINITE, SHAPE, NO_MEMORY = 1, 2, 3
 """Errors of ``kernels.h``."""
@@ -107,53 +63,11 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
 """Result and arguments of each function of ``kernels.h``, ``map.h``, ``pass.h`` and ``head.h``."""
 
 
-def compile_library(folder: Path) -> Path:
-    """The shared library, in ``folder`` by hash of sources, options and compiler.
-
-    MissingPart where there is no compiler, or it does not compile what every CPU needs.
-    """
-    if os.name != "posix":
-        raise MissingPart(f"the kernels are of Linux and macOS, not of {platform.system()}")
-    command = find_compiler("for the kernels", "the references in torch are used")
-    variants = VARIANTS.get(MACHINES.get(platform.machine(), platform.machine()), {})
-    texts = {path.name: path.read_text("utf-8") for path in sorted(SOURCES.iterdir())}
-    parts = [texts, list(OPTIONS), {name: list(each) for name, each in variants.items()}]
-    kept = folder / f"kernels-{hash_json([*parts, command, compiler_version(command)])[:16]}.so"
-    return made_once(kept, lambda made: build(command, variants, made))
-
-
-def build(command: list[str], variants: dict[str, Sequence[str]], made: Path) -> None:
-    """Compile the variants that the compiler knows, then the files that name them; link all."""
-
-    def unit(source: str, options: Sequence[str]) -> Path:
-        written = made.with_name(f"{source}.o")
-        line = [*command, *OPTIONS, *options, "-c", "-o", str(written), str(SOURCES / source)]
-        run_compiler(line, written, COMPILE_SECONDS)
-        return written
-
-    def variant(name: str) -> tuple[str, Path] | None:
-        try:
-            return name, unit(f"{name}.c", variants[name])
-        except TooSlow:
-            raise  # a machine that is busy now is no reason to do without a variant for ever
-        except MissingPart:
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        known = dict(found for found in pool.map(variant, variants) if found)
-        if "avx512_vnni" not in known:
-            known.pop("amx", None)
-        macros = [f"-DLMW_WITH_{name.upper()}" for name in known]
-        shared = list(pool.map(lambda each: unit(each[0], [*macros, *each[1]]), SHARED.items()))
-    objects = [str(path) for path in (*shared, *known.values())]
-    run_compiler([*command, "-shared", "-pthread", "-o", str(made), *objects, "-lm"], made)
-
-
 @cache
 def load() -> ctypes.CDLL | MissingPart:
     """The library, loaded and set to the best variant within the class of this CPU, or why not."""
     try:
-        code = ctypes.CDLL(str(compile_library(user_cache() / "kernels")))
+        code = ctypes.CDLL(str(shipped_library() or compile_library(user_cache() / "kernels")))
     except MissingPart as error:
         return error
     except OSError as error:  # a folder may forbid to write or to execute
