@@ -22,15 +22,20 @@ def score(
 
     Shares of rows have Wilson's interval, means of losses that of bounded values, the others the
     percentile bootstrap over rows, or over ``groups`` (rows,) of rows that belong together; a
-    share of grouped rows has the bootstrap's too.
+    share of grouped rows has the bootstrap's too, but for one of none or of all, which no resample
+    changes: that is Wilson's of the number of groups.
     """
     found = bootstrapped(measures, rows, draws, rng, level, groups)
     for name, loss in measures.losses.items():
         if name in found:
             found[name] = mean_interval(loss.values, 0.0, loss.largest, level, groups)
     for name, share in measures.shares.items():
+        hits, among = int(share.hits.sum()), int(share.among.sum())
         if groups is None or name not in found:
-            found[name] = wilson(int(share.hits.sum()), int(share.among.sum()), level)
+            found[name] = wilson(hits, among, level)
+        elif hits in (0, among):
+            units = len(np.unique(groups[share.among]))
+            found[name] = wilson(units if hits else 0, units, level)
     for name, give in measures.special.items():
         own = give(draws, rng, level)
         found[name] = Interval(own.value, own.low, own.high, level)
