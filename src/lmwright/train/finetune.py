@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
-from lmwright.core.task import Task
+from lmwright.core.task import Task, refuse_measure
 from lmwright.data.corpus import (
     read_split,
     read_task_of,
@@ -62,6 +63,7 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.monitor import Monitor
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
@@ -108,12 +110,13 @@ class Train(Stage):
     which is committed as an artifact. ``regularize`` is a list
     of such choices. ``lr`` is the peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
-    never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
-    keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
-    there is one), ``precision`` in what its products are computed, from weights and to sums that
-    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32). ``check_first``
-    says what becomes of what ``lmwright check`` finds: it may ``stop`` the training before its
-    first step, or only be reported, or not be looked for.
+    never), and the best weights are kept, by the score that the task monitors, or by ``monitor``:
+    any loss or score of the task, such as ``macro_f1``, of uncalibrated answers to the validation
+    rows. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the network runs
+    (auto: a CUDA device if there is one), ``precision`` in what its products are computed, from
+    weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else
+    fp32). ``check_first`` says what becomes of what ``lmwright check`` finds: it may ``stop`` the
+    training before its first step, or only be reported, or not be looked for.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -142,6 +145,7 @@ class Train(Stage):
     dropout: float = 0.1
     evaluate_every: int = 100
     patience: int = 4
+    monitor: str = ""
     validation_rows: int = 500
     device: Device = "auto"
     precision: TrainingPrecision = "auto"
@@ -258,11 +262,18 @@ class Train(Stage):
             )
         read_config(Path(self.adapter))
 
+    def check_task(self, task: Any) -> None:
+        """BadInput for a score to monitor that the task has not."""
+        refuse_measure(task, self.monitor, "train.monitor")
+
     def foresee(self, inputs: Mapping[str, Path]) -> None:
-        """BadInput for rows of a task that no text model answers, and a device that is not here."""
+        """BadInput for rows of a task that no text model answers, or that has not the score to
+        monitor, and a device that is not here."""
         resolve_placement(self.device, self.precision)
         if "rows" in inputs:
-            trained_task_model(read_task_of(inputs["rows"]))
+            task = read_task_of(inputs["rows"])
+            trained_task_model(task)
+            self.check_task(task)
 
     def doubts(self, known: RowStatistics) -> tuple[str, ...]:
         """Texts in another language than the start was made for; bf16 by emulation."""
@@ -322,7 +333,8 @@ class Train(Stage):
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, trial.validation)
-        state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
+        monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor)
+        state, seconds, new_tokens = self.fit(work, monitor, batches)
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
         predictor.save(out)
@@ -342,7 +354,7 @@ class Train(Stage):
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
-            f"validation_{task_model.monitor}": state.best_loss,
+            f"validation_{monitor.name}": state.best_score,
             "parameters": parameter_count(model.network),
             "task": task.kind,
             **self.forgotten(work, task_model, model),
@@ -439,12 +451,11 @@ class Train(Stage):
     def fit(
         self,
         work: Work,
-        network: Network,
-        task_model: TrainedTaskModel,
+        monitor: Monitor,
         batches: EpochBatches,
-        held_out: Sequence[Example],
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
+        network, task_model = monitor.model.network, monitor.task_model
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
         work.record("placed", **describe_placement(placement))
@@ -460,20 +471,22 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             with evaluated(regularizations):
-                scores = task_model.score(network, held_out)
-                kept = copied(network) if scores[task_model.monitor] < state.best_loss else {}
-            judged = scores[task_model.monitor]
-            refuse_infinite(judged, 0.0, state, work.record)
+                judged = monitor.judge()
+                kept = copied(network) if judged.loss < state.best_loss else {}
+            refuse_infinite(judged.scores[task_model.monitor], 0.0, state, work.record)
+            scores = {name: each for name, each in judged.scores.items() if math.isfinite(each)}
             for point in state.curves[-1:]:
                 point.update({f"validation_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
-            if judged < state.best_loss:
-                state.best_loss, state.best_step, state.worse = judged, state.step, 0
+            if judged.loss < state.best_loss:
+                state.best_loss, state.best_score = judged.loss, judged.value
+                state.best_step, state.worse = state.step, 0
                 best.update(kept)
             else:
                 state.worse += 1
                 if self.patience and state.worse >= self.patience:
-                    state.ended = f"no better for {self.patience} scores"
+                    what = f"no better {self.monitor}" if self.monitor else "no better"
+                    state.ended = f"{what} for {self.patience} scores"
 
         began, before = time.perf_counter(), state.tokens
         train(
