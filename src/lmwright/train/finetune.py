@@ -63,10 +63,12 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.mixed import MixedBatches, Part
 from lmwright.train.monitor import Monitor
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
+from lmwright.train.replay import REPLAY, Replay, refuse_replay, replay_facts, replayed
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -97,6 +99,7 @@ class Train(Stage):
     a folder of PEFT with adapters for ``start``, to go on from (with ``epochs`` 0: to be taken as
     they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
+    With ``replay`` a share of each batch is general text, of another artifact.
     ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
     ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
     several times) or the smallest (``under``); ``validation_rows`` those that decide when to stop.
@@ -129,6 +132,7 @@ class Train(Stage):
     start_from: str | None = None
     new: New | None = None
     extra: tuple[str, ...] = ()
+    replay: Replay | None = None
     rows: int = 0
     resample: Literal["none", "over", "under"] = "none"
     epochs: int = 2
@@ -155,7 +159,8 @@ class Train(Stage):
     def needs(self) -> tuple[str, ...]:
         """The rows, the base or earlier model if there is one, the artifacts with further rows."""
         earlier = (self.start_from,) if self.start_from else tuple(self.brings())
-        return ("rows", *earlier, *self.extra)
+        texts = () if self.replay is None else (self.replay.texts,)
+        return ("rows", *earlier, *self.extra, *texts)
 
     def brings(self) -> dict[str, dict[str, Any]]:
         """The published start as an artifact, where its body stays as it is."""
@@ -184,6 +189,7 @@ class Train(Stage):
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
         kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
+        kinds += task_modules(inputs[self.replay.texts]) if self.replay is not None else ()
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -234,6 +240,8 @@ class Train(Stage):
             self.chosen(name)
         if self.adapter:
             self.check_adapter()
+        if self.replay is not None:
+            self.replay.check()
         for place, each in enumerate(self.regularize):
             read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
@@ -287,15 +295,18 @@ class Train(Stage):
         rows = known.rows("rows/train")
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
-        length = known.tokens("rows/train", self.max_tokens)
-        steps = -(-rows // self.batch) * self.epochs
+        learnt = rows * self.epochs * known.tokens("rows/train", self.max_tokens)
+        steps = self.steps_of(rows)
+        if self.replay is not None:
+            general = known.tokens(f"{self.replay.texts}/train", self.max_tokens)
+            learnt += steps * self.batch * self.replay.share * general
         scored = min(self.validation_rows, known.rows("rows/validation")) * (
             steps // self.evaluate_every + 1
         )
         at_once = min(self.micro_batch or self.batch, rows)
         tokens, pairs = known.step("rows/train", self.max_tokens, at_once)
         return WorkEstimate(
-            train_tokens=rows * self.epochs * length,
+            train_tokens=learnt,
             read_tokens=scored * known.tokens("rows/train", self.reading),
             disk=known.model_bytes(),
             scratch=8 * known.model_bytes(),
@@ -330,7 +341,11 @@ class Train(Stage):
                 )
             places = resampled(strata, self.resample == "over", self.seed)
             examples, table = Chosen(examples, places), table.take(np.unique(places))
+        batches: EpochBatches | MixedBatches
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
+        beside, further = self.mixed_in(work, model)
+        if beside and self.epochs:
+            batches = MixedBatches(examples, beside, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, trial.validation)
         monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor)
@@ -340,7 +355,7 @@ class Train(Stage):
         predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
-        write_used_rows(task, table, out)
+        write_used_rows(task, table, out, further if self.epochs else ())
         work.measured(
             seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
         )
@@ -357,10 +372,22 @@ class Train(Stage):
             f"validation_{monitor.name}": state.best_score,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **mixture_facts(batches),
             **self.forgotten(work, task_model, model),
             **known,
             **facts_of(predictor),
         }
+
+    def mixed_in(
+        self, work: Work, model: TextModel
+    ) -> tuple[dict[str, Part], list[tuple[Task, pa.Table]]]:
+        """What is mixed into the batches, and the rows that it is of, with their tasks."""
+        if self.replay is None:
+            return {}, []
+        folder = work.inputs[self.replay.texts]
+        rows = self.replay.table(folder, self.seed)
+        texts = StoredExamples(work.scratch / REPLAY, replayed(folder, model, rows))
+        return {REPLAY: Part(texts, self.replay.share)}, [(read_task_of(folder), rows)]
 
     def forgotten(
         self, work: Work, task_model: TrainedTaskModel, tuned: TextModel
@@ -372,6 +399,12 @@ class Train(Stage):
         start.network.place(tuned.network.placement)
         found = forgetting(start, tuned)
         return {"forgetting": found} if found else {}
+
+    def steps_of(self, rows: int) -> int:
+        """The steps of all epochs of so many rows."""
+        if self.replay is None:
+            return -(-rows // self.batch) * self.epochs
+        return math.ceil(rows * self.epochs / (self.batch * (1 - self.replay.share)))
 
     def trial(self, work: Work) -> Trial:
         """The training before its first step; BadInput where it cannot begin."""
@@ -391,7 +424,9 @@ class Train(Stage):
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
         )
-        steps = -(-table.num_rows // self.batch) * self.epochs
+        if self.replay is not None:
+            refuse_replay(task_model, start.model)
+        steps = self.steps_of(table.num_rows)
         found = Trial(
             task_model,
             start.model,
@@ -452,7 +487,7 @@ class Train(Stage):
         self,
         work: Work,
         monitor: Monitor,
-        batches: EpochBatches,
+        batches: EpochBatches | MixedBatches,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         network, task_model = monitor.model.network, monitor.task_model
@@ -667,6 +702,13 @@ class Start:
     earlier: Task | None
     known_head: bool
     outputs: tuple[int, ...] = ()
+
+
+def mixture_facts(batches: EpochBatches | MixedBatches) -> dict[str, Any]:
+    """What is told of batches that are not the task's rows alone."""
+    if not isinstance(batches, MixedBatches):
+        return {}
+    return {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:
