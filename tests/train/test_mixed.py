@@ -147,7 +147,7 @@ def test_a_quarter_of_the_rows_is_general_text_and_all_of_it_is_learnt(stage, fo
     work = FakeWork(folders, tmp_path / "work")
     facts = stage.run(work)
     assert stage.needs() == ("rows", "general")
-    assert facts["steps"] == 16 == stage.steps_of(60)  # 120 rows, 7.5 a step
+    assert facts["steps"] == 16 == stage.steps_of(60, {})  # 120 rows, 7.5 a step
     told = facts["replay"]
     assert (told["texts"], told["rows"]) == (40, 40), "and the gauge's own passage is left out"
     assert 0.5 < told["share_of_tokens"] < 0.99  # texts are longer than these summaries
@@ -161,7 +161,7 @@ def test_general_text_is_learnt_by_every_token(stage, folders, tmp_path):
     work = FakeWork(folders, tmp_path / "work")
     stage = replace(stage, epochs=1)
     trial, _ = stage.begun(work)
-    parts, _ = stage.mixed_in(work, trial.model)
+    parts, _ = stage.mixed_in(work, trial.model, stage.several(work, trial), 60)
     (part,) = parts.values()
     for each in part.examples:
         assert (np.asarray(each.target)[:-1] == each.tokens[1:]).all()

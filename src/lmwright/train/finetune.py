@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
 from lmwright.core.task import Task, refuse_measure
 from lmwright.data.corpus import (
+    count_rows,
     read_split,
     read_task_of,
     task_modules,
@@ -69,6 +70,7 @@ from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
 from lmwright.train.replay import REPLAY, Replay, refuse_replay, replay_facts, replayed
+from lmwright.train.several import MAIN, Also, Mixing, Several, check_also, task_beside
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -100,6 +102,9 @@ class Train(Stage):
     they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
     With ``replay`` a share of each batch is general text, of another artifact.
+    ``also`` names other tasks that learn on the same body, each with rows of its own; each gives
+    its model as an artifact of that name, beside ``model``, the task's own. ``mixing`` says how
+    their rows are mixed and their losses joined.
     ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
     ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
     several times) or the smallest (``under``); ``validation_rows`` those that decide when to stop.
@@ -133,6 +138,8 @@ class Train(Stage):
     new: New | None = None
     extra: tuple[str, ...] = ()
     replay: Replay | None = None
+    also: dict[str, Also] = field(default_factory=dict)
+    mixing: Choice = "size"
     rows: int = 0
     resample: Literal["none", "over", "under"] = "none"
     epochs: int = 2
@@ -160,7 +167,8 @@ class Train(Stage):
         """The rows, the base or earlier model if there is one, the artifacts with further rows."""
         earlier = (self.start_from,) if self.start_from else tuple(self.brings())
         texts = () if self.replay is None else (self.replay.texts,)
-        return ("rows", *earlier, *self.extra, *texts)
+        others = tuple(each.rows for each in self.also.values())
+        return ("rows", *earlier, *self.extra, *texts, *others)
 
     def brings(self) -> dict[str, dict[str, Any]]:
         """The published start as an artifact, where its body stays as it is."""
@@ -169,8 +177,8 @@ class Train(Stage):
         return {BASE: {"stage": "base", "start": self.start}}
 
     def gives(self) -> tuple[str, ...]:
-        """One model."""
-        return ("model",)
+        """One model, and one of each other task."""
+        return ("model", *self.also)
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
@@ -190,6 +198,9 @@ class Train(Stage):
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
         kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
         kinds += task_modules(inputs[self.replay.texts]) if self.replay is not None else ()
+        for each in self.also.values():
+            kinds += (*task_modules(inputs[each.rows]), *text_model_modules(inputs[each.rows]))
+        kinds += (module_of("mixings", kind_of(self.mixing)),) if self.also else ()
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -242,6 +253,7 @@ class Train(Stage):
             self.check_adapter()
         if self.replay is not None:
             self.replay.check()
+        self.check_several()
         for place, each in enumerate(self.regularize):
             read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
@@ -254,6 +266,30 @@ class Train(Stage):
                 )
         elif not self.start_from:
             check_address(self.start)
+
+    def check_several(self) -> None:
+        """BadInput for other tasks that cannot be, and for what cannot go with them."""
+        check_also(self.also)
+        mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+        if not self.also:
+            return
+        kinds = {kind_of(each) for each in self.regularize}
+        if "adversarial" in kinds or (mixing.makes_gradients and "r-drop" in kinds):
+            raise BadInput(
+                f"several tasks, mixing {kind_of(self.mixing)}, and regularize {sorted(kinds)}",
+                "neither adversarial nor, with a mixing that makes gradients, r-drop",
+                "take it out of regularize, or set mixing to size",
+            )
+        if not self.epochs:
+            raise BadInput(
+                "epochs is 0, and several tasks", "heads that are trained", "raise epochs"
+            )
+        if self.micro_batch:
+            raise BadInput(
+                f"micro_batch is {self.micro_batch}, and several tasks in a batch",
+                "a whole batch in one pass",
+                "set micro_batch to 0, and lower batch",
+            )
 
     def check_adapter(self) -> None:
         """BadInput where the adapter has no base to stand on, or the tune says what it says."""
@@ -296,7 +332,12 @@ class Train(Stage):
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
         learnt = rows * self.epochs * known.tokens("rows/train", self.max_tokens)
-        steps = self.steps_of(rows)
+        others = {name: known.rows(f"{each.rows}/train") for name, each in self.also.items()}
+        steps = self.steps_of(rows, others)
+        shares = self.shares({MAIN: rows, **others})
+        for name, each in self.also.items():
+            length = known.tokens(f"{each.rows}/train", self.max_tokens)
+            learnt += steps * self.batch * shares[name] * length
         if self.replay is not None:
             general = known.tokens(f"{self.replay.texts}/train", self.max_tokens)
             learnt += steps * self.batch * self.replay.share * general
@@ -343,19 +384,28 @@ class Train(Stage):
             examples, table = Chosen(examples, places), table.take(np.unique(places))
         batches: EpochBatches | MixedBatches
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
-        beside, further = self.mixed_in(work, model)
+        several = self.several(work, trial)
+        beside, further = self.mixed_in(work, model, several, table.num_rows)
         if beside and self.epochs:
             batches = MixedBatches(examples, beside, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, trial.validation)
-        monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor)
-        state, seconds, new_tokens = self.fit(work, monitor, batches)
+        most = model.max_tokens
+        others = {name: each.monitor(most) for name, each in several.others.items()}
+        monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor, others)
+        several.attach()
+        state, seconds, new_tokens = self.fit(work, monitor, batches, several)
+        several.detach()
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
         predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
         write_used_rows(task, table, out, further if self.epochs else ())
+        for name, each in several.others.items():
+            own = each.model.with_network(each.network, most)
+            self.saved(work, each.task_model, own).save(work.out(name))
+            write_used_rows(task, table, work.out(name), further)
         work.measured(
             seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
         )
@@ -372,22 +422,49 @@ class Train(Stage):
             f"validation_{monitor.name}": state.best_score,
             "parameters": parameter_count(model.network),
             "task": task.kind,
-            **mixture_facts(batches),
+            **mixture_facts(batches, several, state),
             **self.forgotten(work, task_model, model),
             **known,
             **facts_of(predictor),
         }
 
+    def several(self, work: Work, trial: Trial) -> Several:
+        """The other tasks on the body of the model in training; none of none."""
+        others = {
+            name: task_beside(
+                name,
+                each,
+                work.inputs[each.rows],
+                trial.model,
+                trial.task_model,
+                self.validation_rows,
+                max(self.dropout, 0.0),
+                self.seed,
+            )
+            for name, each in self.also.items()
+        }
+        weights = {MAIN: 1.0} | {name: each.weight for name, each in self.also.items()}
+        return Several(trial.model.network, others, weights)
+
     def mixed_in(
-        self, work: Work, model: TextModel
+        self, work: Work, model: TextModel, several: Several, rows: int
     ) -> tuple[dict[str, Part], list[tuple[Task, pa.Table]]]:
-        """What is mixed into the batches, and the rows that it is of, with their tasks."""
-        if self.replay is None:
-            return {}, []
-        folder = work.inputs[self.replay.texts]
-        rows = self.replay.table(folder, self.seed)
-        texts = StoredExamples(work.scratch / REPLAY, replayed(folder, model, rows))
-        return {REPLAY: Part(texts, self.replay.share)}, [(read_task_of(folder), rows)]
+        """What is mixed into the batches of so many rows, and the rows that it is of, with their
+        tasks."""
+        parts, further = dict[str, Part](), list[tuple[Task, pa.Table]]()
+        if self.replay is not None:
+            folder = work.inputs[self.replay.texts]
+            general = self.replay.table(folder, self.seed)
+            texts = StoredExamples(work.scratch / REPLAY, replayed(folder, model, general))
+            parts[REPLAY] = Part(texts, self.replay.share)
+            further.append((read_task_of(folder), general))
+        sizes = {name: each.rows.num_rows for name, each in several.others.items()}
+        shares = self.shares({MAIN: rows, **sizes})
+        for name, each in several.others.items():
+            found = each.examples(work.scratch / f"also-{name}", name)
+            parts[name] = Part(found, shares[name])
+            further.append((each.task, each.rows))
+        return parts, further
 
     def forgotten(
         self, work: Work, task_model: TrainedTaskModel, tuned: TextModel
@@ -400,11 +477,21 @@ class Train(Stage):
         found = forgetting(start, tuned)
         return {"forgetting": found} if found else {}
 
-    def steps_of(self, rows: int) -> int:
-        """The steps of all epochs of so many rows."""
-        if self.replay is None:
+    def steps_of(self, rows: int, others: Mapping[str, int]) -> int:
+        """The steps of all epochs of so many rows, with so many of the other tasks."""
+        if self.replay is None and not self.also:
             return -(-rows // self.batch) * self.epochs
-        return math.ceil(rows * self.epochs / (self.batch * (1 - self.replay.share)))
+        share = self.shares({MAIN: rows, **others})[MAIN]
+        return math.ceil(rows * self.epochs / (self.batch * share))
+
+    def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """The share of all rows that each task has, by its number of rows; that of general text
+        is apart."""
+        most = {name: each.limit for name, each in self.also.items() if each.limit}
+        known = {name: min(size, most.get(name, size)) for name, size in sizes.items()}
+        mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+        own = 1.0 if self.replay is None else 1 - self.replay.share
+        return {name: own * share for name, share in mixing.shares(known).items()}
 
     def trial(self, work: Work) -> Trial:
         """The training before its first step; BadInput where it cannot begin."""
@@ -426,7 +513,10 @@ class Train(Stage):
         )
         if self.replay is not None:
             refuse_replay(task_model, start.model)
-        steps = self.steps_of(table.num_rows)
+        others = {
+            n: count_rows(work.inputs[e.rows] / "train.parquet") for n, e in self.also.items()
+        }
+        steps = self.steps_of(table.num_rows, others)
         found = Trial(
             task_model,
             start.model,
@@ -488,6 +578,7 @@ class Train(Stage):
         work: Work,
         monitor: Monitor,
         batches: EpochBatches | MixedBatches,
+        several: Several,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         network, task_model = monitor.model.network, monitor.task_model
@@ -498,6 +589,10 @@ class Train(Stage):
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
         regularizations = self.regularizations(network, batches.steps)
+        if several.others:
+            mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+            several.begin(mixing, self.seed, batches.steps)
+            regularizations = [several, *regularizations]
         moments = Moments(optimizer, regularizations)
         resumed = checkpoints.resume(network, moments)
         state, best = resumed or (State(), {})
@@ -704,11 +799,14 @@ class Start:
     outputs: tuple[int, ...] = ()
 
 
-def mixture_facts(batches: EpochBatches | MixedBatches) -> dict[str, Any]:
+def mixture_facts(
+    batches: EpochBatches | MixedBatches, several: Several, state: State
+) -> dict[str, Any]:
     """What is told of batches that are not the task's rows alone."""
     if not isinstance(batches, MixedBatches):
         return {}
-    return {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
+    found = {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
+    return found | (several.facts(batches, state) if several.others else {})
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow as pa
 from lmwright.core.errors import BadInput, nearest
 from lmwright.core.predictor import answer_all
 from lmwright.core.task import asked_rows
+from lmwright.metrics.calibration import Calibration
 from lmwright.models.text_model import TextModel, TextPredictor
 from lmwright.train.batches import Example
 from lmwright.train.task_model import TrainedTaskModel
@@ -33,7 +34,8 @@ class Monitor:
     """The held-out rows, as ``examples`` and as ``rows``, and the score that decides by them.
 
     ``measure`` is a loss or a score of the task, whose answers to the rows are then asked for
-    (uncalibrated, and without thresholds); "" is the score that the task model monitors.
+    (uncalibrated, and without thresholds); "" is the score that the task model monitors. ``beside``
+    are those of other tasks, by name; their scores are told as ``NAME.score``.
     """
 
     task_model: TrainedTaskModel
@@ -41,6 +43,7 @@ class Monitor:
     examples: Sequence[Example]
     rows: pa.Table
     measure: str = ""
+    beside: Mapping[str, Monitor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -51,6 +54,8 @@ class Monitor:
         """The scores of the network as it is; BadInput for a measure that the task has not."""
         scores = self.task_model.score(self.model.network, self.examples)
         own = scores[self.task_model.monitor]
+        for name, each in self.beside.items():
+            scores |= {f"{name}.{what}": found for what, found in each.judge().scores.items()}
         if not self.measure:
             return Judgement(scores, own, own)
         value, lower = self.measured()
@@ -60,7 +65,7 @@ class Monitor:
         """The measure of the answers to the rows, and whether lower is better."""
         task = self.task_model.task
         answers = answer_all(TextPredictor(task, self.model), asked_rows(task, self.rows))
-        found = task.measures(self.rows, task.calibrated(answers, 1.0, 0.0))
+        found = task.measures(self.rows, Calibration().apply(task, answers))
         if self.measure in found.losses:
             return float(found.losses[self.measure].values.mean()), True
         scores = found.scores(np.ones((1, self.rows.num_rows)))

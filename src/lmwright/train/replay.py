@@ -32,25 +32,25 @@ class Replay(Settings):
 
     ``texts`` names an artifact of rows, whose training rows are read as the task of that artifact
     cleans them, up to ``max_tokens``; ``share`` of the rows of a step are of them, as a language
-    model learns them: every token. ``rows`` limits them (0: all).
+    model learns them: every token. ``limit`` bounds them (0: all).
     """
 
     texts: str
     share: float = 0.1
-    rows: int = 0
+    limit: int = 0
 
     def check(self) -> None:
         """BadInput for a share that is none, or no texts."""
-        if not 0 < self.share < 1 or self.rows < 0 or not self.texts:
+        if not 0 < self.share < 1 or self.limit < 0 or not self.texts:
             raise BadInput(
-                f"replay is {self.texts!r}, share {self.share}, rows {self.rows}",
-                "an artifact of rows, a share above 0 and below 1, and rows from 0 (all)",
+                f"replay is {self.texts!r}, share {self.share}, limit {self.limit}",
+                "an artifact of rows, a share above 0 and below 1, and a limit from 0 (all)",
             )
 
     def table(self, folder: Path, seed: int) -> pa.Table:
         """The rows to read, without those that the forgetting gauge reads."""
         task, gauge = read_task_of(folder), set(general_passages())
-        found = read_split(folder, "train", self.rows, seed)
+        found = read_split(folder, "train", self.limit, seed)
         known = [task.text(row) not in gauge for row in found.to_pylist()]
         if not any(known):
             raise BadInput(
