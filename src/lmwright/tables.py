@@ -93,6 +93,13 @@ REGULARIZERS = {
     "adversarial": "lmwright.train.regularizers.adversarial:Adversarial",
 }
 
+MIXINGS = {
+    "uniform": "lmwright.train.mixings.shares:Uniform",
+    "size": "lmwright.train.mixings.shares:Size",
+    "uncertainty": "lmwright.train.mixings.uncertainty:Uncertainty",
+    "surgery": "lmwright.train.mixings.surgery:Surgery",
+}
+
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
     "openai-gpt": "lmwright.models.zoo.gpt:FAMILY",
@@ -263,6 +270,7 @@ TABLES = {
     "schedules": SCHEDULES,
     "tunes": TUNES,
     "regularizers": REGULARIZERS,
+    "mixings": MIXINGS,
 }
 
 

@@ -14,9 +14,8 @@ from lmwright.cli.main import main
 from lmwright.core.errors import BadInput, Corrupt, Refused
 from lmwright.core.hashing import tree
 from lmwright.core.predictor import answer_all
-from lmwright.core.task import Answers
+from lmwright.core.task import Answers, asked_rows
 from lmwright.data.corpus import read_split, row_keys
-from lmwright.evals.predictions import asked_rows
 from lmwright.loop.lineage import of_row, of_source
 from lmwright.loop.promote import learnt_by
 from lmwright.metrics.calibration import Calibration

@@ -63,10 +63,25 @@ def show(
         ),
     ] = "",
     store: StoreOption = STORE,
+    mask: Annotated[
+        bool,
+        typer.Option(
+            "--mask",
+            help="Of an artifact of rows: some of them as a training reads (dim), learns (green) "
+            "and cuts (red) their tokens.",
+        ),
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that --mask shows.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a name stands for; without a name, what there is."""
     opened = existing_store(store)
+    if mask:
+        from lmwright.plan.masks import learnt_from
+
+        shown = learnt_from(opened, opened.find(name), rows)
+        say([r.to_json() for r in shown], as_json, (line for r in shown for line in r.lines()))
+        return
     if not name:
         found, lines = of_all(opened)
     elif "@" in name:

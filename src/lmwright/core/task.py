@@ -430,6 +430,13 @@ def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
     return tuple(column for column in task.columns if column.role in roles)
 
 
+def asked_rows(task: Task, rows: pa.Table) -> list[Row]:
+    """What a model is given of rows: the inputs, and what the task scores under teacher forcing."""
+    roles: tuple[str, ...] = ("input", "target") if task.teacher_forced else ("input",)
+    names = dict.fromkeys(column.name for column in role_columns(task, *roles))
+    return rows.select([name for name in names if name in rows.column_names]).to_pylist()
+
+
 LABEL = "LABEL"
 """What stands for every label in the name of a score."""
 
@@ -452,7 +459,11 @@ def refuse_measure(task: Any, name: str, setting: str, losses_only: bool = False
     ]
     if name not in every or name.endswith("."):
         what = "a loss" if losses_only else "a loss or score"
-        raise BadInput(f"{setting} is {name!r}", f"{what} of the task", nearest(name, every))
+        raise BadInput(
+            f"{setting} is {name!r}",
+            f"{what} of the task: {', '.join(known)}",
+            nearest(name, every),
+        )
 
 
 def read_task(value: Any, where: str, resolve: Resolve) -> Task:

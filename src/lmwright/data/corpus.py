@@ -117,10 +117,18 @@ def row_keys(task: Task, rows: pa.Table) -> list[str]:
     return found
 
 
-def write_used_rows(task: Task, rows: pa.Table, folder: Path) -> None:
-    """Write ``rows.parquet`` beside a model: ids, sources and keys of the rows that made it."""
-    keys = pa.array(row_keys(task, rows), pa.string())
-    used = rows.select(["id", "source"]).append_column("key", keys)
+def write_used_rows(
+    task: Task, rows: pa.Table, folder: Path, further: Sequence[tuple[Task, pa.Table]] = ()
+) -> None:
+    """Write ``rows.parquet`` beside a model: ids, sources and keys of the rows that made it.
+
+    ``further`` are those of other tasks that it learnt from, too.
+    """
+    parts = []
+    for own, each in ((task, rows), *further):
+        keys = pa.array(row_keys(own, each), pa.string())
+        parts.append(each.select(["id", "source"]).append_column("key", keys))
+    used = pa.concat_tables(parts).sort_by("id") if further else parts[0]
     parquet.write_table(used, folder / "rows.parquet")
 
 

@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmwright.core.columns import Row
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.predictor import Predictor, answer_all
-from lmwright.core.task import Answers, Measures, Task, role_columns
+from lmwright.core.task import Answers, Measures, Task, asked_rows
 from lmwright.metrics.calibration import Calibration
 from lmwright.old_format import old_place, predictions_of
 
@@ -71,13 +70,6 @@ def answers_to(
     if not predictor.task.comparable(task):
         raise BadInput(f"a model for {predictor.task}", f"one for the task of the rows: {task}")
     return answer_all(predictor, asked_rows(task, rows), progress)
-
-
-def asked_rows(task: Task, rows: pa.Table) -> list[Row]:
-    """What a model is given of rows: the inputs, and what the task scores under teacher forcing."""
-    roles: tuple[str, ...] = ("input", "target") if task.teacher_forced else ("input",)
-    names = dict.fromkeys(column.name for column in role_columns(task, *roles))
-    return rows.select([name for name in names if name in rows.column_names]).to_pylist()
 
 
 def judge(task: Task, rows: pa.Table, answers: Answers, calibration: Calibration) -> Predictions:

@@ -14,9 +14,8 @@ from lmwright.core.durable import write_json
 from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor, answer_prepared
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate
-from lmwright.core.task import Answers, feedback_loss
+from lmwright.core.task import Answers, asked_rows, feedback_loss
 from lmwright.data.corpus import count_rows, read_split, task_modules
-from lmwright.evals.predictions import asked_rows
 from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.detectors import (
     REFERENCE_WINDOWS,

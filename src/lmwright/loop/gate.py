@@ -19,12 +19,11 @@ from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
 from lmwright.core.random import stream
 from lmwright.core.stage import Settings
-from lmwright.core.task import Loss, Measures, Task
+from lmwright.core.task import Loss, Measures, Task, asked_rows
 from lmwright.data.corpus import row_keys
 from lmwright.evals.predictions import (
     Predictions,
     answers_to,
-    asked_rows,
     clusters_of,
     judge,
 )

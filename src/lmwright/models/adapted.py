@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class AdaptedPredictor(TextPredictor):
     Its maps with adapters are not merged: it answers with the arrays that were trained.
     """
 
-    kind = "adapted"
+    kind: ClassVar[str] = "adapted"
 
     def __init__(self, task: Task, model: TextModel, adaptation: Adaptation) -> None:
         super().__init__(task, model)

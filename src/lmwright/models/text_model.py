@@ -585,7 +585,7 @@ def task_model_of(task: Task) -> TaskModel:
 class TextPredictor:
     """A text model bound to a task."""
 
-    kind = "text-model"
+    kind: ClassVar[str] = "text-model"
 
     def __init__(self, task: Task, model: TextModel) -> None:
         self.task, self.model = task, model

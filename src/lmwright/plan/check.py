@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lmwright.core.errors import BadInput
 from lmwright.core.finding import Finding
 from lmwright.core.recipe import Recipe, Step
+from lmwright.plan.masks import ShownRow, shown_rows
 from lmwright.store.run import Shown, plan_recipe, run_recipe
 from lmwright.store.store import Store
-from lmwright.train.check import Trains, Trial, learnt, learnt_tokens, look
-
-LEARNT, READ, END = "\x1b[32m", "\x1b[2m", "\x1b[0m"
-"""Colours of a terminal: what is learnt, what is only read."""
-
-
-@dataclass(frozen=True)
-class ShownRow:
-    """A row as it is learnt: how many of its tokens, and its text with what is learnt coloured."""
-
-    id: str
-    tokens: int
-    learnt: int
-    text: str
+from lmwright.train.check import Trains, Trial, look
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +33,7 @@ class Checked:
             f"  {words.count('stop')} stop, {words.count('warn')} warn, {len(words)} in all"
         )
         for row in self.shown:
-            learnt = f"{row.learnt} of {row.tokens} tokens are learnt"
-            found += ["", f"row {row.id[:12]}: {learnt}", row.text]
+            found += ["", *row.lines()]
         return found
 
     def __repr__(self) -> str:
@@ -58,7 +42,7 @@ class Checked:
     def to_json(self) -> dict[str, Any]:
         """The training as JSON values."""
         findings = [each.to_json() for each in self.findings]
-        return {"step": self.step, "findings": findings, "rows": [asdict(r) for r in self.shown]}
+        return {"step": self.step, "findings": findings, "rows": [r.to_json() for r in self.shown]}
 
 
 def check_recipe(
@@ -126,44 +110,3 @@ class Looking:
 
     def record(self, event: str, **facts: Any) -> None:
         """Nothing: there is no journal."""
-
-
-def shown_rows(trial: Trial, worst: Sequence[str], count: int) -> Iterator[ShownRow]:
-    """Rows whose tokens are coloured by whether they are learnt; those that findings name first."""
-    known = {row: place for place, row in enumerate(trial.ids)}
-    places = [known[row] for row in dict.fromkeys(worst) if row in known]
-    places += [place for place in range(len(known)) if place not in places]
-    by_row = {f"{each.document:032x}": each for each in trial.examples}
-    for place in places[:count]:
-        row = trial.ids[place]
-        if trial.documents:
-            item = trial.documents[place]
-            ids, mask = item.tokens, learnt_tokens(item)
-        elif row in by_row and len(mask := learnt(by_row[row])):
-            ids = by_row[row].tokens
-        else:
-            continue
-        yield ShownRow(row, len(ids), int(mask.sum()), coloured(trial, ids, mask))
-
-
-def coloured(trial: Trial, ids: np.ndarray, mask: np.ndarray) -> str:
-    """The text of some ids, what is learnt of it in green and the rest dim."""
-    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
-    control = {number: name for name, number in trial.model.tokenizer.control.items()}
-    found = ""
-    for first, end in pairwise(edges):
-        colour = LEARNT if mask[first] else READ
-        found += colour + text_of(trial, ids[first:end].tolist(), control) + END
-    return found
-
-
-def text_of(trial: Trial, ids: Sequence[int], control: Mapping[int, str]) -> str:
-    """The text of some ids with the names of special tokens."""
-    found, plain = "", list[int]()
-    for each in ids:
-        if each in control:
-            found += trial.model.tokenizer.decode(plain) + control[each]
-            plain = []
-        else:
-            plain.append(each)
-    return found + trial.model.tokenizer.decode(plain)

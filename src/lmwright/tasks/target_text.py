@@ -107,6 +107,7 @@ class WrittenText(Settings):
 
     ``clean``     steps of text/cleaning.py that a text passes before it is read.
     ``decoding``  how answers are written.
+    ``smoothing`` share of each target token that training spreads over the whole vocabulary.
 
     A leaf names its ``source_column``, ``target_column`` and ``answer_column``, and implements
     :meth:`closeness` and :meth:`scores_of`. ``may_repeat`` says that a text may be its own target.
@@ -130,11 +131,14 @@ class WrittenText(Settings):
 
     clean: tuple[Step, ...] = ("repair",)
     decoding: Decoding = field(default_factory=Decoding)
+    smoothing: float = 0.0
 
     def check(self) -> None:
-        """BadInput for cleaning steps or a decoding that cannot be."""
+        """BadInput for cleaning steps, a decoding or a smoothing that cannot be."""
         refuse_order(self.clean)
         self.decoding.check()
+        if not 0 <= self.smoothing < 1:
+            raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
 
     @property
     def cleaner(self) -> Callable[[str], str]:

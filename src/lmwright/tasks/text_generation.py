@@ -33,6 +33,7 @@ class TextGeneration(Settings):
                         the text where the row has a continuation, else of its first half. Scores
                         are then ``repetition`` (the share of bigrams that stood in the same
                         continuation before), ``distinct_1`` and ``distinct_2`` (Li et al. 2016).
+    ``smoothing``       share of each token that training spreads over the whole vocabulary.
     """
 
     kind: ClassVar[str] = "text-generation"
@@ -57,6 +58,7 @@ class TextGeneration(Settings):
     max_new_tokens: int = 32
     temperature: float = 0.8
     write_rows: bool = False
+    smoothing: float = 0.0
 
     def check(self) -> None:
         """BadInput for numbers out of range."""
@@ -66,6 +68,8 @@ class TextGeneration(Settings):
                 f"max_new_tokens {self.max_new_tokens}, temperature {self.temperature}",
                 "at least 1 token, and a temperature from 0",
             )
+        if not 0 <= self.smoothing < 1:
+            raise BadInput(f"smoothing is {self.smoothing}", "at least 0 and below 1")
 
     @property
     def cleaner(self) -> Callable[[str], str]:

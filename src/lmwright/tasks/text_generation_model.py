@@ -161,10 +161,10 @@ class TextGenerator:
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
     ) -> BatchLoss:
         """Mean cross-entropy of the next tokens, with auxiliary losses of the network's ops."""
-        return next_token_loss(network, examples, dropout_rng)
+        return next_token_loss(network, examples, dropout_rng, self.task.smoothing)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean log-loss of the next tokens (nats)."""
+        """Mean log-loss of the next tokens (nats, unsmoothed)."""
         return {"log_loss": mean_log_loss(network, examples)}
 
 

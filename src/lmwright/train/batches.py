@@ -163,7 +163,8 @@ def digest(examples: Iterable[Example], settings: str = "") -> str:
     return found.hexdigest()
 
 
-@lru_cache(maxsize=2)
-def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch's examples, kept so that a step's cost does not grow with the data."""
-    return stream(seed, "order", epoch).permutation(count)
+@lru_cache(maxsize=16)
+def shuffled(count: int, seed: int, epoch: int, name: str = "order") -> np.ndarray:
+    """The order of an epoch's examples, kept so that a step's cost does not grow with the data;
+    those of other names are other ones."""
+    return stream(seed, name, epoch).permutation(count)

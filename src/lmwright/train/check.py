@@ -36,37 +36,12 @@ SOME, MANY = 0.01, 0.05
 """Shares of the rows from which on a fault of rows is warned of, and stops a training."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A training before its first step.
-
-    ``model`` is what it begins from, with what its tune adds; ``known_head`` says that its head is
-    trained already. ``rows`` are those to learn from, ``data`` the folder of the artifact that
-    they are of. ``steps`` are those of all epochs, of ``batch`` rows each.
-    """
+class ReadRows:
+    """Rows of a ``sample`` as ``task_model`` has ``model`` learn them."""
 
     task_model: TrainedTaskModel
     model: TextModel
-    known_head: bool
-    rows: pa.Table
-    validation: pa.Table
-    data: Path
-    batch: int
-    micro_batch: int
-    steps: int
-    seed: int
-    optimizer: OptimizerSettings
-    descent: OptimizerConfig
-    placement: Placement
-
-    @cached_property
-    def sample(self) -> pa.Table:
-        """At most ``SAMPLE`` of the rows, in their order."""
-        count = self.rows.num_rows
-        if count <= SAMPLE:
-            return self.rows
-        chosen = stream(self.seed, "checked").choice(count, SAMPLE, replace=False)
-        return self.rows.take(np.sort(chosen))
+    sample: pa.Table
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -107,6 +82,39 @@ class Trial:
         column = getattr(self.task_model.task, "target_column", "")
         text = str(self.given[place].get(column, "")).strip()
         return len(self.model.tokenizer.ids(text)) + 1 if text else 0
+
+
+@dataclass(frozen=True)
+class Trial(ReadRows):
+    """A training before its first step.
+
+    ``model`` is what it begins from, with what its tune adds; ``known_head`` says that its head is
+    trained already. ``rows`` are those to learn from, ``data`` the folder of the artifact that
+    they are of. ``steps`` are those of all epochs, of ``batch`` rows each.
+    """
+
+    task_model: TrainedTaskModel
+    model: TextModel
+    known_head: bool
+    rows: pa.Table
+    validation: pa.Table
+    data: Path
+    batch: int
+    micro_batch: int
+    steps: int
+    seed: int
+    optimizer: OptimizerSettings
+    descent: OptimizerConfig
+    placement: Placement
+
+    @cached_property
+    def sample(self) -> pa.Table:  # type: ignore[override]
+        """At most ``SAMPLE`` of the rows, in their order."""
+        count = self.rows.num_rows
+        if count <= SAMPLE:
+            return self.rows
+        chosen = stream(self.seed, "checked").choice(count, SAMPLE, replace=False)
+        return self.rows.take(np.sort(chosen))
 
     def copy(self) -> Network:
         """A copy of the network as it is before its first step, placed."""

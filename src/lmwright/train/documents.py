@@ -90,9 +90,15 @@ def head_of(network: Network) -> Head:
 
 
 def next_token_loss(
-    network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    network: nn.Module,
+    examples: Sequence[Example],
+    dropout_rng: DropoutRNG | None,
+    smoothing: float = 0.0,
 ) -> BatchLoss:
     """Mean cross-entropy (nats) of the next tokens that are learnt, with the auxiliary losses.
+
+    ``smoothing`` is the share of a target that is spread over the whole vocabulary (Szegedy et al.
+    2016, section 7).
 
     The logits of a vocabulary may be a thousand times as large as the states that they are made
     of; so they are made of the tokens that are learnt from alone, at most :data:`MOST_LOGITS` at a
@@ -107,19 +113,24 @@ def next_token_loss(
     targets_n = targets_n.to(states_nd.device)
     learnt = torch.nonzero(targets_n != UNLEARNT).squeeze(1)
     states_nd, targets_n = states_nd[learnt], targets_n[learnt]
-    mean = mean_cross_entropy(head, states_nd, targets_n)
+    mean = mean_cross_entropy(head, states_nd, targets_n, smoothing)
     count = len(learnt)
     return BatchLoss(sum(aux_losses, mean), count, divisible=not aux_losses)
 
 
-def mean_cross_entropy(head: Head, states_nd: Tensor, targets_n: Tensor) -> Tensor:
-    """The mean cross-entropy (nats) of targets by a head's states, 0 of none."""
+def mean_cross_entropy(
+    head: Head, states_nd: Tensor, targets_n: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """The mean cross-entropy (nats) of targets by a head's states, 0 of none; of each target a
+    share ``smoothing`` is spread over all classes."""
     if not torch.is_grad_enabled() or not len(targets_n):
-        total = F.cross_entropy(head.logits(states_nd), targets_n, reduction="sum")
+        total = F.cross_entropy(
+            head.logits(states_nd), targets_n, reduction="sum", label_smoothing=smoothing
+        )
         return total / max(len(targets_n), 1)
     own = () if head.out is None else head.out.parameters()
     weights = [each for each in own if each.requires_grad]
-    found: Tensor = MeanCrossEntropy.apply(head, states_nd, targets_n, *weights)
+    found: Tensor = MeanCrossEntropy.apply(head, states_nd, targets_n, smoothing, *weights)
     return found
 
 
@@ -132,7 +143,12 @@ class MeanCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, head: Head, states_nd: Tensor, targets_n: Tensor, *weights: Tensor
+        ctx: Any,
+        head: Head,
+        states_nd: Tensor,
+        targets_n: Tensor,
+        smoothing: float,
+        *weights: Tensor,
     ) -> Tensor:
         """States (n, d) and targets (n) -> (); ``weights`` are those of the head that learn."""
         total, parts, sums = states_nd.new_zeros(()), list[Tensor](), list[Tensor]()
@@ -141,7 +157,7 @@ class MeanCrossEntropy(torch.autograd.Function):
             with torch.enable_grad():
                 own_nd = own_nd.detach().requires_grad_()
                 logits_nv = head.logits(own_nd)
-            total += into_gradient(logits_nv.detach(), own_n)
+            total += into_gradient(logits_nv.detach(), own_n, smoothing)
             gradient_nd, *others = torch.autograd.grad(
                 logits_nv, [own_nd, *weights], logits_nv.detach()
             )
@@ -160,15 +176,20 @@ class MeanCrossEntropy(torch.autograd.Function):
         (factor,) = gradients
         plain = float(factor) == 1  # where the loss is the mean itself; spares a pass over a table
         states, *weights = (each if plain else each * factor for each in ctx.saved_tensors)
-        return None, states, None, *weights
+        return None, states, None, None, *weights
 
 
-def into_gradient(logits_nv: Tensor, targets_n: Tensor) -> Tensor:
+def into_gradient(logits_nv: Tensor, targets_n: Tensor, smoothing: float = 0.0) -> Tensor:
     """The sum of the cross-entropies (), whose gradient takes the place of the logits."""
     torch.log_softmax(logits_nv, dim=-1, out=logits_nv)
     rows_n = torch.arange(len(targets_n), device=targets_n.device)
     total = -logits_nv[rows_n, targets_n].sum()
-    logits_nv.exp_()[rows_n, targets_n] -= 1
+    if not smoothing:
+        logits_nv.exp_()[rows_n, targets_n] -= 1
+        return total
+    total = (1 - smoothing) * total - smoothing * logits_nv.mean(dim=-1).sum()
+    logits_nv.exp_()[rows_n, targets_n] -= 1 - smoothing
+    logits_nv.sub_(smoothing / logits_nv.shape[1])
     return total
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,8 +21,9 @@ from lmwright.core.errors import BadInput
 from lmwright.core.hashing import hash_tree, tree
 from lmwright.core.settings import Choice, kind_of, read_choice
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Use, Work, WorkEstimate, inert
-from lmwright.core.task import Task
+from lmwright.core.task import Task, refuse_measure
 from lmwright.data.corpus import (
+    count_rows,
     read_split,
     read_task_of,
     task_modules,
@@ -62,9 +64,13 @@ from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
 from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.mixed import MixedBatches, Part
+from lmwright.train.monitor import Monitor
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer, RatesTune, trainable
 from lmwright.train.regularize import Moments, Regularization, Regularizer, evaluated
+from lmwright.train.replay import REPLAY, Replay, refuse_replay, replay_facts, replayed
+from lmwright.train.several import MAIN, Also, Mixing, Several, check_also, task_beside
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
@@ -95,6 +101,10 @@ class Train(Stage):
     a folder of PEFT with adapters for ``start``, to go on from (with ``epochs`` 0: to be taken as
     they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
+    With ``replay`` a share of each batch is general text, of another artifact.
+    ``also`` names other tasks that learn on the same body, each with rows of its own; each gives
+    its model as an artifact of that name, beside ``model``, the task's own. ``mixing`` says how
+    their rows are mixed and their losses joined.
     ``rows`` limits the training rows to a subset in which each stratum keeps its share (0: all);
     ``resample`` then gives every stratum as many as the largest has (``over``, by rows that stand
     several times) or the smallest (``under``); ``validation_rows`` those that decide when to stop.
@@ -108,12 +118,13 @@ class Train(Stage):
     which is committed as an artifact. ``regularize`` is a list
     of such choices. ``lr`` is the peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
-    never), and the best weights are kept, by the score that the task monitors. ``dropout`` below 0
-    keeps the start's own rates. ``device`` says where the network runs (auto: a CUDA device if
-    there is one), ``precision`` in what its products are computed, from weights and to sums that
-    stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else fp32). ``check_first``
-    says what becomes of what ``lmwright check`` finds: it may ``stop`` the training before its
-    first step, or only be reported, or not be looked for.
+    never), and the best weights are kept, by the score that the task monitors, or by ``monitor``:
+    any loss or score of the task, such as ``macro_f1``, of uncalibrated answers to the validation
+    rows. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the network runs
+    (auto: a CUDA device if there is one), ``precision`` in what its products are computed, from
+    weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else
+    fp32). ``check_first`` says what becomes of what ``lmwright check`` finds: it may ``stop`` the
+    training before its first step, or only be reported, or not be looked for.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -126,6 +137,9 @@ class Train(Stage):
     start_from: str | None = None
     new: New | None = None
     extra: tuple[str, ...] = ()
+    replay: Replay | None = None
+    also: dict[str, Also] = field(default_factory=dict)
+    mixing: Choice = "size"
     rows: int = 0
     resample: Literal["none", "over", "under"] = "none"
     epochs: int = 2
@@ -142,6 +156,7 @@ class Train(Stage):
     dropout: float = 0.1
     evaluate_every: int = 100
     patience: int = 4
+    monitor: str = ""
     validation_rows: int = 500
     device: Device = "auto"
     precision: TrainingPrecision = "auto"
@@ -151,7 +166,9 @@ class Train(Stage):
     def needs(self) -> tuple[str, ...]:
         """The rows, the base or earlier model if there is one, the artifacts with further rows."""
         earlier = (self.start_from,) if self.start_from else tuple(self.brings())
-        return ("rows", *earlier, *self.extra)
+        texts = () if self.replay is None else (self.replay.texts,)
+        others = tuple(each.rows for each in self.also.values())
+        return ("rows", *earlier, *self.extra, *texts, *others)
 
     def brings(self) -> dict[str, dict[str, Any]]:
         """The published start as an artifact, where its body stays as it is."""
@@ -160,8 +177,8 @@ class Train(Stage):
         return {BASE: {"stage": "base", "start": self.start}}
 
     def gives(self) -> tuple[str, ...]:
-        """One model."""
-        return ("model",)
+        """One model, and one of each other task."""
+        return ("model", *self.also)
 
     def reads(self) -> dict[str, str]:
         """The published start, if the run starts from one."""
@@ -180,6 +197,10 @@ class Train(Stage):
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
         kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
+        kinds += task_modules(inputs[self.replay.texts]) if self.replay is not None else ()
+        for each in self.also.values():
+            kinds += (*task_modules(inputs[each.rows]), *text_model_modules(inputs[each.rows]))
+        kinds += (module_of("mixings", kind_of(self.mixing)),) if self.also else ()
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -230,6 +251,9 @@ class Train(Stage):
             self.chosen(name)
         if self.adapter:
             self.check_adapter()
+        if self.replay is not None:
+            self.replay.check()
+        self.check_several()
         for place, each in enumerate(self.regularize):
             read_choice("regularizers", each, f"regularize.{place}", resolve)
         if self.new is not None:
@@ -242,6 +266,30 @@ class Train(Stage):
                 )
         elif not self.start_from:
             check_address(self.start)
+
+    def check_several(self) -> None:
+        """BadInput for other tasks that cannot be, and for what cannot go with them."""
+        check_also(self.also)
+        mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+        if not self.also:
+            return
+        kinds = {kind_of(each) for each in self.regularize}
+        if "adversarial" in kinds or (mixing.makes_gradients and "r-drop" in kinds):
+            raise BadInput(
+                f"several tasks, mixing {kind_of(self.mixing)}, and regularize {sorted(kinds)}",
+                "neither adversarial nor, with a mixing that makes gradients, r-drop",
+                "take it out of regularize, or set mixing to size",
+            )
+        if not self.epochs:
+            raise BadInput(
+                "epochs is 0, and several tasks", "heads that are trained", "raise epochs"
+            )
+        if self.micro_batch:
+            raise BadInput(
+                f"micro_batch is {self.micro_batch}, and several tasks in a batch",
+                "a whole batch in one pass",
+                "set micro_batch to 0, and lower batch",
+            )
 
     def check_adapter(self) -> None:
         """BadInput where the adapter has no base to stand on, or the tune says what it says."""
@@ -258,11 +306,18 @@ class Train(Stage):
             )
         read_config(Path(self.adapter))
 
+    def check_task(self, task: Any) -> None:
+        """BadInput for a score to monitor that the task has not."""
+        refuse_measure(task, self.monitor, "train.monitor")
+
     def foresee(self, inputs: Mapping[str, Path]) -> None:
-        """BadInput for rows of a task that no text model answers, and a device that is not here."""
+        """BadInput for rows of a task that no text model answers, or that has not the score to
+        monitor, and a device that is not here."""
         resolve_placement(self.device, self.precision)
         if "rows" in inputs:
-            trained_task_model(read_task_of(inputs["rows"]))
+            task = read_task_of(inputs["rows"])
+            trained_task_model(task)
+            self.check_task(task)
 
     def doubts(self, known: RowStatistics) -> tuple[str, ...]:
         """Texts in another language than the start was made for; bf16 by emulation."""
@@ -276,15 +331,23 @@ class Train(Stage):
         rows = known.rows("rows/train")
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
-        length = known.tokens("rows/train", self.max_tokens)
-        steps = -(-rows // self.batch) * self.epochs
+        learnt = rows * self.epochs * known.tokens("rows/train", self.max_tokens)
+        others = {name: known.rows(f"{each.rows}/train") for name, each in self.also.items()}
+        steps = self.steps_of(rows, others)
+        shares = self.shares({MAIN: rows, **others})
+        for name, each in self.also.items():
+            length = known.tokens(f"{each.rows}/train", self.max_tokens)
+            learnt += steps * self.batch * shares[name] * length
+        if self.replay is not None:
+            general = known.tokens(f"{self.replay.texts}/train", self.max_tokens)
+            learnt += steps * self.batch * self.replay.share * general
         scored = min(self.validation_rows, known.rows("rows/validation")) * (
             steps // self.evaluate_every + 1
         )
         at_once = min(self.micro_batch or self.batch, rows)
         tokens, pairs = known.step("rows/train", self.max_tokens, at_once)
         return WorkEstimate(
-            train_tokens=rows * self.epochs * length,
+            train_tokens=learnt,
             read_tokens=scored * known.tokens("rows/train", self.reading),
             disk=known.model_bytes(),
             scratch=8 * known.model_bytes(),
@@ -319,16 +382,30 @@ class Train(Stage):
                 )
             places = resampled(strata, self.resample == "over", self.seed)
             examples, table = Chosen(examples, places), table.take(np.unique(places))
+        batches: EpochBatches | MixedBatches
         batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
+        several = self.several(work, trial)
+        beside, further = self.mixed_in(work, model, several, table.num_rows)
+        if beside and self.epochs:
+            batches = MixedBatches(examples, beside, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, trial.validation)
-        state, seconds, new_tokens = self.fit(work, model.network, task_model, batches, held_out)
+        most = model.max_tokens
+        others = {name: each.monitor(most) for name, each in several.others.items()}
+        monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor, others)
+        several.attach()
+        state, seconds, new_tokens = self.fit(work, monitor, batches, several)
+        several.detach()
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
         predictor.save(out)
         write_json(out / "curves.json", state.curves)
         table = table if self.epochs else table.slice(0, 0)
-        write_used_rows(task, table, out)
+        write_used_rows(task, table, out, further if self.epochs else ())
+        for name, each in several.others.items():
+            own = each.model.with_network(each.network, most)
+            self.saved(work, each.task_model, own).save(work.out(name))
+            write_used_rows(task, table, work.out(name), further)
         work.measured(
             seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
         )
@@ -342,13 +419,52 @@ class Train(Stage):
             "tokens": state.tokens,
             "ended": state.ended or "all epochs done",
             "best_step": state.best_step,
-            f"validation_{task_model.monitor}": state.best_loss,
+            f"validation_{monitor.name}": state.best_score,
             "parameters": parameter_count(model.network),
             "task": task.kind,
+            **mixture_facts(batches, several, state),
             **self.forgotten(work, task_model, model),
             **known,
             **facts_of(predictor),
         }
+
+    def several(self, work: Work, trial: Trial) -> Several:
+        """The other tasks on the body of the model in training; none of none."""
+        others = {
+            name: task_beside(
+                name,
+                each,
+                work.inputs[each.rows],
+                trial.model,
+                trial.task_model,
+                self.validation_rows,
+                max(self.dropout, 0.0),
+                self.seed,
+            )
+            for name, each in self.also.items()
+        }
+        weights = {MAIN: 1.0} | {name: each.weight for name, each in self.also.items()}
+        return Several(trial.model.network, others, weights)
+
+    def mixed_in(
+        self, work: Work, model: TextModel, several: Several, rows: int
+    ) -> tuple[dict[str, Part], list[tuple[Task, pa.Table]]]:
+        """What is mixed into the batches of so many rows, and the rows that it is of, with their
+        tasks."""
+        parts, further = dict[str, Part](), list[tuple[Task, pa.Table]]()
+        if self.replay is not None:
+            folder = work.inputs[self.replay.texts]
+            general = self.replay.table(folder, self.seed)
+            texts = StoredExamples(work.scratch / REPLAY, replayed(folder, model, general))
+            parts[REPLAY] = Part(texts, self.replay.share)
+            further.append((read_task_of(folder), general))
+        sizes = {name: each.rows.num_rows for name, each in several.others.items()}
+        shares = self.shares({MAIN: rows, **sizes})
+        for name, each in several.others.items():
+            found = each.examples(work.scratch / f"also-{name}", name)
+            parts[name] = Part(found, shares[name])
+            further.append((each.task, each.rows))
+        return parts, further
 
     def forgotten(
         self, work: Work, task_model: TrainedTaskModel, tuned: TextModel
@@ -360,6 +476,22 @@ class Train(Stage):
         start.network.place(tuned.network.placement)
         found = forgetting(start, tuned)
         return {"forgetting": found} if found else {}
+
+    def steps_of(self, rows: int, others: Mapping[str, int]) -> int:
+        """The steps of all epochs of so many rows, with so many of the other tasks."""
+        if self.replay is None and not self.also:
+            return -(-rows // self.batch) * self.epochs
+        share = self.shares({MAIN: rows, **others})[MAIN]
+        return math.ceil(rows * self.epochs / (self.batch * share))
+
+    def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """The share of all rows that each task has, by its number of rows; that of general text
+        is apart."""
+        most = {name: each.limit for name, each in self.also.items() if each.limit}
+        known = {name: min(size, most.get(name, size)) for name, size in sizes.items()}
+        mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+        own = 1.0 if self.replay is None else 1 - self.replay.share
+        return {name: own * share for name, share in mixing.shares(known).items()}
 
     def trial(self, work: Work) -> Trial:
         """The training before its first step; BadInput where it cannot begin."""
@@ -379,7 +511,12 @@ class Train(Stage):
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
         )
-        steps = -(-table.num_rows // self.batch) * self.epochs
+        if self.replay is not None:
+            refuse_replay(task_model, start.model)
+        others = {
+            n: count_rows(work.inputs[e.rows] / "train.parquet") for n, e in self.also.items()
+        }
+        steps = self.steps_of(table.num_rows, others)
         found = Trial(
             task_model,
             start.model,
@@ -439,12 +576,12 @@ class Train(Stage):
     def fit(
         self,
         work: Work,
-        network: Network,
-        task_model: TrainedTaskModel,
-        batches: EpochBatches,
-        held_out: Sequence[Example],
+        monitor: Monitor,
+        batches: EpochBatches | MixedBatches,
+        several: Several,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
+        network, task_model = monitor.model.network, monitor.task_model
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
         work.record("placed", **describe_placement(placement))
@@ -452,6 +589,10 @@ class Train(Stage):
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
         regularizations = self.regularizations(network, batches.steps)
+        if several.others:
+            mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
+            several.begin(mixing, self.seed, batches.steps)
+            regularizations = [several, *regularizations]
         moments = Moments(optimizer, regularizations)
         resumed = checkpoints.resume(network, moments)
         state, best = resumed or (State(), {})
@@ -460,20 +601,22 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             with evaluated(regularizations):
-                scores = task_model.score(network, held_out)
-                kept = copied(network) if scores[task_model.monitor] < state.best_loss else {}
-            judged = scores[task_model.monitor]
-            refuse_infinite(judged, 0.0, state, work.record)
+                judged = monitor.judge()
+                kept = copied(network) if judged.loss < state.best_loss else {}
+            refuse_infinite(judged.scores[task_model.monitor], 0.0, state, work.record)
+            scores = {name: each for name, each in judged.scores.items() if math.isfinite(each)}
             for point in state.curves[-1:]:
                 point.update({f"validation_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
-            if judged < state.best_loss:
-                state.best_loss, state.best_step, state.worse = judged, state.step, 0
+            if judged.loss < state.best_loss:
+                state.best_loss, state.best_score = judged.loss, judged.value
+                state.best_step, state.worse = state.step, 0
                 best.update(kept)
             else:
                 state.worse += 1
                 if self.patience and state.worse >= self.patience:
-                    state.ended = f"no better for {self.patience} scores"
+                    what = f"no better {self.monitor}" if self.monitor else "no better"
+                    state.ended = f"{what} for {self.patience} scores"
 
         began, before = time.perf_counter(), state.tokens
         train(
@@ -654,6 +797,16 @@ class Start:
     earlier: Task | None
     known_head: bool
     outputs: tuple[int, ...] = ()
+
+
+def mixture_facts(
+    batches: EpochBatches | MixedBatches, several: Several, state: State
+) -> dict[str, Any]:
+    """What is told of batches that are not the task's rows alone."""
+    if not isinstance(batches, MixedBatches):
+        return {}
+    found = {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
+    return found | (several.facts(batches, state) if several.others else {})
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:

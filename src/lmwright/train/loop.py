@@ -32,12 +32,17 @@ class OptimizerConfig:
 
 @dataclass
 class State:
-    """Where a run is, apart from its weights and the optimizer's moments."""
+    """Where a run is, apart from its weights and the optimizer's moments.
+
+    ``best_score`` is the best score as it is told, ``best_loss`` the same turned so that lower is
+    better.
+    """
 
     step: int = 0
     tokens: int = 0
     ended: str = ""
     best_loss: float = math.inf
+    best_score: float | None = None
     best_step: int = 0
     worse: int = 0
     curves: list[dict[str, Any]] = field(default_factory=list)

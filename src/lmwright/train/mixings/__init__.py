@@ -1,0 +1,1 @@
+"""Ways to learn several tasks together: how many rows of each, and how their losses are joined."""
