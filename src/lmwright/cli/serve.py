@@ -69,7 +69,9 @@ def serve(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="auto, fp32, bf16 or int8, instead of the recipe's serve.precision."),
+        typer.Option(
+            help="auto, fp32, bf16, int8 or int4, instead of the recipe's serve.precision."
+        ),
     ] = None,
     store: StoreOption = STORE,
 ) -> None:

@@ -42,7 +42,7 @@ PrecisionName = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="auto, fp32, bf16 or int8; auto: int8 where its outputs, measured once, are close.",
+        help="auto, fp32, bf16, int8, int4; auto: int8 if its outputs, measured once, are close.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="For what is drawn.")]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.core.device import DEFAULT, Placement
+from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Network
 
@@ -81,7 +81,7 @@ def parity(network: Network, texts: Sequence[np.ndarray], precision: str) -> Par
 
 def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of a causal language model."""
-    reference = copy.deepcopy(network, shared(network))
+    reference = in_fp32(network)
     network.place(other)
     return of_distributions(reference, network, texts, other.precision)
 
@@ -117,9 +117,11 @@ def logits(network: Network, ids: np.ndarray) -> Iterator[Tensor]:
     yield from (head.logits(part) for part in states_nd.split(TOKENS_AT_ONCE))
 
 
-def shared(network: Network) -> dict[int, Any]:
-    """What :func:`copy.deepcopy` leaves as it is: the weights."""
-    return {id(each): each for each in network.parameters()}
+def in_fp32(network: Network) -> Network:
+    """The same network in fp32, whatever its precision, with the same weights in memory."""
+    found = copy.deepcopy(network, {id(each): each for each in network.parameters()})
+    found.place(Placement(network.placement.device))
+    return found
 
 
 def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
@@ -130,8 +132,7 @@ def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
 
 def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of an encoder."""
-    reference = copy.deepcopy(network, shared(network))
-    reference.place(DEFAULT)
+    reference = in_fp32(network)
     network.place(other)
     return of_means(reference, network, texts, other.precision)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from lmwright.core.errors import BadInput
-from lmwright.models.core.device import Placement, check_placement, resolve_placement
+from lmwright.models.core.device import PACKED, Placement, check_placement, resolve_placement
 
 
 @runtime_checkable
@@ -32,10 +32,10 @@ def place_or_refuse(predictor: object, device: str, precision: str, what: str) -
 
 
 def refuse_unplaced(device: str, precision: str, what: str) -> None:
-    """BadInput where the settings ask for a GPU, bf16 or int8, and ``what`` runs no network."""
+    """BadInput where the settings ask for a GPU or fewer bits, and ``what`` runs no network."""
     check_placement(device, precision)
     asked = [f"device {device}"] if device == "cuda" else []
-    asked += [f"precision {precision}"] if precision in ("bf16", "int8") else []
+    asked += [f"precision {precision}"] if precision in ("bf16", *PACKED) else []
     if asked:
         raise BadInput(
             f"{' and '.join(asked)} for {what}, which runs no network on this machine",

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
+ProductPrecision = Literal["fp32", "bf16", "int8", "int4"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 """The precisions that weights can be learnt in: gradients vanish in int8."""
+PACKED = ("int8", "int4")
+"""The precisions whose products are of packed weights and whole numbers, on a CPU."""
 
 NATIVE_CAPABILITY = (8, 0)
 """The first compute capability of CUDA devices that multiply in bf16 themselves."""
@@ -43,7 +46,7 @@ class Placement:
     """Where networks run and in what their products are computed: resolved, never ``auto``."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision: ProductPrecision = "fp32"
 
     @property
     def torch_device(self) -> torch.device:
@@ -54,7 +57,8 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the products as torch's; of those in int8 that of what goes in and out."""
+        """The dtype of the products as torch's; of those of packed weights that of what goes in
+        and out."""
         import torch
 
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -85,13 +89,13 @@ def resolve_placement(device: str, precision: str) -> Placement:
         )
     if precision == "auto":
         return Placement(where, "bf16" if where == "cuda" and native_bf16("cuda") else "fp32")
-    if precision == "int8" and where == "cuda":
+    if precision in PACKED and where == "cuda":
         raise BadInput(
-            "precision is int8 on a CUDA device",
-            "int8 on the CPU, or bf16 or fp32 on the device",
+            f"precision is {precision} on a CUDA device",
+            f"{precision} on the CPU, or bf16 or fp32 on the device",
             "set device to cpu, or precision to bf16",
         )
-    return Placement(where, cast(Literal["fp32", "bf16", "int8"], precision))
+    return Placement(where, cast(ProductPrecision, precision))
 
 
 def check_placement(device: str, precision: str) -> None:

@@ -1,8 +1,8 @@
 """A pass through a whole stack in one call of the kernel library: the fused stack.
 
 It computes what the stack's modules compute without a gradient or dropout: norms, rotary embedding,
-attention with or without a KV cache, activations, and the products in int8. The modules are its
-reference.
+attention with or without a KV cache, activations, and the products of packed weights. The modules
+are its reference.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lmwright.models.blocks.norm import LayerNorm, RmsNorm
 from lmwright.models.blocks.positions import rotary_cos_sin
 from lmwright.models.blocks.sublayer import Sublayer
 from lmwright.models.core import spec
-from lmwright.models.core.int8 import Int8Product
 from lmwright.models.core.linear import DenseLinear
+from lmwright.models.core.packed import PackedProduct
 from lmwright.models.core.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class FusedStack:
 
     @classmethod
     def of(cls, network: Network) -> FusedStack:
-        """That of a network whose maps are in int8."""
+        """That of a network whose maps have packed weights."""
         found = cls(list(network.stacks.values())[-1])  # type: ignore[arg-type]
         try:
             if not available():
@@ -247,7 +247,7 @@ class FusedStack:
     def map(self, owner: nn.Module, name: str) -> CMap:
         """The data of a map of an op, by its name there."""
         linear = getattr(owner, name)
-        if type(linear) is not DenseLinear or not isinstance(linear.product, Int8Product):
+        if type(linear) is not DenseLinear or not isinstance(linear.product, PackedProduct):
             raise ValueError(f"it has maps of {type(linear).__name__}")
         self.maps.append((owner, name, linear, linear.weight))
         packed = linear.product.of(linear.weight)

@@ -19,23 +19,25 @@ from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
 from lmwright.models.core.bf16 import Bf16Product
 from lmwright.models.core.bounded import BoundedProduct
-from lmwright.models.core.device import DEFAULT, Placement, reproducible
+from lmwright.models.core.device import DEFAULT, PACKED, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.frozen import FrozenLinear
+from lmwright.models.core.int4 import Held, Int4Product
 from lmwright.models.core.int8 import Int8Product
-from lmwright.models.core.linear import Linear, Product
+from lmwright.models.core.linear import Linear, Product, hold
 from lmwright.models.core.matmul import linear
 from lmwright.models.core.memory import keep_freed_memory
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.network.fused import FusedStack
 
 HEAD_DROPOUT_ID = 1 << 20
-PRODUCTS: dict[str, Callable[[], Product]] = {
-    "fp32": lambda: linear,
-    "bf16": Bf16Product,
-    "int8": Int8Product,
+PRODUCTS: dict[str, Callable[[Linear], Product]] = {
+    "fp32": lambda _: linear,
+    "bf16": lambda _: Bf16Product(),
+    "int8": lambda _: Int8Product(),
+    "int4": lambda each: Int4Product(each.held),
 }
-"""How maps multiply, by precision; what a product keeps of a weight is of one map alone."""
+"""How a map multiplies, by precision; what a product keeps of a weight is of one map alone."""
 
 Batch = Ragged | Mapping[str, Ragged]
 """Input of a network: one stream for all of its stacks, or one for each by name."""
@@ -253,7 +255,7 @@ class Network(nn.Module):
 
     def fused_stack(self, context: ForwardContext) -> FusedStack | None:
         """The fused stack where the precision has one and it computes this pass."""
-        if self.placement.precision != "int8":
+        if self.placement.precision not in PACKED:
             return None
         if self.fused is None or not self.fused.current:
             self.fused = FusedStack.of(self)
@@ -302,17 +304,21 @@ class Network(nn.Module):
         """Move the weights, which stay fp32, to a device, and set the precision of the products.
 
         Of what multiplies by weights only torch's recurrent cells are no ``Linear``: they stay in
-        fp32.
+        fp32. In int4 a head is in int8: it is small, or the table of a vocabulary, whose bound of
+        the error would be too wide.
         """
         reproducible(placement.device)
         self.to(placement.torch_device)
         tie(self)
         for each in self.modules():
             if isinstance(each, Linear):
-                each.product = PRODUCTS[placement.precision]()
-        head = None if self.head is None else self.head.out
-        if placement.precision == "int8" and head is not None and self.is_causal_lm:
-            head.product = BoundedProduct()
+                each.product = PRODUCTS[placement.precision](each)
+        if self.head is not None and placement.precision in PACKED:
+            for each in self.head.modules():
+                if isinstance(each, Linear):
+                    each.product = Int8Product()
+            if self.head.out is not None and self.is_causal_lm:
+                self.head.out.product = BoundedProduct()
         self.placement, self.fused = placement, None
 
     def run_stack(self, name: str, batch: Batch, context: ForwardContext) -> None:
@@ -386,12 +392,19 @@ def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
         return Network(setting, head)
 
 
-def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    """Set those of the network's weights that ``tensors`` names, without a copy."""
+def fill(
+    network: Network, tensors: Mapping[str, Tensor], held: Mapping[str, Held] | None = None
+) -> None:
+    """Set those of the network's weights that ``tensors`` names, without a copy.
+
+    ``held`` are the weights that their file has quantised, as it has them, by the same names.
+    """
     for name, _ in list(network.named_parameters()):
         if name in tensors:
             set_weight(network, name, nn.Parameter(tensors[name].detach()))
     tie(network)
+    if held:
+        hold(network, held)
 
 
 def parameter_count(network: Network) -> int:
