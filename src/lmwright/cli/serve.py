@@ -73,6 +73,9 @@ def serve(
             help="auto, fp32, bf16, int8 or int4, instead of the recipe's serve.precision."
         ),
     ] = None,
+    kv: Annotated[
+        str | None, typer.Option(help="fp32 or int8, instead of the recipe's serve.kv.")
+    ] = None,
     store: StoreOption = STORE,
 ) -> None:
     """Answer over HTTP: from what an alias names, which is followed and watched, or from a model
@@ -83,6 +86,7 @@ def serve(
         "keys": keys,
         "device": device,
         "precision": precision,
+        "kv": kv,
     }
     changed = {name: value for name, value in given.items() if value is not None}
     if is_model_address(address):
@@ -160,7 +164,7 @@ async def run(
     0 after a stop that lost nothing, 1 when some were not answered in time, 3 when the engine
     died, 128 + the signal's number after a second signal.
     """
-    loaded = load_version(store, alias, settings.device, settings.precision)
+    loaded = load_version(store, alias, settings.device, settings.precision, settings.kv)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         engine = Engine()

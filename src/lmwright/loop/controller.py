@@ -152,7 +152,9 @@ class Controller:
             return
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         where = self.service.settings
-        loaded = load_version(self.store, self.service.alias, where.device, where.precision)
+        loaded = load_version(
+            self.store, self.service.alias, where.device, where.precision, where.kv
+        )
         self.service.rows.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)

@@ -21,15 +21,18 @@ from lmwright.store.versions import read_version, resolve_version
 ROWS_AT_ONCE = 256
 
 
-def load_version(store: Store, name: str, device: str = "cpu", precision: str = "fp32") -> Loaded:
+def load_version(
+    store: Store, name: str, device: str = "cpu", precision: str = "fp32", kv: str = "fp32"
+) -> Loaded:
     """The version that an alias or a hash names, with its networks placed.
 
-    BadInput says what there is instead, and what of ``device`` and ``precision`` cannot be had.
+    BadInput says what there is instead, and what of ``device``, ``precision`` and ``kv`` cannot
+    be had.
     """
     content = resolve_version(store, name)
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
-    place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model")
+    place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 

@@ -173,5 +173,9 @@ def test_what_runs_no_network_is_asked_for_no_gpu_and_no_bf16(no_gpu):
     for precision in ("bf16", "int8", "int4"):
         with pytest.raises(BadInput, match=f"precision {precision} for words, which runs no"):
             place_or_refuse(plain, "cpu", precision, "words")
+    with pytest.raises(BadInput, match="kv int8 for words, which runs no network"):
+        place_or_refuse(plain, "cpu", "auto", "words", "int8")
+    with pytest.raises(BadInput, match="kv is 'int4'; wanted: one of fp32, int8"):
+        place_or_refuse(plain, "cpu", "auto", "words", "int4")
     place_or_refuse(model, "cpu", "bf16", "words")
     assert model.placed == Placement("cpu", "bf16")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.core.errors import BadInput
 from lmwright.kernels.library import available
-from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.context import Cache, Int8Cache
 from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.decode import DecodingState
@@ -36,10 +37,15 @@ def precision(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def placed(name: str, precision: str = "int8") -> tuple[Network, Ragged]:
+@pytest.fixture(params=["fp32", "int8"])
+def kv(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def placed(name: str, precision: str = "int8", kv: str = "fp32") -> tuple[Network, Ragged]:
     network, batch = NETWORKS[name]()
     network.float().eval()
-    network.place(Placement("cpu", precision))  # type: ignore[arg-type]
+    network.place(Placement("cpu", precision, kv))  # type: ignore[arg-type]
     return network, batch
 
 
@@ -85,9 +91,9 @@ def decoded(network: Network, prompts: list[np.ndarray], steps: int = 6) -> Tens
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
 def test_a_step_with_a_cache_is_that_of_the_modules(
-    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+    name: str, precision: str, kv: str, monkeypatch: pytest.MonkeyPatch
 ):
-    network, _ = placed(name, precision)
+    network, _ = placed(name, precision, kv)
     prompts = texts(network, (5, 1, 9))
     found = decoded(network, prompts)
     assert network.fused is not None
@@ -113,8 +119,8 @@ def test_a_documents_states_do_not_depend_on_its_company(name: str, precision: s
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
-def test_a_text_is_continued_alike_alone_and_beside_others(name: str, precision: str):
-    network, _ = placed(name, precision)
+def test_a_text_is_continued_alike_alone_and_beside_others(name: str, precision: str, kv: str):
+    network, _ = placed(name, precision, kv)
     prompts = texts(network, (5, 1, 9))
 
     def steps(those: list[np.ndarray]) -> Tensor:
@@ -128,8 +134,8 @@ def test_a_text_is_continued_alike_alone_and_beside_others(name: str, precision:
 
 
 @torch.inference_mode()
-def test_documents_that_leave_and_join_keep_their_keys():
-    network, _ = placed("llama")
+def test_documents_that_leave_and_join_keep_their_keys(kv: str):
+    network, _ = placed("llama", "int8", kv)
     one, two, three = texts(network, (5, 3, 9))
     alone = DecodingState(network, 1)
     alone.append([two])
@@ -223,3 +229,36 @@ def test_a_cache_of_another_kind_goes_through_the_modules():
     documents = texts(network, (4, 6))
     logits = network.next(pack(documents, order=range(2)), Other(2))
     assert_close(logits, network.next(pack(documents, order=range(2)), Cache(2)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
+def test_keys_in_int8_cost_little_and_take_a_quarter(name: str):
+    network, _ = placed(name)
+    prompts = texts(network, (5, 1, 9))
+    wanted = decoded(network, prompts)
+    network.place(Placement("cpu", "int8", "int8"))
+    found = decoded(network, prompts)
+    assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.02
+    state = DecodingState(network, 1)
+    state.append([prompts[0]])
+    assert isinstance(state.cache, Int8Cache)
+    for each in state.cache.entries.values():
+        assert each.k.dtype == each.v.dtype == torch.int8
+    own, plain = state.cache.entries, Cache(1)
+    network.next(pack([prompts[0]], order=range(1)), plain)
+    for entry, blocks in plain.entries.items():
+        h = blocks.k.shape[-1]
+        assert own[entry].k.shape == (*blocks.k.shape[:-1], h + 4)
+        k, v = state.cache.read(entry, slice(0, 1), 5)
+        wanted_k, wanted_v = plain.read(entry, slice(0, 1), 5)
+        if entry == min(own):  # later layers read what earlier ones rounded
+            for kept, exact in ((k, wanted_k), (v, wanted_v)):
+                step = exact.abs().amax(-1, keepdim=True) / 127
+                assert ((kept - exact).abs() <= step * 0.501).all()
+
+
+def test_a_network_that_keeps_no_keys_is_refused():
+    network, _ = NETWORKS["bert"]()
+    with pytest.raises(BadInput, match="kv is int8, and this network keeps no keys"):
+        network.place(Placement("cpu", "int8", "int8"))

@@ -19,7 +19,7 @@ from lmwright.kernels.library import NO_MEMORY, available, follow_threads, libra
 from lmwright.kernels.terms import CMap
 from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.attention import Attention
-from lmwright.models.blocks.context import Cache, ForwardContext
+from lmwright.models.blocks.context import Cache, ForwardContext, Int8Cache
 from lmwright.models.blocks.feed_forward import FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
 from lmwright.models.blocks.positions import rotary_cos_sin
@@ -70,7 +70,7 @@ class CStack(ctypes.Structure):
 class CKv(ctypes.Structure):
     """``lmw_kv``."""
 
-    _fields_ = (("k", c_void_p), ("v", c_void_p), ("capacity", c_int64))
+    _fields_ = (("k", c_void_p), ("v", c_void_p), ("capacity", c_int64), ("eight", c_int64))
 
 
 class CWork(ctypes.Structure):
@@ -264,7 +264,7 @@ class FusedStack:
             and not torch.is_grad_enabled()
             and context.dropout_rng is None
             and context.trace is None
-            and type(cache) in (NoneType, Cache)
+            and type(cache) in (NoneType, Cache, Int8Cache)
             and len(past) == len(batch.documents)
             and (cache is None or self.causal)
             and (not self.tables or torch.equal(batch.positions_n, consecutive(batch, past)))
@@ -276,15 +276,17 @@ class FusedStack:
         x_nd = self.stack.embedding(context).float().contiguous()
         documents, lengths = len(batch.documents), batch.lengths()
         past, table = [0] * documents, [0] * documents
-        if type(cache) is Cache:
-            past, table = cache.lengths, cache.table
+        if isinstance(cache, Cache):
+            past, table, eight = cache.lengths, cache.table, isinstance(cache, Int8Cache)
             blocks = [cache.with_room(name, like, like, batch) for name, like in self.caches]
-            kv = [CKv(each.k.data_ptr(), each.v.data_ptr(), each.k.shape[2]) for each in blocks]
+            kv = [
+                CKv(each.k.data_ptr(), each.v.data_ptr(), each.k.shape[2], eight) for each in blocks
+            ]
         else:
             # Keys of a layer are read by no other one, so all have the same memory.
             most = max((like.shape[1] * like.shape[2] for _, like in self.caches), default=0)
             own = torch.empty(2, len(x_nd), most)
-            kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0)] * len(self.caches)
+            kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0, False)] * len(self.caches)
         longest = max(one + two for one, two in zip(past, lengths, strict=True))
         angles = [table.below(longest) for table in self.tables]
         queries = torch.empty(len(x_nd), self.query_width)

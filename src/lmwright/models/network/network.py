@@ -9,9 +9,16 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from lmwright.core.errors import BadInput
 from lmwright.models.blocks.attention import BoundaryTokens
 from lmwright.models.blocks.build import BuildContext
-from lmwright.models.blocks.context import Cache, ForwardContext, States, Trace
+from lmwright.models.blocks.context import (
+    CACHES,
+    Cache,
+    ForwardContext,
+    States,
+    Trace,
+)
 from lmwright.models.blocks.embedding import Embedding
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
@@ -261,6 +268,10 @@ class Network(nn.Module):
             self.fused = FusedStack.of(self)
         return self.fused if self.fused.fits(context) else None
 
+    def new_cache(self, documents: int) -> Cache:
+        """An empty KV cache for so many documents, as the network is placed."""
+        return CACHES[self.placement.kv](documents)
+
     @property
     def longest(self) -> int | None:
         """The longest document in tokens, if there is a bound."""
@@ -305,8 +316,15 @@ class Network(nn.Module):
 
         Of what multiplies by weights only torch's recurrent cells are no ``Linear``: they stay in
         fp32. In int4 a head is in int8: it is small, or the table of a vocabulary, whose bound of
-        the error would be too wide.
+        the error would be too wide. BadInput for a precision of keys and values in a network that
+        keeps none.
         """
+        if placement.kv != DEFAULT.kv and not self.spec.stacks[-1].is_causal:
+            raise BadInput(
+                f"kv is {placement.kv}, and this network keeps no keys and values",
+                DEFAULT.kv,
+                "leave it out",
+            )
         reproducible(placement.device)
         self.to(placement.torch_device)
         tie(self)
