@@ -3,12 +3,15 @@
     python -m benchmarks.decode --peer-python PYTHON
     python -m benchmarks.decode --model gemma3-270m --rows 16 --precision bf16 \\
         --peer-precision bf16,int8
+    python -m benchmarks.decode --precision int4 --peers llama.cpp,openvino,onnxruntime-genai
+    python -m benchmarks.decode --model gemma3-270m --precision q4_k_m --peers llama.cpp \\
+        --peer-precision q4_k_m,int4
 
 The same weights, prompts (32 tokens of real reviews) and number of new tokens; each side, a
 process of its own, works in turns. The time of a turn is that of all new tokens less that of the
 first alone, so that it holds decode steps and no prefill. Each line says how many bits a weight of
 what a step reads has, how long a step takes, what the machine's bandwidth allows (the weights'
-bytes at 30 GB/s; ours by the precision's bits, scales not counted), the peak memory, and the regret
+bytes at 30 GB/s; ours of packed weights with their scales), the peak memory, and the regret
 of both sides (see ``benchmarks/answers.py``, also for what peers need).
 """
 

@@ -28,7 +28,7 @@ from lmwright.models.loading import load_text_model
 from lmwright.models.network.network import Network
 from lmwright.models.parity import parity
 
-PRECISIONS = ("int8", "bf16")
+PRECISIONS = ("int8", "int4", "bf16")
 
 
 def main() -> None:

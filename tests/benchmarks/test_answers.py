@@ -14,10 +14,15 @@ import torch
 from benchmarks.answer_models import parameters
 from benchmarks.answers import REGRETS, Side, chosen_sides, interpreters, options, regrets
 from benchmarks.embed import least_cosine
+from benchmarks.sides.ours import weight_bytes
 from benchmarks.turns import in_turns
 
 from benchmarks import answers, decode, prefill, side
+from lmwright.kernels.int8 import Int8Weight
+from lmwright.models.core.device import Placement
+from lmwright.models.core.linear import linears
 from lmwright.models.files.weights import write_tensors
+from tests.parity.networks import NETWORKS
 
 ROOT = Path(answers.__file__).parents[1]
 CHILD = """
@@ -209,3 +214,19 @@ def test_every_peer_of_a_claim_is_a_side(claim: Any) -> None:
     assert set(claim.PEERS) < set(side.LEAVES)
     for leaf in side.LEAVES.values():
         assert (ROOT / "benchmarks" / "sides" / f"{leaf}.py").is_file()
+
+
+def test_what_a_step_reads_is_counted_as_it_lies_in_memory() -> None:
+    network, _ = NETWORKS["llama"]()
+    network.float()
+    maps = sum(each.weight.numel() for _, each in linears(network))
+    found = {}
+    for precision in ("fp32", "int8", "int4"):
+        network.place(Placement("cpu", precision))  # type: ignore[arg-type]
+        found[precision] = weight_bytes(network)
+    assert found["fp32"] == 4 * sum(each.numel() for each in network.parameters())
+    assert found["int8"] == sum(
+        Int8Weight.pack(each.weight).packed.nbytes for _, each in linears(network)
+    )
+    assert maps < found["int8"]
+    assert found["int4"] < found["int8"]

@@ -18,9 +18,9 @@ from tests.kernels.same_bits import same
 
 compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
 NAMES = variants() if available() else []
-HALVES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q4_K": (0, 2), "Q6_K": (208,)}
+HALVES = {"Q8_0": (0,), "Q5_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q4_K": (0, 2), "Q6_K": (208,)}
 """Where the fp16 numbers of a block stand."""
-BITS = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5.0, "Q4_K": 4.625, "Q6_K": 8.5625}
+BITS = {"Q8_0": 8.5, "Q5_0": 8.5, "Q4_0": 4.5, "Q4_1": 5.0, "Q4_K": 4.625, "Q6_K": 8.5625}
 """Packed bits a weight."""
 
 
@@ -69,7 +69,7 @@ def test_the_bits_a_weight(format):
     bits = 8 * (len(weight.packed) - 64) / (256 * 1024)
     in_file = 8 * known.bytes / known.weights
     assert bits == BITS[format]
-    assert bits <= in_file + 0.25 or format == "Q6_K"
+    assert bits <= in_file + 0.25 or format in ("Q5_0", "Q6_K")
     if weight.code is not None:
         for out, inputs in ((256, 1024), (3, 256), (17, 768)):
             packed = GroupWeight.from_blocks(

@@ -11,12 +11,25 @@ from lmwright.core.errors import BadInput
 from lmwright.kernels.group import GroupWeight
 from lmwright.kernels.int8 import Int8Weight
 from lmwright.kernels.library import SWITCH, available, choose, variants
-from lmwright.kernels.terms import PackedWeight, linear_in_terms
+from lmwright.kernels.terms import JoinedWeight, PackedWeight, linear_in_terms
 
+
+def in_pieces(weight: Tensor) -> PackedWeight:
+    """Rows in up to three forms: 16, 48 and those that are left."""
+    parts = [each for each in weight.tensor_split([16, 64]) if len(each)]
+    return JoinedWeight([pack(part) for pack, part in zip(PACKS, parts, strict=False)])
+
+
+PACKS = (
+    lambda weight: GroupWeight.pack(weight, 4),
+    Int8Weight.pack,
+    lambda weight: GroupWeight.pack(weight, 8),
+)
 KINDS = {
     "int8": Int8Weight.pack,
     "8 bits in groups": lambda weight: GroupWeight.pack(weight, 8),
     "4 bits in groups": lambda weight: GroupWeight.pack(weight, 4),
+    "joined": in_pieces,
 }
 
 
@@ -65,8 +78,9 @@ def test_a_second_term_leaves_the_rounding_of_weights_alone(kind: str):
 
 
 @pytest.mark.skipif(not available(), reason="there is no kernel library here")
-def test_a_row_gives_the_same_bits_alone_and_among_others():
-    weight, x = Int8Weight.pack(drawn(100, 192, seed=0)), drawn(150, 192, seed=1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_gives_the_same_bits_alone_and_among_others(kind: str):
+    weight, x = KINDS[kind](drawn(100, 192, seed=0)), drawn(150, 192, seed=1)
     for rows in (1, 2, 31, 32, 33, 64, 150):
         assert torch.equal(linear_in_terms(weight, x[:rows]), linear_in_terms(weight, x)[:rows])
 
@@ -85,3 +99,11 @@ def test_a_row_with_no_number_gives_none_and_its_neighbours_theirs():
 def test_rows_of_another_width_are_refused():
     with pytest.raises(BadInput, match=r"\(3, 65\)"):
         linear_in_terms(Int8Weight.pack(drawn(20, 64, seed=0)), drawn(3, 65, seed=1))
+
+
+def test_pieces_that_do_not_fit_are_refused():
+    one, two = Int8Weight.pack(drawn(20, 64, seed=0)), Int8Weight.pack(drawn(16, 64, seed=1))
+    with pytest.raises(BadInput, match=r"multiple of 16"):
+        JoinedWeight([one, two])
+    with pytest.raises(BadInput, match=r"one width"):
+        JoinedWeight([two, Int8Weight.pack(drawn(16, 32, seed=1))])

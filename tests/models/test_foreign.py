@@ -185,9 +185,15 @@ def test_in_bf16_it_says_about_the_same_and_does_not_go_back(folder: Path) -> No
         half.network.place(Placement())
 
 
-def test_int8_is_refused(folder: Path) -> None:
-    with pytest.raises(BadInput, match="transformers runs this network"):
-        opened(folder).network.place(Placement("cpu", "int8"))
+def test_a_precision_of_keys_is_refused(folder: Path) -> None:
+    with pytest.raises(BadInput, match="kv is int8, and transformers runs"):
+        opened(folder).network.place(Placement("cpu", "fp32", "int8"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_packed_weights_are_refused(folder: Path, precision: str) -> None:
+    with pytest.raises(BadInput, match=f"precision is {precision}, and transformers runs"):
+        opened(folder).network.place(Placement("cpu", precision))  # type: ignore[arg-type]
 
 
 def test_a_folder_says_what_it_is_and_what_bounds_it(folder: Path) -> None:

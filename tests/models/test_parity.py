@@ -71,6 +71,46 @@ def test_no_texts_are_refused():
         parity(network("gpt2")[0], [], "int8")
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_the_other_side_is_fp32_wherever_the_network_was(name: str):
+    made, texts = network(name)
+    wanted = parity(made, texts, "int8")
+    made.place(Placement("cpu", "int8"))
+    assert parity(made, texts, "int8") == wanted
+    assert made.placement == Placement("cpu", "int8")
+
+
+def test_four_bits_cost_more_than_eight():
+    made, texts = network("llama")
+    eight, four = (parity(made, texts, each).kl_mean for each in ("int8", "int4"))
+    assert 0 < 5 * eight < four < 1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_keys_in_int8_have_a_parity_of_their_own(name: str):
+    made, texts = network(name)
+    keys, plain = parity(made, texts, "fp32", "int8"), parity(made, texts, "fp32")
+    assert plain.kl_mean == pytest.approx(0, abs=1e-9)
+    assert 1e-9 < keys.kl_mean < 0.01
+    assert keys.precision == "fp32 with keys and values in int8"
+    assert made.placement == DEFAULT
+
+
+@needs_kernels
+def test_what_a_chosen_precision_costs_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setattr(answering, "user_cache", lambda: tmp_path)
+    model, said = model_of(tmp_path), []
+    for precision in ("int8", "int4"):
+        assert place_to_answer(model, "auto", precision, said.append).precision == precision
+        assert model.network.placement.precision == precision
+    assert [line.split(":")[0] for line in said] == ["computing in int8", "computing in int4"]
+    assert all("KL 0.0" in line for line in said)
+    assert said[0].partition("KL")[2] != said[1].partition("KL")[2]
+    found = place_to_answer(model, "auto", "auto", said.append, "int8")
+    assert found == model.network.placement == Placement("cpu", "int8", "int8")
+    assert said[-1].startswith("computing in int8 with keys and values in int8: ")
+
+
 @needs_kernels
 def test_auto_is_int8_where_that_is_close(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(answering, "user_cache", lambda: tmp_path)

@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from lmwright.assets import asset_file
+from lmwright.models.core.device import DEFAULT, Placement
+from lmwright.models.core.linear import linears
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import generate
 from lmwright.models.family.family import to_theirs
 from lmwright.models.files.gguf_model import read_gguf_model
+from lmwright.models.parity import parity
 from lmwright.models.text_model import language_model
 from lmwright.text.generation import SamplingParams
 
@@ -85,6 +88,28 @@ def test_logits_and_perplexity_equal_the_reference(both):
     left, right = (math.exp(each / count) for each in losses)
     assert left == pytest.approx(right, rel=1e-5)
     assert 5 < left < 200  # it has learnt to read
+
+
+def test_in_int4_the_files_weights_answer_as_in_fp32(both):
+    """Each map as the file has it, bit for bit; the rounding of streams and head costs."""
+    ours, _ = both
+    documents = [ours.prompt_ids(text).astype(np.int64) for text in texts(4)]
+    try:
+        found = parity(ours.network, documents, "int4")
+        ours.network.place(Placement("cpu", "int4"))
+        for name, each in linears(ours.network.stacks):
+            packed = each.product.of(each.weight)
+            pieces = getattr(packed, "pieces", (packed,))
+            assert {piece.format for piece in pieces} == {rows.format for rows in each.held}, name
+            assert torch.equal(packed.dequantised(), each.weight), name
+        logits = ours.network.next(pack(documents), None)
+        assert ours.network.fused.unfit == ""
+        assert torch.isfinite(logits).all()
+    finally:
+        ours.network.place(DEFAULT)
+    print(found)
+    assert 0 < found.kl_mean < 0.01
+    assert found.equal > 0.93
 
 
 def test_64_greedy_tokens_equal_the_reference(both):

@@ -55,8 +55,8 @@ def load(
     ``$LMWRIGHT_STORE``, or ``lmwright-store`` in the present folder), or the address of a published
     model: its folder, a .gguf file, ``asset:NAME/PATH``, ``hub:OWNER/NAME``, or
     ``hosted:MODEL@https://HOST/v1`` with the variable ``key_from`` that holds the key. Its networks
-    run on ``device`` (auto, cpu or cuda), their products in ``precision`` (auto, fp32, bf16
-    or int8).
+    run on ``device`` (auto, cpu or cuda), their products in ``precision`` (auto, fp32, bf16,
+    int8 or int4).
     BadInput says what there is instead.
     """
     address = str(name)

@@ -48,7 +48,7 @@ def predict(
     ] = [],  # noqa: B006
     encoding: Annotated[str, typer.Option(help="Of a text file; noticed by default.")] = "utf-8",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, int8 or int4.")] = "auto",
     store: StoreOption = STORE,
 ) -> None:
     """Write one JSON line a row: the answer and the version, or the error of a bad row."""

@@ -70,7 +70,12 @@ def serve(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="auto, fp32, bf16 or int8, instead of the recipe's serve.precision."),
+        typer.Option(
+            help="auto, fp32, bf16, int8 or int4, instead of the recipe's serve.precision."
+        ),
+    ] = None,
+    kv: Annotated[
+        str | None, typer.Option(help="fp32 or int8, instead of the recipe's serve.kv.")
     ] = None,
     store: StoreOption = STORE,
 ) -> None:
@@ -82,6 +87,7 @@ def serve(
         "keys": keys,
         "device": device,
         "precision": precision,
+        "kv": kv,
     }
     changed = {name: value for name, value in given.items() if value is not None}
     refuse_odd(addresses, recipe)
@@ -223,7 +229,8 @@ def load_versions(store: Store, aliases: Sequence[str], settings: Serve) -> dict
     found: dict[str, Loaded] = {}
     for alias in aliases:
         beside = [each.predictor for each in found.values()]
-        found[alias] = load_version(store, alias, settings.device, settings.precision, beside)
+        where = (settings.device, settings.precision, settings.kv)
+        found[alias] = load_version(store, alias, *where, beside)
     return found
 
 

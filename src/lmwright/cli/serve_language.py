@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lmwright.cli.write import say
-from lmwright.models.core.device import resolve_placement
+from lmwright.models.answering import place_to_answer
 from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.serve.app import make_app
@@ -34,7 +34,7 @@ def name_of(address: str) -> str:
 async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server."""
     model, name = load_text_model(address, say), name_of(address)
-    model.network.place(resolve_placement(settings.device, settings.precision))
+    place_to_answer(model, settings.device, settings.precision, say, settings.kv)
     with ExitStack() as ends:
         ends.enter_context(json_log())
         if model.template is not None:

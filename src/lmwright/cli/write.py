@@ -42,8 +42,11 @@ PrecisionName = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="auto, fp32, bf16 or int8; auto: int8 where its outputs, measured once, are close.",
+        help="auto, fp32, bf16, int8, int4; auto: int8 if its outputs, measured once, are close.",
     ),
+]
+KvName = Annotated[
+    str, typer.Option("--kv", help="fp32 or int8: what keys and values of tokens are kept in.")
 ]
 Seed = Annotated[int, typer.Option(help="For what is drawn.")]
 KeyFrom = Annotated[
@@ -78,10 +81,11 @@ def generate(
     key_from: KeyFrom = "",
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
+    kv: KvName = "fp32",
 ) -> None:
     """Go on from a prompt, or translate it; the text appears as it is made."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    generator = open_generator(model, key_from, device, precision)
+    generator = open_generator(model, key_from, device, precision, kv)
     if (ban or require) and not isinstance(generator, TextModel):
         raise BadInput("phrases for a hosted model", "a model of this machine", "leave them out")
     params = SamplingParams(
@@ -120,10 +124,11 @@ def chat(
     key_from: KeyFrom = "",
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
+    kv: KvName = "fp32",
 ) -> None:
     """Talk to a model: a line is a message, an empty line or the end of the input stops."""
     params = SamplingParams(max_tokens, temperature, top_k, top_p)
-    generator = open_generator(model, key_from, device, precision)
+    generator = open_generator(model, key_from, device, precision, kv)
     messages = [{"role": "system", "content": system}] if system else []
     while line := read_line():
         messages.append({"role": "user", "content": line})
@@ -132,17 +137,17 @@ def chat(
         seed += 1  # or an answer would be drawn as the one before it was
 
 
-def open_generator(address: str, key_from: str, device: str, precision: str) -> Generator:
+def open_generator(address: str, key_from: str, device: str, precision: str, kv: str) -> Generator:
     """The local or hosted model at an address; ``key_from`` names the variable with its key."""
     if is_hosted(address):
-        refuse_unplaced(device, precision, address)
+        refuse_unplaced(device, precision, address, kv)
         return open_hosted(address, key_from)
     if key_from:
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
     say(f"reading {address}")
-    check_placement(device, precision)
+    check_placement(device, precision, kv)
     model = load_text_model(address, say)
-    place_to_answer(model, device, precision, say)
+    place_to_answer(model, device, precision, say, kv)
     return model
 
 

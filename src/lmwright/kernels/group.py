@@ -1,12 +1,14 @@
 """Linear maps with weights in groups of inputs, as GGUF files hold them, and their reference.
 
-The layouts hold the weights of Q8_0, Q4_0, Q4_1, Q4_K and Q6_K without loss: :meth:`dequantised`
-gives the weights that the file's format defines, bit for bit. The products are those of
-``c/kernels.h``: activations in int8 with a scale a row, exact sums within a group, sums over groups
-in fp32 from the first to the last, so that all variants and the reference give the same bits.
+The layouts hold the weights of Q8_0, Q5_0, Q4_0, Q4_1, Q4_K and Q6_K without loss:
+:meth:`dequantised` gives the weights that the file's format defines, bit for bit. The products are
+those of ``c/kernels.h``: activations in int8 with a scale a row, exact sums within a group, sums
+over groups in fp32 from the first to the last, so that all variants and the reference give the same
+bits.
 
 Bits a weight, where outputs are a multiple of 16 and inputs of 64 (of 256 for Q4_K and Q6_K):
-Q8_0 8.5, Q4_0 4.5, Q4_1 5.0 as in the file; Q4_K 4.625 (file 4.5), Q6_K 8.5625 (file 6.5625).
+Q8_0 8.5, Q4_0 4.5, Q4_1 5.0 as in the file; Q4_K 4.625 (file 4.5), Q6_K 8.5625 (file 6.5625), and
+Q5_0, which has the layout of Q8_0, 8.5 (file 5.5).
 
 Block structures are those of ggml-common.h in the ggml project.
 """
@@ -42,7 +44,7 @@ WEIGHTS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Format:
-    """``kind`` of ``kernels.h``; ``weights`` and ``bytes`` of the file's block.
+    """``kind`` of layout in ``kernels.h``; ``weights`` and ``bytes`` of the file's block.
 
     ``width`` inputs a group, ``bits`` a quant as packed, whose zero is ``offset``; ``two`` levels
     of scales, and ``mins``.
@@ -60,6 +62,7 @@ class Format:
 
 FORMATS = {
     "Q8_0": Format(1, 32, 34, bits=8, offset=128),
+    "Q5_0": Format(1, 32, 22, bits=8, offset=128),
     "Q4_0": Format(2, 32, 18, offset=8),
     "Q4_1": Format(3, 32, 20, mins=True),
     "Q4_K": Format(4, 256, 144, two=True, mins=True),
@@ -182,6 +185,11 @@ class GroupWeight:
             return multiplied(self.code, product, self.address, x, bias, out)
         y = group_reference(x.reshape(-1, inputs), self.parts(), self.format, bias)
         return y.reshape(*x.shape[:-1], out)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of :attr:`packed`."""
+        return self.packed.nbytes
 
     def dequantised(self) -> Tensor:
         """The weights (out, in) that are multiplied, fp32."""
@@ -370,6 +378,16 @@ def take_apart_q8_0(blocks: Tensor) -> Parts:
     return Parts(joined(quants) ^ 128, halves(scales), empty_halves(blocks), empty, empty)
 
 
+def take_apart_q5_0(blocks: Tensor) -> Parts:
+    """Scale; 32 fifth bits; 32 × 4 bits; 16 is zero, which is 128 in the layout of Q8_0."""
+    scales, fifth, packed = fields(blocks, 22, 2, 4, 16)
+    bits = torch.arange(8, dtype=torch.uint8)
+    fifths = joined((fifth[..., None] >> bits) & 1).view(len(blocks), -1)
+    quants = (nibbles(packed, 16) | (fifths << 4)) + 112
+    empty = none(blocks)
+    return Parts(quants, halves(scales), empty_halves(blocks), empty, empty)
+
+
 def take_apart_q4_0(blocks: Tensor) -> Parts:
     """Scale; 32 × 4 bits."""
     scales, packed = fields(blocks, 18, 2, 16)
@@ -407,6 +425,7 @@ def take_apart_q6_k(blocks: Tensor) -> Parts:
 
 TAKE_APART: dict[str, Callable[[Tensor], Parts]] = {
     "Q8_0": take_apart_q8_0,
+    "Q5_0": take_apart_q5_0,
     "Q4_0": take_apart_q4_0,
     "Q4_1": take_apart_q4_1,
     "Q4_K": take_apart_q4_k,

@@ -101,6 +101,11 @@ class Int8Weight:
         y = int8_reference(x.reshape(-1, inputs), self.quants(), self.scales(), bias)
         return y.reshape(*x.shape[:-1], out)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of :attr:`packed`."""
+        return self.packed.nbytes
+
     def dequantised(self) -> Tensor:
         """The weights (out, in) that are multiplied, fp32: each quant times its row's scale."""
         if self.code is None:

@@ -153,7 +153,9 @@ class Controller:
         self.unfit = now.id  # tried once: what fails to load or its canary is not tried again
         where = self.service.settings
         beside = [self.service.rows.current.predictor]
-        loaded = load_version(self.store, self.service.alias, where.device, where.precision, beside)
+        loaded = load_version(
+            self.store, self.service.alias, where.device, where.precision, where.kv, beside
+        )
         self.service.rows.swap(loaded, canary(loaded.task), self.stopped.is_set)
         self.unfit = ""
         self.watch(loaded)

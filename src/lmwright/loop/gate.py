@@ -74,7 +74,7 @@ class Merging(Settings):
 
     kl: float = 0.001
     equal: float = 0.99
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8", "int4"] = "fp32"
     rows: int = 64
 
 

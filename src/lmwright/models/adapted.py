@@ -17,6 +17,7 @@ from lmwright.core.predictor import DESCRIPTION
 from lmwright.core.reading import read_json_object
 from lmwright.core.settings import Choice, read_choice
 from lmwright.core.task import Task, task_to_json
+from lmwright.models.core.int4 import Held
 from lmwright.models.files.published import published_in, read_published
 from lmwright.models.files.weights import check_fit, read_tensors, write_tensors
 from lmwright.models.load import load_predictor
@@ -49,12 +50,13 @@ class BaseModel:
     """What a base gives: weights of a plain network by name, and the tokenizer.
 
     ``adapter`` has the weights of its own adapters that could not be merged into them, by their
-    names once the same tune is applied.
+    names once the same tune is applied; ``held`` those that a file has quantised, as it has them.
     """
 
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer
     adapter: Mapping[str, Tensor] = field(default_factory=dict)
+    held: Mapping[str, Held] = field(default_factory=dict)
 
     @property
     def all_weights(self) -> dict[str, Tensor]:
@@ -115,7 +117,7 @@ class AdaptedPredictor(TextPredictor):
             ) from None
         given = read_base(base_folder(folder, base), head)
         network = described_network(description, str(folder / DESCRIPTION))
-        fill(network, given.weights)
+        fill(network, given.weights, given.held)
         # Nothing drawn by the seed is left: all that the base does not give is in the file.
         read_choice("tunes", tune, str(folder / BASE), resolve).apply(network, 0)
         own, plain = read_tensors(folder / WEIGHTS), plain_names(network)
@@ -152,4 +154,4 @@ def read_base(folder: Path, head: str) -> BaseModel:
     if head:
         weights |= published.heads[head][1] if head in published.heads else {}
         weights |= published.more
-    return BaseModel(weights, published.tokenizer)
+    return BaseModel(weights, published.tokenizer, held=published.held)

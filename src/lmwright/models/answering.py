@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lmwright.core.cache import user_cache
 from lmwright.core.durable import write_json
 from lmwright.core.hashing import hash_bytes
 from lmwright.kernels.library import available
-from lmwright.models.core.device import DEFAULT, Placement, resolve_placement
+from lmwright.models.core.device import DEFAULT, PACKED, Placement, resolve_placement
 from lmwright.models.network.fused import FusedStack
 from lmwright.models.network.network import Network
 from lmwright.models.parity import Parity, parity
@@ -42,17 +43,34 @@ TEXT = (
 
 
 def place_to_answer(
-    model: TextModel[Any], device: str, precision: str, report: Callable[[str], None]
+    model: TextModel[Any],
+    device: str,
+    precision: str,
+    report: Callable[[str], None],
+    kv: str = "fp32",
 ) -> Placement:
     """Place a language model as its user asks; ``report`` is told what was chosen, and why.
 
-    BadInput for a device or a precision that cannot be had.
+    Of int8, int4, and keys and values in int8 it is told what they cost. BadInput for a device or a
+    precision that cannot be had.
     """
-    network, placement = model.network, resolve_placement(device, precision)
-    if precision == "auto" and placement == DEFAULT and isinstance(network, Network):
-        placement = Placement("cpu", "int8") if close_in_int8(model, report) else DEFAULT
+    network, placement = model.network, resolve_placement(device, precision, kv)
     network.place(placement)
+    if precision == "auto" and isinstance(network, Network):
+        plain = replace(placement, kv=DEFAULT.kv) == DEFAULT
+        if plain and close_in_int8(model, report):
+            placement = replace(placement, precision="int8")
+        network.place(placement)
+    costs = precision in PACKED or placement.kv != DEFAULT.kv
+    if costs and measurable(network):
+        report(f"computing in {placement}: {kept_parity(model, placement)}")
     return placement
+
+
+def measurable(network: Any) -> bool:
+    """Whether the parity of a network can be measured, and soon: with the kernels."""
+    ours = isinstance(network, Network) and network.is_causal_lm and len(network.streams) == 1
+    return ours and available()
 
 
 def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
@@ -65,21 +83,22 @@ def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
     if fused.unfit:
         report(f"computing in fp32, as the kernels do not have this network: {fused.unfit}")
         return False
-    found = kept_parity(model)
+    found = kept_parity(model, Placement("cpu", "int8"))
     close = found.kl_mean is not None and found.kl_mean <= KL_BOUND
     report(f"computing in {'int8' if close else 'fp32'} (--precision): {found}")
     return close
 
 
-def kept_parity(model: TextModel[Any]) -> Parity:
-    """The parity of int8 on TEXT, measured once for these weights."""
-    path = user_cache() / "parity" / f"int8-{weights_key(model.network)}.json"
+def kept_parity(model: TextModel[Any], placement: Placement) -> Parity:
+    """The parity of a placement's precisions on TEXT, measured once for these weights."""
+    name = f"{placement.precision}-kv-{placement.kv}-{weights_key(model.network)}.json"
+    path = user_cache() / "parity" / name
     try:
         return Parity(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         pass
     ids = model.tokenizer.encode([TEXT], model.network.longest or len(TEXT))[0]
-    found = parity(model.network, [np.asarray(ids)], "int8")
+    found = parity(model.network, [np.asarray(ids)], placement.precision, placement.kv)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found.to_json())

@@ -30,7 +30,7 @@ def contrastive_search(
         raise BadInput(
             "contrastive search by this network", "one whose hidden states are known", "use top_k"
         )
-    cache, ids = Cache(1), prompt
+    cache, ids = network.new_cache(1), prompt
     hidden_nd = read(network, [prompt], 0, cache, source)
     known_nd = F.normalize(hidden_nd, dim=-1)
     logits_v = logits_of(network, hidden_nd[-1:])[0]

@@ -65,6 +65,9 @@ class CausalLM(Protocol):
     def place(self, placement: Placement) -> None:
         """Move the weights to a device, and set the precision of the products."""
 
+    def new_cache(self, documents: int) -> Cache:
+        """An empty KV cache for so many documents."""
+
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document.
 
@@ -89,7 +92,7 @@ class DecodingState:
         if encodes and sources is None:
             raise BadInput("no source", "a text for the encoder to read")
         self.sources = list(sources) if encodes and sources is not None else None
-        self.cache = None if self.two_streams else Cache(documents)
+        self.cache = None if self.two_streams else network.new_cache(documents)
 
     def append(self, tokens: Sequence[np.ndarray]) -> Tensor:
         """Append tokens to each document; next-token logits (documents, vocabulary).

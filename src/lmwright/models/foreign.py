@@ -19,7 +19,7 @@ from torch import Tensor
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.blocks.context import Cache
-from lmwright.models.core.device import Placement
+from lmwright.models.core.device import PACKED, Placement
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.files.folder import (
     check_rows,
@@ -102,16 +102,24 @@ class Foreign:
     def place(self, placement: Placement) -> None:
         """Move the model to a device; under bf16 its weights are rounded, as nobody trains it.
 
-        BadInput for int8, which only our networks have, and to go back to fp32, whose bits are gone
-        by then.
+        BadInput for int8 and int4 and for a precision of keys and values, which only our networks
+        have, and to go back to fp32, whose
+        bits are gone by then.
         """
-        if placement.precision == "int8":
+        if placement.precision in PACKED:
             raise BadInput(
-                "precision is int8, and transformers runs this network", "auto, fp32 or bf16"
+                f"precision is {placement.precision}, and transformers runs this network",
+                "auto, fp32 or bf16",
             )
+        if placement.kv != "fp32":
+            raise BadInput(f"kv is {placement.kv}, and transformers runs this network", "fp32")
         if self.model.dtype != torch.float32 and placement.precision == "fp32":
             raise BadInput("fp32 of weights that were rounded to bf16", "the model, loaded again")
         self.model.to(device=placement.torch_device, dtype=placement.dtype)
+
+    def new_cache(self, documents: int) -> Cache:
+        """An empty cache, for transformers' own."""
+        return Cache(documents)
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.models.core.device import DEFAULT, Placement
+from lmwright.models.core.device import KvPrecision, Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Network
 
@@ -63,15 +63,18 @@ class Parity:
 
 
 @torch.inference_mode()
-def parity(network: Network, texts: Sequence[np.ndarray], precision: str) -> Parity:
+def parity(
+    network: Network, texts: Sequence[np.ndarray], precision: str, kv: KvPrecision = "fp32"
+) -> Parity:
     """What a precision costs on token sequences; the network's own placement stays.
 
-    BadInput without a text, and for a network with several streams.
+    ``kv`` is that of keys and values, which then go through a cache. BadInput without a text, and
+    for a network with several streams.
     """
     before = network.placement
     if not texts or len(network.streams) > 1:
         raise BadInput("no texts, or a network of several streams", "texts of one stream")
-    other = Placement(before.device, precision)  # type: ignore[arg-type]
+    other = Placement(before.device, precision, kv)  # type: ignore[arg-type]
     measure = of_logits if network.is_causal_lm else of_states
     try:
         return measure(network, texts, other)
@@ -81,9 +84,9 @@ def parity(network: Network, texts: Sequence[np.ndarray], precision: str) -> Par
 
 def of_logits(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of a causal language model."""
-    reference = copy.deepcopy(network, shared(network))
+    reference = in_fp32(network)
     network.place(other)
-    return of_distributions(reference, network, texts, other.precision)
+    return of_distributions(reference, network, texts, str(other))
 
 
 def of_distributions(
@@ -113,13 +116,17 @@ def logits(network: Network, ids: np.ndarray) -> Iterator[Tensor]:
     if not network.is_causal_lm:
         yield network(batch)
         return
-    states_nd = head.states(network.hidden(batch), batch, None)
+    kept = network.placement.kv != Placement.kv
+    hidden_nd = network.hidden(batch, cache=network.new_cache(1) if kept else None)
+    states_nd = head.states(hidden_nd, batch, None)
     yield from (head.logits(part) for part in states_nd.split(TOKENS_AT_ONCE))
 
 
-def shared(network: Network) -> dict[int, Any]:
-    """What :func:`copy.deepcopy` leaves as it is: the weights."""
-    return {id(each): each for each in network.parameters()}
+def in_fp32(network: Network) -> Network:
+    """The same network in fp32, whatever its precision, with the same weights in memory."""
+    found = copy.deepcopy(network, {id(each): each for each in network.parameters()})
+    found.place(Placement(network.placement.device))
+    return found
 
 
 def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
@@ -130,10 +137,9 @@ def divergence(wanted_nv: Tensor, found_nv: Tensor) -> Tensor:
 
 def of_states(network: Network, texts: Sequence[np.ndarray], other: Placement) -> Parity:
     """The parity of an encoder."""
-    reference = copy.deepcopy(network, shared(network))
-    reference.place(DEFAULT)
+    reference = in_fp32(network)
     network.place(other)
-    return of_means(reference, network, texts, other.precision)
+    return of_means(reference, network, texts, str(other))
 
 
 def of_means(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from lmwright.core.errors import BadInput
-from lmwright.models.core.device import Placement, check_placement, resolve_placement
+from lmwright.models.core.device import PACKED, Placement, check_placement, resolve_placement
 
 
 @runtime_checkable
@@ -21,21 +21,24 @@ def place_networks(predictor: object, placement: Placement) -> bool:
     return isinstance(predictor, Placeable) and predictor.place(placement)
 
 
-def place_or_refuse(predictor: object, device: str, precision: str, what: str) -> None:
+def place_or_refuse(
+    predictor: object, device: str, precision: str, what: str, kv: str = "fp32"
+) -> None:
     """Place what a name stands for as settings have it.
 
     BadInput where they ask for what only a network has of something without one, or this machine
     has no such device.
     """
-    if not place_networks(predictor, resolve_placement(device, precision)):
-        refuse_unplaced(device, precision, what)
+    if not place_networks(predictor, resolve_placement(device, precision, kv)):
+        refuse_unplaced(device, precision, what, kv)
 
 
-def refuse_unplaced(device: str, precision: str, what: str) -> None:
-    """BadInput where the settings ask for a GPU, bf16 or int8, and ``what`` runs no network."""
-    check_placement(device, precision)
+def refuse_unplaced(device: str, precision: str, what: str, kv: str = "fp32") -> None:
+    """BadInput where the settings ask for a GPU or fewer bits, and ``what`` runs no network."""
+    check_placement(device, precision, kv)
     asked = [f"device {device}"] if device == "cuda" else []
-    asked += [f"precision {precision}"] if precision in ("bf16", "int8") else []
+    asked += [f"precision {precision}"] if precision in ("bf16", *PACKED) else []
+    asked += [f"kv {kv}"] if kv != "fp32" else []
     if asked:
         raise BadInput(
             f"{' and '.join(asked)} for {what}, which runs no network on this machine",

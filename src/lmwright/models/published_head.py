@@ -93,7 +93,7 @@ def with_published_head(
         for name, weight in weights.items()
     }
     network = build(published.spec, replace(head, outputs=len(places)))
-    fill(network, {**published.weights, **kept})
+    fill(network, {**published.weights, **kept}, published.held)
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
     if missing:
         raise BadInput(

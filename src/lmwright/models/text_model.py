@@ -650,7 +650,7 @@ def from_published(published: Published, head: Head | str, max_tokens: int, seed
         known = published.heads.get("classify", (head, {}))[1]
     shapes = {name: each.shape for name, each in network.named_parameters()}
     fitting = {name: t for name, t in known.items() if shapes.get(name) == t.shape}
-    fill(network, {**published.weights, **fitting})
+    fill(network, {**published.weights, **fitting}, published.held)
     initialise(network, seed)
     most = checked_cap(max_tokens, network, "max_tokens")
     generation = generation_of_published(published) if network.is_causal_lm else Generation()
@@ -665,7 +665,7 @@ def language_model(published: Published) -> TextModel[Network]:
     _, weights = published.heads.get("lm", (head, {}))
     network = build(published.family.generation_spec(published.spec), head)
     check_causal(network)
-    fill(network, {**published.weights, **published.more, **weights})
+    fill(network, {**published.weights, **published.more, **weights}, published.held)
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
     if missing:
         raise BadInput(

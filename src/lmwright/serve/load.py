@@ -28,20 +28,21 @@ def load_version(
     name: str,
     device: str = "cpu",
     precision: str = "fp32",
+    kv: str = "fp32",
     beside: Iterable[Predictor] = (),
 ) -> Loaded:
     """The version that an alias or a hash names, with its networks placed.
 
     Weights that are equal to those of a predictor ``beside`` it, as those of one base are, are in
-    memory once. BadInput says what there is instead, and what of ``device`` and ``precision``
-    cannot be had.
+    memory once. BadInput says what there is instead, and what of ``device``, ``precision`` and
+    ``kv`` cannot be had.
     """
     content = resolve_version(store, name)
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
     for other in beside:
         share_equal_weights(predictor, other)
-    place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model")
+    place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 

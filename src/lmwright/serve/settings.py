@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
-from lmwright.models.core.device import Device, Precision
+from lmwright.models.core.device import Device, KvPrecision, Precision
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -23,7 +23,8 @@ class Serve(Settings):
     under way at once (half of them one client's), an answer has at most ``max_tokens`` and all
     answers to a request take at most ``answer_seconds``. ``device`` is where networks run (auto: a
     CUDA device if there is one), ``precision`` in what their products are computed (auto: bf16 on a
-    CUDA device that multiplies in it, else fp32).
+    CUDA device that multiplies in it, else fp32), ``kv`` what keys and values are kept in while a
+    text is written (int8 with a scale for each head of a token: a quarter of the memory).
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +44,7 @@ class Serve(Settings):
     log_requests: bool = False
     device: Device = "auto"
     precision: Precision = "auto"
+    kv: KvPrecision = "fp32"
 
     def check(self) -> None:
         """Refuse to listen to other machines without keys, and limits below 1."""

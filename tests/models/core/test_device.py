@@ -85,6 +85,13 @@ def test_what_is_no_device_or_precision_is_refused(given, words):
         resolve_placement(*given)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_packed_weights_are_refused_on_a_gpu(gpu, precision):
+    gpu(8, 0)
+    with pytest.raises(BadInput, match=f"precision is {precision} on a CUDA device"):
+        resolve_placement("cuda", precision)
+
+
 def test_a_stamp_has_what_auto_meant(gpu, no_gpu, monkeypatch):
     """So a result of one device is not taken for that of another, but for an equal setting's."""
     given = ("evaluate", {"rows": "a", "model": "b"}, {"rows": Path(), "model": Path()})
@@ -163,7 +170,12 @@ def test_what_runs_no_network_is_asked_for_no_gpu_and_no_bf16(no_gpu):
     assert not place_networks(plain, Placement("cpu", "bf16"))
     for given in (("auto", "auto"), ("cpu", "fp32")):
         place_or_refuse(plain, *given, "words")
-    with pytest.raises(BadInput, match="precision bf16 for words, which runs no network"):
-        place_or_refuse(plain, "cpu", "bf16", "words")
+    for precision in ("bf16", "int8", "int4"):
+        with pytest.raises(BadInput, match=f"precision {precision} for words, which runs no"):
+            place_or_refuse(plain, "cpu", precision, "words")
+    with pytest.raises(BadInput, match="kv int8 for words, which runs no network"):
+        place_or_refuse(plain, "cpu", "auto", "words", "int8")
+    with pytest.raises(BadInput, match="kv is 'int4'; wanted: one of fp32, int8"):
+        place_or_refuse(plain, "cpu", "auto", "words", "int4")
     place_or_refuse(model, "cpu", "bf16", "words")
     assert model.placed == Placement("cpu", "bf16")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmwright.core.errors import BadInput
 from lmwright.kernels.library import available
-from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.context import Cache, Int8Cache
 from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.decode import DecodingState
@@ -22,7 +23,7 @@ from tests.parity.networks import NETWORKS
 
 pytestmark = pytest.mark.skipif(not available(), reason="there is no kernel library here")
 
-INT8 = Placement("cpu", "int8")
+PRECISIONS = ("int8", "int4")
 FUSED = {
     *("bert", "distilbert", "roberta", "xlm-roberta", "xlm", "megatron"),
     *("openai-gpt", "gpt2", "llama", "mistral", "qwen2", "gemma3_text"),
@@ -31,10 +32,20 @@ FUSED = {
 LENGTHS = (5, 1, 33, 70, 17)
 
 
-def in_int8(name: str) -> tuple[Network, Ragged]:
+@pytest.fixture(params=PRECISIONS)
+def precision(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def kv(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def placed(name: str, precision: str = "int8", kv: str = "fp32") -> tuple[Network, Ragged]:
     network, batch = NETWORKS[name]()
     network.float().eval()
-    network.place(INT8)
+    network.place(Placement("cpu", precision, kv))  # type: ignore[arg-type]
     return network, batch
 
 
@@ -60,8 +71,8 @@ def assert_close(one: Tensor, other: Tensor) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_a_pass_is_that_of_the_modules(name: str, monkeypatch: pytest.MonkeyPatch):
-    network, batch = in_int8(name)
+def test_a_pass_is_that_of_the_modules(name: str, precision: str, monkeypatch: pytest.MonkeyPatch):
+    network, batch = placed(name, precision)
     found = network(batch)
     fused = network.fused is not None and not network.fused.unfit
     assert fused or name not in FUSED, network.fused
@@ -79,8 +90,10 @@ def decoded(network: Network, prompts: list[np.ndarray], steps: int = 6) -> Tens
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
-def test_a_step_with_a_cache_is_that_of_the_modules(name: str, monkeypatch: pytest.MonkeyPatch):
-    network, _ = in_int8(name)
+def test_a_step_with_a_cache_is_that_of_the_modules(
+    name: str, precision: str, kv: str, monkeypatch: pytest.MonkeyPatch
+):
+    network, _ = placed(name, precision, kv)
     prompts = texts(network, (5, 1, 9))
     found = decoded(network, prompts)
     assert network.fused is not None
@@ -91,8 +104,8 @@ def test_a_step_with_a_cache_is_that_of_the_modules(name: str, monkeypatch: pyte
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma3_text"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_documents_states_do_not_depend_on_its_company(name: str, threads: int):
-    network, _ = in_int8(name)
+def test_a_documents_states_do_not_depend_on_its_company(name: str, precision: str, threads: int):
+    network, _ = placed(name, precision)
     documents, before = texts(network), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -106,8 +119,8 @@ def test_a_documents_states_do_not_depend_on_its_company(name: str, threads: int
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
-def test_a_text_is_continued_alike_alone_and_beside_others(name: str):
-    network, _ = in_int8(name)
+def test_a_text_is_continued_alike_alone_and_beside_others(name: str, precision: str, kv: str):
+    network, _ = placed(name, precision, kv)
     prompts = texts(network, (5, 1, 9))
 
     def steps(those: list[np.ndarray]) -> Tensor:
@@ -121,8 +134,8 @@ def test_a_text_is_continued_alike_alone_and_beside_others(name: str):
 
 
 @torch.inference_mode()
-def test_documents_that_leave_and_join_keep_their_keys():
-    network, _ = in_int8("llama")
+def test_documents_that_leave_and_join_keep_their_keys(kv: str):
+    network, _ = placed("llama", "int8", kv)
     one, two, three = texts(network, (5, 3, 9))
     alone = DecodingState(network, 1)
     alone.append([two])
@@ -138,14 +151,14 @@ def test_documents_that_leave_and_join_keep_their_keys():
     assert torch.equal(torch.stack(found), torch.stack(wanted))
 
 
-def test_weights_that_change_are_packed_anew():
+def test_weights_that_change_are_packed_anew(precision: str):
     def tripled(network: Network) -> None:
         with torch.no_grad():
             for weight in network.parameters():
                 weight.mul_(3)
 
-    network, batch = in_int8("gpt2")
-    fresh, _ = in_int8("gpt2")
+    network, batch = placed("gpt2", precision)
+    fresh, _ = placed("gpt2", precision)
     tripled(fresh)
     with torch.inference_mode():
         before = network(batch)
@@ -158,7 +171,7 @@ def test_weights_that_change_are_packed_anew():
 
 @torch.inference_mode()
 def test_states_with_no_number_stay_those_of_their_own_document():
-    network, _ = in_int8("gpt2")
+    network, _ = placed("gpt2")
     documents = texts(network, (4, 6))
     batch = pack(documents)
     whole = batch.by_document(network.hidden(batch))
@@ -170,8 +183,8 @@ def test_states_with_no_number_stay_those_of_their_own_document():
     assert torch.equal(found[1], whole[1])
 
 
-def test_a_gradient_goes_through_the_modules():
-    network, _ = in_int8("gpt2")
+def test_a_gradient_goes_through_the_modules(precision: str):
+    network, _ = placed("gpt2", precision)
     width = network.spec.stacks[0].width
     vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
     document = texts(network, (6,))[0]
@@ -181,8 +194,8 @@ def test_a_gradient_goes_through_the_modules():
 
 
 @torch.inference_mode()
-def test_a_copy_makes_its_own():
-    network, batch = in_int8("llama")
+def test_a_copy_makes_its_own(precision: str):
+    network, batch = placed("llama", precision)
     wanted = network(batch)
     other = copy.deepcopy(network)
     assert other.fused is None
@@ -191,10 +204,12 @@ def test_a_copy_makes_its_own():
 
 @torch.inference_mode()
 def test_threads_may_ask_one_network_at_once():
-    network, _ = in_int8("llama")
+    network, _ = placed("llama")
     documents = texts(network, (9, 40, 17, 60, 3, 25))
     wanted = [network.hidden(pack([ids])) for ids in documents]
-    network.place(INT8)  # so that what they share is made anew, by several at once
+    network.place(
+        Placement("cpu", "int8")
+    )  # so that what they share is made anew, by several at once
 
     def hidden(ids: np.ndarray) -> Tensor:
         with torch.inference_mode():
@@ -210,7 +225,40 @@ def test_a_cache_of_another_kind_goes_through_the_modules():
     class Other(Cache):
         pass
 
-    network, _ = in_int8("llama")
+    network, _ = placed("llama")
     documents = texts(network, (4, 6))
     logits = network.next(pack(documents, order=range(2)), Other(2))
     assert_close(logits, network.next(pack(documents, order=range(2)), Cache(2)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
+def test_keys_in_int8_cost_little_and_take_a_quarter(name: str):
+    network, _ = placed(name)
+    prompts = texts(network, (5, 1, 9))
+    wanted = decoded(network, prompts)
+    network.place(Placement("cpu", "int8", "int8"))
+    found = decoded(network, prompts)
+    assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.02
+    state = DecodingState(network, 1)
+    state.append([prompts[0]])
+    assert isinstance(state.cache, Int8Cache)
+    for each in state.cache.entries.values():
+        assert each.k.dtype == each.v.dtype == torch.int8
+    own, plain = state.cache.entries, Cache(1)
+    network.next(pack([prompts[0]], order=range(1)), plain)
+    for entry, blocks in plain.entries.items():
+        h = blocks.k.shape[-1]
+        assert own[entry].k.shape == (*blocks.k.shape[:-1], h + 4)
+        k, v = state.cache.read(entry, slice(0, 1), 5)
+        wanted_k, wanted_v = plain.read(entry, slice(0, 1), 5)
+        if entry == min(own):  # later layers read what earlier ones rounded
+            for kept, exact in ((k, wanted_k), (v, wanted_v)):
+                step = exact.abs().amax(-1, keepdim=True) / 127
+                assert ((kept - exact).abs() <= step * 0.501).all()
+
+
+def test_a_network_that_keeps_no_keys_is_refused():
+    network, _ = NETWORKS["bert"]()
+    with pytest.raises(BadInput, match="kv is int8, and this network keeps no keys"):
+        network.place(Placement("cpu", "int8", "int8"))

@@ -40,13 +40,35 @@ void lmw_make_terms(const lmw_map *map, const float *x, int64_t stride_x, int64_
   lmw_quantise_rows(rest - rows * in, 2 * rows, in, in, terms, rows, 2 * rows);
 }
 
+/* The products of quantised rows with blocks [from, to) of a map that is one piece. */
+static void multiply_piece(const lmw_map *map, const void *rows_q, int64_t rows, float *y,
+                           int64_t stride_y, int64_t from, int64_t to) {
+  if (map->kind)
+    lmw_linear_group_q(map->packed, rows_q, rows, NULL, y, stride_y, from, to);
+  else
+    lmw_linear_int8_q(map->packed, rows_q, rows, NULL, y, stride_y, from, to);
+}
+
+static void multiply_blocks(const lmw_map *map, const void *rows_q, int64_t rows, float *y,
+                            int64_t stride_y, int64_t from, int64_t to) {
+  if (map->kind != LMW_PIECES) {
+    multiply_piece(map, rows_q, rows, y, stride_y, from, to);
+    return;
+  }
+  const lmw_map *piece = map->packed;
+  for (int64_t first = 0; first < to; piece++) {
+    const int64_t next = first + lmw_blocks(piece->out);
+    const int64_t low = from > first ? from : first, high = to < next ? to : next;
+    if (low < high)
+      multiply_piece(piece, rows_q, rows, y + first * LMW_BLOCK, stride_y, low - first, high - first);
+    first = next;
+  }
+}
+
 void lmw_multiply_terms(const lmw_map *map, void *terms, int64_t rows, float *y, int64_t stride_y,
                         int64_t from, int64_t to) {
   float *products = (float *)((char *)terms + products_at(map, rows));
-  if (map->kind)
-    lmw_linear_group_q(map->packed, terms, 2 * rows, NULL, products, map->out, from, to);
-  else
-    lmw_linear_int8_q(map->packed, terms, 2 * rows, NULL, products, map->out, from, to);
+  multiply_blocks(map, terms, 2 * rows, products, map->out, from, to);
   const int64_t first = from * LMW_BLOCK, end = to * LMW_BLOCK < map->out ? to * LMW_BLOCK : map->out;
   for (int64_t row = 0; row < rows; row++) {
     const float *one = products + row * map->out, *two = one + rows * map->out;

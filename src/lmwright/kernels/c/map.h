@@ -11,7 +11,11 @@
 
 #include "kernels.h"
 
-/* `packed` are int8 weights (kind 0) or weights in groups (LMW_Q8_0 …); `bias` may be NULL. */
+enum { LMW_PIECES = 6 };
+
+/* `packed` are int8 weights (kind 0), weights in groups (LMW_Q8_0 …), or maps of these kinds whose
+   outputs follow one another (LMW_PIECES): they have no biases, and but for the last one outputs that
+   are a multiple of 16. `bias` may be NULL. */
 typedef struct {
   const void *packed;
   const float *bias;

@@ -141,18 +141,62 @@ static CLONES void activate(float *gate, const float *value, int64_t count, int3
     }
 }
 
-/* Attention of one query head to `count` keys (count, h); `scores` has room for them. */
-static CLONES void attend(const float *q, const float *k, const float *v, int64_t count, int64_t h,
-                          float scale, float softcap, float *scores, float *out) {
-    int64_t j = 0, i;
+/* Rows of keys or values in eight bits: h numbers and their scale (pass.h). */
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+enum { SCALE = sizeof(float) };
+
+INLINE vec load_eight(const int8_t *p) { return __builtin_convertvector(*(const bytes *)p, vec); }
+
+INLINE float scale_of(const int8_t *row, int64_t h) {
+    float scale;
+    memcpy(&scale, row + h, SCALE);
+    return scale;
+}
+
+/* A row to eight bits, as rows of products are (kernels.h). */
+static CLONES void to_eight(const float *x, int64_t h, int8_t *row) {
+    float most = 0, scale = NAN;
+    int finite = 1;
+    for (int64_t i = 0; i < h; i++) {
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        finite &= isfinite(x[i]) != 0;
+    }
+    float inverse = finite ? 127.0f / most : 0.0f;
+    if (finite) scale = isfinite(inverse) ? most / 127.0f : 0.0f;
+    if (!isfinite(inverse)) inverse = 0.0f;
+    for (int64_t i = 0; i < h; i++) row[i] = inverse > 0.0f ? (int8_t)rintf(x[i] * inverse) : 0;
+    memcpy(row + h, &scale, SCALE);
+}
+
+/* Rows of eight bits as fp32 (count, h). */
+static CLONES void from_eight(const int8_t *rows, int64_t count, int64_t h, float *out) {
+    for (int64_t j = 0; j < count; j++) {
+        const int8_t *row = rows + j * (h + SCALE);
+        float scale = scale_of(row, h);
+        for (int64_t i = 0; i < h; i++) out[j * h + i] = (float)row[i] * scale;
+    }
+}
+
+/* 16 numbers of a row of keys or values, and one of them. */
+INLINE vec some(const void *row, int64_t i, int eight) {
+    return eight ? load_eight((const int8_t *)row + i) : load((const float *)row + i);
+}
+INLINE float one_of(const void *row, int64_t i, int eight) {
+    return eight ? (float)((const int8_t *)row)[i] : ((const float *)row)[i];
+}
+
+/* Attention of one query head to `count` keys; `scores` has room for them. */
+INLINE void attend_to(const float *q, const char *k, const char *v, int64_t count, int64_t h,
+                      float scale, float softcap, float *scores, float *out, const int eight) {
+    int64_t j = 0, i, row = eight ? h + SCALE : h * (int64_t)sizeof(float);
     float most = -INFINITY;
     for (; j < count; j++) {
-        const float *key = k + j * h;
+        const char *key = k + j * row;
         vec total = fill(0);
-        for (i = 0; i + LANES <= h; i += LANES) total += load(q + i) * load(key + i);
+        for (i = 0; i + LANES <= h; i += LANES) total += load(q + i) * some(key, i, eight);
         float score = sum(total);
-        for (; i < h; i++) score += q[i] * key[i];
-        score *= scale;
+        for (; i < h; i++) score += q[i] * one_of(key, i, eight);
+        score *= eight ? scale * scale_of((const int8_t *)key, h) : scale;
         if (softcap > 0) score = softcap * tanhf(score / softcap);
         scores[j] = score;
         most = score > most ? score : most;
@@ -171,15 +215,16 @@ static CLONES void attend(const float *q, const float *k, const float *v, int64_
         total += e;
     }
     float over = 1.0f / sum(total);
+    for (j = 0; eight && j < count; j++) scores[j] *= scale_of((const int8_t *)(v + j * row), h);
     for (i = 0; i + KEYS * LANES <= h; i += KEYS * LANES) {
         vec a = fill(0), b = fill(0), c = fill(0), d = fill(0);
         for (j = 0; j < count; j++) {
-            const float *value = v + j * h + i;
+            const char *value = v + j * row;
             float share = scores[j];
-            a += load(value) * share;
-            b += load(value + LANES) * share;
-            c += load(value + 2 * LANES) * share;
-            d += load(value + 3 * LANES) * share;
+            a += some(value, i, eight) * share;
+            b += some(value, i + LANES, eight) * share;
+            c += some(value, i + 2 * LANES, eight) * share;
+            d += some(value, i + 3 * LANES, eight) * share;
         }
         store(out + i, a * over);
         store(out + i + LANES, b * over);
@@ -188,14 +233,24 @@ static CLONES void attend(const float *q, const float *k, const float *v, int64_
     }
     for (; i + LANES <= h; i += LANES) {
         vec a = fill(0);
-        for (j = 0; j < count; j++) a += load(v + j * h + i) * scores[j];
+        for (j = 0; j < count; j++) a += some(v + j * row, i, eight) * scores[j];
         store(out + i, a * over);
     }
     for (; i < h; i++) {
         float a = 0;
-        for (j = 0; j < count; j++) a += v[j * h + i] * scores[j];
+        for (j = 0; j < count; j++) a += one_of(v + j * row, i, eight) * scores[j];
         out[i] = a * over;
     }
+}
+
+static CLONES void attend(const float *q, const char *k, const char *v, int64_t count, int64_t h,
+                          float scale, float softcap, float *scores, float *out) {
+    attend_to(q, k, v, count, h, scale, softcap, scores, out, 0);
+}
+
+static CLONES void attend_eight(const float *q, const char *k, const char *v, int64_t count,
+                                int64_t h, float scale, float softcap, float *scores, float *out) {
+    attend_to(q, k, v, count, h, scale, softcap, scores, out, 1);
 }
 
 /* ------------------------------------------------------------------ many queries of a document */
@@ -388,13 +443,19 @@ static int64_t document_of(const lmw_pass_work *w, int64_t row) {
     return low;
 }
 
-/* Where the keys of a document's head begin, in numbers; without a cache they lie like the rows. */
+/* Bytes of a row of keys or values. */
+static int64_t row_bytes(const lmw_kv *kv, int64_t h) {
+    return kv->eight ? h + SCALE : h * (int64_t)sizeof(float);
+}
+
+/* Where the keys of a document's head begin, in bytes; without a cache they lie like the rows. */
 static int64_t keys_of(const lmw_pass_work *w, const lmw_sublayer *a, int64_t document,
                        int64_t head) {
-    int64_t h = a->head_width, capacity = w->kv[a->cache].capacity;
-    if (capacity) return (w->blocks[document] * a->kv_heads + head) * capacity * h;
+    const lmw_kv *kv = &w->kv[a->cache];
+    int64_t bytes = row_bytes(kv, a->head_width);
+    if (kv->capacity) return (w->blocks[document] * a->kv_heads + head) * kv->capacity * bytes;
     int64_t length = w->starts[document + 1] - w->starts[document];
-    return (w->starts[document] * a->kv_heads + head * length) * h;
+    return (w->starts[document] * a->kv_heads + head * length) * bytes;
 }
 
 /* x through the norm before a sublayer. */
@@ -428,7 +489,8 @@ static void project(tile *t, const lmw_sublayer *a) {
     for (int64_t n = 0; n < t->to - t->from; n++) {
         int64_t row = t->from + n, document = document_of(w, row);
         int64_t at = w->past[document] + row - w->starts[document];
-        const float *from = t->wide + n * stride, *cosines = NULL, *sines = NULL;
+        float *from = t->wide + n * stride;
+        const float *cosines = NULL, *sines = NULL;
         if (half) {
             cosines = w->cosines[a->table] + at * half;
             sines = w->sines[a->table] + at * half;
@@ -439,10 +501,18 @@ static void project(tile *t, const lmw_sublayer *a) {
             if (half) rotate(q, a, cosines, sines);
         }
         for (int64_t head = 0; head < a->kv_heads; head++) {
-            int64_t place = keys_of(w, a, document, head) + at * h;
-            apply_norm(&a->k_norm, from + q_width + head * h, kv->k + place, h);
-            if (half) rotate(kv->k + place, a, cosines, sines);
-            memcpy(kv->v + place, from + q_width + kv_width + head * h, sizeof(float) * h);
+            int64_t place = keys_of(w, a, document, head) + at * row_bytes(kv, h);
+            char *k = (char *)kv->k + place, *v = (char *)kv->v + place;
+            float *key = from + q_width + head * h, *value = key + kv_width;
+            apply_norm(&a->k_norm, key, key, h);
+            if (half) rotate(key, a, cosines, sines);
+            if (kv->eight) {
+                to_eight(key, h, (int8_t *)k);
+                to_eight(value, h, (int8_t *)v);
+            } else {
+                memcpy(k, key, sizeof(float) * h);
+                memcpy(v, value, sizeof(float) * h);
+            }
         }
     }
 }
@@ -450,10 +520,11 @@ static void project(tile *t, const lmw_sublayer *a) {
 static int64_t greater(int64_t one, int64_t other) { return one > other ? one : other; }
 static int64_t padded_bytes(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Bytes that attention of a head to `count` keys needs. */
-static int64_t attention_bytes(int64_t h, int64_t count) {
+/* Bytes that attention of a head to `count` keys needs, the last of them for values in eight bits. */
+static int64_t attention_bytes(int64_t h, int64_t count, int64_t eight) {
     int64_t padded = (count + WIDE) / WIDE * WIDE;
-    return padded_bytes(4 * (BLOCK * (h + LANES) + BLOCK * padded + h * padded));
+    int64_t values = eight ? h * (count + WIDE) : 0;
+    return padded_bytes(4 * (BLOCK * (h + LANES) + BLOCK * padded + h * padded + values));
 }
 
 /* What the queries of a head of a document attend to, in their places. */
@@ -463,25 +534,30 @@ static void attend_head(state *s, const lmw_sublayer *a, int64_t document, int64
     const lmw_kv *kv = &w->kv[a->cache];
     int64_t first = w->starts[document], rows = w->starts[document + 1] - first;
     int64_t past = w->past[document], count = past + rows;
-    const float *k = kv->k + keys_of(w, a, document, head / group);
-    const float *v = kv->v + keys_of(w, a, document, head / group);
+    const char *k = (const char *)kv->k + keys_of(w, a, document, head / group);
+    const char *v = (const char *)kv->v + keys_of(w, a, document, head / group);
     float *q = s->queries + first * q_width + head * h;
-    float *out = scratch_memory(attention_bytes(h, count));
+    float *out = scratch_memory(attention_bytes(h, count, kv->eight));
     if (!out) {
         atomic_store(&s->failed, 1);
         return;
     }
     if (rows == 1) {
         int64_t from = a->window && count > a->window ? count - a->window : 0;
+        int64_t at = from * row_bytes(kv, h);
         float *scores = out + (h + LANES) / LANES * LANES;
-        attend(q, k + from * h, v + from * h, count - from, h, a->scale, a->softcap, scores, out);
+        (kv->eight ? attend_eight : attend)(q, k + at, v + at, count - from, h, a->scale, a->softcap,
+                                            scores, out);
         memcpy(q, out, sizeof(float) * h);
     } else {
         int64_t padded = (count + WIDE - 1) / WIDE * WIDE;
         float *scores = out + BLOCK * ((h + LANES) / LANES * LANES);
-        float *keys = scores + BLOCK * padded;
-        transpose(k, count, padded, h, keys);
-        attend_rows(q, q_width, rows, past, keys, padded, v, count, h, a, scores, out);
+        float *keys = scores + BLOCK * padded, *whole = keys + h * padded;
+        if (kv->eight) from_eight((const int8_t *)k, count, h, whole);
+        transpose(kv->eight ? whole : (const float *)k, count, padded, h, keys);
+        if (kv->eight) from_eight((const int8_t *)v, count, h, whole);
+        attend_rows(q, q_width, rows, past, keys, padded, kv->eight ? whole : (const float *)v, count,
+                    h, a, scores, out);
     }
 }
 

@@ -36,11 +36,12 @@ typedef struct {
     lmw_norm last;
 } lmw_stack;
 
-/* Keys and values of an attention: (blocks, kv heads, capacity, head width) each; with capacity 0
- * those of the pass's own rows alone, a document's (kv heads, length, head width) after another's. */
+/* Keys and values of an attention: (blocks, kv heads, capacity) rows of a head's numbers each; with
+ * capacity 0 those of the pass's own rows alone, a document's (kv heads, length) after another's. A row
+ * is fp32, or where it is `eight` bits, int8 and after them the fp32 scale of all. */
 typedef struct {
-    float *k, *v;
-    int64_t capacity;
+    void *k, *v;
+    int64_t capacity, eight;
 } lmw_kv;
 
 /* A pass: `x` (rows, width) are embeddings, and last states afterwards. Document j has the rows

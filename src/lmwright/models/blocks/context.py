@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lmwright.kernels.int8 import quantise_rows
+from lmwright.models.core.device import KvPrecision
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged
 
@@ -82,15 +84,16 @@ class Cache:
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> None:
         """Add new keys and values; of a block the first ``lengths`` + new tokens are filled."""
         kv, index = self.with_room(name, k_new, v_new, batch), self.capacity_and_index(batch)[1]
-        kv.k[index], kv.v[index] = k_new, v_new
+        kv.k[index], kv.v[index] = self.kept(k_new), self.kept(v_new)
 
     def with_room(self, name: str, k: Tensor, v: Tensor, batch: Ragged) -> Blocks:
         """The blocks of a sublayer with room for a batch; keys and values are like these."""
         need = self.capacity_and_index(batch)[0]
         kv: Blocks | None = self.entries.get(name)
         if kv is None:
+            likes = self.kept(k[:0]), self.kept(v[:0])
             kv = self.entries[name] = Blocks(
-                *(part.new_zeros(0, part.shape[1], 0, part.shape[2]) for part in (k, v))
+                *(like.new_zeros(0, like.shape[1], 0, like.shape[2]) for like in likes)
             )
         if kv.k.shape[2] < need or kv.k.shape[0] < self.blocks:
             kv.grow(self.blocks, 2 * need if kv.k.shape[2] < need else kv.k.shape[2])
@@ -102,8 +105,18 @@ class Cache:
         kv: Blocks = self.entries[name]
         if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
             those = slice(blocks[0], blocks[0] + len(blocks))
-            return kv.k[those, :, :length], kv.v[those, :, :length]
-        return kv.k[:, :, :length][blocks], kv.v[:, :, :length][blocks]
+            found = kv.k[those, :, :length], kv.v[those, :, :length]
+        else:
+            found = kv.k[:, :, :length][blocks], kv.v[:, :, :length][blocks]
+        return self.given(found[0]), self.given(found[1])
+
+    def kept(self, rows: Tensor) -> Tensor:
+        """Keys or values (n, kv heads, h) as they lie in the blocks."""
+        return rows
+
+    def given(self, kept: Tensor) -> Tensor:
+        """What lies in blocks as keys or values (b, kv heads, length, h)."""
+        return kept
 
     def capacity_and_index(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
         """The capacity needed for new tokens and their index in blocks, alike in all layers."""
@@ -191,6 +204,30 @@ class Cache:
                 self.entries[name] = own.join(value)
         self.lengths, self.indexed = [*self.lengths, *other.lengths], None
         self.table = [*self.table, *taken]
+
+
+class Int8Cache(Cache):
+    """A cache of keys and values in int8: of a head of a token h quants, and their fp32 scale.
+
+    A number takes (h + 4) / h bytes. Blocks are (kv heads, capacity, h + 4), int8; the quants are
+    those of :func:`~lmwright.kernels.int8.quantise_rows`.
+    """
+
+    def kept(self, rows: Tensor) -> Tensor:
+        """Keys or values (n, kv heads, h), quantised: (n, kv heads, h + 4)."""
+        quants, scales = quantise_rows(rows.float().reshape(-1, rows.shape[-1]))
+        whole = torch.cat([quants, scales[:, None].view(torch.int8)], 1)
+        return whole.view(*rows.shape[:-1], rows.shape[-1] + SCALE_BYTES)
+
+    def given(self, kept: Tensor) -> Tensor:
+        """Quants times scales."""
+        quants, scales = kept.split([kept.shape[-1] - SCALE_BYTES, SCALE_BYTES], -1)
+        return quants.float() * scales.contiguous().view(torch.float32)
+
+
+SCALE_BYTES = 4
+CACHES: dict[KvPrecision, type[Cache]] = {"fp32": Cache, "int8": Int8Cache}
+"""The KV cache of each precision of keys and values."""
 
 
 class Blocks:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmwright.kernels.int8 import Int8Weight
 from lmwright.kernels.library import NO_MEMORY, follow_threads
-from lmwright.kernels.terms import CMap, linear_in_terms
+from lmwright.kernels.terms import CMap, PackedWeight, linear_in_terms
 from lmwright.models.core.int8 import Int8Product
 
 SLACK = 1 + 1e-4
@@ -45,12 +44,12 @@ class CHead(ctypes.Structure):
 class Norms:
     """Of a packed table: |w − ŵ| of each row, and the largest |ŵ| of all."""
 
-    packed: Int8Weight
+    packed: PackedWeight
     off_o: Tensor
     most: float
 
     @classmethod
-    def of(cls, packed: Int8Weight, weight_oi: Tensor) -> Norms:
+    def of(cls, packed: PackedWeight, weight_oi: Tensor) -> Norms:
         """Those of a table and its packed form."""
         off, most = [], 0.0
         parts = packed.dequantised().split(ROWS_AT_ONCE)

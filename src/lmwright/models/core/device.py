@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
+ProductPrecision = Literal["fp32", "bf16", "int8", "int4"]
+KvPrecision = Literal["fp32", "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 """The precisions that weights can be learnt in: gradients vanish in int8."""
+PACKED = ("int8", "int4")
+"""The precisions whose products are of packed weights and whole numbers, on a CPU."""
 
 NATIVE_CAPABILITY = (8, 0)
 """The first compute capability of CUDA devices that multiply in bf16 themselves."""
@@ -40,10 +44,18 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class Placement:
-    """Where networks run and in what their products are computed: resolved, never ``auto``."""
+    """Where networks run and in what their products are computed: resolved, never ``auto``.
+
+    ``kv`` is what the KV cache of a text that is written keeps keys and values in.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision: ProductPrecision = "fp32"
+    kv: KvPrecision = "fp32"
+
+    def __str__(self) -> str:
+        """The precisions in words."""
+        return self.precision + (f" with keys and values in {self.kv}" * (self.kv != "fp32"))
 
     @property
     def torch_device(self) -> torch.device:
@@ -54,28 +66,31 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the products as torch's; of those in int8 that of what goes in and out."""
+        """The dtype of the products as torch's; of those of packed weights that of what goes in
+        and out."""
         import torch
 
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def to_json(self) -> dict[str, str]:
-        """The resolved settings by their names."""
-        return {"device": self.device, "precision": self.precision}
+        """The resolved settings by their names; ``kv``, which few results have, where it is set."""
+        found: dict[str, str] = {"device": self.device, "precision": self.precision}
+        return found if self.kv == "fp32" else {**found, "kv": self.kv}
 
 
 DEFAULT = Placement()
 """fp32 on the CPU: what everything is that names no other."""
 
 
-def resolve_placement(device: str, precision: str) -> Placement:
+def resolve_placement(device: str, precision: str, kv: str = "fp32") -> Placement:
     """What the settings mean here; BadInput for a CUDA device where there is none.
 
     By rules and no timing, so that a machine gives the same answer always: ``auto`` is a CUDA
     device if torch sees one, and bf16 on one that multiplies in it natively; on a CPU it is fp32,
     whatever the CPU has, as the bits of one machine should be those of the next.
     """
-    check_placement(device, precision)
+    check_placement(device, precision, kv)
+    keys_in = cast(KvPrecision, kv)
     where: Literal["cpu", "cuda"] = "cpu" if device == "cpu" or not cuda_there() else "cuda"
     if device == "cuda" and where == "cpu":
         raise BadInput(
@@ -84,19 +99,25 @@ def resolve_placement(device: str, precision: str) -> Placement:
             "set device to cpu, or use a machine with a GPU and a torch that is built for it",
         )
     if precision == "auto":
-        return Placement(where, "bf16" if where == "cuda" and native_bf16("cuda") else "fp32")
-    if precision == "int8" and where == "cuda":
+        half = where == "cuda" and native_bf16("cuda")
+        return Placement(where, "bf16" if half else "fp32", keys_in)
+    if precision in PACKED and where == "cuda":
         raise BadInput(
-            "precision is int8 on a CUDA device",
-            "int8 on the CPU, or bf16 or fp32 on the device",
+            f"precision is {precision} on a CUDA device",
+            f"{precision} on the CPU, or bf16 or fp32 on the device",
             "set device to cpu, or precision to bf16",
         )
-    return Placement(where, cast(Literal["fp32", "bf16", "int8"], precision))
+    return Placement(where, cast(ProductPrecision, precision), keys_in)
 
 
-def check_placement(device: str, precision: str) -> None:
+def check_placement(device: str, precision: str, kv: str = "fp32") -> None:
     """BadInput for a device or a precision that no machine has."""
-    for name, value, known in (("device", device, Device), ("precision", precision, Precision)):
+    asked = (
+        ("device", device, Device),
+        ("precision", precision, Precision),
+        ("kv", kv, KvPrecision),
+    )
+    for name, value, known in asked:
         if value not in get_args(known):
             raise BadInput(
                 f"{name} is {value!r}",

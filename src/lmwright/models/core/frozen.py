@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from lmwright.core.errors import BadInput
 from lmwright.kernels.int8 import Int8Weight
 from lmwright.models.core.bf16 import Bf16Linear, in_bf16, mapped
-from lmwright.models.core.int8 import multiplied
 from lmwright.models.core.linear import Linear
 from lmwright.models.core.matmul import linear
+from lmwright.models.core.packed import multiplied
 
 BasePrecision = Literal["fp32", "bf16", "int8"]
 
@@ -94,7 +94,7 @@ class Bf16Frozen(FrozenLinear):
 
 class Int8Frozen(FrozenLinear):
     """A map with its weight in int8, packed, a scale a row; x is two terms of int8
-    (``core/int8.py``). Sums are exact, so that the CPU and its threads change no bit.
+    (``core/packed.py``). Sums are exact, so that the CPU and its threads change no bit.
 
     Each part of each member is packed by itself, so that products of some parts are whole ones.
     """

@@ -1,74 +1,19 @@
 """Products in int8 of fp32 weights and streams: the precision ``int8``, for answers alone.
 
-A weight has eight bits and one scale a row; a token is the sum of two terms of eight bits, each
-with a scale. Sums are exact integers, so a row's result depends neither on its neighbours nor on
-the number of threads. What goes in and comes out is fp32. The fp32 weight stays: adapters merge
-into it, files are written from it, and the gradient of a product's input is taken from it.
+A weight has eight bits and one scale a row.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from lmwright.kernels.int8 import Int8Weight
-from lmwright.kernels.terms import linear_in_terms
-
-Key = tuple[int, tuple[int, ...], tuple[int, ...]]
+from lmwright.models.core.packed import PackedProduct
 
 
-class Int8Product:
-    """x Wᵀ + b of the maps of one ``Linear``, computed in int8, from fp32 and to fp32.
+class Int8Product(PackedProduct):
+    """x Wᵀ + b of the maps of one ``Linear``, computed in int8, from fp32 and to fp32."""
 
-    The packed weight is kept while the weight stays the same; a ``Linear`` that is asked for some
-    of its rows, or for a member of a stack, has one for each.
-    """
-
-    def __init__(self) -> None:
-        self.packed: dict[Key, tuple[int, Int8Weight]] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Product:
-        """One that keeps nothing: a copy of a network has weights of its own."""
-        return type(self)()
-
-    def __call__(self, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None) -> Tensor:
-        """(n, in), (out, in), (out) -> (n, out), in the dtype of the stream."""
-        packed = self.of(weight_oi)
-        if torch.is_grad_enabled() and x_ni.requires_grad:
-            found: Tensor = Int8Linear.apply(x_ni, weight_oi.detach(), bias_o, packed)
-            return found
-        return multiplied(packed, x_ni, bias_o)
-
-    def of(self, weight_oi: Tensor) -> Int8Weight:
-        """The weight in int8, as it was kept or packed now."""
-        known = weight_oi.is_inference() or weight_oi._version  # the former has no version
-        key = weight_oi.data_ptr(), tuple(weight_oi.shape), weight_oi.stride()
-        kept = self.packed.get(key)
-        if kept is None or kept[0] != known:
-            kept = self.packed[key] = known, Int8Weight.pack(weight_oi.detach())
-        return kept[1]
-
-
-def multiplied(packed: Int8Weight, x_ni: Tensor, bias_o: Tensor | None) -> Tensor:
-    """The product, in the dtype of the stream."""
-    bias_o = None if bias_o is None else bias_o.detach().float()
-    return linear_in_terms(packed, x_ni.detach().float(), bias_o).to(x_ni.dtype)
-
-
-class Int8Linear(torch.autograd.Function):
-    """The product in int8 with the gradient of its input; the weight is not learnt from it."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x_ni: Tensor, weight_oi: Tensor, bias_o: Tensor | None, packed: Int8Weight
-    ) -> Tensor:
-        """(n, in) -> (n, out)."""
-        ctx.save_for_backward(weight_oi)
-        return multiplied(packed, x_ni, bias_o)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The gradient of the input, by the fp32 weight."""
-        return gradients[0] @ ctx.saved_tensors[0], None, None, None
+    def pack(self, weight_oi: Tensor) -> Int8Weight:
+        """The weight in int8."""
+        return Int8Weight.pack(weight_oi)

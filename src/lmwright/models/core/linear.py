@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from lmwright.models.core.matmul import linear
+
+if TYPE_CHECKING:
+    from lmwright.models.core.int4 import Held
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """x Wᵀ + b of (n, in), (out, in) and (out) or None: (n, out)."""
@@ -20,8 +24,11 @@ class Linear(nn.Module):
     ``parts`` are the outputs of the maps merged into it, which share its input and its product.
     ``rows`` asks for some of the outputs alone, ``member`` is the map's number in a stack.
     No op knows more of it: any other (quantised, adapted) may stand in its place. ``product`` is
-    how a map with a dense weight multiplies by it, which is where a precision is chosen.
+    how a map with a dense weight multiplies by it, which is where a precision is chosen. ``held``
+    is its weight as a file has it quantised, where one does.
     """
+
+    held: Held = ()
 
     def __init__(self, in_features: int, parts: int | Sequence[int], members: int = 1) -> None:
         super().__init__()
@@ -105,6 +112,12 @@ def linears(network: nn.Module, path: str = "") -> Iterator[tuple[str, Linear]]:
             yield path + name, child
         else:
             yield from linears(child, f"{path}{name}.")
+
+
+def hold(network: nn.Module, held: Mapping[str, Held]) -> None:
+    """Tell a network's maps what files have of their weights, by the weights' names."""
+    for name, each in linears(network):
+        each.held = held.get(f"{name}.weight", ())
 
 
 def replace_linears(network: nn.Module, make: Callable[[str, Linear], Linear]) -> None:

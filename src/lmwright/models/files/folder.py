@@ -12,6 +12,7 @@ from torch import Tensor
 from lmwright.core.durable import write_bytes, write_json
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN, read_json_object
+from lmwright.models.core.int4 import Held
 from lmwright.models.core.spec import Head, ModelSpec, read_spec
 from lmwright.models.family.family import Family, Weight, to_ours, to_theirs
 from lmwright.models.files.weights import (
@@ -82,7 +83,7 @@ class Published:
     """A published model: its description, our weights, and its heads by their use.
 
     Heads come with those of their weights that the folder has. ``more`` are weights that only
-    generation needs.
+    generation needs. ``held`` are those of our weights that a file has quantised, as it has them.
     """
 
     described: Described
@@ -90,6 +91,7 @@ class Published:
     heads: dict[str, tuple[Head, dict[str, Tensor]]]
     tokenizer: Tokenizer
     more: dict[str, Tensor] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:

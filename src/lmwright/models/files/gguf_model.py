@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput, Corrupt, nearest
 from lmwright.core.reading import FETCH_AGAIN
+from lmwright.models.core.int4 import FileRows, Held
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import Family, GgufForm, Weight, to_ours, to_theirs
 from lmwright.models.files.folder import (
@@ -23,7 +26,7 @@ from lmwright.models.files.folder import (
     ids_of,
     spec_of,
 )
-from lmwright.models.files.gguf import Gguf, read_gguf, write_gguf
+from lmwright.models.files.gguf import PLAIN, Gguf, read_gguf, write_gguf
 from lmwright.models.files.gguf_tokenizer import tokenizer_of
 from lmwright.models.files.weights import check_fit
 from lmwright.models.network.network import Network, build
@@ -55,7 +58,8 @@ def read_gguf_model(path: Path) -> Published:
     tokenizer = tokenizer_of(file)
     check_vocabulary(tokenizer, setting, path)
     heads = heads_of(family, described.config, setting, theirs, path.name)
-    return Published(described, to_ours(mapped, theirs), heads, tokenizer)
+    held = {each.ours: theirs.held(each) for each in mapped}
+    return Published(described, to_ours(mapped, theirs), heads, tokenizer, held=held)
 
 
 def describe_gguf(path: Path) -> Described:
@@ -124,6 +128,38 @@ class Lazy(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         found = self.file.tensor(self.names[name])
         return self.form.read(name, found, self.setting)
+
+    def held(self, weight: Weight) -> Held:
+        """One of our weights as the file has it; empty where that is not quantised rows of it.
+
+        What our weight's rows are in the file is found by doing with numbers of rows what is done
+        with the rows: they are put in another order, and those of several tensors together.
+        """
+        tensors = [self.file.tensors[self.names[name]] for name in weight.theirs]
+        if any(len(each.shape) != 2 or each.format in PLAIN for each in tensors):
+            return ()
+        firsts = [0, *accumulate(each.shape[0] for each in tensors)]
+        numbers = [
+            self.form.read(name, torch.arange(*ends)[:, None], self.setting)
+            for name, ends in zip(weight.theirs, pairwise(firsts), strict=True)
+        ]
+        joined = weight.join(numbers)
+        if joined.shape != (firsts[-1], 1):
+            return ()
+        rows = joined[:, 0].numpy()
+        sources = np.searchsorted(firsts, rows, side="right") - 1
+        ends = [0, *(np.flatnonzero(np.diff(sources)) + 1).tolist(), len(rows)]
+        return tuple(
+            self.rows(weight.theirs[source], rows[start:stop] - firsts[source])
+            for start, stop in pairwise(ends)
+            for source in (int(sources[start]),)
+        )
+
+    def rows(self, name: str, rows: np.ndarray) -> FileRows:
+        """Some rows of a tensor."""
+        theirs = self.names[name]
+        found = self.file.tensors[theirs]
+        return FileRows(found.format, self.file.blocks(theirs).reshape(found.shape[0], -1), rows)
 
     def __iter__(self) -> Any:
         return iter(self.names)

@@ -1,8 +1,8 @@
 """A pass through a whole stack in one call of the kernel library: the fused stack.
 
 It computes what the stack's modules compute without a gradient or dropout: norms, rotary embedding,
-attention with or without a KV cache, activations, and the products in int8. The modules are its
-reference.
+attention with or without a KV cache, activations, and the products of packed weights. The modules
+are its reference.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lmwright.kernels.library import NO_MEMORY, available, follow_threads, libra
 from lmwright.kernels.terms import CMap
 from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.attention import Attention
-from lmwright.models.blocks.context import Cache, ForwardContext
+from lmwright.models.blocks.context import Cache, ForwardContext, Int8Cache
 from lmwright.models.blocks.feed_forward import FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
 from lmwright.models.blocks.positions import rotary_cos_sin
 from lmwright.models.blocks.sublayer import Sublayer
 from lmwright.models.core import spec
-from lmwright.models.core.int8 import Int8Product
 from lmwright.models.core.linear import DenseLinear
+from lmwright.models.core.packed import PackedProduct
 from lmwright.models.core.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CStack(ctypes.Structure):
 class CKv(ctypes.Structure):
     """``lmw_kv``."""
 
-    _fields_ = (("k", c_void_p), ("v", c_void_p), ("capacity", c_int64))
+    _fields_ = (("k", c_void_p), ("v", c_void_p), ("capacity", c_int64), ("eight", c_int64))
 
 
 class CWork(ctypes.Structure):
@@ -130,7 +130,7 @@ class FusedStack:
 
     @classmethod
     def of(cls, network: Network) -> FusedStack:
-        """That of a network whose maps are in int8."""
+        """That of a network whose maps have packed weights."""
         found = cls(list(network.stacks.values())[-1])  # type: ignore[arg-type]
         try:
             if not available():
@@ -247,7 +247,7 @@ class FusedStack:
     def map(self, owner: nn.Module, name: str) -> CMap:
         """The data of a map of an op, by its name there."""
         linear = getattr(owner, name)
-        if type(linear) is not DenseLinear or not isinstance(linear.product, Int8Product):
+        if type(linear) is not DenseLinear or not isinstance(linear.product, PackedProduct):
             raise ValueError(f"it has maps of {type(linear).__name__}")
         self.maps.append((owner, name, linear, linear.weight))
         packed = linear.product.of(linear.weight)
@@ -264,7 +264,7 @@ class FusedStack:
             and not torch.is_grad_enabled()
             and context.dropout_rng is None
             and context.trace is None
-            and type(cache) in (NoneType, Cache)
+            and type(cache) in (NoneType, Cache, Int8Cache)
             and len(past) == len(batch.documents)
             and (cache is None or self.causal)
             and (not self.tables or torch.equal(batch.positions_n, consecutive(batch, past)))
@@ -276,15 +276,17 @@ class FusedStack:
         x_nd = self.stack.embedding(context).float().contiguous()
         documents, lengths = len(batch.documents), batch.lengths()
         past, table = [0] * documents, [0] * documents
-        if type(cache) is Cache:
-            past, table = cache.lengths, cache.table
+        if isinstance(cache, Cache):
+            past, table, eight = cache.lengths, cache.table, isinstance(cache, Int8Cache)
             blocks = [cache.with_room(name, like, like, batch) for name, like in self.caches]
-            kv = [CKv(each.k.data_ptr(), each.v.data_ptr(), each.k.shape[2]) for each in blocks]
+            kv = [
+                CKv(each.k.data_ptr(), each.v.data_ptr(), each.k.shape[2], eight) for each in blocks
+            ]
         else:
             # Keys of a layer are read by no other one, so all have the same memory.
             most = max((like.shape[1] * like.shape[2] for _, like in self.caches), default=0)
             own = torch.empty(2, len(x_nd), most)
-            kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0)] * len(self.caches)
+            kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0, False)] * len(self.caches)
         longest = max(one + two for one, two in zip(past, lengths, strict=True))
         angles = [table.below(longest) for table in self.tables]
         queries = torch.empty(len(x_nd), self.query_width)

@@ -9,9 +9,16 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from lmwright.core.errors import BadInput
 from lmwright.models.blocks.attention import BoundaryTokens
 from lmwright.models.blocks.build import BuildContext
-from lmwright.models.blocks.context import Cache, ForwardContext, States, Trace
+from lmwright.models.blocks.context import (
+    CACHES,
+    Cache,
+    ForwardContext,
+    States,
+    Trace,
+)
 from lmwright.models.blocks.embedding import Embedding
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
@@ -19,23 +26,25 @@ from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
 from lmwright.models.core.bf16 import Bf16Product
 from lmwright.models.core.bounded import BoundedProduct
-from lmwright.models.core.device import DEFAULT, Placement, reproducible
+from lmwright.models.core.device import DEFAULT, PACKED, Placement, reproducible
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.frozen import FrozenLinear
+from lmwright.models.core.int4 import Held, Int4Product
 from lmwright.models.core.int8 import Int8Product
-from lmwright.models.core.linear import Linear, Product
+from lmwright.models.core.linear import Linear, Product, hold
 from lmwright.models.core.matmul import linear
 from lmwright.models.core.memory import keep_freed_memory
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.network.fused import FusedStack
 
 HEAD_DROPOUT_ID = 1 << 20
-PRODUCTS: dict[str, Callable[[], Product]] = {
-    "fp32": lambda: linear,
-    "bf16": Bf16Product,
-    "int8": Int8Product,
+PRODUCTS: dict[str, Callable[[Linear], Product]] = {
+    "fp32": lambda _: linear,
+    "bf16": lambda _: Bf16Product(),
+    "int8": lambda _: Int8Product(),
+    "int4": lambda each: Int4Product(each.held),
 }
-"""How maps multiply, by precision; what a product keeps of a weight is of one map alone."""
+"""How a map multiplies, by precision; what a product keeps of a weight is of one map alone."""
 
 Batch = Ragged | Mapping[str, Ragged]
 """Input of a network: one stream for all of its stacks, or one for each by name."""
@@ -253,11 +262,15 @@ class Network(nn.Module):
 
     def fused_stack(self, context: ForwardContext) -> FusedStack | None:
         """The fused stack where the precision has one and it computes this pass."""
-        if self.placement.precision != "int8":
+        if self.placement.precision not in PACKED:
             return None
         if self.fused is None or not self.fused.current:
             self.fused = FusedStack.of(self)
         return self.fused if self.fused.fits(context) else None
+
+    def new_cache(self, documents: int) -> Cache:
+        """An empty KV cache for so many documents, as the network is placed."""
+        return CACHES[self.placement.kv](documents)
 
     @property
     def longest(self) -> int | None:
@@ -302,17 +315,28 @@ class Network(nn.Module):
         """Move the weights, which stay fp32, to a device, and set the precision of the products.
 
         Of what multiplies by weights only torch's recurrent cells are no ``Linear``: they stay in
-        fp32.
+        fp32. In int4 a head is in int8: it is small, or the table of a vocabulary, whose bound of
+        the error would be too wide. BadInput for a precision of keys and values in a network that
+        keeps none.
         """
+        if placement.kv != DEFAULT.kv and not self.spec.stacks[-1].is_causal:
+            raise BadInput(
+                f"kv is {placement.kv}, and this network keeps no keys and values",
+                DEFAULT.kv,
+                "leave it out",
+            )
         reproducible(placement.device)
         self.to(placement.torch_device)
         tie(self)
         for each in self.modules():
             if isinstance(each, Linear):
-                each.product = PRODUCTS[placement.precision]()
-        head = None if self.head is None else self.head.out
-        if placement.precision == "int8" and head is not None and self.is_causal_lm:
-            head.product = BoundedProduct()
+                each.product = PRODUCTS[placement.precision](each)
+        if self.head is not None and placement.precision in PACKED:
+            for each in self.head.modules():
+                if isinstance(each, Linear):
+                    each.product = Int8Product()
+            if self.head.out is not None and self.is_causal_lm:
+                self.head.out.product = BoundedProduct()
         self.placement, self.fused = placement, None
 
     def run_stack(self, name: str, batch: Batch, context: ForwardContext) -> None:
@@ -386,12 +410,19 @@ def build(setting: spec.ModelSpec, head: spec.Head | None = None) -> Network:
         return Network(setting, head)
 
 
-def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    """Set those of the network's weights that ``tensors`` names, without a copy."""
+def fill(
+    network: Network, tensors: Mapping[str, Tensor], held: Mapping[str, Held] | None = None
+) -> None:
+    """Set those of the network's weights that ``tensors`` names, without a copy.
+
+    ``held`` are the weights that their file has quantised, as it has them, by the same names.
+    """
     for name, _ in list(network.named_parameters()):
         if name in tensors:
             set_weight(network, name, nn.Parameter(tensors[name].detach()))
     tie(network)
+    if held:
+        hold(network, held)
 
 
 def parameter_count(network: Network) -> int:
