@@ -12,18 +12,6 @@ from lmwright.models.network.network import Network
 from lmwright.train.several import Combination
 
 
-def by_size(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
-    """Shares that are as the sizes to the power of 1 / temperature."""
-    powers = {name: float(size) ** (1 / temperature) for name, size in sizes.items()}
-    return {name: each / sum(powers.values()) for name, each in powers.items()}
-
-
-def check_temperature(temperature: float) -> None:
-    """BadInput for a temperature below 1."""
-    if not 1 <= temperature <= 1000:
-        raise BadInput(f"temperature is {temperature}", "from 1 (by size) to 1000 (nearly alike)")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Settings):
     """As many rows of each task; the loss is the mean over a batch's rows, each times the weight
@@ -52,11 +40,15 @@ class Size(Settings):
 
     def check(self) -> None:
         """BadInput for a temperature below 1."""
-        check_temperature(self.temperature)
+        if not 1 <= self.temperature <= 1000:
+            raise BadInput(
+                f"temperature is {self.temperature}", "from 1 (by size) to 1000 (nearly alike)"
+            )
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Shares by size."""
-        return by_size(sizes, self.temperature)
+        """Shares that are as the sizes to the power of 1 / temperature."""
+        powers = {name: float(size) ** (1 / self.temperature) for name, size in sizes.items()}
+        return {name: each / sum(powers.values()) for name, each in powers.items()}
 
     def make(self, names: Sequence[str], network: Network, seed: int) -> Combination:
         """A plain mean."""

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from lmwright.core.random import stream
-from lmwright.core.stage import Settings
 from lmwright.models.network.network import Network
-from lmwright.train.mixings.shares import by_size, check_temperature
+from lmwright.train.mixings.shares import Size
 from lmwright.train.optim import trainable
 from lmwright.train.several import Combination, TaskLoss, body_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surgery(Settings):
+class Surgery(Size):
     """The gradient that each task gives the body loses what goes against another task's: where two
     have a negative inner product, the one is projected onto the plane normal to the other. The
     others are taken in an order drawn for each step.
@@ -28,16 +27,6 @@ class Surgery(Settings):
     """
 
     makes_gradients: ClassVar[bool] = True
-
-    temperature: float = 1.0
-
-    def check(self) -> None:
-        """BadInput for a temperature below 1."""
-        check_temperature(self.temperature)
-
-    def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Shares by size."""
-        return by_size(sizes, self.temperature)
 
     def make(self, names: Sequence[str], network: Network, seed: int) -> Combination:
         """The surgery on one network's body."""

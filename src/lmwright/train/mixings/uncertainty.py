@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
-from lmwright.core.stage import Settings
 from lmwright.models.network.network import Network
-from lmwright.train.mixings.shares import by_size, check_temperature
+from lmwright.train.mixings.shares import Size
 from lmwright.train.several import Combination, TaskLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uncertainty(Settings):
+class Uncertainty(Size):
     """Each task has a log variance s that is learnt; the loss is the sum of exp(-s) · L + s / 2
     over the tasks of a batch (equation 10 of the paper, with s = log σ²), so that a task with a
     large loss that will not fall counts less.
@@ -29,17 +28,12 @@ class Uncertainty(Settings):
     makes_gradients: ClassVar[bool] = False
 
     rate: float = 0.02
-    temperature: float = 1.0
 
     def check(self) -> None:
         """BadInput for a rate or a temperature out of range."""
+        super().check()
         if not 0 < self.rate <= 1:
             raise BadInput(f"rate is {self.rate}", "above 0 and at most 1")
-        check_temperature(self.temperature)
-
-    def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Shares by size."""
-        return by_size(sizes, self.temperature)
 
     def make(self, names: Sequence[str], network: Network, seed: int) -> Combination:
         """A log variance a task."""
