@@ -263,7 +263,8 @@ def less(cell: Cell) -> str:
     train = cell.changes.get("stages", {}).get("train", {})
     if not {"rows", "epochs"} <= train.keys():
         return ""
-    return f", {train['rows']:,} rows and {train['epochs']} epochs"
+    epochs = train["epochs"]
+    return f", {train['rows']:,} rows and {epochs} epoch{'s' if epochs > 1 else ''}"
 
 
 def score(name: str, model: str, lines: Sequence[dict[str, Any]]) -> str:
