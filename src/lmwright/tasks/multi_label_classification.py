@@ -29,6 +29,7 @@ class MultiLabelClassification(OneText):
     ``fewest``      training rows that a label needs; rarer ones are left out of the targets.
     ``max_labels``  more different labels than this are no labels.
     ``known``       fitted: the labels, sorted.
+    ``shares``      fitted: the share of the training rows that have each of them.
 
     Each label has a threshold of its own, tuned for F1 on the rows that calibrate; labels that few
     of them have share one.
@@ -63,6 +64,7 @@ class MultiLabelClassification(OneText):
     fewest: int = 1
     max_labels: int = 1000
     known: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
 
     def check(self) -> None:
         """BadInput for settings out of range."""
@@ -121,7 +123,8 @@ class MultiLabelClassification(OneText):
                 "labels that some rows have and others have not",
                 "check the column labels, or add rows without them",
             )
-        return replace(self, known=tuple(kept))
+        shares = tuple(found[label] / count for label in kept)
+        return replace(self, known=tuple(kept), shares=shares)
 
     def comparable(self, other: Task) -> bool:
         """The same labels."""
