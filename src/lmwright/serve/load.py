@@ -13,8 +13,7 @@ from typing import Any
 from lmwright.core.columns import Row
 from lmwright.core.predictor import Predictor
 from lmwright.metrics.calibration import Calibration
-from lmwright.models.answering import tell_cost
-from lmwright.models.core.device import resolve_placement
+from lmwright.models.core.device import DEFAULT, PACKED, resolve_placement
 from lmwright.models.load import load_predictor
 from lmwright.models.placement import place_or_refuse
 from lmwright.models.sharing import share_equal_weights
@@ -46,7 +45,10 @@ def load_version(
     for other in beside:
         share_equal_weights(predictor, other)
     place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
-    tell_cost(predictor, resolve_placement(device, precision, kv), report)
+    if precision in PACKED or kv != DEFAULT.kv:
+        from lmwright.models.answering import tell_cost  # which takes torch
+
+        tell_cost(predictor, resolve_placement(device, precision, kv), report)
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 
