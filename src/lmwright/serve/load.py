@@ -16,7 +16,6 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.models.core.device import DEFAULT, PACKED, resolve_placement
 from lmwright.models.load import load_predictor
 from lmwright.models.placement import place_or_refuse
-from lmwright.models.sharing import share_equal_weights
 from lmwright.serve.rows import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
@@ -43,6 +42,8 @@ def load_version(
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
     for other in beside:
+        from lmwright.models.sharing import share_equal_weights  # which takes torch
+
         share_equal_weights(predictor, other)
     place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
     if precision in PACKED or kv != DEFAULT.kv:
