@@ -15,7 +15,9 @@ from lmwright.baselines.dictionary import Dictionary
 from lmwright.baselines.majority import Majority
 from lmwright.cli.main import main
 from lmwright.core.errors import BadInput
+from lmwright.kernels.library import available
 from lmwright.metrics.calibration import Calibration
+from lmwright.models import answering
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import language_model
 from lmwright.serve.rows import Loaded
@@ -146,6 +148,21 @@ def test_models_run_in_the_precision_that_is_asked_for(folder: str) -> None:
     writer = lw.load(folder, precision="bf16")
     assert writer.generator.network.placement.to_json() == {"device": "cpu", "precision": "bf16"}
     assert writer.generate("the", max_new_tokens=5)
+
+
+@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+def test_what_a_program_asks_is_in_int8_where_that_is_close(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(answering, "user_cache", lambda: tmp_path)
+    found = lw.load(ENCODER)
+    assert found.model.network.placement.precision == "int8"
+    assert "computing in int8 (--precision): int8 beside fp32 on 4 texts" in capsys.readouterr().err
+    exact = lw.load(ENCODER, precision="fp32")
+    texts = ["a cat", "the whole of a longer text about ships and the sea", "no"]
+    assert (found.embed(texts) * exact.embed(texts)).sum(1).min() > answering.COSINE_BOUND
+    monkeypatch.setattr(answering, "COSINE_BOUND", 2.0)
+    assert lw.load(ENCODER).model.network.placement == exact.model.network.placement
 
 
 @pytest.mark.parametrize("prompt", [[], 3, ["a", {"role": "user", "content": "b"}]])

@@ -195,7 +195,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     found = Loaded("0123456789abcdef", Majority(TASK, [2, 5]), Calibration())
     monkeypatch.setattr("lmwright.cli.predict.existing_store", lambda folder: None)
     monkeypatch.setattr(
-        "lmwright.cli.predict.load_version", lambda store, name, device, precision: found
+        "lmwright.cli.predict.load_version", lambda store, name, device, precision, report: found
     )
     return found
 
@@ -212,7 +212,7 @@ def test_a_device_and_a_precision_reach_what_loads_the_version(
     (tmp_path / "a.txt").write_text("play jazz\n")
     given: list[tuple[str, str]] = []
 
-    def load(store: object, name: str, device: str, precision: str) -> Loaded:
+    def load(store: object, name: str, device: str, precision: str, report: Any) -> Loaded:
         given.append((device, precision))
         return loaded
 

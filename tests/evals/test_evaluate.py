@@ -14,7 +14,7 @@ from lmwright.core.predictor import answer_all
 from lmwright.core.task import Answers, role_columns, task_to_json
 from lmwright.data.corpus import read_split, schema_of
 from lmwright.evals.baselines import Baselines
-from lmwright.evals.evaluate import Evaluate, headline
+from lmwright.evals.evaluate import Evaluate, headline, record_cost
 from lmwright.evals.predictions import (
     Predictions,
     answers_to,
@@ -23,9 +23,16 @@ from lmwright.evals.predictions import (
     recompute,
 )
 from lmwright.evals.slices import EXCERPT, worst_rows
+from lmwright.kernels.library import available
 from lmwright.metrics.calibration import Calibration
+from lmwright.models import answering
+from lmwright.models.core.device import Placement
+from lmwright.models.core.spec import Head
+from lmwright.models.files.published import read_published
 from lmwright.models.load import load_predictor
+from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.tasks.text_classification import TextClassification
+from tests.cli.folders import folder_of
 
 TASK = TextClassification(labels=("neg", "pos"))
 SCHEMA = schema_of(role_columns(TASK, "input", "target"))
@@ -352,6 +359,24 @@ def test_rows_are_limited_in_proportion(rows, trained, tmp_path):
     facts = stage(models=("majority",), rows=200).run(work)
     assert facts["splits"]["test"]["rows"] == 200
     assert facts["headline"]["state"] == "no comparison"
+
+
+@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+def test_what_fewer_bits_cost_is_recorded(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "user_cache", lambda: tmp_path)
+    published = read_published(folder_of("bert", tmp_path / "bert"))
+    model = TextPredictor(TASK, from_published(published, Head(pool="first", outputs=2), 16, 0))
+    work, told = FakeWork(tmp_path, {}), []
+    work.record = lambda event, **facts: told.append((event, facts))
+    for precision in ("fp32", "int8", "int4"):
+        record_cost(work, "model", model, Placement("cpu", precision))
+    record_cost(work, "words", load_predictor(trained[0] / "tfidf"), Placement("cpu", "int8"))
+    assert [(event, facts["model"], facts["precision"]) for event, facts in told] == [
+        ("parity", "model", "int8"),
+        ("parity", "model", "int4"),
+    ]
+    eight, four = (facts["cosine_least"] for _, facts in told)
+    assert 0.9 < four < eight < 1
 
 
 def test_what_cannot_be_evaluated_is_refused(rows, trained, tmp_path):

@@ -181,6 +181,21 @@ def test_the_largest_sums_are_exact():
             assert same(weight.linear(x), wanted), (format, name)
 
 
+def test_four_bits_are_those_of_small_errors():
+    """Less is lost than by the range of each group, and nothing of groups of 16 even steps."""
+    dense = torch.randn(64, 320, generator=torch.Generator().manual_seed(17))
+    groups = dense.view(-1, 32)
+    least = groups.amin(1, keepdim=True)
+    step = (groups.amax(1, keepdim=True) - least) / 15
+    by_range = least + step * ((groups - least) / step).round()
+    lost = (GroupWeight.pack(dense).dequantised() - dense).square().sum()
+    assert lost < 0.9 * (by_range - groups).square().sum()
+    even = (torch.arange(64 * 32).view(64, 32) % 16 - 5) * 0.25
+    assert torch.equal(GroupWeight.pack(even).dequantised(), even)
+    same_everywhere = torch.full((16, 64), 0.375)
+    assert torch.equal(GroupWeight.pack(same_everywhere).dequantised(), same_everywhere)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(BadInput, match="no layout for weights in Q5_1"):
         GroupWeight.from_blocks(torch.zeros(2, 24, dtype=torch.uint8), "Q5_1")

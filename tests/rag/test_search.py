@@ -18,7 +18,7 @@ from lmwright.core.errors import BadInput, Corrupt
 from lmwright.index.lexical import BM25
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextPredictor
-from lmwright.rag.build import text_column
+from lmwright.rag.build import Index, text_column
 from lmwright.rag.searcher import RANK, Searcher
 from lmwright.store.store import Store
 from lmwright.tasks.regression import Regression
@@ -37,6 +37,7 @@ stages:
   train: {start: START, epochs: 0, max_tokens: 48}
   index: {model: model, keep: [source, group, score]}
   words: {stage: index, column: sentence1, splits: [train, test], writes: {index: words}}
+  eight: {stage: index, model: model, keep: [score], precision: int8, writes: {index: eight}}
 """
 
 
@@ -199,3 +200,19 @@ def test_columns_that_are_no_texts_are_refused() -> None:
     with pytest.raises(BadInput, match=r"index\.column"):
         text_column(SentenceSimilarity(), "score")
     assert text_column(Regression(), "") == "text"
+
+
+def test_an_encoder_in_int8_gives_nearly_the_same_vectors(made: Any) -> None:
+    store, done = Store(made[0]), made[1]
+    exact, eight = (
+        Searcher.load(store.artifact(done.artifacts[name])) for name in ("index", "eight")
+    )
+    assert exact.vectors is not None and eight.vectors is not None
+    assert exact.vectors.entries.ids == eight.vectors.entries.ids
+    cosines = (exact.vectors.vectors * eight.vectors.vectors).sum(1)
+    assert 0.99 < cosines.min() < 1 - 1e-6
+
+
+def test_words_alone_are_in_no_precision() -> None:
+    with pytest.raises(BadInput, match="precision int8 for an index of words"):
+        Index(precision="int8").foresee({})

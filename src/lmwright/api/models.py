@@ -15,6 +15,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.predictor import answer_prepared
 from lmwright.core.task import Task, refusal_of, role_columns
 from lmwright.hosted.chat import open_hosted
+from lmwright.models.answering import place_to_answer
 from lmwright.models.core.device import (
     Device,
     Precision,
@@ -56,7 +57,7 @@ def load(
     model: its folder, a .gguf file, ``asset:NAME/PATH``, ``hub:OWNER/NAME``, or
     ``hosted:MODEL@https://HOST/v1`` with the variable ``key_from`` that holds the key. Its networks
     run on ``device`` (auto, cpu or cuda), their products in ``precision`` (auto, fp32, bf16,
-    int8 or int4).
+    int8 or int4; auto: that of versions as ``serve`` has it, of published models as ``generate``).
     BadInput says what there is instead.
     """
     address = str(name)
@@ -65,8 +66,7 @@ def load(
     if is_hosted(address):
         refuse_unplaced(device, precision, address)
         return Writer(address, open_hosted(address, key_from))
-    placement = resolve_placement(device, precision)
-    if words := emulation_in_words(placement):
+    if words := emulation_in_words(resolve_placement(device, precision)):
         say(words)
     if not is_model_address(address):
         folder = default_folder() if store is None else Path(store)
@@ -75,12 +75,12 @@ def load(
         raise BadInput(f"a store for {address}", "an alias or a version", "leave it out")
     if runs_elsewhere(address) or describe(address).spec.stacks[-1].is_causal:
         writer = load_text_model(address, say)
-        writer.network.place(placement)
+        place_to_answer(writer, device, precision, say)
         return Writer(address, writer)
     published = read_published(address)
     most = min(published.spec.longest or LONGEST, LONGEST)
     encoder = from_published(published, Head(pool="mean", outputs=1), most, 0)
-    encoder.network.place(placement)
+    place_to_answer(encoder, device, precision, say)
     return Encoder(address, encoder)
 
 

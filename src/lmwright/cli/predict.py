@@ -52,7 +52,7 @@ def predict(
     store: StoreOption = STORE,
 ) -> None:
     """Write one JSON line a row: the answer and the version, or the error of a bad row."""
-    loaded = load_version(existing_store(store), model, device, precision)
+    loaded = load_version(existing_store(store), model, device, precision, report=say)
     rows = read_rows(file, loaded.task, column, id, encoding)
     count = failed = 0
     while piece := list(islice(rows, ROWS_AT_ONCE)):
@@ -66,6 +66,11 @@ def predict(
         count, failed = count + len(piece), failed + sum(bool(row.fault) for row in piece)
     if failed:
         print(f"lmwright: {failed:,} of {count:,} rows have an error, no answer", file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, beside the answers."""
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)

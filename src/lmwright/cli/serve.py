@@ -230,7 +230,7 @@ def load_versions(store: Store, aliases: Sequence[str], settings: Serve) -> dict
     for alias in aliases:
         beside = [each.predictor for each in found.values()]
         where = (settings.device, settings.precision, settings.kv)
-        found[alias] = load_version(store, alias, *where, beside)
+        found[alias] = load_version(store, alias, *where, beside, say)
     return found
 
 

@@ -37,7 +37,9 @@ from lmwright.metrics.calibration import Calibration
 from lmwright.metrics.intervals import Interval
 from lmwright.metrics.noninferiority import compare
 from lmwright.models.core.device import (
+    PACKED,
     Device,
+    Placement,
     Precision,
     describe_placement,
     resolve_placement,
@@ -204,6 +206,8 @@ class Evaluate(Stage):
         for number, name in enumerate(self.scored):
             model = load_predictor(work.inputs[name])
             placed |= place_networks(model, placement)
+            if placement.precision in PACKED:
+                record_cost(work, name, model, placement)
             answers: dict[str, Answers] = {}
             # To write a text for every row takes long, and without confidence nothing is fitted.
             probe = answers_to(model, task, fitted_on.slice(0, 1))
@@ -296,6 +300,14 @@ class Evaluate(Stage):
             groups,
             self.primary,
         )
+
+
+def record_cost(work: Work, name: str, model: object, placement: Placement) -> None:
+    """Record what the fewer bits of a placement cost a model that has a network."""
+    from lmwright.models.answering import cost_of  # which takes torch; to plan needs none
+
+    if (found := cost_of(model, placement)) is not None:
+        work.record("parity", model=name, **found.to_json())
 
 
 def headline(

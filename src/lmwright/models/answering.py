@@ -1,8 +1,9 @@
-"""Where a language model that somebody talks to computes: in int8 where that is close to fp32.
+"""Where a model that somebody asks computes: in int8 where that is close to fp32; what that costs.
 
 Results that are stored keep the rule of ``core/device.py``, by which ``auto`` is fp32 on a CPU. In
-a conversation nothing is stored; there ``auto`` is int8 where the kernel library has the whole
-network and a measurement beside fp32 lies within a bound. It is made once for a model, and kept.
+a conversation, and in the vectors that a program asks for, nothing is stored; there ``auto`` is
+int8 where the kernel library has the whole network and a measurement beside fp32 lies within a
+bound. It is made once for a model, and kept. Wherever fewer bits are named, their cost is told.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from lmwright.models.text_model import TextModel
 
 KL_BOUND = 0.01
 """The most nats that int8 may cost a token in the mean to be what ``auto`` means."""
+COSINE_BOUND = 0.99
+"""The least cosine to fp32 of a vector that int8 may give to be what ``auto`` means."""
 SAMPLED = 64
 """Numbers of each weight that a model is known by."""
 TEXT = (
@@ -49,7 +52,7 @@ def place_to_answer(
     report: Callable[[str], None],
     kv: str = "fp32",
 ) -> Placement:
-    """Place a language model as its user asks; ``report`` is told what was chosen, and why.
+    """Place a text model as its user asks; ``report`` is told what was chosen, and why.
 
     Of int8, int4, and keys and values in int8 it is told what they cost. BadInput for a device or a
     precision that cannot be had.
@@ -61,22 +64,40 @@ def place_to_answer(
         if plain and close_in_int8(model, report):
             placement = replace(placement, precision="int8")
         network.place(placement)
-    costs = precision in PACKED or placement.kv != DEFAULT.kv
-    if costs and measurable(network):
-        report(f"computing in {placement}: {kept_parity(model, placement)}")
+    if precision != "auto" or placement.kv != DEFAULT.kv:
+        tell_cost(model, placement, report)
     return placement
+
+
+def tell_cost(predictor: object, placement: Placement, report: Callable[[str], None]) -> None:
+    """Tell what the fewer bits cost that a text model, or a predictor with one, is placed in."""
+    if (found := cost_of(predictor, placement)) is not None:
+        report(f"computing in {placement}: {found}")
+
+
+def cost_of(predictor: object, placement: Placement) -> Parity | None:
+    """What the fewer bits of a placement cost a text model, or a predictor that has one.
+
+    None where there are no fewer bits, and where none of it can be measured. The texts are those
+    of this file, so that a model has one figure whatever rows it is asked about.
+    """
+    held = getattr(predictor, "model", None) or getattr(predictor, "generator", None)
+    model = predictor if isinstance(predictor, TextModel) else held
+    fewer = placement.precision in PACKED or placement.kv != DEFAULT.kv
+    if not fewer or not isinstance(model, TextModel) or not measurable(model.network):
+        return None
+    return kept_parity(model, placement)
 
 
 def measurable(network: Any) -> bool:
     """Whether the parity of a network can be measured, and soon: with the kernels."""
-    ours = isinstance(network, Network) and network.is_causal_lm and len(network.streams) == 1
-    return ours and available()
+    return isinstance(network, Network) and len(network.streams) == 1 and available()
 
 
 def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
     """True if the kernel library computes the network and int8 is within the bound."""
     network = model.network
-    if not available() or not network.is_causal_lm:
+    if not measurable(network):
         return False
     network.place(Placement("cpu", "int8"))
     fused = FusedStack.of(network)
@@ -84,21 +105,29 @@ def close_in_int8(model: TextModel[Any], report: Callable[[str], None]) -> bool:
         report(f"computing in fp32, as the kernels do not have this network: {fused.unfit}")
         return False
     found = kept_parity(model, Placement("cpu", "int8"))
-    close = found.kl_mean is not None and found.kl_mean <= KL_BOUND
+    if found.kl_mean is not None:
+        close = found.kl_mean <= KL_BOUND
+    else:
+        close = found.cosine_least is not None and found.cosine_least >= COSINE_BOUND
     report(f"computing in {'int8' if close else 'fp32'} (--precision): {found}")
     return close
 
 
 def kept_parity(model: TextModel[Any], placement: Placement) -> Parity:
-    """The parity of a placement's precisions on TEXT, measured once for these weights."""
+    """The parity of a placement's precisions on TEXT, measured once for these weights.
+
+    A language model reads it whole, another its parts.
+    """
     name = f"{placement.precision}-kv-{placement.kv}-{weights_key(model.network)}.json"
     path = user_cache() / "parity" / name
     try:
         return Parity(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         pass
-    ids = model.tokenizer.encode([TEXT], model.network.longest or len(TEXT))[0]
-    found = parity(model.network, [np.asarray(ids)], placement.precision, placement.kv)
+    most = model.network.longest or len(TEXT)
+    texts = [TEXT] if model.network.is_causal_lm else TEXT.split("; ")
+    ids = [np.asarray(each) for each in model.tokenizer.encode(texts, most)]
+    found = parity(model.network, ids, placement.precision, placement.kv)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found.to_json())

@@ -11,7 +11,10 @@ from lmwright.core.errors import BadInput, nearest
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task, role_columns
 from lmwright.data.corpus import read_split, read_task_of, splits_of, task_modules
+from lmwright.models.answering import cost_of
+from lmwright.models.core.device import Device, Precision, describe_placement, resolve_placement
 from lmwright.models.load import load_predictor, modules_of
+from lmwright.models.placement import refuse_unplaced
 from lmwright.models.text_model import TextPredictor
 from lmwright.rag.searcher import Searcher, cleaner_of
 
@@ -26,12 +29,26 @@ class Index(Stage):
     files of the rows artifact, by default all. ``model`` names the artifact of an encoder, whose
     vectors are searched beside the words ("": words alone). ``keep`` are columns that stand beside
     each text, for filters and to tell where it is from: those of the first row that has it.
+    ``device`` (auto: a CUDA device if there is one) and ``precision`` (auto: bf16 on a CUDA device
+    that multiplies in it, else fp32) are those of the encoder while it reads them.
     """
 
     column: str = ""
     splits: tuple[str, ...] = ()
     model: str = ""
     keep: tuple[str, ...] = ("source", "licence")
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+    def resolved(self) -> dict[str, Any]:
+        """The device and the precision, where there is an encoder."""
+        return resolve_placement(self.device, self.precision).to_json() if self.model else {}
+
+    def foresee(self, inputs: Mapping[str, Path]) -> None:
+        """BadInput for a device that is not here, and where no encoder is asked for one."""
+        resolve_placement(self.device, self.precision)
+        if not self.model:
+            refuse_unplaced(self.device, self.precision, "an index of words")
 
     def needs(self) -> tuple[str, ...]:
         """The rows, and the encoder if there is one."""
@@ -75,6 +92,10 @@ class Index(Stage):
                 raise BadInput(
                     f"{self.model} is a {found.kind} model", "a text model that gives vectors"
                 )
+            found.place(placement := resolve_placement(self.device, self.precision))
+            work.record("placed", **describe_placement(placement))
+            if cost := cost_of(found, placement):
+                work.record("parity", model=self.model, **cost.to_json())
             encoder, content = found, work.inputs[self.model].name
         searcher = Searcher(task, encoder, content)
         texts: dict[str, str] = {}

@@ -7,15 +7,15 @@ for answer in answer_rows(loaded, [{"text": "A joy from start to end."}]):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lmwright.core.columns import Row
 from lmwright.core.predictor import Predictor
 from lmwright.metrics.calibration import Calibration
+from lmwright.models.core.device import DEFAULT, PACKED, resolve_placement
 from lmwright.models.load import load_predictor
 from lmwright.models.placement import place_or_refuse
-from lmwright.models.sharing import share_equal_weights
 from lmwright.serve.rows import Loaded, answer
 from lmwright.store.store import Store
 from lmwright.store.versions import read_version, resolve_version
@@ -30,19 +30,26 @@ def load_version(
     precision: str = "fp32",
     kv: str = "fp32",
     beside: Iterable[Predictor] = (),
+    report: Callable[[str], None] = lambda line: None,
 ) -> Loaded:
     """The version that an alias or a hash names, with its networks placed.
 
     Weights that are equal to those of a predictor ``beside`` it, as those of one base are, are in
-    memory once. BadInput says what there is instead, and what of ``device``, ``precision`` and
-    ``kv`` cannot be had.
+    memory once. ``report`` is told what fewer bits cost. BadInput says what there is instead, and
+    what of ``device``, ``precision`` and ``kv`` cannot be had.
     """
     content = resolve_version(store, name)
     bound = read_version(store, content)
     predictor = load_predictor(store.artifact(bound["model"]))
     for other in beside:
+        from lmwright.models.sharing import share_equal_weights  # which takes torch
+
         share_equal_weights(predictor, other)
     place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
+    if precision in PACKED or kv != DEFAULT.kv:
+        from lmwright.models.answering import tell_cost  # which takes torch
+
+        tell_cost(predictor, resolve_placement(device, precision, kv), report)
     return Loaded(content[:16], predictor, Calibration(**bound["calibration"]))
 
 
