@@ -266,7 +266,7 @@ def test_every_method_learns_reads_as_many_rows_and_repeats(method, stage, label
     files = [(work.folder / "model" / "model.safetensors").read_bytes() for work in works]
     assert files[0] == files[1]
     assert 300 <= facts[0]["passes"] < 380
-    assert facts[0]["labels"] == ["book", "car", "film"]
+    assert facts[0]["seen"] == ["book", "car", "film"]
     assert 0 <= facts[0]["after"]["accuracy"] <= 1 and facts[0]["headline"].startswith("new labels")
     losses = [each["loss"] for each in works[0].named("episode")]
     assert len(losses) == facts[0]["episodes"] and np.isfinite(losses).all()

@@ -204,7 +204,7 @@ class Meta(Stage):
         """The labels to learn from; BadInput where they are none, or the held-out ones are not
         among them."""
         task, head = task_model.task, task_model.head(0.0)
-        labels = list(getattr(task, "labels", ()))
+        labels = list(task_model.output_names())
         if not isinstance(head, Head) or head.pool == "none" or head.outputs != len(labels):
             raise BadInput(
                 f"episodes of {task.kind}", "a task of one label a text: text-classification"
@@ -260,7 +260,7 @@ class Meta(Stage):
             "episodes": episodes,
             "passes": read,
             "rows": learnt.num_rows,
-            "labels": seen,
+            "seen": seen,
             "held_out": list(self.held_out),
             "task": own.kind,
             **({"before": before, "after": after} if held_out else {}),
