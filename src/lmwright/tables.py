@@ -16,6 +16,7 @@ STAGES = {
     "data": "lmwright.data.prepare:Data",
     "base": "lmwright.train.base:Base",
     "train": "lmwright.train.finetune:Train",
+    "meta": "lmwright.train.meta:Meta",
     "zero-shot": "lmwright.evals.zero_shot:ZeroShotClassification",
     "prompt": "lmwright.evals.prompt:Prompt",
     "ensemble": "lmwright.evals.ensemble:Combine",
@@ -98,6 +99,12 @@ MIXINGS = {
     "size": "lmwright.train.mixings.shares:Size",
     "uncertainty": "lmwright.train.mixings.uncertainty:Uncertainty",
     "surgery": "lmwright.train.mixings.surgery:Surgery",
+}
+
+METAS = {
+    "maml": "lmwright.train.metas.maml:MAML",
+    "reptile": "lmwright.train.metas.reptile:Reptile",
+    "plain": "lmwright.train.metas.plain:Plain",
 }
 
 FAMILIES = {
@@ -271,6 +278,7 @@ TABLES = {
     "tunes": TUNES,
     "regularizers": REGULARIZERS,
     "mixings": MIXINGS,
+    "metas": METAS,
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
 from lmwright.core.columns import Column, canonical
@@ -122,14 +123,27 @@ def write_used_rows(
 ) -> None:
     """Write ``rows.parquet`` beside a model: ids, sources and keys of the rows that made it.
 
-    ``further`` are those of other tasks that it learnt from, too.
+    ``further`` are those of other tasks that it learnt from, too; they are told apart as
+    ``beside``.
     """
     parts = []
-    for own, each in ((task, rows), *further):
+    for number, (own, each) in enumerate(((task, rows), *further)):
         keys = pa.array(row_keys(own, each), pa.string())
-        parts.append(each.select(["id", "source"]).append_column("key", keys))
+        part = each.select(["id", "source"]).append_column("key", keys)
+        if further:
+            part = part.append_column("beside", pa.array([number > 0] * each.num_rows, pa.bool_()))
+        parts.append(part)
     used = pa.concat_tables(parts).sort_by("id") if further else parts[0]
     parquet.write_table(used, folder / "rows.parquet")
+
+
+def used_ids(path: Path) -> list[str]:
+    """The ids of the rows of its own task that a model was trained on, by its ``rows.parquet``."""
+    table = parquet.read_table(path)
+    if "beside" in table.column_names:
+        table = table.filter(pc.invert(table["beside"]))
+    found: list[str] = table.column("id").to_pylist()
+    return found
 
 
 def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.predictor import Predictor
 from lmwright.core.stage import Feedback, RowStatistics, Stage, Work, WorkEstimate
 from lmwright.core.task import Task
-from lmwright.data.corpus import read_split, read_task_of, task_modules
+from lmwright.data.corpus import read_split, read_task_of, task_modules, used_ids
 from lmwright.data.sample import subset
 from lmwright.tables import definition_at, module_at
 
@@ -125,7 +125,7 @@ class Baselines(Stage):
                 "rows.parquet in its folder",
                 'set like to "" and rows to a limit',
             )
-        wanted = set(pq.read_table(path, columns=["id"]).column("id").to_pylist())
+        wanted = set(used_ids(path))
         if not wanted:
             return every
         kept = [row in wanted for row in every.column("id").to_pylist()]

@@ -117,7 +117,10 @@ class AdaptedPredictor(TextPredictor):
             ) from None
         given = read_base(base_folder(folder, base), head)
         network = described_network(description, str(folder / DESCRIPTION))
-        fill(network, given.weights, given.held)
+        # A head of another task than the base's has other shapes; it is among the own weights.
+        plain_shapes = {name: each.shape for name, each in network.named_parameters()}
+        fitting = {n: w for n, w in given.weights.items() if plain_shapes.get(n) == w.shape}
+        fill(network, fitting, given.held)
         # Nothing drawn by the seed is left: all that the base does not give is in the file.
         read_choice("tunes", tune, str(folder / BASE), resolve).apply(network, 0)
         own, plain = read_tensors(folder / WEIGHTS), plain_names(network)

@@ -53,6 +53,7 @@ from lmwright.models.files.published import (
     read_published,
 )
 from lmwright.models.load import load_predictor, modules_of
+from lmwright.models.network.initialise import initialise
 from lmwright.models.network.merge import merged, taken_apart, unmergeable
 from lmwright.models.network.network import Network, build, fill, parameter_count
 from lmwright.models.published_head import places_of, with_published_head
@@ -97,7 +98,8 @@ class Train(Stage):
 
     ``start`` is a published model's folder or .gguf file: a path, an asset, or
     ``hub:OWNER/NAME@REVISION``, which ``plan`` and ``run`` fetch. ``start_from`` names an artifact
-    with an earlier model of ours to go on from instead, ``new`` a model to be drawn. ``adapter`` is
+    with an earlier model of ours to go on from instead (``take: body``: without its head, so that
+    it may be one of another task), ``new`` a model to be drawn. ``adapter`` is
     a folder of PEFT with adapters for ``start``, to go on from (with ``epochs`` 0: to be taken as
     they are); ``tune`` is then ``lora``, whose ranks and maps are the folder's. ``extra``
     names artifacts whose training rows join in (never those that they keep apart for a gate).
@@ -135,6 +137,7 @@ class Train(Stage):
     start: str = START
     adapter: str = ""
     start_from: str | None = None
+    take: Literal["model", "body"] = "model"
     new: New | None = None
     extra: tuple[str, ...] = ()
     replay: Replay | None = None
@@ -251,6 +254,12 @@ class Train(Stage):
             self.chosen(name)
         if self.adapter:
             self.check_adapter()
+        if self.take == "body" and (not self.start_from or not self.epochs):
+            raise BadInput(
+                f"take is body, start_from {self.start_from}, epochs {self.epochs}",
+                "an earlier model, and epochs in which a head is trained",
+                "set start_from and epochs, or leave take out",
+            )
         if self.replay is not None:
             self.replay.check()
         self.check_several()
@@ -405,7 +414,8 @@ class Train(Stage):
         for name, each in several.others.items():
             own = each.model.with_network(each.network, most)
             self.saved(work, each.task_model, own).save(work.out(name))
-            write_used_rows(task, table, work.out(name), further)
+            rest = [pair for pair in further if pair[1] is not each.rows]
+            write_used_rows(each.task, each.rows, work.out(name), [(task, table), *rest])
         work.measured(
             seconds=seconds, tokens_per_second=new_tokens / max(seconds, 1e-9), found=findings
         )
@@ -710,11 +720,14 @@ class Train(Stage):
             found = load_predictor(work.inputs[self.start_from])
             if not isinstance(found, TextPredictor):
                 raise BadInput(f"{self.start_from} is a {found.kind} model", "a text model")
+            if self.take == "body":
+                head = task_model.head(max(self.dropout, 0.0))
+                return Start(body_with_head(found, head, self.start_from, self.seed), None, False)
             if not found.task.comparable(task):
                 raise BadInput(
                     f"{self.start_from} was trained for {found.task}",
                     f"the task of the rows: {task}",
-                    "train from the published start instead",
+                    "train from the published start instead, or set take to body",
                 )
             if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
                 raise BadInput(
@@ -807,6 +820,34 @@ def mixture_facts(
         return {}
     found = {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
     return found | (several.facts(batches, state) if several.others else {})
+
+
+def body_with_head(found: TextPredictor, head: Head | str, name: str, seed: int) -> TextModel:
+    """The body of a model with another head, drawn from ``seed``; its own where it is to be the
+    same published one.
+
+    BadInput for a published head that it has not, and for an adapter that cannot be merged.
+    """
+    network, adapter = taken_apart(found.model.network)
+    if adapter:
+        raise BadInput(
+            f"take is body, and {name} has an adapter that cannot be merged into its weights",
+            "a model of plain weights, or an adapter that merges (lora, ia3)",
+            "train it with another tune",
+        )
+    if isinstance(head, str):
+        if trained_task_model(found.task).head(0.0) != head:
+            raise BadInput(
+                f"take is body, and {name} was trained for {found.task.kind}",
+                f"a model with the head {head!r}",
+                "start from a language model",
+            )
+        return found.model.with_network(network, found.model.max_tokens)
+    other = build(network.spec, head)
+    own = {n: w for n, w in network.named_parameters() if not n.startswith("head.")}
+    fill(other, own)
+    initialise(other, seed)
+    return found.model.with_network(other, found.model.max_tokens)
 
 
 def filled(table: pa.Table, split: str) -> pa.Table:

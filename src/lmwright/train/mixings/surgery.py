@@ -57,11 +57,15 @@ class Surgeon(Combination):
         rng = stream(self.seed, "surgery", step)
         changed, counts = projected(flat, rng)
         self.counts += counts
-        joint = torch.stack(changed).sum(0).split([weights[n].numel() for n in shared])
-        gradients = [sum_of([own[n] for own in found]) for n in range(len(weights))]
-        for place, part in zip(shared, joint, strict=True):
-            gradients[place] = part.view_as(weights[place])
-        kept = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
+        for part in changed[1:]:
+            changed[0].add_(part)
+        joint = changed[0].split([weights[n].numel() for n in shared])
+        gradients = {n: g.view_as(weights[n]) for n, g in zip(shared, joint, strict=True)}
+        for place in sorted({*range(len(weights))} - {*shared}):  # heads: mostly one task's alone
+            known = [own[place] for own in found if own[place] is not None]
+            if known:
+                gradients[place] = torch.stack(known).sum(0)
+        kept = [(weights[place], each) for place, each in gradients.items()]
         value = torch.stack(totals).sum()
         given: Tensor = Given.apply(value, [g for _, g in kept], *(w for w, _ in kept))
         return given
@@ -116,16 +120,16 @@ def projected(gradients: Sequence[Tensor], rng: np.random.Generator) -> tuple[li
     """Each task's gradient (weights,) without what goes against those of the others, and how many
     pairs were compared and conflicted (2,)."""
     found, counts = list[Tensor](), torch.zeros(2, dtype=torch.int64)
-    squares = [float(each.double().square().sum()) for each in gradients]
+    squares = [float(torch.dot(each, each)) for each in gradients]
     for own, gradient in enumerate(gradients):
         gradient = gradient.clone()
         for other in rng.permutation(len(gradients)).tolist():
             if other == own or not squares[other]:
                 continue
-            inner = float((gradient.double() * gradients[other].double()).sum())
+            inner = float(torch.dot(gradient, gradients[other]))
             counts += torch.tensor([1, int(inner < 0)])
             if inner < 0:
-                gradient -= inner / squares[other] * gradients[other]
+                gradient.add_(gradients[other], alpha=-inner / squares[other])
         found.append(gradient)
     return found, counts
 
@@ -133,9 +137,3 @@ def projected(gradients: Sequence[Tensor], rng: np.random.Generator) -> tuple[li
 def zeros_for(gradient: Tensor | None, weight: Tensor) -> Tensor:
     """A gradient, or zeros where there is none."""
     return torch.zeros_like(weight) if gradient is None else gradient
-
-
-def sum_of(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of those that there are; None of none."""
-    known = [each for each in gradients if each is not None]
-    return torch.stack(known).sum(0) if known else None

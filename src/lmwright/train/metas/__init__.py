@@ -1,0 +1,1 @@
+"""Ways to learn to learn: what one episode does to the weights of a body."""
