@@ -100,6 +100,13 @@ MIXINGS = {
     "surgery": "lmwright.train.mixings.surgery:Surgery",
 }
 
+DISTILLATIONS = {
+    "logits": "lmwright.train.distillations.logits:Logits",
+    "hidden": "lmwright.train.distillations.hidden:Hidden",
+    "sequences": "lmwright.train.distillations.sequences:Sequences",
+    "on-policy": "lmwright.train.distillations.on_policy:OnPolicy",
+}
+
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
     "openai-gpt": "lmwright.models.zoo.gpt:FAMILY",
@@ -271,6 +278,7 @@ TABLES = {
     "tunes": TUNES,
     "regularizers": REGULARIZERS,
     "mixings": MIXINGS,
+    "distillations": DISTILLATIONS,
 }
 
 
