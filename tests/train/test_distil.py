@@ -44,6 +44,7 @@ from lmwright.train.distillations.on_policy import OnPolicy, answer_start, jense
 from lmwright.train.finetune import Train
 from lmwright.train.loss import Learnt
 from lmwright.train.new import New
+from lmwright.train.several import Also
 from lmwright.train.task_model import trained_task_model
 from lmwright.train.teacher import open_teacher
 from tests.serve.talking import write_model
@@ -351,7 +352,7 @@ def test_targets_are_what_the_teacher_writes(writing, texts, talker, tmp_path, m
     stage = replace(writing, distil={"kind": "sequences", "teacher": str(talker)})
     work = FakeWork({"rows": texts}, tmp_path)
     trial = stage.trial(work)
-    made = stage.distillation(work, trial)
+    made = stage.method(work, trial)
     writer = trial.task_model
     # An untrained model ends few answers; who writes here is told to end all but some.
     plain = type(writer).written_rows
@@ -375,7 +376,7 @@ def test_targets_are_what_the_teacher_writes(writing, texts, talker, tmp_path, m
         raise AssertionError("written twice")
 
     monkeypatch.setattr(type(writer), "written_rows", refuse)
-    again = stage.distillation(work, trial).taught(trial.rows)
+    again = stage.method(work, trial).taught(trial.rows)
     assert again.equals(taught)
     facts = stage.run(work)
     assert facts["taught"]["written"] == facts["rows"] == taught.num_rows
@@ -437,7 +438,7 @@ def on_policy(stage: Train, texts: Path, folder: Path, **settings: Any) -> tuple
     stage = replace(stage, distil={"kind": "on-policy", "teacher": stage.start, **settings})
     work = FakeWork({"rows": texts}, folder)
     trial = stage.trial(work)
-    made = stage.distillation(work, trial)
+    made = stage.method(work, trial)
     return made, trial, trial.task_model.examples(trial.model, trial.rows)
 
 
@@ -565,6 +566,9 @@ def test_settings_that_are_none(stage, distil, found):
 
 def test_what_has_no_classes_or_no_texts_is_refused(stage, rows, small, teacher, tmp_path):
     replace(stage, distil={"kind": "logits", "teacher": "t"}).check()
+    with pytest.raises(BadInput, match="distil, and several tasks"):
+        also = {"other": Also(rows="more")}
+        replace(stage, also=also, distil={"kind": "logits", "teacher": "t"}).check()
     with pytest.raises(BadInput, match="epochs is 0"):
         replace(stage, epochs=0, distil={"kind": "logits", "teacher": "t"}).check()
     for kind, found in (("sequences", "nothing is written"), ("on-policy", "writes nothing")):

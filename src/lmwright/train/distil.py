@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +13,10 @@ from torch import Tensor
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings, Work
 from lmwright.models.text_model import TextModel
-from lmwright.train.batches import Batches, Example
+from lmwright.train.batches import Example
 from lmwright.train.documents import MOST_LOGITS
-from lmwright.train.loss import Learnt, Loss
+from lmwright.train.loss import Learnt
+from lmwright.train.method import Method
 from lmwright.train.task_model import ClassifyingTaskModel, TrainedTaskModel, WritingTaskModel
 from lmwright.train.teacher import (
     Teacher,
@@ -99,32 +99,9 @@ class Distil(Settings):
         several."""
         return rows * length * epochs
 
-    def make(self, lesson: Lesson) -> Distillation:
+    def make(self, lesson: Lesson) -> Method:
         """The distillation of one run; BadInput for a teacher or a task that it does not fit."""
         raise NotImplementedError
-
-
-class Distillation:
-    """One run's distillation: nothing at all, until a subclass does something."""
-
-    def taught(self, rows: pa.Table) -> pa.Table:
-        """The rows that are learnt from."""
-        return rows
-
-    def batches(self, batches: Batches) -> Batches:
-        """The batches that are learnt from."""
-        return batches
-
-    def wrapped(self, loss: Loss) -> Loss:
-        """The loss of a step."""
-        return loss
-
-    def facts(self) -> dict[str, Any]:
-        """What was found, as JSON values."""
-        return {}
-
-    def close(self) -> None:
-        """Take out of the student what was put into it."""
 
 
 def divergence(teacher_nk: Tensor, student_nk: Tensor, temperature: float = 1.0) -> Tensor:

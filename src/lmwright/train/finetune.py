@@ -63,10 +63,12 @@ from lmwright.train.base import source_of
 from lmwright.train.batches import Batches, Chosen, EpochBatches, Example, resampled
 from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
-from lmwright.train.distil import Distil, Distillation, Lesson
+from lmwright.train.contrastive import Contrastive
+from lmwright.train.distil import Distil, Lesson
 from lmwright.train.division import Division
 from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.method import Method
 from lmwright.train.mixed import MixedBatches, Part
 from lmwright.train.monitor import Monitor
 from lmwright.train.new import New
@@ -120,8 +122,9 @@ class Train(Stage):
     ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
     the body of a start stays as it is, the model is saved as what learns, and stands on the start,
     which is committed as an artifact. ``regularize`` is a list of such choices, ``distil`` one of
-    what is learnt of a teacher. Of a published start the layers ``start_layers`` alone are taken,
-    counted from 0 (none: all). ``lr`` is the peak rate. The validation split is scored every
+    what is learnt of a teacher; with ``contrastive`` few rows are learnt as pairs. Of a published
+    start the layers ``start_layers`` alone are taken, counted from 0 (none: all). ``lr`` is the
+    peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors, or by ``monitor``:
     any loss or score of the task, such as ``macro_f1``, of uncalibrated answers to the validation
@@ -159,6 +162,7 @@ class Train(Stage):
     schedule: Choice = "linear"
     regularize: tuple[Choice, ...] = ()
     distil: Choice | None = None
+    contrastive: Contrastive | None = None
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -306,8 +310,22 @@ class Train(Stage):
             raise BadInput(f"start_layers is {[*self.start_layers]}", "numbers from 0 on")
 
     def check_distil(self) -> None:
-        """BadInput where nothing can be learnt of the teacher."""
+        """BadInput where nothing can be learnt of the teacher, or of pairs."""
         distil = self.distilled()
+        if self.contrastive is not None:
+            self.contrastive.check()
+            if distil is not None or not self.epochs:
+                raise BadInput(
+                    f"contrastive beside {'distil' if distil else 'epochs: 0'}",
+                    "steps that learn from pairs alone",
+                    "take one of them out",
+                )
+        if self.also and (distil is not None or self.contrastive is not None):
+            raise BadInput(
+                f"{'distil' if distil else 'contrastive'}, and several tasks",
+                "one task that is learnt so",
+                f"take also or {'distil' if distil else 'contrastive'} out",
+            )
         if distil is None:
             return
         if not self.epochs:
@@ -315,12 +333,6 @@ class Train(Stage):
                 "epochs is 0, and distil names a teacher",
                 "steps in which something is learnt of it",
                 "set epochs to 1 or more, or take distil out",
-            )
-        if self.also:
-            raise BadInput(
-                "distil, and several tasks",
-                "one task that is learnt of a teacher",
-                "take also or distil out",
             )
         if distil.artifact in ("rows", *self.extra):
             raise BadInput(f"distil.teacher is {distil.teacher}, which are rows", "a model")
@@ -390,6 +402,10 @@ class Train(Stage):
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
         learnt = rows * self.epochs * known.tokens("rows/train", self.max_tokens)
+        read = rows
+        if self.contrastive is not None:  # a pair is two texts
+            rows *= 2 * self.contrastive.pairs
+            learnt *= 4 * self.contrastive.pairs
         others = {name: known.rows(f"{each.rows}/train") for name, each in self.also.items()}
         steps = self.steps_of(rows, others)
         shares = self.shares({MAIN: rows, **others})
@@ -403,6 +419,9 @@ class Train(Stage):
             steps // self.evaluate_every + 1
         )
         at_once = min(self.micro_batch or self.batch, rows)
+        if self.contrastive is not None:
+            at_once *= 2
+            scored += read * (steps // self.evaluate_every + 1)
         tokens, pairs = known.step("rows/train", self.max_tokens, at_once)
         distil, taught, beside = self.distilled(), 0.0, 0.0
         if distil is not None:
@@ -425,8 +444,8 @@ class Train(Stage):
         task_model, model, table = trial.task_model, trial.model, trial.rows
         task = task_model.task
         findings = self.looked_at(work, trial)
-        distillation = self.distillation(work, trial)
-        table = distillation.taught(table)
+        method = self.method(work, trial)
+        table = method.taught(table)
         cut, read = 0, table.num_rows
 
         def parts() -> Iterator[list[Example]]:
@@ -459,11 +478,9 @@ class Train(Stage):
         others = {name: each.monitor(most) for name, each in several.others.items()}
         monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor, others)
         several.attach()
-        state, seconds, new_tokens = self.fit(
-            work, monitor, distillation.batches(plain), several, distillation
-        )
+        state, seconds, new_tokens = self.fit(work, monitor, method.batches(plain), several, method)
         several.detach()
-        distillation.close()
+        method.close()
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
         predictor.save(out)
@@ -492,7 +509,7 @@ class Train(Stage):
             "task": task.kind,
             **mixture_facts(plain, several, state),
             **self.forgotten(work, task_model, model),
-            **distillation.facts(),
+            **method.facts(),
             **({"learns_from": [*named]} if (named := self.learns_from()) else {}),
             **known,
             **facts_of(predictor),
@@ -649,7 +666,7 @@ class Train(Stage):
         monitor: Monitor,
         batches: Batches,
         several: Several,
-        distillation: Distillation,
+        method: Method,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
         steps = batches.steps or 0
@@ -673,6 +690,7 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             with evaluated(regularizations):
+                method.before_scores()
                 judged = monitor.judge()
                 kept = copied(network) if judged.loss < state.best_loss else {}
             refuse_infinite(judged.scores[task_model.monitor], 0.0, state, work.record)
@@ -694,7 +712,7 @@ class Train(Stage):
         train(
             network,
             batches,
-            distillation.wrapped(task_model.loss),
+            method.wrapped(task_model.loss),
             optimizer,
             self.descent(network),
             state,
@@ -730,10 +748,12 @@ class Train(Stage):
         found: Distil = read_choice("distillations", self.distil, "distil", resolve)
         return found
 
-    def distillation(self, work: Work, trial: Trial) -> Distillation:
-        """The teacher's part in a training, before its first step."""
+    def method(self, work: Work, trial: Trial) -> Method:
+        """What is learnt from, and how, before the first step."""
+        if self.contrastive is not None:
+            return self.contrastive.make(trial.task_model, trial.model.network, self.seed)
         if (distil := self.distilled()) is None:
-            return Distillation()
+            return Method()
         teacher = open_teacher(distil.teacher, work.inputs, trial.task_model, distil.answers)
         for network in (trial.model.network, teacher.model.network):
             network.place(trial.placement)

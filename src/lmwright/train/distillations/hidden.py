@@ -17,9 +17,10 @@ from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.network.network import Network
 from lmwright.train.batches import Example
-from lmwright.train.distil import Distil, Distillation, Lesson
+from lmwright.train.distil import Distil, Lesson
 from lmwright.train.distillations.logits import SoftTargets
 from lmwright.train.loss import BatchLoss, Loss
+from lmwright.train.method import Method
 
 MAPS = "distillation"
 """The name of the maps in the student while they learn."""
@@ -63,17 +64,17 @@ class Hidden(Distil):
         """Only where its logits are learnt too."""
         return self.alpha > 0
 
-    def make(self, lesson: Lesson) -> Distillation:
+    def make(self, lesson: Lesson) -> Method:
         """The states of one run."""
         lesson.refuse_other_tokens("hidden")
-        beside = SoftTargets(lesson, self.temperature, self.alpha) if self.alpha else Distillation()
+        beside = SoftTargets(lesson, self.temperature, self.alpha) if self.alpha else Method()
         return LikeStates(lesson, self, beside)
 
 
-class LikeStates(Distillation):
+class LikeStates(Method):
     """Distances between the states of two networks that read the same batch."""
 
-    def __init__(self, lesson: Lesson, setting: Hidden, beside: Distillation) -> None:
+    def __init__(self, lesson: Lesson, setting: Hidden, beside: Method) -> None:
         self.student: Network = lesson.student.network
         self.teacher: Network = lesson.teacher.model.network
         self.setting, self.beside = setting, beside

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lmwright.core.errors import BadInput
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.train.batches import Example
-from lmwright.train.distil import Distil, Distillation, Lesson, divergence, mean_over_rows
+from lmwright.train.distil import Distil, Lesson, divergence, mean_over_rows
 from lmwright.train.loss import BatchLoss, Loss
+from lmwright.train.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,13 @@ class Logits(Distil):
                 f"alpha is {self.alpha}", "more than 0, at most 1", "0 would learn the labels alone"
             )
 
-    def make(self, lesson: Lesson) -> Distillation:
+    def make(self, lesson: Lesson) -> Method:
         """The soft targets of one run."""
         lesson.refuse_other_tokens("logits")
         return SoftTargets(lesson, self.temperature, self.alpha)
 
 
-class SoftTargets(Distillation):
+class SoftTargets(Method):
     """The teacher's distribution over classes, beside the targets."""
 
     def __init__(self, lesson: Lesson, temperature: float, alpha: float) -> None:

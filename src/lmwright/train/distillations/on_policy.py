@@ -17,10 +17,11 @@ from lmwright.models.decode import generate_each
 from lmwright.models.network.network import Network
 from lmwright.text.generation import SamplingParams
 from lmwright.train.batches import UNLEARNT, Batches, Example, Share
-from lmwright.train.distil import Distil, Distillation, Lesson, divergence, mean_over_rows
+from lmwright.train.distil import Distil, Lesson, divergence, mean_over_rows
 from lmwright.train.documents import WRITTEN_COST
 from lmwright.train.loss import BatchLoss, Loss
 from lmwright.train.made import MadeBatches
+from lmwright.train.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class OnPolicy(Distil):
         """The batches, and what the student writes before."""
         return rows * epochs * (length + self.share * WRITTEN_COST * self.max_new_tokens)
 
-    def make(self, lesson: Lesson) -> Distillation:
+    def make(self, lesson: Lesson) -> Method:
         """The answers and divergences of one run."""
         if not lesson.student.network.is_causal_lm:
             raise BadInput(
@@ -71,7 +72,7 @@ class OnPolicy(Distil):
         return OwnAnswers(lesson, self)
 
 
-class OwnAnswers(Distillation):
+class OwnAnswers(Method):
     """Batches with answers of the student, and the divergence from the teacher on them."""
 
     def __init__(self, lesson: Lesson, setting: OnPolicy) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from lmwright.core.errors import BadInput
-from lmwright.train.distil import Distil, Distillation, Lesson
+from lmwright.train.distil import Distil, Lesson
 from lmwright.train.documents import WRITTEN_COST
+from lmwright.train.method import Method
 from lmwright.train.task_model import WritingTaskModel
 
 AT_ONCE = 32
@@ -33,7 +34,7 @@ class Sequences(Distil):
         """The prompts, once, and what is written."""
         return rows * (length + WRITTEN_COST * USUAL)
 
-    def make(self, lesson: Lesson) -> Distillation:
+    def make(self, lesson: Lesson) -> Method:
         """The texts of one run."""
         if not isinstance(lesson.task_model, WritingTaskModel):
             raise BadInput(
@@ -44,7 +45,7 @@ class Sequences(Distil):
         return WrittenTargets(lesson, lesson.task_model)
 
 
-class WrittenTargets(Distillation):
+class WrittenTargets(Method):
     """Targets by a teacher, each kept in a file as soon as it is written."""
 
     def __init__(self, lesson: Lesson, task_model: WritingTaskModel) -> None:
