@@ -24,7 +24,9 @@ from lmwright.tables import (
     AUDITS,
     CONFIGS,
     DERIVATIONS,
+    DISTILLATIONS,
     FAMILIES,
+    REGULARIZERS,
     SECTIONS,
     SHAPES,
     STAGES,
@@ -119,6 +121,10 @@ def settings() -> str:
     for field, table in CHOICES.items():
         for name in TABLES[table]:
             lines += described(f"train.{field}: {name}", resolve(table, name))
+    for name in REGULARIZERS:
+        lines += described(f"train.regularize: {name}", resolve("regularizers", name))
+    for name in DISTILLATIONS:
+        lines += described(f"train.distil: {name}", resolve("distillations", name))
     for name in SHAPES:
         lines += described(f"data.sources.shape: {name}", resolve("shapes", name))
     for name in DERIVATIONS:

@@ -209,6 +209,7 @@ NAMED = {
     ("data/guess.py", "sentence-similarity"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "text-ranking"): "init names the task that fits such pairs of texts",
     ("data/guess.py", "token-classification"): "init names the task that fits spans",
+    ("plan/advice/data.py", "text-generation"): "a recipe that indexes texts of any kind",
     ("plan/configs/axolotl.py", "chat"): "the task of its data sets, and the shape chat",
     ("plan/configs/axolotl.py", "text-generation"): "the task of its data sets of type completion",
     ("plan/configs/llama_factory.py", "chat"): "the task of its stage sft",

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmwright.api.models import load
-    from lmwright.api.recipes import check, plan, report, run
+    from lmwright.api.recipes import advise, check, plan, report, run
     from lmwright.api.search import open_index
 
 __version__ = "0.1.0"
-__all__ = ["check", "load", "open_index", "plan", "report", "run"]
+__all__ = ["advise", "check", "load", "open_index", "plan", "report", "run"]
 
 NAMES = {
+    "advise": "lmwright.api.recipes",
     "check": "lmwright.api.recipes",
     "load": "lmwright.api.models",
     "open_index": "lmwright.api.search",

@@ -107,6 +107,13 @@ METAS = {
     "plain": "lmwright.train.metas.plain:Plain",
 }
 
+DISTILLATIONS = {
+    "logits": "lmwright.train.distillations.logits:Logits",
+    "hidden": "lmwright.train.distillations.hidden:Hidden",
+    "sequences": "lmwright.train.distillations.sequences:Sequences",
+    "on-policy": "lmwright.train.distillations.on_policy:OnPolicy",
+}
+
 FAMILIES = {
     "bert": "lmwright.models.zoo.bert:FAMILY",
     "openai-gpt": "lmwright.models.zoo.gpt:FAMILY",
@@ -190,6 +197,15 @@ PROBES = {
 }
 """Checks of a training that take steps on a copy of its network."""
 
+ADVICE = {
+    "output": "lmwright.plan.advice.output:rule",
+    "data": "lmwright.plan.advice.data:rule",
+    "domain": "lmwright.plan.advice.domain:rule",
+    "complexity": "lmwright.plan.advice.complexity:rule",
+    "compute": "lmwright.plan.advice.compute:rule",
+}
+"""Factors of a choice of model, in the order in which their rules are asked."""
+
 CONFIGS = {
     "axolotl": "lmwright.plan.configs.axolotl:AXOLOTL",
     "llama-factory": "lmwright.plan.configs.llama_factory:LLAMA_FACTORY",
@@ -252,6 +268,10 @@ VERBS = {
         "Play a kept test set as traffic; the loop reacts.",
     ),
     "init": ("lmwright.cli.init:init", "Write a working recipe for a table of your own."),
+    "advise": (
+        "lmwright.cli.advise:advise",
+        "Say which task, model and way to tune a table of your own asks for, and why.",
+    ),
     "new": ("lmwright.cli.new:new", "Write a recipe that is shipped, or list those that are."),
     "completion": (
         "lmwright.cli.completion:completion",
@@ -273,12 +293,14 @@ TABLES = {
     "audits": AUDITS,
     "checks": CHECKS,
     "probes": PROBES,
+    "advice": ADVICE,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "tunes": TUNES,
     "regularizers": REGULARIZERS,
     "mixings": MIXINGS,
     "metas": METAS,
+    "distillations": DISTILLATIONS,
 }
 
 

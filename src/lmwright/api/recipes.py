@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from lmwright.store.run import Run
 from lmwright.store.store import Store
 
 if TYPE_CHECKING:
+    from lmwright.plan.advise import Advice
     from lmwright.plan.check import Checked
 
 Place = str | PathLike[str]
@@ -72,6 +73,25 @@ def check(
     known, opened = changed(recipe, set), open_store(folder_of(store))
     with shown_here(opened) as shown:
         return check_recipe(known, opened, shown, probe, rows)
+
+
+def advise(
+    table: Place,
+    text: str = "",
+    label: str = "",
+    task: str = "",
+    column: Sequence[str] = (),
+    encoding: str = "",
+    forecast: bool = True,
+) -> Advice:
+    """Task, start, way to tune and budget for a table, or prompting or retrieval, with reasons.
+
+    Columns and task are guessed where they are not named, as ``lmwright init`` does; ``forecast``
+    measures this machine for a few seconds.
+    """
+    from lmwright.plan.advise import advise as advice  # it takes torch to measure
+
+    return advice(Path(table), text, label, task, column, encoding, forecast)
 
 
 def report(what: Place, store: Place | None = None) -> Report:

@@ -17,7 +17,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.recipe import Recipe, located, make_recipe
 from lmwright.core.task import role_columns
 from lmwright.core.yaml12 import parse_yaml, write_yaml
-from lmwright.data.guess import TASK, Guess, guess_source, named_source, text_pattern
+from lmwright.data.guess import TASK, guess_table, source_settings, text_pattern
 from lmwright.data.prepare import Data
 from lmwright.data.sources import RawRow, Source, read_source
 from lmwright.loop.detect import Detect
@@ -92,7 +92,7 @@ def init(
         return
     if rows:
         raise BadInput(f"--rows, and {table} is no configuration", "a table by itself")
-    guess = guessed(table, text, label, task, column, encoding)
+    guess = guess_table(table, text, label, task, column, encoding)
     name = recipe_name(table)
     path = out or Path(f"{name}.yaml")
     if path.exists():
@@ -101,15 +101,7 @@ def init(
     place = path_from(table, path.parent)
     if found.files == "texts":
         place = f"{glob.escape(place)}/{text_pattern(table)}"
-    source: dict[str, Any] = {"name": found.name, "path": place}
-    if found.files != Source.files:
-        source["files"] = found.files
-    if found.columns:
-        source["columns"] = found.columns
-    if found.side:
-        source["side"] = dict(found.side)
-    if found.encoding != Source.encoding:
-        source["encoding"] = found.encoding
+    source = source_settings(found, place)
     purpose: Any = task
     if len(guess.labels) > getattr(resolve("tasks", task), "max_labels", len(guess.labels)):
         purpose = {"kind": task, "max_labels": len(guess.labels)}
@@ -147,23 +139,6 @@ def spoken(source: Source, task: str) -> list[str]:
     texts = [own.text(row.values) for row in islice(rows, SPOKEN_ROWS) if isinstance(row, RawRow)]
     found = foreign_texts(START, count_languages(texts))
     return [found] if found else []
-
-
-def guessed(
-    table: Path, text: str, label: str, task: str, columns: Sequence[str], encoding: str
-) -> Guess:
-    """The source in a table: guessed for text-classification, else by the names of its columns."""
-    if task == TASK:
-        if columns:
-            raise BadInput("--column without --task", "--text or --label", "name both columns so")
-        return guess_source(table, text, label, encoding)
-    if text or label:
-        cure = "say --column NAME=COLUMN"
-        raise BadInput(f"--text or --label with --task {task}", "columns of that task", cure)
-    given = dict(each.partition("=")[::2] for each in columns)
-    if not all(given.values()):
-        raise BadInput(f"--column {' '.join(columns)}", "NAME=COLUMN", "name both")
-    return named_source(table, resolve("tasks", task)(), given, encoding)
 
 
 def checked(body: str, path: Path) -> Recipe:

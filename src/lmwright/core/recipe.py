@@ -21,6 +21,8 @@ them. ``extends: OTHER.yaml`` starts from another recipe: mappings are laid over
 field, everything else replaces what was there. Its path and those of sources are taken from the
 folder of the file that they stand in.
 ``artifacts`` names what is in the store already (name: content hash), so that a stage may need it.
+A model that serves goes by NAME@ALIAS there, and a version's model by the version's hash; where a
+stage takes an artifact's name, it may name them so itself.
 Last, ``--set STAGE.FIELD=VALUE`` of ``run`` and ``plan`` (or SECTION.FIELD) is laid over all.
 
 Values are those of YAML 1.2: ``no`` is a word, ``1e-4`` a number. The dataclasses behind the
@@ -47,6 +49,8 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 LONGEST_NAME = 64
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 NAME_TASK = "add a line like task: text-classification"
+STORED = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}@[a-z0-9][a-z0-9_-]{0,63}|[0-9a-f]{16,64}")
+"""Names of what is in the store: an alias, the hash of a version."""
 LARGEST = 1 << 20
 """Bytes of a recipe file; a longer one is no recipe."""
 OWN_KEYS = {"name", "extends", "task", "stages", "artifacts"}
@@ -129,6 +133,7 @@ def make_recipe(
     steps = tuple(make_step(key, value, where, resolve, task) for key, value in stages.items())
     steps = with_brought(steps, where, resolve, task)
     artifacts = read_settings(dict[str, str], raw.get("artifacts") or {}, f"{where}: artifacts")
+    artifacts |= {name: name for name in in_store(steps) if name not in artifacts}
     steps = with_wanted(steps, artifacts)
     check_order(steps, artifacts, where)
     check_contents(steps, where)
@@ -189,6 +194,13 @@ def with_brought(
             step = replace(step, reads={**step.reads, own: name})
         found.append(step)
     return tuple(found)
+
+
+def in_store(steps: Sequence[Step]) -> list[str]:
+    """Names by which stages need models of the store, and not what another stage gives."""
+    given = {name for step in steps for name in step.gives().values()}
+    needed = [name for step in steps for name in step.needs().values()]
+    return [name for name in needed if name not in given and STORED.fullmatch(name)]
 
 
 def with_wanted(steps: Sequence[Step], given: Collection[str]) -> tuple[Step, ...]:

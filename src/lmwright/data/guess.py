@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -224,6 +224,38 @@ class Counts:
     def rows(self) -> int:
         """All rows that were looked at."""
         return self.given.total() + self.skipped.total()
+
+
+def guess_table(
+    table: Path, text: str, label: str, task: str, columns: Sequence[str], encoding: str
+) -> Guess:
+    """The source in a table: guessed for text-classification, else by the names of its columns
+    (NAME=COLUMN, where the table names one otherwise)."""
+    if task == TASK:
+        if columns:
+            raise BadInput("--column without --task", "--text or --label", "name both columns so")
+        return guess_source(table, text, label, encoding)
+    if text or label:
+        cure = "say --column NAME=COLUMN"
+        raise BadInput(f"--text or --label with --task {task}", "columns of that task", cure)
+    given = dict(each.partition("=")[::2] for each in columns)
+    if not all(given.values()):
+        raise BadInput(f"--column {' '.join(columns)}", "NAME=COLUMN", "name both")
+    return named_source(table, resolve("tasks", task)(), given, encoding)
+
+
+def source_settings(source: Source, place: str) -> dict[str, Any]:
+    """What a recipe says of a source whose files are at ``place``."""
+    found: dict[str, Any] = {"name": source.name, "path": place}
+    if source.files != Source.files:
+        found["files"] = source.files
+    if source.columns:
+        found["columns"] = source.columns
+    if source.side:
+        found["side"] = dict(source.side)
+    if source.encoding != Source.encoding:
+        found["encoding"] = source.encoding
+    return found
 
 
 def guess_source(path: Path, text: str = "", label: str = "", encoding: str = "") -> Guess:

@@ -12,7 +12,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.finding import Finding
 from lmwright.core.recipe import Recipe, Step
 from lmwright.plan.masks import ShownRow, shown_rows
-from lmwright.store.run import Shown, plan_recipe, run_recipe
+from lmwright.store.run import Shown, known_in, plan_recipe, run_recipe
 from lmwright.store.store import Store
 from lmwright.train.check import Trains, Trial, look
 
@@ -55,6 +55,7 @@ def check_recipe(
     trainings = [step for step in recipe.steps if isinstance(step.stage, Trains)]
     if not trainings:
         raise BadInput("the recipe has no training", "a stage train", "there is nothing to check")
+    recipe = known_in(recipe, store)
     given = made(recipe, trainings, store, shown)
     found = []
     for step in trainings:

@@ -47,7 +47,7 @@ from lmwright.models.text_model import (
     head_spec,
 )
 from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
-from lmwright.store.run import Planned, plan_recipe
+from lmwright.store.run import Planned, known_in, plan_recipe
 from lmwright.store.store import Store
 from lmwright.text.language import count_languages
 from lmwright.train.documents import MOST_LOGITS
@@ -546,7 +546,7 @@ def beginning(recipe: Recipe, store: Store) -> TextModel:
     keep_few_kernels()  # as the training must, which may follow in this process
     training = training_of(recipe)
     most = max(READ_TOKENS, training.max_tokens)
-    given = recipe.artifacts.get(training.start_from or "")
+    given = known_in(recipe, store).artifacts.get(training.start_from or "")
     if given is not None:
         found = load_predictor(store.artifact(given))
         if isinstance(found, TextPredictor):

@@ -27,7 +27,7 @@ from lmwright.machine.quota import threads_of_torch
 from lmwright.store.lease import Held, lease, process_of, run_lease
 from lmwright.store.memory import Peak
 from lmwright.store.store import Result, Store
-from lmwright.store.versions import sources_of, withdrawn
+from lmwright.store.versions import model_in_store, sources_of, withdrawn
 
 REFUSED = 3
 """The exit code of a run that ended well, and whose gate kept the old version."""
@@ -112,6 +112,7 @@ def run_recipe(
     journal, to be held against what happens. Raises the LmwrightError of the stage that failed;
     the run's journal then says where and why, and a rerun goes on from the last checkpoint.
     """
+    recipe = known_in(recipe, store)
     refuse_withdrawals(recipe, store)
     shown = shown or Silent()
     name, folder = store.new_run(recipe.name)
@@ -164,6 +165,12 @@ def run_recipe(
         with suppress(OSError):
             journal.close()
     return run
+
+
+def known_in(recipe: Recipe, store: Store) -> Recipe:
+    """The same recipe with each of its ``artifacts`` by its content hash."""
+    found = {name: model_in_store(store, given) for name, given in recipe.artifacts.items()}
+    return replace(recipe, artifacts=found)
 
 
 def withdrawals(recipe: Recipe, store: Store) -> dict[str, list[str]]:
@@ -367,6 +374,7 @@ def plan_recipe(recipe: Recipe, store: Store) -> list[Planned]:
 
     A step below a stale one waits: the content of its inputs is not known before that ran.
     """
+    recipe = known_in(recipe, store)
     given: dict[str, str] = dict(recipe.artifacts)
     last = last_stamps(recipe.name, store)
     rows = []

@@ -17,6 +17,8 @@ from lmwright.core.errors import BadInput, Refused, nearest
 from lmwright.store.store import Result, Store
 
 ALIAS = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}@[a-z0-9][a-z0-9_-]{0,63}")
+DIGITS = 64
+"""Of a whole hash."""
 MOVES = {"promote", "rollback"}
 FEWEST_DIGITS = 8
 """Digits of a hash by which a base may be named."""
@@ -91,6 +93,20 @@ def resolve_version(store: Store, name: str) -> str:
     if not (store.artifact(content) / "version.json").exists():
         raise BadInput(f"{name!r} is no version", "the hash of a version", "see: lmwright show")
     return content
+
+
+def model_in_store(store: Store, name: str) -> str:
+    """The content hash of the artifact that a name of a recipe's ``artifacts`` means: the hash
+    itself, the model that an alias names now, or that of a version by the start of its hash."""
+    if "@" not in name:
+        content = store.find(name) if len(name) < DIGITS else name
+        if not (store.folder / "artifacts" / content / "version.json").exists():
+            return content
+        name = content
+    bound = read_version(store, resolve_version(store, name))["artifacts"]
+    if "model" not in bound:
+        raise BadInput(f"{name} binds {', '.join(bound)}", "a version with a model")
+    return str(bound["model"])
 
 
 def read_version(store: Store, content: str) -> dict[str, Any]:

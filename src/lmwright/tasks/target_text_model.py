@@ -12,22 +12,20 @@ from torch import nn
 
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers
-from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.text_model import TextModel, WrittenAnswer
 from lmwright.tasks.target_text import TargetText, WrittenText
 from lmwright.train.batches import Example
 from lmwright.train.documents import (
     Document,
+    LearnsTokens,
     byte_count,
     likelihoods,
     mean_log_loss,
-    next_token_loss,
 )
-from lmwright.train.loss import BatchLoss
 
 
 @dataclass(frozen=True)
-class AnswerWriter:
+class AnswerWriter(LearnsTokens):
     """Head, examples, loss, validation score and answers of tasks that write a text.
 
     A task's own is how a row becomes a document: :meth:`document`.
@@ -120,18 +118,22 @@ class AnswerWriter:
 
     # Training
 
+    def written_rows(self, model: TextModel, rows: Sequence[Row]) -> list[tuple[Row, bool]]:
+        """Rows whose targets are what a model writes, and whether it ended each by itself."""
+        column = self.task.target_column
+        asked = [{**row, column: None} for row in rows]
+        written = self.written_answers(model, self.documents(model, asked))
+        return [
+            ({**row, column: each.text.strip()}, each.ended)
+            for row, each in zip(rows, written, strict=True)
+        ]
+
     def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
         """Prompts and targets; a row's id (hexadecimal) keys its dropout."""
         names = [each.name for each in self.task.columns if each.role in ("input", "target")]
         prepared = self.documents(model, rows.select(names).to_pylist())
         ids = rows.column("id").to_pylist()
         return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
-
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> BatchLoss:
-        """Mean cross-entropy of the targets' tokens, with auxiliary losses of the network's ops."""
-        return next_token_loss(network, examples, dropout_rng, self.task.smoothing)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the targets' tokens (nats, unsmoothed)."""

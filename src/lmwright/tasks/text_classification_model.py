@@ -18,7 +18,7 @@ from lmwright.models.text_model import TextModel
 from lmwright.tasks.pooled_head import PooledHead, all_logits, logits
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import Example
-from lmwright.train.loss import BatchLoss, cross_entropy
+from lmwright.train.loss import BatchLoss, Learnt, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,23 @@ class TextClassifier(PooledHead):
         """Mean cross-entropy (label smoothing: Szegedy et al. 2016, section 7), with auxiliary
         losses of the network's ops."""
         aux_losses: list[Tensor] = []
-        rows = logits(network, examples, dropout_rng, aux_losses)
+        return self.loss_of(self.learnt(network, examples, dropout_rng, aux_losses), aux_losses)
+
+    def learnt(
+        self,
+        network: nn.Module,
+        examples: Sequence[Example],
+        dropout_rng: DropoutRNG | None,
+        aux_losses: list[Tensor],
+    ) -> Learnt:
+        """The logits of the rows, and their labels."""
+        return Learnt(logits(network, examples, dropout_rng, aux_losses), targets(examples))
+
+    def loss_of(self, learnt: Learnt, aux_losses: Sequence[Tensor]) -> BatchLoss:
+        """The loss of these logits."""
         task = self.task
         return cross_entropy(
-            rows, targets(examples), aux_losses, task.smoothing, task.weights, task.focal
+            learnt.states, learnt.targets, aux_losses, task.smoothing, task.weights, task.focal
         )
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:

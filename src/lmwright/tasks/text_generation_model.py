@@ -12,23 +12,21 @@ from torch import nn
 
 from lmwright.core.columns import Row
 from lmwright.core.task import Answers, Prepared
-from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.text_model import LONGEST, TextModel
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.text.generation import SamplingParams
 from lmwright.train.batches import Example
 from lmwright.train.documents import (
     Document,
+    LearnsTokens,
     byte_count,
     likelihoods,
     mean_log_loss,
-    next_token_loss,
 )
-from lmwright.train.loss import BatchLoss
 
 
 @dataclass(frozen=True)
-class TextGenerator:
+class TextGenerator(LearnsTokens):
     """Head, examples, loss, validation scores and completions of text generation."""
 
     monitor: ClassVar[str] = "log_loss"
@@ -156,12 +154,6 @@ class TextGenerator:
         prepared = self.prepare(model, rows.select(names).to_pylist())
         ids = rows.column("id").to_pylist()
         return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
-
-    def loss(
-        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
-    ) -> BatchLoss:
-        """Mean cross-entropy of the next tokens, with auxiliary losses of the network's ops."""
-        return next_token_loss(network, examples, dropout_rng, self.task.smoothing)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the next tokens (nats, unsmoothed)."""

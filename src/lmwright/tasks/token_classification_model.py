@@ -31,7 +31,7 @@ from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, TextModel, pieces
 from lmwright.tasks.token_classification import TokenClassification
 from lmwright.text.windows import Stretch, central, stretches
 from lmwright.train.batches import KEYS, UNLEARNT, Example
-from lmwright.train.loss import BatchLoss, cross_entropy
+from lmwright.train.loss import BatchLoss, Learnt, cross_entropy
 
 CASES = ("lower", "title", "upper", "mixed", "none")
 """Kinds of capitalisation of a word; ``none`` of its characters have a case."""
@@ -230,10 +230,24 @@ class TokenClassifier:
     ) -> BatchLoss:
         """Mean cross-entropy of the tokens' tags, with auxiliary losses of the network's ops."""
         aux_losses: list[Tensor] = []
+        return self.loss_of(self.learnt(network, examples, dropout_rng, aux_losses), aux_losses)
+
+    def learnt(
+        self,
+        network: nn.Module,
+        examples: Sequence[Example],
+        dropout_rng: DropoutRNG | None,
+        aux_losses: list[Tensor],
+    ) -> Learnt:
+        """The logits of all tokens, and their tags."""
         batch = stream(examples)
         logits = batch.by_document(network(batch, dropout_rng, aux_losses=aux_losses))
         wanted = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
-        return cross_entropy(torch.cat(logits), wanted, aux_losses)
+        return Learnt(torch.cat(logits), wanted)
+
+    def loss_of(self, learnt: Learnt, aux_losses: Sequence[Tensor]) -> BatchLoss:
+        """The loss of these logits."""
+        return cross_entropy(learnt.states, learnt.targets, aux_losses)
 
     def score(self, network: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Mean log-loss of the tags (nats) and their accuracy."""

@@ -260,6 +260,12 @@ class Tokenizer:
         """The text of each role's (first) token, under the name that templates use: bos_token."""
         return {f"{role}_token": self.token(ids[0]) for role, ids in self.roles.items()}
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, control tokens by their own names."""
+        hidden = set(self.secret.values())
+        known = self.inner.get_vocab(with_added_tokens=True)
+        return {name: n for name, n in known.items() if name not in hidden} | self.control
+
     def size(self) -> int:
         """The number of rows that an embedding of these tokens needs."""
         return self.highest() + 1

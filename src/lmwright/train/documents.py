@@ -18,7 +18,7 @@ from lmwright.models.core.ragged import order_of_pairs, pack
 from lmwright.models.network.network import Batch, Network
 from lmwright.models.text_model import MOST_TOKENS_AT_ONCE, pieces
 from lmwright.train.batches import UNLEARNT, Example
-from lmwright.train.loss import BatchLoss
+from lmwright.train.loss import BatchLoss, Learnt
 
 WRITTEN_COST = 4
 """Tokens that are read in the time in which one is written beside those of other rows, about; so
@@ -99,23 +99,69 @@ def next_token_loss(
 
     ``smoothing`` is the share of a target that is spread over the whole vocabulary (Szegedy et al.
     2016, section 7).
+    """
+    aux_losses: list[Tensor] = []
+    learnt = learnt_tokens(network, examples, dropout_rng, aux_losses)
+    return loss_of_tokens(learnt, aux_losses, smoothing)
+
+
+def learnt_tokens(
+    network: nn.Module,
+    examples: Sequence[Example],
+    dropout_rng: DropoutRNG | None,
+    aux_losses: list[Tensor],
+) -> Learnt:
+    """The states of the tokens whose next one is learnt, and these.
 
     The logits of a vocabulary may be a thousand times as large as the states that they are made
     of; so they are made of the tokens that are learnt from alone, at most :data:`MOST_LOGITS` at a
     time, and never twice.
     """
-    body, aux_losses = cast(Network, network), list[Tensor]()
+    body = cast(Network, network)
     head, batch = head_of(body), packed(body, examples)
     stream = body.output_batch(batch)
     hidden_nd = body.hidden(batch, dropout_rng, aux_losses=aux_losses)
     states_nd = torch.cat(stream.by_document(head.states(hidden_nd, stream, dropout_rng)))
     targets_n = torch.from_numpy(np.concatenate([np.asarray(each.target) for each in examples]))
     targets_n = targets_n.to(states_nd.device)
-    learnt = torch.nonzero(targets_n != UNLEARNT).squeeze(1)
-    states_nd, targets_n = states_nd[learnt], targets_n[learnt]
-    mean = mean_cross_entropy(head, states_nd, targets_n, smoothing)
-    count = len(learnt)
-    return BatchLoss(sum(aux_losses, mean), count, divisible=not aux_losses)
+    return Learnt(states_nd, targets_n, head).known()
+
+
+class LearnsTokens:
+    """Loss and learnt tokens of task models that learn next tokens; the task says how much of a
+    target is spread over the vocabulary."""
+
+    task: Any
+
+    def loss(
+        self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
+    ) -> BatchLoss:
+        """Mean cross-entropy of the tokens to be learnt, with auxiliary losses of the network's
+        ops."""
+        return next_token_loss(network, examples, dropout_rng, self.task.smoothing)
+
+    def learnt(
+        self,
+        network: nn.Module,
+        examples: Sequence[Example],
+        dropout_rng: DropoutRNG | None,
+        aux_losses: list[Tensor],
+    ) -> Learnt:
+        """The states of the tokens whose next one is learnt, and these."""
+        return learnt_tokens(network, examples, dropout_rng, aux_losses)
+
+    def loss_of(self, learnt: Learnt, aux_losses: Sequence[Tensor]) -> BatchLoss:
+        """The loss of learnt tokens."""
+        return loss_of_tokens(learnt, aux_losses, self.task.smoothing)
+
+
+def loss_of_tokens(
+    learnt: Learnt, aux_losses: Sequence[Tensor], smoothing: float = 0.0
+) -> BatchLoss:
+    """Mean cross-entropy (nats) of learnt tokens, with the auxiliary losses."""
+    assert learnt.head is not None
+    mean = mean_cross_entropy(learnt.head, learnt.states, learnt.targets, smoothing)
+    return BatchLoss(sum(aux_losses, mean), len(learnt.targets), divisible=not aux_losses)
 
 
 def mean_cross_entropy(

@@ -43,6 +43,7 @@ from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.spec import Head
 from lmwright.models.family.family import Family
 from lmwright.models.files.folder import Published
+from lmwright.models.files.layers import with_layers
 from lmwright.models.files.peft import Adapter, head_map, read_adapter, read_config
 from lmwright.models.files.published import (
     check_address,
@@ -59,12 +60,16 @@ from lmwright.models.network.network import Network, build, fill, parameter_coun
 from lmwright.models.published_head import places_of, with_published_head
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
 from lmwright.tables import module_of, resolve
-from lmwright.train.batches import Chosen, EpochBatches, Example, resampled
+from lmwright.train.base import source_of
+from lmwright.train.batches import Batches, Chosen, EpochBatches, Example, resampled
 from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
+from lmwright.train.contrastive import Contrastive
+from lmwright.train.distil import Distil, Lesson
 from lmwright.train.division import Division
 from lmwright.train.forgetting import forgetting
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
+from lmwright.train.method import Method
 from lmwright.train.mixed import MixedBatches, Part
 from lmwright.train.monitor import Monitor
 from lmwright.train.new import New
@@ -79,6 +84,7 @@ from lmwright.train.task_model import (
     TrainedTaskModel,
     trained_task_model,
 )
+from lmwright.train.teacher import is_address, open_teacher, size_of
 
 CHOICES = {"tune": "tunes", "optimizer": "optimizers", "schedule": "schedules"}
 """Settings that name entries of tables."""
@@ -117,8 +123,10 @@ class Train(Stage):
     head where it knows the rows' labels. ``tune`` says which weights learn, ``optimizer`` and
     ``schedule`` how: each is a name of its table, or a mapping with ``kind`` and settings. Where
     the body of a start stays as it is, the model is saved as what learns, and stands on the start,
-    which is committed as an artifact. ``regularize`` is a list
-    of such choices. ``lr`` is the peak rate. The validation split is scored every
+    which is committed as an artifact. ``regularize`` is a list of such choices, ``distil`` one of
+    what is learnt of a teacher; with ``contrastive`` few rows are learnt as pairs. Of a published
+    start the layers ``start_layers`` alone are taken, counted from 0 (none: all). ``lr`` is the
+    peak rate. The validation split is scored every
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors, or by ``monitor``:
     any loss or score of the task, such as ``macro_f1``, of uncalibrated answers to the validation
@@ -135,6 +143,7 @@ class Train(Stage):
     }
 
     start: str = START
+    start_layers: tuple[int, ...] = ()
     adapter: str = ""
     start_from: str | None = None
     take: Literal["model", "body"] = "model"
@@ -155,6 +164,8 @@ class Train(Stage):
     optimizer: Choice = "adamw"
     schedule: Choice = "linear"
     regularize: tuple[Choice, ...] = ()
+    distil: Choice | None = None
+    contrastive: Contrastive | None = None
     clip: float = 1.0
     dropout: float = 0.1
     evaluate_every: int = 100
@@ -167,11 +178,14 @@ class Train(Stage):
     check_first: Literal["stop", "report", "off"] = inert("stop")
 
     def needs(self) -> tuple[str, ...]:
-        """The rows, the base or earlier model if there is one, the artifacts with further rows."""
+        """The rows, the base or earlier model if there is one, the artifacts with further rows,
+        the teacher where it is one."""
         earlier = (self.start_from,) if self.start_from else tuple(self.brings())
         texts = () if self.replay is None else (self.replay.texts,)
         others = tuple(each.rows for each in self.also.values())
-        return ("rows", *earlier, *self.extra, *texts, *others)
+        distil = self.distilled()
+        teacher = (distil.artifact,) if distil and distil.artifact else ()
+        return ("rows", *earlier, *self.extra, *texts, *others, *teacher)
 
     def brings(self) -> dict[str, dict[str, Any]]:
         """The published start as an artifact, where its body stays as it is."""
@@ -184,11 +198,24 @@ class Train(Stage):
         return ("model", *self.also)
 
     def reads(self) -> dict[str, str]:
-        """The published start, if the run starts from one."""
-        adapter = {self.adapter: hash_tree(tree(Path(self.adapter)))} if self.adapter else {}
-        if self.start_from or self.new is not None or self.brings():
-            return adapter
-        return {self.start: content_of(self.start)}
+        """The published start, if the run starts from one; a published teacher."""
+        found = {each: content_of(each) for each in self.published_teachers()}
+        if self.new is not None and self.new.tokenizer:
+            found[self.new.tokenizer] = content_of(self.new.tokenizer)
+        if self.adapter:
+            found[self.adapter] = hash_tree(tree(Path(self.adapter)))
+        if not (self.start_from or self.new is not None or self.brings()):
+            found[self.start] = content_of(self.start)
+        return found
+
+    def learns_from(self) -> tuple[str, ...]:
+        """A published teacher, by its content: it can be withdrawn as a source can."""
+        return tuple(source_of(each) for each in self.published_teachers())
+
+    def published_teachers(self) -> tuple[str, ...]:
+        """The address of the teacher, if it is a published model."""
+        distil = self.distilled()
+        return (distil.teacher,) if distil and not distil.artifact else ()
 
     def resolved(self) -> dict[str, Any]:
         """The device and the precision."""
@@ -196,7 +223,7 @@ class Train(Stage):
 
     def reaches(self, inputs: Mapping[str, Path]) -> tuple[str, ...]:
         """The task of the rows, how a text model answers it, and the family of the start or the
-        kind of the earlier model; tune, optimizer and schedule."""
+        kind of the earlier model; tune, optimizer, schedule, and the teacher's."""
         rows = inputs["rows"]
         kinds = [module_of(table, kind_of(getattr(self, name))) for name, table in CHOICES.items()]
         kinds += [module_of("regularizers", kind_of(each)) for each in self.regularize]
@@ -204,6 +231,10 @@ class Train(Stage):
         for each in self.also.values():
             kinds += (*task_modules(inputs[each.rows]), *text_model_modules(inputs[each.rows]))
         kinds += (module_of("mixings", kind_of(self.mixing)),) if self.also else ()
+        if (distil := self.distilled()) is not None:
+            kinds.append(module_of("distillations", kind_of(self.distil or "")))
+            own = distil.artifact
+            kinds += modules_of(inputs[own]) if own else family_modules(distil.teacher)
         found = (*task_modules(rows), *text_model_modules(rows), *kinds)
         if self.start_from:
             return (*found, *modules_of(inputs[self.start_from]))
@@ -218,8 +249,10 @@ class Train(Stage):
 
     @classmethod
     def origins(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The earlier model, or the base."""
-        return (settings.get("start_from") or BASE,)
+        """The earlier model, or the base; the teacher."""
+        teacher = (settings.get("distil") or {}).get("teacher", "")
+        named = (teacher,) if teacher and not is_address(teacher) else ()
+        return (settings.get("start_from") or BASE, *named)
 
     @classmethod
     def uses(cls, settings: Mapping[str, Any], place: str) -> tuple[Use, ...]:
@@ -265,6 +298,7 @@ class Train(Stage):
         self.check_several()
         for place, each in enumerate(self.regularize):
             read_choice("regularizers", each, f"regularize.{place}", resolve)
+        self.check_distil()
         if self.new is not None:
             self.new.check()
             if not getattr(self.chosen("tune"), "merges", True):
@@ -275,6 +309,42 @@ class Train(Stage):
                 )
         elif not self.start_from:
             check_address(self.start)
+        if self.start_layers and (self.start_from or self.new is not None):
+            raise BadInput(
+                f"start_layers beside {'new' if self.new else 'start_from'}",
+                "layers of a published start",
+                "set the number of layers in new.config" if self.new else "take start_layers out",
+            )
+        if any(place < 0 for place in self.start_layers):
+            raise BadInput(f"start_layers is {[*self.start_layers]}", "numbers from 0 on")
+
+    def check_distil(self) -> None:
+        """BadInput where nothing can be learnt of the teacher, or of pairs."""
+        distil = self.distilled()
+        if self.contrastive is not None:
+            self.contrastive.check()
+            if distil is not None or not self.epochs:
+                raise BadInput(
+                    f"contrastive beside {'distil' if distil else 'epochs: 0'}",
+                    "steps that learn from pairs alone",
+                    "take one of them out",
+                )
+        if self.also and (distil is not None or self.contrastive is not None):
+            raise BadInput(
+                f"{'distil' if distil else 'contrastive'}, and several tasks",
+                "one task that is learnt so",
+                f"take also or {'distil' if distil else 'contrastive'} out",
+            )
+        if distil is None:
+            return
+        if not self.epochs:
+            raise BadInput(
+                "epochs is 0, and distil names a teacher",
+                "steps in which something is learnt of it",
+                "set epochs to 1 or more, or take distil out",
+            )
+        if distil.artifact in ("rows", *self.extra):
+            raise BadInput(f"distil.teacher is {distil.teacher}, which are rows", "a model")
 
     def check_several(self) -> None:
         """BadInput for other tasks that cannot be, and for what cannot go with them."""
@@ -341,6 +411,10 @@ class Train(Stage):
         rows = min(self.rows, rows) if self.rows else rows
         rows += sum(known.rows(f"{name}/train") for name in self.extra)
         learnt = rows * self.epochs * known.tokens("rows/train", self.max_tokens)
+        read = rows
+        if self.contrastive is not None:  # a pair is two texts
+            rows *= 2 * self.contrastive.pairs
+            learnt *= 4 * self.contrastive.pairs
         others = {name: known.rows(f"{each.rows}/train") for name, each in self.also.items()}
         steps = self.steps_of(rows, others)
         shares = self.shares({MAIN: rows, **others})
@@ -354,14 +428,22 @@ class Train(Stage):
             steps // self.evaluate_every + 1
         )
         at_once = min(self.micro_batch or self.batch, rows)
+        if self.contrastive is not None:
+            at_once *= 2
+            scored += read * (steps // self.evaluate_every + 1)
         tokens, pairs = known.step("rows/train", self.max_tokens, at_once)
+        distil, taught, beside = self.distilled(), 0.0, 0.0
+        if distil is not None:
+            taught = distil.reads(rows, known.tokens("rows/train", self.max_tokens), self.epochs)
+            beside = known.model_bytes() if distil.artifact else size_of(distil.teacher)
         return WorkEstimate(
             train_tokens=learnt,
-            read_tokens=scored * known.tokens("rows/train", self.reading),
+            read_tokens=scored * known.tokens("rows/train", self.reading) + taught,
             disk=known.model_bytes(),
             scratch=8 * known.model_bytes(),
             step_tokens=tokens,
             step_pairs=pairs,
+            further_bytes=beside,
         )
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -371,6 +453,8 @@ class Train(Stage):
         task_model, model, table = trial.task_model, trial.model, trial.rows
         task = task_model.task
         findings = self.looked_at(work, trial)
+        method = self.method(work, trial)
+        table = method.taught(table)
         cut, read = 0, table.num_rows
 
         def parts() -> Iterator[list[Example]]:
@@ -391,20 +475,21 @@ class Train(Stage):
                 )
             places = resampled(strata, self.resample == "over", self.seed)
             examples, table = Chosen(examples, places), table.take(np.unique(places))
-        batches: EpochBatches | MixedBatches
-        batches = EpochBatches(examples, self.batch, self.epochs, self.seed)
+        plain: EpochBatches | MixedBatches
+        plain = EpochBatches(examples, self.batch, self.epochs, self.seed)
         several = self.several(work, trial)
         beside, further = self.mixed_in(work, model, several, table.num_rows)
         if beside and self.epochs:
-            batches = MixedBatches(examples, beside, self.batch, self.epochs, self.seed)
+            plain = MixedBatches(examples, beside, self.batch, self.epochs, self.seed)
         model = model.with_network(model.network, min(self.reading, positions(model)))
         held_out = task_model.examples(model, trial.validation)
         most = model.max_tokens
         others = {name: each.monitor(most) for name, each in several.others.items()}
         monitor = Monitor(task_model, model, held_out, trial.validation, self.monitor, others)
         several.attach()
-        state, seconds, new_tokens = self.fit(work, monitor, batches, several)
+        state, seconds, new_tokens = self.fit(work, monitor, method.batches(plain), several, method)
         several.detach()
+        method.close()
         out = work.out("model")
         predictor = self.saved(work, task_model, model)
         predictor.save(out)
@@ -432,8 +517,10 @@ class Train(Stage):
             f"validation_{monitor.name}": state.best_score,
             "parameters": parameter_count(model.network),
             "task": task.kind,
-            **mixture_facts(batches, several, state),
+            **mixture_facts(plain, several, state),
             **self.forgotten(work, task_model, model),
+            **method.facts(),
+            **({"learns_from": [*named]} if (named := self.learns_from()) else {}),
             **known,
             **facts_of(predictor),
         }
@@ -587,10 +674,12 @@ class Train(Stage):
         self,
         work: Work,
         monitor: Monitor,
-        batches: EpochBatches | MixedBatches,
+        batches: Batches,
         several: Several,
+        method: Method,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint, and leave the best weights in the network."""
+        steps = batches.steps or 0
         network, task_model = monitor.model.network, monitor.task_model
         placement = resolve_placement(self.device, self.precision)
         network.place(placement)
@@ -598,10 +687,10 @@ class Train(Stage):
         optimizer: Optimizer = self.chosen("optimizer").make(network)
         settings = f"{self.settings()} {batches.hash()}"
         checkpoints = Checkpoints(work.scratch / "checkpoints", settings, work.record)
-        regularizations = self.regularizations(network, batches.steps)
+        regularizations = self.regularizations(network, steps)
         if several.others:
             mixing: Mixing = read_choice("mixings", self.mixing, "mixing", resolve)
-            several.begin(mixing, self.seed, batches.steps)
+            several.begin(mixing, self.seed, steps)
             regularizations = [several, *regularizations]
         moments = Moments(optimizer, regularizations)
         resumed = checkpoints.resume(network, moments)
@@ -611,6 +700,7 @@ class Train(Stage):
 
         def evaluate(state: State) -> None:
             with evaluated(regularizations):
+                method.before_scores()
                 judged = monitor.judge()
                 kept = copied(network) if judged.loss < state.best_loss else {}
             refuse_infinite(judged.scores[task_model.monitor], 0.0, state, work.record)
@@ -632,12 +722,12 @@ class Train(Stage):
         train(
             network,
             batches,
-            task_model.loss,
+            method.wrapped(task_model.loss),
             optimizer,
             self.descent(network),
             state,
             [
-                (1, lambda state: work.progress(state.step, batches.steps)),
+                (1, lambda state: work.progress(state.step, steps)),
                 (self.evaluate_every, evaluate),
                 (
                     self.checkpoint_every,
@@ -648,7 +738,7 @@ class Train(Stage):
             Division(-(-self.batch // (self.micro_batch or self.batch))),
             regularizations,
         )
-        if not batches.steps:
+        if not steps:
             evaluate(state)
         fill(network, best)
         return state, time.perf_counter() - began, state.tokens - before
@@ -660,6 +750,28 @@ class Train(Stage):
             setting: Regularizer = read_choice("regularizers", each, f"regularize.{place}", resolve)
             found.append(setting.make(network, self.seed, steps))
         return found
+
+    def distilled(self) -> Distil | None:
+        """What is learnt of a teacher, if there is one."""
+        if self.distil is None:
+            return None
+        found: Distil = read_choice("distillations", self.distil, "distil", resolve)
+        return found
+
+    def method(self, work: Work, trial: Trial) -> Method:
+        """What is learnt from, and how, before the first step."""
+        if self.contrastive is not None:
+            return self.contrastive.make(trial.task_model, trial.model.network, self.seed)
+        if (distil := self.distilled()) is None:
+            return Method()
+        teacher = open_teacher(distil.teacher, work.inputs, trial.task_model, distil.answers)
+        for network in (trial.model.network, teacher.model.network):
+            network.place(trial.placement)
+        work.record(
+            "teacher", name=distil.teacher, parameters=parameter_count(teacher.model.network)
+        )
+        lesson = Lesson(trial.task_model, trial.model, teacher, self.seed, self.max_tokens, work)
+        return distil.make(lesson)
 
     def chosen(self, name: str) -> Any:
         """The settings of the tune, the optimizer or the schedule."""
@@ -783,6 +895,8 @@ class Train(Stage):
                 f"start: there is no {self.start}", "a published model's folder or .gguf file"
             )
         found = read_published(address or self.start)
+        if self.start_layers:
+            found = with_layers(found, self.start_layers)
         longest = found.spec.longest or LONGEST
         name = "max_tokens" if self.max_tokens > longest else "read_tokens"
         if self.reading > longest:

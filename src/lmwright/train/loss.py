@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmwright.models.blocks.head import Head
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.train.batches import UNLEARNT, Example
 
@@ -34,6 +35,31 @@ class Loss(Protocol):
     def __call__(
         self, network: nn.Module, examples: Sequence[Example], dropout_rng: DropoutRNG | None
     ) -> BatchLoss: ...
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the targets (n,) of a batch are told by: states (n, d), of which ``head`` makes logits,
+    or without a head the logits themselves. Of a large vocabulary the logits of all rows together
+    are never held."""
+
+    states: Tensor
+    targets: Tensor
+    head: Head | None = None
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a row has."""
+        return self.states.shape[-1] if self.head is None else self.head.setting.outputs
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits (n, k) of some of the states."""
+        return states if self.head is None else self.head.logits(states)
+
+    def known(self) -> Learnt:
+        """The rows that are learnt from alone."""
+        rows = torch.nonzero(self.targets != UNLEARNT).squeeze(1).to(self.states.device)
+        return replace(self, states=self.states[rows], targets=self.targets.to(rows.device)[rows])
 
 
 def cross_entropy(

@@ -13,9 +13,10 @@ from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.models.core.spec import Head
 from lmwright.models.family.family import Family
+from lmwright.models.files.published import check_address, is_gguf, located, read_published
 from lmwright.models.text_model import TextModel, newly_drawn
 from lmwright.tables import module_of, resolve
-from lmwright.text.tokenizer import Tokenizer
+from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 
 SPECIAL = ("<s>", "</s>")
 
@@ -27,11 +28,14 @@ class New(Settings):
     ``family`` names one of ``tables.FAMILIES``, ``config`` holds the fields of its published
     configs that differ from the family's own; the vocabulary's size is set. ``vocabulary`` is that
     of a byte-level BPE trained on the training rows (Sennrich et al. 2016; Radford et al. 2019).
+    ``tokenizer`` is the address of a published model whose own is taken instead, so that the model
+    can learn of a teacher with the same tokens.
     """
 
     family: str
     config: dict[str, Any] = field(default_factory=dict)
     vocabulary: int = 2000
+    tokenizer: str = ""
 
     def check(self) -> None:
         """BadInput for an unknown family or a vocabulary that cannot hold every byte."""
@@ -40,18 +44,24 @@ class New(Settings):
             raise BadInput(
                 f"new.vocabulary is {self.vocabulary}", f"at least {256 + len(SPECIAL)} tokens"
             )
+        if self.tokenizer:
+            check_address(self.tokenizer)
 
     def model(
         self, texts: Sequence[str], head: Head | str, max_tokens: int, seed: int
     ) -> TextModel:
         """The model before its first step."""
-        tokenizer = train_tokenizer(texts, self.vocabulary)
+        if self.tokenizer:
+            tokenizer = tokenizer_at(self.tokenizer)
+        else:
+            tokenizer = train_tokenizer(texts, self.vocabulary)
+        ends = {name: (tokenizer.roles.get(name) or (None,))[0] for name in ("bos", "eos")}
         family: Family = resolve("families", self.family)
         config = {
             **self.config,
             "vocab_size": tokenizer.size(),
-            "bos_token_id": 0,
-            "eos_token_id": 1,
+            "bos_token_id": ends["bos"],
+            "eos_token_id": ends["eos"],
             "pad_token_id": None,
         }
         spec = family.spec(config)
@@ -67,6 +77,12 @@ class New(Settings):
                 self.family,
             )
         return newly_drawn(spec, head, tokenizer, max_tokens, seed, self.family)
+
+
+def tokenizer_at(address: str) -> Tokenizer:
+    """The tokenizer of a published model."""
+    path = located(address, weights=False)
+    return read_published(address).tokenizer if is_gguf(path) else read_tokenizer(path)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:

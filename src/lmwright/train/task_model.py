@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
-from torch import nn
+from torch import Tensor, nn
 
+from lmwright.core.columns import Row
 from lmwright.core.task import Task
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.spec import Head
 from lmwright.models.text_model import TaskModel, TextModel, task_model_of
 from lmwright.train.batches import Example
-from lmwright.train.loss import BatchLoss
+from lmwright.train.loss import BatchLoss, Learnt
 
 
 class TrainedTaskModel(TaskModel, Protocol):
@@ -52,6 +53,35 @@ class StartingTaskModel(Protocol):
         ``earlier`` is the task that ``start`` was trained for by us; BadInput where its model
         cannot go on for this one.
         """
+
+
+@runtime_checkable
+class ClassifyingTaskModel(Protocol):
+    """A task model whose loss is that of logits of classes which exclude each other: labels, tags,
+    tokens. What it is learnt from can be asked for apart from the loss."""
+
+    def learnt(
+        self,
+        network: nn.Module,
+        examples: Sequence[Example],
+        dropout_rng: DropoutRNG | None,
+        aux_losses: list[Tensor],
+    ) -> Learnt:
+        """The logits of a batch, in the order of its examples, and the targets.
+
+        ``aux_losses`` collects the auxiliary losses of the network's ops.
+        """
+
+    def loss_of(self, learnt: Learnt, aux_losses: Sequence[Tensor]) -> BatchLoss:
+        """The task's own loss of what :meth:`learnt` gave."""
+
+
+@runtime_checkable
+class WritingTaskModel(Protocol):
+    """A task model whose targets are texts that a model can write."""
+
+    def written_rows(self, model: TextModel, rows: Sequence[Row]) -> list[tuple[Row, bool]]:
+        """Rows whose targets are what a model writes, and whether it ended each by itself."""
 
 
 def trained_task_model(task: Task) -> TrainedTaskModel:

@@ -35,7 +35,7 @@ class L1(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class L2(Settings):
-    """``weight`` / 2 times the sum of the squares of all matrices that learn is added to the loss.
+    """To the loss comes ``weight`` / 2 times the sum of the squares of all matrices that learn.
 
     It goes through the optimizer's moments, as the gradient does, where the decay of ``adamw`` does
     not (Loshchilov and Hutter 2019).

@@ -1,0 +1,1 @@
+"""Rules of advice, one a factor: what is to be written, rows, domain, difficulty, machine."""
