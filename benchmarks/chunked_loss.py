@@ -34,7 +34,8 @@ from lmwright.tasks.summarization import Summarization
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.train import documents
 from lmwright.train.batches import UNLEARNT, Example
-from lmwright.train.finetune import Train, at_rate
+from lmwright.train.beginning import at_rate, read_start
+from lmwright.train.finetune import Train
 from lmwright.train.task_model import trained_task_model
 
 WAYS = ("chunked", "learnt", "whole")
@@ -81,7 +82,7 @@ def main() -> None:
 def step(way: str, batch: int, texts: bool) -> None:
     """A child: a turn that says what the model takes, and one with a step of forward and back."""
     wait()
-    published = Train(start=GEMMA).published()
+    published = read_start(Train(start=GEMMA))
     model = at_rate(from_published(published, "lm", LONGEST, 0), 0.0, LONGEST)
     table = pq.read_table(asset_file(SUMMARIES)).slice(0, batch)
     ids = pa.array([f"{place:032x}" for place in range(batch)])

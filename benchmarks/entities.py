@@ -34,7 +34,7 @@ from lmwright.models.text_model import TextPredictor, from_published
 from lmwright.tasks.token_classification import TokenClassification
 from lmwright.tasks.token_classification_model import TokenClassifier
 from lmwright.train.batches import EpochBatches
-from lmwright.train.finetune import at_rate
+from lmwright.train.beginning import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optimizers import AdamW
 from lmwright.train.schedules import Linear

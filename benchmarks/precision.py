@@ -45,8 +45,8 @@ from lmwright.models.text_model import from_published
 from lmwright.models.zoo import llama
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import EpochBatches, Example
+from lmwright.train.beginning import at_rate
 from lmwright.train.documents import Document, mean_log_loss, next_token_loss
-from lmwright.train.finetune import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.loss import Loss
 from lmwright.train.optimizers import AdamW

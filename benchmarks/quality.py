@@ -39,7 +39,7 @@ from lmwright.models.files.folder import read_folder
 from lmwright.models.text_model import TextModel, from_published
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import EpochBatches, Example
-from lmwright.train.finetune import at_rate
+from lmwright.train.beginning import at_rate
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optimizers import AdamW
 from lmwright.train.schedules import Linear

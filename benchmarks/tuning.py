@@ -53,7 +53,8 @@ from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from lmwright.tasks.summarization import Summarization
 from lmwright.tasks.text_classification import TextClassification
 from lmwright.train.batches import UNLEARNT, EpochBatches, Example
-from lmwright.train.finetune import Train, at_rate
+from lmwright.train.beginning import at_rate, read_start
+from lmwright.train.finetune import Train
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.optimizers import AdamW
 from lmwright.train.schedules import Linear
@@ -303,7 +304,7 @@ def plain_trainer() -> Any:
 
 def gemma() -> tuple[TextModel, list[Example]]:
     """Gemma, and descriptions with their synopses."""
-    published = Train(start=GEMMA).published()
+    published = read_start(Train(start=GEMMA))
     model = at_rate(from_published(published, "lm", 288, 0), 0.0, 288)
     count = STEPS * WORKS["gemma"].batch
     table = pq.read_table(asset_file(SUMMARIES)).slice(0, count)

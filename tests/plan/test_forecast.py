@@ -35,7 +35,8 @@ from lmwright.plan.recipe import Plan
 from lmwright.store.run import plan_recipe
 from lmwright.store.store import Store
 from lmwright.tables import SECTIONS, resolve
-from lmwright.train.finetune import Train, at_rate
+from lmwright.train.beginning import at_rate
+from lmwright.train.finetune import Train
 
 RATES = Rates(
     rows=1e3,

@@ -31,6 +31,7 @@ from lmwright.tasks.text_generation import TextGeneration
 from lmwright.tasks.text_generation_model import TextGenerator
 from lmwright.train import documents
 from lmwright.train.batches import UNLEARNT
+from lmwright.train.beginning import begin, read_start
 from lmwright.train.documents import WRITTEN_COST
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
@@ -408,7 +409,7 @@ def test_training_beats_the_unigram_on_real_sentences(sentences, tmp_path):
     )
     work = FakeWork({"rows": rows}, tmp_path / "work")
     assert stage.reads() == {}
-    begun = TextPredictor(TASK, stage.beginning(work, BY_MODEL)[0].model)
+    begun = TextPredictor(TASK, begin(stage, work, BY_MODEL)[0].model)
     stage.run(work)
     learnt = load_predictor(work.folder / "model")
     bits = [
@@ -434,7 +435,7 @@ def test_gemma_beats_the_ngram_before_any_training(sentences):
     stage = Train(start=GEMMA, max_tokens=128, dropout=-1)
     stage.check()
     assert len(next(iter(stage.reads().values()))) == 64
-    model = from_published(stage.published(), BY_MODEL.head(0.0), 128, 0)
+    model = from_published(read_start(stage), BY_MODEL.head(0.0), 128, 0)
     held = as_rows(sentences[-50:])
     bits = [
         float(

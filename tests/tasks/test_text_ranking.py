@@ -33,6 +33,7 @@ from lmwright.tasks.hard_negatives import HardNegatives
 from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from lmwright.tasks.text_ranking import TextRanking
 from lmwright.tasks.text_ranking_model import CrossEncoder
+from lmwright.train.beginning import begin
 from lmwright.train.finetune import Train
 from tests.train.conftest import FakeWork, write_task
 from tests.train.conftest import small as small  # the fixture
@@ -303,7 +304,7 @@ def test_a_training_on_real_descriptions(table: list, small: Path, tmp_path: Pat
     assert curves[-1]["loss"] < 0.6 * curves[0]["loss"]
     rows, ones = as_rows(table[:240]), np.ones((1, 240))
     found = {}
-    begun = TextPredictor(TASK, stage.beginning(work, BY_MODEL)[0].model)
+    begun = TextPredictor(TASK, begin(stage, work, BY_MODEL)[0].model)
     bm25 = BM25.fit(TASK, rows, 0)
     learnt = load_predictor(work.folder / "model")
     for name, each in (("begun", begun), ("learnt", learnt), ("bm25", bm25)):

@@ -36,6 +36,7 @@ from lmwright.serve.traffic import masked_for
 from lmwright.tasks.token_classification import UNLEARNT, TokenClassification
 from lmwright.tasks.token_classification_model import CASES, TokenClassifier, case_of
 from lmwright.train.batches import EpochBatches
+from lmwright.train.beginning import begin
 from lmwright.train.finetune import Train
 from lmwright.train.new import New
 from lmwright.train.task_model import trained_task_model
@@ -353,13 +354,13 @@ def test_a_training_on_real_news(rows, small, tmp_path):
     facts = stage.run(work)
     assert facts["rows"] == 200
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
-    begin = stage.beginning(work, BY_MODEL)[0].model
+    started = begin(stage, work, BY_MODEL)[0].model
     table = pq.read_table(rows / "train.parquet")
-    first = EpochBatches(BY_MODEL.examples(begin, table), 10, 12, 3).at(0)
+    first = EpochBatches(BY_MODEL.examples(started, table), 10, 12, 3).at(0)
     with torch.no_grad():
         parts = [
             torch.nn.functional.cross_entropy(
-                begin.network(pack([each.tokens])),
+                started.network(pack([each.tokens])),
                 torch.from_numpy(each.target),
                 ignore_index=UNLEARNT,
                 reduction="sum",
@@ -616,9 +617,9 @@ def test_a_start_that_stays_as_it_is_takes_no_table(rows, small, tmp_path):
     stage = Train(start=str(small), epochs=1, max_tokens=64, tune="lora")
     with pytest.raises(BadInput, match="tune: full"):
         inputs = {"rows": cased, "base": tmp_path / "base"}
-        stage.beginning(FakeWork(inputs, tmp_path / "work"), CASED)
-    started, _ = replace(stage, tune="full").beginning(
-        FakeWork({"rows": cased}, tmp_path / "w"), CASED
+        begin(stage, FakeWork(inputs, tmp_path / "work"), CASED)
+    started, _ = begin(
+        replace(stage, tune="full"), FakeWork({"rows": cased}, tmp_path / "w"), CASED
     )
     assert started.model.network.spec.stacks[0].embedding.segments == 2 + len(CASES)
 

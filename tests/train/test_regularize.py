@@ -21,7 +21,8 @@ from lmwright.models.files.folder import read_folder
 from lmwright.models.network.network import Network, head_weights
 from lmwright.models.text_model import TextModel, from_published
 from lmwright.train.batches import EpochBatches, Example
-from lmwright.train.finetune import Train, at_rate
+from lmwright.train.beginning import at_rate
+from lmwright.train.finetune import Train
 from lmwright.train.loop import OptimizerConfig, State, train
 from lmwright.train.loss import BatchLoss
 from lmwright.train.optim import trainable

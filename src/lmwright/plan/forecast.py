@@ -50,8 +50,9 @@ from lmwright.store.memory import Peak, machine_memory, peak_memory, resident
 from lmwright.store.run import Planned, known_in, plan_recipe
 from lmwright.store.store import Store
 from lmwright.text.language import count_languages
+from lmwright.train.beginning import at_rate, positions, read_start
 from lmwright.train.documents import MOST_LOGITS
-from lmwright.train.finetune import Train, at_rate, positions
+from lmwright.train.finetune import Train
 from lmwright.train.optimizers import AdamW
 from lmwright.train.task_model import trained_task_model
 
@@ -555,7 +556,7 @@ def beginning(recipe: Recipe, store: Store) -> TextModel:
     head = trained_task_model(task).head(0.0) if task and task.text_model else PROBED
     if training.new is not None:
         return training.new.model(PROBE_TEXTS, head, training.max_tokens, 0)
-    published = training.published()
+    published = read_start(training)
     most = min(most, published.spec.longest or LONGEST)
     if isinstance(head, Head):  # before the rows are read there are no labels
         head = replace(head, outputs=max(head.outputs, PROBED.outputs))

@@ -40,28 +40,28 @@ from lmwright.models.core.device import (
 )
 from lmwright.models.core.frozen import bytes_held
 from lmwright.models.core.memory import keep_few_kernels
-from lmwright.models.core.spec import Head
-from lmwright.models.family.family import Family
-from lmwright.models.files.folder import Published
-from lmwright.models.files.layers import with_layers
-from lmwright.models.files.peft import Adapter, head_map, read_adapter, read_config
+from lmwright.models.files.peft import read_config
 from lmwright.models.files.published import (
     check_address,
     content_of,
     family_modules,
-    located,
-    published_in,
-    read_published,
 )
-from lmwright.models.load import load_predictor, modules_of
-from lmwright.models.network.initialise import initialise
-from lmwright.models.network.merge import merged, taken_apart, unmergeable
-from lmwright.models.network.network import Network, build, fill, parameter_count
-from lmwright.models.published_head import places_of, with_published_head
-from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published, head_spec
+from lmwright.models.load import modules_of
+from lmwright.models.network.merge import merged
+from lmwright.models.network.network import Network, fill, parameter_count
+from lmwright.models.text_model import TextModel, TextPredictor
 from lmwright.tables import module_of, resolve
 from lmwright.train.base import source_of
 from lmwright.train.batches import Batches, Chosen, EpochBatches, Example, resampled
+from lmwright.train.beginning import (
+    BASE,
+    address_of,
+    applied_tune,
+    begin,
+    filled,
+    positions,
+    training_rows,
+)
 from lmwright.train.check import Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.contrastive import Contrastive
@@ -80,7 +80,6 @@ from lmwright.train.several import MAIN, Also, Mixing, Several, check_also, task
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
-    StartingTaskModel,
     TrainedTaskModel,
     trained_task_model,
 )
@@ -92,8 +91,6 @@ AT_ONCE = 4096
 """Rows that are made examples of at a time."""
 FROM_ADAPTER = ("rank", "alpha", "scaling", "dora", "linears", "ranks", "alphas")
 """Settings of the tune ``lora`` that an adapter's folder gives."""
-BASE = "base"
-"""The artifact with the published start, where that is committed first."""
 LONG = 2000
 """Steps of a training before which the checks take steps on a copy, too."""
 
@@ -240,7 +237,7 @@ class Train(Stage):
             return (*found, *modules_of(inputs[self.start_from]))
         if self.new is not None:
             return (*found, module_of("families", self.new.family))
-        return (*found, *family_modules(self.address(inputs)))
+        return (*found, *family_modules(address_of(self, inputs)))
 
     @classmethod
     def retraining(cls, settings: Mapping[str, Any], feedback: Feedback) -> dict[str, Any]:
@@ -569,7 +566,7 @@ class Train(Stage):
         """What the model forgot of its start, which is read again; nothing of one drawn anew."""
         if self.new is not None or not self.epochs:
             return {}
-        start = self.beginning(work, task_model)[0].model
+        start = begin(self, work, task_model)[0].model
         start.network.place(tuned.network.placement)
         found = forgetting(start, tuned)
         return {"forgetting": found} if found else {}
@@ -597,13 +594,13 @@ class Train(Stage):
     def begun(self, work: Work) -> tuple[Trial, dict[str, Any]]:
         """The training before its first step, and what its task found of the start."""
         task_model = trained_task_model(read_task_of(work.inputs["rows"]))
-        start, known = self.beginning(work, task_model)
+        start, known = begin(self, work, task_model)
         if known:
             work.record("start", **known)
         if start.outputs:
             names = task_model.output_names()
             work.record("published head", labels=list(names), outputs=list(start.outputs))
-        table = self.training_rows(work)
+        table = training_rows(self, work)
         validation = filled(
             read_split(work.inputs["rows"], "validation", self.validation_rows, self.seed),
             "validation",
@@ -658,17 +655,9 @@ class Train(Stage):
         if base and self.chosen("tune").freezes:
             head = task_model.head(0.0)
             use = head if isinstance(head, str) and not self.start_from else ""
-            tune, _ = self.applied(model)
+            tune, _ = applied_tune(self, model)
             return AdaptedPredictor.trained(task, model, work.inputs[base], use, tune)
         return TextPredictor(task, model.with_network(merged(model.network), model.max_tokens))
-
-    def applied(self, model: TextModel) -> tuple[Choice, Adapter | None]:
-        """The tune as it is applied to the start, and the adapter that says so, if there is one."""
-        if not self.adapter:
-            return self.tune, None
-        family: Family = resolve("families", model.family)
-        adapter = read_adapter(Path(self.adapter), family, model.network.spec)
-        return {**(self.tune if isinstance(self.tune, dict) else {}), **adapter.tune}, adapter
 
     def fit(
         self,
@@ -777,12 +766,6 @@ class Train(Stage):
         """The settings of the tune, the optimizer or the schedule."""
         return read_choice(CHOICES[name], getattr(self, name), name, resolve)
 
-    def tune_of(self, earlier: TextPredictor) -> Any:
-        """The settings of the tune of an earlier model; None where it is saved whole."""
-        if not isinstance(earlier, AdaptedPredictor):
-            return None
-        return read_choice("tunes", earlier.adaptation.tune, str(self.start_from), resolve)
-
     @property
     def reading(self) -> int:
         """The most tokens that the model reads of a text that it answers."""
@@ -791,139 +774,6 @@ class Train(Stage):
     def settings(self) -> str:
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1, check_first="off"))
-
-    def beginning(self, work: Work, task_model: TrainedTaskModel) -> tuple[Start, dict[str, Any]]:
-        """The model with its tune before its first step, and what the task found of it."""
-        begun = self.start_model(work, task_model)
-        earlier = begun.earlier
-        start, carried = without_adapters(begun.model)
-        model, known = start, dict[str, Any]()
-        if isinstance(task_model, StartingTaskModel):
-            model, known = task_model.prepared_start(start, earlier)
-        if model.network is not start.network and self.brings():
-            raise BadInput(
-                f"tune is {kind_of(self.tune)}, and {task_model.task.kind} with these settings "
-                "adds to the start's own weights",
-                "tune: full",
-                "set tune to full, or take the task's settings back",
-            )
-        most = self.max_tokens if earlier is None else min(self.max_tokens, positions(model))
-        model = at_rate(model, self.dropout, most)
-        tune, adapter = self.applied(model)
-        read_choice("tunes", tune, "tune", resolve).apply(model.network, self.seed)
-        needed = self.reading if earlier is None else most
-        if needed > positions(model):
-            raise BadInput(
-                f"texts of {needed} tokens, and the start reads {positions(model)} with this tune",
-                f"at most {positions(model)}",
-                "lower max_tokens and read_tokens, or tune.length",
-            )
-        if adapter is not None:
-            use, family = task_model.head(0.0), resolve("families", model.family)
-            mapped = head_map(family, model.network, use) if isinstance(use, str) else []
-            adapter.put(model.network, mapped, self.adapter)
-        fill(model.network, {name: each.clone() for name, each in carried.items()})
-        return replace(begun, model=model), known
-
-    def start_model(self, work: Work, task_model: TrainedTaskModel) -> Start:
-        """The earlier model with its task, or a published or drawn one."""
-        task = task_model.task
-        if self.start_from:
-            found = load_predictor(work.inputs[self.start_from])
-            if not isinstance(found, TextPredictor):
-                raise BadInput(f"{self.start_from} is a {found.kind} model", "a text model")
-            if self.take == "body":
-                head = task_model.head(max(self.dropout, 0.0))
-                return Start(body_with_head(found, head, self.start_from, self.seed), None, False)
-            if not found.task.comparable(task):
-                raise BadInput(
-                    f"{self.start_from} was trained for {found.task}",
-                    f"the task of the rows: {task}",
-                    "train from the published start instead, or set take to body",
-                )
-            if unmergeable(found.model.network) and self.tune_of(found) != self.chosen("tune"):
-                raise BadInput(
-                    f"{self.start_from} has an adapter that cannot be merged, and tune is another",
-                    "the tune that it was trained with, whose weights then learn on",
-                    "set tune as that training had it, or train from the published start",
-                )
-            return Start(found.model, found.task, True)
-        outputs: tuple[int, ...] = ()
-        head = task_model.head(max(self.dropout, 0.0))
-        use, names = task_model.published_head, task_model.output_names()
-        trained = isinstance(head, Head) and bool(head.outputs)
-        if not self.epochs and (self.new is not None or (trained and not use)):
-            raise BadInput(
-                f"epochs is 0, and nobody has trained a head for {task.kind}",
-                "a start with a published head for the task",
-                "set epochs to 1 or more",
-            )
-        if self.new is not None:
-            rows = self.training_rows(work).to_pylist()
-            pairs = [(task.text(row), task.target(row)) for row in rows]
-            # A model that writes needs the tokens of what it is to write, too.
-            written = [target for text, target in pairs if target not in text]
-            texts = [text for text, _ in pairs] + (written if task.teacher_forced else [])
-            drawn, known_head = self.new.model(texts, head, self.max_tokens, self.seed), False
-        else:
-            published = self.published(self.address(work.inputs))
-            known_head = isinstance(head, str)
-            if trained and self.takes_head(published, use, names):
-                places = places_of(published.described.config, use, names)
-                drawn = with_published_head(published, use, places, self.max_tokens)
-                known_head, outputs = True, tuple(places)
-            else:
-                drawn = from_published(published, head, self.max_tokens, self.seed)
-        return Start(drawn, None, known_head, outputs)
-
-    def takes_head(self, published: Published, use: str, names: Sequence[str]) -> bool:
-        """Whether to begin with the start's own head: where it answers, or nothing is trained."""
-        try:
-            places_of(published.described.config, use, names)
-        except BadInput:
-            return not self.epochs  # whose fault is then told
-        return True
-
-    def address(self, inputs: Mapping[str, Path]) -> str:
-        """Where the published start is read from: its artifact, where it is committed first."""
-        return str(published_in(inputs[BASE])) if self.brings() else self.start
-
-    def published(self, address: str = "") -> Published:
-        """The published start; BadInput if it has not the positions for what it is to read."""
-        if not located(address or self.start).exists():
-            raise BadInput(
-                f"start: there is no {self.start}", "a published model's folder or .gguf file"
-            )
-        found = read_published(address or self.start)
-        if self.start_layers:
-            found = with_layers(found, self.start_layers)
-        longest = found.spec.longest or LONGEST
-        name = "max_tokens" if self.max_tokens > longest else "read_tokens"
-        if self.reading > longest:
-            raise BadInput(
-                f"{name} is {getattr(self, name)}, and {self.start} reads {longest} tokens",
-                f"at most {longest}",
-                f"lower {name}, or start from a model with more positions",
-            )
-        return found
-
-    def training_rows(self, work: Work) -> pa.Table:
-        """The rows to learn from, sorted by id: a stratified subset, and all further rows."""
-        table = read_split(work.inputs["rows"], "train", self.rows, self.seed)
-        further = [read_split(work.inputs[name], "train") for name in self.extra]
-        tables = [filled(each, "train") for each in (table, *further)]
-        return pa.concat_tables(tables, promote_options="default").sort_by("id")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A model before its first step, the task that it was trained for by us before, and whether
-    its head is trained already; of a published head the ``outputs`` that the labels have."""
-
-    model: TextModel
-    earlier: Task | None
-    known_head: bool
-    outputs: tuple[int, ...] = ()
 
 
 def mixture_facts(
@@ -934,58 +784,6 @@ def mixture_facts(
         return {}
     found = {"replay": replay_facts(batches)} if REPLAY in batches.parts else {}
     return found | (several.facts(batches, state) if several.others else {})
-
-
-def body_with_head(found: TextPredictor, head: Head | str, name: str, seed: int) -> TextModel:
-    """The body of a model with another head, drawn from ``seed``; its own where it is to be the
-    same published one.
-
-    BadInput for a published head that it has not, and for an adapter that cannot be merged.
-    """
-    network, adapter = taken_apart(found.model.network)
-    if adapter:
-        raise BadInput(
-            f"take is body, and {name} has an adapter that cannot be merged into its weights",
-            "a model of plain weights, or an adapter that merges (lora, ia3)",
-            "train it with another tune",
-        )
-    if isinstance(head, str):
-        if trained_task_model(found.task).head(0.0) != head:
-            raise BadInput(
-                f"take is body, and {name} was trained for {found.task.kind}",
-                f"a model with the head {head!r}",
-                "start from a language model",
-            )
-        return found.model.with_network(network, found.model.max_tokens)
-    other = build(network.spec, head)
-    own = {n: w for n, w in network.named_parameters() if not n.startswith("head.")}
-    fill(other, own)
-    initialise(other, seed)
-    return found.model.with_network(other, found.model.max_tokens)
-
-
-def filled(table: pa.Table, split: str) -> pa.Table:
-    """The same table; BadInput if it has no rows."""
-    if not table.num_rows:
-        raise BadInput(f"{split} has no rows", "one row at least", "loosen the data stage")
-    return table
-
-
-def at_rate(model: TextModel, dropout: float, max_tokens: int) -> TextModel:
-    """The same model with dropout at ``dropout`` (below 0: as it is) and another cap."""
-    network = model.network
-    if dropout >= 0:
-        head = replace(head_spec(network), dropout=dropout)
-        network = build(network.spec.with_dropout(dropout), head)
-        fill(network, dict(model.network.named_parameters()))
-    return model.with_network(network, max_tokens)
-
-
-def without_adapters(model: TextModel) -> tuple[TextModel, dict[str, Tensor]]:
-    """The same model with its adapters merged into its weights, and those weights of adapters that
-    cannot be, by name."""
-    network, adapter = taken_apart(model.network)
-    return model.with_network(network, model.max_tokens), adapter
 
 
 def facts_of(predictor: TextPredictor) -> dict[str, Any]:
@@ -1001,11 +799,6 @@ def facts_of(predictor: TextPredictor) -> dict[str, Any]:
         "frozen_bytes": stay,
         "trained_bytes": learn,
     }
-
-
-def positions(model: TextModel) -> int:
-    """The longest text that the model can read, in tokens."""
-    return model.network.longest or LONGEST
 
 
 @torch.no_grad()
