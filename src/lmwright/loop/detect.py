@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -32,16 +32,19 @@ class Detect(Stage):
     """Fit a detector for each signal of the task, with one false-alarm rate for all together, to
     windows of ``window`` rows.
 
-    ``reference`` names unseen rows as ``ARTIFACT/FILE``; ``run_length`` is the number of windows
-    in control between two false alarms of all detectors together; ``windows`` how many are drawn
-    to set that.
+    ``reference`` names unseen rows as ``ARTIFACT/FILE``, at most ``rows`` of each (0: all);
+    ``run_length`` is the number of windows in control between two false alarms of all detectors
+    together; ``windows`` how many are drawn to set that. ``precision`` is that of the model's
+    products: best that in which it will be served.
     """
 
     model: str = "model"
     reference: tuple[str, ...] = ("rows/calibration", "rows/gate", "rows/test")
+    rows: int = 0
     window: int = 100
     run_length: float = 500.0
     windows: int = 10_000
+    precision: Literal["fp32", "bf16", "int8", "int4"] = "fp32"
 
     def needs(self) -> tuple[str, ...]:
         """The model, its calibration (in scores) and the reference rows."""
@@ -83,26 +86,38 @@ class Detect(Stage):
         for place in self.reference:
             if place.count("/") != 1:
                 raise BadInput(f"detect.reference has {place!r}", "ARTIFACT/FILE, as in rows/gate")
+        if self.rows < 0:
+            raise BadInput(f"detect.rows is {self.rows}", "a number of rows, or 0 for all")
         refuse_settings(self.window, self.run_length, self.windows)
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:
         """BadInput when the reference rows are too few for the window."""
         places = [place.split("/") for place in self.reference]
         if all(artifact in inputs for artifact, _ in places):
-            refuse_few(sum(count_rows(inputs[a] / f"{s}.parquet") for a, s in places), self.window)
+            counts = [count_rows(inputs[a] / f"{s}.parquet") for a, s in places]
+            refuse_few(sum(map(self.limited, counts)), self.window)
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The reference rows, read once."""
-        tokens = sum(known.rows(place) * known.tokens(place, 256) for place in self.reference)
+        tokens = sum(
+            self.limited(known.rows(place)) * known.tokens(place, 256) for place in self.reference
+        )
         return WorkEstimate(read_tokens=tokens, disk=5_000_000)
+
+    def limited(self, count: float) -> int:
+        """How many of so many rows of one reference are read."""
+        return int(min(count, self.rows) if self.rows else count)
 
     def run(self, work: Work) -> dict[str, Any]:
         """Answer the reference with the model, and fit."""
-        predictor = load_predictor(work.inputs[self.model])
+        predictor = loaded_in(work.inputs[self.model], self.precision)
         calibration = Calibration.load(work.inputs["scores"] / self.model)
         places = [place.split("/") for place in self.reference]
         rows = pa.concat_tables(
-            [read_split(work.inputs[artifact], split) for artifact, split in places],
+            [
+                read_split(work.inputs[artifact], split, self.rows, self.seed)
+                for artifact, split in places
+            ],
             promote_options="default",
         )
         sample, answers = signals_of(predictor, calibration, rows, work.progress)
@@ -121,6 +136,17 @@ class Detect(Stage):
             "confidence": None if confidence is None else float(confidence.mean()),
             "loss": float(losses[feedback_loss(task)].values.mean()),
         }
+
+
+def loaded_in(folder: Path, precision: str) -> Predictor:
+    """A model whose products are computed in a precision; BadInput where it runs no network that
+    could be."""
+    found = load_predictor(folder)
+    if precision != "fp32":
+        from lmwright.models.placement import place_or_refuse  # who only looks needs no torch
+
+        place_or_refuse(found, "cpu", precision, f"a {found.kind} model")
+    return found
 
 
 def refuse_other_model(folder: Path, model: str) -> None:

@@ -102,6 +102,8 @@ class Gate(Settings):
     ``max_slowdown``   of the median time for a batch, against the version to be replaced.
     ``max_megabytes``  of the model's files.
     ``merging``   what merging the candidate's adapters may change; null where nothing is merged.
+    ``precision`` in which networks compute their products: best that of what will serve. A model
+                  without one, as most baselines are, answers as ever.
     """
 
     metric: str = ""
@@ -118,6 +120,7 @@ class Gate(Settings):
     max_slowdown: float = 1.5
     max_megabytes: float = 500.0
     merging: Merging | None = None
+    precision: Literal["fp32", "bf16", "int8", "int4"] = "fp32"
 
     def check(self) -> None:
         """BadInput for a number outside its range or rows that are not ARTIFACT/FILE."""
@@ -145,10 +148,10 @@ class Gate(Settings):
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """What is asked, as decisions are known by it; of a gate without ``merging`` as before
-        there was such a condition."""
-        found = asdict(self)
-        return {k: each for k, each in found.items() if k != "merging" or each is not None}
+        """What is asked, as decisions are known by it; of a gate without ``merging`` and in fp32
+        as before there were such settings."""
+        found, plain = asdict(self), {"merging": None, "precision": "fp32"}
+        return {k: each for k, each in found.items() if k not in plain or each != plain[k]}
 
     def artifacts(self) -> tuple[str, ...]:
         """The artifacts that hold the gate's rows."""

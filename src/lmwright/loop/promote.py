@@ -234,18 +234,20 @@ class Promote(Stage):
         others = {} if in_service else self.baselines_in(artifacts)
         rival = None
         if in_service:
-            rival = version_of(store, incumbent)
+            rival = version_of(store, incumbent, gate.precision)
         elif incumbent:
-            rival = uncalibrated(store, incumbent)
+            rival = uncalibrated(store, incumbent, gate.precision)
         conditions = run_gate(
             gate,
             task,
             sets,
-            version_of(store, version),
+            version_of(store, version, gate.precision),
             rival,
             used,
             timed=in_service,
-            baselines={name: uncalibrated(store, each) for name, each in others.items()},
+            baselines={
+                name: uncalibrated(store, each, gate.precision) for name, each in others.items()
+            },
         )
         if AUDIT in artifacts:
             path = store.artifact(artifacts[AUDIT]) / "audit.json"
@@ -310,18 +312,26 @@ def told(entry: Mapping[str, Any], alias: str) -> str:
     )
 
 
-def version_of(store: Store, version: str) -> Judged:
-    """A version, loaded."""
+def version_of(store: Store, version: str, precision: str) -> Judged:
+    """A version, loaded; its network's products in a precision."""
     bound = read_version(store, version)
-    folder = store.artifact(bound["model"])
-    calibration = Calibration(**bound["calibration"])
-    return Judged(load_predictor(folder), calibration, bytes_of(folder), learnt_by(folder))
+    return judged(store.artifact(bound["model"]), Calibration(**bound["calibration"]), precision)
 
 
-def uncalibrated(store: Store, content: str) -> Judged:
+def uncalibrated(store: Store, content: str, precision: str) -> Judged:
     """A model that is no version: it stands as it is, without calibration."""
-    folder = store.artifact(content)
-    return Judged(load_predictor(folder), Calibration(), bytes_of(folder), learnt_by(folder))
+    return judged(store.artifact(content), Calibration(), precision)
+
+
+def judged(folder: Path, calibration: Calibration, precision: str) -> Judged:
+    """A model as the gate asks it."""
+    predictor = load_predictor(folder)
+    if precision != "fp32":
+        from lmwright.models.core.device import resolve_placement  # who only looks needs no torch
+        from lmwright.models.placement import place_networks
+
+        place_networks(predictor, resolve_placement("cpu", precision))
+    return Judged(predictor, calibration, bytes_of(folder), learnt_by(folder))
 
 
 def learnt_by(folder: Path) -> frozenset[str]:
