@@ -12,8 +12,10 @@ import pytest
 import lmwright as lw
 from lmwright.cli.replay import Server
 from lmwright.loop.controller import CANARY, canary
+from lmwright.plan.recipe import open_recipe
 from lmwright.serve.load import load_version
 from lmwright.serve.rows import answer
+from lmwright.serve.settings import Serve
 from lmwright.store.store import Store
 from tests.whole.commands import fewer, lmwright, run_and_promote
 
@@ -203,6 +205,17 @@ SMOKES = {
         {"response": " "},
         "Likeness of what was written",
     ),
+    "gemma-chat": Smoke(
+        120,
+        "{kind: chat, decoding: {max_new_tokens: 8}}",
+        f"rows: 20, {CUT}",
+        {"messages": [{"role": "user", "content": "Hello, how are you?"}]},
+        ("generated_text", "ended"),
+        {"response": "Fine, and you?"},
+        {"response": " "},
+        "Likeness of what was written",
+        long=True,
+    ),
     "ranking": Smoke(
         150,
         "text-ranking",
@@ -284,7 +297,8 @@ def scored(store: Path) -> None:
 def asked_and_told(smoke: Smoke, alias: str, recipe: Path, store: Path) -> None:
     """A request over HTTP, the same from Python, feedback right and wrong, a column missing."""
     # Before the server: a connection on which a large model is loaded meanwhile grows idle.
-    (found,) = lw.load(alias, store)([smoke.asked])
+    served = open_recipe(recipe, []).sections.get("serve") or Serve()
+    (found,) = lw.load(alias, store, precision=served.precision)([smoke.asked])
     server = Server(alias, recipe, Store(store))
     try:
         status, told = server.ask("POST", "/v1/predict", {"inputs": [smoke.asked]})
