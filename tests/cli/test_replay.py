@@ -18,7 +18,8 @@ import pytest
 from lmwright.cli.replay import Played, Server, play, send, tell
 from lmwright.core.errors import LmwrightError
 from lmwright.core.random import stream
-from lmwright.loop.routes import routes
+from lmwright.loop.routes import Loop, routes
+from lmwright.serve.service import Services
 from lmwright.serve.traffic import Given
 from lmwright.store.progress import Lines
 from lmwright.tasks.text_classification import TextClassification
@@ -126,7 +127,8 @@ class Refusing(House):
             self.controller.scores = [DRIFT] * 3
             for _ in range(5 if self.answered >= 80 else 1):
                 self.controller.tick()
-            router = routes(self.service, self.traffic, self.controller)
+            loop = Loop(self.service, self.traffic, self.controller)
+            router = routes(Services([self.service]), [loop])
             look = next(route for route in router.routes if getattr(route, "path", "") == path)
             return 200, asyncio.run(look.endpoint())  # type: ignore[attr-defined]
         if path == "/v1/feedback":

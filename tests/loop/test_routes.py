@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lmwright.loop.routes import routes
-from lmwright.serve.service import Service
+from lmwright.loop.routes import Loop, routes
+from lmwright.serve.service import Service, Services
 from lmwright.serve.traffic import Traffic
 from tests.serve.fake import loaded
 from tests.serve.live import Live, check_error, living
@@ -36,7 +36,7 @@ def controller() -> Any:
 def live(traffic: Traffic, controller: Any) -> Iterator[Live]:
     def more(service: Service) -> Any:
         service.observers.append(traffic.observe)
-        return routes(service, traffic, controller)
+        return routes(Services([service]), [Loop(service, traffic, controller)])
 
     with living(loaded(), more=more, request_seconds=1.0) as live:
         yield live

