@@ -150,7 +150,9 @@ def test_models_run_in_the_precision_that_is_asked_for(folder: str) -> None:
     assert writer.generate("the", max_new_tokens=5)
 
 
-@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+@pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 def test_what_a_program_asks_is_in_int8_where_that_is_close(
     folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

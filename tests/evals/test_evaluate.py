@@ -361,7 +361,9 @@ def test_rows_are_limited_in_proportion(rows, trained, tmp_path):
     assert facts["headline"]["state"] == "no comparison"
 
 
-@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+@pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 def test_what_fewer_bits_cost_is_recorded(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(answering, "user_cache", lambda: tmp_path)
     published = read_published(folder_of("bert", tmp_path / "bert"))

@@ -16,7 +16,7 @@ from lmwright.kernels.library import available, choose, reason, variants
 from lmwright.models.files import quants
 from tests.kernels.same_bits import same
 
-compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
+compiled = pytest.mark.skipif(not available(), reason=f"this machine lacks the kernels: {reason()}")
 NAMES = variants() if available() else []
 HALVES = {"Q8_0": (0,), "Q5_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q4_K": (0, 2), "Q6_K": (208,)}
 """Where the fp16 numbers of a block stand."""

@@ -17,7 +17,7 @@ from lmwright.kernels.int8 import Int8Weight, exact_product, int8_reference, qua
 from lmwright.kernels.library import available, choose, library, reason, variants
 from tests.kernels.same_bits import same
 
-compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
+compiled = pytest.mark.skipif(not available(), reason=f"this machine lacks the kernels: {reason()}")
 NAMES = variants() if available() else []
 
 

@@ -16,7 +16,7 @@ from lmwright.core.errors import BadInput, MissingPart
 from lmwright.kernels.compile import compile_library, shipped_library, shipped_name
 from lmwright.kernels.library import WORK, available, choose, library, reason, variants
 
-compiled = pytest.mark.skipif(not available(), reason=f"no kernels here: {reason()}")
+compiled = pytest.mark.skipif(not available(), reason=f"this machine lacks the kernels: {reason()}")
 
 
 def run_python(program: str, **environment: str) -> str:

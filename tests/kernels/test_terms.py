@@ -37,7 +37,9 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+@pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_variant_gives_the_bits_of_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch):
     rng, before = np.random.default_rng(0), torch.get_num_threads()
@@ -77,7 +79,9 @@ def test_a_second_term_leaves_the_rounding_of_weights_alone(kind: str):
     assert one > 50 * two
 
 
-@pytest.mark.skipif(not available(), reason="there is no kernel library here")
+@pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_gives_the_same_bits_alone_and_among_others(kind: str):
     weight, x = KINDS[kind](drawn(100, 192, seed=0)), drawn(150, 192, seed=1)

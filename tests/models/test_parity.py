@@ -21,7 +21,9 @@ from lmwright.models.text_model import TextModel
 from tests.cli.folders import folder_of
 from tests.parity.networks import NETWORKS
 
-needs_kernels = pytest.mark.skipif(not available(), reason="there is no kernel library here")
+needs_kernels = pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 
 
 def network(name: str) -> tuple[Network, list[np.ndarray]]:

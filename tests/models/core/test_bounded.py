@@ -21,7 +21,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "without":
         monkeypatch.setenv(SWITCH, "off")
     elif not available():
-        pytest.skip("there is no kernel library here")
+        pytest.skip("this machine lacks a C compiler, by which the kernels are built")
 
 
 def close_rows(seed: int) -> Tensor:

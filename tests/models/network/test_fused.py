@@ -21,7 +21,9 @@ from lmwright.models.network.fused import FusedStack
 from lmwright.models.network.network import Network
 from tests.parity.networks import NETWORKS
 
-pytestmark = pytest.mark.skipif(not available(), reason="there is no kernel library here")
+pytestmark = pytest.mark.skipif(
+    not available(), reason="this machine lacks a C compiler, by which the kernels are built"
+)
 
 PRECISIONS = ("int8", "int4")
 FUSED = {
