@@ -276,12 +276,16 @@ def beats(cell: Cell, baseline: str, line: dict[str, Any]) -> bool:
 
 
 def less(cell: Cell) -> str:
-    """On how much less than its recipe a cell trains, in words."""
-    train = cell.changes.get("stages", {}).get("train", {})
-    if not {"rows", "epochs"} <= train.keys():
-        return ""
-    epochs = train["epochs"]
-    return f", {train['rows']:,} rows and {epochs} epoch{'s' if epochs > 1 else ''}"
+    """On how much less than its recipe a cell trains, and in which precision it answers."""
+    stages = cell.changes.get("stages", {})
+    train, text = stages.get("train", {}), ""
+    if {"rows", "epochs"} <= train.keys():
+        epochs = train["epochs"]
+        text += f", {train['rows']:,} rows and {epochs} epoch{'s' if epochs > 1 else ''}"
+    precision = stages.get("evaluate", {}).get("precision")
+    if precision and precision not in cell.model:
+        text += f", answers in {precision}"
+    return text
 
 
 def score(name: str, model: str, lines: Sequence[dict[str, Any]]) -> str:

@@ -225,7 +225,7 @@ async def run(
 
 
 def load_versions(store: Store, aliases: Sequence[str], settings: Serve) -> dict[str, Loaded]:
-    """What aliases name, loaded; weights that are equal are in memory once."""
+    """The versions that aliases name, loaded; equal weights are in memory once."""
     found: dict[str, Loaded] = {}
     for alias in aliases:
         beside = [each.predictor for each in found.values()]

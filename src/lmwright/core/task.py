@@ -431,7 +431,7 @@ def role_columns(task: Task, *roles: str) -> tuple[Column, ...]:
 
 
 def asked_rows(task: Task, rows: pa.Table) -> list[Row]:
-    """What a model is given of rows: the inputs, and what the task scores under teacher forcing."""
+    """The columns of rows that a model reads: inputs, and targets under teacher forcing."""
     roles: tuple[str, ...] = ("input", "target") if task.teacher_forced else ("input",)
     names = dict.fromkeys(column.name for column in role_columns(task, *roles))
     return rows.select([name for name in names if name in rows.column_names]).to_pylist()

@@ -71,7 +71,7 @@ def shipped_library() -> Path | None:
 
 
 def recipe() -> list[object]:
-    """What a library is made of, its compiler aside: C files, options, and those of variants."""
+    """The C files and compiler options of a library, those of its variants too."""
     texts = {path.name: path.read_text("utf-8") for path in sorted(SOURCES.iterdir())}
     options = {name: list(each) for name, each in variants_here().items()}
     return [platform.system(), texts, list(OPTIONS), options]

@@ -105,7 +105,7 @@ class Detect(Stage):
         return WorkEstimate(read_tokens=tokens, disk=5_000_000)
 
     def limited(self, count: float) -> int:
-        """How many of so many rows of one reference are read."""
+        """The number of rows that are read of a reference of ``count`` rows."""
         return int(min(count, self.rows) if self.rows else count)
 
     def run(self, work: Work) -> dict[str, Any]:

@@ -148,8 +148,8 @@ class Gate(Settings):
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """What is asked, as decisions are known by it; of a gate without ``merging`` and in fp32
-        as before there were such settings."""
+        """The settings by which a decision is known again. ``merging`` and ``precision`` are left
+        out at their defaults, so that decisions of former versions stay known."""
         found, plain = asdict(self), {"merging": None, "precision": "fp32"}
         return {k: each for k, each in found.items() if k not in plain or each != plain[k]}
 

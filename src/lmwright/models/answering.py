@@ -76,7 +76,7 @@ def tell_cost(predictor: object, placement: Placement, report: Callable[[str], N
 
 
 def cost_of(predictor: object, placement: Placement) -> Parity | None:
-    """What the fewer bits of a placement cost a text model, or a predictor that has one.
+    """The parity to fp32 of a text model, or of a predictor with one, in a placement's precision.
 
     None where there are no fewer bits, and where none of it can be measured. The texts are those
     of this file, so that a model has one figure whatever rows it is asked about.
@@ -90,7 +90,7 @@ def cost_of(predictor: object, placement: Placement) -> Parity | None:
 
 
 def measurable(network: Any) -> bool:
-    """Whether the parity of a network can be measured, and soon: with the kernels."""
+    """True where the kernels are there, without which measuring parity takes minutes."""
     return isinstance(network, Network) and len(network.streams) == 1 and available()
 
 
