@@ -21,6 +21,7 @@ from lmwright.core.predictor import answer_all
 from lmwright.core.task import read_task, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.metrics.calibration import Calibration
+from lmwright.metrics.multilabel import binary_log_losses
 from lmwright.models.files.folder import read_folder
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import from_published
@@ -120,8 +121,19 @@ def test_it_is_trained_saved_and_answers(
     work = FakeWork({"rows": folder}, tmp_path / "work")
     stage.run(work)
     curve = [each["scaled_log_loss"] for each in work.named("evaluated")]
-    assert min(curve) < curve[0] - 1e-4, "more than the labels' shares was learnt"
+    assert min(curve) < curve[0] - 1e-4
     made = load_predictor(work.folder / "model")
+    learnt = pq.read_table(folder / "train.parquet")
+    wanted = made.task.table(learnt)
+    logits = answer_all(made, learnt.select(["text"]).to_pylist())["logits"]
+    alike = np.tile(np.log(wanted.mean(0) + 1e-3), (len(wanted), 1))
+
+    def log_loss(p: np.ndarray) -> float:
+        return float(binary_log_losses(wanted, p).mean())
+
+    assert log_loss(1 / (1 + np.exp(-logits))) < log_loss(np.exp(alike)), (
+        "more than shares is learnt"
+    )
     held = pq.read_table(folder / "validation.parquet")
     answers = answer_all(made, held.select(["text"]).to_pylist())
     applied = Calibration.fit(made.task, held, answers).apply(made.task, answers)
