@@ -12,11 +12,9 @@ It takes one thread; no cell begins once the minutes are over.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +23,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
-import lmwright as lw
-from benchmarks.lines import read_lines
+from benchmarks.lines import add_line, read_lines, run_settings
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import read_yaml
@@ -99,19 +96,14 @@ def main() -> None:
             print("the minutes are over; run it again to go on", file=sys.stderr)
             break
         if cell.key() not in done:
-            line = run(cell, chosen.store)
-            with LINES.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
+            add_line(LINES, run(cell, chosen.store))
     print("\n".join(table()))
 
 
 def run(cell: Cell, store: Path) -> dict[str, Any]:
     """Run one cell; its line."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cell.yaml"
-        path.write_text(json.dumps(cell.settings()))
-        done = lw.run(path, store=store)
+    done = run_settings(cell.settings(), store)
     train, found = done.facts["train"], done.facts["evaluate"]["splits"]["test"]
     own = found["models"]["model"]
     return {

@@ -29,8 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-import lmwright as lw
-from benchmarks.lines import read_lines
+from benchmarks.lines import add_line, read_lines, run_settings
 from lmwright.assets import asset_file
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
@@ -73,9 +72,7 @@ def main() -> None:
                 if time.monotonic() - began > 60 * chosen.minutes:
                     raise SystemExit("the minutes are over; run it again to go on")
                 if key(arm, seed) not in done:
-                    line = run(arm, seed, table, chosen.store)
-                    with LINES.open("a", encoding="utf-8") as out:
-                        out.write(json.dumps(line) + "\n")
+                    add_line(LINES, run(arm, seed, table, chosen.store))
     for line in differences():
         print(json.dumps(line))
 
@@ -132,9 +129,7 @@ def run(arm: str, seed: int, table: Path, store: Path) -> dict[str, Any]:
     began = time.perf_counter()
     whole = settings(arm, seed)
     whole["stages"]["data"]["sources"][0]["path"] = str(table)
-    recipe = table.with_name("cell.yaml")
-    recipe.write_text(json.dumps(whole))
-    done = lw.run(recipe, store=store)
+    done = run_settings(whole, store)
     results = done.run.results
     rows = read_split(done.store.artifact(results["data"].outputs["rows"]), "test")
     found = read_predictions(

@@ -18,15 +18,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lmwright as lw
-from benchmarks.lines import read_lines
+from benchmarks.lines import add_line, read_lines, run_settings
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import merge, read_yaml
@@ -190,20 +188,16 @@ def add(command: Sequence[str], minutes: float) -> None:
     if child.returncode:
         print(f"failed with {child.returncode}", file=sys.stderr)
         return
-    with LINES.open("a", encoding="utf-8") as out:
-        out.write(child.stdout.splitlines()[-1] + "\n")
+    add_line(LINES, json.loads(child.stdout.splitlines()[-1]))
     subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py")], check=True)
 
 
 def run(cell: Cell, seed: int, store: Path) -> dict[str, Any]:
     """Run one cell under one seed; its line."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cell.yaml"
-        settings = cell.settings()
-        seeds = {name: {"seed": seed} for name in settings["stages"]}
-        path.write_text(json.dumps(merge(without_none(settings), {"stages": seeds})))
-        done = lw.run(path, store=store)
+    settings = cell.settings()
+    seeds = {name: {"seed": seed} for name in settings["stages"]}
+    done = run_settings(merge(without_none(settings), {"stages": seeds}), store)
     facts = done.facts["evaluate"]
     split, found = next(iter(facts["splits"].items()))
     return {

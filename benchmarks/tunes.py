@@ -13,19 +13,16 @@ weights that learnt, and the stamp of its evaluation. A cell with a line is not 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmwright as lw
-from benchmarks.lines import read_lines
+from benchmarks.lines import add_line, read_lines, run_settings
 from lmwright.core.cache import user_cache
 from lmwright.core.hashing import hash_json
 from lmwright.core.recipe import merge, read_yaml
@@ -132,18 +129,13 @@ def main() -> None:
             print("the minutes are over; run it again to go on", file=sys.stderr)
             return
         if cell.key() not in done:
-            line = run(cell, chosen.store)
-            with LINES.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
+            add_line(LINES, run(cell, chosen.store))
 
 
 def run(cell: Cell, store: Path) -> dict[str, Any]:
     """Run one cell; its line."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cell.yaml"
-        path.write_text(json.dumps(cell.settings()))
-        done = lw.run(path, store=store)
+    done = run_settings(cell.settings(), store)
     train, found = done.facts["train"], done.facts["evaluate"]["splits"]["test"]
     own = found["models"]["model"]
     return {

@@ -290,7 +290,3 @@ def test_roles_come_from_the_files_beside_it(tmp_path):
     tokenizer = read_tokenizer(tmp_path)
     assert tokenizer.roles == {"eos": (2, 0), "bos": (0,), "pad": (1,)}
     assert tokenizer.special_text() == {"eos_token": "<s>", "bos_token": "a", "pad_token": "<u>"}
-    assert tokenizer.ids_of_special("eos") == (2, 0)
-    assert tokenizer.ids_of_special("<s>") == (2,)
-    with pytest.raises(BadInput, match="did you mean 'pad'"):
-        tokenizer.ids_of_special("pda")

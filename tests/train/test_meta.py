@@ -25,7 +25,7 @@ from lmwright.train.episodes import Adaptation, Episode, draw, features, head_lo
 from lmwright.train.finetune import Train
 from lmwright.train.meta import Meta, MetaTraining
 from lmwright.train.metas.maml import MAML, MAMLLearner
-from lmwright.train.metas.rules import adapted, maml_gradient, reptile_step
+from lmwright.train.metas.rules import adapted, reptile_step
 from lmwright.train.optim import trainable
 from lmwright.train.optimizers import AdamW
 from lmwright.train.schedules import Constant
@@ -33,6 +33,29 @@ from lmwright.train.task_model import trained_task_model
 from tests.train.conftest import SCHEMA, FakeWork, write_rows, write_task
 
 # Rules
+
+
+def maml_gradient(
+    loss_of: Any,
+    weights: Any,
+    support: Any,
+    query: Any,
+    rate: float,
+    steps: int,
+    second: bool = True,
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss on the query after adapting to the support, and its gradient for the weights before
+    it (Finn et al. 2017, algorithm 1).
+
+    Without ``second`` the gradient is the one for the adapted weights (first-order MAML).
+    """
+    start = {name: each.detach().requires_grad_() for name, each in weights.items()}
+    found = adapted(loss_of, start, support, rate, steps, second)
+    if not second:
+        start = found = {name: each.requires_grad_() for name, each in found.items()}
+    loss = loss_of(found, query)
+    made = torch.autograd.grad(loss, list(start.values()))
+    return float(loss.detach()), dict(zip(start, made, strict=True))
 
 
 def bowl(weights: Any, centre: Tensor) -> Tensor:

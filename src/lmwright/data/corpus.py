@@ -163,22 +163,6 @@ def find_row(folder: Path, row_id: str) -> dict[str, Any] | None:
     return None
 
 
-def ids_of_source(folder: Path, source: str) -> dict[str, list[str]]:
-    """Split -> ids of the rows in it that come from ``source``; splits without any are absent."""
-    found = {}
-    for split in splits_of(folder):
-        with opened(folder / f"{split}.parquet") as file:
-            ids = [
-                row["id"]
-                for part in file.iter_batches(8192, columns=["id", "source"])
-                for row in part.to_pylist()
-                if row["source"] == source
-            ]
-        if ids:
-            found[split] = ids
-    return found
-
-
 def write_rows(
     path: Path, schema: pa.Schema, tables: Iterable[pa.Table], repeated: Iterable[str] = ()
 ) -> int:

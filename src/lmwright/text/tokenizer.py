@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from lmwright.core.errors import BadInput, Corrupt, nearest
+from lmwright.core.errors import BadInput, Corrupt
 from lmwright.core.hashing import hash_bytes
 from lmwright.core.reading import FETCH_AGAIN
 from lmwright.text.charsmap import Charsmap, read_charsmap
@@ -240,21 +240,6 @@ class Tokenizer:
         if name is None:
             raise BadInput(f"no token has id {number}", f"an id below {self.size()}")
         return name.removeprefix(OFF)
-
-    def ids_of_special(self, name: str) -> tuple[int, ...]:
-        """The ids of a role (``eos``, which may be several) or of a special token by its text.
-
-        BadInput if the tokenizer has neither.
-        """
-        if name in self.roles:
-            return self.roles[name]
-        if name in self.control:
-            return (self.control[name],)
-        raise BadInput(
-            f"the tokenizer has no special token {name!r}",
-            "a role or token that it has",
-            nearest(name, [*self.roles, *self.control]),
-        )
 
     def special_text(self) -> dict[str, str]:
         """The text of each role's (first) token, under the name that templates use: bos_token."""

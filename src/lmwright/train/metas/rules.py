@@ -34,29 +34,6 @@ def adapted(
     return found if second else {name: each.detach() for name, each in found.items()}
 
 
-def maml_gradient(
-    loss_of: LossOf[D],
-    weights: Weights,
-    support: D,
-    query: D,
-    rate: float,
-    steps: int,
-    second: bool = True,
-) -> tuple[float, dict[str, Tensor]]:
-    """The loss on the query after adapting to the support, and its gradient for the weights before
-    it (Finn et al. 2017, algorithm 1).
-
-    Without ``second`` the gradient is the one for the adapted weights (first-order MAML).
-    """
-    start = {name: each.detach().requires_grad_() for name, each in weights.items()}
-    found = adapted(loss_of, start, support, rate, steps, second)
-    if not second:
-        start = found = {name: each.requires_grad_() for name, each in found.items()}
-    loss = loss_of(found, query)
-    made = torch.autograd.grad(loss, list(start.values()))
-    return float(loss.detach()), dict(zip(start, made, strict=True))
-
-
 def reptile_step(weights: Weights, ends: Sequence[Weights], rate: float) -> dict[str, Tensor]:
     """The weights moved towards the mean of those that adapting ended with, by ``rate`` of the way
     (Nichol et al. 2018, algorithm 2)."""
