@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run_settings(settings: Mapping[str, Any], store: Path) -> Finished:
-    """Run the recipe of a cell, which is given as a mapping; what has a result is not done again."""
+    """Run the recipe of a cell; what has a result is not done again."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cell.yaml"
         path.write_text(json.dumps(settings))
