@@ -9,7 +9,6 @@ from lmwright.core.errors import BadInput, Corrupt
 from lmwright.data.corpus import (
     GROUP_ROWS,
     find_row,
-    ids_of_source,
     read_split,
     schema_of,
     splits_of,
@@ -58,13 +57,6 @@ def test_every_row_is_found_and_no_other(folder):
         assert find_row(folder, f"{2 * number + 1:032x}") is None
     assert find_row(folder, f"{2 * COUNT:032x}")["split"] == "test-x"
     assert find_row(folder, "f" * 32) is None
-
-
-def test_ids_of_a_source(folder):
-    found = ids_of_source(folder, "b")
-    assert found["train"] == [f"{2 * n:032x}" for n in range(0, COUNT, 3)]
-    assert set(found) == {"train", "test-x"}
-    assert ids_of_source(folder, "c") == {}
 
 
 def test_same_rows_same_bytes(folder):

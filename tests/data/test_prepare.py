@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
-from lmwright.data.corpus import find_row, ids_of_source, read_split, read_task_of
+from lmwright.data.corpus import find_row, read_split, read_task_of, splits_of
 from lmwright.data.prepare import Data
 from lmwright.data.sources import Source
 from lmwright.data.split import SPLITS, Fractions
@@ -87,7 +87,9 @@ def test_world_is_kept_whole_and_apart(done):
     world = rows_in(work, "test-imdb")
     assert len(world["id"]) == facts["test_sets"]["imdb"]["rows"] > 1490
     assert not any("<br" in text for text in world["text"])
-    assert set(ids_of_source(work.folder / "rows", "imdb")) == {"test-imdb"}
+    others = [split for split in splits_of(work.folder / "rows") if split != "test-imdb"]
+    assert set(world["source"]) == {"imdb"}
+    assert not any("imdb" in rows_in(work, split)["source"] for split in others)
     assert facts["sources"]["imdb"]["repaired"] > 500
 
 
