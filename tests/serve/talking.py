@@ -73,10 +73,13 @@ def of_pieces(kind: str) -> tokenizers.Tokenizer:
     return made
 
 
-def write_model(folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> Path:
+def write_model(
+    folder: Path, tokenizer: tokenizers.Tokenizer | None = None, longest: int = 128
+) -> Path:
     """A published folder: config, weights that tell tokens apart, tokenizer, template."""
     tokenizer = tokenizer or byte_level()
     config = {**CONFIG, "vocab_size": tokenizer.get_vocab_size()}
+    config["max_position_embeddings"] = longest
     setting = spec(config)
     network = build(setting, FAMILY.heads["lm"](config, setting)[0])
     initialise(network, seed=3)

@@ -532,7 +532,7 @@ def test_a_developer_is_heard(model: TextModel) -> None:
     )
     asked = with_generation(model, template=template)
     messages = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "Hi"}]
-    (request,) = generation_requests(read_chat({"messages": messages}, Serve()), asked)
+    (request,) = generation_requests(read_chat({"messages": messages}, Serve()), asked, 4096)
     assert model.tokenizer.decode(request.prompt.tolist()) == "In French.Hi"
     asked.close()
 
@@ -544,7 +544,7 @@ def test_a_template_cannot_let_a_caller_replace_what_is_ours(model: TextModel) -
     for name in ("now", "tokenizer", "self"):
         body = json.loads(said(f'"chat_template_kwargs": {{"{name}": "x"}}')[1])
         with pytest.raises(RequestFault) as caught:
-            generation_requests(read_chat(body, settings), greedy)
+            generation_requests(read_chat(body, settings), greedy, 4096)
         assert caught.value.status == 400 and name in caught.value.message
     greedy.close()
 

@@ -30,7 +30,7 @@ def contrastive_search(
         raise BadInput(
             "contrastive search by this network", "one whose hidden states are known", "use top_k"
         )
-    cache, ids = network.new_cache(1), prompt
+    cache, ids = Cache(1, network.new_pool()), prompt
     hidden_nd = read(network, [prompt], 0, cache, source)
     known_nd = F.normalize(hidden_nd, dim=-1)
     logits_v = logits_of(network, hidden_nd[-1:])[0]
@@ -39,8 +39,7 @@ def contrastive_search(
         allowed_v = process_logits(raw_v, ids, length, params)
         likely, tokens = torch.softmax(allowed_v.double(), -1).topk(params.top_k)
         tokens = tokens[likely > 0]
-        branch = cache.copied()
-        branch.choose([0] * len(tokens))
+        branch = cache.chosen([0] * len(tokens))
         each = [np.array([token]) for token in tokens.tolist()]
         hidden_kd = read(network, each, len(ids), branch, source)
         unit_kd = F.normalize(hidden_kd, dim=-1)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.pages import PAGE, Pool
 from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Batch
@@ -65,8 +66,8 @@ class CausalLM(Protocol):
     def place(self, placement: Placement) -> None:
         """Move the weights to a device, and set the precision of the products."""
 
-    def new_cache(self, documents: int) -> Cache:
-        """An empty KV cache for so many documents."""
+    def new_pool(self, most: int | None = None) -> Pool:
+        """Memory for KV caches, of ``most`` pages if there is a bound."""
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document.
@@ -79,11 +80,16 @@ class DecodingState:
     """A batch of documents that a network decodes incrementally: their ids and KV cache.
 
     A decoder reads prompts; a decoder with an encoder reads ``sources`` first, and prompts are
-    the beginnings of its answers. BadInput for a network that is no causal language model.
+    the beginnings of its answers. States of one ``pool`` of the network can join each other.
+    BadInput for a network that is no causal language model.
     """
 
     def __init__(
-        self, network: CausalLM, documents: int, sources: Sequence[np.ndarray] | None = None
+        self,
+        network: CausalLM,
+        documents: int,
+        sources: Sequence[np.ndarray] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         check_causal(network)
         self.network, self.ids = network, [np.empty(0, np.int64)] * documents
@@ -92,7 +98,27 @@ class DecodingState:
         if encodes and sources is None:
             raise BadInput("no source", "a text for the encoder to read")
         self.sources = list(sources) if encodes and sources is not None else None
-        self.cache = None if self.two_streams else network.new_cache(documents)
+        self.cache = None
+        if not self.two_streams:
+            self.cache = Cache(documents, network.new_pool() if pool is None else pool)
+
+    def begin_with(self, ids: np.ndarray, pages: Sequence[int]) -> None:
+        """Let the only document begin with ids that were read before: those of full pages."""
+        if self.cache is None:
+            raise TypeError("this network keeps no keys and values")
+        self.ids = [ids[: len(pages) * PAGE].astype(np.int64)]
+        self.cache.begin_with(pages)
+
+    @property
+    def shareable(self) -> bool:
+        """Whether what was read can be known by its ids: there are no states but keys and values,
+        and those of the ids alone."""
+        return (
+            self.cache is not None
+            and self.sources is None
+            and not self.cache.entries
+            and self.cache.lengths == [len(ids) for ids in self.ids]
+        )
 
     def append(self, tokens: Sequence[np.ndarray]) -> Tensor:
         """Append tokens to each document; next-token logits (documents, vocabulary).
@@ -157,12 +183,14 @@ class DecodingState:
             getattr(entry, "changes_in_place", False) for entry in self.cache.entries.values()
         )
 
-    def copied(self, places: Sequence[int]) -> DecodingState:
-        """A state of its own with the documents at these places."""
+    def alone(self, place: int) -> DecodingState:
+        """The document at a place as a state of its own; this one must not go on with it."""
         found = copy.copy(self)
+        found.ids = [self.ids[place]]
+        if self.sources is not None:
+            found.sources = [self.sources[place]]
         if self.cache is not None:
-            found.cache = self.cache.copied()
-        found.select(places)
+            found.cache = self.cache.alone(place)
         return found
 
     def leave(self, places: Collection[int]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lmwright.core.errors import BadInput, Corrupt, MissingPart, nearest
 from lmwright.core.reading import FETCH_AGAIN
 from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.pages import Pool
 from lmwright.models.core.device import PACKED, Placement
 from lmwright.models.core.ragged import Ragged
 from lmwright.models.files.folder import (
@@ -117,9 +118,9 @@ class Foreign:
             raise BadInput("fp32 of weights that were rounded to bf16", "the model, loaded again")
         self.model.to(device=placement.torch_device, dtype=placement.dtype)
 
-    def new_cache(self, documents: int) -> Cache:
-        """An empty cache, for transformers' own."""
-        return Cache(documents)
+    def new_pool(self, most: int | None = None) -> Pool:
+        """Memory for nothing: transformers has caches of its own."""
+        return Pool()
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmwright.core.errors import BadInput
+from lmwright.models.blocks.context import Cache
 from lmwright.models.core.device import KvPrecision, Placement
 from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Network
@@ -117,7 +118,7 @@ def logits(network: Network, ids: np.ndarray) -> Iterator[Tensor]:
         yield network(batch)
         return
     kept = network.placement.kv != Placement.kv
-    hidden_nd = network.hidden(batch, cache=network.new_cache(1) if kept else None)
+    hidden_nd = network.hidden(batch, cache=Cache(1, network.new_pool()) if kept else None)
     states_nd = head.states(hidden_nd, batch, None)
     yield from (head.logits(part) for part in states_nd.split(TOKENS_AT_ONCE))
 

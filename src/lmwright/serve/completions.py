@@ -49,7 +49,8 @@ class Completions(ABC):
         prefix: str = "lmwright",
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
-        self.engine, self.texts = engine, TextScheduler(engine, settings.queue_requests)
+        self.engine = engine
+        self.texts = TextScheduler(engine, settings.queue_requests, settings.cache_tokens)
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -59,9 +60,13 @@ class Completions(ABC):
         self.tokens = Counter(
             f"{prefix}_tokens", "Tokens read and written", ["kind"], registry=registry
         )
-        Gauge(f"{prefix}_queued_requests", "Requests under way", registry=registry).set_function(
-            lambda: self.texts.queued
-        )
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "queued_requests": ("Requests under way", lambda: self.texts.queued),
+            "held_pages": ("Pages of the KV cache that are in use", lambda: self.texts.held_pages),
+            "preemptions": ("Answers that gave their pages", lambda: self.texts.preemptions),
+        }
+        for word, (told, count) in gauges.items():
+            Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
 
     @abstractmethod
     def reserve(self, client: str, emit: Emit) -> Job:
@@ -167,6 +172,7 @@ class Exchange:
         }
         self.requests: Sequence[GenerationRequest] = ()
         self.counts: dict[int, int] = {}
+        self.cached: dict[int, int] = {}
         self.texts: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
         self.whole = False
@@ -185,29 +191,35 @@ class Exchange:
             if chunk is None:
                 self.whole = True
                 return
-            self.counts[number] = chunk.count
+            self.counts[number], self.cached[number] = chunk.count, chunk.cached
             self.texts[number] = self.texts.get(number, "") + chunk.text
             if chunk.finish_reason:
                 self.reasons[number] = chunk.finish_reason
             yield number, chunk
 
-    def usage(self) -> dict[str, int]:
-        """The tokens of each prompt, once, and those that were chosen."""
+    def usage(self) -> dict[str, Any]:
+        """The tokens of each prompt, once, of which some had been read before, and those that were
+        chosen."""
         read = sum(len(each.prompt) for each in self.requests[:: self.parsed.n])
         chosen = sum(self.counts.values())
+        firsts = range(0, len(self.requests), self.parsed.n)
         return {
             "prompt_tokens": read,
             "completion_tokens": chosen,
             "total_tokens": read + chosen,
+            "prompt_tokens_details": {"cached_tokens": sum(self.cached.get(n, 0) for n in firsts)},
         }
 
     def leave(self) -> None:
         """Give the place in the queue back, and count tokens and seconds."""
         self.service.texts.cancel(self.job)
         self.service.seconds.observe(time.monotonic() - self.began)
-        for kind, count in self.usage().items():
-            if kind != "total_tokens":
+        usage = self.usage()
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        for kind, count in usage.items():
+            if kind in ("prompt_tokens", "completion_tokens"):
                 self.service.tokens.labels(kind.removesuffix("_tokens")).inc(count)
+        self.service.tokens.labels("cached").inc(cached)
         if self.whole:
             self.service.ended(self)
 
@@ -219,7 +231,9 @@ async def answer(
     service.check_name(parsed.model)
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
-        exchange.requests = await asyncio.to_thread(generation_requests, parsed, exchange.job.model)
+        exchange.requests = await asyncio.to_thread(
+            generation_requests, parsed, exchange.job.model, service.settings.cache_tokens
+        )
         service.texts.submit(exchange.job, exchange.requests)
         if parsed.stream:
             return Events(events(exchange), exchange.leave)

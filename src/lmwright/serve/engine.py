@@ -121,6 +121,7 @@ class Engine:
         try:
             while planned := self._next():
                 self._step(*planned)
+                del planned  # with all that it holds, while the next one is waited for
         except BaseException as error:
             self.fault = "the engine has ended"
             log.critical("the engine has ended", exc_info=error)

@@ -61,12 +61,14 @@ class GeneratedToken:
 @dataclass(frozen=True)
 class Chunk:
     """A part of an answer: its new text, the tokens that begin in it, and in the last chunk the
-    ``finish_reason`` (``stop`` or ``length``). ``count`` is the number of tokens so far."""
+    ``finish_reason`` (``stop`` or ``length``). ``count`` is the number of tokens so far, and
+    ``cached`` that of the prompt's which had been read before."""
 
     text: str
     tokens: tuple[GeneratedToken, ...] = ()
     count: int = 0
     finish_reason: str = ""
+    cached: int = 0
 
 
 class AnswerBuilder:
@@ -84,6 +86,7 @@ class AnswerBuilder:
         self.waiting: list[GeneratedToken] = []
         self.known = self.shown = len(request.echo or "")
         self.count, self.finished, self.reason = 0, False, "length"
+        self.cached = 0
 
     def sample(self, logits_v: Tensor) -> SampledToken:
         """The next token; LmwrightError where its logits are not finite."""
@@ -116,7 +119,7 @@ class AnswerBuilder:
         self.shown += len(shown)
         begun = [each for each in self.waiting if each.offset < self.shown]
         self.waiting = [each for each in self.waiting if each.offset >= self.shown]
-        return Chunk(shown, tuple(begun), self.count)
+        return Chunk(shown, tuple(begun), self.count, cached=self.cached)
 
     def last(self) -> list[Chunk]:
         """The chunks after the last token: a rest of its text, and why the answer ended."""
@@ -127,7 +130,7 @@ class AnswerBuilder:
                 self.reason = "stop"
         rest = self.stops.finish()
         tokens = () if self.stops.stopped else tuple(self.waiting)
-        return [*found, Chunk(rest, tokens, self.count, self.reason)]
+        return [*found, Chunk(rest, tokens, self.count, self.reason, self.cached)]
 
 
 class EchoBuilder:

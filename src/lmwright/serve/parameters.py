@@ -183,8 +183,11 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def generation_requests(request: CompletionRequest, model: TextModel) -> list[GenerationRequest]:
-    """One generation request an answer, n a prompt; RequestFault where the model refuses."""
+def generation_requests(
+    request: CompletionRequest, model: TextModel, cache_tokens: int
+) -> list[GenerationRequest]:
+    """One generation request an answer, n a prompt; RequestFault where the model refuses, and for
+    more tokens than the KV cache has room for."""
     model = for_languages(request.languages, model)
     for token, _ in request.logit_bias:
         try:
@@ -197,7 +200,11 @@ def generation_requests(request: CompletionRequest, model: TextModel) -> list[Ge
         param = "messages" if prompt is None else "prompt"
         try:
             ids = prompt_ids(prompt, request, model)
-            budget = model.token_budget(ids)
+            budget = min(model.token_budget(ids), cache_tokens - len(ids))
+            if budget < 1:
+                raise BadInput(
+                    f"{len(ids)} tokens", f"at most {cache_tokens - 1}, by serve.cache_tokens"
+                )
         except BadInput as fault:
             raise RequestFault(400, in_words(fault), param) from None
         if (

@@ -20,11 +20,12 @@ class Serve(Settings):
     ``hosts`` are further names under which the server may be addressed.
     No client may hold more than half of ``queue_tokens``. ``log_requests`` writes a line of JSON
     for each request; faults are always logged. For language models: ``queue_requests`` may be
-    under way at once (half of them one client's), an answer has at most ``max_tokens`` and all
-    answers to a request take at most ``answer_seconds``. ``device`` is where networks run (auto: a
-    CUDA device if there is one), ``precision`` in what their products are computed (auto: bf16 on a
-    CUDA device that multiplies in it, else fp32), ``kv`` what keys and values are kept in while a
-    text is written (int8 with a scale for each head of a token: a quarter of the memory).
+    under way at once (half of them one client's), an answer has at most ``max_tokens``, all
+    answers to a request take at most ``answer_seconds``, and the keys and values of all that a
+    model reads and writes are those of at most ``cache_tokens``. ``device`` is where networks run
+    (auto: a CUDA device if there is one), ``precision`` in what their products are computed (auto:
+    bf16 on a CUDA device that multiplies in it, else fp32), ``kv`` what keys and values are kept in
+    while a text is written (int8 with a scale for each head of a token: a quarter of the memory).
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +39,7 @@ class Serve(Settings):
     batch_tokens: int = 2048
     queue_requests: int = 32
     max_tokens: int = 4096
+    cache_tokens: int = 32_768
     request_seconds: float = 30.0
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0
@@ -55,7 +57,7 @@ class Serve(Settings):
                 "set serve.keys to a file of NAME ROLE SHA256 lines, or host to 127.0.0.1",
             )
         limits = ("max_texts", "max_characters", "max_body_bytes", "queue_tokens", "batch_tokens")
-        for name in (*limits, "queue_requests", "max_tokens"):
+        for name in (*limits, "queue_requests", "max_tokens", "cache_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
         if not 0 <= self.port <= 65535:

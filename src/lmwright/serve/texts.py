@@ -3,23 +3,33 @@
 A request holds its place from :meth:`TextScheduler.reserve` on, and is answered by the model that
 it was reserved with. Its answers are begun in turn from each client; a prompt is read in pieces,
 so that neither those who write nor other work of the engine waits long for it.
+
+Keys and values are in pages of a bounded memory (:class:`Memory`), reserved before each step. A
+prompt that begins like one read before takes its pages. Where pages run out, what nobody writes is
+given up first, then the answer that began last: it waits, is read again with what it had written,
+and goes on, in integer modes with the same bits.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 
-from lmwright.models.decode import DecodingState
+from lmwright.models.blocks.pages import PAGE, pages_for
+from lmwright.models.decode import CausalLM, DecodingState
 from lmwright.models.text_model import TextModel
 from lmwright.serve.engine import Busy, Engine, Failed, Places, Turns
 from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
+from lmwright.serve.prefixes import Prefixes
 
 log = logging.getLogger("lmwright.serve")
 
@@ -30,8 +40,6 @@ PREFILL_TOKENS = 256
 """Tokens of a prompt that are read in a step."""
 MOST_ANSWERS = 16
 """Answers that are written side by side."""
-CACHE_TOKENS = 1 << 15
-"""Tokens for which the KV cache of a model may have room, where more than one answer is written."""
 
 
 @dataclass(eq=False)
@@ -53,7 +61,8 @@ class Job:
 @dataclass(eq=False)
 class Answering:
     """One answer under way. Its prompt is read by a state of its own, of which ``unread`` is left;
-    then it is written beside others, the last token being ``token``."""
+    then it is written beside others, the last token being ``token``. ``begun`` is its number among
+    all that were begun."""
 
     job: Job
     number: int
@@ -62,6 +71,7 @@ class Answering:
     unread: np.ndarray | None = None
     echo: EchoBuilder | None = None
     token: int = 0
+    begun: int = 0
 
     @property
     def request(self) -> GenerationRequest:
@@ -69,9 +79,28 @@ class Answering:
         return self.job.requests[self.number]
 
     @property
-    def room(self) -> int:
-        """The most tokens that prompt and answer have."""
-        return len(self.request.prompt) + self.request.params.max_new_tokens
+    def written(self) -> bool:
+        """Whether it has a token, so that it is read again when it is read."""
+        return self.builder is not None and self.builder.count > 0
+
+    @property
+    def to_read(self) -> int:
+        """The tokens that have to be read before the answer goes on, and one more."""
+        return 1 + (len(self.request.prompt) if self.builder is None else len(self.builder.ids))
+
+
+class Memory:
+    """The KV cache of a model for all that is asked of it: its pages, and what is known of them."""
+
+    def __init__(self, network: CausalLM, tokens: int) -> None:
+        """Room for so many tokens."""
+        self.pool = network.new_pool(pages_for(tokens))
+        self.prefixes = Prefixes(self.pool)
+
+    @property
+    def free(self) -> int:
+        """Pages that can be taken."""
+        return sys.maxsize if self.pool.most is None else self.pool.most - self.pool.held
 
 
 @dataclass(eq=False)
@@ -80,6 +109,13 @@ class Batch:
 
     state: DecodingState
     answers: list[Answering]
+
+    def leave(self, left: Collection[Answering]) -> None:
+        """Take answers out."""
+        places = {place for place, each in enumerate(self.answers) if each in left}
+        self.answers = [each for each in self.answers if each not in left]
+        if self.answers:  # a state of no documents is of no use
+            self.state.leave(places)
 
 
 @dataclass(eq=False)
@@ -104,17 +140,23 @@ class Decode:
 
 
 class TextScheduler:
-    """Writes answers to jobs, of which at most ``capacity`` are under way."""
+    """Writes answers to jobs, of which at most ``capacity`` are under way.
+
+    The KV cache of each model has room for ``cache_tokens``.
+    """
 
     patience = 120.0
 
-    def __init__(self, engine: Engine, capacity: int = 16) -> None:
-        self.engine, self.places = engine, Places(capacity)
+    def __init__(self, engine: Engine, capacity: int = 16, cache_tokens: int = 32_768) -> None:
+        self.engine, self.places, self.cache_tokens = engine, Places(capacity), cache_tokens
         self.waiting = Turns[Answering]()
+        self.preempted: deque[Answering] = deque()
         self.reading: deque[Answering] = deque()
         self.batches: deque[Batch] = deque()
         self.held: set[Job] = set()
+        self.memories: WeakKeyDictionary[CausalLM, Memory] = WeakKeyDictionary()
         self.wrote = False
+        self.begun = self.preemptions = 0
         self.seconds = 1.0  # of a request, smoothed; only to tell clients when to come back
         engine.add(self)
 
@@ -122,6 +164,17 @@ class TextScheduler:
     def queued(self) -> int:
         """The number of jobs under way."""
         return self.places.taken
+
+    @property
+    def held_pages(self) -> int:
+        """The pages of KV caches that texts hold, or that are kept for those that begin alike."""
+        return sum(memory.pool.held for memory in self.memories.values())
+
+    def memory(self, model: TextModel) -> Memory:
+        """The KV cache of a model."""
+        if (found := self.memories.get(model.network)) is None:
+            found = self.memories[model.network] = Memory(model.network, self.cache_tokens)
+        return found
 
     def reserve(
         self, client: str, emit: Emit, model: TextModel, release: Callable[[], None] = lambda: None
@@ -151,37 +204,88 @@ class TextScheduler:
         """End a job after the present step, or before it begins."""
         with self.engine.changed:
             job.gone = True
-            self.waiting.remove(job.client, lambda each: each.job is job)
+            self.let_go(job)
             if not any(each.job is job for each in self.under_way()):
                 self.free(job)
 
     def under_way(self) -> list[Answering]:
         """The answers that are begun and not ended (the lock is held)."""
-        return [*self.reading, *(each for batch in self.batches for each in batch.answers)]
+        written = (each for batch in self.batches for each in batch.answers)
+        return [*self.preempted, *self.reading, *written]
 
     # A step
 
     def schedule(self) -> Prefill | Decode | None:
-        """A piece of a prompt and a token of a batch by turns, of several models' batches too."""
+        """A piece of a prompt and a token of a batch by turns, of several models' batches too;
+        there are pages for what it reads."""
         self.admit()
-        if self.reading and (self.wrote or not self.batches):
-            self.wrote = False
-            return Prefill(self.reading[0])
-        if self.batches:
-            self.wrote = True
-            self.batches.rotate(-1)
-            return Decode(self.batches[-1])
+        while self.reading or self.batches:
+            if self.reading and (self.wrote or not self.batches):
+                self.wrote = False
+                answering = self.reading[0]
+                self.make_free(answering.job.model, partial(pages_of_piece, answering))
+                if answering in self.reading:
+                    return Prefill(answering)
+            elif self.batches:
+                self.wrote = True
+                self.batches.rotate(-1)
+                batch = self.batches[-1]
+                self.make_free(batch.answers[0].job.model, partial(pages_of_step, batch))
+                if batch.answers:
+                    return Decode(batch)
         return None
 
     def admit(self) -> None:
-        """Begin answers that wait, as far as there is room to write them side by side."""
-        while self.waiting:
-            active, next_ = self.under_way(), self.waiting.first
-            beside = [each.room for each in active if each.job.model is next_.job.model]
-            tokens = (len(beside) + 1) * max([*beside, next_.room])
-            if active and (len(active) >= MOST_ANSWERS or tokens > CACHE_TOKENS):
+        """Begin answers that wait, those that were preempted first, as far as there is room."""
+        while (waits := self.preempted or self.waiting) and len(self.beside()) < MOST_ANSWERS:
+            next_ = self.preempted[0] if self.preempted else self.waiting.first
+            if self.beside() and not self.room_for(next_):
                 return
-            self.reading.append(self.waiting.pop())
+            if waits is self.preempted:
+                self.preempted.popleft()
+            else:
+                self.waiting.pop()
+                self.begun += 1
+                next_.begun = self.begun
+            self.reading.append(next_)
+
+    def beside(self) -> list[Answering]:
+        """The answers that hold pages, or will when they are read."""
+        return [*self.reading, *(each for batch in self.batches for each in batch.answers)]
+
+    def room_for(self, next_: Answering) -> bool:
+        """Whether there are pages to read an answer's prompt and all that are read before it, and
+        one more for each that is written."""
+        own = [each for each in self.beside() if each.job.model.network is next_.job.model.network]
+        unread = [each.to_read for each in [*own, next_] if each in self.reading or each is next_]
+        memory = self.memory(next_.job.model)
+        kept = sum(1 for page in memory.prefixes.pages.values() if memory.pool.holders[page] == 1)
+        return memory.free + kept >= sum(map(pages_for, unread)) + len(own)
+
+    def make_free(self, model: TextModel, wanted: Callable[[], int]) -> None:
+        """Have as many pages of a model free as are ``wanted``, if need be those of the answers
+        begun last; the first one keeps its own."""
+        memory = self.memory(model)
+        while memory.free < wanted():
+            if memory.prefixes.give_up():
+                continue
+            own = [each for each in self.beside() if each.job.model.network is model.network]
+            if len(own) < 2:
+                return  # the pass itself will say that there are none
+            self.preempt(max(own, key=lambda each: each.begun))
+
+    def preempt(self, answering: Answering) -> None:
+        """Take the pages of an answer, which waits until there is room and is then read again."""
+        self.preemptions += 1
+        if answering in self.reading:
+            self.reading.remove(answering)
+        for batch in [each for each in self.batches if answering in each.answers]:
+            batch.leave([answering])
+            if not batch.answers:
+                self.batches.remove(batch)
+        answering.state = answering.unread = answering.echo = None
+        self.preempted.append(answering)
+        self.preempted = deque(sorted(self.preempted, key=lambda each: each.begun))
 
     def run(self, step: Prefill | Decode) -> None:
         """Read a piece of a prompt, or write a token of every answer."""
@@ -191,15 +295,40 @@ class TextScheduler:
             self.decode(step)
 
     def prefill(self, step: Prefill) -> None:
-        """Read the next piece of a prompt, and after the last one write the first token."""
+        """Read the next piece of a prompt, and after the last one write the first token, unless
+        the answer is read again."""
         answering = step.answering
         try:
-            logits_v = read_piece(answering)
-            if answering.unread is None or not len(answering.unread):
+            logits_v = self.read_piece(answering)
+            if answering.unread is not None and not len(answering.unread):
                 step.read = True
-                write_token(answering, logits_v, step.ended)
+                if not answering.written:
+                    write_token(answering, logits_v, step.ended)
         except Exception as error:
             step.ended[answering] = failure(error)
+
+    def read_piece(self, answering: Answering) -> Tensor:
+        """Read the next piece of a prompt; the logits (vocabulary,) after it.
+
+        A prompt that is echoed with log-probabilities is read token by token.
+        """
+        memory = self.memory(answering.job.model)
+        if answering.state is None:
+            begin_to_read(answering, memory)
+        state, request = answering.state, answering.request
+        assert state is not None and answering.unread is not None
+        told = answering.echo is not None and request.top_logprobs is not None
+        size = 1 if told else PREFILL_TOKENS
+        piece, answering.unread = answering.unread[:size], answering.unread[size:]
+        (logits_v,) = state.extend([piece])
+        if answering.echo is not None:
+            if told:
+                answering.echo.push(int(piece[0]), logits_v)
+            if not len(answering.unread):
+                answering.job.emit(answering.number, answering.echo.chunk())
+        if not len(answering.unread):
+            keep(memory, state, 0)
+        return logits_v
 
     def decode(self, step: Decode) -> None:
         """Write a token of every answer; if the network fails, of each alone."""
@@ -221,7 +350,7 @@ class TextScheduler:
     def decode_singly(self, step: Decode) -> None:
         """Write a token of each answer by a state of its own, so that only the guilty one fails."""
         for place, answering in enumerate(step.batch.answers):
-            state = step.batch.state.copied([place])
+            state = step.batch.state.alone(place)
             try:
                 (logits_v,) = state.extend([np.array([answering.token])])
                 step.alone[answering] = state
@@ -242,12 +371,14 @@ class TextScheduler:
             left = [each for each in step.batch.answers if each in step.ended or each.job.gone]
             self.leave(step, left)
         for answering in left:
+            answering.state = None
             self.close_answer(answering, step.ended.get(answering))
 
     def write_beside_others(self, answering: Answering) -> None:
         """Join the batch of the same model, if there is one."""
         assert answering.state is not None
         model, state = answering.job.model, answering.state
+        answering.state = None
         for batch in self.batches:
             if batch.answers[0].job.model is model:
                 batch.state.join(state)
@@ -258,16 +389,19 @@ class TextScheduler:
     def leave(self, step: Decode, left: Collection[Answering]) -> None:
         """Take answers out of their batch; one without answers ends."""
         batch = step.batch
-        kept = [each for each in batch.answers if each not in left]
-        if step.alone and kept:
-            batch.state, *others = (step.alone[each] for each in kept)
-            for state in others:
-                batch.state.join(state)
-        elif kept and left:
-            places = {place for place, each in enumerate(batch.answers) if each in left}
-            batch.state.leave(places)
-        batch.answers = kept
-        if not kept:
+        if step.alone:
+            kept = [each for each in batch.answers if each not in left]
+            states = [step.alone[each] for each in kept]
+            for state in states[1:]:
+                states[0].join(state)
+            batch.answers, batch.state = kept, states[0] if states else batch.state
+        elif left:
+            memory = self.memory(batch.answers[0].job.model)
+            for place, each in enumerate(batch.answers):
+                if each in left and step.ended.get(each) is None:
+                    keep(memory, batch.state, place)
+            batch.leave(left)
+        if not batch.answers:
             self.batches.remove(batch)
 
     def close_answer(self, answering: Answering, fault: Failed | None) -> None:
@@ -276,12 +410,17 @@ class TextScheduler:
         job.left -= 1
         if fault is not None and not job.gone:
             job.gone = True
-            self.waiting.remove(job.client, lambda each: each.job is job)
+            self.let_go(job)
             job.emit(0, fault)
         elif not job.left and not job.gone:
             job.emit(0, None)
         if not job.left or (job.gone and not any(each.job is job for each in self.under_way())):
             self.free(job)
+
+    def let_go(self, job: Job) -> None:
+        """Begin no answer of a job, and none that was preempted again."""
+        self.waiting.remove(job.client, lambda each: each.job is job)
+        self.preempted = deque(each for each in self.preempted if each.job is not job)
 
     def free(self, job: Job) -> None:
         """Give a place back (the lock is held)."""
@@ -297,6 +436,7 @@ class TextScheduler:
         with self.engine.changed:
             jobs = list(self.held)
             self.waiting.clear()
+            self.preempted.clear()
             self.reading.clear()
             self.batches.clear()
             for job in jobs:
@@ -305,38 +445,50 @@ class TextScheduler:
             job.emit(0, Failed("the server stops"))
 
 
-def read_piece(answering: Answering) -> Tensor:
-    """Read the next piece of a prompt; the logits (vocabulary,) after it.
+def pages_of_piece(answering: Answering) -> int:
+    """The pages that reading the next piece of a prompt takes."""
+    read = 0 if answering.state is None else len(answering.state.ids[0])
+    return pages_for(min(answering.to_read, read + PREFILL_TOKENS)) - pages_for(read)
 
-    A prompt that is echoed with log-probabilities is read token by token.
+
+def pages_of_step(batch: Batch) -> int:
+    """The pages that the next tokens of a batch take."""
+    return sum(pages_for(len(ids) + 1) - pages_for(len(ids)) for ids in batch.state.ids)
+
+
+def begin_to_read(answering: Answering, memory: Memory) -> None:
+    """Make the state of an answer, which knows as much of what is to be read as its model does.
+
+    All but the last token of what was written before is read again.
     """
     model, request = answering.job.model, answering.request
     if answering.builder is None:
         answering.builder = AnswerBuilder(model, request)
-        decoding = answering.builder.decoding
-        answering.state = DecodingState(model.network, 1, decoding.sources)
-        answering.unread = decoding.begin
-        if request.echo is not None:
-            answering.echo = EchoBuilder(model, request)
-    assert answering.state is not None and answering.unread is not None
-    told = answering.echo is not None and request.top_logprobs is not None
-    size = 1 if told else PREFILL_TOKENS
-    piece, answering.unread = answering.unread[:size], answering.unread[size:]
-    (logits_v,) = answering.state.extend([piece])
-    if answering.echo is not None:
-        if told:
-            answering.echo.push(int(piece[0]), logits_v)
-        if not len(answering.unread):
-            answering.job.emit(answering.number, answering.echo.chunk())
-    return logits_v
+    builder = answering.builder
+    state = DecodingState(model.network, 1, builder.decoding.sources, memory.pool)
+    ids, pages = builder.ids[: len(builder.ids) - answering.written], list[int]()
+    if request.echo is not None and not answering.written:
+        answering.echo = EchoBuilder(model, request)
+    if state.shareable and (answering.echo is None or request.top_logprobs is None):
+        pages = memory.prefixes.find(ids)
+        state.begin_with(ids, pages)
+    if not answering.written:
+        builder.cached = len(pages) * PAGE
+    answering.state, answering.unread = state, ids[len(pages) * PAGE :]
+
+
+def keep(memory: Memory, state: DecodingState, place: int) -> None:
+    """Know the full pages of a document by its ids, where its network lets it."""
+    if state.shareable and state.cache is not None:
+        memory.prefixes.keep(state.ids[place], state.cache.table[place].pages)
 
 
 def write_token(
     answering: Answering, logits_v: Tensor, ended: dict[Answering, Failed | None]
 ) -> None:
     """Sample the next token and send its chunk; an answer that is whole has ``ended``."""
-    builder, state = answering.builder, answering.state
-    assert builder is not None and state is not None
+    builder = answering.builder
+    assert builder is not None
     sampled = builder.sample(logits_v)
     answering.token = sampled.id
     emit = answering.job.emit

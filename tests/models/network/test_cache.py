@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.pages import Pool
 from lmwright.models.blocks.positions import alibi_slopes
 from lmwright.models.core import spec
 from lmwright.models.core.dropout import DropoutRNG
@@ -433,13 +434,13 @@ def test_a_network_of_everything_packed_equals_alone_with_dropout_on(pool):
 @torch.no_grad()
 def test_documents_come_and_go_and_others_go_on_as_if_alone(name):
     """A document's logits are those of a whole pass, whoever joins or leaves beside it."""
-    model, rng = forwards(name), np.random.default_rng(5)
-    known, state = texts((4, 1, 6)), DecodingState(model, 3)
+    model, rng, pool = forwards(name), np.random.default_rng(5), Pool()
+    known, state = texts((4, 1, 6)), DecodingState(model, 3, pool=pool)
     found = state.append(known)
     for left, lengths in (([1], (3, 2)), ([0, 2], (1,)), ((), (9,)), ([0, 1, 2, 3], (5, 5))):
         state.leave(left)
         known = [text for place, text in enumerate(known) if place not in left]
-        joining, more = DecodingState(model, len(lengths)), texts(lengths)
+        joining, more = DecodingState(model, len(lengths), pool=pool), texts(lengths)
         joining.append(more)
         state.join(joining)
         known = [*known, *more]
@@ -449,4 +450,4 @@ def test_documents_come_and_go_and_others_go_on_as_if_alone(name):
         assert [ids.tolist() for ids in state.ids] == [text.tolist() for text in known]
         for rows, text in zip(found, known, strict=True):
             close(rows, model(pack([text]))[-1])
-    assert state.cache is not None and state.cache.blocks <= 4, "blocks are used again"
+    assert pool.held == 2 and len(pool.holders) <= 6, "pages are used again"

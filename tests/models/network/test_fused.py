@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.kernels.library import available
-from lmwright.models.blocks.context import Cache, Int8Cache
+from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.pages import PAGE
 from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.decode import DecodingState
@@ -136,13 +138,51 @@ def test_a_text_is_continued_alike_alone_and_beside_others(name: str, precision:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_text_gives_the_same_bits_in_whatever_pieces_it_is_read(
+    name: str, precision: str, kv: str, threads: int
+):
+    """Whole, token by token, in uneven pieces, and behind a beginning that another text shares."""
+    network, _ = placed(name, precision, kv)
+    (text,), before = texts(network, (150,)), torch.get_num_threads()
+    (rest,) = texts(network, (7,), seed=1)
+    most, cut = len(text), len(text) - 9
+
+    def logits(*cuts: int) -> Tensor:
+        state = DecodingState(network, 1)
+        return [state.append([text[a:b]]) for a, b in pairwise((0, *cuts, most))][-1]
+
+    torch.set_num_threads(threads)
+    try:
+        wanted = logits()
+        assert torch.equal(logits(*range(1, most)), wanted)
+        assert torch.equal(logits(1, 3, most // 2, most - 1), wanted)
+        state = DecodingState(network, 1)
+        state.append([text[:cut]])
+        state.select([0, 0])
+        assert torch.equal(state.append([text[cut:], rest])[:1], wanted)
+        other = DecodingState(network, 1)
+        assert torch.equal(other.append([np.concatenate([text[:cut], rest])]), logits_of(state, 1))
+    finally:
+        torch.set_num_threads(before)
+
+
+def logits_of(state: DecodingState, place: int) -> Tensor:
+    """The logits after a document of a state, by a state that reads it anew token by token."""
+    alone = DecodingState(state.network, 1)
+    return [alone.append([ids]) for ids in np.split(state.ids[place], len(state.ids[place]))][-1]
+
+
+@torch.inference_mode()
 def test_documents_that_leave_and_join_keep_their_keys(kv: str):
     network, _ = placed("llama", "int8", kv)
     one, two, three = texts(network, (5, 3, 9))
     alone = DecodingState(network, 1)
     alone.append([two])
     wanted = [alone.append([np.array([n])])[0] for n in range(6)]
-    state, other = DecodingState(network, 2), DecodingState(network, 1)
+    pool = network.new_pool()
+    state, other = (DecodingState(network, count, pool=pool) for count in (2, 1))
     state.append([one, two])
     other.append([three])
     found = [state.append([np.array([n])] * 2)[1] for n in range(2)]
@@ -244,14 +284,13 @@ def test_keys_in_int8_cost_little_and_take_a_quarter(name: str):
     assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.02
     state = DecodingState(network, 1)
     state.append([prompts[0]])
-    assert isinstance(state.cache, Int8Cache)
-    for each in state.cache.entries.values():
-        assert each.k.dtype == each.v.dtype == torch.int8
-    own, plain = state.cache.entries, Cache(1)
+    assert state.cache is not None
+    own, plain = state.cache.pool.attentions, Cache(1)
     network.next(pack([prompts[0]], order=range(1)), plain)
-    for entry, blocks in plain.entries.items():
-        h = blocks.k.shape[-1]
-        assert own[entry].k.shape == (*blocks.k.shape[:-1], h + 4)
+    for entry, pages in plain.pool.attentions.items():
+        assert own[entry].k.dtype == own[entry].v.dtype == torch.int8
+        assert own[entry].k.shape[1:] == pages.k.shape[1:]
+        assert {each.shape for each in own[entry].scales} == {(*pages.k.shape[:2], PAGE)}
         k, v = state.cache.read(entry, slice(0, 1), 5)
         wanted_k, wanted_v = plain.read(entry, slice(0, 1), 5)
         if entry == min(own):  # later layers read what earlier ones rounded

@@ -26,7 +26,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, KEYS = 4 };
+enum { LANES = 16 };
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -141,20 +141,11 @@ static CLONES void activate(float *gate, const float *value, int64_t count, int3
     }
 }
 
-/* Rows of keys or values in eight bits: h numbers and their scale (pass.h). */
+/* Numbers of keys or values in eight bits. */
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-enum { SCALE = sizeof(float) };
 
-INLINE vec load_eight(const int8_t *p) { return __builtin_convertvector(*(const bytes *)p, vec); }
-
-INLINE float scale_of(const int8_t *row, int64_t h) {
-    float scale;
-    memcpy(&scale, row + h, SCALE);
-    return scale;
-}
-
-/* A row to eight bits, as rows of products are (kernels.h). */
-static CLONES void to_eight(const float *x, int64_t h, int8_t *row) {
+/* A row in eight bits and its scale, as rows of products are (kernels.h). */
+static CLONES float to_eight(const float *x, int64_t h, int8_t *row) {
     float most = 0, scale = NAN;
     int finite = 1;
     for (int64_t i = 0; i < h; i++) {
@@ -165,138 +156,77 @@ static CLONES void to_eight(const float *x, int64_t h, int8_t *row) {
     if (finite) scale = isfinite(inverse) ? most / 127.0f : 0.0f;
     if (!isfinite(inverse)) inverse = 0.0f;
     for (int64_t i = 0; i < h; i++) row[i] = inverse > 0.0f ? (int8_t)rintf(x[i] * inverse) : 0;
-    memcpy(row + h, &scale, SCALE);
+    return scale;
 }
 
-/* Rows of eight bits as fp32 (count, h). */
-static CLONES void from_eight(const int8_t *rows, int64_t count, int64_t h, float *out) {
-    for (int64_t j = 0; j < count; j++) {
-        const int8_t *row = rows + j * (h + SCALE);
-        float scale = scale_of(row, h);
-        for (int64_t i = 0; i < h; i++) out[j * h + i] = (float)row[i] * scale;
-    }
-}
-
-/* 16 numbers of a row of keys or values, and one of them. */
-INLINE vec some(const void *row, int64_t i, int eight) {
-    return eight ? load_eight((const int8_t *)row + i) : load((const float *)row + i);
-}
-INLINE float one_of(const void *row, int64_t i, int eight) {
-    return eight ? (float)((const int8_t *)row)[i] : ((const float *)row)[i];
-}
-
-/* Attention of one query head to `count` keys; `scores` has room for them. */
-INLINE void attend_to(const float *q, const char *k, const char *v, int64_t count, int64_t h,
-                      float scale, float softcap, float *scores, float *out, const int eight) {
-    int64_t j = 0, i, row = eight ? h + SCALE : h * (int64_t)sizeof(float);
-    float most = -INFINITY;
-    for (; j < count; j++) {
-        const char *key = k + j * row;
-        vec total = fill(0);
-        for (i = 0; i + LANES <= h; i += LANES) total += load(q + i) * some(key, i, eight);
-        float score = sum(total);
-        for (; i < h; i++) score += q[i] * one_of(key, i, eight);
-        score *= eight ? scale * scale_of((const int8_t *)key, h) : scale;
-        if (softcap > 0) score = softcap * tanhf(score / softcap);
-        scores[j] = score;
-        most = score > most ? score : most;
-    }
-    vec total = fill(0);
-    for (j = count; j % LANES; j++) scores[j] = -INFINITY; /* e^-87 of it is rounded away */
-    for (j = 0; j < count; j += LANES) {
-        vec e = exponential(load(scores + j) - most);
-        if (count - j < LANES) {
-            float at[LANES] = {0};
-            store(scores + j, e);
-            memcpy(at, scores + j, sizeof(float) * (count - j));
-            e = load(at);
-        }
-        store(scores + j, e);
-        total += e;
-    }
-    float over = 1.0f / sum(total);
-    for (j = 0; eight && j < count; j++) scores[j] *= scale_of((const int8_t *)(v + j * row), h);
-    for (i = 0; i + KEYS * LANES <= h; i += KEYS * LANES) {
-        vec a = fill(0), b = fill(0), c = fill(0), d = fill(0);
-        for (j = 0; j < count; j++) {
-            const char *value = v + j * row;
-            float share = scores[j];
-            a += some(value, i, eight) * share;
-            b += some(value, i + LANES, eight) * share;
-            c += some(value, i + 2 * LANES, eight) * share;
-            d += some(value, i + 3 * LANES, eight) * share;
-        }
-        store(out + i, a * over);
-        store(out + i + LANES, b * over);
-        store(out + i + 2 * LANES, c * over);
-        store(out + i + 3 * LANES, d * over);
-    }
-    for (; i + LANES <= h; i += LANES) {
-        vec a = fill(0);
-        for (j = 0; j < count; j++) a += some(v + j * row, i, eight) * scores[j];
-        store(out + i, a * over);
-    }
-    for (; i < h; i++) {
-        float a = 0;
-        for (j = 0; j < count; j++) a += one_of(v + j * row, i, eight) * scores[j];
-        out[i] = a * over;
-    }
-}
-
-static CLONES void attend(const float *q, const char *k, const char *v, int64_t count, int64_t h,
-                          float scale, float softcap, float *scores, float *out) {
-    attend_to(q, k, v, count, h, scale, softcap, scores, out, 0);
-}
-
-static CLONES void attend_eight(const float *q, const char *k, const char *v, int64_t count,
-                                int64_t h, float scale, float softcap, float *scores, float *out) {
-    attend_to(q, k, v, count, h, scale, softcap, scores, out, 1);
-}
-
-/* ------------------------------------------------------------------ many queries of a document */
+/* ------------------------------------------------------------------ attention */
 
 enum { BLOCK = 8, WIDE = 2 * LANES };
 
-/* c (rows, 2 vectors) = a (rows, k) b (k, 2 vectors): each number a sum in the order of k. */
-#define PRODUCT(ROWS)                                                                          \
-    static inline __attribute__((always_inline)) void product_##ROWS(                          \
-        const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k, float *c,         \
-        int64_t ldc) {                                                                         \
-        vec one[ROWS], two[ROWS];                                                              \
-        for (int r = 0; r < ROWS; r++) one[r] = two[r] = fill(0);                              \
-        for (int64_t i = 0; i < k; i++) {                                                      \
-            vec first = load(b + i * ldb), second = load(b + i * ldb + LANES);                 \
-            for (int r = 0; r < ROWS; r++) {                                                   \
-                one[r] += first * a[r * lda + i];                                              \
-                two[r] += second * a[r * lda + i];                                             \
-            }                                                                                  \
-        }                                                                                      \
-        for (int r = 0; r < ROWS; r++) {                                                       \
-            store(c + r * ldc, one[r]);                                                        \
-            store(c + r * ldc + LANES, two[r]);                                                \
-        }                                                                                      \
-    }
-PRODUCT(8)
-PRODUCT(4)
-PRODUCT(1)
+/* 16 numbers of keys or values from the i-th on, and the i-th. */
+INLINE vec some(const void *p, int64_t i, int eight) {
+    if (!eight) return load((const float *)p + i);
+    return __builtin_convertvector(*(const bytes *)((const int8_t *)p + i), vec);
+}
+INLINE float one_of(const void *p, int64_t i, int eight) {
+    return eight ? (float)((const int8_t *)p)[i] : ((const float *)p)[i];
+}
 
-/* c (rows, n) = a (rows, k) b (k, n), rows at most BLOCK; n may be any number, and b's rows may be
- * read up to the next multiple of two vectors if `padded`. */
-INLINE void small_product(const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k,
-                          float *c, int64_t ldc, int64_t rows, int64_t n) {
+/* c (ROWS, COLUMNS vectors) += a (ROWS, k) b (k, …) from b's `at` on: each number is a sum in the
+ * order of k, whatever the other rows and columns. */
+#define PRODUCT(ROWS, COLUMNS)                                                                   \
+    INLINE void product_##ROWS##_##COLUMNS(const float *a, int64_t lda, const void *b, int64_t at, \
+                                           int64_t ldb, int64_t k, float *c, int64_t ldc,        \
+                                           const int eight) {                                    \
+        vec sums[ROWS][COLUMNS];                                                                 \
+        for (int r = 0; r < ROWS; r++)                                                           \
+            for (int n = 0; n < COLUMNS; n++) sums[r][n] = load(c + r * ldc + n * LANES);        \
+        for (int64_t i = 0; i < k; i++) {                                                        \
+            vec column[COLUMNS];                                                                 \
+            for (int n = 0; n < COLUMNS; n++) column[n] = some(b, at + i * ldb + n * LANES, eight); \
+            for (int r = 0; r < ROWS; r++)                                                       \
+                for (int n = 0; n < COLUMNS; n++) sums[r][n] += column[n] * a[r * lda + i];      \
+        }                                                                                        \
+        for (int r = 0; r < ROWS; r++)                                                           \
+            for (int n = 0; n < COLUMNS; n++) store(c + r * ldc + n * LANES, sums[r][n]);        \
+    }
+PRODUCT(8, 2)
+PRODUCT(4, 2)
+PRODUCT(1, 2)
+PRODUCT(1, 4)
+
+/* c (rows, WIDE) += a (rows, k) b (k, …) from b's `at` on. */
+INLINE void some_columns(const float *a, int64_t lda, const void *b, int64_t at, int64_t ldb,
+                         int64_t k, float *c, int64_t ldc, int64_t rows, const int eight) {
+    int64_t r = 0;
+    for (; r + 8 <= rows; r += 8)
+        product_8_2(a + r * lda, lda, b, at, ldb, k, c + r * ldc, ldc, eight);
+    for (; r + 4 <= rows; r += 4)
+        product_4_2(a + r * lda, lda, b, at, ldb, k, c + r * ldc, ldc, eight);
+    for (; r < rows; r++) product_1_2(a + r * lda, lda, b, at, ldb, k, c + r * ldc, ldc, eight);
+}
+
+/* c (rows, n) += a (rows, k) b (k, n); rows at most BLOCK, k at most LMW_PAGE if WIDE does not divide
+ * n. The last columns go through a buffer: a loop over them alone would be cut by k, and each part
+ * rounded in its own way. */
+INLINE void small_product(const float *a, int64_t lda, const void *b, int64_t at, int64_t ldb,
+                          int64_t k, float *c, int64_t ldc, int64_t rows, int64_t n,
+                          const int eight) {
     int64_t j = 0;
-    for (; j + WIDE <= n; j += WIDE) {
-        int64_t r = 0;
-        for (; r + 8 <= rows; r += 8) product_8(a + r * lda, lda, b + j, ldb, k, c + r * ldc + j, ldc);
-        for (; r + 4 <= rows; r += 4) product_4(a + r * lda, lda, b + j, ldb, k, c + r * ldc + j, ldc);
-        for (; r < rows; r++) product_1(a + r * lda, lda, b + j, ldb, k, c + r * ldc + j, ldc);
-    }
-    for (int64_t r = 0; j < n && r < rows; r++) {
-        float total[WIDE] = {0};
-        for (int64_t i = 0; i < k; i++)
-            for (int64_t col = j; col < n; col++) total[col - j] += a[r * lda + i] * b[i * ldb + col];
-        memcpy(c + r * ldc + j, total, sizeof(float) * (n - j));
-    }
+    for (; rows == 1 && j + 2 * WIDE <= n; j += 2 * WIDE)
+        product_1_4(a, lda, b, at + j, ldb, k, c + j, ldc, eight);
+    for (; j + WIDE <= n; j += WIDE)
+        some_columns(a, lda, b, at + j, ldb, k, c + j, ldc, rows, eight);
+    if (j == n) return;
+    float columns[LMW_PAGE * WIDE] = {0}, sums[BLOCK * WIDE] = {0};
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t col = j; col < n; col++)
+            columns[i * WIDE + col - j] = one_of(b, at + i * ldb + col, eight);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(sums + r * WIDE, c + r * ldc + j, sizeof(float) * (n - j));
+    some_columns(a, lda, columns, 0, WIDE, k, sums, WIDE, rows, 0);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(c + r * ldc + j, sums + r * WIDE, sizeof(float) * (n - j));
 }
 
 /* The softmax of scores[first, stop), in place; 0 from `from` on to `to` elsewhere. */
@@ -322,38 +252,68 @@ INLINE void softmax(float *scores, int64_t from, int64_t first, int64_t stop, in
     for (int64_t j = from; j < to; j += LANES) store(scores + j, load(scores + j) * over);
 }
 
-/* Keys (count, h) as (h, keys), zeros from count up to `padded`. */
-static CLONES void transpose(const float *k, int64_t count, int64_t padded, int64_t h, float *out) {
-    for (int64_t j = 0; j < count; j += LANES) {
-        int64_t many = count - j < LANES ? count - j : LANES;
-        for (int64_t i = 0; i < h; i++)
-            for (int64_t n = 0; n < many; n++) out[i * padded + j + n] = k[(j + n) * h + i];
-    }
-    for (int64_t i = 0; i < h; i++)
-        memset(out + i * padded + count, 0, sizeof(float) * (padded - count));
+/* The pages of a document's head: of an attention's keys and values, and where they are. */
+typedef struct {
+    const lmw_kv *kv;
+    const int64_t *pages; /* of the document */
+    int64_t kv_heads, head, h;
+} pages;
+
+/* The number of a page's head among those of all pages. */
+INLINE int64_t place_of(const pages *p, int64_t page) {
+    return p->pages[page] * p->kv_heads + p->head;
 }
 
-/* Attention of `rows` queries at places past, past + 1, … of a document to its keys, as (h, padded)
- * and values (count, h); the results take the place of the queries. */
-static CLONES void attend_rows(float *q, int64_t stride, int64_t rows, int64_t past, const float *k,
-                               int64_t padded, const float *v, int64_t count, int64_t h,
-                               const lmw_sublayer *a, float *scores, float *out) {
-    for (int64_t row = 0; row < rows; row += BLOCK) {
-        int64_t many = rows - row < BLOCK ? rows - row : BLOCK, at = past + row;
-        int64_t stop = a->causal ? at + many : count;
-        int64_t from = a->window && at + 1 > a->window ? (at + 1 - a->window) / WIDE * WIDE : 0;
-        int64_t to = (stop + WIDE - 1) / WIDE * WIDE;
-        float *block = q + row * stride;
-        small_product(block, stride, k + from, padded, h, scores + from, padded, many, to - from);
-        for (int64_t r = 0; r < many; r++) {
-            int64_t last = a->causal ? at + r + 1 : count;
-            int64_t first = a->window && at + r + 1 > a->window ? at + r + 1 - a->window : 0;
-            softmax(scores + r * padded, from, first, last, to, a->scale, a->softcap);
-        }
-        small_product(scores + from, padded, v + from * h, h, stop - from, out, h, many, h);
-        for (int64_t r = 0; r < many; r++)
-            memcpy(block + r * stride, out + r * h, sizeof(float) * h);
+/* scores[from, stop) of each row times those of its page's keys or values. */
+INLINE void scaled(const pages *p, const float *scales, float *scores, int64_t padded, int64_t rows,
+                   int64_t from, int64_t stop) {
+    int64_t page = from / LMW_PAGE;
+    const float *own = scales + place_of(p, page) * LMW_PAGE - page * LMW_PAGE;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = from; j < stop; j++) scores[r * padded + j] *= own[j];
+}
+
+/* Attention of `rows` queries q (rows, h) to a document's pages; row r sees keys from first[r] to
+ * last[r], neither of which falls from row to row. The results out (rows, h); `scores` has room for
+ * `padded` numbers a row. What a row gives depends on no other one. */
+INLINE void attend_to(const pages *p, const float *q, int64_t rows, const int64_t *first,
+                      const int64_t *last, const lmw_sublayer *a, float *scores, int64_t padded,
+                      float *out, const int eight) {
+    int64_t h = p->h, from = first[0] / WIDE * WIDE, stop = last[rows - 1];
+    int64_t to = (stop + WIDE - 1) / WIDE * WIDE, size = eight ? 1 : sizeof(float);
+    for (int64_t r = 0; r < rows; r++)
+        memset(scores + r * padded + from, 0, sizeof(float) * (to - from));
+    for (int64_t low = from, high; low < to; low = high) {
+        int64_t page = low / LMW_PAGE, next = (page + 1) * LMW_PAGE;
+        const char *k = (const char *)p->kv->k + place_of(p, page) * h * LMW_PAGE * size;
+        high = next < to ? next : to;
+        small_product(q, h, k, low - page * LMW_PAGE, LMW_PAGE, h, scores + low, padded, rows,
+                      high - low, eight);
+        if (eight) scaled(p, p->kv->k_scales, scores, padded, rows, low, high < stop ? high : stop);
     }
+    for (int64_t r = 0; r < rows; r++)
+        softmax(scores + r * padded, from, first[r], last[r], to, a->scale, a->softcap);
+    memset(out, 0, sizeof(float) * rows * h);
+    for (int64_t low = from, high; low < stop; low = high) {
+        int64_t page = low / LMW_PAGE, next = (page + 1) * LMW_PAGE;
+        const char *v = (const char *)p->kv->v + place_of(p, page) * h * LMW_PAGE * size;
+        high = next < stop ? next : stop;
+        if (eight) scaled(p, p->kv->v_scales, scores, padded, rows, low, high);
+        small_product(scores + low, padded, v, (low - page * LMW_PAGE) * h, h, high - low, out, h,
+                      rows, h, eight);
+    }
+}
+
+static CLONES void attend(const pages *p, const float *q, int64_t rows, const int64_t *first,
+                          const int64_t *last, const lmw_sublayer *a, float *scores, int64_t padded,
+                          float *out) {
+    attend_to(p, q, rows, first, last, a, scores, padded, out, 0);
+}
+
+static CLONES void attend_eight(const pages *p, const float *q, int64_t rows, const int64_t *first,
+                                const int64_t *last, const lmw_sublayer *a, float *scores,
+                                int64_t padded, float *out) {
+    attend_to(p, q, rows, first, last, a, scores, padded, out, 1);
 }
 
 /* ------------------------------------------------------------------ the pass */
@@ -443,19 +403,26 @@ static int64_t document_of(const lmw_pass_work *w, int64_t row) {
     return low;
 }
 
-/* Bytes of a row of keys or values. */
-static int64_t row_bytes(const lmw_kv *kv, int64_t h) {
-    return kv->eight ? h + SCALE : h * (int64_t)sizeof(float);
+/* The pages of a document's head. */
+static pages pages_of(const lmw_pass_work *w, const lmw_sublayer *a, int64_t document,
+                      int64_t head) {
+    return (pages){&w->kv[a->cache], w->pages + w->firsts[document], a->kv_heads, head,
+                   a->head_width};
 }
 
-/* Where the keys of a document's head begin, in bytes; without a cache they lie like the rows. */
-static int64_t keys_of(const lmw_pass_work *w, const lmw_sublayer *a, int64_t document,
-                       int64_t head) {
-    const lmw_kv *kv = &w->kv[a->cache];
-    int64_t bytes = row_bytes(kv, a->head_width);
-    if (kv->capacity) return (w->blocks[document] * a->kv_heads + head) * kv->capacity * bytes;
-    int64_t length = w->starts[document + 1] - w->starts[document];
-    return (w->starts[document] * a->kv_heads + head * length) * bytes;
+/* A key and a value of a head, at a place in its document, to their page. */
+static void keep(const pages *p, int64_t at, const float *key, const float *value) {
+    int64_t h = p->h, place = place_of(p, at / LMW_PAGE), slot = at % LMW_PAGE;
+    int64_t k = place * h * LMW_PAGE + slot, v = (place * LMW_PAGE + slot) * h;
+    if (p->kv->k_scales) {
+        int8_t row[h];
+        p->kv->k_scales[place * LMW_PAGE + slot] = to_eight(key, h, row);
+        for (int64_t i = 0; i < h; i++) ((int8_t *)p->kv->k)[k + i * LMW_PAGE] = row[i];
+        p->kv->v_scales[place * LMW_PAGE + slot] = to_eight(value, h, (int8_t *)p->kv->v + v);
+    } else {
+        for (int64_t i = 0; i < h; i++) ((float *)p->kv->k)[k + i * LMW_PAGE] = key[i];
+        memcpy((float *)p->kv->v + v, value, sizeof(float) * h);
+    }
 }
 
 /* x through the norm before a sublayer. */
@@ -483,7 +450,6 @@ static void project(tile *t, const lmw_sublayer *a) {
     const lmw_pass_work *w = t->s->work;
     int64_t h = a->head_width, q_width = a->heads * h, kv_width = a->kv_heads * h;
     int64_t stride = q_width + 2 * kv_width, half = a->rotary_width / 2;
-    const lmw_kv *kv = &w->kv[a->cache];
     norm_before(t, a);
     map_rows(t, &a->first, t->normed, w->stack->width, t->wide, stride, NULL);
     for (int64_t n = 0; n < t->to - t->from; n++) {
@@ -501,18 +467,11 @@ static void project(tile *t, const lmw_sublayer *a) {
             if (half) rotate(q, a, cosines, sines);
         }
         for (int64_t head = 0; head < a->kv_heads; head++) {
-            int64_t place = keys_of(w, a, document, head) + at * row_bytes(kv, h);
-            char *k = (char *)kv->k + place, *v = (char *)kv->v + place;
-            float *key = from + q_width + head * h, *value = key + kv_width;
+            pages own = pages_of(w, a, document, head);
+            float *key = from + q_width + head * h;
             apply_norm(&a->k_norm, key, key, h);
             if (half) rotate(key, a, cosines, sines);
-            if (kv->eight) {
-                to_eight(key, h, (int8_t *)k);
-                to_eight(value, h, (int8_t *)v);
-            } else {
-                memcpy(k, key, sizeof(float) * h);
-                memcpy(v, value, sizeof(float) * h);
-            }
+            keep(&own, at, key, key + kv_width);
         }
     }
 }
@@ -520,54 +479,47 @@ static void project(tile *t, const lmw_sublayer *a) {
 static int64_t greater(int64_t one, int64_t other) { return one > other ? one : other; }
 static int64_t padded_bytes(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Bytes that attention of a head to `count` keys needs, the last of them for values in eight bits. */
-static int64_t attention_bytes(int64_t h, int64_t count, int64_t eight) {
-    int64_t padded = (count + WIDE) / WIDE * WIDE;
-    int64_t values = eight ? h * (count + WIDE) : 0;
-    return padded_bytes(4 * (BLOCK * (h + LANES) + BLOCK * padded + h * padded + values));
-}
-
-/* What the queries of a head of a document attend to, in their places. */
-static void attend_head(state *s, const lmw_sublayer *a, int64_t document, int64_t head) {
+/* What the queries of heads that share keys attend to, in their places. Blocks of queries are taken
+ * in turn by as many items as there are such heads, of which this is number `item`. */
+static void attend_head(state *s, const lmw_sublayer *a, int64_t document, int64_t head,
+                        int64_t item) {
     const lmw_pass_work *w = s->work;
-    int64_t h = a->head_width, q_width = a->heads * h, group = a->heads / a->kv_heads;
-    const lmw_kv *kv = &w->kv[a->cache];
-    int64_t first = w->starts[document], rows = w->starts[document + 1] - first;
-    int64_t past = w->past[document], count = past + rows;
-    const char *k = (const char *)kv->k + keys_of(w, a, document, head / group);
-    const char *v = (const char *)kv->v + keys_of(w, a, document, head / group);
-    float *q = s->queries + first * q_width + head * h;
-    float *out = scratch_memory(attention_bytes(h, count, kv->eight));
-    if (!out) {
+    int64_t h = a->head_width, group = a->heads / a->kv_heads;
+    int64_t begin = w->starts[document], queries = (w->starts[document + 1] - begin) * group;
+    if (item * BLOCK >= queries) return;
+    int64_t past = w->past[document], count = past + queries / group;
+    int64_t padded = (count + WIDE - 1) / WIDE * WIDE;
+    pages own = pages_of(w, a, document, head);
+    float *q = scratch_memory(padded_bytes(4 * BLOCK * (2 * h + padded))), *places[BLOCK];
+    if (!q) {
         atomic_store(&s->failed, 1);
         return;
     }
-    if (rows == 1) {
-        int64_t from = a->window && count > a->window ? count - a->window : 0;
-        int64_t at = from * row_bytes(kv, h);
-        float *scores = out + (h + LANES) / LANES * LANES;
-        (kv->eight ? attend_eight : attend)(q, k + at, v + at, count - from, h, a->scale, a->softcap,
-                                            scores, out);
-        memcpy(q, out, sizeof(float) * h);
-    } else {
-        int64_t padded = (count + WIDE - 1) / WIDE * WIDE;
-        float *scores = out + BLOCK * ((h + LANES) / LANES * LANES);
-        float *keys = scores + BLOCK * padded, *whole = keys + h * padded;
-        if (kv->eight) from_eight((const int8_t *)k, count, h, whole);
-        transpose(kv->eight ? whole : (const float *)k, count, padded, h, keys);
-        if (kv->eight) from_eight((const int8_t *)v, count, h, whole);
-        attend_rows(q, q_width, rows, past, keys, padded, kv->eight ? whole : (const float *)v, count,
-                    h, a, scores, out);
+    float *out = q + BLOCK * h, *scores = out + BLOCK * h;
+    for (int64_t from = item * BLOCK; from < queries; from += group * BLOCK) {
+        int64_t rows = queries - from < BLOCK ? queries - from : BLOCK, first[BLOCK], last[BLOCK];
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t row = (from + r) / group, stop = past + row + 1;
+            first[r] = a->window && stop > a->window ? stop - a->window : 0;
+            last[r] = a->causal ? stop : count;
+            places[r] = s->queries + ((begin + row) * a->heads + head * group + (from + r) % group) * h;
+            memcpy(q + r * h, places[r], sizeof(float) * h);
+        }
+        (own.kv->k_scales ? attend_eight : attend)(&own, q, rows, first, last, a, scores, padded,
+                                                   out);
+        for (int64_t r = 0; r < rows; r++) memcpy(places[r], out + r * h, sizeof(float) * h);
     }
 }
 
-/* Heads of documents, the longest document (the last one) first; a part is one of them. */
+/* Items of documents, those of the longest document (the last one) first; a part is one of them. */
 static void attend_part(void *arg, int part, int parts) {
     state *s = arg;
     const lmw_sublayer *a = &s->work->stack->sublayers[s->first];
-    int64_t all = s->work->documents * a->heads;
-    for (int64_t item = part; item < all; item += parts)
-        attend_head(s, a, s->work->documents - 1 - item / a->heads, item % a->heads);
+    int64_t all = s->work->documents * a->heads, group = a->heads / a->kv_heads;
+    for (int64_t item = part; item < all; item += parts) {
+        int64_t head = item % a->heads;
+        attend_head(s, a, s->work->documents - 1 - item / a->heads, head / group, head % group);
+    }
 }
 
 static void attend_all(state *s, const lmw_sublayer *a) {

@@ -36,22 +36,23 @@ typedef struct {
     lmw_norm last;
 } lmw_stack;
 
-/* Keys and values of an attention: (blocks, kv heads, capacity) rows of a head's numbers each; with
- * capacity 0 those of the pass's own rows alone, a document's (kv heads, length) after another's. A row
- * is fp32, or where it is `eight` bits, int8 and after them the fp32 scale of all. */
+/* Keys and values of an attention: keys (pages, kv heads, head width, LMW_PAGE), so that a query is
+ * multiplied with many keys at once, and values (pages, kv heads, LMW_PAGE, head width). They are
+ * fp32, or with scales (pages, kv heads, LMW_PAGE) int8. */
+enum { LMW_PAGE = 64 };
 typedef struct {
     void *k, *v;
-    int64_t capacity, eight;
+    float *k_scales, *v_scales;
 } lmw_kv;
 
 /* A pass: `x` (rows, width) are embeddings, and last states afterwards. Document j has the rows
- * from starts[j] to starts[j + 1], past[j] tokens before them and blocks[j] of the cache. Angles
- * are (positions, rotary width / 2). `queries` has room for (rows, heads, head width) of the largest
- * attention. */
+ * from starts[j] to starts[j + 1], past[j] tokens before them, and the pages from pages[firsts[j]]
+ * on, with room for all its tokens. Angles are (positions, rotary width / 2). `queries` has room for
+ * (rows, heads, head width) of the largest attention. */
 typedef struct {
     const lmw_stack *stack;
     const lmw_kv *kv;
-    const int64_t *starts, *blocks, *past;
+    const int64_t *starts, *past, *pages, *firsts;
     const float *const *cosines, *const *sines;
     float *x, *queries;
     int64_t rows, documents;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -11,8 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lmwright.kernels.int8 import quantise_rows
-from lmwright.models.core.device import KvPrecision
+from lmwright.models.blocks.pages import PAGE, Held, Pool, pages_for
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.ragged import Ragged
 
@@ -66,80 +64,53 @@ class KVCache(Protocol):
 
 
 class Cache:
-    """The reference KV cache: a block of contiguous memory a document, and a table of the blocks.
+    """The KV cache: for each document its pages of a pool, alike for all attentions.
 
-    The documents must be packed in the same order at every pass. ``entries`` has the blocks of
-    each attention, (blocks, kv heads, capacity, h), and other states of ops by their names;
-    ``table[j]`` is the block of document j. What leaves gives its block back, and what joins takes
-    a free one, so neither copies what others have.
+    The documents must be packed in the same order at every pass. ``table[j]`` holds the pages of
+    document j, the first ``lengths[j]`` places of which are filled; documents that were chosen
+    twice, or begin alike, hold the same ones until either writes into them. ``entries`` has other
+    states of ops by their names. Caches of one pool can join each other.
     """
 
-    def __init__(self, documents: int) -> None:
+    def __init__(self, documents: int, pool: Pool | None = None) -> None:
+        self.pool = Pool() if pool is None else pool
         self.lengths = [0] * documents
         self.entries: dict[str, Any] = {}
-        self.table = list(range(documents))
-        self.blocks = documents
-        self.indexed: tuple[Ragged, int, tuple[Any, ...]] | None = None
+        self.table = [Held(self.pool) for _ in range(documents)]
+        self.indexed: tuple[Ragged, Tensor, Tensor] | None = None
+
+    def begin_with(self, pages: Sequence[int]) -> None:
+        """Let the only document begin with full pages that somebody holds."""
+        self.table, self.lengths = [Held(self.pool, pages)], [len(pages) * PAGE]
+        self.indexed = None
 
     def extend(self, name: str, k_new: Tensor, v_new: Tensor, batch: Ragged) -> None:
-        """Add new keys and values; of a block the first ``lengths`` + new tokens are filled."""
-        kv, index = self.with_room(name, k_new, v_new, batch), self.capacity_and_index(batch)[1]
-        kv.k[index], kv.v[index] = self.kept(k_new), self.kept(v_new)
+        """Add new keys and values."""
+        pages_n, slots_n = self.index(batch)
+        self.pool.of(name, k_new, v_new).write(pages_n, slots_n, k_new, v_new)
 
-    def with_room(self, name: str, k: Tensor, v: Tensor, batch: Ragged) -> Blocks:
-        """The blocks of a sublayer with room for a batch; keys and values are like these."""
-        need = self.capacity_and_index(batch)[0]
-        kv: Blocks | None = self.entries.get(name)
-        if kv is None:
-            likes = self.kept(k[:0]), self.kept(v[:0])
-            kv = self.entries[name] = Blocks(
-                *(like.new_zeros(0, like.shape[1], 0, like.shape[2]) for like in likes)
-            )
-        if kv.k.shape[2] < need or kv.k.shape[0] < self.blocks:
-            kv.grow(self.blocks, 2 * need if kv.k.shape[2] < need else kv.k.shape[2])
-        return kv
-
-    def read(self, name: str, documents: slice, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of neighbouring documents, without a copy where their blocks are."""
-        blocks = self.table[documents]
-        kv: Blocks = self.entries[name]
-        if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
-            those = slice(blocks[0], blocks[0] + len(blocks))
-            found = kv.k[those, :, :length], kv.v[those, :, :length]
-        else:
-            found = kv.k[:, :, :length][blocks], kv.v[:, :, :length][blocks]
-        return self.given(found[0]), self.given(found[1])
-
-    def kept(self, rows: Tensor) -> Tensor:
-        """Keys or values (n, kv heads, h) as they lie in the blocks."""
-        return rows
-
-    def given(self, kept: Tensor) -> Tensor:
-        """What lies in blocks as keys or values (b, kv heads, length, h)."""
-        return kept
-
-    def capacity_and_index(self, batch: Ragged) -> tuple[int, tuple[Any, ...]]:
-        """The capacity needed for new tokens and their index in blocks, alike in all layers."""
+    def index(self, batch: Ragged) -> tuple[Tensor, Tensor]:
+        """The page and slot (n) of each new token, alike in all layers; there is room for it."""
         if self.indexed is None or self.indexed[0] is not batch:
-            need = max(a + b for a, b in zip(self.lengths, batch.lengths(), strict=True))
-            self.indexed = batch, need, self.index(batch)
+            self.make_room(batch.lengths())
+            places = [
+                (held.pages[at // PAGE], at % PAGE)
+                for held, past, new in zip(self.table, self.lengths, batch.lengths(), strict=True)
+                for at in range(past, past + new)
+            ]
+            pages_n, slots_n = batch.tokens_n.new_tensor(places).unbind(1)
+            self.indexed = batch, pages_n, slots_n
         return self.indexed[1:]
 
-    def index(self, batch: Ragged) -> tuple[Any, ...]:
-        """Index of new tokens in the blocks: one position if every document adds a token there."""
-        alike = len(set(self.lengths)) == 1 and set(batch.lengths()) == {1}
-        if alike and self.table == list(range(self.blocks)):
-            return slice(None), slice(None), self.lengths[0]
-        tokens_n = batch.tokens_n
-        firsts = [
-            past - start for past, (start, _) in zip(self.lengths, batch.spans(), strict=True)
-        ]
-        lengths = tokens_n.new_tensor(batch.lengths())
-        blocks_n, first_n = (
-            tokens_n.new_tensor(each).repeat_interleave(lengths) for each in (self.table, firsts)
-        )
-        positions_n = torch.arange(len(tokens_n), device=tokens_n.device) + first_n
-        return blocks_n, slice(None), positions_n
+    def make_room(self, new: Sequence[int]) -> None:
+        """Have pages of each document's own for so many new tokens; OutOfPages: there are none."""
+        for held, past, more in zip(self.table, self.lengths, new, strict=True):
+            held.make_room(past, more)
+
+    def read(self, name: str, documents: slice, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of neighbouring documents."""
+        pages = [held.pages[: pages_for(length)] for held in self.table[documents]]
+        return self.pool.attentions[name].read(pages, length)
 
     def advance(self, batch: Ragged) -> None:
         """Count the tokens of a batch after a whole forward pass."""
@@ -148,117 +119,52 @@ class Cache:
         self.lengths = [past + new for past, new in pairs]
 
     def choose(self, places: Sequence[int]) -> None:
-        """Go on with the documents at these places, copied into blocks side by side.
+        """Go on with the documents at these places; one may be taken twice, or left."""
+        found = self.chosen(places)
+        self.entries, self.lengths, self.table = found.entries, found.lengths, found.table
+        self.indexed = None
 
-        One may be taken twice, or left.
-        """
-        taken = [self.table[place] for place in places]
-        self.entries = {
-            name: value.choose(taken if isinstance(value, Blocks) else places)
-            for name, value in self.entries.items()
-        }
-        self.lengths = [self.lengths[place] for place in places]
-        self.indexed, self.table, self.blocks = None, list(range(len(places))), len(places)
+    def chosen(self, places: Sequence[int]) -> Cache:
+        """A cache of the documents at these places; one may be taken twice."""
+        found = Cache(0, self.pool)
+        found.entries = {name: value.choose(places) for name, value in self.entries.items()}
+        found.lengths = [self.lengths[place] for place in places]
+        found.table = [Held(self.pool, self.table[place].pages) for place in places]
+        return found
 
     def snapshot(self) -> tuple[list[int], dict[str, Any]]:
         """What :meth:`restore` needs, should a forward pass fail."""
         return self.lengths, dict(self.entries)
 
     def restore(self, snapshot: tuple[list[int], dict[str, Any]]) -> None:
-        """Go back to a snapshot: what blocks hold beyond their lengths is written over."""
+        """Go back to a snapshot: what pages hold beyond the lengths is written over."""
         self.lengths, entries = snapshot
         self.entries = {name: entries[name] for name in self.entries if name in entries}
         self.indexed = None
 
-    def copied(self) -> Cache:
-        """A cache whose documents can be chosen without this one's."""
-        found = copy.copy(self)
-        found.entries = dict(self.entries)
+    def alone(self, place: int) -> Cache:
+        """A cache of the document at a place, whose pages it takes over."""
+        found = Cache(0, self.pool)
+        found.entries = {name: value.choose([place]) for name, value in self.entries.items()}
+        found.lengths, found.table = [self.lengths[place]], [self.table[place]]
         return found
 
     def leave(self, places: Collection[int]) -> None:
-        """Give up the documents at these places; the others stay where they are."""
+        """Give up the documents at these places."""
         kept = [place for place in range(len(self.lengths)) if place not in places]
-        self.entries = {
-            name: value if isinstance(value, Blocks) else value.choose(kept)
-            for name, value in self.entries.items()
-        }
+        self.entries = {name: value.choose(kept) for name, value in self.entries.items()}
         self.lengths = [self.lengths[place] for place in kept]
-        self.indexed, self.table = None, [self.table[place] for place in kept]
+        self.table, self.indexed = [self.table[place] for place in kept], None
 
     def join(self, other: Cache) -> None:
-        """Take the documents of another cache behind one's own; the other is used no more."""
-        if not self.lengths:
-            self.lengths, self.entries = other.lengths, other.entries
-            self.table, self.blocks, self.indexed = other.table, other.blocks, None
-            return
-        free = sorted(set(range(self.blocks)) - set(self.table))[: len(other.table)]
-        fresh = range(self.blocks, self.blocks + len(other.table) - len(free))
-        taken, self.blocks = [*free, *fresh], self.blocks + len(fresh)
+        """Take the documents of another cache of the pool; the other is used no more."""
+        if other.pool is not self.pool:
+            raise TypeError("caches of two pools cannot join each other")
         for name, value in other.entries.items():
-            own = self.entries[name]
-            if isinstance(value, Blocks):
-                own.grow(self.blocks, value.k.shape[2])
-                own.take(value, other.table, taken)
-            else:
-                self.entries[name] = own.join(value)
-        self.lengths, self.indexed = [*self.lengths, *other.lengths], None
-        self.table = [*self.table, *taken]
-
-
-class Int8Cache(Cache):
-    """A cache of keys and values in int8: of a head of a token h quants, and their fp32 scale.
-
-    A number takes (h + 4) / h bytes. Blocks are (kv heads, capacity, h + 4), int8; the quants are
-    those of :func:`~lmwright.kernels.int8.quantise_rows`.
-    """
-
-    def kept(self, rows: Tensor) -> Tensor:
-        """Keys or values (n, kv heads, h), quantised: (n, kv heads, h + 4)."""
-        quants, scales = quantise_rows(rows.float().reshape(-1, rows.shape[-1]))
-        whole = torch.cat([quants, scales[:, None].view(torch.int8)], 1)
-        return whole.view(*rows.shape[:-1], rows.shape[-1] + SCALE_BYTES)
-
-    def given(self, kept: Tensor) -> Tensor:
-        """Quants times scales."""
-        quants, scales = kept.split([kept.shape[-1] - SCALE_BYTES, SCALE_BYTES], -1)
-        return quants.float() * scales.contiguous().view(torch.float32)
-
-
-SCALE_BYTES = 4
-CACHES: dict[KvPrecision, type[Cache]] = {"fp32": Cache, "int8": Int8Cache}
-"""The KV cache of each precision of keys and values."""
-
-
-class Blocks:
-    """Keys and values of one attention: a block (kv heads, capacity, h) a document of the table."""
-
-    def __init__(self, k: Tensor, v: Tensor) -> None:
-        self.k, self.v = k, v
-
-    def grow(self, blocks: int, capacity: int) -> None:
-        """Have at least so many blocks of at least this capacity, with the old contents."""
-        self.k, self.v = (grown(part, blocks, capacity) for part in (self.k, self.v))
-
-    def take(self, other: Blocks, theirs: Sequence[int], ours: Sequence[int]) -> None:
-        """Copy blocks of another attention's."""
-        length = other.k.shape[2]
-        self.k[list(ours), :, :length] = other.k[list(theirs)]
-        self.v[list(ours), :, :length] = other.v[list(theirs)]
-
-    def choose(self, blocks: Sequence[int]) -> Blocks:
-        """Copies of these blocks, in this order."""
-        return Blocks(self.k[list(blocks)], self.v[list(blocks)])
-
-
-def grown(old: Tensor, blocks: int, capacity: int) -> Tensor:
-    """A buffer (blocks, m, capacity, h) with the contents of a smaller one."""
-    if old.shape[0] >= blocks and old.shape[2] >= capacity:
-        return old
-    shape = max(blocks, old.shape[0]), old.shape[1], max(capacity, old.shape[2]), old.shape[3]
-    made = old.new_zeros(shape)
-    made[: old.shape[0], :, : old.shape[2]] = old
-    return made
+            own = self.entries.get(name) if self.lengths else None
+            self.entries[name] = value if own is None else own.join(value)
+        self.lengths = [*self.lengths, *other.lengths]
+        self.table, self.indexed = [*self.table, *other.table], None
 
 
 @dataclass(frozen=True)

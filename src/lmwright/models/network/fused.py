@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from itertools import accumulate, chain, pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from lmwright.kernels.library import NO_MEMORY, available, follow_threads, libra
 from lmwright.kernels.terms import CMap
 from lmwright.models.blocks.activation import ACTIVATIONS
 from lmwright.models.blocks.attention import Attention
-from lmwright.models.blocks.context import Cache, ForwardContext, Int8Cache
+from lmwright.models.blocks.context import Cache, ForwardContext
 from lmwright.models.blocks.feed_forward import FeedForward
 from lmwright.models.blocks.norm import LayerNorm, RmsNorm
+from lmwright.models.blocks.pages import PAGE, Pages, pages_for
 from lmwright.models.blocks.positions import rotary_cos_sin
 from lmwright.models.blocks.sublayer import Sublayer
 from lmwright.models.core import spec
@@ -70,7 +72,12 @@ class CStack(ctypes.Structure):
 class CKv(ctypes.Structure):
     """``lmw_kv``."""
 
-    _fields_ = (("k", c_void_p), ("v", c_void_p), ("capacity", c_int64), ("eight", c_int64))
+    _fields_ = tuple((name, c_void_p) for name in ("k", "v", "k_scales", "v_scales"))
+
+    @classmethod
+    def of(cls, pages: Pages) -> CKv:
+        """The data of an attention's pages."""
+        return cls(*(each.data_ptr() for each in (pages.k, pages.v, *pages.scales)))
 
 
 class CWork(ctypes.Structure):
@@ -78,7 +85,7 @@ class CWork(ctypes.Structure):
 
     _fields_ = (
         *(("stack", POINTER(CStack)), ("kv", POINTER(CKv))),
-        *((name, POINTER(c_int64)) for name in ("starts", "blocks", "past")),
+        *((name, POINTER(c_int64)) for name in ("starts", "past", "pages", "firsts")),
         *(("cosines", POINTER(c_void_p)), ("sines", POINTER(c_void_p))),
         *(("x", c_void_p), ("queries", c_void_p)),
         *(("rows", c_int64), ("documents", c_int64)),
@@ -264,7 +271,7 @@ class FusedStack:
             and not torch.is_grad_enabled()
             and context.dropout_rng is None
             and context.trace is None
-            and type(cache) in (NoneType, Cache, Int8Cache)
+            and type(cache) in (NoneType, Cache)
             and len(past) == len(batch.documents)
             and (cache is None or self.causal)
             and (not self.tables or torch.equal(batch.positions_n, consecutive(batch, past)))
@@ -275,18 +282,17 @@ class FusedStack:
         batch, cache = context.batch, context.cache
         x_nd = self.stack.embedding(context).float().contiguous()
         documents, lengths = len(batch.documents), batch.lengths()
-        past, table = [0] * documents, [0] * documents
         if isinstance(cache, Cache):
-            past, table, eight = cache.lengths, cache.table, isinstance(cache, Int8Cache)
-            blocks = [cache.with_room(name, like, like, batch) for name, like in self.caches]
-            kv = [
-                CKv(each.k.data_ptr(), each.v.data_ptr(), each.k.shape[2], eight) for each in blocks
-            ]
+            cache.make_room(lengths)
+            past, pages = cache.lengths, [held.pages for held in cache.table]
+            kv = [CKv.of(cache.pool.of(name, like, like)) for name, like in self.caches]
         else:
+            past, ends = [0] * documents, [0, *accumulate(map(pages_for, lengths))]
+            pages = [list(range(*pair)) for pair in pairwise(ends)]
             # Keys of a layer are read by no other one, so all have the same memory.
             most = max((like.shape[1] * like.shape[2] for _, like in self.caches), default=0)
-            own = torch.empty(2, len(x_nd), most)
-            kv = [CKv(own[0].data_ptr(), own[1].data_ptr(), 0, False)] * len(self.caches)
+            own = torch.empty(2, ends[-1] * PAGE, most)
+            kv = [CKv(own[0].data_ptr(), own[1].data_ptr())] * len(self.caches)
         longest = max(one + two for one, two in zip(past, lengths, strict=True))
         angles = [table.below(longest) for table in self.tables]
         queries = torch.empty(len(x_nd), self.query_width)
@@ -294,8 +300,9 @@ class FusedStack:
             ctypes.pointer(self.data),
             (CKv * max(1, len(kv)))(*kv),
             (c_int64 * (documents + 1))(*batch.cu_seqlens),
-            (c_int64 * documents)(*table),
             (c_int64 * documents)(*past),
+            (c_int64 * sum(map(len, pages)))(*chain.from_iterable(pages)),
+            (c_int64 * documents)(*accumulate([0, *map(len, pages[:-1])])),
             pointers([cosines for cosines, _ in angles]),
             pointers([sines for _, sines in angles]),
             x_nd.data_ptr(),

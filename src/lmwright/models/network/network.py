@@ -12,16 +12,11 @@ from torch import Tensor, nn
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.attention import BoundaryTokens
 from lmwright.models.blocks.build import BuildContext
-from lmwright.models.blocks.context import (
-    CACHES,
-    Cache,
-    ForwardContext,
-    States,
-    Trace,
-)
+from lmwright.models.blocks.context import Cache, ForwardContext, States, Trace
 from lmwright.models.blocks.embedding import Embedding
 from lmwright.models.blocks.head import Head
 from lmwright.models.blocks.norm import norm
+from lmwright.models.blocks.pages import Pool
 from lmwright.models.blocks.sublayer import Sublayer, narrowed
 from lmwright.models.core import spec
 from lmwright.models.core.bf16 import Bf16Product
@@ -268,9 +263,9 @@ class Network(nn.Module):
             self.fused = FusedStack.of(self)
         return self.fused if self.fused.fits(context) else None
 
-    def new_cache(self, documents: int) -> Cache:
-        """An empty KV cache for so many documents, as the network is placed."""
-        return CACHES[self.placement.kv](documents)
+    def new_pool(self, most: int | None = None) -> Pool:
+        """Memory for KV caches, as the network is placed; ``most`` pages, if there is a bound."""
+        return Pool(self.placement.kv, most)
 
     @property
     def longest(self) -> int | None:
