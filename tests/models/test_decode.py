@@ -13,8 +13,9 @@ from lmwright.models.beam_search import beam_search
 from lmwright.models.decode import (
     apply_constraints,
     apply_penalties,
+    drawn_from,
     generate,
-    truncated,
+    sample,
 )
 from lmwright.models.zoo import bart, gpt2
 from lmwright.text.generation import GenerationConfig, SamplingParams
@@ -37,10 +38,49 @@ def test_cuts_are_the_references(seed, top_k, top_p):
         scores = transformers.TopKLogitsWarper(top_k)(None, scores)
     scores = transformers.TopPLogitsWarper(top_p)(None, scores)
     wanted = torch.softmax(scores[0], -1)
-    found = truncated(
-        torch.softmax(logits(seed), -1), SamplingParams(max_new_tokens=1, top_k=top_k, top_p=top_p)
-    )
+    params = SamplingParams(max_new_tokens=1, temperature=1.0, top_k=top_k, top_p=top_p)
+    found = whole(*drawn_from(logits(seed).numpy(), params), 30)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)
+
+
+def whole(ids: np.ndarray, probs: np.ndarray, count: int) -> torch.Tensor:
+    """Probabilities of all tokens."""
+    found = torch.zeros(count, dtype=torch.float64)
+    found[ids] = torch.from_numpy(probs)
+    return found
+
+
+@pytest.mark.parametrize("mass", [0.1, 0.9, 0.999, 1 - 1e-12])
+@pytest.mark.parametrize("flat", [0.0, 1.0, 4.0])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_a_whole_sort(mass, flat):
+    """With equal probabilities too, where the first of the equal ones are taken."""
+    rng = np.random.default_rng(1)
+    values = np.round(flat * rng.standard_normal(5000), 1)
+    params = SamplingParams(max_new_tokens=1, temperature=0.7, top_p=mass)
+    ids, probs = drawn_from(values, params)
+    every = np.exp(values / 0.7 - (values / 0.7).max())
+    every /= every.sum()
+    order = np.argsort(-every, kind="stable")
+    wanted = np.sort(order[np.cumsum(every[order]) - every[order] < mass])
+    assert abs(len(ids) - len(wanted)) <= (mass > 0.9999), "sums in another order may differ"
+    np.testing.assert_array_equal(ids[: len(wanted) - 1], wanted[: len(ids) - 1])
+    np.testing.assert_allclose(probs.sum(), 1)
+
+
+@pytest.mark.parametrize("more", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}])
+def test_tokens_come_as_often_as_their_probabilities_say(more):
+    params = SamplingParams(max_new_tokens=1, temperature=0.8, **more)
+    scores = logits(0)[:6].float()
+    ids, probs = drawn_from(scores.numpy(), params)
+    rng, counts = np.random.default_rng(0), np.zeros(6)
+    for _ in range(4000):
+        id_, logprob = sample(scores, params, rng)
+        assert logprob == pytest.approx(np.log(probs[list(ids).index(id_)]))
+        counts[id_] += 1
+    expected = 4000 * whole(ids, probs, 6).numpy()
+    assert (counts[expected == 0] == 0).all()
+    chi = ((counts - expected) ** 2 / np.maximum(expected, 1e-9))[expected > 0].sum()
+    assert chi < 20.5, "0.1 % of chi squared with five degrees of freedom"
 
 
 @pytest.mark.parametrize("seed", range(3))

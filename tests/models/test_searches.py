@@ -12,7 +12,7 @@ from lmwright.core.errors import BadInput
 from lmwright.models.beam_search import beam_search
 from lmwright.models.contrastive_search import contrastive_search
 from lmwright.models.core.ragged import pack
-from lmwright.models.decode import apply_constraints, generate, truncated
+from lmwright.models.decode import apply_constraints, drawn_from, generate
 from lmwright.models.required_phrases import Progress, search_with_phrases
 from lmwright.text.generation import SamplingParams
 from tests.models.test_decode import logits, tiny  # noqa: F401 - a fixture
@@ -32,7 +32,9 @@ def test_truncation_is_the_references(seed: int, min_p: float, typical_p: float)
     if typical_p < 1:
         scores = transformers.TypicalLogitsWarper(typical_p)(None, scores)
     params = SamplingParams(1, temperature=1.0, min_p=min_p, typical_p=typical_p)
-    found = truncated(torch.softmax(logits(seed), -1), params)
+    ids, probs = drawn_from(logits(seed).numpy(), params)
+    found = torch.zeros(len(logits(seed)), dtype=torch.float64)
+    found[ids] = torch.from_numpy(probs)
     torch.testing.assert_close(found, torch.softmax(scores[0], -1))
 
 

@@ -24,13 +24,21 @@ from lmwright.models.core.ragged import pack
 from lmwright.models.network.network import Batch
 from lmwright.text.generation import SamplingParams
 
+NUCLEUS_GUESS = 256
+"""How many of the likeliest tokens are sorted first to find a nucleus."""
+
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A chosen token, and the model's own logits (vocabulary,) at its position."""
+    """A chosen token, and the model's own logits (vocabulary,) at its position.
+
+    ``drawn_logprob`` is its log-probability in the distribution that it was drawn from: after bias,
+    penalties, temperature and truncation; 0 where it was not drawn but taken.
+    """
 
     id: int
     logits_v: Tensor
+    drawn_logprob: float = 0.0
 
     @cached_property
     def logprobs_v(self) -> Tensor:
@@ -258,9 +266,8 @@ def next_token(
     logits_v: Tensor, ids: np.ndarray, length: int, params: SamplingParams, rng: np.random.Generator
 ) -> SampledToken:
     """The token that follows ``ids``, of which the last ``length`` are the answer's."""
-    return SampledToken(
-        sample(process_logits(logits_v, ids, length, params), params, rng), logits_v
-    )
+    id_, drawn = sample(process_logits(logits_v, ids, length, params), params, rng)
+    return SampledToken(id_, logits_v, drawn)
 
 
 def process_logits(
@@ -337,38 +344,67 @@ def apply_penalties(logits_v: Tensor, generated: Sequence[int], params: Sampling
     return logits_v
 
 
-def sample(logits_v: Tensor, params: SamplingParams, rng: np.random.Generator) -> int:
-    """One token: the likeliest at temperature 0 (of equals the first), else a drawn one."""
+def sample(logits_v: Tensor, params: SamplingParams, rng: np.random.Generator) -> tuple[int, float]:
+    """One token and the log-probability with which it was drawn.
+
+    The likeliest at temperature 0 (of equals the first), whose log-probability is 0.
+    """
+    logits = logits_v.cpu().numpy()
     if params.temperature == 0:
-        return int(logits_v.cpu().numpy().argmax())  # torch's takes twenty times as long
-    probs_v = torch.softmax(logits_v.double() / params.temperature, -1)
-    probs = truncated(probs_v, params).cpu().numpy()
-    place = int(np.searchsorted(np.cumsum(probs), rng.random() * probs.sum(), side="right"))
-    return min(place, int(np.flatnonzero(probs)[-1]))
+        return int(logits.argmax()), 0.0  # torch's takes twenty times as long
+    ids, probs = drawn_from(logits, params)
+    ends = np.cumsum(probs)
+    place = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
+    place = min(place, int(np.flatnonzero(probs)[-1]))
+    return int(ids[place]), float(np.log(probs[place]))
 
 
-def truncated(probs_v: Tensor, params: SamplingParams) -> Tensor:
-    """Probabilities of the tokens that may be drawn, summing to 1: after top-k, nucleus, min-p and
-    typical truncation, in this order."""
-    if params.top_k or params.top_p < 1:
-        order = probs_v.argsort(descending=True, stable=True)
-        if params.top_k:
-            probs_v = probs_v.index_fill(0, order[params.top_k :], 0.0)
-            probs_v = probs_v / probs_v.sum()
-        before = torch.cumsum(probs_v[order], 0) - probs_v[order]
-        probs_v = probs_v.index_fill(0, order[before >= params.top_p], 0.0)
-        probs_v = probs_v / probs_v.sum()
+def drawn_from(logits: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """The ids that may be drawn, ascending, and their probabilities, float64: those of
+    the temperature, after top-k, nucleus, min-p and typical truncation, in this order.
+
+    Only tokens that may be among them are sorted, so that a large vocabulary is no burden.
+    """
+    scaled = logits.astype(np.float64) / params.temperature
+    weights = np.exp(scaled - scaled.max())
+    ids = np.arange(len(weights))
+    if params.top_k:
+        ids = likeliest(weights, min(params.top_k, len(weights)))
+    probs = weights[ids] / weights[ids].sum()
+    if params.top_p < 1:
+        kept = nucleus(probs, params.top_p)
+        ids, probs = ids[kept], probs[kept] / probs[kept].sum()
     if params.min_p:
-        probs_v = torch.where(probs_v >= params.min_p * probs_v.max(), probs_v, 0.0)
-        probs_v = probs_v / probs_v.sum()
+        kept = np.flatnonzero(probs >= params.min_p * probs.max())
+        ids, probs = ids[kept], probs[kept] / probs[kept].sum()
     if params.typical_p < 1:
-        surprise_v = -torch.log(probs_v)
-        entropy = -torch.xlogy(probs_v, probs_v).sum()
-        order = torch.argsort((surprise_v - entropy).abs(), stable=True)
-        before = torch.cumsum(probs_v[order], 0) - probs_v[order]
-        probs_v = probs_v.index_fill(0, order[before >= params.typical_p], 0.0)
-        probs_v = probs_v / probs_v.sum()
-    return probs_v
+        with np.errstate(divide="ignore", invalid="ignore"):
+            surprise = -np.log(probs)
+            entropy = np.where(probs > 0, probs * surprise, 0.0).sum()
+        order = np.argsort(np.abs(surprise - entropy), kind="stable")
+        before = np.cumsum(probs[order]) - probs[order]
+        kept = np.sort(order[before < params.typical_p])
+        ids, probs = ids[kept], probs[kept] / probs[kept].sum()
+    return ids, probs
+
+
+def likeliest(weights: np.ndarray, count: int) -> np.ndarray:
+    """The places of the greatest weights, ascending; of equals the first."""
+    least = np.partition(weights, len(weights) - count)[len(weights) - count]
+    above, equal = np.flatnonzero(weights > least), np.flatnonzero(weights == least)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+
+
+def nucleus(probs: np.ndarray, mass: float) -> np.ndarray:
+    """The places, ascending, of the likeliest tokens that are needed for a probability."""
+    count = min(len(probs), NUCLEUS_GUESS)
+    places = likeliest(probs, count)
+    while probs[places].sum() < mass and count < len(probs):
+        count = min(len(probs), 8 * count)
+        places = likeliest(probs, count)
+    order = places[np.argsort(-probs[places], kind="stable")]
+    before = np.cumsum(probs[order]) - probs[order]
+    return np.sort(order[before < mass])
 
 
 def require_finite(logits: Tensor) -> Tensor:

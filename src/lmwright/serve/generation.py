@@ -51,11 +51,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """A token of an answer, the likeliest tokens at its position, and its offset in the text."""
+    """A token of an answer, the likeliest tokens at its position, and its offset in the text.
+
+    ``drawn_logprob`` is its log-probability in the distribution that it was drawn from (None where
+    it stands in a prompt); the others are the model's own.
+    """
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]
     offset: int
+    drawn_logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class AnswerBuilder:
             tokenizer = self.model.tokenizer
             top = top_tokens(tokenizer, sampled.logprobs_v, request.top_logprobs)
             chosen = token_logprob(tokenizer, sampled.id, sampled.logprob)
-            self.waiting.append(GeneratedToken(chosen, top, self.known))
+            self.waiting.append(GeneratedToken(chosen, top, self.known, sampled.drawn_logprob))
         full = self.count == request.params.max_new_tokens
         chunk = self.chunk(decoded.text)
         if self.stops.stopped or ended:

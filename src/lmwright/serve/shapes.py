@@ -62,9 +62,14 @@ def part(number: int, delta: dict[str, Any], logprobs: Any = None) -> dict[str, 
 
 
 def chat_logprobs(chunk: Chunk) -> dict[str, Any]:
-    """Log-probabilities as chats have them."""
+    """Log-probabilities as chats have them, and beside the model's own that with which a token was
+    drawn: after bias, penalties, temperature and truncation."""
     content = [
-        {**logprob_of(token.chosen), "top_logprobs": [logprob_of(each) for each in token.top]}
+        {
+            **logprob_of(token.chosen),
+            "top_logprobs": [logprob_of(each) for each in token.top],
+            "sampled_logprob": token.drawn_logprob,
+        }
         for token in chunk.tokens
     ]
     return {"content": content, "refusal": None}
@@ -90,10 +95,12 @@ def text_choice(number: int, chunk: Chunk, with_logprobs: bool) -> dict[str, Any
 
 
 def text_logprobs(chunk: Chunk) -> dict[str, Any]:
-    """Log-probabilities as completions have them: the chosen token is among the likeliest."""
+    """Log-probabilities as completions have them: the chosen token is among the likeliest. Beside
+    the model's own stands that with which a token was drawn."""
     return {
         "tokens": [token.chosen.text for token in chunk.tokens],
         "token_logprobs": [token.chosen.logprob for token in chunk.tokens],
+        "sampled_token_logprobs": [token.drawn_logprob for token in chunk.tokens],
         "top_logprobs": [alternatives(token) for token in chunk.tokens],
         "text_offset": [token.offset for token in chunk.tokens],
     }
