@@ -83,6 +83,9 @@ class CausalLM(Protocol):
         The cache holds the keys and values of earlier tokens, and takes those of this batch.
         """
 
+    def every(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """Next-token logits (tokens, vocabulary) after each token of one stream, likewise."""
+
 
 class DecodingState:
     """A batch of documents that a network decodes incrementally: their ids and KV cache.
@@ -135,9 +138,15 @@ class DecodingState:
         """
         return require_finite(self.extend(tokens))
 
+    @property
+    def reads_every(self) -> bool:
+        """Whether one pass gives logits after every token: of a decoder alone."""
+        return not self.two_streams and self.sources is None
+
     @torch.inference_mode()
-    def extend(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        """Append tokens to each document; next-token logits, whether finite or not, on the CPU.
+    def extend(self, tokens: Sequence[np.ndarray], every: bool = False) -> Tensor:
+        """Append tokens to each document; next-token logits, whether finite or not, on the CPU:
+        after the last ones (documents, vocabulary), or after ``every`` one (tokens, vocabulary).
 
         Tokens are sampled there, by numpy's generators, wherever the network is. If the network
         fails, the documents are as they were before.
@@ -147,21 +156,24 @@ class DecodingState:
         self.ids = [np.concatenate([ids, new]) for ids, new in pairs]
         try:
             check_length(self.network, max(map(len, self.ids)))
-            return self.next_logits(tokens, [len(ids) for ids in before]).cpu()
+            return self.next_logits(tokens, [len(ids) for ids in before], every).cpu()
         except BaseException:
             self.ids = before
             if self.cache is not None and cached is not None:
                 self.cache.restore(cached)
             raise
 
-    def next_logits(self, tokens: Sequence[np.ndarray], past: Sequence[int]) -> Tensor:
+    def next_logits(self, tokens: Sequence[np.ndarray], past: Sequence[int], every: bool) -> Tensor:
         """Logits after new tokens, of which each document has ``past`` before."""
         order = range(len(tokens))
+        if every and not self.reads_every:
+            raise TypeError("logits after every token of a network with two streams")
         if self.two_streams:
             return self.two_stream_logits(order)
         stream = pack(tokens, order=order, past=past)
         if self.sources is None:
-            return self.network.next(stream, self.cache)
+            read = self.network.every if every else self.network.next
+            return read(stream, self.cache)
         source, target = self.stacks
         whole = pack(self.sources, order=order)
         return self.network.next({source: whole, target: stream}, self.cache)

@@ -124,6 +124,17 @@ class Foreign:
 
     def next(self, batch: Batch, cache: Cache | None) -> Tensor:
         """Next-token logits (documents, vocabulary) of each document."""
+        rows_nv, own = self.rows(batch, cache, self.how)
+        return own.as_packed(torch.stack([each[-1] for each in rows_nv]))
+
+    def every(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """Next-token logits (n, vocabulary) after every token."""
+        return torch.cat(self.rows(batch, cache, {"use_cache": True})[0])
+
+    def rows(
+        self, batch: Batch, cache: Cache | None, how: dict[str, Any]
+    ) -> tuple[list[Tensor], Ragged]:
+        """The logits that each document's pass gives, and the batch where the model is."""
         if not isinstance(batch, Ragged):
             raise TypeError("this network reads one stream")
         batch = batch.to(self.model.device)
@@ -132,13 +143,13 @@ class Foreign:
         for place, (first, end) in enumerate(batch.spans()):
             own = None if past is None else past.caches[place]
             stream = self.stream(batch, first, end)
-            found = self.model(**stream, past_key_values=own, **self.how)
-            rows.append(found.logits[0, -1].float())
+            found = self.model(**stream, past_key_values=own, **how)
+            rows.append(found.logits[0].float())
             kept.append(found.past_key_values)
         if cache is not None:
             cache.entries[KEPT] = Caches(tuple(kept))
             cache.advance(batch)
-        return batch.as_packed(torch.stack(rows))
+        return rows, batch
 
     def hidden(self, batch: Batch) -> Tensor:
         """The last hidden states (n, d) of a stream's tokens."""

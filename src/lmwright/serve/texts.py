@@ -38,6 +38,8 @@ Emit = Callable[[int, Chunk | Failed | None], None]
 
 PREFILL_TOKENS = 256
 """Tokens of a prompt that are read in a step."""
+SCORED_TOKENS = 64
+"""Tokens of a prompt that are read in a step where each one's log-probability is asked for."""
 MOST_ANSWERS = 16
 """Answers that are written side by side."""
 
@@ -310,7 +312,8 @@ class TextScheduler:
     def read_piece(self, answering: Answering) -> Tensor:
         """Read the next piece of a prompt; the logits (vocabulary,) after it.
 
-        A prompt that is echoed with log-probabilities is read token by token.
+        A prompt that is echoed with log-probabilities is read in smaller pieces, as logits after
+        every token are much memory.
         """
         memory = self.memory(answering.job.model)
         if answering.state is None:
@@ -318,12 +321,14 @@ class TextScheduler:
         state, request = answering.state, answering.request
         assert state is not None and answering.unread is not None
         told = answering.echo is not None and request.top_logprobs is not None
-        size = 1 if told else PREFILL_TOKENS
+        every = told and state.reads_every
+        size = (SCORED_TOKENS if every else 1) if told else PREFILL_TOKENS
         piece, answering.unread = answering.unread[:size], answering.unread[size:]
-        (logits_v,) = state.extend([piece])
+        rows_nv = state.extend([piece], every)
+        logits_v = rows_nv[-1]
         if answering.echo is not None:
-            if told:
-                answering.echo.push(int(piece[0]), logits_v)
+            for id_, row_v in zip(piece.tolist(), rows_nv, strict=False) if told else ():
+                answering.echo.push(id_, row_v)
             if not len(answering.unread):
                 answering.job.emit(answering.number, answering.echo.chunk())
         if not len(answering.unread):

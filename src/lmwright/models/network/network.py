@@ -179,6 +179,11 @@ class Network(nn.Module):
         found: Tensor = self.head(states_bd, last, None)
         return last.as_packed(found) if self.head.setting.pool == "none" else found
 
+    def every(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """The head's output (n, outputs) after every token, as they are packed."""
+        found: Tensor = self(batch, cache=cache)
+        return found
+
     def logits_and_hidden(
         self, batch: Batch, dropout_rng: DropoutRNG | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor]:
