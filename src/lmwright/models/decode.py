@@ -56,7 +56,8 @@ class CausalLM(Protocol):
 
     ``longest`` is the context length in tokens, if there is a bound. ``streams`` are the names of
     the inputs: one; source and target; or, with ``two_streams``, content and query.
-    ``is_causal_lm`` says whether the network has next-token logits.
+    ``is_causal_lm`` says whether the network has next-token logits, ``batch_invariant`` whether a
+    document's bits are the same in whatever company and pieces it is read.
     """
 
     @property
@@ -70,6 +71,9 @@ class CausalLM(Protocol):
 
     @property
     def is_causal_lm(self) -> bool: ...
+
+    @property
+    def batch_invariant(self) -> bool: ...
 
     def place(self, placement: Placement) -> None:
         """Move the weights to a device, and set the precision of the products."""
@@ -187,6 +191,13 @@ class DecodingState:
         last = [np.ones(1, np.int64)] * len(self.ids)
         query = pack(nothing, order=order, positions=ends, ranks=last)
         return self.network.next(dict(zip(self.stacks, (content, query), strict=True)), None)
+
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Forget what each document has behind so many tokens; for states of keys and values."""
+        self.ids = [ids[:length] for ids, length in zip(self.ids, lengths, strict=True)]
+        if self.cache is None or self.cache.entries:
+            raise TypeError("the states of this network cannot be cut")
+        self.cache.lengths = list(lengths)
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep the documents at these indices; one may be repeated, or dropped."""

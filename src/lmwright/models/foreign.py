@@ -89,6 +89,7 @@ class Foreign:
     streams: tuple[str, ...] = ("decoder",)
     two_streams = False
     is_causal_lm = True
+    batch_invariant = False
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -50,7 +50,9 @@ class Completions(ABC):
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
         self.engine = engine
-        self.texts = TextScheduler(engine, settings.queue_requests, settings.cache_tokens)
+        self.texts = TextScheduler(
+            engine, settings.queue_requests, settings.cache_tokens, settings.draft_tokens
+        )
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -64,6 +66,7 @@ class Completions(ABC):
             "queued_requests": ("Requests under way", lambda: self.texts.queued),
             "held_pages": ("Pages of the KV cache that are in use", lambda: self.texts.held_pages),
             "preemptions": ("Answers that gave their pages", lambda: self.texts.preemptions),
+            "accepted_drafts": ("Drafted tokens kept", lambda: self.texts.accepted_drafts),
         }
         for word, (told, count) in gauges.items():
             Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)

@@ -22,10 +22,12 @@ class Serve(Settings):
     for each request; faults are always logged. For language models: ``queue_requests`` may be
     under way at once (half of them one client's), an answer has at most ``max_tokens``, all
     answers to a request take at most ``answer_seconds``, and the keys and values of all that a
-    model reads and writes are those of at most ``cache_tokens``. ``device`` is where networks run
-    (auto: a CUDA device if there is one), ``precision`` in what their products are computed (auto:
-    bf16 on a CUDA device that multiplies in it, else fp32), ``kv`` what keys and values are kept in
-    while a text is written (int8 with a scale for each head of a token: a quarter of the memory).
+    model reads and writes are those of at most ``cache_tokens``. In int8 and int4 ``draft_tokens``
+    of a text may be read ahead where it repeats itself and that pays; the text stays the same.
+    ``device`` is where networks run (auto: a CUDA device if there is one), ``precision`` in what
+    their products are computed (auto: bf16 on a CUDA device that multiplies in it, else fp32),
+    ``kv`` what keys and values are kept in while a text is written (int8 with a scale for each head
+    of a token: a quarter of the memory).
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,7 @@ class Serve(Settings):
     queue_requests: int = 32
     max_tokens: int = 4096
     cache_tokens: int = 32_768
+    draft_tokens: int = 7
     request_seconds: float = 30.0
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0
@@ -60,6 +63,8 @@ class Serve(Settings):
         for name in (*limits, "queue_requests", "max_tokens", "cache_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
+        if not 0 <= self.draft_tokens <= 15:
+            raise BadInput(f"serve.draft_tokens is {self.draft_tokens}", "0 (none) to 15")
         if not 0 <= self.port <= 65535:
             raise BadInput(f"serve.port is {self.port}", "0 (any free one) to 65535")
         for name in ("request_seconds", "answer_seconds", "drain_seconds"):

@@ -27,6 +27,7 @@ from torch import Tensor
 from lmwright.models.blocks.pages import PAGE, pages_for
 from lmwright.models.decode import CausalLM, DecodingState
 from lmwright.models.text_model import TextModel
+from lmwright.serve.drafts import MOST_ROWS, Pays, look_up
 from lmwright.serve.engine import Busy, Engine, Failed, Places, Turns
 from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
 from lmwright.serve.prefixes import Prefixes
@@ -92,12 +93,14 @@ class Answering:
 
 
 class Memory:
-    """The KV cache of a model for all that is asked of it: its pages, and what is known of them."""
+    """The KV cache of a model for all that is asked of it: its pages, and what is known of them;
+    and what drafts are worth."""
 
     def __init__(self, network: CausalLM, tokens: int) -> None:
         """Room for so many tokens."""
         self.pool = network.new_pool(pages_for(tokens))
         self.prefixes = Prefixes(self.pool)
+        self.pays = Pays()
 
     @property
     def free(self) -> int:
@@ -133,10 +136,12 @@ class Prefill:
 class Decode:
     """A step in which every answer of a batch gets its next token.
 
-    ``alone`` are the states of those that went on singly, since the batch made the network fail.
+    ``drafts`` are tokens of each that are read ahead, if any. ``alone`` are the states of those
+    that went on singly, since the batch made the network fail.
     """
 
     batch: Batch
+    drafts: Sequence[np.ndarray] = ()
     ended: dict[Answering, Failed | None] = field(default_factory=dict)
     alone: dict[Answering, DecodingState] = field(default_factory=dict)
 
@@ -144,13 +149,21 @@ class Decode:
 class TextScheduler:
     """Writes answers to jobs, of which at most ``capacity`` are under way.
 
-    The KV cache of each model has room for ``cache_tokens``.
+    The KV cache of each model has room for ``cache_tokens``; at most ``draft_tokens`` of a text are
+    read ahead in a step.
     """
 
     patience = 120.0
 
-    def __init__(self, engine: Engine, capacity: int = 16, cache_tokens: int = 32_768) -> None:
-        self.engine, self.places, self.cache_tokens = engine, Places(capacity), cache_tokens
+    def __init__(
+        self,
+        engine: Engine,
+        capacity: int = 16,
+        cache_tokens: int = 32_768,
+        draft_tokens: int = 7,
+    ) -> None:
+        self.engine, self.places = engine, Places(capacity)
+        self.cache_tokens, self.draft_tokens = cache_tokens, draft_tokens
         self.waiting = Turns[Answering]()
         self.preempted: deque[Answering] = deque()
         self.reading: deque[Answering] = deque()
@@ -171,6 +184,11 @@ class TextScheduler:
     def held_pages(self) -> int:
         """The pages of KV caches that texts hold, or that are kept for those that begin alike."""
         return sum(memory.pool.held for memory in self.memories.values())
+
+    @property
+    def accepted_drafts(self) -> int:
+        """The drafted tokens that were kept."""
+        return sum(memory.pays.accepted for memory in self.memories.values())
 
     def memory(self, model: TextModel) -> Memory:
         """The KV cache of a model."""
@@ -234,8 +252,27 @@ class TextScheduler:
                 batch = self.batches[-1]
                 self.make_free(batch.answers[0].job.model, partial(pages_of_step, batch))
                 if batch.answers:
-                    return Decode(batch)
+                    return Decode(batch, self.drafts(batch))
         return None
+
+    def drafts(self, batch: Batch) -> list[np.ndarray]:
+        """Tokens of each answer to read ahead; none where the bits of an answer depend on how it is
+        read, where there is no page for them, and where they do not pay."""
+        model, count = batch.answers[0].job.model, len(batch.answers)
+        most = min(self.draft_tokens, MOST_ROWS // count - 1)
+        if most < 1 or not model.network.batch_invariant or not batch.state.shareable:
+            return []
+        found = []
+        for each in batch.answers:
+            assert each.builder is not None
+            left = each.request.params.max_new_tokens - each.builder.count - 1
+            found.append(look_up(each.builder.ids, max(0, min(most, left))))
+        memory, lengths = self.memory(model), [len(each) for each in found]
+        pages = sum(
+            pages_for(len(ids) + 1 + length) - pages_for(len(ids))
+            for ids, length in zip(batch.state.ids, lengths, strict=True)
+        )
+        return found if memory.free >= pages and memory.pays.drafts(count, lengths) else []
 
     def admit(self) -> None:
         """Begin answers that wait, those that were preempted first, as far as there is room."""
@@ -337,20 +374,27 @@ class TextScheduler:
 
     def decode(self, step: Decode) -> None:
         """Write a token of every answer; if the network fails, of each alone."""
-        answers, state = step.batch.answers, step.batch.state
+        answers, state, drafts = step.batch.answers, step.batch.state, step.drafts
+        last, before = [np.array([each.token]) for each in answers], [len(i) for i in state.ids]
+        pairs = zip(last, drafts or [last[0][:0]] * len(last), strict=True)
+        tokens, began = [np.concatenate(pair) for pair in pairs], time.monotonic()
         try:
-            rows = state.extend([np.array([each.token]) for each in answers])
+            rows_nv = state.extend(tokens, every=bool(drafts))
         except Exception as error:
             if len(answers) == 1 or not state.restorable:
                 step.ended.update(dict.fromkeys(answers, failure(error)))
             else:
                 self.decode_singly(step)
             return
-        for answering, logits_v in zip(answers, rows, strict=True):
-            try:
-                write_token(answering, logits_v, step.ended)
-            except Exception as error:
-                step.ended[answering] = failure(error)
+        pays = self.memory(answers[0].job.model).pays
+        pays.took(sum(map(len, tokens)), time.monotonic() - began)
+        kept = []
+        each_rows = rows_nv.split([len(own) for own in tokens] if drafts else 1)
+        for answering, own, own_nv in zip(answers, tokens, each_rows, strict=True):
+            kept.append(write_tokens(answering, own, own_nv, step.ended))
+        if drafts:
+            pays.kept(sum(map(len, drafts)), sum(kept) - len(kept))
+            state.cut([past + count for past, count in zip(before, kept, strict=True)])
 
     def decode_singly(self, step: Decode) -> None:
         """Write a token of each answer by a state of its own, so that only the guilty one fails."""
@@ -504,6 +548,27 @@ def write_token(
         if not answering.job.gone:
             for chunk in builder.last():
                 emit(answering.number, chunk)
+
+
+def write_tokens(
+    answering: Answering,
+    read: np.ndarray,
+    logits_nv: Tensor,
+    ended: dict[Answering, Failed | None],
+) -> int:
+    """Write tokens by the logits after the last token and its draft; how many ``read`` ones stand.
+
+    A draft stands as far as it is what is written.
+    """
+    for place, logits_v in enumerate(logits_nv):
+        try:
+            write_token(answering, logits_v, ended)
+        except Exception as error:
+            ended[answering] = failure(error)
+        rest = read[place + 1 :]
+        if answering in ended or not len(rest) or rest[0] != answering.token:
+            return place + 1
+    return len(read)
 
 
 def failure(error: Exception) -> Failed:

@@ -296,6 +296,12 @@ class Network(nn.Module):
         return head is not None and head.pool == "none" and self.spec.stacks[-1].is_causal
 
     @property
+    def batch_invariant(self) -> bool:
+        """True where a document's bits are the same in whatever company and pieces it is read: in
+        the kernel library's passes with packed weights."""
+        return self.fused is not None and not self.fused.unfit
+
+    @property
     def outputs_last_stack(self) -> bool:
         """True if the hidden states are the last stack's last states alone."""
         return self.spec.output_stacks == self.spec.stacks[-1:] and not self.spec.scalar_mix
