@@ -12,7 +12,7 @@ import pytest
 
 from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.task import Answers
-from lmwright.serve.engine import Busy, Engine, Failed
+from lmwright.serve.engine import Budgets, Busy, Engine, Failed, TokenTurns
 from lmwright.serve.rows import RowScheduler, answer
 from tests.serve.fake import Words, loaded, rows
 
@@ -258,3 +258,48 @@ def test_a_hanging_step_shows_in_the_health(scheduler: RowScheduler) -> None:
     future.result(10)
     assert scheduler.engine.drain(10)
     assert scheduler.engine.healthy(patience=0.0) == ""
+
+
+def test_the_client_given_the_fewest_tokens_is_next() -> None:
+    turns = TokenTurns[str]()
+    turns.push("many", [f"m{n}" for n in range(6)])
+    turns.push("few", [f"f{n}" for n in range(3)])
+    taken = []
+    while turns:
+        item = turns.pop()
+        taken.append(item)
+        turns.charge("many" if item[0] == "m" else "few", 300 if item[0] == "m" else 100)
+    assert taken == ["m0", "f0", "f1", "f2", "m1", "m2", "m3", "m4", "m5"]
+    turns.push("late", ["l0", "l1"])
+    turns.push("many", ["m6"])
+    assert turns.pop() == "l0", "it was given less, but did not save turns"
+    assert turns.given["late"] >= turns.level > 0
+
+
+def test_a_client_without_tokens_waits_until_they_are_made_up_for() -> None:
+    now = [100.0]
+    budgets = Budgets(600, lambda: now[0])
+    budgets.refuse_without("a")
+    budgets.spend("a", 650)
+    with pytest.raises(Busy, match=r"serve\.tokens_per_minute, 600") as caught:
+        budgets.refuse_without("a")
+    assert caught.value.seconds == 6
+    budgets.refuse_without("b")
+    now[0] += 6
+    budgets.refuse_without("a")
+    now[0] += 600
+    assert budgets.balance("a") == 600, "no more than a minute's worth is saved"
+    Budgets(0).spend("a", 10**9)
+    Budgets(0).refuse_without("a")
+
+
+def test_rows_beyond_a_budget_are_refused() -> None:
+    engine = Engine(tokens_per_minute=3)
+    try:
+        scheduler = RowScheduler(engine, loaded())
+        assert scheduler.admit(rows(["a", "b", "c", "d"]), "one")[1][0].result(10)
+        with pytest.raises(Busy, match="tokens_per_minute"):
+            scheduler.admit(rows(["a"]), "one")
+        assert scheduler.admit(rows(["a"]), "two")[1][0].result(10)
+    finally:
+        engine.close(10)

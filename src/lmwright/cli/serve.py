@@ -195,7 +195,7 @@ async def run(
     versions = load_versions(store, list(recipes), settings)
     with ExitStack() as ends:
         ends.enter_context(json_log())
-        engine, loops = Engine(), list[Loop]()
+        engine, loops = Engine(settings.tokens_per_minute), list[Loop]()
         for alias, loaded in versions.items():
             rows = RowScheduler(engine, loaded, settings.batch_tokens, settings.queue_tokens)
             service = Service(alias, rows, settings)

@@ -39,7 +39,7 @@ async def serve_language(address: str, settings: Serve, listener: socket.socket)
         ends.enter_context(json_log())
         if model.template is not None:
             ends.callback(model.close)
-        engine = Engine()
+        engine = Engine(settings.tokens_per_minute)
         ends.callback(engine.close, TOKEN_SECONDS)
         service = GenerationService(name, engine, settings, model)
         server = DrainingServer(make_app(service, [routes(service)]), settings, engine)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from math import ceil
 from typing import Any, Generic, Protocol, TypeVar
 
 from lmwright.core.errors import LmwrightError
@@ -20,12 +21,28 @@ log = logging.getLogger("lmwright.serve")
 
 T = TypeVar("T")
 
+MOST_CLIENTS = 10_000
+"""Clients whose budgets are remembered before those that are whole are forgotten."""
+
 
 class Busy(LmwrightError):
     """The queue is full; the client should come back after ``seconds``."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__("the server is busy", "a free place in the queue", "try again later")
+        self.seconds = seconds
+
+
+class OverBudget(Busy):
+    """The client has no tokens left in this minute."""
+
+    def __init__(self, per_minute: int, seconds: int) -> None:
+        LmwrightError.__init__(
+            self,
+            f"more tokens than serve.tokens_per_minute, {per_minute}",
+            "fewer of each client",
+            f"try again in {seconds} s",
+        )
         self.seconds = seconds
 
 
@@ -60,10 +77,14 @@ class Scheduler(Protocol):
 
 
 class Engine:
-    """Runs the steps of its schedulers by turns. All public methods may be called by any thread."""
+    """Runs the steps of its schedulers by turns. All public methods may be called by any thread.
 
-    def __init__(self) -> None:
+    Each client may have ``tokens_per_minute`` read and written; 0 sets no bound.
+    """
+
+    def __init__(self, tokens_per_minute: int = 0) -> None:
         self.schedulers: list[Scheduler] = []
+        self.budgets = Budgets(tokens_per_minute)
         self.changed = threading.Condition()
         self.closing = self.draining = False
         self.fault = ""
@@ -185,6 +206,37 @@ class Places:
             del self.held[client]
 
 
+class Budgets:
+    """Tokens that each client may have a minute, of which a minute's worth can be saved.
+
+    What is under way may use more than is left; the client then waits until it is made up for. Used
+    with the engine's lock held. ``clock`` gives seconds.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute, self.clock = per_minute, clock
+        self.left: dict[str, tuple[float, float]] = {}
+
+    def balance(self, client: str) -> float:
+        """The tokens that a client has left now."""
+        left, at = self.left.get(client, (float(self.per_minute), 0.0))
+        return min(self.per_minute, left + (self.clock() - at) * self.per_minute / 60)
+
+    def refuse_without(self, client: str) -> None:
+        """Busy, with the seconds to wait, where a client has no tokens left."""
+        if self.per_minute and (left := self.balance(client)) <= 0:
+            raise OverBudget(self.per_minute, max(1, ceil((1 - left) * 60 / self.per_minute)))
+
+    def spend(self, client: str, tokens: int) -> None:
+        """Take tokens of a client."""
+        if self.per_minute:
+            self.left[client] = self.balance(client) - tokens, self.clock()
+            if len(self.left) > MOST_CLIENTS:
+                whole = [each for each in self.left if self.balance(each) >= self.per_minute]
+                for each in whole:
+                    del self.left[each]
+
+
 class Turns(Generic[T]):
     """What waits, a queue a client, taken in turn from each."""
 
@@ -244,3 +296,48 @@ class Turns(Generic[T]):
         if not self.queues[client]:
             del self.queues[client]
             self.order.remove(client)
+
+
+class TokenTurns(Turns[T]):
+    """What waits, a queue a client; the next is of the client that was given the fewest tokens.
+
+    A client that comes, or comes back, begins with what the one served last had been given: nobody
+    saves turns by waiting (virtual token counter, Sheng et al. 2024).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, int] = {}
+        self.level = 0
+
+    def push(self, client: str, items: list[T]) -> None:
+        """Let items wait behind those of the same client."""
+        if client not in self.queues:
+            self.given[client] = max(self.given.get(client, 0), self.level)
+        super().push(client, items)
+
+    def charge(self, client: str, tokens: int) -> None:
+        """Take note of tokens that were read or written for a client."""
+        self.given[client] = max(self.given.get(client, 0), self.level) + tokens
+
+    @property
+    def first(self) -> T:
+        """The next item of the client whose turn it is."""
+        self.order_by_given()
+        return super().first
+
+    def pop(self) -> T:
+        """Take the next item."""
+        self.order_by_given()
+        self.level = max(self.level, self.given[self.order[0]])
+        found = super().pop()
+        self.given = {
+            client: count
+            for client, count in self.given.items()
+            if count > self.level or client in self.queues
+        }
+        return found
+
+    def order_by_given(self) -> None:
+        """Put the client that was given the fewest tokens first."""
+        self.order = deque(sorted(self.order, key=lambda client: self.given[client]))

@@ -132,6 +132,7 @@ class RowScheduler:
                 self.refuse_beyond(client, cost)
                 self.waiting.push(client, items)
                 self.places.take(client, cost)
+                self.engine.budgets.spend(client, cost)
                 self.engine.changed.notify_all()
         except BaseException:
             self.release(loaded, len(rows))
@@ -184,6 +185,7 @@ class RowScheduler:
 
     def refuse_beyond(self, client: str, cost: int) -> None:
         """Raise Busy when nothing is taken any more, or not so much, or not from this client."""
+        self.engine.budgets.refuse_without(client)
         if self.engine.closed or not self.places.free_for(client, cost):
             raise Busy(min(60, max(1, round(self.queued / max(self.rate, 1.0)))))
 

@@ -18,7 +18,8 @@ class Serve(Settings):
     ``keys`` is a file with one ``NAME ROLE SHA256`` a line (role ``use`` or ``admin``; the key
     itself is stored nowhere). Without it only this machine is listened to.
     ``hosts`` are further names under which the server may be addressed.
-    No client may hold more than half of ``queue_tokens``. ``log_requests`` writes a line of JSON
+    No client may hold more than half of ``queue_tokens``, and none may have more than
+    ``tokens_per_minute`` read and written (0: no bound). ``log_requests`` writes a line of JSON
     for each request; faults are always logged. For language models: ``queue_requests`` may be
     under way at once (half of them one client's), an answer has at most ``max_tokens``, all
     answers to a request take at most ``answer_seconds``, and the keys and values of all that a
@@ -38,6 +39,7 @@ class Serve(Settings):
     max_characters: int = 50_000
     max_body_bytes: int = 4_000_000
     queue_tokens: int = 200_000
+    tokens_per_minute: int = 0
     batch_tokens: int = 2048
     queue_requests: int = 32
     max_tokens: int = 4096
@@ -63,6 +65,8 @@ class Serve(Settings):
         for name in (*limits, "queue_requests", "max_tokens", "cache_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
+        if self.tokens_per_minute < 0:
+            raise BadInput(f"serve.tokens_per_minute is {self.tokens_per_minute}", "0 or more")
         if not 0 <= self.draft_tokens <= 15:
             raise BadInput(f"serve.draft_tokens is {self.draft_tokens}", "0 (none) to 15")
         if not 0 <= self.port <= 65535:

@@ -28,7 +28,7 @@ from lmwright.models.blocks.pages import PAGE, pages_for
 from lmwright.models.decode import CausalLM, DecodingState
 from lmwright.models.text_model import TextModel
 from lmwright.serve.drafts import MOST_ROWS, Pays, look_up
-from lmwright.serve.engine import Busy, Engine, Failed, Places, Turns
+from lmwright.serve.engine import Busy, Engine, Failed, Places, TokenTurns
 from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
 from lmwright.serve.prefixes import Prefixes
 
@@ -125,11 +125,13 @@ class Batch:
 
 @dataclass(eq=False)
 class Prefill:
-    """A step that reads a piece of a prompt; ``read``: the last one, and its answer is begun."""
+    """A step that reads a piece of a prompt; ``read``: the last one, and its answer is begun.
+    ``tokens`` counts those that each answer was given, as in the other steps."""
 
     answering: Answering
     ended: dict[Answering, Failed | None] = field(default_factory=dict)
     read: bool = False
+    tokens: dict[Answering, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -144,6 +146,7 @@ class Decode:
     drafts: Sequence[np.ndarray] = ()
     ended: dict[Answering, Failed | None] = field(default_factory=dict)
     alone: dict[Answering, DecodingState] = field(default_factory=dict)
+    tokens: dict[Answering, int] = field(default_factory=dict)
 
 
 class TextScheduler:
@@ -164,7 +167,7 @@ class TextScheduler:
     ) -> None:
         self.engine, self.places = engine, Places(capacity)
         self.cache_tokens, self.draft_tokens = cache_tokens, draft_tokens
-        self.waiting = Turns[Answering]()
+        self.waiting = TokenTurns[Answering]()
         self.preempted: deque[Answering] = deque()
         self.reading: deque[Answering] = deque()
         self.batches: deque[Batch] = deque()
@@ -201,6 +204,7 @@ class TextScheduler:
     ) -> Job:
         """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
         with self.engine.changed:
+            self.engine.budgets.refuse_without(client)
             if self.engine.closed or not self.places.free_for(client, 1):
                 raise Busy(min(60, max(1, round(self.seconds * self.queued))))
             self.places.take(client, 1)
@@ -338,7 +342,7 @@ class TextScheduler:
         the answer is read again."""
         answering = step.answering
         try:
-            logits_v = self.read_piece(answering)
+            logits_v = self.read_piece(answering, step)
             if answering.unread is not None and not len(answering.unread):
                 step.read = True
                 if not answering.written:
@@ -346,7 +350,7 @@ class TextScheduler:
         except Exception as error:
             step.ended[answering] = failure(error)
 
-    def read_piece(self, answering: Answering) -> Tensor:
+    def read_piece(self, answering: Answering, step: Prefill) -> Tensor:
         """Read the next piece of a prompt; the logits (vocabulary,) after it.
 
         A prompt that is echoed with log-probabilities is read in smaller pieces, as logits after
@@ -361,6 +365,7 @@ class TextScheduler:
         every = told and state.reads_every
         size = (SCORED_TOKENS if every else 1) if told else PREFILL_TOKENS
         piece, answering.unread = answering.unread[:size], answering.unread[size:]
+        step.tokens[answering] = len(piece)
         rows_nv = state.extend([piece], every)
         logits_v = rows_nv[-1]
         if answering.echo is not None:
@@ -392,6 +397,7 @@ class TextScheduler:
         each_rows = rows_nv.split([len(own) for own in tokens] if drafts else 1)
         for answering, own, own_nv in zip(answers, tokens, each_rows, strict=True):
             kept.append(write_tokens(answering, own, own_nv, step.ended))
+            step.tokens[answering] = kept[-1]
         if drafts:
             pays.kept(sum(map(len, drafts)), sum(kept) - len(kept))
             state.cut([past + count for past, count in zip(before, kept, strict=True)])
@@ -402,13 +408,16 @@ class TextScheduler:
             state = step.batch.state.alone(place)
             try:
                 (logits_v,) = state.extend([np.array([answering.token])])
-                step.alone[answering] = state
+                step.alone[answering], step.tokens[answering] = state, 1
                 write_token(answering, logits_v, step.ended)
             except Exception as error:
                 step.ended[answering] = failure(error)
 
     def settle(self, step: Prefill | Decode, seconds: float) -> None:
         """Move answers between reading, writing and the end, and free the jobs that have ended."""
+        for answering, tokens in step.tokens.items():
+            self.waiting.charge(answering.job.client, tokens)
+            self.engine.budgets.spend(answering.job.client, tokens)
         if isinstance(step, Prefill):
             gone = step.answering in step.ended or step.answering.job.gone
             if gone or step.read:
