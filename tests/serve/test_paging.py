@@ -106,6 +106,20 @@ def rng_of(each: GenerationRequest) -> np.random.Generator:
     return stream(each.seed, "answer", each.index)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_client_sent_is_known_to_it_alone_unless_shared(
+    make: Any, eight: TextModel, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make()
+    scheduler.share_prefixes = shared
+    prompt = drawn(eight, 2 * PAGE + 5, 3)
+    sizes = passes(eight, monkeypatch)
+    for client in ("one", "other", "one"):
+        heard, _ = submit(scheduler, eight, [asked(eight, prompt, 1, 1)], client)
+        assert heard.ended.wait(60)
+    assert sizes == [len(prompt), 5 if shared else len(prompt), 5]
+
+
 def test_several_answers_read_their_prompt_once(
     make: Any, eight: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

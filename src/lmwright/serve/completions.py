@@ -51,7 +51,11 @@ class Completions(ABC):
         self.name, self.settings, self.registry = name, settings, registry
         self.engine = engine
         self.texts = TextScheduler(
-            engine, settings.queue_requests, settings.cache_tokens, settings.draft_tokens
+            engine,
+            settings.queue_requests,
+            settings.cache_tokens,
+            settings.draft_tokens,
+            settings.share_prefixes,
         )
         self.seconds = Histogram(
             f"{prefix}_request_seconds",

@@ -12,9 +12,11 @@ from lmwright.models.blocks.pages import PAGE, Pool
 
 
 class Prefixes:
-    """A tree of full pages, each known by all tokens from the beginning to its end.
+    """A tree of full pages, each known by all tokens from the beginning to its end, and by whose
+    they are.
 
-    Texts that begin alike hold the same pages, so that the beginning is read once. A page that
+    Texts of one owner that begin alike hold the same pages, so that the beginning is read once;
+    another one cannot tell by the time of an answer what was read before. A page that
     nobody else holds is given up when its memory is wanted, the one unused for longest first; what
     is used is used with all before it, so leaves go before what they follow.
     """
@@ -23,19 +25,19 @@ class Prefixes:
         self.pool = pool
         self.pages: OrderedDict[bytes, int] = OrderedDict()  # the one unused for longest first
 
-    def find(self, ids: np.ndarray) -> list[int]:
+    def find(self, ids: np.ndarray, owner: str) -> list[int]:
         """The pages of the longest known beginning, which leaves a token to be read at least."""
         known = []
-        for key in keys(ids[:-1]):
+        for key in keys(ids[:-1], owner):
             if key not in self.pages:
                 break
             known.append(key)
         self.used(known)
         return [self.pages[key] for key in known]
 
-    def keep(self, ids: np.ndarray, pages: Sequence[int]) -> None:
+    def keep(self, ids: np.ndarray, pages: Sequence[int], owner: str) -> None:
         """Hold the full pages of a text that was read."""
-        new = list(keys(ids))
+        new = list(keys(ids, owner))
         for key, page in zip(new, pages, strict=False):
             if key not in self.pages:
                 self.pool.hold([page])
@@ -57,9 +59,9 @@ class Prefixes:
         return False
 
 
-def keys(ids: np.ndarray) -> Iterator[bytes]:
-    """What each full page of a text is known by."""
-    digest = sha256()
+def keys(ids: np.ndarray, owner: str) -> Iterator[bytes]:
+    """What each full page of an owner's text is known by."""
+    digest = sha256(sha256(owner.encode("utf-8", "surrogatepass")).digest())
     for end in range(PAGE, len(ids) + 1, PAGE):
         digest.update(np.ascontiguousarray(ids[end - PAGE : end], dtype=np.int64).tobytes())
         yield digest.copy().digest()

@@ -23,8 +23,11 @@ class Serve(Settings):
     for each request; faults are always logged. For language models: ``queue_requests`` may be
     under way at once (half of them one client's), an answer has at most ``max_tokens``, all
     answers to a request take at most ``answer_seconds``, and the keys and values of all that a
-    model reads and writes are those of at most ``cache_tokens``. In int8 and int4 ``draft_tokens``
-    of a text may be read ahead where it repeats itself and that pays; the text stays the same.
+    model reads and writes are those of at most ``cache_tokens``. What begins like a text that was
+    read before is not read again: like one of the same client, or with ``share_prefixes`` of any,
+    who could then tell by the time of an answer what others have sent. In int8 and int4
+    ``draft_tokens`` of a text may be read ahead where it repeats itself and that pays; the text
+    stays the same.
     ``device`` is where networks run (auto: a CUDA device if there is one), ``precision`` in what
     their products are computed (auto: bf16 on a CUDA device that multiplies in it, else fp32),
     ``kv`` what keys and values are kept in while a text is written (int8 with a scale for each head
@@ -45,6 +48,7 @@ class Serve(Settings):
     max_tokens: int = 4096
     cache_tokens: int = 32_768
     draft_tokens: int = 7
+    share_prefixes: bool = False
     request_seconds: float = 30.0
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0

@@ -153,7 +153,8 @@ class TextScheduler:
     """Writes answers to jobs, of which at most ``capacity`` are under way.
 
     The KV cache of each model has room for ``cache_tokens``; at most ``draft_tokens`` of a text are
-    read ahead in a step.
+    read ahead in a step. Beginnings of texts are known to their client alone, or, where that is
+    ``share_prefixes``, to all.
     """
 
     patience = 120.0
@@ -164,9 +165,11 @@ class TextScheduler:
         capacity: int = 16,
         cache_tokens: int = 32_768,
         draft_tokens: int = 7,
+        share_prefixes: bool = False,
     ) -> None:
         self.engine, self.places = engine, Places(capacity)
         self.cache_tokens, self.draft_tokens = cache_tokens, draft_tokens
+        self.share_prefixes = share_prefixes
         self.waiting = TokenTurns[Answering]()
         self.preempted: deque[Answering] = deque()
         self.reading: deque[Answering] = deque()
@@ -192,6 +195,10 @@ class TextScheduler:
     def accepted_drafts(self) -> int:
         """The drafted tokens that were kept."""
         return sum(memory.pays.accepted for memory in self.memories.values())
+
+    def owner(self, answering: Answering) -> str:
+        """Whose the beginning of an answer's prompt is."""
+        return "" if self.share_prefixes else answering.job.client
 
     def memory(self, model: TextModel) -> Memory:
         """The KV cache of a model."""
@@ -358,7 +365,7 @@ class TextScheduler:
         """
         memory = self.memory(answering.job.model)
         if answering.state is None:
-            begin_to_read(answering, memory)
+            begin_to_read(answering, memory, self.owner(answering))
         state, request = answering.state, answering.request
         assert state is not None and answering.unread is not None
         told = answering.echo is not None and request.top_logprobs is not None
@@ -374,7 +381,7 @@ class TextScheduler:
             if not len(answering.unread):
                 answering.job.emit(answering.number, answering.echo.chunk())
         if not len(answering.unread):
-            keep(memory, state, 0)
+            keep(memory, state, 0, self.owner(answering))
         return logits_v
 
     def decode(self, step: Decode) -> None:
@@ -457,7 +464,7 @@ class TextScheduler:
             memory = self.memory(batch.answers[0].job.model)
             for place, each in enumerate(batch.answers):
                 if each in left and step.ended.get(each) is None:
-                    keep(memory, batch.state, place)
+                    keep(memory, batch.state, place, self.owner(each))
             batch.leave(left)
         if not batch.answers:
             self.batches.remove(batch)
@@ -514,8 +521,9 @@ def pages_of_step(batch: Batch) -> int:
     return sum(pages_for(len(ids) + 1) - pages_for(len(ids)) for ids in batch.state.ids)
 
 
-def begin_to_read(answering: Answering, memory: Memory) -> None:
-    """Make the state of an answer, which knows as much of what is to be read as its model does.
+def begin_to_read(answering: Answering, memory: Memory, owner: str) -> None:
+    """Make the state of an answer, which knows as much of what is to be read as its ``owner``'s
+    texts have told.
 
     All but the last token of what was written before is read again.
     """
@@ -528,17 +536,17 @@ def begin_to_read(answering: Answering, memory: Memory) -> None:
     if request.echo is not None and not answering.written:
         answering.echo = EchoBuilder(model, request)
     if state.shareable and (answering.echo is None or request.top_logprobs is None):
-        pages = memory.prefixes.find(ids)
+        pages = memory.prefixes.find(ids, owner)
         state.begin_with(ids, pages)
     if not answering.written:
         builder.cached = len(pages) * PAGE
     answering.state, answering.unread = state, ids[len(pages) * PAGE :]
 
 
-def keep(memory: Memory, state: DecodingState, place: int) -> None:
+def keep(memory: Memory, state: DecodingState, place: int, owner: str) -> None:
     """Know the full pages of a document by its ids, where its network lets it."""
     if state.shareable and state.cache is not None:
-        memory.prefixes.keep(state.ids[place], state.cache.table[place].pages)
+        memory.prefixes.keep(state.ids[place], state.cache.table[place].pages, owner)
 
 
 def write_token(
