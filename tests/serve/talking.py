@@ -20,9 +20,10 @@ from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.text_model import DecodedToken, Decoding, TextModel
 from lmwright.models.zoo.llama import FAMILY, spec
-from lmwright.serve.completions import GenerationService, routes
+from lmwright.serve.completions import GenerationService, GenerationServices, routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.settings import Serve
+from lmwright.serve.shelf import Shelf
 from lmwright.text.templates import CHATML
 from tests.serve.live import Live
 
@@ -130,9 +131,11 @@ class Talk(Live):
         self.settings = Serve(**{"port": 0, **settings})
         self.model = Gated(model)
         self.engine: Any = Engine()
-        self.service: Any = GenerationService("tiny", self.engine, self.settings, self.model)
-        self.services = self.service
-        self.begin([routes(self.service)])
+        shelf = Shelf({"tiny": lambda: self.model})
+        shelf.take("tiny")
+        self.service: Any = GenerationService("tiny", self.engine, self.settings, shelf)
+        self.services: Any = GenerationServices([self.service])
+        self.begin([routes(self.services)])
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:
         return self.ask("POST", path, body, timeout=30)

@@ -52,7 +52,7 @@ def serve(
         list[str],
         typer.Argument(
             help="NAME@ALIAS, as in reviews@production, or several; or a language model: "
-            "its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME."
+            "its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME, or several of these."
         ),
     ],
     recipe: Annotated[
@@ -94,9 +94,7 @@ def serve(
     if is_model_address(addresses[0]):
         sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
         settings = settings_of(sections, changed)
-        code = listening(
-            settings, lambda listener: serve_language(addresses[0], settings, listener)
-        )
+        code = listening(settings, lambda listener: serve_language(addresses, settings, listener))
     else:
         opened = open_store(store)
         for address in addresses:
@@ -117,10 +115,13 @@ def refuse_odd(addresses: list[str], recipe: Path | None) -> None:
         return
     if twice := next((each for each in addresses if addresses.count(each) > 1), None):
         raise BadInput(f"{twice} stands twice", "different aliases", "name it once")
-    if language := next((each for each in addresses if is_model_address(each)), None):
+    published = [each for each in addresses if is_model_address(each)]
+    if len(published) == len(addresses):
+        return
+    if published:
         raise BadInput(
-            f"{language}, a published model, beside others",
-            "aliases, or one published model",
+            f"{published[0]}, a published model, beside aliases",
+            "aliases alone, or published models alone",
             "start a server of its own for it, on another --port",
         )
     if recipe is not None:

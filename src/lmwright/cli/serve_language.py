@@ -1,22 +1,27 @@
-"""``lmwright serve`` for a language model: chat completions and completions over HTTP."""
+"""``lmwright serve`` for language models: chat completions and completions over HTTP."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from lmwright.cli.write import say
+from lmwright.core.errors import BadInput
 from lmwright.models.answering import place_to_answer
 from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
+from lmwright.models.text_model import TextModel
 from lmwright.serve.app import make_app
-from lmwright.serve.completions import GenerationService, routes
+from lmwright.serve.completions import GenerationService, GenerationServices, routes
 from lmwright.serve.engine import Engine
 from lmwright.serve.log import json_log
 from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve
+from lmwright.serve.shelf import Shelf
 
 TOKEN_SECONDS = 5.0
 """The most seconds that a last token may take when the server ends."""
@@ -31,20 +36,39 @@ def name_of(address: str) -> str:
     return last[: -len(".gguf")] if last.lower().endswith(".gguf") else last
 
 
-async def serve_language(address: str, settings: Serve, listener: socket.socket) -> int:
-    """Serve until told to stop; the exit code, as that of an alias's server."""
-    model, name = load_text_model(address, say), name_of(address)
-    place_to_answer(model, settings.device, settings.precision, say, settings.kv)
+async def serve_language(addresses: Sequence[str], settings: Serve, listener: socket.socket) -> int:
+    """Serve until told to stop; the exit code, as that of an alias's server.
+
+    The first model is loaded now, others when they are asked for. BadInput for two of one name.
+    """
+    names = [name_of(address) for address in addresses]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"two models are called {twice}", "models of different names", "rename one")
+    loads = {
+        name: partial(load_placed, address, settings)
+        for name, address in zip(names, addresses, strict=True)
+    }
+    shelf = Shelf(loads, settings.memory_mb * 1_000_000)
+    shelf.take(names[0])
+    shelf.give(names[0])
     with ExitStack() as ends:
         ends.enter_context(json_log())
-        if model.template is not None:
-            ends.callback(model.close)
+        ends.callback(shelf.close)
         engine = Engine(settings.tokens_per_minute)
         ends.callback(engine.close, TOKEN_SECONDS)
-        service = GenerationService(name, engine, settings, model)
-        server = DrainingServer(make_app(service, [routes(service)]), settings, engine)
-        begin_listening(name, listener, settings)
+        services = GenerationServices(
+            [GenerationService(name, engine, settings, shelf) for name in names]
+        )
+        server = DrainingServer(make_app(services, [routes(services)]), settings, engine)
+        begin_listening(", ".join(names), listener, settings)
         await server.serve(sockets=[listener])
         if server.forced:
             os._exit(128 + server.forced)
     return server.exit_code
+
+
+def load_placed(address: str, settings: Serve) -> TextModel:
+    """A model, where the settings have it computed."""
+    model: TextModel = load_text_model(address, say)
+    place_to_answer(model, settings.device, settings.precision, say, settings.kv)
+    return model

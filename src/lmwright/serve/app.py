@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, MutableMapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Metric,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 
@@ -51,6 +57,21 @@ def requests_counter(registry: CollectorRegistry) -> Counter:
     return Counter(
         "lmwright_requests", "Requests by route and status", ["route", "status"], registry=registry
     )
+
+
+def counters_of(members: Mapping[str, CollectorRegistry]) -> Iterator[Metric]:
+    """The counters of models by their names; of several, with the name as label ``model``."""
+    families: dict[str, Metric] = {}
+    for name, registry in members.items():
+        own = {"model": name} if len(members) > 1 else {}
+        for found in registry.collect():
+            family = families.setdefault(
+                found.name, Metric(found.name, found.documentation, found.type, found.unit)
+            )
+            family.samples += [
+                sample._replace(labels={**own, **sample.labels}) for sample in found.samples
+            ]
+    yield from families.values()
 
 
 def add_models(router: APIRouter, service: AppService) -> None:

@@ -7,21 +7,22 @@ import json
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
 
-from lmwright.models.text_model import TextModel
+from lmwright.core.errors import LmwrightError
 from lmwright.serve.app import (
     add_health,
     add_models,
     await_while_connected,
+    counters_of,
     requests_counter,
 )
 from lmwright.serve.engine import Busy, Engine, Failed
@@ -31,6 +32,7 @@ from lmwright.serve.parameters import CompletionRequest, generation_requests, re
 from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
+from lmwright.serve.shelf import Shelf
 from lmwright.serve.texts import Emit, Job, TextScheduler
 
 
@@ -75,6 +77,9 @@ class Completions(ABC):
         for word, (told, count) in gauges.items():
             Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
 
+    async def prepare(self) -> None:  # noqa: B027 - most need not
+        """Have the model that answers loaded, until :meth:`reserve` is called, next."""
+
     @abstractmethod
     def reserve(self, client: str, emit: Emit) -> Job:
         """A place in the queue, with the model that answers; Busy when there is none."""
@@ -90,46 +95,118 @@ class Completions(ABC):
 
 
 class GenerationService(Completions):
-    """The state that the routes of a published language model share."""
+    """The state that the routes of a published language model share: one of a shelf."""
 
-    def __init__(self, name: str, engine: Engine, settings: Serve, model: TextModel) -> None:
+    def __init__(self, name: str, engine: Engine, settings: Serve, shelf: Shelf) -> None:
         super().__init__(name, engine, settings, CollectorRegistry())
-        self.published = model
-        self.created = int(time.time())
-        self.requests = requests_counter(self.registry)
+        self.shelf, self.created = shelf, int(time.time())
 
-    @property
-    def metrics(self) -> Collector:
-        """Its counters."""
-        return self.registry
+    async def prepare(self) -> None:
+        """Have the model loaded; RequestFault where there is no room, or it cannot be read."""
+        taking = asyncio.ensure_future(asyncio.to_thread(self.shelf.take, self.name))
+        try:
+            await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self.give_what_nobody_waits_for)
+            raise
+        except Busy as busy:
+            raise RequestFault(
+                503,
+                f"other models are in use, and {self.name} has no room beside them",
+                "model",
+                {"Retry-After": str(busy.seconds)},
+            ) from None
+        except LmwrightError as fault:
+            raise RequestFault(500, f"{self.name} cannot be loaded: {fault.found}") from None
+
+    def give_what_nobody_waits_for(self, taken: asyncio.Future[Any]) -> None:
+        """Give a model back whose client went while it was loaded."""
+        if not taken.cancelled() and taken.exception() is None:
+            self.shelf.give(self.name)
 
     def reserve(self, client: str, emit: Emit) -> Job:
-        """A place for the published model."""
-        return self.texts.reserve(client, emit, self.published)
+        """A place for the model."""
+        model = self.shelf.entries[self.name].model
+        assert model is not None
+        try:
+            return self.texts.reserve(client, emit, model, lambda: self.shelf.give(self.name))
+        except BaseException:
+            self.shelf.give(self.name)
+            raise
 
-    def models(self) -> list[dict[str, Any]]:
-        """The model as the one entry of ``/v1/models``."""
-        return [self.model(self.name)]
-
-    def model(self, name: str) -> dict[str, Any]:
-        """The entry of the model, if that is its name."""
-        self.check_name(name)
+    def describe(self) -> dict[str, Any]:
+        """The model as an entry of ``/v1/models``; its context is known once it was loaded."""
+        model = self.shelf.entries[self.name].model
         return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "lmwright",
-            "context": self.published.longest,
+            "loaded": model is not None,
+            "context": None if model is None else model.longest,
         }
 
 
-def routes(service: GenerationService) -> APIRouter:
-    """The router of a language model."""
+class GenerationServices(Collector):
+    """The published language models that one server answers with, on one engine.
+
+    A request names a model; the first answers those that name none.
+    """
+
+    def __init__(self, members: Sequence[GenerationService]) -> None:
+        self.members = {each.name: each for each in members}
+        self.first = members[0]
+        self.registry = CollectorRegistry()
+        self.requests = requests_counter(self.registry)
+        Gauge("lmwright_loaded_bytes", "Weights in memory", registry=self.registry).set_function(
+            lambda: self.first.shelf.loaded_bytes
+        )
+
+    @property
+    def settings(self) -> Serve:
+        """The settings of the server."""
+        return self.first.settings
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers."""
+        return self.first.engine
+
+    @property
+    def metrics(self) -> Collector:
+        """The counters of all."""
+        return self
+
+    def collect(self) -> Iterator[Metric]:
+        """Requests, and the counters of each model."""
+        yield from self.registry.collect()
+        yield from counters_of({name: each.registry for name, each in self.members.items()})
+
+    def named(self, name: str | None) -> GenerationService:
+        """The model of that name, the first where there is no name; RequestFault: no such model."""
+        if name is None:
+            return self.first
+        if name not in self.members:
+            known = ", ".join(map(printable, self.members))
+            raise RequestFault(404, f"no model {printable(name)}; known: {known}", "model")
+        return self.members[name]
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models as entries of ``/v1/models``."""
+        return [each.describe() for each in self.members.values()]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The entry of the model of that name."""
+        return self.named(name).describe()
+
+
+def routes(services: GenerationServices) -> APIRouter:
+    """The router of language models."""
     router = APIRouter()
-    add_chat(router, service.settings, lambda name: service)
-    add_text(router, service.settings, lambda name: service)
-    add_models(router, service)
-    add_health(router, service)
+    add_chat(router, services.settings, services.named)
+    add_text(router, services.settings, services.named)
+    add_models(router, services)
+    add_health(router, services)
     return router
 
 
@@ -236,6 +313,7 @@ async def answer(
 ) -> Response:
     """The answer to a checked request, whole or as it comes."""
     service.check_name(parsed.model)
+    await service.prepare()
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
         exchange.requests = await asyncio.to_thread(

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from lmwright.core.columns import Row, blank
 from lmwright.core.errors import BadInput
 from lmwright.core.task import refusal_of, task_to_json
-from lmwright.serve.app import await_while_connected, requests_counter
+from lmwright.serve.app import await_while_connected, counters_of, requests_counter
 from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.request import RequestFault, RowsRequest, printable
 from lmwright.serve.rows import Answer, Loaded, RowScheduler
@@ -124,17 +124,7 @@ class Services(Collector):
     def collect(self) -> Iterator[Metric]:
         """Requests, and each service's counters; of several, with its alias as label ``model``."""
         yield from self.registry.collect()
-        families: dict[str, Metric] = {}
-        for each in self.members:
-            own = {"model": each.alias} if len(self.members) > 1 else {}
-            for found in each.registry.collect():
-                family = families.setdefault(
-                    found.name, Metric(found.name, found.documentation, found.type, found.unit)
-                )
-                family.samples += [
-                    sample._replace(labels={**own, **sample.labels}) for sample in found.samples
-                ]
-        yield from families.values()
+        yield from counters_of({each.alias: each.registry for each in self.members})
 
     def named(self, name: str | None, among: Sequence[Service] = ()) -> Service:
         """The service of an alias or a version in service, the first where there is no name.

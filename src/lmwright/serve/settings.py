@@ -27,11 +27,11 @@ class Serve(Settings):
     read before is not read again: like one of the same client, or with ``share_prefixes`` of any,
     who could then tell by the time of an answer what others have sent. In int8 and int4
     ``draft_tokens`` of a text may be read ahead where it repeats itself and that pays; the text
-    stays the same.
-    ``device`` is where networks run (auto: a CUDA device if there is one), ``precision`` in what
-    their products are computed (auto: bf16 on a CUDA device that multiplies in it, else fp32),
-    ``kv`` what keys and values are kept in while a text is written (int8 with a scale for each head
-    of a token: a quarter of the memory).
+    stays the same. Of several published models those asked for last stay loaded, as many as have
+    their weights in ``memory_mb`` (0: all). ``device`` is where networks run (auto: a CUDA device
+    if there is one), ``precision`` in what their products are computed (auto: bf16 on a CUDA device
+    that multiplies in it, else fp32), ``kv`` what keys and values are kept in while a text is
+    written (int8 with a scale for each head of a token: a quarter of the memory).
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +49,7 @@ class Serve(Settings):
     cache_tokens: int = 32_768
     draft_tokens: int = 7
     share_prefixes: bool = False
+    memory_mb: int = 0
     request_seconds: float = 30.0
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0
@@ -69,8 +70,9 @@ class Serve(Settings):
         for name in (*limits, "queue_requests", "max_tokens", "cache_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"serve.{name} is {getattr(self, name)}", "at least 1")
-        if self.tokens_per_minute < 0:
-            raise BadInput(f"serve.tokens_per_minute is {self.tokens_per_minute}", "0 or more")
+        for name in ("tokens_per_minute", "memory_mb"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"serve.{name} is {getattr(self, name)}", "0 or more")
         if not 0 <= self.draft_tokens <= 15:
             raise BadInput(f"serve.draft_tokens is {self.draft_tokens}", "0 (none) to 15")
         if not 0 <= self.port <= 65535:
