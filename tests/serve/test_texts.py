@@ -13,10 +13,11 @@ import torch
 from lmwright.core.random import stream
 from lmwright.models.text_model import TextModel
 from lmwright.serve import texts
+from lmwright.serve.answering import Job
 from lmwright.serve.engine import Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.rows import RowScheduler
-from lmwright.serve.texts import Job, TextScheduler
+from lmwright.serve.texts import TextScheduler
 from lmwright.text.generation import SamplingParams
 from tests.serve.fake import loaded, rows
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.registry import Collector
 
 from lmwright.core.errors import LmwrightError
+from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import (
     add_health,
     add_models,
@@ -33,7 +34,7 @@ from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
 from lmwright.serve.shelf import Shelf
-from lmwright.serve.texts import Emit, Job, TextScheduler
+from lmwright.serve.texts import TextScheduler
 
 
 class Completions(ABC):

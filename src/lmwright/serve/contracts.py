@@ -17,13 +17,13 @@ from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
+from lmwright.serve.answering import Emit, Job
 from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
 from lmwright.serve.engine import Busy
 from lmwright.serve.request import RequestFault, model_of, read_classify, strict_json
 from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, Services, serve_rows
-from lmwright.serve.texts import Emit, Job
 
 log = logging.getLogger("lmwright.serve")
 
