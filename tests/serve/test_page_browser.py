@@ -368,6 +368,9 @@ def test_a_model_that_completes_goes_on_from_a_text(page: Any, model: TextModel)
             assert f"log-probability {shown_logprob(logprob)}," in whole
         assert page.locator(".given").evaluate("each => each.textContent") == "A th\ncat"
         assert page.locator("#text").input_value() == "A th\ncat"
+        page.get_by_role("button", name="Go on from here").press("Enter")
+        assert page.locator("#text").input_value() == "A th\ncat" + choice["text"]
+        assert page.evaluate("document.activeElement.id") == "text"
 
 
 def test_both_ways_of_a_model_are_offered(page: Any, talk: Talk) -> None:
