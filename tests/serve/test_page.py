@@ -27,6 +27,7 @@ from tests.serve.talking import Talk, with_generation
 from tests.serve.test_connections import wait_until
 from tests.serve.test_guard import bearer
 from tests.serve.test_predict import Detailed
+from tests.serve.test_shelf import Loads, Shelved, shelf_of
 
 HTML = PAGE.read_text("utf-8")
 KEY = "s3cret-k\u00e9y"
@@ -253,6 +254,19 @@ def test_a_published_model_tells_where_it_answers(talk: Talk) -> None:
     found = entry(talk)
     assert found["routes"] == ["/v1/chat/completions", "/v1/completions"]
     assert (found["context"], found["precision"]) == (128, "fp32")
+
+
+def test_a_model_that_is_not_loaded_tells_all_that_it_may_be_asked(model: TextModel) -> None:
+    live = Shelved(shelf_of(Loads(model), 3))  # of models without chat templates
+    try:
+        listed = live.ask("GET", "/v1/models")[2]["data"]
+        both = {"/v1/chat/completions", "/v1/completions"}
+        assert all({*each["routes"]} == both and each["context"] is None for each in listed)
+        assert live.ask("POST", "/v1/completions", {"prompt": "a"}, timeout=30)[0] == 200
+        first = live.ask("GET", "/v1/models")[2]["data"][0]
+        assert (first["routes"], first["context"]) == (["/v1/completions"], 128)
+    finally:
+        live.stop()
 
 
 def test_what_writes_nothing_offers_no_completions() -> None:

@@ -21,6 +21,9 @@ from tests.serve.live import Live, living
 from tests.serve.talking import Talk, talking, with_generation
 from tests.serve.test_page import KEY, write_keys
 from tests.serve.test_predict import ROW, Detailed
+from tests.serve.test_services import ALIASES, Several
+from tests.serve.test_shelf import Loads, Shelved, shelf_of
+from tests.serve.test_version_completions import version
 
 CHROMIUM = Path("/usr/bin/chromium")
 SOON = 20_000
@@ -379,6 +382,56 @@ def test_both_ways_of_a_model_are_offered(page: Any, talk: Talk) -> None:
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("textbox", name="Text to go on from").is_visible()
     assert not page.get_by_label("System message").is_visible()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("textbox", name="Message", exact=True).is_visible()
+
+
+def test_each_model_is_asked_by_its_name_and_its_answers_name_their_version(page: Any) -> None:
+    made = [loaded("v1"), loaded("v2", scale=3.0), version("v3", 1)]
+    live = Several(dict(zip(ALIASES, made, strict=True)))
+    try:
+        visit(page, live)
+        bodies: list[Any] = []
+        page.on("request", lambda request: bodies.append(request.post_data_json))
+        page.get_by_label("Model", exact=True).focus()
+        for number in (1, 2):
+            page.keyboard.press("ArrowDown")
+            assert page.locator("#model").input_value() == ALIASES[number]
+            facts = page.locator("#facts").inner_text().split()
+            assert f"v{number + 1}" in facts
+        assert "generation" in facts and "fp32" in facts and "tokens" in facts
+        set_sampling(page, max_tokens=3)
+        ask(page, "A", "Control+Enter")
+        assert bodies[-1]["model"] == ALIASES[2]
+        assert page.locator(".meta").inner_text().startswith("version v3")
+        page.locator("#model").select_option(ALIASES[1])
+        page.get_by_role("textbox", name="text").fill("a a")
+        page.keyboard.press("Control+Enter")
+        page.locator(".answer").wait_for()
+        assert bodies[-1]["model"] == ALIASES[1]
+        assert "version v2" in page.locator(".meta").inner_text()
+    finally:
+        live.stop()
+
+
+def test_a_model_that_is_loaded_when_asked_tells_then_what_it_can(
+    page: Any, model: TextModel
+) -> None:
+    live = Shelved(shelf_of(Loads(model), 3))  # of models without chat templates
+    try:
+        visit(page, live)
+        assert "loaded when asked" in page.locator("#facts").inner_text()
+        ask(page, "Hello")
+        box = page.get_by_role("textbox", name="Text to go on from")
+        box.wait_for()
+        assert not page.locator("#modes").is_visible() and box.input_value() == "Hello"
+        assert "goes on from texts" in page.get_by_role("status").inner_text()
+        assert "128 tokens" in page.locator("#facts").inner_text()
+        set_sampling(page, max_tokens=3)
+        box.press("Control+Enter")
+        page.get_by_text("cut at the most tokens").wait_for()
+    finally:
+        live.stop()
 
 
 def test_a_classifiers_form_answers_with_bars(page: Any) -> None:
