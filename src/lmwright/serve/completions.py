@@ -141,7 +141,7 @@ class GenerationService(Completions):
             raise
 
     def describe(self) -> dict[str, Any]:
-        """The model as an entry of ``/v1/models``: what it is asked by is known once it is loaded."""
+        """The model as an entry of ``/v1/models``; all that it can is known once it is loaded."""
         model = self.shelf.entries[self.name].model
         return {
             "id": self.name,
