@@ -18,6 +18,7 @@ quickstart: env
 	@echo "The report is report.html. Talk to the model:"
 	@echo "  $(BIN)/lmwright serve reviews@production --store $(STORE)"
 	@echo "  curl -s http://127.0.0.1:8000/v1/classify -H 'Content-Type: application/json' -d '{\"input\": \"A joy from start to end.\"}'"
+	@echo "  or open http://127.0.0.1:8000 in a browser"
 
 test: env-test
 	$(BIN)/python tests/run.py

@@ -13,6 +13,7 @@ import pytest
 
 from lmwright.core.errors import MissingPart
 from lmwright.machine.compiled import find_compiler
+from lmwright.serve.page import PAGE
 from lmwright.shipped import shipped_recipes
 from tests.small_recipe import write_reviews
 
@@ -42,6 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(found) as archive:
         for path in shipped_recipes().values():
             assert archive.read(f"lmwright/recipes/{path.name}") == path.read_bytes()
+        page = archive.read("lmwright/serve/page.html")
+        assert page == PAGE.read_bytes(), "the page that a server gives at / comes with it"
     return found
 
 

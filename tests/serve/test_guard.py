@@ -20,7 +20,7 @@ from fastapi import APIRouter, Request
 
 from lmwright.core.errors import BadInput
 from lmwright.core.yaml12 import parse_yaml
-from lmwright.serve.guard import read_keys
+from lmwright.serve.guard import WITHOUT_KEY, read_keys
 from lmwright.serve.log import json_log
 from lmwright.serve.service import Service
 from lmwright.serve.settings import Serve
@@ -65,8 +65,15 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
-@pytest.mark.parametrize("path", [*ROUTES, "/nowhere", "//health", "/Health", "/health/"])
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "TRACE", "health"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (method, path)
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "TRACE", "health")
+        for path in (*ROUTES, "/nowhere", "//health", "/Health", "/health/")
+        if (method, path) not in WITHOUT_KEY
+    ],
+)
 def test_no_route_answers_without_a_key(live: Live, method: str, path: str) -> None:
     status, headers, body = live.ask(method, path)
     assert status == 401

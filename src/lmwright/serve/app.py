@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from lmwright.serve.engine import Engine
 from lmwright.serve.guard import App, Guard, Receive, Scope, Send
+from lmwright.serve.page import page_router
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
 
@@ -133,7 +134,7 @@ async def await_while_connected(request: Request, wanted: Awaitable[T], seconds:
 
 
 def make_app(service: AppService, routers: Sequence[APIRouter]) -> App:
-    """Routers put together behind the guard; every error leaves in the one shape."""
+    """Routers and the page put together behind the guard; every error leaves in the one shape."""
     app = FastAPI(
         title="lmwright",
         docs_url=None,
@@ -141,7 +142,7 @@ def make_app(service: AppService, routers: Sequence[APIRouter]) -> App:
         redirect_slashes=False,
         dependencies=[Depends(refuse_query)],
     )
-    for router in routers:
+    for router in (*routers, page_router()):
         app.include_router(router)
 
     async def fault(request: Request, error: Exception) -> Response:

@@ -29,6 +29,7 @@ from lmwright.serve.app import (
 from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
+from lmwright.serve.offer import offer_of_published
 from lmwright.serve.parameters import CompletionRequest, generation_requests, read_chat, read_text
 from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
@@ -91,6 +92,10 @@ class Completions(ABC):
             known = f"this is {printable(self.name)}"
             raise RequestFault(404, f"no model {printable(str(name))}; {known}", "model")
 
+    def answered_by(self, job: Job) -> dict[str, str]:
+        """What an answer says of the model that gives it, beside its name."""
+        return {}
+
     def ended(self, exchange: Exchange) -> None:  # noqa: B027 - most need not
         """Take note of a request whose answers are whole."""
 
@@ -136,7 +141,7 @@ class GenerationService(Completions):
             raise
 
     def describe(self) -> dict[str, Any]:
-        """The model as an entry of ``/v1/models``; its context is known once it was loaded."""
+        """The model as an entry of ``/v1/models``; all that it can is known once it is loaded."""
         model = self.shelf.entries[self.name].model
         return {
             "id": self.name,
@@ -144,7 +149,7 @@ class GenerationService(Completions):
             "created": self.created,
             "owned_by": "lmwright",
             "loaded": model is not None,
-            "context": None if model is None else model.longest,
+            **offer_of_published(model),
         }
 
 
@@ -254,6 +259,7 @@ class Exchange:
             "id": f"{self.shape.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": self.service.name,
+            **self.service.answered_by(self.job),
         }
         self.requests: Sequence[GenerationRequest] = ()
         self.counts: dict[int, int] = {}

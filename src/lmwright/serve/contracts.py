@@ -139,6 +139,10 @@ class VersionCompletions(Completions):
             rows.release(model.loaded, 1)
             raise
 
+    def answered_by(self, job: Job) -> dict[str, str]:
+        """The version that answers: after a swap no longer the one in service."""
+        return {"version": cast(VersionModel, job.model).loaded.version}
+
     def model(self, loaded: Loaded) -> VersionModel:
         """The text model of a version; RequestFault where it writes nothing."""
         if self.latest is None or self.latest.loaded is not loaded:

@@ -33,6 +33,8 @@ DECIDING = {
     b"transfer-encoding",
 }
 ADMIN = ("/v1/admin",)
+WITHOUT_KEY = {("GET", "/"), ("HEAD", "/")}
+"""Requests that want no key: those of the page, which holds nothing secret."""
 MOST_HEADERS = 100
 BODIES_AT_ONCE = 32
 LINGER_SECONDS = 2.0
@@ -92,8 +94,11 @@ class Guard:
                 raise RequestFault(403, "requests from other origins are refused")
 
     def check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
-        """The name of the key's owner; every key is compared, in constant time."""
-        if self.keys is None:
+        """The name of the key's owner; every key is compared, in constant time.
+
+        Where no key is wanted, the client's address.
+        """
+        if self.keys is None or (scope["method"], scope["path"]) in WITHOUT_KEY:
             client = scope.get("client")
             return client[0] if client else ""
         scheme, _, word = headers.get(b"authorization", b"").partition(b" ")

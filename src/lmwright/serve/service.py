@@ -19,6 +19,7 @@ from lmwright.core.errors import BadInput
 from lmwright.core.task import refusal_of, task_to_json
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
 from lmwright.serve.engine import Busy, Engine, Failed
+from lmwright.serve.offer import offer_of_version
 from lmwright.serve.request import RequestFault, RowsRequest, printable
 from lmwright.serve.rows import Answer, Loaded, RowScheduler
 from lmwright.serve.served import Served
@@ -85,6 +86,7 @@ class Service:
             "kind": loaded.predictor.kind,
             "task": task_to_json(loaded.task),
             "owned_by": "lmwright",
+            **offer_of_version(loaded),
         }
 
     def check_name(self, name: str | None, version: str = "") -> None:
