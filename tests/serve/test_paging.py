@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,3 +181,34 @@ def test_a_thousand_requests_leave_no_page_behind(make: Any, eight: TextModel) -
     memory = scheduler.memory(eight)
     assert wait_until(lambda: memory.pool.held == len(memory.prefixes.pages) <= 6)
     assert len(memory.pool.holders) <= 6
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_a_hundred_thousand_requests(make: Any, eight: TextModel) -> None:
+    """Sixteen clients at once, of whom some go; half an hour at most on two cores."""
+    scheduler, rng = make(64 * PAGE), np.random.default_rng(1)
+    prompts = [drawn(eight, int(rng.integers(1, 2 * PAGE)), n) for n in range(200)]
+    begun, kept = 0, list[int]()
+    heard: list[Listener] = []
+    while begun < 100_000:
+        prompt = prompts[int(rng.integers(len(prompts)))]
+        each = asked(eight, prompt, begun, int(rng.integers(1, 5)))
+        one, job = submit(scheduler, eight, [each], f"client {begun % 16}")
+        begun += 1
+        if begun % 11 == 0:
+            scheduler.cancel(job)
+        else:
+            heard.append(one)
+        if len(heard) >= 16:
+            assert all(one.ended.wait(60) and one.fault is None for one in heard)
+            heard.clear()
+        if begun % 10_000 == 0:
+            kept.append(resident())
+    assert scheduler.engine.drain(60)
+    assert kept[-1] - kept[0] < 8, f"megabytes after each ten thousand: {kept}"
+
+
+def resident() -> int:
+    """Megabytes of this process in memory."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize() // 1_000_000
