@@ -15,6 +15,7 @@ import torch
 from lmwright.models.text_model import TextModel
 from lmwright.serve import parameters
 from lmwright.serve.connection import Connection
+from lmwright.serve.parameter_table import ROUTES, UNSUPPORTED
 from lmwright.serve.parameters import generation_requests, read_chat
 from lmwright.serve.request import RequestFault
 from lmwright.serve.settings import Serve
@@ -260,10 +261,8 @@ def idle(talk: Talk) -> bool:
     return wait_until(lambda: talk.engine.queued == 0 and not talk.service.texts.under_way())
 
 
-EVERY = sorted(
-    (parameters.TEXT | parameters.CHAT | parameters.UNSUPPORTED | {*parameters.IDENTIFIERS})
-    - {"prompt", "messages"}
-)
+PARAMETERS = {route: {each.name: each for each in ROUTES[route]} for route in (CHAT, TEXT)}
+EVERY = sorted({*PARAMETERS[CHAT], *PARAMETERS[TEXT]} - {"prompt", "messages"})
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -300,9 +299,8 @@ def test_null_asks_for_nothing_inside_a_request(talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, value) for name, values in parameters.NEUTRAL.items() for value in values),
+        *((each.name, value) for each in UNSUPPORTED for value in each.neutral),
         *((name, "ann") for name in parameters.IDENTIFIERS),
-        ("best_of", 1),
         ("top_logprobs", 0),
         ("logprobs", False),
         ("stream", False),
@@ -314,7 +312,7 @@ def test_null_asks_for_nothing_inside_a_request(talk: Talk) -> None:
 )
 def test_a_neutral_value_changes_nothing(talk: Talk, usual: Any, name: str, value: Any) -> None:
     given: Any = {"seed": 4, "max_tokens": 5}
-    if name in parameters.TEXT | parameters.UNSUPPORTED and name != "logprobs":
+    if name in PARAMETERS[TEXT] and name != "logprobs":
         assert talk.complete("hello", **given, **{name: value})["choices"] == usual
     plain = talk.chat("hello", **given)["choices"]
     assert talk.chat("hello", **given, **{name: value})["choices"] == plain

@@ -12,7 +12,9 @@ import numpy as np
 
 from lmwright.core.errors import BadInput
 from lmwright.models.text_model import TextModel
+from lmwright.serve import parameter_table
 from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.parameter_table import Parameter
 from lmwright.serve.request import (
     RequestFault,
     allow_only,
@@ -23,37 +25,8 @@ from lmwright.serve.request import (
 from lmwright.serve.settings import Serve
 from lmwright.text.generation import GenerationConfig, SamplingParams
 
-COMMON = {
-    "model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "stream",
-    "stream_options", "logprobs", "presence_penalty", "frequency_penalty", "logit_bias",
-    "top_k", "min_p", "typical_p", "repetition_penalty",
-}  # fmt: skip
-CHAT = COMMON | {"messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"}
-TEXT = COMMON | {"prompt", "echo", "src_lang", "tgt_lang"}
-UNSUPPORTED = {
-    "audio", "best_of", "chat_template", "function_call", "functions", "metadata", "modalities",
-    "moderation", "parallel_tool_calls", "prediction", "prompt_cache_retention",
-    "reasoning_effort", "response_format", "service_tier", "store", "suffix", "tool_choice",
-    "tools", "verbosity", "web_search_options",
-}  # fmt: skip
-"""Parameters of the interface, and of others that speak it, that are not supported."""
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "verbosity": ("medium",),
-}
-"""Values of unsupported parameters that ask for what is done anyway, and are accepted."""
-IDENTIFIERS = ("user", "safety_identifier", "prompt_cache_key")
-"""Texts that name a client's user or cache; they change no answer."""
+CHAT_ROUTE, TEXT_ROUTE = "/v1/chat/completions", "/v1/completions"
+IDENTIFIERS = tuple(each.name for each in parameter_table.IDENTIFIERS)
 MESSAGE_FIELDS = ("role", "content", "name", "refusal")
 NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {"annotations": ([],), "tool_calls": ([],)}
 """Further fields of an answer that is sent back as history."""
@@ -111,7 +84,7 @@ class CompletionRequest:
 
 def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     """A request to ``/v1/chat/completions``."""
-    refuse_unsupported(body, CHAT)
+    refuse_unsupported(body, CHAT_ROUTE)
     most = integer(body, "max_completion_tokens", None, 1, settings.max_tokens)
     older = integer(body, "max_tokens", None, 1, settings.max_tokens)
     if None not in (most, older) and most != older:
@@ -136,7 +109,7 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
 
 def read_text(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     """A request to ``/v1/completions``."""
-    refuse_unsupported(body, TEXT)
+    refuse_unsupported(body, TEXT_ROUTE)
     request = CompletionRequest(
         prompts=read_prompts(body.get("prompt"), settings),
         messages=(),
@@ -422,22 +395,23 @@ def read_include_usage(value: Any, streamed: bool) -> bool:
     return include
 
 
-def refuse_unsupported(body: dict[str, Any], allowed: set[str]) -> None:
+def refuse_unsupported(body: dict[str, Any], route: str) -> None:
     """Refuse unsupported and unknown parameters by name; neutral values are accepted."""
+    unsupported = parameter_table.unsupported(route)
     for key, value in body.items():
-        if key in UNSUPPORTED and not is_neutral(key, value, body):
-            raise RequestFault(400, f"{key} is not supported", key)
+        if key in unsupported and not is_neutral(unsupported[key], value, body):
+            raise RequestFault(400, f"{key} is not supported: {unsupported[key].why}", key)
         if key in IDENTIFIERS:
             checked_text(value, key, MAX_IDENTIFIER_CHARACTERS)
-    known = {key: value for key, value in body.items() if key not in UNSUPPORTED}
-    allow_only(known, allowed | {*IDENTIFIERS})
+    known = {key: value for key, value in body.items() if key not in unsupported}
+    allow_only(known, {*parameter_table.honoured(route)})
 
 
-def is_neutral(name: str, value: Any, body: Mapping[str, Any]) -> bool:
+def is_neutral(parameter: Parameter, value: Any, body: Mapping[str, Any]) -> bool:
     """Whether an unsupported parameter asks for what is done anyway."""
-    if name == "best_of":  # all answers are given, so the best of as many are these
+    if parameter.name == "best_of":  # all answers are given, so the best of as many are these
         return same(value, body.get("n", 1))
-    return any(same(value, each) for each in NEUTRAL.get(name, ()))
+    return any(same(value, each) for each in parameter.neutral)
 
 
 def same(value: Any, neutral: Any) -> bool:

@@ -72,6 +72,18 @@ class Answer:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a version is asked of inputs: how they are made ready, which is done by the thread that
+    asks, and what is answered to a batch of them, which is done by the engine's.
+
+    A batch holds one question only.
+    """
+
+    prepare: Callable[[Loaded, Sequence[Any]], list[Any]]
+    answer: Callable[[Loaded, Sequence[Any]], list[Answer]]
+
+
 @dataclass(eq=False)
 class Item:
     """One row under way."""
@@ -79,6 +91,7 @@ class Item:
     prepared: Any
     loaded: Loaded
     client: str
+    question: Question
     future: Future[Answer] = field(default_factory=Future)
 
     @property
@@ -112,15 +125,22 @@ class RowScheduler:
         """Tokens that wait or are under way."""
         return self.places.taken
 
-    def admit(self, rows: Sequence[Row], client: str = "") -> tuple[Loaded, list[Future[Answer]]]:
+    def admit(
+        self, rows: Sequence[Any], client: str = "", question: Question | None = None
+    ) -> tuple[Loaded, list[Future[Answer]]]:
         """Queue rows on the current version; Busy when they do not fit into the queue.
+
+        They are rows of its task that it answers, or what another ``question`` is asked of.
 
         BadInput when they would not even fit into an empty one. Tokenising is done by the
         caller's thread, outside the lock, and not at all while the queue is full.
         """
+        asked = question or ANSWERS
         loaded = self.pin(client, len(rows))
         try:
-            items = [Item(prepared, loaded, client) for prepared in loaded.predictor.prepare(rows)]
+            items = [
+                Item(prepared, loaded, client, asked) for prepared in asked.prepare(loaded, rows)
+            ]
             cost = sum(item.cost for item in items)
             if cost > self.places.share:
                 raise BadInput(
@@ -190,12 +210,15 @@ class RowScheduler:
             raise Busy(min(60, max(1, round(self.queued / max(self.rate, 1.0)))))
 
     def schedule(self) -> list[Item] | None:
-        """The next batch: in turn from each client, one version, up to ``batch_tokens``."""
+        """The next batch: in turn from each client, of one version and one question, up to
+        ``batch_tokens``."""
         batch: list[Item] = []
         cost, passes = 0, 0
         while self.waiting and passes < len(self.waiting):
             item = self.waiting.first
-            other = batch and item.loaded is not batch[0].loaded
+            other = batch and (
+                item.loaded is not batch[0].loaded or item.question is not batch[0].question
+            )
             if item.future.cancelled():
                 self.free([self.waiting.pop()])
             elif other or (batch and cost + item.cost > self.batch_tokens):
@@ -210,7 +233,8 @@ class RowScheduler:
     def run(self, step: list[Item]) -> None:
         """Answer a batch; if it fails, each half alone, so that only the guilty row fails."""
         try:
-            answers = answer(step[0].loaded, [item.prepared for item in step])
+            first, prepared = step[0], [item.prepared for item in step]
+            answers = first.question.answer(first.loaded, prepared)
         except Exception as error:
             if len(step) > 1:
                 self.run(step[: len(step) // 2])
@@ -256,6 +280,15 @@ def answer(loaded: Loaded, prepared: Sequence[Any]) -> list[Answer]:
     """A version's answers to prepared rows, in their order: also the slow, short reference."""
     found = loaded.calibration.apply(loaded.task, loaded.predictor.answers(prepared))
     return [Answer(loaded.task, item, found.take([row])) for row, item in enumerate(prepared)]
+
+
+def prepared_rows(loaded: Loaded, rows: Sequence[Row]) -> list[Any]:
+    """Rows made ready by a version's predictor."""
+    return loaded.predictor.prepare(rows)
+
+
+ANSWERS = Question(prepared_rows, answer)
+"""The task's answers to its rows."""
 
 
 def fulfil(future: Future[Answer], outcome: Answer | Exception) -> None:

@@ -159,7 +159,9 @@ async def serve_rows(service: Service, request: Request, asked: RowsRequest, pre
             raise RequestFault(400, f"inputs[{place}]: {reason}", "inputs")
     began = time.monotonic()
     client = request.scope.get("client_name", "")
-    loaded, answers = await ask(service, request, asked.rows, client)
+    loaded, answers = await ask(
+        service, request, lambda client: admitted(service, asked.rows, client)
+    )
     service.check_name(asked.model, loaded.version)  # a swap may have come between
     name = f"{prefix}-{uuid.uuid4().hex}"
     served = Served(name, time.time(), client, loaded.version, asked.rows, tuple(answers))
@@ -173,11 +175,13 @@ async def serve_rows(service: Service, request: Request, asked: RowsRequest, pre
 
 
 async def ask(
-    service: Service, request: Request, rows: Sequence[Row], client: str
+    service: Service, request: Request, admit: Callable[[str], tuple[Loaded, list[Future[Answer]]]]
 ) -> tuple[Loaded, list[Answer]]:
-    """The answers to rows and their version; gives its places back when nobody waits."""
+    """The answers to what ``admit`` queues for a client, and their version; gives its places back
+    when nobody waits."""
+    client = request.scope.get("client_name", "")
     try:
-        loaded, futures = await asyncio.to_thread(admitted, service, rows, client)
+        loaded, futures = await asyncio.to_thread(admit, client)
     except Busy as busy:
         engine = service.engine
         status = 503 if engine.draining or engine.closing else 429
