@@ -16,8 +16,9 @@ from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
 from lmwright.serve.app import make_app
-from lmwright.serve.completions import GenerationService, GenerationServices, routes
+from lmwright.serve.completions import GenerationService, GenerationServices
 from lmwright.serve.engine import Engine
+from lmwright.serve.language_routes import routes
 from lmwright.serve.log import json_log
 from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve

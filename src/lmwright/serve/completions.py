@@ -1,4 +1,4 @@
-"""The routes of language models: chat completions, completions, models."""
+"""The routes of language models: chat completions and completions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +18,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.registry import Collector
 
 from lmwright.core.errors import LmwrightError
+from lmwright.models.text_model import TextModel
 from lmwright.serve.answering import Emit, Job
-from lmwright.serve.app import (
-    add_health,
-    add_models,
-    await_while_connected,
-    counters_of,
-    requests_counter,
-)
+from lmwright.serve.app import await_while_connected, counters_of, requests_counter
 from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
 from lmwright.serve.offer import offer_of_published
-from lmwright.serve.parameters import CompletionRequest, generation_requests, read_chat, read_text
+from lmwright.serve.parameter_table import described
+from lmwright.serve.parameters import (
+    CHAT_ROUTE,
+    TEXT_ROUTE,
+    CompletionRequest,
+    generation_requests,
+    read_chat,
+    read_text,
+)
 from lmwright.serve.request import RequestFault, printable, strict_json
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
@@ -125,6 +128,17 @@ class GenerationService(Completions):
         except LmwrightError as fault:
             raise RequestFault(500, f"{self.name} cannot be loaded: {fault.found}") from None
 
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[TextModel]:
+        """The model, loaded for the length of a block; RequestFault where it cannot be."""
+        await self.prepare()
+        try:
+            model = self.shelf.entries[self.name].model
+            assert model is not None
+            yield model
+        finally:
+            self.shelf.give(self.name)
+
     def give_what_nobody_waits_for(self, taken: asyncio.Future[Any]) -> None:
         """Give a model back whose client went while it was loaded."""
         if not taken.cancelled() and taken.exception() is None:
@@ -206,16 +220,6 @@ class GenerationServices(Collector):
         return self.named(name).describe()
 
 
-def routes(services: GenerationServices) -> APIRouter:
-    """The router of language models."""
-    router = APIRouter()
-    add_chat(router, services.settings, services.named)
-    add_text(router, services.settings, services.named)
-    add_models(router, services)
-    add_health(router, services)
-    return router
-
-
 Choose = Callable[[str | None], Completions]
 """What answers a request by the name that it gives to a model."""
 
@@ -223,19 +227,19 @@ Choose = Callable[[str | None], Completions]
 def add_chat(router: APIRouter, settings: Serve, choose: Choose) -> None:
     """``/v1/chat/completions``: conversations to answer, where the model has a chat template."""
 
-    @router.post("/v1/chat/completions", summary="Answer a conversation")
+    @router.post(CHAT_ROUTE, summary="Answer a conversation", openapi_extra=described(CHAT_ROUTE))
     async def chat(request: Request) -> Response:
         parsed = read_chat(strict_json(await request.body()), settings)
-        return await answer(choose(parsed.model), request, parsed, CHAT)
+        return await answer(choose(parsed.model), request, parsed, CHAT, whole, events)
 
 
 def add_text(router: APIRouter, settings: Serve, choose: Choose) -> None:
     """``/v1/completions``: texts to go on from."""
 
-    @router.post("/v1/completions", summary="Go on from a prompt")
+    @router.post(TEXT_ROUTE, summary="Go on from a prompt", openapi_extra=described(TEXT_ROUTE))
     async def complete(request: Request) -> Response:
         parsed = read_text(strict_json(await request.body()), settings)
-        return await answer(choose(parsed.model), request, parsed, TEXT)
+        return await answer(choose(parsed.model), request, parsed, TEXT, whole, events)
 
 
 @dataclass
@@ -316,9 +320,14 @@ class Exchange:
 
 
 async def answer(
-    service: Completions, request: Request, parsed: CompletionRequest, shape: Shape
+    service: Completions,
+    request: Request,
+    parsed: CompletionRequest,
+    shape: Shape,
+    whole: Callable[[Exchange], Awaitable[dict[str, Any]]],
+    events: Callable[[Exchange], AsyncIterator[bytes]],
 ) -> Response:
-    """The answer to a checked request, whole or as it comes."""
+    """The answer to a checked request, ``whole`` or as it comes in ``events``."""
     service.check_name(parsed.model)
     await service.prepare()
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))

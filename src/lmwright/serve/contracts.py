@@ -1,11 +1,10 @@
-"""The routes that a task may keep beside ``/v1/predict``: classify, completions."""
+"""The routes that a task may keep beside ``/v1/predict``: classify, completions, embeddings."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -19,8 +18,12 @@ from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
+from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
+from lmwright.serve.kept import Kept
 from lmwright.serve.request import RequestFault, model_of, read_classify, strict_json
+from lmwright.serve.rerank import add_rerank
+from lmwright.serve.responses import add_responses
 from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, Services, serve_rows
@@ -188,25 +191,6 @@ class VersionCompletions(Completions):
             self.pool.submit(tell)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The services of a server that keep one route, in their order."""
-
-    services: Services
-    keeping: tuple[Service, ...]
-
-    def named(self, name: str | None) -> Service:
-        """The one that a request names, the first where it names none.
-
-        RequestFault: no such model, and one whose task has not this route.
-        """
-        if name is not None and (found := self.services.named(name)) not in self.keeping:
-            raise RequestFault(
-                404, f"{found.alias} does not keep this route; /v1/predict answers", "model"
-            )
-        return self.services.named(name, self.keeping)
-
-
 def add_classify(router: APIRouter, kept: Kept, writers: Writers) -> None:
     """``/v1/classify``: texts for the one input column."""
     settings = kept.services.settings
@@ -242,12 +226,29 @@ def add_chat_completions(router: APIRouter, kept: Kept, writers: Writers) -> Non
     add_chat(router, kept.services.settings, lambda name: writers(kept.named(name)))
 
 
+def add_kept_responses(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/responses``, by the version in service."""
+    add_responses(router, kept.services.settings, lambda name: writers(kept.named(name)))
+
+
+def add_kept_embeddings(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/embeddings``, by the version in service."""
+    add_embeddings(router, kept)
+
+
+def add_kept_rerank(router: APIRouter, kept: Kept, writers: Writers) -> None:
+    """``/v1/rerank``, by the version in service."""
+    add_rerank(router, kept)
+
+
 Writers = Callable[[Service], VersionCompletions]
 """The completions of a service, which both of its routes share."""
 CONTRACTS: dict[str, tuple[Callable[[APIRouter, Kept, Writers], None], ...]] = {
     "classify": (add_classify,),
-    "completions": (add_text_completions, add_chat_completions),
-    "chat-completions": (add_chat_completions,),
+    "completions": (add_text_completions, add_chat_completions, add_kept_responses),
+    "chat-completions": (add_chat_completions, add_kept_responses),
+    "embeddings": (add_kept_embeddings,),
+    "rerank": (add_kept_rerank,),
 }
 """Routes by the names that tasks list."""
 

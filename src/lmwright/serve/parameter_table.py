@@ -70,10 +70,9 @@ LOGPROBS = "serve/test_completions.py::test_log_probabilities_are_the_models"
 STOPS = "serve/test_completions.py::test_a_stop_ends_an_answer_and_is_not_shown"
 ECHO = "serve/test_completions.py::test_an_echo_tells_how_likely_the_prompt_was"
 EXTRAS = (
-    "serve/test_completions.py::"
-    "test_without_a_seed_answers_differ_and_a_template_takes_its_extras"
+    "serve/test_completions.py::test_without_a_seed_answers_differ_and_a_template_takes_its_extras"
 )
-LANGUAGES = "models/files/test_folder_tokenizers.py::LANGUAGES_TEST"
+LANGUAGES = "models/files/test_folder_tokenizers.py::test_sentencepiece_of_m2m100"
 CHANGES_NOTHING = "serve/test_completion_faults.py::test_a_neutral_value_changes_nothing"
 NAMES = "serve/test_services.py::test_a_request_is_answered_by_the_model_that_it_names"
 EMBEDS = "serve/test_embeddings.py::"
@@ -105,9 +104,7 @@ COMMON = (
     ),
     Parameter("presence_penalty", LEANS, between(-2, 2)),
     Parameter("frequency_penalty", LEANS, between(-2, 2)),
-    Parameter(
-        "logit_bias", LEANS, {"type": "object", "additionalProperties": between(-100, 100)}
-    ),
+    Parameter("logit_bias", LEANS, {"type": "object", "additionalProperties": between(-100, 100)}),
     Parameter("top_k", SAMPLES, between(0, 1 << 20, INTEGER)),
     Parameter("min_p", SAMPLES, between(0, 1)),
     Parameter("typical_p", SAMPLES, between(1e-6, 1)),
@@ -264,7 +261,10 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
     ),
     "/v1/rerank": (
         Parameter(
-            "query", RERANKS + "test_documents_are_ranked_by_the_models_score", STRING, required=True
+            "query",
+            RERANKS + "test_documents_are_ranked_by_the_models_score",
+            STRING,
+            required=True,
         ),
         Parameter(
             "documents",

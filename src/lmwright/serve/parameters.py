@@ -93,13 +93,10 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     top = integer(body, "top_logprobs", None, 0, MAX_ALTERNATIVES)
     if top and not logprobs:
         raise RequestFault(400, "top_logprobs needs logprobs: true", "top_logprobs")
-    extras = body.get("chat_template_kwargs")
-    if not isinstance(extras, dict | None):
-        raise RequestFault(400, "chat_template_kwargs must be an object", "chat_template_kwargs")
     return CompletionRequest(
         prompts=(),
         messages=read_messages(body.get("messages"), settings.max_characters),
-        template_kwargs=extras or {},
+        template_kwargs=read_extras(body),
         max_tokens=older if most is None else most,
         default_max_tokens=settings.max_tokens,
         top_logprobs=(top or 0) if logprobs else None,
@@ -221,12 +218,19 @@ def prompt_ids(
         for each in set(prompt.tolist()):
             model.tokenizer.token(each)
         return prompt
+    return conversation_ids(request.messages, request.template_kwargs, model)
+
+
+def conversation_ids(
+    messages: Sequence[Mapping[str, str]], extras: Mapping[str, Any], model: TextModel
+) -> np.ndarray:
+    """The ids of a conversation by the model's template, with what the caller gives it besides."""
     if model.template is None:
-        return model.chat_ids(request.messages)
-    model.template.check_extras(request.template_kwargs)
-    for name in RESERVED_KWARGS & request.template_kwargs.keys():
+        return model.chat_ids(messages)
+    model.template.check_extras(extras)
+    for name in RESERVED_KWARGS & extras.keys():
         raise BadInput(f"{name!r} is not the caller's to give", "an extra of the template")
-    return model.chat_ids(request.messages, **request.template_kwargs)
+    return model.chat_ids(messages, **extras)
 
 
 def sampling_params(
@@ -314,26 +318,34 @@ def read_content(value: Any, name: str, most: int) -> str:
     return checked_text("\n".join(texts), name, most)
 
 
-def read_prompts(value: Any, settings: Serve) -> tuple[str | np.ndarray, ...]:
+def read_prompts(value: Any, settings: Serve, name: str = "prompt") -> tuple[str | np.ndarray, ...]:
     """A text, texts, ids or lists of ids."""
     if isinstance(value, str) or is_ids(value):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise RequestFault(400, "prompt must be a text, a list of texts, or token ids", "prompt")
+        raise RequestFault(400, f"{name} must be a text, a list of texts, or token ids", name)
     if len(value) > settings.max_texts:
         raise RequestFault(
-            413, f"prompt has {len(value)} entries; at most {settings.max_texts}", "prompt"
+            413, f"{name} has {len(value)} entries; at most {settings.max_texts}", name
         )
     most, found = settings.max_characters, list[str | np.ndarray]()
     for each in value:
         if is_ids(each):
-            if len(each) > most or not all(0 <= number < 1 << 31 for number in each):
-                raise RequestFault(400, "prompt: too many ids, or some that no token has", "prompt")
-            found.append(np.array(each, dtype=np.int32))
+            found.append(np.array(read_ids(each, most, name), dtype=np.int32))
         else:
-            found.append(checked_text(each, "prompt", most))
+            found.append(checked_text(each, name, most))
         most -= len(each)
     return tuple(found)
+
+
+def read_ids(value: Any, most: int, name: str) -> list[int]:
+    """Token ids, at least one, as far as can be checked without the model."""
+    if not is_ids(value):
+        raise RequestFault(400, f"{name} must be a list of token ids", name)
+    if len(value) > most or not all(0 <= number < 1 << 31 for number in value):
+        raise RequestFault(400, f"{name}: too many ids, or some that no token has", name)
+    found: list[int] = value
+    return found
 
 
 def is_ids(value: Any) -> bool:
@@ -359,6 +371,14 @@ def read_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
             )
         found[int(key)] = float(more)
     return tuple(found.items())
+
+
+def read_extras(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a caller gives the chat template besides the messages."""
+    extras = body.get("chat_template_kwargs")
+    if not isinstance(extras, dict | None):
+        raise RequestFault(400, "chat_template_kwargs must be an object", "chat_template_kwargs")
+    return extras or {}
 
 
 def read_language(body: Mapping[str, Any], name: str) -> str:

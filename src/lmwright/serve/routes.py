@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from lmwright.core.task import role_columns
+from lmwright.models.text_model import TextPredictor
 from lmwright.serve.app import add_health, add_models
-from lmwright.serve.contracts import add_contracts
+from lmwright.serve.contracts import CONTRACTS, VersionModel, add_chat_completions, add_contracts
+from lmwright.serve.embeddings import cleaned_text, text_model_of
 from lmwright.serve.request import model_of, read_predict, strict_json
+from lmwright.serve.rows import Loaded
 from lmwright.serve.service import Services, serve_rows
+from lmwright.serve.tokenize import Reader, add_tokenize
+
+WHOLE = 1 << 30
+"""More tokens than a request has."""
 
 
 def routes(services: Services) -> APIRouter:
@@ -38,6 +48,38 @@ def routes(services: Services) -> APIRouter:
         )
 
     add_contracts(router, services)
+    add_tokenize(router, settings, lambda name: reader_of(services, name))
     add_models(router, services)
     add_health(router, services)
     return router
+
+
+@asynccontextmanager
+async def reader_of(services: Services, name: str | None) -> AsyncIterator[Reader]:
+    """How the model that a request names reads, or the first that has a tokenizer."""
+    with_tokenizer = [
+        each for each in services.members if isinstance(each.rows.current.predictor, TextPredictor)
+    ]
+    found = services.named(name, with_tokenizer if name is None else ())
+    yield version_reader(found.rows.current)
+
+
+def version_reader(loaded: Loaded) -> Reader:
+    """How a version reads; RequestFault where it has no tokenizer.
+
+    One that writes reads a prompt, which is not closed; of others a text is told whole, also
+    where its end would be cut off.
+    """
+    model, task = text_model_of(loaded), loaded.task
+
+    def clean(text: str) -> str:
+        return cleaned_text(task, text)
+
+    if any(add_chat_completions in CONTRACTS[each] for each in task.contracts):
+        writing = VersionModel(loaded)
+        if writing.column.type == "messages":
+            return Reader(writing, lambda text: text, writing.prompt_ids, writing.longest)
+        return Reader(writing, clean, writing.prompt_ids, writing.longest)
+    return Reader(
+        model, clean, lambda text: model.tokenizer.encode([clean(text)], WHOLE)[0], model.max_tokens
+    )

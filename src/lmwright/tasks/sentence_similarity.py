@@ -64,7 +64,7 @@ class SentenceSimilarity(Settings):
         *("spearman", "pearson", "ndcg@10", "mrr", "recall@1", "recall@10"),
         *("ndcg@10.LABEL",),
     )
-    contracts: ClassVar[tuple[str, ...]] = ()
+    contracts: ClassVar[tuple[str, ...]] = ("embeddings", "rerank")
     text_model: ClassVar[str] = "lmwright.tasks.sentence_similarity_model:BiEncoder"
     panel: ClassVar[str] = "lmwright.tasks.sentence_similarity_panel:panel"
     baselines: ClassVar[Mapping[str, str]] = {

@@ -51,7 +51,7 @@ class TextRanking(Settings):
     }
     score_names: ClassVar[tuple[str, ...]] = ("ndcg@10", "mrr")
     classes: ClassVar[tuple[str, ...]] = ()
-    contracts: ClassVar[tuple[str, ...]] = ()
+    contracts: ClassVar[tuple[str, ...]] = ("rerank",)
     ranked_by: ClassVar[str] = "query"
     text_model: ClassVar[str] = "lmwright.tasks.text_ranking_model:CrossEncoder"
     panel: ClassVar[str] = "lmwright.tasks.text_ranking_panel:panel"
