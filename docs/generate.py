@@ -20,6 +20,7 @@ from lmwright.core import recipe
 from lmwright.models.core.spec import ModelSpec
 from lmwright.models.family.family import Family
 from lmwright.models.network.anatomy import anatomy
+from lmwright.serve.parameter_table import ROUTES, Parameter
 from lmwright.tables import (
     AUDITS,
     CONFIGS,
@@ -356,7 +357,35 @@ def other_tools() -> str:
     return "\n".join(lines)
 
 
+def api() -> str:
+    """Every route with parameters of its own, and what becomes of each."""
+    lines = ["# Parameters of the HTTP interface", ""]
+    lines += [
+        "What is honoured has a test that shows it. Of what is not honoured, the values that ask for",
+        "what is done anyway are accepted, and all others are refused with status 400 and the",
+        "parameter's name; so is a parameter that is in no table. The same tables are in",
+        "`/openapi.json` of a server. How it is used: [serving](guides/serving.md).",
+        "",
+    ]
+    for route, parameters in ROUTES.items():
+        lines += [f"## `POST {route}`", "", "| parameter | | |", "|---|---|---|"]
+        for each in parameters:
+            needed = ", needed" if each.required else ""
+            lines.append(f"| `{each.name}` | {each.state}{needed} | {remark(each)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def remark(parameter: Parameter) -> str:
+    """The test that shows that a parameter is honoured, or why it is not."""
+    if parameter.test:
+        return f"`tests/{parameter.test.replace('::', '` `')}`"
+    values = ", ".join(f"`{json.dumps(value)}`" for value in parameter.neutral)
+    return f"{values}; else: {parameter.why}" if values else parameter.why
+
+
 PAGES = {
+    "api.md": api,
     "map.md": folder_map,
     "command-line.md": command_line,
     "settings.md": settings,

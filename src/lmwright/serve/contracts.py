@@ -62,16 +62,17 @@ class VersionModel(TextModel[Network]):
     def prompt_ids(self, text: str) -> np.ndarray:
         """The ids of a text as the version reads it: cleaned, with the token that begins one.
 
-        BadInput where it reads conversations.
+        BadInput where it reads conversations, and where nothing is left of the text.
         """
         if self.column.type != "text":
             raise BadInput("a text for a model of conversations", "messages with role and content")
         cleaned = self.loaded.task.cleaned({self.column.name: text})[self.column.name]
         if self.has_encoder:
             return self.text_model.source_ids(cleaned)
-        return np.concatenate([self.text_model.begin_ids, self.tokenizer.ids(cleaned)]).astype(
-            np.int64
-        )
+        ids = np.concatenate([self.text_model.begin_ids, self.tokenizer.ids(cleaned)])
+        if not len(ids):
+            raise BadInput("an empty prompt, once it is cleaned", "a text to go on from")
+        return ids.astype(np.int64)
 
     def chat_ids(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> np.ndarray:
         """The ids of a conversation with a generation prompt: where the version's task is of

@@ -115,6 +115,11 @@ COMMON = (
 NO_STORE = "nothing is stored"
 NO_TOOLS = "answers call no tools"
 NO_RULES = "answers are not held to a format"
+WAITS = "an answer is given while its client waits"
+CACHES = tuple(
+    Parameter(name, why="the engine alone decides what it keeps")
+    for name in ("prompt_cache_options", "prompt_cache_retention")
+)
 UNSUPPORTED = (
     Parameter("audio", why="answers are texts"),
     Parameter("best_of", neutral=(1,), why="all answers are given, so it may be n alone"),
@@ -126,7 +131,7 @@ UNSUPPORTED = (
     Parameter("moderation", why="there is no moderation"),
     Parameter("parallel_tool_calls", neutral=(True, False), why=NO_TOOLS),
     Parameter("prediction", why="answers are not predicted"),
-    Parameter("prompt_cache_retention", why="the engine alone decides what it keeps"),
+    *CACHES,
     Parameter("reasoning_effort", why="no effort can be set"),
     Parameter("response_format", neutral=({"type": "text"},), why=NO_RULES),
     Parameter("service_tier", neutral=("auto", "default"), why="there is one tier"),
@@ -211,16 +216,19 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
             Parameter(each.name, RESPONDS + "test_what_is_told_beside_a_question_is_echoed", STRING)
             for each in IDENTIFIERS
         ),
-        Parameter("background", neutral=(False,), why="an answer is given while its client waits"),
+        Parameter("access_programs", why="there are no such programmes"),
+        Parameter("background", neutral=(False,), why=WAITS),
+        Parameter("background_options", neutral=({},), why=WAITS),
         Parameter("context_management", neutral=([],), why="the context is never shortened"),
         Parameter("conversation", why="no conversation is stored; send it as input"),
+        Parameter("image", neutral=({},), why="models read texts"),
         Parameter("include", neutral=([],), why="nothing can be told beside an answer"),
         Parameter("max_tool_calls", why=NO_TOOLS),
         Parameter("moderation", why="there is no moderation"),
         Parameter("parallel_tool_calls", neutral=(True, False), why=NO_TOOLS),
         Parameter("previous_response_id", why="no response is stored; send what was said as input"),
         Parameter("prompt", why="no prompts are stored"),
-        Parameter("prompt_cache_retention", why="the engine alone decides what it keeps"),
+        *CACHES,
         Parameter("reasoning", neutral=({},), why="no effort can be set"),
         Parameter("service_tier", neutral=("auto", "default"), why="there is one tier"),
         Parameter("store", neutral=(False,), why="no response is stored; leave it out"),
