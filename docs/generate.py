@@ -361,8 +361,8 @@ def api() -> str:
     """Every route with parameters of its own, and what becomes of each."""
     lines = ["# Parameters of the HTTP interface", ""]
     lines += [
-        "What is honoured has a test that shows it. Of what is not honoured, the values that ask for",
-        "what is done anyway are accepted, and all others are refused with status 400 and the",
+        "What is honoured has a test that shows it. Of what is not honoured, the values that ask",
+        "for what is done anyway are accepted, and all others are refused with status 400 and the",
         "parameter's name; so is a parameter that is in no table. The same tables are in",
         "`/openapi.json` of a server. How it is used: [serving](guides/serving.md).",
         "",

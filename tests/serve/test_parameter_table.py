@@ -17,6 +17,7 @@ import pytest
 from lmwright.models.text_model import TextModel
 from lmwright.serve.parameter_table import ROUTES, Parameter, honoured, unsupported
 from lmwright.text.generation import GenerationConfig
+from tests.serve.fake import loaded as counting
 from tests.serve.kinds import Several, ranking, similarity, talker
 from tests.serve.live import check_error
 from tests.serve.talking import Talk
@@ -31,6 +32,8 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "a"},
     "/v1/embeddings": {"input": "a"},
     "/v1/rerank": {"query": "a", "documents": ["b"]},
+    "/v1/predict": {"inputs": [{"text": "a"}], "model": "counts@production"},
+    "/v1/classify": {"input": "a"},
     "/v1/tokenize": {"prompt": "a"},
     "/v1/detokenize": {"tokens": [1]},
 }
@@ -44,6 +47,7 @@ EXAMPLES: dict[str, Any] = {
     "encoding_format": "base64",
     "frequency_penalty": 1,
     "input": ["a"],
+    "inputs": [{"text": "a"}],
     "instructions": "Be brief.",
     "logit_bias": {"5": 1},
     "logprobs": 1,
@@ -86,6 +90,12 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("/v1/tokenize", "chat_template_kwargs"): {"prompt": None, "messages": SAID},
 }
 """What a parameter's request has beside it, or in its place."""
+KEEPING = {
+    "/v1/embeddings": "near",
+    "/v1/rerank": "ranks",
+    "/v1/predict": "counts",
+    "/v1/classify": "counts",
+}
 OF_TRANSLATORS = ("src_lang", "tgt_lang")
 CHATS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
@@ -106,6 +116,7 @@ def live(small: Path, model_folder: Path) -> Iterator[Several]:
         "talks@production": talker(model_folder),
         "near@production": similarity(small),
         "ranks@production": ranking(small),
+        "counts@production": counting("c1"),
     }
     live = Several(versions)
     yield live
@@ -124,8 +135,7 @@ def test_what_is_honoured_is_accepted(live: Several, route: str, parameter: Para
         check_error(status, found, 400)
         assert "translator" in found["error"]["message"]
         return
-    keeping = {"/v1/embeddings": "near", "/v1/rerank": "ranks"}.get(route, "talks")
-    value = f"{keeping}@production" if name == "model" else EXAMPLES[name]
+    value = f"{KEEPING.get(route, 'talks')}@production" if name == "model" else EXAMPLES[name]
     status, found = live.post(route, **{**body, name: value, **BESIDE.get((route, name), {})})
     assert status == 200, found
 

@@ -15,6 +15,7 @@ import typer
 from lmwright import old_format
 from lmwright.cli.open import STORE, StoreOption
 from lmwright.cli.retrain import start_training
+from lmwright.cli.serve_encoder import all_encoders, serve_encoders
 from lmwright.cli.serve_language import serve_language
 from lmwright.cli.write import say
 from lmwright.core.errors import BadInput
@@ -51,8 +52,9 @@ def serve(
     addresses: Annotated[
         list[str],
         typer.Argument(
-            help="NAME@ALIAS, as in reviews@production, or several; or a language model: "
-            "its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME, or several of these."
+            help="NAME@ALIAS, as in reviews@production, or several; or a language model or an "
+            "encoder: its folder, a .gguf file, asset:NAME/PATH, or hub:OWNER/NAME, or several "
+            "of these."
         ),
     ],
     recipe: Annotated[
@@ -94,7 +96,8 @@ def serve(
     if is_model_address(addresses[0]):
         sections = read_sections(recipe, resolve, SECTIONS) if recipe else {}
         settings = settings_of(sections, changed)
-        code = listening(settings, lambda listener: serve_language(addresses, settings, listener))
+        serving = serve_encoders if all_encoders(addresses) else serve_language
+        code = listening(settings, lambda listener: serving(addresses, settings, listener))
     else:
         opened = open_store(store)
         for address in addresses:

@@ -37,14 +37,20 @@ def name_of(address: str) -> str:
     return last[: -len(".gguf")] if last.lower().endswith(".gguf") else last
 
 
+def names_of(addresses: Sequence[str]) -> list[str]:
+    """The names of models for clients; BadInput for two of one name."""
+    names = [name_of(address) for address in addresses]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"two models are called {twice}", "models of different names", "rename one")
+    return names
+
+
 async def serve_language(addresses: Sequence[str], settings: Serve, listener: socket.socket) -> int:
     """Serve until told to stop; the exit code, as that of an alias's server.
 
     The first model is loaded now, others when they are asked for. BadInput for two of one name.
     """
-    names = [name_of(address) for address in addresses]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadInput(f"two models are called {twice}", "models of different names", "rename one")
+    names = names_of(addresses)
     loads = {
         name: partial(load_placed, address, settings)
         for name, address in zip(names, addresses, strict=True)

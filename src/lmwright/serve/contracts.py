@@ -21,6 +21,7 @@ from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
 from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
 from lmwright.serve.kept import Kept
+from lmwright.serve.parameter_table import described
 from lmwright.serve.request import RequestFault, model_of, read_classify, strict_json
 from lmwright.serve.rerank import add_rerank
 from lmwright.serve.responses import add_responses
@@ -196,7 +197,9 @@ def add_classify(router: APIRouter, kept: Kept, writers: Writers) -> None:
     """``/v1/classify``: texts for the one input column."""
     settings = kept.services.settings
 
-    @router.post("/v1/classify", summary="Label one text or many")
+    @router.post(
+        "/v1/classify", summary="Label one text or many", openapi_extra=described("/v1/classify")
+    )
     async def classify(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
         service = kept.named(model_of(body))

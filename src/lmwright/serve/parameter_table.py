@@ -74,6 +74,9 @@ EXTRAS = (
 )
 LANGUAGES = "models/files/test_folder_tokenizers.py::test_sentencepiece_of_m2m100"
 CHANGES_NOTHING = "serve/test_completion_faults.py::test_a_neutral_value_changes_nothing"
+CLASSIFIES = "serve/test_predict.py::test_predict_and_classify_give_the_same_answers"
+ROWS = "serve/test_predict.py::test_as_many_rows_as_are_allowed_are_answered_in_order"
+BY_NAME = "serve/test_predict.py::test_the_model_may_be_named_by_alias_or_version"
 NAMES = "serve/test_services.py::test_a_request_is_answered_by_the_model_that_it_names"
 EMBEDS = "serve/test_embeddings.py::"
 RERANKS = "serve/test_rerank.py::"
@@ -290,6 +293,14 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("max_tokens_per_doc", why="what is read of a document is the model's"),
         Parameter("rank_fields", why="documents are texts"),
         Parameter("truncate_prompt_tokens", why="what is read of a document is the model's"),
+    ),
+    "/v1/predict": (
+        Parameter("inputs", ROWS, {"type": "array", "items": OBJECT, "minItems": 1}, required=True),
+        Parameter("model", BY_NAME, STRING),
+    ),
+    "/v1/classify": (
+        Parameter("input", CLASSIFIES, {"anyOf": [STRING, TEXTS]}, required=True),
+        Parameter("model", BY_NAME, STRING),
     ),
     "/v1/tokenize": (
         Parameter("prompt", TOKENS + "test_the_ids_are_those_that_the_model_reads", STRING),

@@ -13,6 +13,7 @@ from lmwright.models.text_model import TextPredictor
 from lmwright.serve.app import add_health, add_models
 from lmwright.serve.contracts import CONTRACTS, VersionModel, add_chat_completions, add_contracts
 from lmwright.serve.embeddings import cleaned_text, text_model_of
+from lmwright.serve.parameter_table import described
 from lmwright.serve.request import model_of, read_predict, strict_json
 from lmwright.serve.rows import Loaded
 from lmwright.serve.service import Services, serve_rows
@@ -27,7 +28,11 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter()
     settings = services.settings
 
-    @router.post("/v1/predict", summary="Answer one row or many by their input columns")
+    @router.post(
+        "/v1/predict",
+        summary="Answer one row or many by their input columns",
+        openapi_extra=described("/v1/predict"),
+    )
     async def predict(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
         service = services.named(model_of(body))
