@@ -89,7 +89,7 @@ def tokens_read(folder: Path) -> int | None:
 
 
 def modules_in(folder: Path) -> list[tuple[str, Path]]:
-    """The class and the folder of each module that ``modules.json`` lists; Corrupt if it is broken."""
+    """The class and folder of each module that ``modules.json`` lists; Corrupt if it is broken."""
     try:
         listed = json.loads((folder / MODULES).read_text("utf-8"))
         return [
