@@ -42,7 +42,7 @@ def ranking(folder: Path, version: str = "r1") -> Loaded:
 def talker(folder: Path, version: str = "w1") -> Loaded:
     """A published chat model as a version of text-generation."""
     model = from_published(read_published(str(folder)), "lm", 64, seed=0)
-    return Loaded(version, TextPredictor(TextGeneration(), model), Calibration())
+    return Loaded(version, TextPredictor(TextGeneration(max_new_tokens=4), model), Calibration())
 
 
 class Several(Live):
