@@ -40,8 +40,8 @@ def live(small: Path, model_folder: Path) -> Iterator[Several]:
 
 @pytest.fixture(scope="module")
 def schema(live: Several) -> Any:
-    """The interface, with answers as short as this server's and few, so that requests are quick, and
-    with the column of the first model's rows."""
+    """The interface, with answers as short as this server's and few, so that requests are quick,
+    and with the column of the first model's rows."""
     _, _, document = live.ask("GET", "/openapi.json")
     for route in ROUTES:
         body = document["paths"][route]["post"]["requestBody"]["content"]["application/json"]
