@@ -247,7 +247,7 @@ def test_a_failure_is_told_and_gives_its_place_back(
     def fails(*words: Any) -> Any:
         raise ValueError("asked to fail")
 
-    monkeypatch.setattr("lmwright.serve.texts.AnswerBuilder.push", fails)
+    monkeypatch.setattr("lmwright.serve.generation.AnswerBuilder.push", fails)
     status, _, body = talk.post(ROUTE, input="Hello", stream=streamed, **COLD)
     monkeypatch.undo()
     if streamed:

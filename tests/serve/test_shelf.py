@@ -11,8 +11,9 @@ import pytest
 
 from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
-from lmwright.serve.completions import GenerationService, GenerationServices, routes
+from lmwright.serve.completions import GenerationService, GenerationServices
 from lmwright.serve.engine import Busy, Engine
+from lmwright.serve.language_routes import routes
 from lmwright.serve.settings import Serve
 from lmwright.serve.shelf import Shelf, weight_bytes
 from tests.serve.live import Live
@@ -139,3 +140,17 @@ def test_a_server_answers_with_the_model_that_is_named(server: Any) -> None:
     assert ask("b")[0] == 200
     told = live.ask("GET", "/metrics")[2]
     assert 'lmwright_request_seconds_count{model="b"}' in str(told)
+
+
+def test_tokens_are_those_of_the_model_that_is_named_and_it_is_given_back(server: Any) -> None:
+    live, loads, shelf = server
+    for name in "ab":
+        status, _, told = live.ask("POST", "/v1/tokenize", {"prompt": "hello", "model": name})
+        assert status == 200
+        body = {"prompt": told["tokens"], "max_tokens": 1, "model": name}
+        answer = live.ask("POST", "/v1/completions", body, timeout=30)[2]
+        assert answer["usage"]["prompt_tokens"] == told["count"]
+    status, _, fault = live.ask("POST", "/v1/detokenize", {"tokens": [1 << 20], "model": "c"})
+    assert status == 400 and fault["error"]["param"] == "tokens"
+    assert loads.counts == {"a": 1, "b": 1, "c": 1}
+    assert all(entry.users == 0 for entry in shelf.entries.values())
