@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from lmwright.serve.rows import answer
+from lmwright.baselines.matching import TfidfCosine
+from lmwright.core.task import role_columns
+from lmwright.data.corpus import schema_of
+from lmwright.metrics.calibration import Calibration
+from lmwright.serve.rows import Loaded, answer
+from lmwright.tasks.sentence_similarity import SentenceSimilarity
 from tests.serve.fake import loaded as counting
 from tests.serve.kinds import Several, ranking, similarity
 from tests.serve.live import check_error
@@ -87,6 +93,27 @@ def test_pairs_are_rows_of_the_task_and_observed(live: Several) -> None:
     assert (served.id, served.version) == (body["id"], "r1")
     assert [row["document"] for row in served.rows] == DOCUMENTS[:2]
     service.observers.remove(told)
+
+
+def test_a_model_without_vectors_ranks_by_its_score_and_embeds_nothing() -> None:
+    task = SentenceSimilarity()
+    texts = [{"sentence1": QUERY, "sentence2": each} for each in DOCUMENTS]
+    frame = {"score": 1.0, "negatives": [], "id": "0", "source": "s", "licence": "", "origin": ""}
+    columns = schema_of(role_columns(task, "input", "target"))
+    rows = pa.Table.from_pylist([{**frame, **each} for each in texts]).select(columns.names)
+    words = TfidfCosine.fit(task, rows.cast(columns), 0)
+    live = Several({"words@production": Loaded("t1", words, Calibration())})
+    try:
+        found = live.given(ROUTE, query=QUERY, documents=DOCUMENTS)["results"]
+        wanted = words.answers(words.prepare(texts))["score"]
+        assert found[0]["index"] == 1 and found[0]["relevance_score"] > 0
+        for each in found:
+            assert each["relevance_score"] == pytest.approx(wanted[each["index"]])
+        status, body = live.post("/v1/embeddings", input="a")
+        check_error(status, body, 404)
+        assert "has no vectors" in body["error"]["message"]
+    finally:
+        live.stop()
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lmwright.serve.contracts import VersionModel
 from tests.serve.fake import loaded as counting
 from tests.serve.kinds import Several, similarity, talker
 from tests.serve.live import check_error
-from tests.serve.talking import Talk
+from tests.serve.talking import Talk, talking
 from tests.train.conftest import small as small  # the fixture
 
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
@@ -132,6 +134,31 @@ def test_a_bad_request_is_refused_by_name(talk: Talk, name: str) -> None:
     status, _, found = talk.post(path, **body)
     check_error(status, found, wanted)
     assert found["error"]["param"] == param
+
+
+def test_as_many_are_under_way_as_may_be_and_none_while_it_drains(
+    model: TextModel, monkeypatch: Any
+) -> None:
+    open_, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(*words: Any) -> str:
+        begun.release()
+        assert open_.wait(30)
+        return ""
+
+    monkeypatch.setattr("lmwright.serve.tokenize.decoded", slow)
+    with talking(model, queue_requests=4) as talk, ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(talk.post, DETOKENIZE, tokens=[1]) for _ in range(2)]
+        assert all(begun.acquire(timeout=30) for _ in asked)
+        status, headers, found = talk.post(TOKENIZE, prompt="a")
+        check_error(status, found, 429)
+        assert headers["retry-after"]
+        assert talk.complete("hello", max_tokens=1)
+        open_.set()
+        assert [each.result(30)[0] for each in asked] == [200, 200]
+        assert talk.post(TOKENIZE, prompt="a")[0] == 200
+        talk.engine.draining = True
+        assert talk.post(TOKENIZE, prompt="a")[0] == 503
 
 
 def test_a_model_without_a_tokenizer_or_a_template_says_so(live: Several) -> None:

@@ -20,7 +20,7 @@ from lmwright.models.text_model import TextModel, TextPredictor, Tokens
 from lmwright.serve.kept import Kept
 from lmwright.serve.parameter_table import described, honoured
 from lmwright.serve.parameters import MAX_IDENTIFIER_CHARACTERS, in_words, integer, read_prompts
-from lmwright.serve.request import RequestFault, allow_only, checked_text, model_of
+from lmwright.serve.request import RequestFault, allow_only, checked_text, model_of, strict_json
 from lmwright.serve.rows import Answer, Loaded, Question
 from lmwright.serve.service import ask
 from lmwright.serve.settings import Serve
@@ -46,7 +46,7 @@ def add_embeddings(router: APIRouter, kept: Kept) -> None:
 
     @router.post(ROUTE, summary="Turn texts into vectors", openapi_extra=described(ROUTE))
     async def embed(request: Request) -> JSONResponse:
-        body = await kept.body(request)
+        body = strict_json(await request.body())
         asked = read_embeddings(body, kept.services.settings)
         service = kept.named(asked.model)
         began = time.monotonic()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from fastapi import Request
-
-from lmwright.serve.request import RequestFault, strict_json
+from lmwright.serve.request import RequestFault
 from lmwright.serve.service import Service, Services
 
 
@@ -17,10 +14,6 @@ class Kept:
 
     services: Services
     keeping: tuple[Service, ...]
-
-    async def body(self, request: Request) -> dict[str, Any]:
-        """The parameters of a request."""
-        return strict_json(await request.body())
 
     def named(self, name: str | None) -> Service:
         """The one that a request names, the first where it names none.

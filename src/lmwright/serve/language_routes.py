@@ -25,7 +25,7 @@ def routes(services: GenerationServices) -> APIRouter:
         async with service.held() as model:
             yield Reader(model, lambda text: text, model.prompt_ids, model.longest)
 
-    add_tokenize(router, settings, reader)
+    add_tokenize(router, settings, services.engine, reader)
     add_models(router, services)
     add_health(router, services)
     return router

@@ -24,6 +24,7 @@ from lmwright.serve.request import (
     checked_text,
     model_of,
     printable,
+    strict_json,
 )
 from lmwright.serve.rows import Answer
 from lmwright.serve.service import serve_rows
@@ -49,7 +50,7 @@ def add_rerank(router: APIRouter, kept: Kept) -> None:
 
     @router.post(ROUTE, summary="Rank documents for a query", openapi_extra=described(ROUTE))
     async def rerank(request: Request) -> JSONResponse:
-        body = await kept.body(request)
+        body = strict_json(await request.body())
         asked = read_rerank(body, kept.services.settings)
         service = kept.named(asked.model)
         query, document = (each.name for each in role_columns(service.rows.current.task, "input"))

@@ -53,7 +53,7 @@ def routes(services: Services) -> APIRouter:
         )
 
     add_contracts(router, services)
-    add_tokenize(router, settings, lambda name: reader_of(services, name))
+    add_tokenize(router, settings, services.engine, lambda name: reader_of(services, name))
     add_models(router, services)
     add_health(router, services)
     return router

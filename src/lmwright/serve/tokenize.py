@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from lmwright.core.errors import BadInput
 from lmwright.models.text_model import TextModel
+from lmwright.serve.engine import Engine, Places
 from lmwright.serve.parameter_table import described
 from lmwright.serve.parameters import (
     conversation_ids,
@@ -46,16 +47,33 @@ Choose = Callable[[str | None], AbstractAsyncContextManager[Reader]]
 """What reads a request by the name that it gives to a model, held for the length of a block."""
 
 
-def add_tokenize(router: APIRouter, settings: Serve, choose: Choose) -> None:
-    """``/v1/tokenize`` and ``/v1/detokenize``, which a thread answers and no engine."""
+def add_tokenize(router: APIRouter, settings: Serve, engine: Engine, choose: Choose) -> None:
+    """``/v1/tokenize`` and ``/v1/detokenize``, which a thread answers and no step of the engine.
+
+    As many are under way as texts that are written, half of them one client's.
+    """
+    places = Places(settings.queue_requests)
+
+    @contextmanager
+    def place(request: Request) -> Iterator[None]:
+        client = request.scope.get("client_name", "")
+        if engine.closed or not places.free_for(client, 1):
+            status = 503 if engine.closed else 429
+            raise RequestFault(status, "the server is busy", headers={"Retry-After": "1"})
+        places.take(client, 1)
+        try:
+            yield
+        finally:
+            places.give(client, 1)
 
     @router.post(TOKENIZE, summary="Turn a text into tokens", openapi_extra=described(TOKENIZE))
     async def tokenize(request: Request) -> JSONResponse:
         body = strict_json(await request.body())
         refuse_unsupported(body, TOKENIZE)
         strings = flag(body, "return_token_strs")
-        async with choose(model_of(body)) as reader:
-            ids = (await asyncio.to_thread(read, reader, body, settings)).tolist()
+        with place(request):
+            async with choose(model_of(body)) as reader:
+                ids = (await asyncio.to_thread(read, reader, body, settings)).tolist()
         tokenizer = reader.model.tokenizer
         return JSONResponse(
             {
@@ -74,8 +92,9 @@ def add_tokenize(router: APIRouter, settings: Serve, choose: Choose) -> None:
         refuse_unsupported(body, DETOKENIZE)
         tokens = body.get("tokens")
         ids = [] if tokens == [] else read_ids(tokens, settings.max_characters, "tokens")
-        async with choose(model_of(body)) as reader:
-            text = await asyncio.to_thread(decoded, reader, ids)
+        with place(request):
+            async with choose(model_of(body)) as reader:
+                text = await asyncio.to_thread(decoded, reader, ids)
         return JSONResponse({"prompt": text})
 
 
