@@ -7,29 +7,12 @@ from typing import Any
 
 import pytest
 
-from lmwright.serve import routes
-from lmwright.serve.engine import Engine
-from lmwright.serve.rows import Loaded, RowScheduler
-from lmwright.serve.service import Service, Services
-from lmwright.serve.settings import Serve
 from tests.serve.fake import loaded
-from tests.serve.live import Live, check_error
+from tests.serve.kinds import Several
+from tests.serve.live import check_error
 from tests.serve.test_version_completions import version
 
 ALIASES = ("mild@production", "keen@production", "writer@production")
-
-
-class Several(Live):
-    """Two fakes that differ by their scale, and a tiny model that writes."""
-
-    def __init__(self, versions: dict[str, Loaded]) -> None:
-        self.settings, self.engine = Serve(port=0), Engine()
-        members = [
-            Service(alias, RowScheduler(self.engine, each), self.settings)
-            for alias, each in versions.items()
-        ]
-        self.services = Services(members)
-        self.begin([routes.routes(self.services)])
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def response(
         "background": False,
         "parallel_tool_calls": True,
         "previous_response_id": None,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": None,
         "service_tier": "default",
         "store": False,
         "text": {"format": {"type": "text"}},
