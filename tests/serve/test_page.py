@@ -238,12 +238,16 @@ def test_a_version_that_writes_tells_where_and_its_answers_name_it(
     try:
         found = entry(live)
         chats = ["/v1/chat/completions"] if template else []
-        assert found["routes"] == ["/v1/predict", *chats, "/v1/completions"]
+        chats += ["/v1/responses"] if template else []
+        plain = ["/v1/predict", "/v1/completions", "/v1/detokenize", "/v1/tokenize"]
+        assert sorted(found["routes"]) == sorted([*chats, *plain])
         assert (found["context"], found["device"], found["precision"]) == (128, "cpu", "fp32")
         asked = {"/v1/completions": {"prompt": "a"}}
         asked["/v1/chat/completions"] = {"messages": [{"role": "user", "content": "a"}]}
+        asked["/v1/responses"] = {"input": "a"}
         for path, body in asked.items():
-            status, _, answer = live.ask("POST", path, {**body, "max_tokens": 2}, timeout=30)
+            most = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+            status, _, answer = live.ask("POST", path, {**body, most: 2}, timeout=30)
             assert (status == 200) == (path in found["routes"])
             assert status != 200 or answer["version"] == "v7"
     finally:
@@ -252,7 +256,8 @@ def test_a_version_that_writes_tells_where_and_its_answers_name_it(
 
 def test_a_published_model_tells_where_it_answers(talk: Talk) -> None:
     found = entry(talk)
-    assert found["routes"] == ["/v1/chat/completions", "/v1/completions"]
+    writing = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+    assert sorted(found["routes"]) == sorted([*writing, "/v1/detokenize", "/v1/tokenize"])
     assert (found["context"], found["precision"]) == (128, "fp32")
 
 
@@ -260,11 +265,12 @@ def test_a_model_that_is_not_loaded_tells_all_that_it_may_be_asked(model: TextMo
     live = Shelved(shelf_of(Loads(model), 3))  # of models without chat templates
     try:
         listed = live.ask("GET", "/v1/models")[2]["data"]
-        both = {"/v1/chat/completions", "/v1/completions"}
-        assert all({*each["routes"]} == both and each["context"] is None for each in listed)
+        plain = {"/v1/completions", "/v1/detokenize", "/v1/tokenize"}
+        every = {*plain, "/v1/chat/completions", "/v1/responses"}
+        assert all({*each["routes"]} == every and each["context"] is None for each in listed)
         assert live.ask("POST", "/v1/completions", {"prompt": "a"}, timeout=30)[0] == 200
         first = live.ask("GET", "/v1/models")[2]["data"][0]
-        assert (first["routes"], first["context"]) == (["/v1/completions"], 128)
+        assert ({*first["routes"]}, first["context"]) == (plain, 128)
     finally:
         live.stop()
 

@@ -68,6 +68,10 @@ def test_documents_are_ranked_by_the_models_score(live: Several, name: str, plac
 
 
 def test_each_model_is_asked_by_its_name(live: Several) -> None:
+    offered = [each["routes"] for each in live.ask("GET", "/v1/models")[2]["data"]]
+    tokens = ["/v1/rerank", "/v1/tokenize"]
+    assert offered[1] == ["/v1/predict", "/v1/detokenize", *tokens]
+    assert offered[2] == ["/v1/predict", "/v1/detokenize", "/v1/embeddings", *tokens]
     first = live.given(ROUTE, query=QUERY, documents=DOCUMENTS)
     assert (first["model"], first["version"]) == ("ranks@production", "r1")
     named = live.given(ROUTE, query=QUERY, documents=DOCUMENTS, model="s1")
@@ -112,6 +116,8 @@ def test_a_model_without_vectors_ranks_by_its_score_and_embeds_nothing() -> None
         status, body = live.post("/v1/embeddings", input="a")
         check_error(status, body, 404)
         assert "has no vectors" in body["error"]["message"]
+        (entry,) = live.ask("GET", "/v1/models")[2]["data"]
+        assert entry["routes"] == ["/v1/predict", "/v1/rerank"]
     finally:
         live.stop()
 

@@ -272,6 +272,6 @@ def test_a_version_responds_and_its_chat_is_watched_as_ever(model_folder: Path) 
         wanted = live.given("/v1/chat/completions", temperature=0, **given)
         text = wanted["choices"][0]["message"]["content"]
         assert body["output"][0]["content"][0]["text"] == text
-        assert body["model"] == "talks@production"
+        assert (body["model"], body["version"]) == ("talks@production", "w1")
     finally:
         live.stop()

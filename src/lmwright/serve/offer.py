@@ -8,11 +8,14 @@ from lmwright.core.columns import Column
 from lmwright.core.task import role_columns
 from lmwright.serve.rows import Loaded
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+VECTORS, TOKENS = "/v1/embeddings", ("/v1/detokenize", "/v1/tokenize")
 PATHS: dict[str, tuple[str, ...]] = {
     "classify": ("/v1/classify",),
-    "completions": (TEXT, CHAT),
-    "chat-completions": (CHAT,),
+    "completions": (TEXT, CHAT, RESPONSES),
+    "chat-completions": (CHAT, RESPONSES),
+    "embeddings": (VECTORS,),
+    "rerank": ("/v1/rerank",),
 }
 """The routes of a contract (serve/contracts.py) by the name that tasks list."""
 
@@ -20,16 +23,17 @@ PATHS: dict[str, tuple[str, ...]] = {
 def offer_of_version(loaded: Loaded) -> dict[str, Any]:
     """The routes that a version answers on, its input columns and, of a text model, its numbers.
 
-    A contract's route is left out where this version cannot keep it: of completions those of a
-    model that writes nothing, of chats those of one without a chat template.
+    A contract's route is left out where this version cannot keep it: of completions and vectors
+    those of a model that is no text model, of chats those of one without a chat template.
     """
     from lmwright.models.text_model import TextPredictor  # which takes torch
 
     task, predictor = loaded.task, loaded.predictor
     model = predictor.model if isinstance(predictor, TextPredictor) else None
     kept = {path for each in task.contracts for path in PATHS[each]}
-    kept -= set() if model is not None else {CHAT, TEXT}
-    kept -= set() if model is not None and model.generation.template else {CHAT}
+    kept -= set() if model is not None else {TEXT, VECTORS}
+    kept -= set() if model is not None and model.generation.template else {CHAT, RESPONSES}
+    kept |= set() if model is None else {*TOKENS}
     return {
         "routes": ["/v1/predict", *sorted(kept)],
         "inputs": [column_to_json(each) for each in role_columns(task, "input")],
@@ -42,9 +46,9 @@ def offer_of_published(model: Any | None) -> dict[str, Any]:
 
     Of one that is not loaded (None) it is not known yet whether it has a chat template.
     """
-    if model is None:
-        return {"routes": [CHAT, TEXT], "context": None}
-    return {"routes": [CHAT, TEXT] if model.generation.template else [TEXT], **numbers_of(model)}
+    chats = [CHAT, RESPONSES] if model is None or model.generation.template else []
+    numbers = {"context": None} if model is None else numbers_of(model)
+    return {"routes": sorted([*chats, TEXT, *TOKENS]), **numbers}
 
 
 def numbers_of(model: Any) -> dict[str, Any]:

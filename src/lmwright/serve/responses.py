@@ -194,14 +194,14 @@ def response(
 ) -> dict[str, Any]:
     """The response as an object, in any of its states."""
     incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    head = {name: value for name, value in exchange.head.items() if name != "created"}
     return {
-        "id": exchange.head["id"],
+        **head,
         "object": SHAPE.object,
         "created_at": exchange.head["created"],
         "status": status,
         "error": None,
         "incomplete_details": incomplete,
-        "model": exchange.head["model"],
         "output": output,
         "background": False,
         "parallel_tool_calls": True,
