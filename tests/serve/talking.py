@@ -76,7 +76,10 @@ def of_pieces(kind: str) -> tokenizers.Tokenizer:
 
 
 def write_model(
-    folder: Path, tokenizer: tokenizers.Tokenizer | None = None, longest: int = 128
+    folder: Path,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    longest: int = 128,
+    template: str = TEMPLATE,
 ) -> Path:
     """A published folder: config, weights that tell tokens apart, tokenizer, template."""
     tokenizer = tokenizer or byte_level()
@@ -91,7 +94,7 @@ def write_model(
                 weight.mul_(8)
     write_folder(folder, FAMILY, network, "lm")
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(template)
     path = folder / "config.json"
     ends = tokenizer.token_to_id("<|endoftext|>")
     more = {"eos_token_id": ends, "tie_word_embeddings": True}

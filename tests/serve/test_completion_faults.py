@@ -164,7 +164,8 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
         for name, value in {
             "tools": "[{}]",
             "tool_choice": '"required"',
-            "response_format": '{"type": "json_object"}',
+            "response_format": '{"type": "json_objects"}',
+            "structured_outputs": '{"regex": "a", "choice": ["b"]}',
             "user": "1",
             "store": "true",
             "suffix": '"b"',

@@ -402,7 +402,7 @@ def test_what_frameworks_send_beside_a_question_is_accepted(client: openai.OpenA
 def test_the_client_sees_errors_as_its_own_kinds(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no model"):
         client.completions.create(model="other", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="tools is not supported") as caught:
+    with pytest.raises(openai.BadRequestError, match="reads no tools") as caught:
         client.chat.completions.create(
             model="tiny",
             messages=[{"role": "user", "content": "x"}],

@@ -18,6 +18,7 @@ from lmwright.serve.drafts import Pays
 from lmwright.serve.engine import Failed
 from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
 from lmwright.serve.prefixes import Prefixes
+from lmwright.text.constrained import ConstraintFault
 
 log = logging.getLogger("lmwright.serve")
 
@@ -212,5 +213,7 @@ def write_tokens(
 
 def failure(error: Exception) -> Failed:
     """What a client is told of an answer that the model fails on."""
+    if isinstance(error, ConstraintFault):  # the request's, not the model's
+        return Failed(str(error))
     log.error("the model fails on a request", exc_info=error)
     return Failed("the model failed on this request")

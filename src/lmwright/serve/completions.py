@@ -9,7 +9,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -389,7 +389,9 @@ def joined(parts: Sequence[Chunk]) -> Chunk:
     """The parts of one answer as one."""
     text = "".join(part.text for part in parts)
     tokens = tuple(token for part in parts for token in part.tokens)
-    return Chunk(text, tokens, parts[-1].count, parts[-1].finish_reason)
+    read = [piece for part in parts for piece in part.pieces or ()]
+    pieces = None if parts[-1].pieces is None else tuple(read)
+    return replace(parts[-1], text=text, tokens=tokens, pieces=pieces)
 
 
 async def events(exchange: Exchange) -> AsyncIterator[bytes]:

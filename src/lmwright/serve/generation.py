@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from lmwright.core.errors import BadInput
 from lmwright.core.random import stream
 from lmwright.models.decode import SampledToken, next_token, require_finite
 from lmwright.models.text_model import TextModel
-from lmwright.text.generation import SamplingParams
+from lmwright.serve.calls.reader import Piece, Reader
+from lmwright.serve.calls.scan import partial_stop
+from lmwright.text.constrained import Compiled
+from lmwright.text.generation import GenerationConfig, SamplingParams
 from lmwright.text.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0
@@ -27,7 +30,9 @@ class GenerationRequest:
     It ends before the first of the texts ``stop``. ``top_logprobs`` is the number of the likeliest
     tokens that are given beside each chosen one (None: no log-probabilities at all). ``echo`` is
     the prompt's text, which is given first. ``index`` sets the randomness of several answers to
-    one HTTP request apart.
+    one HTTP request apart. ``constraint`` is the language that the answer is one text of.
+    ``reader`` makes what tells its pieces apart; to it the tokens ``shown`` are text, although
+    others are not shown them.
     """
 
     prompt: np.ndarray
@@ -37,6 +42,9 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     echo: str | None = None
+    constraint: Compiled | None = None
+    reader: Callable[[], Reader] | None = None
+    shown: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,21 @@ class GeneratedToken:
 class Chunk:
     """A part of an answer: its new text, the tokens that begin in it, and in the last chunk the
     ``finish_reason`` (``stop`` or ``length``). ``count`` is the number of tokens so far, and
-    ``cached`` that of the prompt's which had been read before."""
+    ``cached`` that of the prompt's which had been read before. ``pieces`` is what the text holds
+    as far as that is certain (None: all is content); ``called``, in the last chunk: a call."""
 
     text: str
     tokens: tuple[GeneratedToken, ...] = ()
     count: int = 0
     finish_reason: str = ""
     cached: int = 0
+    pieces: tuple[Piece, ...] | None = None
+    called: bool = False
+
+    @property
+    def shows(self) -> bool:
+        """Whether a client is told anything of it."""
+        return bool(self.tokens or (self.text if self.pieces is None else self.pieces))
 
 
 class AnswerBuilder:
@@ -92,16 +108,41 @@ class AnswerBuilder:
         self.known = self.shown = len(request.echo or "")
         self.count, self.finished, self.reason = 0, False, "length"
         self.cached = 0
+        self.decoding.text.shown = request.shown
+        self.reader = None if request.reader is None else request.reader()
+        self.matcher, self.params = None, self.decoding.params
+        if request.constraint is not None:
+            strip = self.decoding.text.strip > 0
+            self.matcher = request.constraint.matcher(strip, request.params.stop_ids)
+            self.params = within_language(self.params)
 
     def sample(self, logits_v: Tensor) -> SampledToken:
         """The next token; LmwrightError where its logits are not finite."""
         require_finite(logits_v[None])
-        return next_token(logits_v, self.ids, self.count, self.decoding.params, self.rng)
+        allowed = self.allowed(len(logits_v))
+        if allowed is None:
+            return next_token(logits_v, self.ids, self.count, self.params, self.rng)
+        among = logits_v.masked_fill(torch.from_numpy(~allowed), -torch.inf)
+        sampled = next_token(among, self.ids, self.count, self.params, self.rng)
+        return replace(sampled, logits_v=logits_v)
+
+    def allowed(self, vocabulary: int) -> np.ndarray | None:
+        """Which tokens (bool, ``vocabulary``) may come next; None where any may."""
+        if self.matcher is None or self.forced:
+            return None
+        return self.matcher.allowed(vocabulary)
+
+    @property
+    def forced(self) -> bool:
+        """Whether the next token is the one that the model's answers begin with."""
+        return self.count == 0 and self.params.forced_bos_id is not None
 
     def push(self, sampled: SampledToken) -> Chunk:
         """The chunk of the next token, be it empty."""
         request, decoded = self.request, self.decoding.decoded(sampled)
         ended = sampled.id in request.params.stop_ids
+        if self.matcher is not None and not ended and not self.forced:
+            self.matcher.push(sampled.id)
         self.count += 1
         self.ids = np.append(self.ids, sampled.id)
         if request.top_logprobs is not None and not ended:
@@ -111,10 +152,13 @@ class AnswerBuilder:
             self.waiting.append(GeneratedToken(chosen, top, self.known, sampled.drawn_logprob))
         full = self.count == request.params.max_new_tokens
         chunk = self.chunk(decoded.text)
-        if self.stops.stopped or ended:
-            forced = full and self.model.generation.config.forced_eos_token_id
+        whole = (self.matcher is not None and self.matcher.done) or (
+            self.reader is not None and self.reader.ended
+        )
+        if self.stops.stopped or ended or whole:
+            forced = full and self.params.generation_config.forced_eos_token_id
             self.reason = "length" if forced and not self.stops.stopped else "stop"
-        self.finished = self.stops.stopped or ended or full
+        self.finished = self.stops.stopped or ended or full or whole
         return chunk
 
     def chunk(self, text: str) -> Chunk:
@@ -124,7 +168,8 @@ class AnswerBuilder:
         self.shown += len(shown)
         begun = [each for each in self.waiting if each.offset < self.shown]
         self.waiting = [each for each in self.waiting if each.offset >= self.shown]
-        return Chunk(shown, tuple(begun), self.count, cached=self.cached)
+        pieces = None if self.reader is None else tuple(self.reader.push(shown))
+        return Chunk(shown, tuple(begun), self.count, cached=self.cached, pieces=pieces)
 
     def last(self) -> list[Chunk]:
         """The chunks after the last token: a rest of its text, and why the answer ended."""
@@ -135,7 +180,17 @@ class AnswerBuilder:
                 self.reason = "stop"
         rest = self.stops.finish()
         tokens = () if self.stops.stopped else tuple(self.waiting)
-        return [*found, Chunk(rest, tokens, self.count, self.reason, self.cached)]
+        end = Chunk(rest, tokens, self.count, self.reason, self.cached)
+        if self.reader is not None:
+            pieces = (*self.reader.push(rest), *self.reader.finish())
+            end = replace(end, pieces=pieces, called=self.reader.called)
+        return [*found, end]
+
+
+def within_language(params: SamplingParams) -> SamplingParams:
+    """Parameters without what the model's own settings forbid or force: the language says that."""
+    config = GenerationConfig(repetition_penalty=params.generation_config.repetition_penalty)
+    return replace(params, generation_config=config, banned_ids=())
 
 
 class EchoBuilder:
@@ -185,12 +240,6 @@ class StopFilter:
         """The held text, now that no stop comes."""
         rest, self.held = self.held, ""
         return rest
-
-
-def partial_stop(text: str, stop: str) -> int:
-    """The length of the longest end of a text that begins a stop."""
-    longest = min(len(stop) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def top_tokens(tokenizer: Tokenizer, logprobs_v: Tensor, count: int) -> tuple[TokenLogprob, ...]:

@@ -83,6 +83,45 @@ RERANKS = "serve/test_rerank.py::"
 TOKENS = "serve/test_tokenize.py::"
 RESPONDS = "serve/test_responses.py::"
 
+FORMS = "serve/test_output_format.py::"
+CALLS = "serve/test_tools.py::"
+
+RESPONSE_FORMAT: JsonSchema = {
+    "anyOf": [
+        listed({"type": {"enum": ["text", "json_object"]}}, "type"),
+        listed(
+            {
+                "type": {"enum": ["json_schema"]},
+                "json_schema": listed(
+                    {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN},
+                    "name",
+                    "schema",
+                ),
+            },
+            "type",
+            "json_schema",
+        ),
+    ]
+}
+STRUCTURED: JsonSchema = {
+    "anyOf": [
+        listed({"json": {"anyOf": [OBJECT, STRING]}}, "json"),
+        listed({"regex": STRING}, "regex"),
+        listed({"grammar": STRING}, "grammar"),
+        listed({"choice": TEXTS}, "choice"),
+    ]
+}
+FUNCTION: JsonSchema = listed(
+    {"name": STRING, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}, "name"
+)
+TOOL = listed({"type": {"enum": ["function"]}, "function": FUNCTION}, "type", "function")
+NAMED_TOOL = listed(
+    {"type": {"enum": ["function"]}, "function": listed({"name": STRING}, "name")},
+    "type",
+    "function",
+)
+TOOL_CHOICE: JsonSchema = {"anyOf": [{"enum": ["none", "auto", "required"]}, NAMED_TOOL]}
+
 MODEL = Parameter("model", NAMES, STRING)
 IDENTIFIERS = (
     Parameter("user", CHANGES_NOTHING, STRING),
@@ -112,11 +151,14 @@ COMMON = (
     Parameter("min_p", SAMPLES, between(0, 1)),
     Parameter("typical_p", SAMPLES, between(1e-6, 1)),
     Parameter("repetition_penalty", SAMPLES, between(0.01, 100)),
+    Parameter("response_format", FORMS + "test_every_answer_is_of_its_schema", RESPONSE_FORMAT),
+    Parameter("structured_outputs", FORMS + "test_every_answer_is_a_match", STRUCTURED),
 )
 """Parameters of chat completions and completions alike."""
 
 NO_STORE = "nothing is stored"
 NO_TOOLS = "answers call no tools"
+OLD_TOOLS = "tools and tool_choice are what took its place"
 NO_RULES = "answers are not held to a format"
 WAITS = "an answer is given while its client waits"
 CACHES = tuple(
@@ -127,21 +169,17 @@ UNSUPPORTED = (
     Parameter("audio", why="answers are texts"),
     Parameter("best_of", neutral=(1,), why="all answers are given, so it may be n alone"),
     Parameter("chat_template", why="the template is the model's own"),
-    Parameter("function_call", neutral=("none", "auto"), why=NO_TOOLS),
-    Parameter("functions", neutral=([],), why=NO_TOOLS),
+    Parameter("function_call", neutral=("none", "auto"), why=OLD_TOOLS),
+    Parameter("functions", neutral=([],), why=OLD_TOOLS),
     Parameter("metadata", neutral=({},), why=NO_STORE),
     Parameter("modalities", neutral=(["text"],), why="answers are texts"),
     Parameter("moderation", why="there is no moderation"),
-    Parameter("parallel_tool_calls", neutral=(True, False), why=NO_TOOLS),
     Parameter("prediction", why="answers are not predicted"),
     *CACHES,
     Parameter("reasoning_effort", why="no effort can be set"),
-    Parameter("response_format", neutral=({"type": "text"},), why=NO_RULES),
     Parameter("service_tier", neutral=("auto", "default"), why="there is one tier"),
     Parameter("store", neutral=(False,), why=NO_STORE),
     Parameter("suffix", neutral=("",), why="answers go on from the prompt"),
-    Parameter("tool_choice", neutral=("none", "auto"), why=NO_TOOLS),
-    Parameter("tools", neutral=([],), why=NO_TOOLS),
     Parameter("verbosity", neutral=("medium",), why="no verbosity can be set"),
     Parameter("web_search_options", why="nothing is searched"),
 )
@@ -180,6 +218,13 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("logprobs", LOGPROBS, BOOLEAN),
         Parameter("top_logprobs", LOGPROBS, between(0, 20, INTEGER)),
         Parameter("chat_template_kwargs", EXTRAS, OBJECT),
+        Parameter(
+            "tools", CALLS + "test_a_forced_call_is_always_valid", {"type": "array", "items": TOOL}
+        ),
+        Parameter("tool_choice", CALLS + "test_a_forced_call_is_always_valid", TOOL_CHOICE),
+        Parameter(
+            "parallel_tool_calls", CALLS + "test_calls_that_a_model_chooses_to_make", BOOLEAN
+        ),
         *IDENTIFIERS,
         *UNSUPPORTED,
     ),

@@ -13,25 +13,30 @@ import numpy as np
 from lmwright.core.errors import BadInput
 from lmwright.models.text_model import TextModel
 from lmwright.serve import parameter_table
+from lmwright.serve.answer_form import AnswerForm, chat_form, text_form
 from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.output_format import OutputFormat, read_output_format, refuse
 from lmwright.serve.parameter_table import Parameter
 from lmwright.serve.request import (
     RequestFault,
     allow_only,
     checked_text,
+    in_words,
     printable,
     without_nulls,
 )
 from lmwright.serve.settings import Serve
+from lmwright.serve.tools import MAX_CALL_ID, Tools, check_answered, read_calls, read_tools
 from lmwright.text.generation import GenerationConfig, SamplingParams
 
 CHAT_ROUTE, TEXT_ROUTE = "/v1/chat/completions", "/v1/completions"
 IDENTIFIERS = tuple(each.name for each in parameter_table.IDENTIFIERS)
 MESSAGE_FIELDS = ("role", "content", "name", "refusal")
+FIELDS_OF_ROLES = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("tool_call_id",)}
 NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {"annotations": ([],), "tool_calls": ([],)}
 """Further fields of an answer that is sent back as history."""
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 1000
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -54,12 +59,13 @@ class CompletionRequest:
     Of ``prompts`` (texts or ids) and ``messages`` one is empty. Where ``max_tokens`` is None, it is
     ``default_max_tokens`` or what the context length leaves. ``top_logprobs`` as in
     :class:`GenerationRequest`. ``languages`` are those of a translator's prompts and answers, each
-    empty for the model's default.
+    empty for the model's default. ``output_format`` is the form that answers are held to, and
+    ``tools`` are what they may call.
     """
 
     model: str | None
     prompts: tuple[str | np.ndarray, ...]
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     template_kwargs: Mapping[str, Any]
     max_tokens: int | None
     default_max_tokens: int
@@ -80,6 +86,8 @@ class CompletionRequest:
     top_logprobs: int | None
     echo: bool = False
     languages: tuple[str, str] = ("", "")
+    output_format: OutputFormat | None = None
+    tools: Tools | None = None
 
 
 def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
@@ -93,6 +101,10 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     top = integer(body, "top_logprobs", None, 0, MAX_ALTERNATIVES)
     if top and not logprobs:
         raise RequestFault(400, "top_logprobs needs logprobs: true", "top_logprobs")
+    tools = read_tools(body)
+    if tools is not None:
+        reason = "is for answers without tools; ask without them, or with tool_choice: none"
+        refuse(read_output_format(body), reason)
     return CompletionRequest(
         prompts=(),
         messages=read_messages(body.get("messages"), settings.max_characters),
@@ -100,6 +112,7 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
         max_tokens=older if most is None else most,
         default_max_tokens=settings.max_tokens,
         top_logprobs=(top or 0) if logprobs else None,
+        tools=tools,
         **common(body),
     )
 
@@ -118,6 +131,8 @@ def read_text(body: dict[str, Any], settings: Serve) -> CompletionRequest:
         languages=(read_language(body, "src_lang"), read_language(body, "tgt_lang")),
         **common(body),
     )
+    if request.echo:
+        refuse(request.output_format, "is for the answer alone; ask without echo")
     if len(request.prompts) * request.n > settings.max_texts:
         raise RequestFault(400, f"more than {settings.max_texts} answers in one request", "n")
     return request
@@ -150,6 +165,7 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
         "stop": read_stop(body.get("stop")),
         "stream": streamed,
         "include_usage": read_include_usage(body.get("stream_options"), streamed),
+        "output_format": read_output_format(body),
     }
 
 
@@ -183,16 +199,27 @@ def generation_requests(
             and model.generation.decoder_start_id is not None
         ):
             raise RequestFault(400, "this model gives no logprobs of its prompt", "logprobs")
+        form = answer_form(prompt, request, model, ids)
         params = sampling_params(request, model, len(ids), budget)
         echo = None
         if request.echo:
             echo = prompt if isinstance(prompt, str) else model.tokenizer.decode(ids.tolist())
         for _ in range(request.n):
             index, top = len(found), request.top_logprobs
+            parts = form.constraint, form.reader, form.shown
             found.append(
-                GenerationRequest(ids, params, request.seed, index, request.stop, top, echo)
+                GenerationRequest(ids, params, request.seed, index, request.stop, top, echo, *parts)
             )
     return found
+
+
+def answer_form(
+    prompt: str | np.ndarray | None, request: CompletionRequest, model: TextModel, ids: np.ndarray
+) -> AnswerForm:
+    """The form of the answers to one prompt, or to the conversation, of these ids."""
+    if prompt is None:
+        return chat_form(request.output_format, request.tools, model, ids)
+    return text_form(request.output_format, model)
 
 
 def for_languages(languages: tuple[str, str], model: TextModel) -> TextModel:
@@ -218,19 +245,27 @@ def prompt_ids(
         for each in set(prompt.tolist()):
             model.tokenizer.token(each)
         return prompt
-    return conversation_ids(request.messages, request.template_kwargs, model)
+    return conversation_ids(request.messages, request.template_kwargs, model, request.tools)
 
 
 def conversation_ids(
-    messages: Sequence[Mapping[str, str]], extras: Mapping[str, Any], model: TextModel
+    messages: Sequence[Mapping[str, Any]],
+    extras: Mapping[str, Any],
+    model: TextModel,
+    tools: Tools | None = None,
 ) -> np.ndarray:
     """The ids of a conversation by the model's template, with what the caller gives it besides."""
     if model.template is None:
         return model.chat_ids(messages)
+    if "tool_calls" not in model.template.source:
+        for each in messages:
+            if "tool_calls" in each or each["role"] == "tool":
+                raise BadInput("calls of tools", "messages that the model's chat template reads")
     model.template.check_extras(extras)
     for name in RESERVED_KWARGS & extras.keys():
         raise BadInput(f"{name!r} is not the caller's to give", "an extra of the template")
-    return model.chat_ids(messages, **extras)
+    given = {} if tools is None else {"tools": list(tools.given)}
+    return model.chat_ids(messages, **given, **extras)
 
 
 def sampling_params(
@@ -260,7 +295,7 @@ def sampling_params(
     )
 
 
-def read_messages(value: Any, most: int) -> tuple[Mapping[str, str], ...]:
+def read_messages(value: Any, most: int) -> tuple[Mapping[str, Any], ...]:
     """Messages, each with a known role and a text."""
     if not isinstance(value, list) or not value:
         raise RequestFault(400, "messages must be a list of at least one message", "messages")
@@ -273,23 +308,30 @@ def read_messages(value: Any, most: int) -> tuple[Mapping[str, str], ...]:
         if not isinstance(message, dict):
             raise RequestFault(400, f"messages[{place}] must be an object", "messages")
         found.append(read_message(without_nulls(message), f"messages[{place}]", most))
-        most -= len(found[-1]["content"])
+        most -= len(found[-1]["content"]) + len(found[-1].get("reasoning_content", ""))
+    check_answered(found)
     return tuple(found)
 
 
-def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str, str]:
-    """One message: its role and text, and its author's name where it has one.
+def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str, Any]:
+    """One message: its role and text, its author's name where it has one; the reasoning and the
+    calls of an assistant's; the call that a tool's answers.
 
     Every field with which we or others answer is accepted, as far as it holds nothing that would
     be ignored. A refusal is the text of its message.
     """
-    for key, value in message.items():
-        neutral = any(same(value, each) for each in NEUTRAL_OF_MESSAGES.get(key, ()))
-        if key not in MESSAGE_FIELDS and not neutral:
-            raise RequestFault(400, f"{where}: {printable(key)} is not supported", "messages")
     role = message.get("role")
     if role not in ROLES:
         raise RequestFault(400, f"{where}.role must be one of {', '.join(ROLES)}", "messages")
+    message = {
+        key: value
+        for key, value in message.items()
+        if not any(same(value, each) for each in NEUTRAL_OF_MESSAGES.get(key, ()))
+        and (key, role) != ("parsed", "assistant")  # a client's own reading of the content
+    }
+    for key in message:
+        if key not in MESSAGE_FIELDS + FIELDS_OF_ROLES.get(role, ()):
+            raise RequestFault(400, f"{where}: {printable(key)} is not supported", "messages")
     content = message.get("content")
     if refusal := message.get("refusal"):
         if role != "assistant" or content:
@@ -297,7 +339,17 @@ def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str,
                 400, f"{where}.refusal belongs to an assistant without content", "messages"
             )
         content = refusal
-    found = {"role": role, "content": read_content(content, f"{where}.content", most)}
+    found: dict[str, Any] = {"role": role}
+    if "tool_calls" in message:
+        found["tool_calls"] = read_calls(message["tool_calls"], where, most)
+        content = "" if content is None else content
+    found["content"] = read_content(content, f"{where}.content", most)
+    if "reasoning_content" in message:
+        text = message["reasoning_content"]
+        found["reasoning_content"] = checked_text(text, f"{where}.reasoning_content", most)
+    if role == "tool":
+        text = message.get("tool_call_id")
+        found["tool_call_id"] = checked_text(text, f"{where}.tool_call_id", MAX_CALL_ID)
     if "name" in message:
         found["name"] = checked_text(message["name"], f"{where}.name", MAX_IDENTIFIER_CHARACTERS)
     return found
@@ -465,9 +517,3 @@ def flag(body: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool | None):
         raise RequestFault(400, f"{name} must be true or false", name)
     return bool(value)
-
-
-def in_words(fault: BadInput) -> str:
-    """A fault as one short line; it may quote what a client or a template wrote."""
-    line = "".join(each if each.isprintable() else " " for each in str(fault))
-    return line[:400]

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, blank, blank_column, canonical
+from lmwright.core.errors import LmwrightError
 
 
 class RequestFault(Exception):
@@ -113,6 +114,12 @@ def checked_text(value: Any, name: str, most: int) -> str:
 def printable(text: str) -> str:
     """A client's word in quotes, short, with control and direction characters escaped."""
     return json.dumps(text[:60])
+
+
+def in_words(fault: LmwrightError) -> str:
+    """A fault as one short line; it may quote what a client or a template wrote."""
+    line = "".join(each if each.isprintable() else " " for each in str(fault))
+    return line[:400]
 
 
 @dataclass(frozen=True)

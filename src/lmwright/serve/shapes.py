@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmwright.serve.calls.reader import Piece
 from lmwright.serve.generation import Chunk, GeneratedToken, TokenLogprob
 
 
@@ -31,29 +33,70 @@ class Shape:
         found = []
         if first and self.begins:
             found.append(part(number, {"role": "assistant", "content": ""}))
-        if chunk.text or chunk.tokens:
+        if chunk.shows:
             found.append(self.part(number, chunk, with_logprobs))
         if chunk.finish_reason:
-            found.append(
-                {**self.part(number, Chunk(""), False), "finish_reason": chunk.finish_reason}
-            )
+            reason = finish_reason(chunk)
+            found.append({**self.part(number, Chunk(""), False), "finish_reason": reason})
         return found
 
 
 def chat_choice(number: int, chunk: Chunk, with_logprobs: bool) -> dict[str, Any]:
     """One answer to a conversation."""
+    said = told(pieces_of(chunk))
+    calls = [{key: each[key] for key in ("id", "type", "function")} for each in said.pop("calls")]
+    message = {"role": "assistant", "content": None if calls else "", **said, "refusal": None}
     return {
         "index": number,
-        "message": {"role": "assistant", "content": chunk.text, "refusal": None},
+        "message": {**message, "tool_calls": calls} if calls else message,
         "logprobs": chat_logprobs(chunk) if with_logprobs else None,
-        "finish_reason": chunk.finish_reason,
+        "finish_reason": finish_reason(chunk),
     }
 
 
 def chat_part(number: int, chunk: Chunk, with_logprobs: bool) -> dict[str, Any]:
     """One chunk of an answer to a conversation."""
-    delta = {"content": chunk.text} if chunk.text or chunk.tokens else {}
+    delta = told(pieces_of(chunk))
+    if calls := delta.pop("calls"):
+        delta["tool_calls"] = calls
+    if chunk.tokens and not delta:
+        delta = {"content": ""}
     return part(number, delta, chat_logprobs(chunk) if with_logprobs else None)
+
+
+def pieces_of(chunk: Chunk) -> Sequence[Piece]:
+    """The pieces of a chunk."""
+    if chunk.pieces is None:
+        return [Piece("content", chunk.text)] if chunk.text else []
+    return chunk.pieces
+
+
+def told(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """Pieces as a message has them: content and reasoning as far as there are any, and ``calls``.
+
+    A call whose name is among the pieces has an id, which is new.
+    """
+    found: dict[str, Any] = {}
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        if piece.kind in ("content", "reasoning"):
+            key = "content" if piece.kind == "content" else "reasoning_content"
+            found[key] = found.get(key, "") + piece.text
+        elif piece.kind == "name":
+            function = {"name": piece.text, "arguments": ""}
+            # Nine letters and digits: Mistral's templates take no other ids.
+            head = {"index": piece.call, "id": secrets.token_hex(5)[:9], "type": "function"}
+            calls[piece.call] = {**head, "function": function}
+        else:
+            part = {"index": piece.call, "function": {"arguments": ""}}
+            call = calls.setdefault(piece.call, part)
+            call["function"]["arguments"] += piece.text
+    return {**found, "calls": list(calls.values())}
+
+
+def finish_reason(chunk: Chunk) -> str:
+    """Why an answer ended, as clients are told it."""
+    return "tool_calls" if chunk.called and chunk.finish_reason == "stop" else chunk.finish_reason
 
 
 def part(number: int, delta: dict[str, Any], logprobs: Any = None) -> dict[str, Any]:

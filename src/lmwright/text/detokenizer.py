@@ -39,6 +39,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Vocabulary, special: bool = False) -> None:
         self.tokenizer, self.special = tokenizer, special
+        self.shown: frozenset[int] = frozenset()  # ids that are text although they are special
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         kinds = steps_of(tokenizer.described.get("decoder"))
         self.strip = max(map(spaces_taken, kinds), default=0)
@@ -61,7 +62,8 @@ class Detokenizer:
         """The text that these ids make certain."""
         shown = [int(each) for each in ids]
         if not self.special:
-            shown = [each for each in shown if each not in self.tokenizer.hidden]
+            hidden = self.tokenizer.hidden - self.shown if self.shown else self.tokenizer.hidden
+            shown = [each for each in shown if each not in hidden]
         if self.tokenizer.bytes_of is None:
             return self.again(shown)
         pieces = [self.waiting]
