@@ -382,6 +382,23 @@ def test_reasoning_is_apart_from_content(tmp_path: Path, monkeypatch: pytest.Mon
     model.close()
 
 
+def test_a_response_tells_reasoning_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(tmp_path / "m", THINKING, "tokens")
+    with talking(model) as talk:
+        scripted(monkeypatch, "<think>\nIt asks.\n</think>\n\nYes.")
+        status, _, whole = talk.post("/v1/responses", input="Is it?")
+        assert status == 200, whole
+        message, thought = whole["output"]
+        assert message["content"][0]["text"] == "Yes."
+        assert thought["type"] == "reasoning" and thought["content"][0]["text"] == "It asks."
+        told = events(talk, "/v1/responses", input="Is it?")
+        deltas = [each["delta"] for each in told if each["type"] == "response.output_text.delta"]
+        assert "".join(deltas) == "Yes."
+        last = told[-1]["response"]["output"]
+        assert [each["content"] for each in last] == [each["content"] for each in whole["output"]]
+    model.close()
+
+
 NAMED = {"type": "function", "function": {"name": "f"}}
 USER = {"messages": ASKED}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

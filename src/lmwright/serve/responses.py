@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from lmwright.serve.completions import Choose, Exchange, answer
+from lmwright.serve.generation import Chunk
 from lmwright.serve.parameter_table import described
 from lmwright.serve.parameters import (
     CompletionRequest,
@@ -28,7 +29,7 @@ from lmwright.serve.request import (
     without_nulls,
 )
 from lmwright.serve.settings import Serve
-from lmwright.serve.shapes import CHAT
+from lmwright.serve.shapes import CHAT, pieces_of
 
 ROUTE = "/v1/responses"
 SHAPE = replace(CHAT, prefix="resp", object="response")
@@ -253,18 +254,38 @@ def ended(exchange: Exchange) -> str:
     return "incomplete" if exchange.reasons.get(0) == "length" else "completed"
 
 
+def reasoning_of(exchange: Exchange, text: str) -> list[dict[str, Any]]:
+    """The item of an answer's reasoning, if there is any."""
+    if not text:
+        return []
+    name = "rs" + exchange.head["id"].removeprefix(SHAPE.prefix)
+    content = [{"type": "reasoning_text", "text": text}]
+    return [{"id": name, "type": "reasoning", "summary": [], "content": content}]
+
+
+def said_in(chunk: Chunk) -> tuple[str, str]:
+    """The content and the reasoning of a chunk."""
+    pieces = pieces_of(chunk)
+    content, reasoning = (
+        "".join(each.text for each in pieces if each.kind == kind)
+        for kind in ("content", "reasoning")
+    )
+    return content, reasoning
+
+
 async def whole(exchange: Exchange, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of an answer that is given at once."""
-    async for _ in exchange.chunks():
-        pass
+    """The body of an answer that is given at once; its reasoning stands behind the message."""
+    said = [said_in(chunk) async for _, chunk in exchange.chunks()]
+    text, reasoning = ("".join(parts) for parts in zip(*said, strict=True))
     status = ended(exchange)
-    item = message_of(exchange, status, [part_of(exchange.texts.get(0, ""))])
-    return response(exchange, told, status, [item])
+    item = message_of(exchange, status, [part_of(text)])
+    return response(exchange, told, status, [item, *reasoning_of(exchange, reasoning)])
 
 
 async def events(exchange: Exchange, told: Mapping[str, Any]) -> AsyncIterator[bytes]:
-    """The body of an answer that is given as it comes, in numbered server-sent events."""
-    number = 0
+    """The body of an answer that is given as it comes, in numbered server-sent events. Reasoning is
+    told when it is whole, behind the message."""
+    number, text, reasoning = 0, "", ""
 
     def event(kind: str, **fields: Any) -> bytes:
         nonlocal number
@@ -281,16 +302,23 @@ async def events(exchange: Exchange, told: Mapping[str, Any]) -> AsyncIterator[b
     yield event("response.content_part.added", **place, part=part_of(""))
     try:
         async for _, chunk in exchange.chunks():
-            if chunk.text:
-                yield event("response.output_text.delta", **place, delta=chunk.text, logprobs=[])
+            more, thought = said_in(chunk)
+            text, reasoning = text + more, reasoning + thought
+            if more:
+                yield event("response.output_text.delta", **place, delta=more, logprobs=[])
     except RequestFault as fault:
         error = {"code": "server_error", "message": fault.message}
         failed = {**response(exchange, told, "failed", []), "error": error}
         yield event("response.failed", response=failed)
         return
-    text, status = exchange.texts.get(0, ""), ended(exchange)
+    status = ended(exchange)
     done = message_of(exchange, status, [part_of(text)])
     yield event("response.output_text.done", **place, text=text, logprobs=[])
     yield event("response.content_part.done", **place, part=part_of(text))
     yield event("response.output_item.done", output_index=0, item=done)
-    yield event(f"response.{status}", response=response(exchange, told, status, [done]))
+    output = [done]
+    for thought_item in reasoning_of(exchange, reasoning):
+        yield event("response.output_item.added", output_index=1, item=thought_item)
+        yield event("response.output_item.done", output_index=1, item=thought_item)
+        output.append(thought_item)
+    yield event(f"response.{status}", response=response(exchange, told, status, output))
