@@ -23,6 +23,7 @@ from tests.serve.live import check_error
 from tests.serve.talking import Talk, byte_level, of_pieces, talking, write_model
 from tests.serve.test_completions import events
 from tests.serve.test_output_format import against_space
+from tests.serve.test_responses import events_of
 from tests.serve.tool_templates import HERMES, MARKERS, SILENT, TAGS, TEMPLATES, THINKING
 
 CHAT = "/v1/chat/completions"
@@ -391,7 +392,7 @@ def test_a_response_tells_reasoning_apart(tmp_path: Path, monkeypatch: pytest.Mo
         message, thought = whole["output"]
         assert message["content"][0]["text"] == "Yes."
         assert thought["type"] == "reasoning" and thought["content"][0]["text"] == "It asks."
-        told = events(talk, "/v1/responses", input="Is it?")
+        told = events_of(talk.post("/v1/responses", input="Is it?", stream=True)[2])
         deltas = [each["delta"] for each in told if each["type"] == "response.output_text.delta"]
         assert "".join(deltas) == "Yes."
         last = told[-1]["response"]["output"]
