@@ -36,13 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="what a precision costs a language model")
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--states", type=int, default=100_000)
+    parser.add_argument("--model", default=GEMMA)
     chosen = parser.parse_args()
-    model = load_text_model(GEMMA, lambda line: None)
+    model = load_text_model(chosen.model, lambda line: None)
     texts = first_tokens(model.tokenizer.encode(reviews("imdb"), 1024), chosen.tokens)
     machine = {"class": cpu_class(), "kernels": library.variants()[:1] or library.reason()}
     for precision in PRECISIONS if chosen.tokens else ():
         found = parity(model.network, texts, precision).to_json()
-        print(json.dumps({"name": "parity Gemma 3 270M", **found, **machine}), flush=True)
+        print(json.dumps({"name": f"parity {chosen.model}", **found, **machine}), flush=True)
     if chosen.states:
         more = first_tokens(model.tokenizer.encode(reviews("imdb"), 1024), chosen.states)
         print(json.dumps({**heads(model.network, more), **machine}), flush=True)
