@@ -203,7 +203,7 @@ def theirs(program: Path, file: Path, threads: int) -> Server:
     """llama.cpp's server: continuous batching, a slot for each client."""
     port = free_port()
     options = ["-m", file, "--port", str(port), "-np", str(CLIENTS), "-c", str(CLIENTS * 2048)]
-    options += ["-t", str(threads), "-tb", str(threads), "--no-webui"]
+    options += ["-t", str(threads), "-tb", str(threads)]
     return Server([program, *options], port, {"ignore_eos": True, "cache_prompt": True})
 
 
