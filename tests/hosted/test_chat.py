@@ -117,7 +117,7 @@ def test_what_the_server_refuses_is_said_in_its_words(remote: HostedModel) -> No
     with pytest.raises(Rejected, match="leave room for"):
         list(remote.complete("x", SamplingParams(500)))
     other = HostedModel("other", remote.endpoint)
-    with pytest.raises(Rejected, match=r"no model .*other.*; this is .*tiny"):
+    with pytest.raises(Rejected, match=r"no model .*other.*; known: .*tiny"):
         list(other.reply(MESSAGES, GREEDY))
 
 

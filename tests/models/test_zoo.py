@@ -22,6 +22,7 @@ OTHERS = (
     "models/files/gguf_tokenizer.py",  # the same, in that format
     "models/files/gguf_vocabulary.py",
     "plan/configs/",  # the same, as other tools name them
+    "serve/calls/",  # ways to write calls, which have families' names
     "data/shapes/sharegpt.py",  # the name of a role there
     "models/files/peft.py",  # the name of a field there
     "models/files/sentence.py",  # the name of a file of sentence-transformers

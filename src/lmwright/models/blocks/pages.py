@@ -73,7 +73,8 @@ class Pages:
 
 def first_tokens(pages: Tensor, length: int) -> Tensor:
     """Rows (b, kv heads, length, h) of pages (b, pages, kv heads, PAGE, h)."""
-    return pages.transpose(1, 2).flatten(2, 3)[:, :, :length]
+    # In the order of rows for one page as for many: products round by the layout.
+    return pages.transpose(1, 2).contiguous().flatten(2, 3)[:, :, :length]
 
 
 def grown(old: Tensor, pages: int) -> Tensor:

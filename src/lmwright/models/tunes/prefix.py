@@ -103,7 +103,10 @@ class PrefixAttention(Attention, Unmergeable):
         self, plain: Attention, k_mph: Tensor, v_mph: Tensor, hidden: int, generator: Generator
     ) -> None:
         take_over(self, plain)
-        self.prefix_k, self.prefix_v = (nn.Parameter(part.clone()) for part in (k_mph, v_mph))
+        self.prefix_k, self.prefix_v = (
+            nn.Parameter(part.clone(memory_format=torch.contiguous_format))
+            for part in (k_mph, v_mph)
+        )
         self.length, self.own = k_mph.shape[1], ("prefix_k", "prefix_v")
         self.hidden = hidden
         if not hidden:
