@@ -111,7 +111,7 @@ def drawn(folder: Path, system: int) -> list[Asked]:
     """Requests of log-normal lengths; the same for the same model."""
     rng = stream(0, "requests")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    texts = [tokenizer.encode(text).ids for text in reviews("imdb")[: 3 * REQUESTS]]
+    texts = [tokenizer.encode(text).ids for text in reviews("imdb")[: 12 * REQUESTS]]
     texts = [ids for ids in texts if len(ids) > LONGEST]
     before = [id_ for ids in texts[REQUESTS:] for id_ in ids][:system]
     found = []
