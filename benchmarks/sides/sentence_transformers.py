@@ -52,7 +52,7 @@ class Embedder:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             more = {"provider": "CPUExecutionProvider", "session_options": options}
-        source = made if (made / "ready").exists() else folder
+        source = made if backend else folder  # torch reads the folder itself
         if form == "int8":
             more["file_name"] = quantised(made)
         self.model = sentence_transformers.SentenceTransformer(
