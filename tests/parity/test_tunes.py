@@ -206,14 +206,13 @@ def in_int8(network: Network, batch: Any) -> tuple[float, float, Any]:
 @pytest.mark.parametrize("tune", TUNES)
 @pytest.mark.parametrize("name", ["bert, classify", "qwen2"])
 def test_the_fast_path_of_int8_answers_as_the_modules_do(tune, name):
-    """The fused stack steps aside where a sublayer is not plain, and else agrees with them but for
-    numbers on the edge of two quants."""
+    """The fused stack steps aside where a sublayer is not plain, and else agrees with them."""
     plain, batch = NETWORKS[name]()
     network, _ = applied(tune, name)
     learnt(tune, network)
     of_plain, _, _ = in_int8(plain, batch)
     of_tuned, apart, fused = in_int8(network, batch)
-    assert apart < 1e-3 and of_tuned < max(3 * of_plain, 0.02)
+    assert apart < 1e-4 and of_tuned < max(3 * of_plain, 0.02)
     if fused is not None and available():
         assert bool(fused.unfit) == (tune != "bitfit")
 
