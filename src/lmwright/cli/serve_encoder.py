@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from lmwright.cli.serve_language import TOKEN_SECONDS, names_of
+from lmwright.cli.serve_language import TOKEN_SECONDS, names_of, until_stopped
 from lmwright.cli.write import say
 from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
@@ -18,12 +17,10 @@ from lmwright.models.files.published import content_of, describe, is_gguf, locat
 from lmwright.models.files.sentence import tokens_read
 from lmwright.models.loading import runs_elsewhere
 from lmwright.models.text_model import LONGEST, TextPredictor, from_published
-from lmwright.serve.app import make_app
 from lmwright.serve.engine import Engine
 from lmwright.serve.log import json_log
 from lmwright.serve.routes import routes
 from lmwright.serve.rows import Loaded, RowScheduler
-from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.service import Service, Services
 from lmwright.serve.settings import Serve
 from lmwright.tasks.sentence_similarity import SentenceSimilarity
@@ -81,12 +78,7 @@ async def serve_encoders(addresses: Sequence[str], settings: Serve, listener: so
                 for name, loaded in zip(names, versions, strict=True)
             ]
         )
-        server = DrainingServer(make_app(services, [routes(services)]), settings, engine)
-        begin_listening(", ".join(names), listener, settings)
-        await server.serve(sockets=[listener])
-        if server.forced:
-            os._exit(128 + server.forced)
-    return server.exit_code
+        return await until_stopped(services, routes(services), names, listener)
 
 
 def load_encoder(address: str, settings: Serve) -> Loaded:

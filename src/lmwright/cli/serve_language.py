@@ -9,13 +9,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from fastapi import APIRouter
+
 from lmwright.cli.write import say
 from lmwright.core.errors import BadInput
 from lmwright.models.answering import place_to_answer
 from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
-from lmwright.serve.app import make_app
+from lmwright.serve.app import AppService, make_app
 from lmwright.serve.completions import GenerationService, GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
@@ -66,11 +68,18 @@ async def serve_language(addresses: Sequence[str], settings: Serve, listener: so
         services = GenerationServices(
             [GenerationService(name, engine, settings, shelf) for name in names]
         )
-        server = DrainingServer(make_app(services, [routes(services)]), settings, engine)
-        begin_listening(", ".join(names), listener, settings)
-        await server.serve(sockets=[listener])
-        if server.forced:
-            os._exit(128 + server.forced)
+        return await until_stopped(services, routes(services), names, listener)
+
+
+async def until_stopped(
+    services: AppService, router: APIRouter, names: Sequence[str], listener: socket.socket
+) -> int:
+    """Serve published models by their routes until told to stop; the exit code."""
+    server = DrainingServer(make_app(services, [router]), services.settings, services.engine)
+    begin_listening(", ".join(names), listener, services.settings)
+    await server.serve(sockets=[listener])
+    if server.forced:
+        os._exit(128 + server.forced)
     return server.exit_code
 
 
