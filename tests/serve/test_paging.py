@@ -70,13 +70,12 @@ def heard_of(scheduler: TextScheduler, model: TextModel, each: GenerationRequest
 
 
 def passes(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of tokens of each pass of one text from now on."""
+    """The number of tokens of each text in each pass from now on."""
     sizes: list[int] = []
     proper = type(model.network).next
 
     def counted(self: Any, batch: Any, cache: Any) -> Any:
-        if len(batch.documents) == 1:
-            sizes.append(len(batch.tokens_n))
+        sizes.extend(batch.lengths())
         return proper(self, batch, cache)
 
     monkeypatch.setattr(type(model.network), "next", counted)

@@ -73,7 +73,7 @@ def test_side_by_side_is_as_alone(
     scheduler: TextScheduler, model: TextModel, monkeypatch: Any
 ) -> None:
     """Long prompts, read in pieces, and short ones; some begin while others write."""
-    monkeypatch.setattr(texts, "PREFILL_TOKENS", 7)
+    monkeypatch.setattr(texts, "READ_TOKENS", 7)
     sizes: list[int] = []
     proper = type(model.network).next
 

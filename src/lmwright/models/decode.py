@@ -21,7 +21,8 @@ from lmwright.models.blocks.context import Cache
 from lmwright.models.blocks.pages import PAGE, Pool
 from lmwright.models.core.device import Placement
 from lmwright.models.core.ragged import pack
-from lmwright.models.network.network import Batch
+from lmwright.models.network.network import Batch, Network
+from lmwright.models.network.together import Together
 from lmwright.text.generation import SamplingParams
 
 NUCLEUS_GUESS = 256
@@ -107,7 +108,7 @@ class DecodingState:
         pool: Pool | None = None,
     ) -> None:
         check_causal(network)
-        self.network, self.ids = network, [np.empty(0, np.int64)] * documents
+        self.networks, self.ids = [network] * documents, [np.empty(0, np.int64)] * documents
         self.stacks, self.two_streams = network.streams, network.two_streams
         encodes = len(self.stacks) > 1 and not self.two_streams
         if encodes and sources is None:
@@ -116,6 +117,11 @@ class DecodingState:
         self.cache = None
         if not self.two_streams:
             self.cache = Cache(documents, network.new_pool() if pool is None else pool)
+
+    @property
+    def network(self) -> CausalLM:
+        """The network of the first document."""
+        return self.networks[0]
 
     def begin_with(self, ids: np.ndarray, pages: Sequence[int]) -> None:
         """Let the only document begin with ids that were read before: those of full pages."""
@@ -176,8 +182,8 @@ class DecodingState:
             return self.two_stream_logits(order)
         stream = pack(tokens, order=order, past=past)
         if self.sources is None:
-            read = self.network.every if every else self.network.next
-            return read(stream, self.cache)
+            reader = together(self.networks)
+            return (reader.every if every else reader.next)(stream, self.cache)
         source, target = self.stacks
         whole = pack(self.sources, order=order)
         return self.network.next({source: whole, target: stream}, self.cache)
@@ -202,6 +208,7 @@ class DecodingState:
     def select(self, indices: Sequence[int]) -> None:
         """Keep the documents at these indices; one may be repeated, or dropped."""
         self.ids = [self.ids[index] for index in indices]
+        self.networks = [self.networks[index] for index in indices]
         if self.sources is not None:
             self.sources = [self.sources[index] for index in indices]
         if self.cache is not None:
@@ -217,7 +224,7 @@ class DecodingState:
     def alone(self, place: int) -> DecodingState:
         """The document at a place as a state of its own; this one must not go on with it."""
         found = copy.copy(self)
-        found.ids = [self.ids[place]]
+        found.ids, found.networks = [self.ids[place]], [self.networks[place]]
         if self.sources is not None:
             found.sources = [self.sources[place]]
         if self.cache is not None:
@@ -228,18 +235,29 @@ class DecodingState:
         """Give up the documents at these places; those that stay are not copied."""
         kept = [place for place in range(len(self.ids)) if place not in places]
         self.ids = [self.ids[place] for place in kept]
+        self.networks = [self.networks[place] for place in kept]
         if self.sources is not None:
             self.sources = [self.sources[place] for place in kept]
         if self.cache is not None:
             self.cache.leave(places)
 
     def join(self, other: DecodingState) -> None:
-        """Take the documents of another state of the same network; the other is used no more."""
+        """Take the documents of another state, of the same network or of one that may be read in
+        one pass with it; the other is used no more."""
         self.ids = [*self.ids, *other.ids]
+        self.networks = [*self.networks, *other.networks]
         if self.sources is not None and other.sources is not None:
             self.sources = [*self.sources, *other.sources]
         if self.cache is not None and other.cache is not None:
             self.cache.join(other.cache)
+
+
+def together(networks: Sequence[CausalLM]) -> CausalLM | Together:
+    """What reads documents of these networks in one pass."""
+    first = networks[0]
+    if all(each is first for each in networks):
+        return first
+    return Together([each for each in networks if isinstance(each, Network)])
 
 
 def generate(

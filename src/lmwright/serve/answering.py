@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 
 from lmwright.models.blocks.pages import PAGE, pages_for
 from lmwright.models.decode import CausalLM, DecodingState
+from lmwright.models.network.together import readable_together
 from lmwright.models.text_model import TextModel
 from lmwright.serve.drafts import Pays
 from lmwright.serve.engine import Failed
@@ -25,8 +28,10 @@ log = logging.getLogger("lmwright.serve")
 Emit = Callable[[int, Chunk | Failed | None], None]
 """Called from the worker's thread: the number of an answer and its next chunk, then None."""
 
-PREFILL_TOKENS = 256
-"""Tokens of a prompt that are read in a step."""
+READ_TOKENS = 256
+"""Tokens of prompts that are read in a step."""
+SCORED_TOKENS = 64
+"""The same where each one's log-probability is asked for, as logits are much memory."""
 
 
 @dataclass(eq=False)
@@ -47,14 +52,15 @@ class Job:
 
 @dataclass(eq=False)
 class Answering:
-    """One answer under way. Its prompt is read by a state of its own, of which ``unread`` is left;
-    then it is written beside others, the last token being ``token``. ``begun`` is its number among
-    all that were begun."""
+    """One answer under way: what is asked, and how far it is read and written.
+
+    ``unread`` is what is left of its prompt, once that is begun to be read; where nothing is left
+    it is written, the last token being ``token``. ``begun`` is its number in their order.
+    """
 
     job: Job
     number: int
     builder: AnswerBuilder | None = None
-    state: DecodingState | None = None
     unread: np.ndarray | None = None
     echo: EchoBuilder | None = None
     token: int = 0
@@ -66,87 +72,130 @@ class Answering:
         return self.job.requests[self.number]
 
     @property
+    def reading(self) -> bool:
+        """Whether some of its prompt is left."""
+        return self.unread is None or len(self.unread) > 0
+
+    @property
     def written(self) -> bool:
         """Whether it has a token, so that it is read again when it is read."""
         return self.builder is not None and self.builder.count > 0
 
     @property
+    def ids(self) -> np.ndarray:
+        """What is read of it, as far as that is known."""
+        return self.request.prompt if self.builder is None else self.builder.ids
+
+    @property
     def to_read(self) -> int:
         """The tokens that have to be read before the answer goes on, and one more."""
-        return 1 + (len(self.request.prompt) if self.builder is None else len(self.builder.ids))
+        return 1 + len(self.ids)
+
+    @property
+    def left(self) -> int:
+        """The most tokens of its prompt that are left."""
+        return len(self.ids) if self.unread is None else len(self.unread)
+
+    @property
+    def scored(self) -> bool:
+        """Whether log-probabilities of its prompt are asked for."""
+        request = self.request
+        return not self.written and request.echo is not None and request.top_logprobs is not None
 
 
 class Memory:
     """The KV cache of a model for all that is asked of it: its pages, and what is known of them;
-    and what drafts are worth."""
+    and what drafts are worth. Models that are read together have one."""
 
     def __init__(self, network: CausalLM, tokens: int) -> None:
         """Room for so many tokens."""
         self.pool = network.new_pool(pages_for(tokens))
         self.prefixes = Prefixes(self.pool)
         self.pays = Pays()
+        self.networks: WeakKeyDictionary[CausalLM, int] = WeakKeyDictionary({network: 0})
+        self.numbered = 1
 
     @property
     def free(self) -> int:
         """Pages that can be taken."""
         return sys.maxsize if self.pool.most is None else self.pool.most - self.pool.held
 
+    def takes(self, network: CausalLM) -> bool:
+        """Whether a network is one of this memory, or joins those that are now."""
+        if network not in self.networks:
+            if not any(readable_together(network, each) for each in self.networks):
+                return False
+            self.networks[network] = self.numbered
+            self.numbered += 1
+        return True
+
+    def owner(self, network: CausalLM, client: str) -> str:
+        """By whom the beginnings of texts are known that a network reads for a client."""
+        return f"{self.networks[network]} {client}"
+
 
 @dataclass(eq=False)
 class Batch:
-    """The answers that a model writes side by side, each in its place of the state."""
+    """The answers of a memory's models that are under way: those in the ``state`` by their places
+    there, and behind them those that ``wait`` to be read."""
 
-    state: DecodingState
-    answers: list[Answering]
+    memory: Memory
+    state: DecodingState | None = None
+    answers: list[Answering] = field(default_factory=list)
+    wait: deque[Answering] = field(default_factory=deque)
+
+    @property
+    def all(self) -> list[Answering]:
+        """All of them."""
+        return [*self.answers, *self.wait]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens that were read of each answer in the state."""
+        return [] if self.state is None else [len(ids) for ids in self.state.ids]
 
     def leave(self, left: Collection[Answering]) -> None:
         """Take answers out."""
         places = {place for place, each in enumerate(self.answers) if each in left}
         self.answers = [each for each in self.answers if each not in left]
-        if self.answers:  # a state of no documents is of no use
+        self.wait = deque(each for each in self.wait if each not in left)
+        if not self.answers:  # a state of no documents is of no use
+            self.state = None
+        elif self.state is not None and places:
             self.state.leave(places)
 
 
 @dataclass(eq=False)
-class Prefill:
-    """A step that reads a piece of a prompt; ``read``: the last one, and its answer is begun.
-    ``tokens`` counts those that each answer was given, as in the other steps."""
+class Step:
+    """A pass over the answers of a batch: each gets so many tokens of its prompt, or its next one.
 
-    answering: Answering
-    ended: dict[Answering, Failed | None] = field(default_factory=dict)
-    read: bool = False
-    tokens: dict[Answering, int] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Decode:
-    """A step in which every answer of a batch gets its next token.
-
-    ``drafts`` are tokens of each that are read ahead, if any. ``alone`` are the states of those
-    that went on singly, since the batch made the network fail.
+    The last ``begun`` answers of the batch are begun to be read. ``every``: logits are wanted after
+    every token. ``drafts`` are tokens of each answer that are read ahead, if any. ``alone`` are the
+    states of those that went on singly, since the batch made the network fail; ``placed`` are the
+    answers in the state while it runs, and ``tokens`` counts those that each was given.
     """
 
     batch: Batch
+    sizes: list[int] = field(default_factory=list)
+    begun: int = 0
+    every: bool = False
     drafts: Sequence[np.ndarray] = ()
     ended: dict[Answering, Failed | None] = field(default_factory=dict)
     alone: dict[Answering, DecodingState] = field(default_factory=dict)
+    placed: list[Answering] = field(default_factory=list)
     tokens: dict[Answering, int] = field(default_factory=dict)
 
-
-def pages_of_piece(answering: Answering) -> int:
-    """The pages that reading the next piece of a prompt takes."""
-    read = 0 if answering.state is None else len(answering.state.ids[0])
-    return pages_for(min(answering.to_read, read + PREFILL_TOKENS)) - pages_for(read)
-
-
-def pages_of_step(batch: Batch) -> int:
-    """The pages that the next tokens of a batch take."""
-    return sum(pages_for(len(ids) + 1) - pages_for(len(ids)) for ids in batch.state.ids)
+    @property
+    def pages(self) -> int:
+        """The most pages that it takes."""
+        past = [*self.batch.lengths, *[0] * self.begun]
+        pairs = zip(past, self.sizes, strict=True)
+        return sum(pages_for(past + size) - pages_for(past) for past, size in pairs)
 
 
-def begin_to_read(answering: Answering, memory: Memory, owner: str) -> None:
-    """Make the state of an answer, which knows as much of what is to be read as its ``owner``'s
-    texts have told.
+def begin_to_read(answering: Answering, memory: Memory, owner: str) -> DecodingState:
+    """The state of an answer, which knows as much of what is to be read as its ``owner``'s texts
+    have told.
 
     All but the last token of what was written before is read again.
     """
@@ -163,7 +212,30 @@ def begin_to_read(answering: Answering, memory: Memory, owner: str) -> None:
         state.begin_with(ids, pages)
     if not answering.written:
         builder.cached = len(pages) * PAGE
-    answering.state, answering.unread = state, ids[len(pages) * PAGE :]
+    answering.unread = ids[len(pages) * PAGE :]
+    return state
+
+
+def begin_alike(one: Answering, other: Answering) -> bool:
+    """Whether two prompts have their first page in common, which is then to be read but once."""
+    pair = one.ids[:PAGE], other.ids[:PAGE]
+    return min(map(len, pair)) == PAGE and bool((pair[0] == pair[1]).all())
+
+
+def read_piece(answering: Answering, piece: np.ndarray, logits_nv: Tensor) -> None:
+    """Take note of a piece of a prompt that was read, and echo the prompt after the last one.
+
+    ``logits_nv`` are those after every token where the prompt is scored.
+    """
+    assert answering.unread is not None
+    answering.unread = answering.unread[len(piece) :]
+    if (echo := answering.echo) is None:
+        return
+    if answering.scored:
+        for id_, row_v in zip(piece.tolist(), logits_nv, strict=True):
+            echo.push(id_, row_v)
+    if not answering.reading:
+        answering.job.emit(answering.number, echo.chunk())
 
 
 def keep(memory: Memory, state: DecodingState, place: int, owner: str) -> None:
@@ -201,10 +273,7 @@ def write_tokens(
     A draft stands as far as it is what is written.
     """
     for place, logits_v in enumerate(logits_nv):
-        try:
-            write_token(answering, logits_v, ended)
-        except Exception as error:
-            ended[answering] = failure(error)
+        write_token(answering, logits_v, ended)
         rest = read[place + 1 :]
         if answering in ended or not len(rest) or rest[0] != answering.token:
             return place + 1

@@ -35,8 +35,8 @@ def load_version(
     """The version that an alias or a hash names, with its networks placed.
 
     Weights that are equal to those of a predictor ``beside`` it, as those of one base are, are in
-    memory once. ``report`` is told what fewer bits cost. BadInput says what there is instead, and
-    what of ``device``, ``precision`` and ``kv`` cannot be had.
+    memory once, packed ones too. ``report`` is told what fewer bits cost. BadInput says what there
+    is instead, and what of ``device``, ``precision`` and ``kv`` cannot be had.
     """
     content = resolve_version(store, name)
     bound = read_version(store, content)
@@ -46,6 +46,10 @@ def load_version(
 
         share_equal_weights(predictor, other)
     place_or_refuse(predictor, device, precision, f"{name}, a {predictor.kind} model", kv)
+    for other in beside:
+        from lmwright.models.sharing import share_packed_weights
+
+        share_packed_weights(predictor, other)
     if precision in PACKED or kv != DEFAULT.kv:
         from lmwright.models.answering import tell_cost  # which takes torch
 

@@ -1,8 +1,8 @@
 """Texts to be written: all that are under way on a model get their next token in one step.
 
 A request holds its place from :meth:`TextScheduler.reserve` on, and is answered by the model that
-it was reserved with. Its answers are begun in turn from each client; a prompt is read in pieces,
-so that neither those who write nor other work of the engine waits long for it.
+it was reserved with. Its answers are begun in turn from each client. A step reads pieces of prompts
+beside, so many tokens in all that neither those who write nor other work of the engine waits long.
 
 Keys and values are in pages of a bounded memory (:class:`Memory`), reserved before each step. A
 prompt that begins like one read before takes its pages. Where pages run out, what nobody writes is
@@ -15,29 +15,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 
 from lmwright.models.blocks.pages import pages_for
-from lmwright.models.decode import CausalLM
+from lmwright.models.decode import DecodingState
 from lmwright.models.text_model import TextModel
 from lmwright.serve.answering import (
-    PREFILL_TOKENS,
+    READ_TOKENS,
+    SCORED_TOKENS,
     Answering,
     Batch,
-    Decode,
     Emit,
     Job,
     Memory,
-    Prefill,
+    Step,
+    begin_alike,
     begin_to_read,
     failure,
     keep,
-    pages_of_piece,
-    pages_of_step,
+    read_piece,
     write_token,
     write_tokens,
 )
@@ -45,8 +43,6 @@ from lmwright.serve.drafts import MOST_ROWS, look_up
 from lmwright.serve.engine import Busy, Engine, Failed, Places, TokenTurns
 from lmwright.serve.generation import GenerationRequest
 
-SCORED_TOKENS = 64
-"""Tokens of a prompt that are read in a step where each one's log-probability is asked for."""
 MOST_ANSWERS = 16
 """Answers that are written side by side."""
 
@@ -74,11 +70,9 @@ class TextScheduler:
         self.share_prefixes = share_prefixes
         self.waiting = TokenTurns[Answering]()
         self.preempted: deque[Answering] = deque()
-        self.reading: deque[Answering] = deque()
         self.batches: deque[Batch] = deque()
         self.held: set[Job] = set()
-        self.memories: WeakKeyDictionary[CausalLM, Memory] = WeakKeyDictionary()
-        self.wrote = False
+        self.memories: list[Memory] = []
         self.begun = self.preemptions = 0
         self.seconds = 1.0  # of a request, smoothed; only to tell clients when to come back
         engine.add(self)
@@ -91,22 +85,26 @@ class TextScheduler:
     @property
     def held_pages(self) -> int:
         """The pages of KV caches that texts hold, or that are kept for those that begin alike."""
-        return sum(memory.pool.held for memory in self.memories.values())
+        return sum(memory.pool.held for memory in self.memories)
 
     @property
     def accepted_drafts(self) -> int:
         """The drafted tokens that were kept."""
-        return sum(memory.pays.accepted for memory in self.memories.values())
-
-    def owner(self, answering: Answering) -> str:
-        """Whose the beginning of an answer's prompt is."""
-        return "" if self.share_prefixes else answering.job.client
+        return sum(memory.pays.accepted for memory in self.memories)
 
     def memory(self, model: TextModel) -> Memory:
         """The KV cache of a model."""
-        if (found := self.memories.get(model.network)) is None:
-            found = self.memories[model.network] = Memory(model.network, self.cache_tokens)
-        return found
+        self.memories = [each for each in self.memories if each.networks]
+        for memory in self.memories:
+            if memory.takes(model.network):
+                return memory
+        self.memories.append(Memory(model.network, self.cache_tokens))
+        return self.memories[-1]
+
+    def owner(self, answering: Answering, memory: Memory) -> str:
+        """By whom the beginning of an answer's prompt is known."""
+        client = "" if self.share_prefixes else answering.job.client
+        return memory.owner(answering.job.model.network, client)
 
     def reserve(
         self, client: str, emit: Emit, model: TextModel, release: Callable[[], None] = lambda: None
@@ -143,55 +141,35 @@ class TextScheduler:
 
     def under_way(self) -> list[Answering]:
         """The answers that are begun and not ended (the lock is held)."""
-        written = (each for batch in self.batches for each in batch.answers)
-        return [*self.preempted, *self.reading, *written]
+        return [*self.preempted, *self.beside()]
+
+    def beside(self) -> list[Answering]:
+        """The answers that hold pages, or will when they are read."""
+        return [each for batch in self.batches for each in batch.all]
 
     # A step
 
-    def schedule(self) -> Prefill | Decode | None:
-        """A piece of a prompt and a token of a batch by turns, of several models' batches too;
-        there are pages for what it reads."""
+    def schedule(self) -> Step | None:
+        """A step of a batch, of several models' batches by turns; there are pages for it."""
         self.admit()
-        while self.reading or self.batches:
-            if self.reading and (self.wrote or not self.batches):
-                self.wrote = False
-                answering = self.reading[0]
-                self.make_free(answering.job.model, partial(pages_of_piece, answering))
-                if answering in self.reading:
-                    return Prefill(answering)
-            elif self.batches:
-                self.wrote = True
-                self.batches.rotate(-1)
-                batch = self.batches[-1]
-                self.make_free(batch.answers[0].job.model, partial(pages_of_step, batch))
-                if batch.answers:
-                    return Decode(batch, self.drafts(batch))
-        return None
-
-    def drafts(self, batch: Batch) -> list[np.ndarray]:
-        """Tokens of each answer to read ahead; none where the bits of an answer depend on how it is
-        read, where there is no page for them, and where they do not pay."""
-        model, count = batch.answers[0].job.model, len(batch.answers)
-        most = min(self.draft_tokens, MOST_ROWS // count - 1)
-        if most < 1 or not model.network.batch_invariant or not batch.state.shareable:
-            return []
-        found = []
-        for each in batch.answers:
-            assert each.builder is not None
-            left = each.request.params.max_new_tokens - each.builder.count - 1
-            found.append(look_up(each.builder.ids, max(0, min(most, left))))
-        memory, lengths = self.memory(model), [len(each) for each in found]
-        pages = sum(
-            pages_for(len(ids) + 1 + length) - pages_for(len(ids))
-            for ids, length in zip(batch.state.ids, lengths, strict=True)
-        )
-        return found if memory.free >= pages and memory.pays.drafts(count, lengths) else []
+        if not self.batches:
+            return None
+        self.batches.rotate(-1)
+        batch = self.batches[-1]
+        while (step := self.plan(batch)).pages > batch.memory.free and self.make_free(batch):
+            pass
+        begun = [batch.wait.popleft() for _ in range(step.begun)]
+        batch.answers += begun
+        self.draft(step)
+        return step
 
     def admit(self) -> None:
         """Begin answers that wait, those that were preempted first, as far as there is room."""
         while (waits := self.preempted or self.waiting) and len(self.beside()) < MOST_ANSWERS:
             next_ = self.preempted[0] if self.preempted else self.waiting.first
-            if self.beside() and not self.room_for(next_):
+            memory = self.memory(next_.job.model)
+            batch = next((each for each in self.batches if each.memory is memory), Batch(memory))
+            if self.beside() and not self.room_for(next_, batch):
                 return
             if waits is self.preempted:
                 self.preempted.popleft()
@@ -199,176 +177,204 @@ class TextScheduler:
                 self.waiting.pop()
                 self.begun += 1
                 next_.begun = self.begun
-            self.reading.append(next_)
+            batch.wait.append(next_)
+            if batch not in self.batches:
+                self.batches.append(batch)
 
-    def beside(self) -> list[Answering]:
-        """The answers that hold pages, or will when they are read."""
-        return [*self.reading, *(each for batch in self.batches for each in batch.answers)]
-
-    def room_for(self, next_: Answering) -> bool:
+    def room_for(self, next_: Answering, batch: Batch) -> bool:
         """Whether there are pages to read an answer's prompt and all that are read before it, and
         one more for each that is written."""
-        own = [each for each in self.beside() if each.job.model.network is next_.job.model.network]
-        unread = [each.to_read for each in [*own, next_] if each in self.reading or each is next_]
-        memory = self.memory(next_.job.model)
+        memory, beside = batch.memory, batch.all
+        unread = [1 + each.left for each in [*beside, next_] if each.reading]
         kept = sum(1 for page in memory.prefixes.pages.values() if memory.pool.holders[page] == 1)
-        return memory.free + kept >= sum(map(pages_for, unread)) + len(own)
+        return memory.free + kept >= sum(map(pages_for, unread)) + len(beside)
 
-    def make_free(self, model: TextModel, wanted: Callable[[], int]) -> None:
-        """Have as many pages of a model free as are ``wanted``, if need be those of the answers
-        begun last; the first one keeps its own."""
-        memory = self.memory(model)
-        while memory.free < wanted():
-            if memory.prefixes.give_up():
+    def plan(self, batch: Batch) -> Step:
+        """Pieces of prompts, of those first that were begun first, and the next token of others.
+
+        A prompt that is scored is read alone, one that begins like another one after it.
+        """
+        step, room, reading = Step(batch), READ_TOKENS, list[Answering]()
+        for each in [*batch.answers, *batch.wait]:
+            if not each.reading:
+                step.sizes.append(1)
                 continue
-            own = [each for each in self.beside() if each.job.model.network is model.network]
-            if len(own) < 2:
-                return  # the pass itself will say that there are none
-            self.preempt(max(own, key=lambda each: each.begun))
+            alike = any(
+                begin_alike(each, other) and self.same_owner(each, other) for other in reading
+            )
+            new = each.unread is None
+            if new and (not room or alike or (each.scored and reading)):
+                break
+            if each.scored:
+                step.every = reads_every(each)
+                room = SCORED_TOKENS if step.every else 1
+            step.sizes.append(min(max(1, each.left), room))
+            room = 0 if each.scored else room - step.sizes[-1]
+            step.begun += new
+            reading.append(each)
+        return step
 
-    def preempt(self, answering: Answering) -> None:
+    def same_owner(self, one: Answering, other: Answering) -> bool:
+        """Whether what is read of one answer is known to another one."""
+        clients = {each.job.client for each in (one, other)}
+        return one.job.model is other.job.model and (self.share_prefixes or len(clients) == 1)
+
+    def make_free(self, batch: Batch) -> bool:
+        """Give up a page, or all those of the answer begun last; False where there is but one."""
+        if batch.memory.prefixes.give_up():
+            return True
+        if len(batch.all) < 2:
+            return False  # the pass itself will say that there are none
+        self.preempt(max(batch.all, key=lambda each: each.begun), batch)
+        return True
+
+    def preempt(self, answering: Answering, batch: Batch) -> None:
         """Take the pages of an answer, which waits until there is room and is then read again."""
         self.preemptions += 1
-        if answering in self.reading:
-            self.reading.remove(answering)
-        for batch in [each for each in self.batches if answering in each.answers]:
-            batch.leave([answering])
-            if not batch.answers:
-                self.batches.remove(batch)
-        answering.state = answering.unread = answering.echo = None
+        batch.leave([answering])
+        answering.unread = answering.echo = None
         self.preempted.append(answering)
         self.preempted = deque(sorted(self.preempted, key=lambda each: each.begun))
 
-    def run(self, step: Prefill | Decode) -> None:
-        """Read a piece of a prompt, or write a token of every answer."""
-        if isinstance(step, Prefill):
-            self.prefill(step)
-        else:
-            self.decode(step)
-
-    def prefill(self, step: Prefill) -> None:
-        """Read the next piece of a prompt, and after the last one write the first token, unless
-        the answer is read again."""
-        answering = step.answering
-        try:
-            logits_v = self.read_piece(answering, step)
-            if answering.unread is not None and not len(answering.unread):
-                step.read = True
-                if not answering.written:
-                    write_token(answering, logits_v, step.ended)
-        except Exception as error:
-            step.ended[answering] = failure(error)
-
-    def read_piece(self, answering: Answering, step: Prefill) -> Tensor:
-        """Read the next piece of a prompt; the logits (vocabulary,) after it.
-
-        A prompt that is echoed with log-probabilities is read in smaller pieces, as logits after
-        every token are much memory.
+    def draft(self, step: Step) -> None:
+        """Read tokens of each answer ahead, unless prompts are read; none where the bits of an
+        answer depend on how it is read, where there is no page for them, and where they do not pay.
         """
-        memory = self.memory(answering.job.model)
-        if answering.state is None:
-            begin_to_read(answering, memory, self.owner(answering))
-        state, request = answering.state, answering.request
-        assert state is not None and answering.unread is not None
-        told = answering.echo is not None and request.top_logprobs is not None
-        every = told and state.reads_every
-        size = (SCORED_TOKENS if every else 1) if told else PREFILL_TOKENS
-        piece, answering.unread = answering.unread[:size], answering.unread[size:]
-        step.tokens[answering] = len(piece)
-        rows_nv = state.extend([piece], every)
-        logits_v = rows_nv[-1]
-        if answering.echo is not None:
-            for id_, row_v in zip(piece.tolist(), rows_nv, strict=False) if told else ():
-                answering.echo.push(id_, row_v)
-            if not len(answering.unread):
-                answering.job.emit(answering.number, answering.echo.chunk())
-        if not len(answering.unread):
-            keep(memory, state, 0, self.owner(answering))
-        return logits_v
-
-    def decode(self, step: Decode) -> None:
-        """Write a token of every answer; if the network fails, of each alone."""
-        answers, state, drafts = step.batch.answers, step.batch.state, step.drafts
-        last, before = [np.array([each.token]) for each in answers], [len(i) for i in state.ids]
-        pairs = zip(last, drafts or [last[0][:0]] * len(last), strict=True)
-        tokens, began = [np.concatenate(pair) for pair in pairs], time.monotonic()
-        try:
-            rows_nv = state.extend(tokens, every=bool(drafts))
-        except Exception as error:
-            if len(answers) == 1 or not state.restorable:
-                step.ended.update(dict.fromkeys(answers, failure(error)))
-            else:
-                self.decode_singly(step)
+        batch, state = step.batch, step.batch.state
+        most = min(self.draft_tokens, MOST_ROWS // len(batch.answers) - 1)
+        if most < 1 or state is None or any(each.reading for each in batch.answers):
             return
-        pays = self.memory(answers[0].job.model).pays
-        pays.took(sum(map(len, tokens)), time.monotonic() - began)
-        kept = []
-        each_rows = rows_nv.split([len(own) for own in tokens] if drafts else 1)
-        for answering, own, own_nv in zip(answers, tokens, each_rows, strict=True):
-            kept.append(write_tokens(answering, own, own_nv, step.ended))
-            step.tokens[answering] = kept[-1]
-        if drafts:
-            pays.kept(sum(map(len, drafts)), sum(kept) - len(kept))
+        if not state.network.batch_invariant or not state.shareable:
+            return
+        found = []
+        for each in batch.answers:
+            assert each.builder is not None
+            left = each.request.params.max_new_tokens - each.builder.count - 1
+            found.append(look_up(each.builder.ids, max(0, min(most, left))))
+        lengths = [len(each) for each in found]
+        longer = Step(batch, [1 + length for length in lengths])
+        pays = batch.memory.pays.drafts(len(found), lengths)
+        if pays and batch.memory.free >= longer.pages:
+            step.sizes, step.drafts, step.every = longer.sizes, found, True
+
+    def run(self, step: Step) -> None:
+        """Read pieces of prompts and write a token of every other answer; if the network fails, of
+        each alone."""
+        self.begin(step)
+        batch, placed, state = step.batch, step.placed, step.batch.state
+        if state is None:
+            return
+        sizes = dict(zip(batch.answers, step.sizes, strict=True))
+        drafts = dict(zip(batch.answers, step.drafts, strict=False))
+        pieces = [piece_of(each, sizes[each], drafts.get(each)) for each in placed]
+        before, began = [len(ids) for ids in state.ids], time.monotonic()
+        reads = any(each.reading for each in placed)
+        try:
+            logits_nv = state.extend(pieces, step.every)
+        except Exception as error:
+            if len(placed) == 1 or not state.restorable:
+                step.ended.update(dict.fromkeys(placed, failure(error)))
+            else:
+                self.run_singly(step, state, pieces)
+            return
+        if not reads:
+            batch.memory.pays.took(sum(map(len, pieces)), time.monotonic() - began)
+        each_rows = logits_nv.split([len(piece) for piece in pieces] if step.every else 1)
+        kept = [
+            self.take(step, state, place, *those)
+            for place, those in enumerate(zip(placed, pieces, each_rows, strict=True))
+        ]
+        if step.drafts:
+            batch.memory.pays.kept(sum(map(len, step.drafts)), sum(kept) - len(kept))
             state.cut([past + count for past, count in zip(before, kept, strict=True)])
 
-    def decode_singly(self, step: Decode) -> None:
-        """Write a token of each answer by a state of its own, so that only the guilty one fails."""
-        for place, answering in enumerate(step.batch.answers):
-            state = step.batch.state.alone(place)
+    def begin(self, step: Step) -> None:
+        """Let the answers that are begun join the state."""
+        batch = step.batch
+        first = len(batch.answers) - step.begun
+        step.placed = batch.answers[:first]
+        for each in batch.answers[first:]:
             try:
-                (logits_v,) = state.extend([np.array([answering.token])])
-                step.alone[answering], step.tokens[answering] = state, 1
-                write_token(answering, logits_v, step.ended)
+                state = begin_to_read(each, batch.memory, self.owner(each, batch.memory))
             except Exception as error:
-                step.ended[answering] = failure(error)
+                step.ended[each] = failure(error)
+                continue
+            step.placed.append(each)
+            if batch.state is None:
+                batch.state = state
+            else:
+                batch.state.join(state)
 
-    def settle(self, step: Prefill | Decode, seconds: float) -> None:
-        """Move answers between reading, writing and the end, and free the jobs that have ended."""
+    def run_singly(self, step: Step, joint: DecodingState, pieces: Sequence[np.ndarray]) -> None:
+        """The same by a state of each answer's own, so that only the guilty one fails."""
+        for place, (each, piece) in enumerate(zip(step.placed, pieces, strict=True)):
+            state = joint.alone(place)
+            try:
+                logits_nv = state.extend([piece], step.every)
+            except Exception as error:
+                step.ended[each] = failure(error)
+                continue
+            step.alone[each] = state
+            kept = self.take(step, state, 0, each, piece, logits_nv)
+            if step.drafts:
+                state.cut([len(state.ids[0]) - len(piece) + kept])
+
+    def take(
+        self,
+        step: Step,
+        state: DecodingState,
+        place: int,
+        answering: Answering,
+        piece: np.ndarray,
+        logits_nv: Tensor,
+    ) -> int:
+        """Take note of what was read of an answer, and write by the logits after it; how many
+        tokens of the piece stand."""
+        memory, stand = step.batch.memory, len(piece)
+        try:
+            if not answering.reading:
+                stand = 1
+                stand = write_tokens(answering, piece, logits_nv, step.ended)
+            else:
+                read_piece(answering, piece, logits_nv)
+                if not answering.reading:
+                    keep(memory, state, place, self.owner(answering, memory))
+                    if not answering.written:
+                        write_token(answering, logits_nv[-1], step.ended)
+        except Exception as error:
+            step.ended[answering] = failure(error)
+        step.tokens[answering] = stand
+        return stand
+
+    def settle(self, step: Step, seconds: float) -> None:
+        """Let answers leave that have ended, and free the jobs of which all have."""
         for answering, tokens in step.tokens.items():
             self.waiting.charge(answering.job.client, tokens)
             self.engine.budgets.spend(answering.job.client, tokens)
-        if isinstance(step, Prefill):
-            gone = step.answering in step.ended or step.answering.job.gone
-            if gone or step.read:
-                self.reading.remove(step.answering)
-            if step.read and not gone:
-                self.write_beside_others(step.answering)
-            left = [step.answering] if gone else []
-        else:
-            left = [each for each in step.batch.answers if each in step.ended or each.job.gone]
-            self.leave(step, left)
+        batch = step.batch
+        left = [each for each in batch.all if each in step.ended or each.job.gone]
+        self.leave(step, left)
         for answering in left:
-            answering.state = None
             self.close_answer(answering, step.ended.get(answering))
 
-    def write_beside_others(self, answering: Answering) -> None:
-        """Join the batch of the same model, if there is one."""
-        assert answering.state is not None
-        model, state = answering.job.model, answering.state
-        answering.state = None
-        for batch in self.batches:
-            if batch.answers[0].job.model is model:
-                batch.state.join(state)
-                batch.answers.append(answering)
-                return
-        self.batches.append(Batch(state, [answering]))
-
-    def leave(self, step: Decode, left: Collection[Answering]) -> None:
+    def leave(self, step: Step, left: Collection[Answering]) -> None:
         """Take answers out of their batch; one without answers ends."""
-        batch = step.batch
+        batch, memory = step.batch, step.batch.memory
         if step.alone:
-            kept = [each for each in batch.answers if each not in left]
-            states = [step.alone[each] for each in kept]
+            batch.wait = deque(each for each in batch.wait if each not in left)
+            batch.answers = [each for each in step.placed if each not in left]
+            states = [step.alone[each] for each in batch.answers]
             for state in states[1:]:
                 states[0].join(state)
-            batch.answers, batch.state = kept, states[0] if states else batch.state
+            batch.state = states[0] if states else None
         elif left:
-            memory = self.memory(batch.answers[0].job.model)
-            for place, each in enumerate(batch.answers):
-                if each in left and step.ended.get(each) is None:
-                    keep(memory, batch.state, place, self.owner(each))
+            if batch.state is not None:
+                for place, each in enumerate(step.placed):
+                    if each in left and step.ended.get(each) is None:
+                        keep(memory, batch.state, place, self.owner(each, memory))
+            batch.answers = step.placed
             batch.leave(left)
-        if not batch.answers:
+        if not batch.all:
             self.batches.remove(batch)
 
     def close_answer(self, answering: Answering, fault: Failed | None) -> None:
@@ -404,9 +410,23 @@ class TextScheduler:
             jobs = list(self.held)
             self.waiting.clear()
             self.preempted.clear()
-            self.reading.clear()
             self.batches.clear()
             for job in jobs:
                 self.free(job)
         for job in jobs:
             job.emit(0, Failed("the server stops"))
+
+
+def piece_of(answering: Answering, size: int, draft: np.ndarray | None) -> np.ndarray:
+    """What is read of an answer in a step: a piece of its prompt, or its last token and a draft."""
+    if answering.reading:
+        assert answering.unread is not None
+        return answering.unread[:size]
+    last = np.array([answering.token])
+    return last if draft is None else np.concatenate([last, draft])
+
+
+def reads_every(answering: Answering) -> bool:
+    """Whether the network of an answer gives logits after every token of a pass."""
+    network = answering.job.model.network
+    return len(network.streams) == 1 and not network.two_streams

@@ -319,7 +319,8 @@ static CLONES void attend_eight(const pages *p, const float *q, int64_t rows, co
 /* ------------------------------------------------------------------ the pass */
 
 enum {
-    TILE = 64,            /* rows that go through sublayers together */
+    TILE = 64,            /* the most rows that go through sublayers together */
+    EIGHT = 8,            /* of which tiles are a multiple */
     FEW = 32,             /* so many rows share each product instead */
     SHARES = 4,           /* of a product for each thread, for whoever is free */
     ALONE = 1 << 15       /* numbers below which a thread is faster alone */
@@ -374,24 +375,6 @@ static void share_product(void *arg, int part, int parts) {
     else lmw_multiply_terms(p->map, p->terms, p->rows, p->y, p->stride, from, to);
 }
 
-/* The tile's rows of x through a map, activated where it is the first one of a feed-forward. */
-static void map_rows(tile *t, const lmw_map *map, const float *x, int64_t stride_x, float *y,
-                     int64_t stride_y, const lmw_sublayer *activated) {
-    int64_t rows = t->to - t->from;
-    /* The gate and what it gates have to begin with a block each to be computed by one thread. */
-    int joined = activated && activated->last.in % LMW_BLOCK == 0;
-    product p = {map, t->terms, y, rows, stride_y, joined ? activated : NULL};
-    lmw_make_terms(map, x, stride_x, rows, t->terms);
-    if (t->few && map->in * map->out > ALONE)
-        lmw_parallel_parts(share_product, &p, SHARES * lmw_threads());
-    else share_product(&p, 0, 1);
-    for (int64_t n = 0; activated && !joined && n < rows; n++) {
-        int64_t inner = activated->last.in;
-        float *gate = y + n * stride_y;
-        activate(gate, activated->gated ? gate + inner : NULL, inner, activated->activation);
-    }
-}
-
 /* The document of a row. */
 static int64_t document_of(const lmw_pass_work *w, int64_t row) {
     int64_t low = 0, high = w->documents;
@@ -401,6 +384,78 @@ static int64_t document_of(const lmw_pass_work *w, int64_t row) {
         else high = middle;
     }
     return low;
+}
+
+/* y (out) += B A x (in). */
+static CLONES void add_update(const lmw_update *u, const float *x, int64_t in, float *y) {
+    float inner[LMW_UPDATE_ROWS];
+    for (int64_t j = 0; j < u->parts * u->rank; j++) {
+        const float *row = u->a + j * in;
+        vec total = fill(0);
+        int64_t i = 0;
+        for (; i + LANES <= in; i += LANES) total += load(row + i) * load(x + i);
+        inner[j] = sum(total);
+        for (; i < in; i++) inner[j] += row[i] * x[i];
+    }
+    int64_t out = u->ends[u->parts - 1], from = 0;
+    for (int64_t p = 0; p < u->parts; from = u->ends[p++])
+        for (int64_t j = 0; j < u->rank; j++) {
+            const float *column = u->b + j * out, factor = inner[p * u->rank + j];
+            int64_t o = from;
+            for (; o + LANES <= u->ends[p]; o += LANES)
+                store(y + o, load(y + o) + load(column + o) * factor);
+            for (; o < u->ends[p]; o++) y[o] += column[o] * factor;
+        }
+}
+
+/* The rows of a map's product that get an update. */
+typedef struct {
+    const tile *t;
+    int64_t map, in; /* the map's number */
+    const float *x;
+    float *y;
+    int64_t stride_x, stride_y;
+} updated;
+
+static void update_rows(void *arg, int part, int parts) {
+    const updated *each = arg;
+    const lmw_pass_work *w = each->t->s->work;
+    int64_t rows = each->t->to - each->t->from;
+    for (int64_t n = part; n < rows; n += parts) {
+        const lmw_update *own = w->updates[document_of(w, each->t->from + n)];
+        if (own && own[each->map].rank)
+            add_update(own + each->map, each->x + n * each->stride_x, each->in,
+                       each->y + n * each->stride_y);
+    }
+}
+
+/* The tile's rows of x through the first or the `last` map of a sublayer, activated where it is the
+ * first one of a feed-forward. */
+static void map_rows(tile *t, const lmw_sublayer *each, int last, const float *x, int64_t stride_x,
+                     float *y, int64_t stride_y) {
+    const lmw_pass_work *w = t->s->work;
+    const lmw_map *map = last ? &each->last : &each->first;
+    const lmw_sublayer *activated = each->op == LMW_FEED_FORWARD && !last ? each : NULL;
+    int64_t rows = t->to - t->from;
+    /* The gate and what it gates have to begin with a block each to be computed by one thread, and
+     * nothing may join them before. */
+    int joined = activated && activated->last.in % LMW_BLOCK == 0 && !w->updates;
+    product p = {map, t->terms, y, rows, stride_y, joined ? activated : NULL};
+    lmw_make_terms(map, x, stride_x, rows, t->terms);
+    if (t->few && map->in * map->out > ALONE)
+        lmw_parallel_parts(share_product, &p, SHARES * lmw_threads());
+    else share_product(&p, 0, 1);
+    if (w->updates) {
+        updated u = {t, 2 * (each - w->stack->sublayers) + last, map->in, x, y, stride_x, stride_y};
+        if (t->few && rows > 1 && rows * (map->in + map->out) > ALONE)
+            lmw_parallel_parts(update_rows, &u, (int)rows);
+        else update_rows(&u, 0, 1);
+    }
+    for (int64_t n = 0; activated && !joined && n < rows; n++) {
+        int64_t inner = activated->last.in;
+        float *gate = y + n * stride_y;
+        activate(gate, activated->gated ? gate + inner : NULL, inner, activated->activation);
+    }
 }
 
 /* The pages of a document's head. */
@@ -451,7 +506,7 @@ static void project(tile *t, const lmw_sublayer *a) {
     int64_t h = a->head_width, q_width = a->heads * h, kv_width = a->kv_heads * h;
     int64_t stride = q_width + 2 * kv_width, half = a->rotary_width / 2;
     norm_before(t, a);
-    map_rows(t, &a->first, t->normed, w->stack->width, t->wide, stride, NULL);
+    map_rows(t, a, 0, t->normed, w->stack->width, t->wide, stride);
     for (int64_t n = 0; n < t->to - t->from; n++) {
         int64_t row = t->from + n, document = document_of(w, row);
         int64_t at = w->past[document] + row - w->starts[document];
@@ -538,16 +593,15 @@ static void attend_all(state *s, const lmw_sublayer *a) {
 static void attention_output(tile *t, const lmw_sublayer *a) {
     const lmw_pass_work *w = t->s->work;
     int64_t q_width = a->heads * a->head_width;
-    map_rows(t, &a->last, t->s->queries + t->from * q_width, q_width, t->narrow, w->stack->width,
-             NULL);
+    map_rows(t, a, 1, t->s->queries + t->from * q_width, q_width, t->narrow, w->stack->width);
     join(t, a);
 }
 
 static void feed_forward(tile *t, const lmw_sublayer *f) {
     const lmw_pass_work *w = t->s->work;
     norm_before(t, f);
-    map_rows(t, &f->first, t->normed, w->stack->width, t->wide, f->first.out, f);
-    map_rows(t, &f->last, t->wide, f->first.out, t->narrow, w->stack->width, NULL);
+    map_rows(t, f, 0, t->normed, w->stack->width, t->wide, f->first.out);
+    map_rows(t, f, 1, t->wide, f->first.out, t->narrow, w->stack->width);
     join(t, f);
 }
 
@@ -592,18 +646,26 @@ static void finish_rows(tile *t) {
 typedef struct {
     state *s;
     void (*work)(tile *);
+    int64_t size; /* rows of a tile */
 } tiled;
 
 static void run_tile(void *arg, int part, int parts) {
     const tiled *each = arg;
-    int64_t rows = each->s->work->rows;
+    int64_t rows = each->s->work->rows, size = each->size;
     tile t;
-    if (!make_tile(&t, each->s, TILE)) return;
-    for (int64_t from = part * (int64_t)TILE; from < rows; from += parts * (int64_t)TILE) {
+    if (!make_tile(&t, each->s, size)) return;
+    for (int64_t from = part * size; from < rows; from += parts * size) {
         t.from = from;
-        t.to = from + TILE < rows ? from + TILE : rows;
+        t.to = from + size < rows ? from + size : rows;
         each->work(&t);
     }
+}
+
+/* Rows of a tile, so that all threads have as many tiles. */
+static int64_t tile_size(int64_t rows) {
+    int64_t threads = lmw_threads(), rounds = (rows + threads * TILE - 1) / (threads * TILE);
+    int64_t size = (rows + threads * rounds - 1) / (threads * rounds);
+    return (size + EIGHT - 1) / EIGHT * EIGHT;
 }
 
 /* All rows through some work: few of them together, many in tiles. */
@@ -612,8 +674,8 @@ static void run_rows(state *s, void (*work)(tile *), tile *few) {
         work(few);
         return;
     }
-    tiled each = {s, work};
-    int64_t tiles = (s->work->rows + TILE - 1) / TILE;
+    tiled each = {s, work, tile_size(s->work->rows)};
+    int64_t tiles = (s->work->rows + each.size - 1) / each.size;
     lmw_parallel_parts(run_tile, &each, (int)(tiles < 4096 ? tiles : 4096));
 }
 

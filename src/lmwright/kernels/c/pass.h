@@ -36,6 +36,16 @@ typedef struct {
     lmw_norm last;
 } lmw_stack;
 
+/* An update of low rank of a map, y += B A x: `a` (parts, rank, in) and `b` (rank, out), with the
+ * scale in it. The outputs of part p end before ends[p] and take the p-th rows of `a`. A rank of 0
+ * is no update; parts × rank are at most LMW_UPDATE_ROWS. */
+enum { LMW_UPDATE_ROWS = 4096 };
+typedef struct {
+    const float *a, *b;
+    const int64_t *ends;
+    int64_t parts, rank;
+} lmw_update;
+
 /* Keys and values of an attention: keys (pages, kv heads, head width, LMW_PAGE), so that a query is
  * multiplied with many keys at once, and values (pages, kv heads, LMW_PAGE, head width). They are
  * fp32, or with scales (pages, kv heads, LMW_PAGE) int8. */
@@ -48,12 +58,14 @@ typedef struct {
 /* A pass: `x` (rows, width) are embeddings, and last states afterwards. Document j has the rows
  * from starts[j] to starts[j + 1], past[j] tokens before them, and the pages from pages[firsts[j]]
  * on, with room for all its tokens. Angles are (positions, rotary width / 2). `queries` has room for
- * (rows, heads, head width) of the largest attention. */
+ * (rows, heads, head width) of the largest attention. `updates` has those of each document, of the
+ * first and the last map of each sublayer, NULL for a document without; NULL if none has any. */
 typedef struct {
     const lmw_stack *stack;
     const lmw_kv *kv;
     const int64_t *starts, *past, *pages, *firsts;
     const float *const *cosines, *const *sines;
+    const lmw_update *const *updates;
     float *x, *queries;
     int64_t rows, documents;
 } lmw_pass_work;

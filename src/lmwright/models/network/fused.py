@@ -8,6 +8,7 @@ are its reference.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 from itertools import accumulate, chain, pairwise
 from types import NoneType
@@ -27,7 +28,8 @@ from lmwright.models.blocks.pages import PAGE, Pages, pages_for
 from lmwright.models.blocks.positions import rotary_cos_sin
 from lmwright.models.blocks.sublayer import Sublayer
 from lmwright.models.core import spec
-from lmwright.models.core.linear import DenseLinear
+from lmwright.models.core.linear import DenseLinear, Linear
+from lmwright.models.core.low_rank import LowRankLinear
 from lmwright.models.core.packed import PackedProduct
 from lmwright.models.core.ragged import Ragged
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 NORMS = {nn.Identity: 0, LayerNorm: 1, RmsNorm: 2}
 OPS = {Attention: 0, FeedForward: 1}
 C_ACTIVATIONS = {"none": 0, "silu": 1, "gelu_tanh": 2, "gelu": 3, "relu": 4, "tanh": 5}
+MOST_UPDATE_ROWS = 4096
+"""``LMW_UPDATE_ROWS``."""
 FIXED = (None, "linear", "llama3", "yarn")
 """Scalings of rotary frequencies that do not depend on a document's length."""
 
@@ -80,6 +84,15 @@ class CKv(ctypes.Structure):
         return cls(*(each.data_ptr() for each in (pages.k, pages.v, *pages.scales)))
 
 
+class CUpdate(ctypes.Structure):
+    """``lmw_update``."""
+
+    _fields_ = (
+        *(("a", c_void_p), ("b", c_void_p), ("ends", POINTER(c_int64))),
+        *(("parts", c_int64), ("rank", c_int64)),
+    )
+
+
 class CWork(ctypes.Structure):
     """``lmw_pass_work``."""
 
@@ -87,6 +100,7 @@ class CWork(ctypes.Structure):
         *(("stack", POINTER(CStack)), ("kv", POINTER(CKv))),
         *((name, POINTER(c_int64)) for name in ("starts", "past", "pages", "firsts")),
         *(("cosines", POINTER(c_void_p)), ("sines", POINTER(c_void_p))),
+        ("updates", POINTER(c_void_p)),
         *(("x", c_void_p), ("queries", c_void_p)),
         *(("rows", c_int64), ("documents", c_int64)),
     )
@@ -115,15 +129,20 @@ class RotaryTable:
 class FusedStack:
     """A network's only stack as the data of the kernel library.
 
-    It holds pointers into the packed weights and the norms' gains, which it keeps alive: of maps
-    or weights that have changed since it is not ``current``. ``unfit`` says why a network cannot
-    have one; that fits no batch.
+    A map with an update of low rank is its frozen map and the update, which documents of another
+    network on the same frozen maps do without: a pass may have documents of several.
+
+    It holds pointers into the packed weights and the norms' gains, which it keeps alive: of maps or
+    weights that have changed since it is not ``current``. ``unfit`` says why a network cannot have
+    one; that fits no batch.
     """
 
     def __init__(self, stack: Stack) -> None:
         self.stack, self.unfit = stack, ""
         self.kept: list[Any] = []
-        self.maps: list[tuple[Any, str, DenseLinear, Tensor]] = []
+        self.maps: list[tuple[Any, str, Linear, Any]] = []
+        self.update_list: list[CUpdate] = []
+        self.updates: Any = None
         self.caches: list[tuple[str, Tensor]] = []
         self.tables: list[RotaryTable] = []
         self.sublayers: list[CSublayer] = []
@@ -160,6 +179,8 @@ class FusedStack:
             self.stack.width,
             self.norm(self.stack.norm),
         )
+        if any(each.rank for each in self.update_list):
+            self.updates = (CUpdate * len(self.update_list))(*self.update_list)
 
     def weight_versions(self) -> int:
         """A number that grows whenever a weight is changed in place."""
@@ -179,7 +200,7 @@ class FusedStack:
     def current(self) -> bool:
         """Whether maps and weights are those that it was made of."""
         same = all(
-            owner._modules[name] is each and each.weight is weight
+            owner._modules[name] is each and (weight is None or each.weight is weight)
             for owner, name, each, weight in self.maps
         )
         return same and self.versions == self.weight_versions()
@@ -254,6 +275,9 @@ class FusedStack:
     def map(self, owner: nn.Module, name: str) -> CMap:
         """The data of a map of an op, by its name there."""
         linear = getattr(owner, name)
+        self.update_list.append(self.update(owner, name, linear))
+        if type(linear) is LowRankLinear:
+            owner, name, linear = linear, "inner", linear.inner
         if type(linear) is not DenseLinear or not isinstance(linear.product, PackedProduct):
             raise ValueError(f"it has maps of {type(linear).__name__}")
         self.maps.append((owner, name, linear, linear.weight))
@@ -261,6 +285,20 @@ class FusedStack:
         bias = None if linear.bias is None else linear.bias.detach()
         self.kept += [packed, bias]
         return CMap.of(packed, bias)
+
+    def update(self, owner: nn.Module, name: str, linear: Linear) -> CUpdate:
+        """The update of low rank of a map; one of rank 0 where it has none."""
+        if type(linear) is not LowRankLinear:
+            return CUpdate()
+        parts, rank = linear.lora_a.shape[1:3]
+        if linear.magnitude is not None or linear.members > 1 or parts * rank > MOST_UPDATE_ROWS:
+            raise ValueError("its updates of low rank are weighed by norms, or too large")
+        self.maps.append((owner, name, linear, None))
+        a = linear.lora_a.detach()[0].float().contiguous()
+        b = (linear.scale * linear.lora_b.detach()[0].float()).T.contiguous()
+        ends = (c_int64 * parts)(*accumulate(linear.parts))
+        self.kept += [a, b, ends]
+        return CUpdate(a.data_ptr(), b.data_ptr(), ends, parts, rank)
 
     def fits(self, context: ForwardContext) -> bool:
         """Whether it computes the pass of a context."""
@@ -277,8 +315,20 @@ class FusedStack:
             and (not self.tables or torch.equal(batch.positions_n, consecutive(batch, past)))
         )
 
-    def states(self, context: ForwardContext) -> Tensor:
-        """The last states (n, d) of the stream; new keys join the cache, if there is one."""
+    def updates_of(self, stacks: Sequence[FusedStack]) -> Any:
+        """The pointers to each document's updates; a null one where no document has any."""
+        if all(each.updates is None for each in stacks):
+            return POINTER(c_void_p)()
+        given = [
+            None if each.updates is None else ctypes.addressof(each.updates) for each in stacks
+        ]
+        return (c_void_p * len(stacks))(*given)
+
+    def states(self, context: ForwardContext, stacks: Sequence[FusedStack] = ()) -> Tensor:
+        """The last states (n, d) of the stream; new keys join the cache, if there is one.
+
+        ``stacks`` are those of each document, if they have other updates than this one.
+        """
         batch, cache = context.batch, context.cache
         x_nd = self.stack.embedding(context).float().contiguous()
         documents, lengths = len(batch.documents), batch.lengths()
@@ -305,6 +355,7 @@ class FusedStack:
             (c_int64 * documents)(*accumulate([0, *map(len, pages[:-1])])),
             pointers([cosines for cosines, _ in angles]),
             pointers([sines for _, sines in angles]),
+            self.updates_of(stacks or [self] * documents),
             x_nd.data_ptr(),
             queries.data_ptr(),
             len(x_nd),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -166,12 +166,16 @@ class Network(nn.Module):
         hidden_nd = self.hidden(batch, dropout_rng, cache, aux_losses=aux_losses)
         return self.head(hidden_nd, self.output_batch(batch), dropout_rng)
 
-    def next(self, batch: Batch, cache: Cache | None) -> Tensor:
-        """The head's output for each document's last token alone: (b, outputs) as packed."""
+    def next(self, batch: Batch, cache: Cache | None, networks: Sequence[Network] = ()) -> Tensor:
+        """The head's output for each document's last token alone: (b, outputs) as packed.
+
+        ``networks`` are those of each document, where they have other updates of low rank than this
+        one (:mod:`lmwright.models.network.together`).
+        """
         if self.head is None:
             raise TypeError("this network has no head")
         if self.outputs_last_stack:
-            states_bd, last = self.boundary_states(batch, None, cache, last=True)
+            states_bd, last = self.boundary_states(batch, None, cache, True, networks=networks)
         else:
             stream = self.output_batch(batch)
             states_bd = self.hidden(batch, None, cache)[stream.boundary_rows(last=True)]
@@ -179,9 +183,12 @@ class Network(nn.Module):
         found: Tensor = self.head(states_bd, last, None)
         return last.as_packed(found) if self.head.setting.pool == "none" else found
 
-    def every(self, batch: Batch, cache: Cache | None) -> Tensor:
+    def every(self, batch: Batch, cache: Cache | None, networks: Sequence[Network] = ()) -> Tensor:
         """The head's output (n, outputs) after every token, as they are packed."""
-        found: Tensor = self(batch, cache=cache)
+        if self.head is None:
+            raise TypeError("this network has no head")
+        hidden_nd = self.hidden(batch, None, cache, networks=networks)
+        found: Tensor = self.head(hidden_nd, self.output_batch(batch), None)
         return found
 
     def logits_and_hidden(
@@ -200,11 +207,12 @@ class Network(nn.Module):
         cache: Cache | None = None,
         trace: Trace | None = None,
         aux_losses: list[Tensor] | None = None,
+        networks: Sequence[Network] = (),
     ) -> Tensor:
         """Hidden states (n, d) of the output stacks; ``aux_losses`` collects auxiliary losses."""
         context = self.start(batch, dropout_rng, cache, trace)
         if (fused := self.fused_stack(context)) is not None:
-            found = fused.states(context)
+            found = fused.states(context, fused_stacks(networks))
             if cache is not None:
                 cache.advance(context.batch)
             return found
@@ -237,6 +245,7 @@ class Network(nn.Module):
         cache: Cache | None,
         last: bool,
         aux_losses: list[Tensor] | None = None,
+        networks: Sequence[Network] = (),
     ) -> tuple[Tensor, Ragged]:
         """Hidden states (b, d) of each document's first or last token, and the batch of these."""
         if not self.outputs_last_stack:
@@ -244,7 +253,7 @@ class Network(nn.Module):
         context = self.start(batch, dropout_rng, cache, None)
         if (fused := self.fused_stack(context)) is not None:
             only = BoundaryTokens.of(context.batch, last)
-            states_bd = fused.states(context)[only.rows]
+            states_bd = fused.states(context, fused_stacks(networks))[only.rows]
             if cache is not None:
                 cache.advance(context.batch)
             return states_bd, only.batch
@@ -262,11 +271,16 @@ class Network(nn.Module):
 
     def fused_stack(self, context: ForwardContext) -> FusedStack | None:
         """The fused stack where the precision has one and it computes this pass."""
+        found = self.current_fused()
+        return found if found is not None and found.fits(context) else None
+
+    def current_fused(self) -> FusedStack | None:
+        """The fused stack of the present weights, whether fit or not; None in other precisions."""
         if self.placement.precision not in PACKED:
             return None
         if self.fused is None or not self.fused.current:
             self.fused = FusedStack.of(self)
-        return self.fused if self.fused.fits(context) else None
+        return self.fused
 
     def new_pool(self, most: int | None = None) -> Pool:
         """Memory for KV caches, as the network is placed; ``most`` pages, if there is a bound."""
@@ -356,6 +370,12 @@ class Network(nn.Module):
     def output_batch(self, batch: Batch) -> Ragged:
         """The stream of the output stacks."""
         return stream_of(batch, self.spec.output_stacks[0].name)
+
+
+def fused_stacks(networks: Sequence[Network]) -> list[FusedStack]:
+    """The fused stacks of networks, all of which are fit."""
+    found = [each.current_fused() for each in networks]
+    return [each for each in found if each is not None]
 
 
 def stream_of(batch: Batch, name: str) -> Ragged:
