@@ -29,6 +29,8 @@ class Linear(nn.Module):
     """
 
     held: Held = ()
+    packs = True
+    """Whether its own weights are multiplied in few bits where the network is placed so."""
 
     def __init__(self, in_features: int, parts: int | Sequence[int], members: int = 1) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ class LowRankLinear(Linear):
     norm has no gradient (section 4.3). It is one vector, which optimizers do not decay.
     """
 
+    packs = False  # the matrices are small: fewer bits would cost accuracy and save nothing
+
     def __init__(
         self,
         inner: Linear,

@@ -350,7 +350,8 @@ class Network(nn.Module):
         tie(self)
         for each in self.modules():
             if isinstance(each, Linear):
-                each.product = PRODUCTS[placement.precision](each)
+                packs = each.packs or placement.precision not in PACKED
+                each.product = PRODUCTS[placement.precision if packs else "fp32"](each)
         if self.head is not None and placement.precision in PACKED:
             for each in self.head.modules():
                 if isinstance(each, Linear):
