@@ -20,7 +20,7 @@ from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.text_model import DecodedToken, Decoding, TextModel
 from lmwright.models.zoo.llama import FAMILY, spec
-from lmwright.serve.completions import GenerationService, GenerationServices
+from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
 from lmwright.serve.settings import Serve
@@ -137,8 +137,8 @@ class Talk(Live):
         self.engine: Any = Engine()
         shelf = Shelf({"tiny": lambda: self.model})
         shelf.take("tiny")
-        self.service: Any = GenerationService("tiny", self.engine, self.settings, shelf)
-        self.services: Any = GenerationServices([self.service])
+        self.services: Any = GenerationServices(["tiny"], self.engine, self.settings, shelf)
+        self.service: Any = self.services.first
         self.begin([routes(self.services)])
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, str], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
-from lmwright.serve.completions import GenerationService, GenerationServices
+from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Busy, Engine
 from lmwright.serve.language_routes import routes
 from lmwright.serve.settings import Serve
@@ -31,7 +32,7 @@ class Loads:
             if self.fault == name:
                 raise LmwrightError("a file that is gone", "the file")
             plain = self.model
-            return TextModel(plain.network, plain.tokenizer, plain.max_tokens)
+            return TextModel(copy.deepcopy(plain.network), plain.tokenizer, plain.max_tokens)
 
         return load
 
@@ -99,8 +100,7 @@ class Shelved(Live):
 
     def __init__(self, shelf: Shelf) -> None:
         self.settings, self.engine = Serve(port=0), Engine()
-        members = [GenerationService(name, self.engine, self.settings, shelf) for name in "abc"]
-        self.services: Any = GenerationServices(members)
+        self.services: Any = GenerationServices("abc", self.engine, self.settings, shelf)
         self.begin([routes(self.services)])
 
 
@@ -136,7 +136,7 @@ def test_a_server_answers_with_the_model_that_is_named(server: Any) -> None:
     shelf.give("a")
     loads.fault = "c"
     status, fault = ask("c")
-    assert status == 500 and "a file that is gone" in fault["error"]["message"]
+    assert status == 500 and "log says why" in fault["error"]["message"]
     assert ask("b")[0] == 200
     told = live.ask("GET", "/metrics")[2]
     assert 'lmwright_request_seconds_count{model="b"}' in str(told)

@@ -18,7 +18,7 @@ from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
 from lmwright.serve.app import AppService, make_app
-from lmwright.serve.completions import GenerationService, GenerationServices
+from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
 from lmwright.serve.log import json_log
@@ -65,9 +65,7 @@ async def serve_language(addresses: Sequence[str], settings: Serve, listener: so
         ends.callback(shelf.close)
         engine = Engine(settings.tokens_per_minute)
         ends.callback(engine.close, TOKEN_SECONDS)
-        services = GenerationServices(
-            [GenerationService(name, engine, settings, shelf) for name in names]
-        )
+        services = GenerationServices(names, engine, settings, shelf)
         return await until_stopped(services, routes(services), names, listener)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
+from lmwright.serve.adapters import Adapters
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
 from lmwright.serve.engine import Busy, Engine, Failed
@@ -40,30 +42,26 @@ from lmwright.serve.shapes import CHAT, TEXT, Shape
 from lmwright.serve.shelf import Shelf
 from lmwright.serve.texts import TextScheduler
 
+log = logging.getLogger("lmwright.serve")
+
 
 class Completions(ABC):
     """What the routes of completions share: the model and its name, the texts, limits, counters.
 
-    The names of the counters begin with ``prefix``.
+    The texts of all models of a server are written by one scheduler, so that those on one base
+    share its steps. The names of the counters begin with ``prefix``.
     """
 
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        texts: TextScheduler,
         settings: Serve,
         registry: CollectorRegistry,
         prefix: str = "lmwright",
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
-        self.engine = engine
-        self.texts = TextScheduler(
-            engine,
-            settings.queue_requests,
-            settings.cache_tokens,
-            settings.draft_tokens,
-            settings.share_prefixes,
-        )
+        self.engine, self.texts = texts.engine, texts
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -73,14 +71,6 @@ class Completions(ABC):
         self.tokens = Counter(
             f"{prefix}_tokens", "Tokens read and written", ["kind"], registry=registry
         )
-        gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "queued_requests": ("Requests under way", lambda: self.texts.queued),
-            "held_pages": ("Pages of the KV cache that are in use", lambda: self.texts.held_pages),
-            "preemptions": ("Answers that gave their pages", lambda: self.texts.preemptions),
-            "accepted_drafts": ("Drafted tokens kept", lambda: self.texts.accepted_drafts),
-        }
-        for word, (told, count) in gauges.items():
-            Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
 
     async def prepare(self) -> None:  # noqa: B027 - most need not
         """Have the model that answers loaded, until :meth:`reserve` is called, next."""
@@ -103,11 +93,33 @@ class Completions(ABC):
         """Take note of a request whose answers are whole."""
 
 
+def text_scheduler(
+    engine: Engine, settings: Serve, registry: CollectorRegistry, prefix: str = "lmwright"
+) -> TextScheduler:
+    """What writes the texts of a server, and its gauges, whose names begin with ``prefix``."""
+    texts = TextScheduler(
+        engine,
+        settings.queue_requests,
+        settings.cache_tokens,
+        settings.draft_tokens,
+        settings.share_prefixes,
+    )
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
+        "queued_requests": ("Requests under way", lambda: texts.queued),
+        "held_pages": ("Pages of the KV cache that are in use", lambda: texts.held_pages),
+        "preemptions": ("Answers that gave their pages", lambda: texts.preemptions),
+        "accepted_drafts": ("Drafted tokens kept", lambda: texts.accepted_drafts),
+    }
+    for word, (told, count) in gauges.items():
+        Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
+    return texts
+
+
 class GenerationService(Completions):
     """The state that the routes of a published language model share: one of a shelf."""
 
-    def __init__(self, name: str, engine: Engine, settings: Serve, shelf: Shelf) -> None:
-        super().__init__(name, engine, settings, CollectorRegistry())
+    def __init__(self, name: str, texts: TextScheduler, settings: Serve, shelf: Shelf) -> None:
+        super().__init__(name, texts, settings, CollectorRegistry())
         self.shelf, self.created = shelf, int(time.time())
 
     async def prepare(self) -> None:
@@ -126,7 +138,10 @@ class GenerationService(Completions):
                 {"Retry-After": str(busy.seconds)},
             ) from None
         except LmwrightError as fault:
-            raise RequestFault(500, f"{self.name} cannot be loaded: {fault.found}") from None
+            log.error("%s cannot be loaded: %s", self.name, fault)  # which may name files
+            raise RequestFault(
+                500, f"{self.name} cannot be loaded; the server's log says why"
+            ) from None
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[TextModel]:
@@ -170,13 +185,17 @@ class GenerationService(Completions):
 class GenerationServices(Collector):
     """The published language models that one server answers with, on one engine.
 
-    A request names a model; the first answers those that name none.
+    A request names a model, which may be one of the ``adapters`` on the first; the first answers
+    those that name none.
     """
 
-    def __init__(self, members: Sequence[GenerationService]) -> None:
-        self.members = {each.name: each for each in members}
-        self.first = members[0]
+    def __init__(self, names: Sequence[str], engine: Engine, settings: Serve, shelf: Shelf) -> None:
         self.registry = CollectorRegistry()
+        texts = text_scheduler(engine, settings, self.registry)
+        self.members = {name: GenerationService(name, texts, settings, shelf) for name in names}
+        self.first = self.members[names[0]]
+        self.adapters = Adapters(settings.adapters, names[0], shelf)
+        self.adapted: dict[str, GenerationService] = {}
         self.requests = requests_counter(self.registry)
         Gauge("lmwright_loaded_bytes", "Weights in memory", registry=self.registry).set_function(
             lambda: self.first.shelf.loaded_bytes
@@ -200,20 +219,30 @@ class GenerationServices(Collector):
     def collect(self) -> Iterator[Metric]:
         """Requests, and the counters of each model."""
         yield from self.registry.collect()
-        yield from counters_of({name: each.registry for name, each in self.members.items()})
+        yield from counters_of(
+            {name: each.registry for name, each in {**self.adapted, **self.members}.items()}
+        )
 
     def named(self, name: str | None) -> GenerationService:
         """The model of that name, the first where there is no name; RequestFault: no such model."""
         if name is None:
             return self.first
-        if name not in self.members:
-            known = ", ".join(map(printable, self.members))
-            raise RequestFault(404, f"no model {printable(name)}; known: {known}", "model")
-        return self.members[name]
+        if name in self.members:
+            return self.members[name]
+        if self.adapters.renew(name):
+            if name not in self.adapted:
+                first = self.first
+                self.adapted[name] = GenerationService(
+                    name, first.texts, first.settings, first.shelf
+                )
+            return self.adapted[name]
+        known = ", ".join(map(printable, [*self.members, *self.adapters.names()]))
+        raise RequestFault(404, f"no model {printable(name)}; known: {known}", "model")
 
     def models(self) -> list[dict[str, Any]]:
-        """The models as entries of ``/v1/models``."""
-        return [each.describe() for each in self.members.values()]
+        """The models as entries of ``/v1/models``, with the adapters that are there."""
+        names = [*self.members, *(n for n in self.adapters.names() if n not in self.members)]
+        return [self.named(name).describe() for name in names]
 
     def model(self, name: str) -> dict[str, Any]:
         """The entry of the model of that name."""

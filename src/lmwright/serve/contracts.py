@@ -17,7 +17,7 @@ from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.answering import Emit, Job
-from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
+from lmwright.serve.completions import Completions, Exchange, add_chat, add_text, text_scheduler
 from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
 from lmwright.serve.kept import Kept
@@ -28,6 +28,7 @@ from lmwright.serve.responses import add_responses
 from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, Services, serve_rows
+from lmwright.serve.texts import TextScheduler
 
 log = logging.getLogger("lmwright.serve")
 
@@ -112,13 +113,9 @@ class VersionCompletions(Completions):
     A conversation is no row of a task whose input is one text, so it is answered and not watched.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, texts: TextScheduler) -> None:
         super().__init__(
-            service.alias,
-            service.engine,
-            service.settings,
-            service.registry,
-            "lmwright_generation",
+            service.alias, texts, service.settings, service.registry, "lmwright_generation"
         )
         self.service = service
         self.latest: VersionModel | None = None
@@ -269,8 +266,14 @@ def add_contracts(router: APIRouter, services: Services) -> None:
     def writers(service: Service) -> VersionCompletions:
         return made[service.alias]
 
-    for service in services.members:
-        if any(service in keeping.get(add, ()) for add in CONTRACTS["completions"]):
-            made[service.alias] = VersionCompletions(service)
+    writing = [
+        each
+        for each in services.members
+        if any(each in keeping.get(add, ()) for add in CONTRACTS["completions"])
+    ]
+    if writing:
+        settings, registry = services.settings, services.registry
+        texts = text_scheduler(services.engine, settings, registry, "lmwright_generation")
+        made.update({each.alias: VersionCompletions(each, texts) for each in writing})
     for add, some in keeping.items():
         add(router, Kept(services, tuple(some)), writers)

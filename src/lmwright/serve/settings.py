@@ -28,7 +28,9 @@ class Serve(Settings):
     who could then tell by the time of an answer what others have sent. In int8 and int4
     ``draft_tokens`` of a text may be read ahead where it repeats itself and that pays; the text
     stays the same. Of several published models those asked for last stay loaded, as many as have
-    their weights in ``memory_mb`` (0: all). ``device`` is where networks run (auto: a CUDA device
+    their weights in ``memory_mb`` (0: all). Each folder in the folder ``adapters`` is an adapter of
+    PEFT on the first model and answers under its own name: it is read when it is asked for, and
+    again once its files have changed. ``device`` is where networks run (auto: a CUDA device
     if there is one), ``precision`` in what their products are computed (auto: bf16 on a CUDA device
     that multiplies in it, else fp32), ``kv`` what keys and values are kept in while a text is
     written (int8 with a scale for each head of a token: a quarter of the memory).
@@ -50,6 +52,7 @@ class Serve(Settings):
     draft_tokens: int = 7
     share_prefixes: bool = False
     memory_mb: int = 0
+    adapters: str | None = None
     request_seconds: float = 30.0
     answer_seconds: float = 600.0
     drain_seconds: float = 20.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lmwright.models.core.device import PACKED
 from lmwright.models.network.network import Network
@@ -16,9 +18,13 @@ Load = Callable[[], TextModel]
 
 @dataclass
 class Entry:
-    """A model by how it is loaded; ``users`` hold it, ``used`` counts up to its last use."""
+    """A model by how it is loaded; ``users`` hold it, ``used`` counts up to its last use.
+
+    ``stamp`` is what its files were known by when it was loaded.
+    """
 
     load: Load
+    stamp: object = None
     model: TextModel | None = None
     users: int = 0
     used: int = 0
@@ -36,7 +42,7 @@ class Shelf:
         self.entries = {name: Entry(load) for name, load in loads.items()}
         self.most_bytes = most_bytes
         self.uses = 0
-        self.loading = threading.Lock()
+        self.loading = threading.RLock()  # as what an adapter stands on is loaded with it
         self.changed = threading.Lock()
 
     def take(self, name: str) -> TextModel:
@@ -55,13 +61,25 @@ class Shelf:
                 self.make_room(entry)
             model = entry.load()
             with self.changed:
-                entry.model, entry.bytes = model, weight_bytes(model)
+                others = [e.model for e in self.entries.values() if e.model is not None]
+                entry.model, entry.bytes = model, weight_bytes(model, others)
                 try:
                     self.make_room(entry)
                 except Busy:
                     self.unload(entry)
                     raise
                 return self.used(entry)
+
+    def renew(self, name: str, load: Load, stamp: object) -> None:
+        """Have a model loaded anew when it is next asked for, if its stamp is another one.
+
+        Those who use the former one keep it.
+        """
+        with self.changed:
+            entry = self.entries.setdefault(name, Entry(load, stamp))
+            if entry.stamp != stamp:
+                self.unload(entry)
+                entry.stamp = stamp
 
     def give(self, name: str) -> None:
         """Keep a model no longer."""
@@ -108,13 +126,19 @@ class Shelf:
                 self.unload(entry)
 
 
-def weight_bytes(model: TextModel) -> int:
-    """The memory of a model's weights: as they are, and a byte for each where they are packed."""
-    network = model.network
-    if not isinstance(network, Network):
-        network = network.model
-    weights = {id(each): each for each in network.parameters()}.values()
-    plain = sum(each.numel() * each.element_size() for each in weights)
-    placement = getattr(network, "placement", None)
+def weight_bytes(model: TextModel, others: Iterable[TextModel] = ()) -> int:
+    """The memory of a model's weights that others do not have too: as they are, and a byte for each
+    where they are packed."""
+    known = {each.data_ptr() for other in others for each in weights_of(other)}
+    own = {each.data_ptr(): each for each in weights_of(model)}
+    weights = [each for place, each in own.items() if place not in known]
+    placement = getattr(model.network, "placement", None)
     packed = placement is not None and placement.precision in PACKED
+    plain = sum(each.numel() * each.element_size() for each in weights)
     return plain + packed * sum(each.numel() for each in weights)
+
+
+def weights_of(model: TextModel) -> list[Tensor]:
+    """The weights of a model, of our core or another's."""
+    network = model.network
+    return list((network if isinstance(network, Network) else network.model).parameters())
