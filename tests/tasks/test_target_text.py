@@ -24,6 +24,7 @@ from lmwright.core.task import read_task, role_columns, task_to_json
 from lmwright.data.corpus import schema_of
 from lmwright.models.load import load_predictor
 from lmwright.models.text_model import TextModel, TextPredictor
+from lmwright.report.sections.learning import sampled
 from lmwright.tables import resolve
 from lmwright.tasks.summarization import Summarization
 from lmwright.tasks.target_text import Decoding, TargetText
@@ -166,6 +167,23 @@ def test_a_text_too_long_is_cut_from_its_end_and_the_answer_says_so(
     assert len(short.prompt) < len(long.prompt)
 
 
+def check_samples(family: str, rows: list[dict[str, Any]], work: FakeWork) -> None:
+    """What the model wrote while it learnt, with the version of its weights, drawn for people."""
+    told = work.named("sampled")
+    assert [each["step"] for each in told] == [each["step"] for each in work.named("evaluated")]
+    for point in told:
+        assert [each["target"] for each in point["samples"]] == [each["summary"] for each in rows]
+        assert {each["version"] for each in point["samples"]} == {point["step"]}
+        if family != "bart":  # a decoder's log-probabilities are told by one pass
+            assert all(each["distance"] < 1e-4 for each in point["samples"])
+    texts = [[each["written"] for each in point["samples"]] for point in told]
+    assert texts[0] != texts[-1]
+    curves = json.loads((work.folder / "model" / "curves.json").read_text())
+    first, _ = sampled(curves)
+    assert [each["step"] for each in first["written"]] == [each["step"] for each in told]
+    assert first["input"] == rows[0]["text"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_trained_saved_loaded_and_answers(
     family: str, rows: list[dict[str, Any]], tmp_path: Path
@@ -184,6 +202,7 @@ def test_it_is_trained_saved_loaded_and_answers(
         max_tokens=64,
         lr=5e-3,
         evaluate_every=6,
+        samples=2,
         seed=1,
         check_first="report",  # the answers are cut, so that they take no time
     )
@@ -191,6 +210,7 @@ def test_it_is_trained_saved_loaded_and_answers(
     facts = stage.run(work)
     curve = [each["log_loss"] for each in work.named("evaluated")]
     assert min(curve) == facts["validation_log_loss"] < curve[0] - 0.1
+    check_samples(family, rows[60:62], work)
     made = load_predictor(work.folder / "model")
     held = pq.read_table(folder / "validation.parquet").slice(0, 5)
     answers = answer_all(made, held.select(["text", "summary"]).to_pylist())

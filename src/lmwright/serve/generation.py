@@ -76,7 +76,8 @@ class Chunk:
     """A part of an answer: its new text, the tokens that begin in it, and in the last chunk the
     ``finish_reason`` (``stop`` or ``length``). ``count`` is the number of tokens so far, and
     ``cached`` that of the prompt's which had been read before. ``pieces`` is what the text holds
-    as far as that is certain (None: all is content); ``called``, in the last chunk: a call."""
+    as far as that is certain (None: all is content); ``called``, in the last chunk: a call;
+    ``ending``, there too: the token that ended the answer, where tokens are told."""
 
     text: str
     tokens: tuple[GeneratedToken, ...] = ()
@@ -85,6 +86,7 @@ class Chunk:
     cached: int = 0
     pieces: tuple[Piece, ...] | None = None
     called: bool = False
+    ending: GeneratedToken | None = None
 
     @property
     def shows(self) -> bool:
@@ -105,6 +107,7 @@ class AnswerBuilder:
         self.rng = stream(request.seed, "answer", request.index)
         self.stops = StopFilter(request.stop)
         self.waiting: list[GeneratedToken] = []
+        self.ending: GeneratedToken | None = None
         self.known = self.shown = len(request.echo or "")
         self.count, self.finished, self.reason = 0, False, "length"
         self.cached = 0
@@ -145,11 +148,15 @@ class AnswerBuilder:
             self.matcher.push(sampled.id)
         self.count += 1
         self.ids = np.append(self.ids, sampled.id)
-        if request.top_logprobs is not None and not ended:
+        if request.top_logprobs is not None:
             tokenizer = self.model.tokenizer
             top = top_tokens(tokenizer, sampled.logprobs_v, request.top_logprobs)
             chosen = token_logprob(tokenizer, sampled.id, sampled.logprob)
-            self.waiting.append(GeneratedToken(chosen, top, self.known, sampled.drawn_logprob))
+            told = GeneratedToken(chosen, top, self.known, sampled.drawn_logprob)
+            if ended:
+                self.ending = told
+            else:
+                self.waiting.append(told)
         full = self.count == request.params.max_new_tokens
         chunk = self.chunk(decoded.text)
         whole = (self.matcher is not None and self.matcher.done) or (
@@ -180,7 +187,7 @@ class AnswerBuilder:
                 self.reason = "stop"
         rest = self.stops.finish()
         tokens = () if self.stops.stopped else tuple(self.waiting)
-        end = Chunk(rest, tokens, self.count, self.reason, self.cached)
+        end = Chunk(rest, tokens, self.count, self.reason, self.cached, ending=self.ending)
         if self.reader is not None:
             pieces = (*self.reader.push(rest), *self.reader.finish())
             end = replace(end, pieces=pieces, called=self.reader.called)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from torch import nn
 
 from lmwright.core.columns import Row
+from lmwright.core.hashing import hash_bytes
 from lmwright.core.task import Answers
 from lmwright.models.text_model import TextModel, WrittenAnswer
+from lmwright.serve.attached import Attached, distances
 from lmwright.tasks.target_text import TargetText, WrittenText
+from lmwright.text.generation import SamplingParams
 from lmwright.train.batches import Example
 from lmwright.train.documents import (
     Document,
@@ -107,16 +110,45 @@ class AnswerWriter(LearnsTokens):
 
     def written_answers(self, model: TextModel, batch: Sequence[Document]) -> list[WrittenAnswer]:
         """The answers to all prompts; samples are drawn by a seed that the prompt gives."""
+        prompts, params = self.requests(model, batch)
+        rngs = [np.random.default_rng([int(number) for number in ids[-64:]]) for ids in prompts]
+        return model.written_answers(prompts, params, rngs)
+
+    def requests(
+        self, model: TextModel, batch: Sequence[Document]
+    ) -> tuple[list[np.ndarray], list[SamplingParams]]:
+        """The prompts of documents, and how each is answered."""
         prompts = [item.prompt for item in batch if item.prompt is not None]
         params = []
         for prompt in prompts:
             begun = 1 if model.has_encoder else len(prompt)
             own = self.task.decoding.params(begun, model.token_budget(prompt))
             params.append(replace(own, stop_ids=model.stop_ids))
-        rngs = [np.random.default_rng([int(number) for number in ids[-64:]]) for ids in prompts]
-        return model.written_answers(prompts, params, rngs)
+        return prompts, params
 
     # Training
+
+    def samples(self, model: TextModel, rows: Sequence[Row], version: int) -> list[dict[str, Any]]:
+        """What a model in training writes for rows, by the engine."""
+        column = self.task.target_column
+        asked = [{**row, column: None} for row in rows]
+        prompts, params = self.requests(model, self.documents(model, asked))
+        seeds = [int(hash_bytes(prompt.tobytes())[:8], 16) for prompt in prompts]
+        with Attached(model) as engine:
+            written = engine.answers(prompts, params, seeds, version)
+        found = []
+        for row, prompt, each in zip(rows, prompts, written, strict=True):
+            told = {"input": self.shown(row), "target": row[column], "written": each.text.strip()}
+            apart = None if model.has_encoder else distances(model, [prompt], [each])
+            distance = None if apart is None or not len(apart) else float(apart.max())
+            found.append({**told, "ended": each.ended, "version": version, "distance": distance})
+        return found
+
+    def shown(self, row: Row) -> str:
+        """What is asked of a row, as a text to look at: its inputs, or its last message."""
+        inputs = [row[each.name] for each in self.task.columns if each.role == "input"]
+        texts = [each[-1]["content"] if isinstance(each, list) else str(each) for each in inputs]
+        return "\n".join(texts)
 
     def written_rows(self, model: TextModel, rows: Sequence[Row]) -> list[tuple[Row, bool]]:
         """Rows whose targets are what a model writes, and whether it ended each by itself."""

@@ -80,6 +80,7 @@ from lmwright.train.several import MAIN, Also, Mixing, Several, check_also, task
 from lmwright.train.start import START, foreign_texts
 from lmwright.train.stored import StoredExamples
 from lmwright.train.task_model import (
+    SampledTaskModel,
     TrainedTaskModel,
     trained_task_model,
 )
@@ -127,11 +128,12 @@ class Train(Stage):
     ``evaluate_every`` steps; after ``patience`` scores without a better one the run ends (0:
     never), and the best weights are kept, by the score that the task monitors, or by ``monitor``:
     any loss or score of the task, such as ``macro_f1``, of uncalibrated answers to the validation
-    rows. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the network runs
-    (auto: a CUDA device if there is one), ``precision`` in what its products are computed, from
-    weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies in it, else
-    fp32). ``check_first`` says what becomes of what ``lmwright check`` finds: it may ``stop`` the
-    training before its first step, or only be reported, or not be looked for.
+    rows. Each time the model shows what it writes for the first ``samples`` of them, by the engine
+    that would serve it. ``dropout`` below 0 keeps the start's own rates. ``device`` says where the
+    network runs (auto: a CUDA device if there is one), ``precision`` in what its products are
+    computed, from weights and to sums that stay fp32 (auto: bf16 on a CUDA device that multiplies
+    in it, else fp32). ``check_first`` says what becomes of what ``lmwright check`` finds: it may
+    ``stop`` the training before its first step, or only be reported, or not be looked for.
     """
 
     moved: ClassVar[Mapping[str, str]] = {
@@ -168,6 +170,7 @@ class Train(Stage):
     evaluate_every: int = 100
     patience: int = 4
     monitor: str = ""
+    samples: int = 0
     validation_rows: int = 500
     device: Device = "auto"
     precision: TrainingPrecision = "auto"
@@ -273,6 +276,7 @@ class Train(Stage):
             "evaluate_every": (1, None),
             "patience": (0, None),
             "validation_rows": (2, None),
+            "samples": (0, 100),
             "checkpoint_every": (1, None),
         }
         for name, (least, most) in ranges.items():
@@ -383,8 +387,15 @@ class Train(Stage):
         read_config(Path(self.adapter))
 
     def check_task(self, task: Any) -> None:
-        """BadInput for a score to monitor that the task has not."""
+        """BadInput for a score to monitor that the task has not, and for samples of a task whose
+        answers are no texts."""
         refuse_measure(task, self.monitor, "train.monitor")
+        if self.samples and not isinstance(trained_task_model(task), SampledTaskModel):
+            raise BadInput(
+                f"samples is {self.samples}, and {task.kind} writes no texts for others",
+                "0, or a task whose targets are written",
+                "leave samples out",
+            )
 
     def foresee(self, inputs: Mapping[str, Path]) -> None:
         """BadInput for rows of a task that no text model answers, or that has not the score to
@@ -697,6 +708,12 @@ class Train(Stage):
             for point in state.curves[-1:]:
                 point.update({f"validation_{name}": value for name, value in scores.items()})
             work.record("evaluated", step=state.step, **scores)
+            if self.samples and isinstance(task_model, SampledTaskModel):
+                rows = monitor.rows.slice(0, self.samples).to_pylist()
+                told = task_model.samples(monitor.model, rows, state.step)
+                for point in state.curves[-1:]:
+                    point["samples"] = told
+                work.record("sampled", step=state.step, samples=told)
             if judged.loss < state.best_loss:
                 state.best_loss, state.best_score = judged.loss, judged.value
                 state.best_step, state.worse = state.step, 0

@@ -84,6 +84,19 @@ class WritingTaskModel(Protocol):
         """Rows whose targets are what a model writes, and whether it ended each by itself."""
 
 
+@runtime_checkable
+class SampledTaskModel(Protocol):
+    """A task model that shows what a model in training writes."""
+
+    def samples(self, model: TextModel, rows: Sequence[Row], version: int) -> list[dict[str, Any]]:
+        """What a model writes for rows, by the engine that would serve it, as JSON values.
+
+        Each has the ``input``, the ``target``, what was ``written``, whether it ``ended``, the
+        ``version`` of the weights, and ``distance``: how far the engine's log-probabilities of its
+        tokens are from the training's, at most (None where the network does not tell them).
+        """
+
+
 def trained_task_model(task: Task) -> TrainedTaskModel:
     """How a text model is trained for the task; BadInput where none can be."""
     return cast(TrainedTaskModel, task_model_of(task))

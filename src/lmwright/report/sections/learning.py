@@ -37,6 +37,7 @@ def curves_section(evidence: Evidence) -> list[dict[str, Any]]:
                 "facts": result.facts,
                 "monitored": monitor and MONITORED.get(monitor, called(monitor)),
                 "best": result.facts.get(PREFIX + monitor),
+                "samples": sampled(curves),
                 "forgetting": forgotten(result.facts.get("forgetting") or {}),
                 **drawn(curves, monitor),
             }
@@ -58,6 +59,18 @@ def forgotten(facts: Mapping[str, float]) -> str:
             f"{facts['cosine']:.3f} with those of its start."
         )
     return ""
+
+
+def sampled(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model wrote while it learnt: of each row shown its input, its target, and what was
+    written after so many steps."""
+    found: dict[int, dict[str, Any]] = {}
+    for point in curves:
+        for place, each in enumerate(point.get("samples", ())):
+            row = found.setdefault(place, {**each, "written": []})
+            written = {"step": each["version"], "text": each["written"], "ended": each["ended"]}
+            row["written"].append(written)
+    return list(found.values())
 
 
 def drawn(curves: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
