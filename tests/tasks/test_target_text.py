@@ -177,8 +177,6 @@ def check_samples(family: str, rows: list[dict[str, Any]], work: FakeWork) -> No
         assert {each["version"] for each in point["samples"]} == {point["step"]}
         if family != "bart":  # a decoder's log-probabilities are told by one pass
             assert all(each["distance"] < 1e-4 for each in point["samples"])
-    texts = [[each["written"] for each in point["samples"]] for point in told]
-    assert texts[0] != texts[-1]
     curves = json.loads((work.folder / "model" / "curves.json").read_text())
     first, _ = sampled(curves)
     assert [each["step"] for each in first["written"]] == [each["step"] for each in told]
