@@ -35,14 +35,18 @@ from lmwright.serve.parameters import (
     read_text,
 )
 from lmwright.serve.request import RequestFault, printable, strict_json
+from lmwright.serve.searches import SearchScheduler
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
 from lmwright.serve.shelf import Shelf
 from lmwright.serve.texts import TextScheduler
 
+JobScheduler = TextScheduler | SearchScheduler
+
 
 class Completions(ABC):
-    """What the routes of completions share: the model and its name, the texts, limits, counters.
+    """What the routes of completions share: the model and its name, the schedulers of texts and of
+    searches, which have their places together, limits, counters.
 
     The names of the counters begin with ``prefix``.
     """
@@ -64,6 +68,7 @@ class Completions(ABC):
             settings.draft_tokens,
             settings.share_prefixes,
         )
+        self.searches = SearchScheduler(engine, self.texts.places, settings.cache_tokens)
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -75,19 +80,27 @@ class Completions(ABC):
         )
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queued_requests": ("Requests under way", lambda: self.texts.queued),
-            "held_pages": ("Pages of the KV cache that are in use", lambda: self.texts.held_pages),
+            "held_pages": ("Pages of the KV cache that are in use", self.held_pages),
             "preemptions": ("Answers that gave their pages", lambda: self.texts.preemptions),
             "accepted_drafts": ("Drafted tokens kept", lambda: self.texts.accepted_drafts),
         }
         for word, (told, count) in gauges.items():
             Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
 
+    def held_pages(self) -> int:
+        """The pages that texts and searches hold."""
+        return self.texts.held_pages + self.searches.held_pages
+
     async def prepare(self) -> None:  # noqa: B027 - most need not
         """Have the model that answers loaded, until :meth:`reserve` is called, next."""
 
     @abstractmethod
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place in the queue, with the model that answers; Busy when there is none."""
+
+    def scheduler(self, parsed: CompletionRequest) -> JobScheduler:
+        """What writes the answers to a request."""
+        return self.texts if parsed.search is None else self.searches
 
     def check_name(self, name: str | None) -> None:
         """Refuse the name of another model."""
@@ -144,12 +157,12 @@ class GenerationService(Completions):
         if not taken.cancelled() and taken.exception() is None:
             self.shelf.give(self.name)
 
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place for the model."""
         model = self.shelf.entries[self.name].model
         assert model is not None
         try:
-            return self.texts.reserve(client, emit, model, lambda: self.shelf.give(self.name))
+            return scheduler.reserve(client, emit, model, lambda: self.shelf.give(self.name))
         except BaseException:
             self.shelf.give(self.name)
             raise
@@ -252,6 +265,7 @@ class Exchange:
     service: Completions
     parsed: CompletionRequest
     shape: Shape
+    scheduler: JobScheduler
     job: Job
     queue: asyncio.Queue[tuple[int, Chunk | Failed | None]]
 
@@ -307,7 +321,7 @@ class Exchange:
 
     def leave(self) -> None:
         """Give the place in the queue back, and count tokens and seconds."""
-        self.service.texts.cancel(self.job)
+        self.scheduler.cancel(self.job)
         self.service.seconds.observe(time.monotonic() - self.began)
         usage = self.usage()
         cached = usage["prompt_tokens_details"]["cached_tokens"]
@@ -330,12 +344,15 @@ async def answer(
     """The answer to a checked request, ``whole`` or as it comes in ``events``."""
     service.check_name(parsed.model)
     await service.prepare()
-    exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
+    scheduler = service.scheduler(parsed)
+    exchange = Exchange(
+        service, parsed, shape, scheduler, *reserve_place(service, request, scheduler)
+    )
     try:
         exchange.requests = await asyncio.to_thread(
             generation_requests, parsed, exchange.job.model, service.settings.cache_tokens
         )
-        service.texts.submit(exchange.job, exchange.requests)
+        scheduler.submit(exchange.job, exchange.requests)
         if parsed.stream:
             return Events(events(exchange), exchange.leave)
         body = await await_while_connected(
@@ -349,7 +366,7 @@ async def answer(
 
 
 def reserve_place(
-    service: Completions, request: Request
+    service: Completions, request: Request, scheduler: JobScheduler
 ) -> tuple[Job, asyncio.Queue[tuple[int, Chunk | Failed | None]]]:
     """A place in the queue, and the queue of its chunks; RequestFault when there is none."""
     loop = asyncio.get_running_loop()
@@ -361,7 +378,7 @@ def reserve_place(
 
     try:
         client = request.scope.get("client_name", "")
-        return service.reserve(client, emit), queue
+        return service.reserve(client, emit, scheduler), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429

@@ -17,7 +17,7 @@ from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.answering import Emit, Job
-from lmwright.serve.completions import Completions, Exchange, add_chat, add_text
+from lmwright.serve.completions import Completions, Exchange, JobScheduler, add_chat, add_text
 from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
 from lmwright.serve.kept import Kept
@@ -129,7 +129,7 @@ class VersionCompletions(Completions):
         """Refuse a name that is neither the alias nor the version in service."""
         self.service.check_name(name)
 
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place for the version in service, which is kept until it is free again.
 
         RequestFault where the version writes nothing.
@@ -139,7 +139,7 @@ class VersionCompletions(Completions):
             model = self.model(rows.current)
             model.loaded.pending += 1
         try:
-            return self.texts.reserve(client, emit, model, lambda: rows.release(model.loaded, 1))
+            return scheduler.reserve(client, emit, model, lambda: rows.release(model.loaded, 1))
         except Busy:
             rows.release(model.loaded, 1)
             raise

@@ -10,29 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-JsonSchema = Mapping[str, Any]
-
-STRING: JsonSchema = {"type": "string"}
-NUMBER: JsonSchema = {"type": "number"}
-INTEGER: JsonSchema = {"type": "integer"}
-BOOLEAN: JsonSchema = {"type": "boolean"}
-OBJECT: JsonSchema = {"type": "object"}
-TEXTS: JsonSchema = {"type": "array", "items": STRING, "minItems": 1}
-IDS: JsonSchema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-TEXTS_OR_IDS: JsonSchema = {
-    "anyOf": [STRING, TEXTS, IDS, {"type": "array", "items": IDS, "minItems": 1}]
-}
-
-
-def between(least: float, most: float, kind: JsonSchema = NUMBER) -> JsonSchema:
-    """The schema of a number with bounds."""
-    return {**kind, "minimum": least, "maximum": most}
-
-
-def listed(properties: Mapping[str, JsonSchema], *required: str) -> JsonSchema:
-    """The schema of an object with these properties alone."""
-    found = {"type": "object", "properties": dict(properties), "additionalProperties": False}
-    return {**found, "required": list(required)} if required else found
+from lmwright.serve.parameter_schemas import (
+    BOOLEAN,
+    DOCUMENT,
+    INPUT_ITEM,
+    INTEGER,
+    MESSAGES,
+    OBJECT,
+    RESPONSE_FORMAT,
+    STRING,
+    STRUCTURED,
+    TEXTS,
+    TEXTS_OR_IDS,
+    TOOL,
+    TOOL_CHOICE,
+    JsonSchema,
+    between,
+    listed,
+)
+from lmwright.serve.search_request import MAX_BRANCHES, MAX_LENGTH_PENALTY, MAX_PENALTY
 
 
 @dataclass(frozen=True)
@@ -85,42 +81,8 @@ RESPONDS = "serve/test_responses.py::"
 
 FORMS = "serve/test_output_format.py::"
 CALLS = "serve/test_tools.py::"
-
-RESPONSE_FORMAT: JsonSchema = {
-    "anyOf": [
-        listed({"type": {"enum": ["text", "json_object"]}}, "type"),
-        listed(
-            {
-                "type": {"enum": ["json_schema"]},
-                "json_schema": listed(
-                    {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN},
-                    "name",
-                    "schema",
-                ),
-            },
-            "type",
-            "json_schema",
-        ),
-    ]
-}
-STRUCTURED: JsonSchema = {
-    "anyOf": [
-        listed({"json": {"anyOf": [OBJECT, STRING]}}, "json"),
-        listed({"regex": STRING}, "regex"),
-        listed({"grammar": STRING}, "grammar"),
-        listed({"choice": TEXTS}, "choice"),
-    ]
-}
-FUNCTION: JsonSchema = listed(
-    {"name": STRING, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}, "name"
-)
-TOOL = listed({"type": {"enum": ["function"]}, "function": FUNCTION}, "type", "function")
-NAMED_TOOL = listed(
-    {"type": {"enum": ["function"]}, "function": listed({"name": STRING}, "name")},
-    "type",
-    "function",
-)
-TOOL_CHOICE: JsonSchema = {"anyOf": [{"enum": ["none", "auto", "required"]}, NAMED_TOOL]}
+SEARCHES = "serve/test_searches.py::"
+BEAMS = SEARCHES + "test_the_best_answers_are_those_of_the_models_beams"
 
 MODEL = Parameter("model", NAMES, STRING)
 IDENTIFIERS = (
@@ -151,6 +113,12 @@ COMMON = (
     Parameter("min_p", SAMPLES, between(0, 1)),
     Parameter("typical_p", SAMPLES, between(1e-6, 1)),
     Parameter("repetition_penalty", SAMPLES, between(0.01, 100)),
+    Parameter("use_beam_search", BEAMS, BOOLEAN),
+    Parameter("num_beams", BEAMS, between(1, MAX_BRANCHES, INTEGER)),
+    Parameter("num_beam_groups", BEAMS, between(1, MAX_BRANCHES, INTEGER)),
+    Parameter("diversity_penalty", BEAMS, between(0, MAX_PENALTY)),
+    Parameter("length_penalty", BEAMS, between(-MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)),
+    Parameter("penalty_alpha", SEARCHES + "test_a_contrastive_search_is_the_models", between(0, 1)),
     Parameter("response_format", FORMS + "test_every_answer_is_of_its_schema", RESPONSE_FORMAT),
     Parameter("structured_outputs", FORMS + "test_every_answer_is_a_match", STRUCTURED),
 )
@@ -169,6 +137,7 @@ UNSUPPORTED = (
     Parameter("audio", why="answers are texts"),
     Parameter("best_of", neutral=(1,), why="all answers are given, so it may be n alone"),
     Parameter("chat_template", why="the template is the model's own"),
+    Parameter("early_stopping", neutral=(False,), why="beams end when none can do better"),
     Parameter("function_call", neutral=("none", "auto"), why=OLD_TOOLS),
     Parameter("functions", neutral=([],), why=OLD_TOOLS),
     Parameter("metadata", neutral=({},), why=NO_STORE),
@@ -184,31 +153,6 @@ UNSUPPORTED = (
     Parameter("web_search_options", why="nothing is searched"),
 )
 """Parameters of the two interfaces, and of others that speak them, that are not honoured."""
-
-PART_OF_TEXT = listed({"type": {"enum": ["text"]}, "text": STRING}, "type", "text")
-MESSAGE = listed(
-    {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [STRING, {"type": "array", "items": PART_OF_TEXT, "minItems": 1}]},
-        "name": STRING,
-    },
-    "role",
-    "content",
-)
-MESSAGES: JsonSchema = {"type": "array", "items": MESSAGE, "minItems": 1}
-TEXT_ITEM = listed(
-    {"type": {"enum": ["input_text", "output_text"]}, "text": STRING}, "type", "text"
-)
-INPUT_ITEM = listed(
-    {
-        "type": {"enum": ["message"]},
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [STRING, {"type": "array", "items": TEXT_ITEM, "minItems": 1}]},
-    },
-    "role",
-    "content",
-)
-DOCUMENT: JsonSchema = {"anyOf": [STRING, listed({"text": STRING}, "text")]}
 
 ROUTES: Mapping[str, tuple[Parameter, ...]] = {
     "/v1/chat/completions": (

@@ -13,17 +13,13 @@ from fastapi.responses import Response
 
 from lmwright.serve.completions import Choose, Exchange, answer
 from lmwright.serve.generation import Chunk
+from lmwright.serve.messages import read_messages
 from lmwright.serve.parameter_table import described
-from lmwright.serve.parameters import (
-    CompletionRequest,
-    common,
-    integer,
-    read_messages,
-    refuse_unsupported,
-)
+from lmwright.serve.parameters import CompletionRequest, common, refuse_unsupported
 from lmwright.serve.request import (
     RequestFault,
     checked_text,
+    integer,
     printable,
     strict_json,
     without_nulls,
