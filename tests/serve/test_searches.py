@@ -120,7 +120,7 @@ BEAMS_ASKED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def ending(model: TextModel) -> Iterator[Talk]:
     """A server for the model with more tokens that end an answer, so that many answers end."""
-    more = with_generation(model, stop_ids=(*model.stop_ids, *range(3, 256, 4)))
+    more = with_generation(model, stop_ids=(*model.stop_ids, *range(3, 256, 9)))
     with talking(more) as talk:
         yield talk
 
