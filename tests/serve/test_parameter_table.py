@@ -79,6 +79,7 @@ EXAMPLES: dict[str, Any] = {
     "stream_options": {"include_usage": True},
     "structured_outputs": {"regex": "a+"},
     "temperature": 0.5,
+    "text": {"format": {"type": "json_object"}},
     "tokens": [1],
     "tool_choice": "none",
     "tools": [{"type": "function", "function": {"name": "f"}}],
@@ -109,6 +110,10 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("/v1/chat/completions", "top_logprobs"): {"logprobs": True},
     ("/v1/chat/completions", "logprobs"): {"logprobs": True},
     ("/v1/chat/completions", "tools"): {"tool_choice": "none"},
+    ("/v1/responses", "tools"): {
+        "tools": [{"type": "function", "name": "f"}],
+        "tool_choice": "none",
+    },
     ("/v1/responses", "input"): {"input": SAID},
     ("/v1/tokenize", "messages"): {"prompt": None},
     ("/v1/tokenize", "chat_template_kwargs"): {"prompt": None, "messages": SAID},

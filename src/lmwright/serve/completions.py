@@ -21,7 +21,7 @@ from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
-from lmwright.serve.engine import Busy, Engine, Failed
+from lmwright.serve.engine import Busy, Engine, Failed, Unanswerable
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
 from lmwright.serve.offer import offer_of_published
@@ -295,6 +295,9 @@ class Exchange:
                 )
             except TimeoutError:
                 raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"}) from None
+            if isinstance(chunk, Unanswerable):
+                form = self.parsed.output_format
+                raise RequestFault(400, chunk.found, "tools" if form is None else form.param)
             if isinstance(chunk, Failed):
                 raise RequestFault(500, chunk.found)
             if chunk is None:

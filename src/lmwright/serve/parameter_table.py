@@ -13,6 +13,8 @@ from typing import Any
 from lmwright.serve.parameter_schemas import (
     BOOLEAN,
     DOCUMENT,
+    FLAT_CHOICE,
+    FLAT_TOOL,
     INPUT_ITEM,
     INTEGER,
     MESSAGES,
@@ -20,6 +22,7 @@ from lmwright.serve.parameter_schemas import (
     RESPONSE_FORMAT,
     STRING,
     STRUCTURED,
+    TEXT_SETTINGS,
     TEXTS,
     TEXTS_OR_IDS,
     TOOL,
@@ -78,6 +81,7 @@ EMBEDS = "serve/test_embeddings.py::"
 RERANKS = "serve/test_rerank.py::"
 TOKENS = "serve/test_tokenize.py::"
 RESPONDS = "serve/test_responses.py::"
+RESPONDED_CALLS = "serve/test_response_tools.py::"
 
 FORMS = "serve/test_output_format.py::"
 CALLS = "serve/test_tools.py::"
@@ -125,9 +129,8 @@ COMMON = (
 """Parameters of chat completions and completions alike."""
 
 NO_STORE = "nothing is stored"
-NO_TOOLS = "answers call no tools"
+NO_TOOLS = "a conversation is rendered without tools"
 OLD_TOOLS = "tools and tool_choice are what took its place"
-NO_RULES = "answers are not held to a format"
 WAITS = "an answer is given while its client waits"
 CACHES = tuple(
     Parameter(name, why="the engine alone decides what it keeps")
@@ -200,6 +203,18 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("top_p", RESPONDS + "test_a_response_is_the_models_own", between(0, 1)),
         Parameter("stream", RESPONDS + "test_a_stream_tells_its_events_in_order", BOOLEAN),
         Parameter(
+            "tools",
+            RESPONDED_CALLS + "test_a_response_calls_the_tools_that_a_chat_calls",
+            {"type": "array", "items": FLAT_TOOL},
+        ),
+        Parameter(
+            "tool_choice", RESPONDED_CALLS + "test_a_choice_of_tools_is_kept_to", FLAT_CHOICE
+        ),
+        Parameter("parallel_tool_calls", RESPONDED_CALLS + "test_one_call_or_several", BOOLEAN),
+        Parameter(
+            "text", RESPONDED_CALLS + "test_a_response_is_of_the_form_asked_for", TEXT_SETTINGS
+        ),
+        Parameter(
             "metadata",
             RESPONDS + "test_what_is_told_beside_a_question_is_echoed",
             {"type": "object", "additionalProperties": STRING, "maxProperties": 16},
@@ -215,9 +230,8 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("conversation", why="no conversation is stored; send it as input"),
         Parameter("image", neutral=({},), why="models read texts"),
         Parameter("include", neutral=([],), why="nothing can be told beside an answer"),
-        Parameter("max_tool_calls", why=NO_TOOLS),
+        Parameter("max_tool_calls", why="calls are the client's to answer"),
         Parameter("moderation", why="there is no moderation"),
-        Parameter("parallel_tool_calls", neutral=(True, False), why=NO_TOOLS),
         Parameter("previous_response_id", why="no response is stored; send what was said as input"),
         Parameter("prompt", why="no prompts are stored"),
         *CACHES,
@@ -229,18 +243,6 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
             neutral=({}, {"include_obfuscation": False}),
             why="events are not obfuscated",
         ),
-        Parameter(
-            "text",
-            neutral=(
-                {},
-                {"format": {"type": "text"}},
-                {"verbosity": "medium"},
-                {"format": {"type": "text"}, "verbosity": "medium"},
-            ),
-            why=NO_RULES,
-        ),
-        Parameter("tool_choice", neutral=("none", "auto"), why=NO_TOOLS),
-        Parameter("tools", neutral=([],), why=NO_TOOLS),
         Parameter("top_logprobs", neutral=(0,), why="logprobs are told of chat completions"),
         Parameter("truncation", neutral=("disabled",), why="the context is never shortened"),
     ),
