@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lmwright.core.errors import BadInput
-from lmwright.models.beam_search import beam_search
-from lmwright.models.contrastive_search import contrastive_search
+from lmwright.models.beam_search import beam_search, beam_steps
+from lmwright.models.contrastive_search import contrastive_search, contrastive_steps
 from lmwright.models.core.ragged import pack
 from lmwright.models.decode import apply_constraints, drawn_from, generate
 from lmwright.models.required_phrases import Progress, search_with_phrases
@@ -107,6 +107,35 @@ def test_groups_differ_more_than_beams(tiny) -> None:  # noqa: F811
 
     plain = different(SamplingParams(6, beams=4))
     assert different(SamplingParams(6, beams=4, beam_groups=4, diversity_penalty=5.0)) == 4 > plain
+
+
+# A step at a time
+
+
+def test_a_search_by_steps_tells_what_it_reads_and_finds_the_same(tiny) -> None:  # noqa: F811
+    """Pieces of the prompt, then a token of every beam; of each step what is recorded is kept."""
+    network, params = tiny[1], SamplingParams(5, beams=4, beam_groups=2)
+    steps = beam_steps(
+        network, PROMPT, params, piece=2, record=lambda token, row_v: row_v[token : token + 1]
+    )
+    counts = []
+    while True:
+        try:
+            counts.append(next(steps))
+        except StopIteration as end:
+            found = end.value
+            break
+    assert counts == [2, 1, 4, 4, 4, 4]
+    whole = beam_search(network, PROMPT, params)
+    assert [each.tokens for each in found] == [each.tokens for each in whole]
+    for one, other in zip(found, whole, strict=True):
+        wanted = [float(row[id_]) for row, id_ in zip(other.logprobs, other.tokens, strict=True)]
+        assert [float(each) for each in one.logprobs] == pytest.approx(wanted, abs=1e-5)
+    search = SamplingParams(5, penalty_alpha=0.5, top_k=3)
+    tokens = list(contrastive_steps(network, PROMPT, search, piece=2))
+    assert tokens[:2] == [None, None]
+    ids = [each.id for each in tokens[2:] if each is not None]
+    assert ids == [each.id for each in contrastive_search(network, PROMPT, search)]
 
 
 # Required phrases

@@ -173,7 +173,7 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
             "min_p": "1.5",
             "repetition_penalty": "0",
             "typical_p": "0",
-            "num_beams": "2",
+            "num_beams": "17",
             "penalty_alpha": "0.6",
             "guided_regex": '"(a+)+$"',
             "chat_template": '"{{ x.__class__ }}"',

@@ -42,12 +42,14 @@ EXAMPLES: dict[str, Any] = {
     "add_special_tokens": True,
     "chat_template_kwargs": {"enable_thinking": True},
     "dimensions": 16,
+    "diversity_penalty": 1,
     "documents": [{"text": "b"}],
     "echo": True,
     "encoding_format": "base64",
     "frequency_penalty": 1,
     "input": ["a"],
     "inputs": [{"text": "a"}],
+    "length_penalty": 2,
     "instructions": "Be brief.",
     "logit_bias": {"5": 1},
     "logprobs": 1,
@@ -58,7 +60,10 @@ EXAMPLES: dict[str, Any] = {
     "metadata": {"a": "b"},
     "min_p": 0.1,
     "n": 2,
+    "num_beam_groups": 2,
+    "num_beams": 2,
     "parallel_tool_calls": False,
+    "penalty_alpha": 0.5,
     "presence_penalty": 1,
     "prompt": "a",
     "prompt_cache_key": "k",
@@ -74,6 +79,7 @@ EXAMPLES: dict[str, Any] = {
     "stream_options": {"include_usage": True},
     "structured_outputs": {"regex": "a+"},
     "temperature": 0.5,
+    "text": {"format": {"type": "json_object"}},
     "tokens": [1],
     "tool_choice": "none",
     "tools": [{"type": "function", "function": {"name": "f"}}],
@@ -82,15 +88,32 @@ EXAMPLES: dict[str, Any] = {
     "top_n": 1,
     "top_p": 0.5,
     "typical_p": 0.5,
+    "use_beam_search": True,
     "user": "ann",
 }
 """A value of each parameter that is honoured."""
+OF_SEARCHES: dict[str, dict[str, Any]] = {
+    "diversity_penalty": {"num_beams": 4, "num_beam_groups": 2},
+    "length_penalty": {"num_beams": 2},
+    "num_beam_groups": {"num_beams": 4},
+    "penalty_alpha": {"top_k": 3},
+    "use_beam_search": {"n": 2},
+}
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    **{
+        (route, name): more
+        for route in ("/v1/chat/completions", "/v1/completions")
+        for name, more in OF_SEARCHES.items()
+    },
     ("/v1/chat/completions", "stream_options"): {"stream": True},
     ("/v1/completions", "stream_options"): {"stream": True},
     ("/v1/chat/completions", "top_logprobs"): {"logprobs": True},
     ("/v1/chat/completions", "logprobs"): {"logprobs": True},
     ("/v1/chat/completions", "tools"): {"tool_choice": "none"},
+    ("/v1/responses", "tools"): {
+        "tools": [{"type": "function", "name": "f"}],
+        "tool_choice": "none",
+    },
     ("/v1/responses", "input"): {"input": SAID},
     ("/v1/tokenize", "messages"): {"prompt": None},
     ("/v1/tokenize", "chat_template_kwargs"): {"prompt": None, "messages": SAID},

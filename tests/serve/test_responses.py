@@ -218,7 +218,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a conversation": ({"input": "a", "conversation": "conv_1"}, 400, "conversation"),
     "later": ({"input": "a", "background": True}, 400, "background"),
     "tools": ({"input": "a", "tools": [{"type": "web_search"}]}, 400, "tools"),
-    "a format": ({"input": "a", "text": {"format": {"type": "json_object"}}}, 400, "text.format"),
+    "a format": ({"input": "a", "text": {"format": {"type": "xml"}}}, 400, "text.format"),
     "a text of a number": ({"input": "a", "text": 1}, 400, "text"),
     "verbosity": ({"input": "a", "text": {"verbosity": "low"}}, 400, "text"),
     "reasoning": ({"input": "a", "reasoning": {"effort": "low"}}, 400, "reasoning"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lmwright.core.errors import BadInput
 from lmwright.models.blocks.context import Cache
+from lmwright.models.blocks.pages import Pool
 from lmwright.models.core.ragged import Ragged, pack
 from lmwright.models.decode import CausalLM, SampledToken, process_logits, require_finite
 from lmwright.models.network.network import Batch, Network
@@ -20,19 +22,35 @@ from lmwright.text.generation import SamplingParams
 def contrastive_search(
     network: CausalLM, prompt: np.ndarray, params: SamplingParams, source: np.ndarray | None = None
 ) -> Iterator[SampledToken]:
-    """Continue a prompt token by token (Su et al. 2022, equation 5).
+    """Continue a prompt token by token: those of :func:`contrastive_steps`."""
+    steps = contrastive_steps(network, prompt, params, source)
+    return (token for token in steps if token is not None)
+
+
+def contrastive_steps(
+    network: CausalLM,
+    prompt: np.ndarray,
+    params: SamplingParams,
+    source: np.ndarray | None = None,
+    pool: Pool | None = None,
+    piece: int = sys.maxsize,
+) -> Iterator[SampledToken | None]:
+    """A contrastive search, a pass of the network at a time (Su et al. 2022, equation 5): None for
+    each ``piece`` of the prompt that was read, then the tokens.
 
     Of the ``top_k`` likeliest tokens that one is taken whose probability, weighed 1 - alpha, less
     the greatest cosine of its hidden state with those of all tokens before it, weighed alpha, is
-    greatest. BadInput for a network of another library, whose hidden states are not known.
+    greatest. Keys and values are in the ``pool``, if one is given. BadInput as
+    :func:`network_with_states` has it.
     """
-    if not isinstance(network, Network) or network.two_streams:
-        raise BadInput(
-            "contrastive search by this network", "one whose hidden states are known", "use top_k"
-        )
-    cache, ids = Cache(1, network.new_pool()), prompt
-    hidden_nd = read(network, [prompt], 0, cache, source)
-    known_nd = F.normalize(hidden_nd, dim=-1)
+    network = network_with_states(network)
+    cache, ids = Cache(1, network.new_pool() if pool is None else pool), prompt
+    parts: list[Tensor] = []
+    for at in range(0, len(prompt), piece):
+        hidden_nd = read(network, [prompt[at : at + piece]], at, cache, source)
+        parts.append(F.normalize(hidden_nd, dim=-1))
+        yield None
+    known_nd = torch.cat(parts)
     logits_v = logits_of(network, hidden_nd[-1:])[0]
     for length in range(params.max_new_tokens):
         raw_v = require_finite(logits_v[None])[0]
@@ -54,6 +72,15 @@ def contrastive_search(
         cache, ids = branch, np.append(ids, token)
         known_nd = torch.cat([known_nd, unit_kd[best : best + 1]])
         logits_v = logits_of(network, hidden_kd[best : best + 1])[0]
+
+
+def network_with_states(network: CausalLM) -> Network:
+    """The network; BadInput for one of another library, whose hidden states are not known."""
+    if not isinstance(network, Network) or network.two_streams:
+        raise BadInput(
+            "contrastive search by this network", "one whose hidden states are known", "use top_k"
+        )
+    return network
 
 
 @torch.inference_mode()

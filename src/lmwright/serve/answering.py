@@ -18,7 +18,7 @@ from lmwright.models.decode import CausalLM, DecodingState
 from lmwright.models.network.together import readable_together
 from lmwright.models.text_model import TextModel
 from lmwright.serve.drafts import Pays
-from lmwright.serve.engine import Failed
+from lmwright.serve.engine import Failed, Unanswerable
 from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
 from lmwright.serve.prefixes import Prefixes
 from lmwright.text.constrained import ConstraintFault
@@ -283,6 +283,6 @@ def write_tokens(
 def failure(error: Exception) -> Failed:
     """What a client is told of an answer that the model fails on."""
     if isinstance(error, ConstraintFault):  # the request's, not the model's
-        return Failed(str(error))
+        return Unanswerable(str(error))
     log.error("the model fails on a request", exc_info=error)
     return Failed("the model failed on this request")

@@ -23,7 +23,7 @@ from lmwright.models.text_model import TextModel
 from lmwright.serve.adapters import Adapters
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
-from lmwright.serve.engine import Busy, Engine, Failed
+from lmwright.serve.engine import Busy, Engine, Failed, Unanswerable
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
 from lmwright.serve.offer import offer_of_published
@@ -37,6 +37,7 @@ from lmwright.serve.parameters import (
     read_text,
 )
 from lmwright.serve.request import RequestFault, printable, strict_json
+from lmwright.serve.searches import SearchScheduler
 from lmwright.serve.settings import Serve
 from lmwright.serve.shapes import CHAT, TEXT, Shape
 from lmwright.serve.shelf import Shelf
@@ -44,9 +45,48 @@ from lmwright.serve.texts import TextScheduler
 
 log = logging.getLogger("lmwright.serve")
 
+JobScheduler = TextScheduler | SearchScheduler
+
+
+@dataclass(frozen=True)
+class Schedulers:
+    """What writes the texts of all models of a server: those on one base share its steps, and
+    searches have their places with texts."""
+
+    texts: TextScheduler
+    searches: SearchScheduler
+
+    @classmethod
+    def of(
+        cls, engine: Engine, settings: Serve, registry: CollectorRegistry, prefix: str = "lmwright"
+    ) -> Schedulers:
+        """Those of an engine, with gauges whose names begin with ``prefix``."""
+        texts = TextScheduler(
+            engine,
+            settings.queue_requests,
+            settings.cache_tokens,
+            settings.draft_tokens,
+            settings.share_prefixes,
+        )
+        found = cls(texts, SearchScheduler(engine, texts.places, settings.cache_tokens))
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "queued_requests": ("Requests under way", lambda: texts.queued),
+            "held_pages": ("Pages of the KV cache that are in use", found.held_pages),
+            "preemptions": ("Answers that gave their pages", lambda: texts.preemptions),
+            "accepted_drafts": ("Drafted tokens kept", lambda: texts.accepted_drafts),
+        }
+        for word, (told, count) in gauges.items():
+            Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
+        return found
+
+    def held_pages(self) -> int:
+        """The pages that texts and searches hold."""
+        return self.texts.held_pages + self.searches.held_pages
+
 
 class Completions(ABC):
-    """What the routes of completions share: the model and its name, the texts, limits, counters.
+    """What the routes of completions share: the model and its name, the schedulers of texts and of
+    searches, which have their places together, limits, counters.
 
     The texts of all models of a server are written by one scheduler, so that those on one base
     share its steps. The names of the counters begin with ``prefix``.
@@ -55,13 +95,14 @@ class Completions(ABC):
     def __init__(
         self,
         name: str,
-        texts: TextScheduler,
+        schedulers: Schedulers,
         settings: Serve,
         registry: CollectorRegistry,
         prefix: str = "lmwright",
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
-        self.engine, self.texts = texts.engine, texts
+        self.texts, self.searches = schedulers.texts, schedulers.searches
+        self.engine = schedulers.texts.engine
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -76,8 +117,12 @@ class Completions(ABC):
         """Have the model that answers loaded, until :meth:`reserve` is called, next."""
 
     @abstractmethod
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place in the queue, with the model that answers; Busy when there is none."""
+
+    def scheduler(self, parsed: CompletionRequest) -> JobScheduler:
+        """What writes the answers to a request."""
+        return self.texts if parsed.search is None else self.searches
 
     def check_name(self, name: str | None) -> None:
         """Refuse the name of another model."""
@@ -93,33 +138,11 @@ class Completions(ABC):
         """Take note of a request whose answers are whole."""
 
 
-def text_scheduler(
-    engine: Engine, settings: Serve, registry: CollectorRegistry, prefix: str = "lmwright"
-) -> TextScheduler:
-    """What writes the texts of a server, and its gauges, whose names begin with ``prefix``."""
-    texts = TextScheduler(
-        engine,
-        settings.queue_requests,
-        settings.cache_tokens,
-        settings.draft_tokens,
-        settings.share_prefixes,
-    )
-    gauges: dict[str, tuple[str, Callable[[], float]]] = {
-        "queued_requests": ("Requests under way", lambda: texts.queued),
-        "held_pages": ("Pages of the KV cache that are in use", lambda: texts.held_pages),
-        "preemptions": ("Answers that gave their pages", lambda: texts.preemptions),
-        "accepted_drafts": ("Drafted tokens kept", lambda: texts.accepted_drafts),
-    }
-    for word, (told, count) in gauges.items():
-        Gauge(f"{prefix}_{word}", told, registry=registry).set_function(count)
-    return texts
-
-
 class GenerationService(Completions):
     """The state that the routes of a published language model share: one of a shelf."""
 
-    def __init__(self, name: str, texts: TextScheduler, settings: Serve, shelf: Shelf) -> None:
-        super().__init__(name, texts, settings, CollectorRegistry())
+    def __init__(self, name: str, schedulers: Schedulers, settings: Serve, shelf: Shelf) -> None:
+        super().__init__(name, schedulers, settings, CollectorRegistry())
         self.shelf, self.created = shelf, int(time.time())
 
     async def prepare(self) -> None:
@@ -159,12 +182,12 @@ class GenerationService(Completions):
         if not taken.cancelled() and taken.exception() is None:
             self.shelf.give(self.name)
 
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place for the model."""
         model = self.shelf.entries[self.name].model
         assert model is not None
         try:
-            return self.texts.reserve(client, emit, model, lambda: self.shelf.give(self.name))
+            return scheduler.reserve(client, emit, model, lambda: self.shelf.give(self.name))
         except BaseException:
             self.shelf.give(self.name)
             raise
@@ -191,8 +214,10 @@ class GenerationServices(Collector):
 
     def __init__(self, names: Sequence[str], engine: Engine, settings: Serve, shelf: Shelf) -> None:
         self.registry = CollectorRegistry()
-        texts = text_scheduler(engine, settings, self.registry)
-        self.members = {name: GenerationService(name, texts, settings, shelf) for name in names}
+        self.schedulers = Schedulers.of(engine, settings, self.registry)
+        self.members = {
+            name: GenerationService(name, self.schedulers, settings, shelf) for name in names
+        }
         self.first = self.members[names[0]]
         self.adapters = Adapters(settings.adapters, names[0], shelf)
         self.adapted: dict[str, GenerationService] = {}
@@ -233,7 +258,7 @@ class GenerationServices(Collector):
             if name not in self.adapted:
                 first = self.first
                 self.adapted[name] = GenerationService(
-                    name, first.texts, first.settings, first.shelf
+                    name, self.schedulers, first.settings, first.shelf
                 )
             return self.adapted[name]
         known = ", ".join(map(printable, [*self.members, *self.adapters.names()]))
@@ -281,6 +306,7 @@ class Exchange:
     service: Completions
     parsed: CompletionRequest
     shape: Shape
+    scheduler: JobScheduler
     job: Job
     queue: asyncio.Queue[tuple[int, Chunk | Failed | None]]
 
@@ -310,6 +336,9 @@ class Exchange:
                 )
             except TimeoutError:
                 raise RequestFault(504, "no answer in time", headers={"Retry-After": "1"}) from None
+            if isinstance(chunk, Unanswerable):
+                form = self.parsed.output_format
+                raise RequestFault(400, chunk.found, "tools" if form is None else form.param)
             if isinstance(chunk, Failed):
                 raise RequestFault(500, chunk.found)
             if chunk is None:
@@ -336,7 +365,7 @@ class Exchange:
 
     def leave(self) -> None:
         """Give the place in the queue back, and count tokens and seconds."""
-        self.service.texts.cancel(self.job)
+        self.scheduler.cancel(self.job)
         self.service.seconds.observe(time.monotonic() - self.began)
         usage = self.usage()
         cached = usage["prompt_tokens_details"]["cached_tokens"]
@@ -359,12 +388,15 @@ async def answer(
     """The answer to a checked request, ``whole`` or as it comes in ``events``."""
     service.check_name(parsed.model)
     await service.prepare()
-    exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
+    scheduler = service.scheduler(parsed)
+    exchange = Exchange(
+        service, parsed, shape, scheduler, *reserve_place(service, request, scheduler)
+    )
     try:
         exchange.requests = await asyncio.to_thread(
             generation_requests, parsed, exchange.job.model, service.settings.cache_tokens
         )
-        service.texts.submit(exchange.job, exchange.requests)
+        scheduler.submit(exchange.job, exchange.requests)
         if parsed.stream:
             return Events(events(exchange), exchange.leave)
         body = await await_while_connected(
@@ -378,7 +410,7 @@ async def answer(
 
 
 def reserve_place(
-    service: Completions, request: Request
+    service: Completions, request: Request, scheduler: JobScheduler
 ) -> tuple[Job, asyncio.Queue[tuple[int, Chunk | Failed | None]]]:
     """A place in the queue, and the queue of its chunks; RequestFault when there is none."""
     loop = asyncio.get_running_loop()
@@ -390,7 +422,7 @@ def reserve_place(
 
     try:
         client = request.scope.get("client_name", "")
-        return service.reserve(client, emit), queue
+        return service.reserve(client, emit, scheduler), queue
     except Busy as busy:
         closed = service.engine.draining or service.engine.closing
         status = 503 if closed else 429

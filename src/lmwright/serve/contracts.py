@@ -17,7 +17,14 @@ from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
 from lmwright.serve.answering import Emit, Job
-from lmwright.serve.completions import Completions, Exchange, add_chat, add_text, text_scheduler
+from lmwright.serve.completions import (
+    Completions,
+    Exchange,
+    JobScheduler,
+    Schedulers,
+    add_chat,
+    add_text,
+)
 from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
 from lmwright.serve.kept import Kept
@@ -28,7 +35,6 @@ from lmwright.serve.responses import add_responses
 from lmwright.serve.rows import Answer, Loaded
 from lmwright.serve.served import Served
 from lmwright.serve.service import Service, Services, serve_rows
-from lmwright.serve.texts import TextScheduler
 
 log = logging.getLogger("lmwright.serve")
 
@@ -113,9 +119,9 @@ class VersionCompletions(Completions):
     A conversation is no row of a task whose input is one text, so it is answered and not watched.
     """
 
-    def __init__(self, service: Service, texts: TextScheduler) -> None:
+    def __init__(self, service: Service, schedulers: Schedulers) -> None:
         super().__init__(
-            service.alias, texts, service.settings, service.registry, "lmwright_generation"
+            service.alias, schedulers, service.settings, service.registry, "lmwright_generation"
         )
         self.service = service
         self.latest: VersionModel | None = None
@@ -126,7 +132,7 @@ class VersionCompletions(Completions):
         """Refuse a name that is neither the alias nor the version in service."""
         self.service.check_name(name)
 
-    def reserve(self, client: str, emit: Emit) -> Job:
+    def reserve(self, client: str, emit: Emit, scheduler: JobScheduler) -> Job:
         """A place for the version in service, which is kept until it is free again.
 
         RequestFault where the version writes nothing.
@@ -136,7 +142,7 @@ class VersionCompletions(Completions):
             model = self.model(rows.current)
             model.loaded.pending += 1
         try:
-            return self.texts.reserve(client, emit, model, lambda: rows.release(model.loaded, 1))
+            return scheduler.reserve(client, emit, model, lambda: rows.release(model.loaded, 1))
         except Busy:
             rows.release(model.loaded, 1)
             raise
@@ -273,7 +279,7 @@ def add_contracts(router: APIRouter, services: Services) -> None:
     ]
     if writing:
         settings, registry = services.settings, services.registry
-        texts = text_scheduler(services.engine, settings, registry, "lmwright_generation")
-        made.update({each.alias: VersionCompletions(each, texts) for each in writing})
+        schedulers = Schedulers.of(services.engine, settings, registry, "lmwright_generation")
+        made.update({each.alias: VersionCompletions(each, schedulers) for each in writing})
     for add, some in keeping.items():
         add(router, Kept(services, tuple(some)), writers)

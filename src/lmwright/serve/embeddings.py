@@ -19,8 +19,17 @@ from lmwright.core.task import Answers, Task, role_columns
 from lmwright.models.text_model import TextModel, TextPredictor, Tokens
 from lmwright.serve.kept import Kept
 from lmwright.serve.parameter_table import described, honoured
-from lmwright.serve.parameters import MAX_IDENTIFIER_CHARACTERS, in_words, integer, read_prompts
-from lmwright.serve.request import RequestFault, allow_only, checked_text, model_of, strict_json
+from lmwright.serve.parameters import read_prompts
+from lmwright.serve.request import (
+    MAX_IDENTIFIER_CHARACTERS,
+    RequestFault,
+    allow_only,
+    checked_text,
+    in_words,
+    integer,
+    model_of,
+    strict_json,
+)
 from lmwright.serve.rows import Answer, Loaded, Question
 from lmwright.serve.service import ask
 from lmwright.serve.settings import Serve

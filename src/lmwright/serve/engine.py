@@ -50,6 +50,10 @@ class Failed(LmwrightError):
     """This request made the model fail; others are unaffected."""
 
 
+class Unanswerable(Failed):
+    """What this request asks for cannot be written to its end: its fault, not the model's."""
+
+
 class Scheduler(Protocol):
     """One kind of work: what waits for a model, and how a step of it is run.
 

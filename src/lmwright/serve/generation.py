@@ -32,7 +32,7 @@ class GenerationRequest:
     the prompt's text, which is given first. ``index`` sets the randomness of several answers to
     one HTTP request apart. ``constraint`` is the language that the answer is one text of.
     ``reader`` makes what tells its pieces apart; to it the tokens ``shown`` are text, although
-    others are not shown them.
+    others are not shown them. ``rank`` is the answer's place among those that one search finds.
     """
 
     prompt: np.ndarray
@@ -45,6 +45,7 @@ class GenerationRequest:
     constraint: Compiled | None = None
     reader: Callable[[], Reader] | None = None
     shown: frozenset[int] = frozenset()
+    rank: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,29 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-JsonSchema = Mapping[str, Any]
-
-STRING: JsonSchema = {"type": "string"}
-NUMBER: JsonSchema = {"type": "number"}
-INTEGER: JsonSchema = {"type": "integer"}
-BOOLEAN: JsonSchema = {"type": "boolean"}
-OBJECT: JsonSchema = {"type": "object"}
-TEXTS: JsonSchema = {"type": "array", "items": STRING, "minItems": 1}
-IDS: JsonSchema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-TEXTS_OR_IDS: JsonSchema = {
-    "anyOf": [STRING, TEXTS, IDS, {"type": "array", "items": IDS, "minItems": 1}]
-}
-
-
-def between(least: float, most: float, kind: JsonSchema = NUMBER) -> JsonSchema:
-    """The schema of a number with bounds."""
-    return {**kind, "minimum": least, "maximum": most}
-
-
-def listed(properties: Mapping[str, JsonSchema], *required: str) -> JsonSchema:
-    """The schema of an object with these properties alone."""
-    found = {"type": "object", "properties": dict(properties), "additionalProperties": False}
-    return {**found, "required": list(required)} if required else found
+from lmwright.serve.parameter_schemas import (
+    BOOLEAN,
+    DOCUMENT,
+    FLAT_CHOICE,
+    FLAT_TOOL,
+    INPUT_ITEM,
+    INTEGER,
+    MESSAGES,
+    OBJECT,
+    RESPONSE_FORMAT,
+    STRING,
+    STRUCTURED,
+    TEXT_SETTINGS,
+    TEXTS,
+    TEXTS_OR_IDS,
+    TOOL,
+    TOOL_CHOICE,
+    JsonSchema,
+    between,
+    listed,
+)
+from lmwright.serve.search_request import MAX_BRANCHES, MAX_LENGTH_PENALTY, MAX_PENALTY
 
 
 @dataclass(frozen=True)
@@ -82,45 +81,12 @@ EMBEDS = "serve/test_embeddings.py::"
 RERANKS = "serve/test_rerank.py::"
 TOKENS = "serve/test_tokenize.py::"
 RESPONDS = "serve/test_responses.py::"
+RESPONDED_CALLS = "serve/test_response_tools.py::"
 
 FORMS = "serve/test_output_format.py::"
 CALLS = "serve/test_tools.py::"
-
-RESPONSE_FORMAT: JsonSchema = {
-    "anyOf": [
-        listed({"type": {"enum": ["text", "json_object"]}}, "type"),
-        listed(
-            {
-                "type": {"enum": ["json_schema"]},
-                "json_schema": listed(
-                    {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN},
-                    "name",
-                    "schema",
-                ),
-            },
-            "type",
-            "json_schema",
-        ),
-    ]
-}
-STRUCTURED: JsonSchema = {
-    "anyOf": [
-        listed({"json": {"anyOf": [OBJECT, STRING]}}, "json"),
-        listed({"regex": STRING}, "regex"),
-        listed({"grammar": STRING}, "grammar"),
-        listed({"choice": TEXTS}, "choice"),
-    ]
-}
-FUNCTION: JsonSchema = listed(
-    {"name": STRING, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}, "name"
-)
-TOOL = listed({"type": {"enum": ["function"]}, "function": FUNCTION}, "type", "function")
-NAMED_TOOL = listed(
-    {"type": {"enum": ["function"]}, "function": listed({"name": STRING}, "name")},
-    "type",
-    "function",
-)
-TOOL_CHOICE: JsonSchema = {"anyOf": [{"enum": ["none", "auto", "required"]}, NAMED_TOOL]}
+SEARCHES = "serve/test_searches.py::"
+BEAMS = SEARCHES + "test_the_best_answers_are_those_of_the_models_beams"
 
 MODEL = Parameter("model", NAMES, STRING)
 IDENTIFIERS = (
@@ -151,15 +117,20 @@ COMMON = (
     Parameter("min_p", SAMPLES, between(0, 1)),
     Parameter("typical_p", SAMPLES, between(1e-6, 1)),
     Parameter("repetition_penalty", SAMPLES, between(0.01, 100)),
+    Parameter("use_beam_search", BEAMS, BOOLEAN),
+    Parameter("num_beams", BEAMS, between(1, MAX_BRANCHES, INTEGER)),
+    Parameter("num_beam_groups", BEAMS, between(1, MAX_BRANCHES, INTEGER)),
+    Parameter("diversity_penalty", BEAMS, between(0, MAX_PENALTY)),
+    Parameter("length_penalty", BEAMS, between(-MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)),
+    Parameter("penalty_alpha", SEARCHES + "test_a_contrastive_search_is_the_models", between(0, 1)),
     Parameter("response_format", FORMS + "test_every_answer_is_of_its_schema", RESPONSE_FORMAT),
     Parameter("structured_outputs", FORMS + "test_every_answer_is_a_match", STRUCTURED),
 )
 """Parameters of chat completions and completions alike."""
 
 NO_STORE = "nothing is stored"
-NO_TOOLS = "answers call no tools"
+NO_TOOLS = "a conversation is rendered without tools"
 OLD_TOOLS = "tools and tool_choice are what took its place"
-NO_RULES = "answers are not held to a format"
 WAITS = "an answer is given while its client waits"
 CACHES = tuple(
     Parameter(name, why="the engine alone decides what it keeps")
@@ -169,6 +140,7 @@ UNSUPPORTED = (
     Parameter("audio", why="answers are texts"),
     Parameter("best_of", neutral=(1,), why="all answers are given, so it may be n alone"),
     Parameter("chat_template", why="the template is the model's own"),
+    Parameter("early_stopping", neutral=(False,), why="beams end when none can do better"),
     Parameter("function_call", neutral=("none", "auto"), why=OLD_TOOLS),
     Parameter("functions", neutral=([],), why=OLD_TOOLS),
     Parameter("metadata", neutral=({},), why=NO_STORE),
@@ -184,31 +156,6 @@ UNSUPPORTED = (
     Parameter("web_search_options", why="nothing is searched"),
 )
 """Parameters of the two interfaces, and of others that speak them, that are not honoured."""
-
-PART_OF_TEXT = listed({"type": {"enum": ["text"]}, "text": STRING}, "type", "text")
-MESSAGE = listed(
-    {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [STRING, {"type": "array", "items": PART_OF_TEXT, "minItems": 1}]},
-        "name": STRING,
-    },
-    "role",
-    "content",
-)
-MESSAGES: JsonSchema = {"type": "array", "items": MESSAGE, "minItems": 1}
-TEXT_ITEM = listed(
-    {"type": {"enum": ["input_text", "output_text"]}, "text": STRING}, "type", "text"
-)
-INPUT_ITEM = listed(
-    {
-        "type": {"enum": ["message"]},
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [STRING, {"type": "array", "items": TEXT_ITEM, "minItems": 1}]},
-    },
-    "role",
-    "content",
-)
-DOCUMENT: JsonSchema = {"anyOf": [STRING, listed({"text": STRING}, "text")]}
 
 ROUTES: Mapping[str, tuple[Parameter, ...]] = {
     "/v1/chat/completions": (
@@ -256,6 +203,18 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("top_p", RESPONDS + "test_a_response_is_the_models_own", between(0, 1)),
         Parameter("stream", RESPONDS + "test_a_stream_tells_its_events_in_order", BOOLEAN),
         Parameter(
+            "tools",
+            RESPONDED_CALLS + "test_a_response_calls_the_tools_that_a_chat_calls",
+            {"type": "array", "items": FLAT_TOOL},
+        ),
+        Parameter(
+            "tool_choice", RESPONDED_CALLS + "test_a_choice_of_tools_is_kept_to", FLAT_CHOICE
+        ),
+        Parameter("parallel_tool_calls", RESPONDED_CALLS + "test_one_call_or_several", BOOLEAN),
+        Parameter(
+            "text", RESPONDED_CALLS + "test_a_response_is_of_the_form_asked_for", TEXT_SETTINGS
+        ),
+        Parameter(
             "metadata",
             RESPONDS + "test_what_is_told_beside_a_question_is_echoed",
             {"type": "object", "additionalProperties": STRING, "maxProperties": 16},
@@ -271,9 +230,8 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
         Parameter("conversation", why="no conversation is stored; send it as input"),
         Parameter("image", neutral=({},), why="models read texts"),
         Parameter("include", neutral=([],), why="nothing can be told beside an answer"),
-        Parameter("max_tool_calls", why=NO_TOOLS),
+        Parameter("max_tool_calls", why="calls are the client's to answer"),
         Parameter("moderation", why="there is no moderation"),
-        Parameter("parallel_tool_calls", neutral=(True, False), why=NO_TOOLS),
         Parameter("previous_response_id", why="no response is stored; send what was said as input"),
         Parameter("prompt", why="no prompts are stored"),
         *CACHES,
@@ -285,18 +243,6 @@ ROUTES: Mapping[str, tuple[Parameter, ...]] = {
             neutral=({}, {"include_obfuscation": False}),
             why="events are not obfuscated",
         ),
-        Parameter(
-            "text",
-            neutral=(
-                {},
-                {"format": {"type": "text"}},
-                {"verbosity": "medium"},
-                {"format": {"type": "text"}, "verbosity": "medium"},
-            ),
-            why=NO_RULES,
-        ),
-        Parameter("tool_choice", neutral=("none", "auto"), why=NO_TOOLS),
-        Parameter("tools", neutral=([],), why=NO_TOOLS),
         Parameter("top_logprobs", neutral=(0,), why="logprobs are told of chat completions"),
         Parameter("truncation", neutral=("disabled",), why="the context is never shortened"),
     ),

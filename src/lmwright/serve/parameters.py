@@ -5,44 +5,46 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from lmwright.core.errors import BadInput
+from lmwright.models.contrastive_search import network_with_states
 from lmwright.models.text_model import TextModel
 from lmwright.serve import parameter_table
 from lmwright.serve.answer_form import AnswerForm, chat_form, text_form
 from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.messages import read_messages
 from lmwright.serve.output_format import OutputFormat, read_output_format, refuse
 from lmwright.serve.parameter_table import Parameter
 from lmwright.serve.request import (
+    MAX_IDENTIFIER_CHARACTERS,
     RequestFault,
     allow_only,
     checked_text,
+    flag,
     in_words,
+    integer,
+    number,
     printable,
+    same,
     without_nulls,
 )
+from lmwright.serve.search_request import Search, read_search
+from lmwright.serve.searches import most_new_tokens
 from lmwright.serve.settings import Serve
-from lmwright.serve.tools import MAX_CALL_ID, Tools, check_answered, read_calls, read_tools
+from lmwright.serve.tools import Tools, read_tools
 from lmwright.text.generation import GenerationConfig, SamplingParams
 
 CHAT_ROUTE, TEXT_ROUTE = "/v1/chat/completions", "/v1/completions"
 IDENTIFIERS = tuple(each.name for each in parameter_table.IDENTIFIERS)
-MESSAGE_FIELDS = ("role", "content", "name", "refusal")
-FIELDS_OF_ROLES = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("tool_call_id",)}
-NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {"annotations": ([],), "tool_calls": ([],)}
-"""Further fields of an answer that is sent back as history."""
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-MAX_MESSAGES = 1000
 MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_LANGUAGE_CHARACTERS = 64
-MAX_IDENTIFIER_CHARACTERS = 512
 MAX_ALTERNATIVES = 20
 MAX_BIASES = 1024
 MAX_BIAS = 100
@@ -60,7 +62,8 @@ class CompletionRequest:
     ``default_max_tokens`` or what the context length leaves. ``top_logprobs`` as in
     :class:`GenerationRequest`. ``languages`` are those of a translator's prompts and answers, each
     empty for the model's default. ``output_format`` is the form that answers are held to, and
-    ``tools`` are what they may call.
+    ``tools`` are what they may call. ``search`` is how they are searched for, where they are not
+    sampled.
     """
 
     model: str | None
@@ -88,6 +91,7 @@ class CompletionRequest:
     languages: tuple[str, str] = ("", "")
     output_format: OutputFormat | None = None
     tools: Tools | None = None
+    search: Search | None = None
 
 
 def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
@@ -105,7 +109,7 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
     if tools is not None:
         reason = "is for answers without tools; ask without them, or with tool_choice: none"
         refuse(read_output_format(body), reason)
-    return CompletionRequest(
+    request = CompletionRequest(
         prompts=(),
         messages=read_messages(body.get("messages"), settings.max_characters),
         template_kwargs=read_extras(body),
@@ -115,6 +119,9 @@ def read_chat(body: dict[str, Any], settings: Serve) -> CompletionRequest:
         tools=tools,
         **common(body),
     )
+    if request.search is not None and tools is not None and (tools.forced or tools.strict):
+        raise RequestFault(400, "a search holds no calls to their schemas", "tools")
+    return request
 
 
 def read_text(body: dict[str, Any], settings: Serve) -> CompletionRequest:
@@ -140,7 +147,10 @@ def read_text(body: dict[str, Any], settings: Serve) -> CompletionRequest:
 
 def common(body: dict[str, Any]) -> dict[str, Any]:
     """The parameters that both kinds of request may hold."""
-    temperature = number(body, "temperature", 1.0, 0.0, 2.0)
+    search, output_format = read_search(body), read_output_format(body)
+    if search is not None:
+        refuse(output_format, "is not for answers that are searched for")
+    temperature = number(body, "temperature", 1.0 if search is None else 0.0, 0.0, 2.0)
     if 0 < temperature < 1e-6:  # logits divided by it might be no numbers
         raise RequestFault(400, "temperature must be 0, or at least 0.000001", "temperature")
     top_p = number(body, "top_p", 1.0, 0.0, 1.0)
@@ -165,7 +175,8 @@ def common(body: dict[str, Any]) -> dict[str, Any]:
         "stop": read_stop(body.get("stop")),
         "stream": streamed,
         "include_usage": read_include_usage(body.get("stream_options"), streamed),
-        "output_format": read_output_format(body),
+        "output_format": output_format,
+        "search": search,
     }
 
 
@@ -175,6 +186,8 @@ def generation_requests(
     """One generation request an answer, n a prompt; RequestFault where the model refuses, and for
     more tokens than the KV cache has room for."""
     model = for_languages(request.languages, model)
+    if request.search is not None and request.search.penalty_alpha:
+        check_states(model)
     for token, _ in request.logit_bias:
         try:
             model.tokenizer.token(token)
@@ -186,7 +199,7 @@ def generation_requests(
         param = "messages" if prompt is None else "prompt"
         try:
             ids = prompt_ids(prompt, request, model)
-            budget = min(model.token_budget(ids), cache_tokens - len(ids))
+            budget = min(model.token_budget(ids), cache_room(request, len(ids), cache_tokens))
             if budget < 1:
                 raise BadInput(
                     f"{len(ids)} tokens", f"at most {cache_tokens - 1}, by serve.cache_tokens"
@@ -204,13 +217,28 @@ def generation_requests(
         echo = None
         if request.echo:
             echo = prompt if isinstance(prompt, str) else model.tokenizer.decode(ids.tolist())
-        for _ in range(request.n):
+        for rank in range(request.n):
             index, top = len(found), request.top_logprobs
-            parts = form.constraint, form.reader, form.shown
+            parts = form.constraint, form.reader, form.shown, rank
             found.append(
                 GenerationRequest(ids, params, request.seed, index, request.stop, top, echo, *parts)
             )
     return found
+
+
+def check_states(model: TextModel) -> None:
+    """RequestFault for a model whose hidden states a contrastive search cannot compare."""
+    try:
+        network_with_states(model.network)
+    except BadInput as fault:
+        raise RequestFault(400, in_words(fault), "penalty_alpha") from None
+
+
+def cache_room(request: CompletionRequest, prompt: int, cache_tokens: int) -> int:
+    """The tokens of an answer for which the KV cache has room behind so many of a prompt."""
+    if request.search is None:
+        return cache_tokens - prompt
+    return most_new_tokens(prompt, request.search.beams, request.top_k, cache_tokens)
 
 
 def answer_form(
@@ -278,7 +306,7 @@ def sampling_params(
             f"{used} tokens of prompt leave room for {budget}, not for {request.max_tokens}",
             "max_tokens",
         )
-    default = min(budget, request.default_max_tokens)
+    default, search = min(budget, request.default_max_tokens), request.search or Search()
     return SamplingParams(
         max_new_tokens=default if request.max_tokens is None else request.max_tokens,
         temperature=request.temperature,
@@ -292,82 +320,8 @@ def sampling_params(
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         forced_bos_id=model.generation.forced_bos_id,
+        **asdict(search),
     )
-
-
-def read_messages(value: Any, most: int) -> tuple[Mapping[str, Any], ...]:
-    """Messages, each with a known role and a text."""
-    if not isinstance(value, list) or not value:
-        raise RequestFault(400, "messages must be a list of at least one message", "messages")
-    if len(value) > MAX_MESSAGES:
-        raise RequestFault(
-            413, f"messages has {len(value)} entries; at most {MAX_MESSAGES}", "messages"
-        )
-    found = []
-    for place, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise RequestFault(400, f"messages[{place}] must be an object", "messages")
-        found.append(read_message(without_nulls(message), f"messages[{place}]", most))
-        most -= len(found[-1]["content"]) + len(found[-1].get("reasoning_content", ""))
-    check_answered(found)
-    return tuple(found)
-
-
-def read_message(message: Mapping[str, Any], where: str, most: int) -> dict[str, Any]:
-    """One message: its role and text, its author's name where it has one; the reasoning and the
-    calls of an assistant's; the call that a tool's answers.
-
-    Every field with which we or others answer is accepted, as far as it holds nothing that would
-    be ignored. A refusal is the text of its message.
-    """
-    role = message.get("role")
-    if role not in ROLES:
-        raise RequestFault(400, f"{where}.role must be one of {', '.join(ROLES)}", "messages")
-    message = {
-        key: value
-        for key, value in message.items()
-        if not any(same(value, each) for each in NEUTRAL_OF_MESSAGES.get(key, ()))
-        and (key, role) != ("parsed", "assistant")  # a client's own reading of the content
-    }
-    for key in message:
-        if key not in MESSAGE_FIELDS + FIELDS_OF_ROLES.get(role, ()):
-            raise RequestFault(400, f"{where}: {printable(key)} is not supported", "messages")
-    content = message.get("content")
-    if refusal := message.get("refusal"):
-        if role != "assistant" or content:
-            raise RequestFault(
-                400, f"{where}.refusal belongs to an assistant without content", "messages"
-            )
-        content = refusal
-    found: dict[str, Any] = {"role": role}
-    if "tool_calls" in message:
-        found["tool_calls"] = read_calls(message["tool_calls"], where, most)
-        content = "" if content is None else content
-    found["content"] = read_content(content, f"{where}.content", most)
-    if "reasoning_content" in message:
-        text = message["reasoning_content"]
-        found["reasoning_content"] = checked_text(text, f"{where}.reasoning_content", most)
-    if role == "tool":
-        text = message.get("tool_call_id")
-        found["tool_call_id"] = checked_text(text, f"{where}.tool_call_id", MAX_CALL_ID)
-    if "name" in message:
-        found["name"] = checked_text(message["name"], f"{where}.name", MAX_IDENTIFIER_CHARACTERS)
-    return found
-
-
-def read_content(value: Any, name: str, most: int) -> str:
-    """A message's text, or its parts' texts, a line each."""
-    if not isinstance(value, list):
-        return checked_text(value, name, most)
-    texts = []
-    for part in value:
-        part = without_nulls(part) if isinstance(part, dict) else {}
-        if part.keys() != {"type", "text"} or part["type"] != "text":
-            raise RequestFault(400, f"{name} may hold parts of type text only", "messages")
-        texts.append(checked_text(part["text"], name, most))
-    if not texts:
-        raise RequestFault(400, f"{name} is an empty list", "messages")
-    return checked_text("\n".join(texts), name, most)
 
 
 def read_prompts(value: Any, settings: Serve, name: str = "prompt") -> tuple[str | np.ndarray, ...]:
@@ -484,36 +438,3 @@ def is_neutral(parameter: Parameter, value: Any, body: Mapping[str, Any]) -> boo
     if parameter.name == "best_of":  # all answers are given, so the best of as many are these
         return same(value, body.get("n", 1))
     return any(same(value, each) for each in parameter.neutral)
-
-
-def same(value: Any, neutral: Any) -> bool:
-    """Whether two JSON values are equal, and true is not 1."""
-    return type(value) is type(neutral) and bool(value == neutral)
-
-
-def integer(body: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
-    """An integer of the body, or the default where it is absent or null."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if type(value) is not int or not least <= value <= most:
-        raise RequestFault(400, f"{name} must be a whole number from {least} to {most}", name)
-    return value
-
-
-def number(body: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
-    """A number of the body, or the default where it is absent or null."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if type(value) not in (int, float) or not least <= value <= most:
-        raise RequestFault(400, f"{name} must be a number from {least:g} to {most:g}", name)
-    return float(value)
-
-
-def flag(body: Mapping[str, Any], name: str) -> bool:
-    """A boolean of the body; false where it is absent or null."""
-    value = body.get(name)
-    if not isinstance(value, bool | None):
-        raise RequestFault(400, f"{name} must be true or false", name)
-    return bool(value)

@@ -12,6 +12,9 @@ import pyarrow as pa
 from lmwright.core.columns import LONGEST_LABEL, Column, Row, Unfit, blank, blank_column, canonical
 from lmwright.core.errors import LmwrightError
 
+MAX_IDENTIFIER_CHARACTERS = 512
+"""Characters of a text that names a client's user, a cache or an author."""
+
 
 class RequestFault(Exception):
     """An answer that is an error: HTTP status, message, and the parameter at fault."""
@@ -91,6 +94,39 @@ def allow_only(body: dict[str, Any], allowed: set[str]) -> None:
         if key not in allowed:
             known = ", ".join(sorted(allowed))
             raise RequestFault(400, f"unknown parameter {printable(key)}; known: {known}", key[:80])
+
+
+def integer(body: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
+    """An integer of the body, or the default where it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value <= most:
+        raise RequestFault(400, f"{name} must be a whole number from {least} to {most}", name)
+    return value
+
+
+def number(body: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+    """A number of the body, or the default where it is absent or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise RequestFault(400, f"{name} must be a number from {least:g} to {most:g}", name)
+    return float(value)
+
+
+def flag(body: Mapping[str, Any], name: str) -> bool:
+    """A boolean of the body; false where it is absent or null."""
+    value = body.get(name)
+    if not isinstance(value, bool | None):
+        raise RequestFault(400, f"{name} must be true or false", name)
+    return bool(value)
+
+
+def same(value: Any, neutral: Any) -> bool:
+    """Whether two JSON values are equal, and true is not 1."""
+    return type(value) is type(neutral) and bool(value == neutral)
 
 
 def text_field(body: dict[str, Any], name: str, most: int) -> str:

@@ -12,16 +12,14 @@ from lmwright.core.columns import blank
 from lmwright.core.task import role_columns
 from lmwright.serve.kept import Kept
 from lmwright.serve.parameter_table import described
-from lmwright.serve.parameters import (
-    flag,
-    integer,
-    refuse_unsupported,
-)
+from lmwright.serve.parameters import refuse_unsupported
 from lmwright.serve.request import (
     RequestFault,
     RowsRequest,
     bounded_list,
     checked_text,
+    flag,
+    integer,
     model_of,
     printable,
     strict_json,

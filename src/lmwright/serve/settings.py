@@ -23,7 +23,8 @@ class Serve(Settings):
     for each request; faults are always logged. For language models: ``queue_requests`` may be
     under way at once (half of them one client's), an answer has at most ``max_tokens``, all
     answers to a request take at most ``answer_seconds``, and the keys and values of all that a
-    model reads and writes are those of at most ``cache_tokens``. What begins like a text that was
+    model reads and writes are those of at most ``cache_tokens``, those of searches (beams) of as
+    many again. What begins like a text that was
     read before is not read again: like one of the same client, or with ``share_prefixes`` of any,
     who could then tell by the time of an answer what others have sent. In int8 and int4
     ``draft_tokens`` of a text may be read ahead where it repeats itself and that pays; the text

@@ -15,17 +15,22 @@ from fastapi.responses import JSONResponse
 from lmwright.core.errors import BadInput
 from lmwright.models.text_model import TextModel
 from lmwright.serve.engine import Engine, Places
+from lmwright.serve.messages import read_messages
 from lmwright.serve.parameter_table import described
 from lmwright.serve.parameters import (
     conversation_ids,
-    flag,
-    in_words,
     read_extras,
     read_ids,
-    read_messages,
     refuse_unsupported,
 )
-from lmwright.serve.request import RequestFault, checked_text, model_of, strict_json
+from lmwright.serve.request import (
+    RequestFault,
+    checked_text,
+    flag,
+    in_words,
+    model_of,
+    strict_json,
+)
 from lmwright.serve.settings import Serve
 
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
