@@ -21,7 +21,7 @@ from tests.serve.talking import Talk, talking
 from tests.serve.test_connections import wait_until
 
 TEXT = "/v1/completions"
-READ = 90
+READ = 45
 """Tokens of a prompt longer than any bystander's text becomes: its row is known by its length."""
 STEP = 3
 """The step of its answer in which the model fails."""
@@ -31,7 +31,7 @@ POISON: dict[str, Any] = {
     "max_tokens": 8,
     "logit_bias": {"258": -100, "260": -100},  # ends, which might come before the step
 }
-BYSTANDERS = {"hello": 4, "the cat and the other one": 5, "an": 6}
+BYSTANDERS = {"hello": 4, "the cat": 5, "an": 6}
 
 
 def raises(logits: Any, row: int) -> Any:
@@ -79,7 +79,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, model: TextModel, after: int, how: l
 
 
 def bystander(talk: Talk, prompt: str) -> Any:
-    asked = {"prompt": prompt, "seed": BYSTANDERS[prompt], "max_tokens": 40, "logprobs": 0}
+    asked = {"prompt": prompt, "seed": BYSTANDERS[prompt], "max_tokens": 24, "logprobs": 0}
     status, _, body = talk.post(TEXT, **asked)
     assert status == 200, body
     (choice,) = body["choices"]
@@ -136,14 +136,14 @@ def test_a_thousand_poisoned_requests_leave_bystanders_and_memory_as_they_were(
     wanted = {prompt: bystander(talk, prompt) for prompt in BYSTANDERS}
     me, how = psutil.Process(), list(HOW)
     with redirect_stderr(StringIO()), json_log():  # or pytest keeps each failure with its tensors
-        poison(monkeypatch, talk.model, STEP, how)
-        company = Company(talk, pause=0.3)
+        poison(monkeypatch, talk.model, 1, how)
+        company = Company(talk, pause=0.5)
         try:
-            for number in range(1100):
+            for number in range(1050):
                 how.append(list(HOW)[number % len(HOW)])
                 status, _, body = talk.post(TEXT, **POISON)
                 assert status == 500, body
-                if number == 100:
+                if number == 50:
                     before = told(me)
         finally:
             company.end()
