@@ -179,6 +179,7 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
             "penalty_alpha": "0.6",
             "guided_regex": '"(a+)+$"',
             "chat_template": '"{{ x.__class__ }}"',
+            "prompt_embeds": '"gASVAAAAAAAAAAA="',
             "nothing_like_it": "1",
         }.items()
     },
