@@ -3,6 +3,7 @@ many at once; good ones beside them are kept to, and what is kept of them is bou
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import socket
@@ -15,10 +16,13 @@ from typing import Any
 import pytest
 
 from lmwright.models.text_model import TextModel
+from lmwright.serve.compiling import AT_ONCE, CompilingTurns
 from lmwright.text import constrained
 from lmwright.text.constrained import Vocabulary, of_schema
 from tests.serve.live import check_error
 from tests.serve.talking import Talk, talking
+from tests.serve.test_completion_faults import request
+from tests.serve.test_connections import wait_until
 from tests.text.test_constrained import chain
 
 TEXT = "/v1/completions"
@@ -121,6 +125,66 @@ def test_a_broken_grammar_after_a_good_one_and_beside_it(talk: Talk) -> None:
         else:
             assert (status, body["choices"]) == (200, (good, None, plain)[number % 3])
     assert len(found) == 12 and talk.ask("GET", "/health")[0] == 200
+
+
+def test_forms_that_take_long_hold_up_no_other_request(
+    model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are threads to read requests; one at a time of one client."""
+    compiled, begun = threading.Event(), list[str]()
+
+    def slow(source: str, special: Any) -> None:
+        begun.append(source)
+        assert compiled.wait(60)
+
+    with talking(model, queue_requests=100) as talk:
+        usual = talk.complete("hello", seed=4, max_tokens=5)["choices"]
+        monkeypatch.setattr(constrained, "try_out", slow)
+        found: list[int] = []
+
+        def ask(number: int) -> None:
+            asked = {"structured_outputs": {"choice": [f"slow {number}"]}, "max_tokens": 9}
+            found.append(talk.post(TEXT, prompt="a", **asked)[0])
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
+        for thread in threads:
+            thread.start()
+        assert wait_until(lambda: talk.engine.queued == 40)
+        assert talk.complete("hello", seed=4, max_tokens=5)["choices"] == usual
+        with talk.connect() as gone:
+            gone.sendall(request(TEXT, prompt="a", structured_outputs={"choice": ["gone"]}))
+            assert wait_until(lambda: talk.engine.queued == 41)
+        assert wait_until(lambda: talk.engine.queued == 40)
+        assert len(begun) == 1
+        compiled.set()
+        for thread in threads:
+            thread.join(60)
+        assert found == [200] * 40 and not any("gone" in each for each in begun)
+        assert wait_until(lambda: not len(talk.service.compiling.own))
+
+
+def test_clients_take_turns_to_compile() -> None:
+    """One of each at a time, two in all; who comes second does not wait for all of the first."""
+    order: list[str] = []
+
+    async def compile_all() -> None:
+        turns, running = CompilingTurns(), 0
+
+        async def one(client: str) -> None:
+            nonlocal running
+            async with turns.turn(client):
+                running += 1
+                assert running <= AT_ONCE
+                order.append(client)
+                await asyncio.sleep(0)
+                running -= 1
+
+        await asyncio.gather(*(one(client) for client in "aaaaaaaabbc"))
+        assert not len(turns.own)
+
+    asyncio.run(compile_all())
+    assert len(order) == 11
+    assert order.index("b") < 3 and order.index("c") < 4
 
 
 def schemas(count: int, size: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
+from lmwright.serve.compiling import CompilingTurns
 from lmwright.serve.engine import Busy, Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
@@ -56,7 +57,7 @@ class Completions(ABC):
         prefix: str = "lmwright",
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
-        self.engine = engine
+        self.engine, self.compiling = engine, CompilingTurns()
         self.texts = TextScheduler(
             engine,
             settings.queue_requests,
@@ -332,8 +333,8 @@ async def answer(
     await service.prepare()
     exchange = Exchange(service, parsed, shape, *reserve_place(service, request))
     try:
-        exchange.requests = await asyncio.to_thread(
-            generation_requests, parsed, exchange.job.model, service.settings.cache_tokens
+        exchange.requests = await await_while_connected(
+            request, read_requests(exchange), service.settings.answer_seconds
         )
         service.texts.submit(exchange.job, exchange.requests)
         if parsed.stream:
@@ -346,6 +347,18 @@ async def answer(
         raise
     exchange.leave()
     return JSONResponse(body)
+
+
+async def read_requests(exchange: Exchange) -> Sequence[GenerationRequest]:
+    """What is asked of the model; where answers have a form, in a turn to compile it."""
+    parsed, job, service = exchange.parsed, exchange.job, exchange.service
+    turn: AbstractAsyncContextManager[None] = nullcontext()
+    if parsed.output_format is not None or parsed.tools is not None:
+        turn = service.compiling.turn(job.client)
+    async with turn:
+        return await asyncio.to_thread(
+            generation_requests, parsed, job.model, service.settings.cache_tokens
+        )
 
 
 def reserve_place(
