@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -83,3 +84,25 @@ def test_the_table_of_tasks_shows_scores_that_the_tasks_have() -> None:
         kind = resolve("tasks", task if isinstance(task, str) else task["kind"])
         assert set(cell.scores) <= {*kind.loss_names, *kind.score_names}, cell.name
     assert len({cell.name for cell in CELLS}) == len(CELLS)
+
+
+FAULTS = {*range(1, 25), 26, 27, 28}
+"""Numbers of the faults that concern the server."""
+
+
+def test_every_fault_has_a_test_that_exists() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (.+) \| (.+) \|$", (DOCS / "faults.md").read_text("utf-8"), re.M
+    )
+    assert {int(number) for number, _, _ in rows} == FAULTS
+    for number, _, shown in rows:
+        named = re.findall(r"`([^`]+)::(\w+)`", shown)
+        assert named and len(named) == shown.count("::"), f"{number}: {shown}"
+        for path, name in named:
+            assert name in functions_of(DOCS.parent / path), f"{number}: {path}::{name}"
+
+
+def functions_of(path: Path) -> set[str]:
+    """The functions of a module."""
+    body = ast.parse(path.read_text("utf-8")).body
+    return {each.name for each in body if isinstance(each, ast.FunctionDef)}

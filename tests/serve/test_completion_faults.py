@@ -77,6 +77,8 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
         for value in NUMBERS
     },
     "n of nothing": (said('"n": 0'), 400),
+    "the best of nothing": (text('"best_of": 0'), 400),
+    "a bias of null": (text('"logit_bias": {"5": null}'), 400),
     "max_tokens of nothing": (said('"max_tokens": 0'), 400),
     "a completion of nothing": (text('"max_tokens": 0'), 400),
     "a tool": (said('"tools": [{"type": "function", "function": {"name": "f"}}]'), 400),
@@ -177,6 +179,7 @@ BAD: dict[str, tuple[tuple[str, str], int]] = {
             "penalty_alpha": "0.6",
             "guided_regex": '"(a+)+$"',
             "chat_template": '"{{ x.__class__ }}"',
+            "prompt_embeds": '"gASVAAAAAAAAAAA="',
             "nothing_like_it": "1",
         }.items()
     },

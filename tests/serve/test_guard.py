@@ -20,6 +20,7 @@ from fastapi import APIRouter, Request
 
 from lmwright.core.errors import BadInput
 from lmwright.core.yaml12 import parse_yaml
+from lmwright.serve import guard
 from lmwright.serve.guard import WITHOUT_KEY, read_keys
 from lmwright.serve.log import json_log
 from lmwright.serve.service import Service
@@ -107,6 +108,25 @@ def test_a_wrong_key_is_no_key(live: Live, line: str) -> None:
         return
     ((status, body),) = answers(live.raw(data))
     check_error(status, body, 401)
+
+
+def test_every_key_is_compared_whichever_is_given(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In constant time, by digests: neither the place of a key nor its beginning can be timed."""
+    compared: list[tuple[str, str]] = []
+    proper = guard.hmac.compare_digest
+
+    def counted(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return proper(one, other)
+
+    monkeypatch.setattr(guard.hmac, "compare_digest", counted)
+    for key, wanted in (("open sesame", 200), ("open sesam", 401), ("", 401), ("x" * 9999, 401)):
+        compared.clear()
+        assert live.ask("GET", "/health", None, bearer(key))[0] == wanted
+        assert len(compared) == len(KEYS)
+        assert {other for _, other in compared} == {hashlib.sha256(key.encode()).hexdigest()}
 
 
 def test_bytes_beyond_ascii_and_a_megabyte_are_no_key(live: Live) -> None:

@@ -183,6 +183,7 @@ def test_a_thousand_requests_leave_no_page_behind(make: Any, eight: TextModel) -
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_memory_stays_flat_over_a_hundred_thousand_requests(make: Any, eight: TextModel) -> None:
     """Sixteen clients at once, of whom some go; half an hour at most on two cores."""
     scheduler, rng = make(64 * PAGE), np.random.default_rng(1)

@@ -12,8 +12,6 @@ import pydantic
 import pytest
 
 from lmwright.models.text_model import TextModel
-from lmwright.serve import texts
-from lmwright.serve.engine import Failed, Unanswerable
 from lmwright.serve.parameters import generation_requests
 from lmwright.serve.response_request import read_response
 from lmwright.serve.settings import Serve
@@ -363,12 +361,7 @@ def test_a_form_that_cannot_go_on_is_the_requests_fault(
     def fails(*words: Any) -> Any:
         raise ConstraintFault("an answer that no token goes on", "a constraint that one meets")
 
-    def failure(error: Exception) -> Failed:
-        return Unanswerable(str(error))
-
     monkeypatch.setattr("lmwright.serve.generation.AnswerBuilder.allowed", fails)
-    monkeypatch.setattr(texts, "failure", failure)
-    monkeypatch.setattr("lmwright.serve.answering.failure", failure)
     chat = {
         "messages": [{"role": "user", "content": "a"}],
         "response_format": {"type": "json_object"},

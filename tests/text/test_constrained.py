@@ -212,6 +212,12 @@ def deep_value(depth: int) -> Any:
     return found
 
 
+def chain(rules: int) -> str:
+    """A grammar that is compiled by recursion; the stack of a thread may be 2 MiB."""
+    lines = [f'r{n}: "x{n}" | r{n + 1}' for n in range(rules)]
+    return "\n".join(["start: r0", *lines, f'r{rules}: "z"'])
+
+
 PATTERNS = {"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(1, 100)], "type": "string"}
 HOSTILE: dict[str, Any] = {
     "a deep one": lambda: of_schema(nested(500)),
@@ -235,6 +241,7 @@ HOSTILE: dict[str, Any] = {
     "a deep expression": lambda: of_regex("(" * 20_000 + "a" + ")" * 20_000),
     "a deep grammar": lambda: of_grammar("start: " + "(" * 20_000 + '"a"' + ")" * 20_000),
     "a deep EBNF": lambda: of_grammar("root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000),
+    "a chain of rules": lambda: of_grammar(chain(1000)),
     "no grammar": lambda: of_grammar("start: nothing"),
     "a grammar without a text": lambda: of_grammar("start: start"),
     "a control token": lambda: of_grammar("start: <|im_start|>"),

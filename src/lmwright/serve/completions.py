@@ -9,7 +9,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from lmwright.models.text_model import TextModel
 from lmwright.serve.adapters import Adapters
 from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected, counters_of, requests_counter
+from lmwright.serve.compiling import CompilingTurns
 from lmwright.serve.engine import Busy, Engine, Failed, Unanswerable
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
@@ -50,11 +51,12 @@ JobScheduler = TextScheduler | SearchScheduler
 
 @dataclass(frozen=True)
 class Schedulers:
-    """What writes the texts of all models of a server: those on one base share its steps, and
-    searches have their places with texts."""
+    """What writes the texts of all models of a server: those on one base share its steps, searches
+    have their places with texts, and forms are compiled in turns."""
 
     texts: TextScheduler
     searches: SearchScheduler
+    compiling: CompilingTurns
 
     @classmethod
     def of(
@@ -68,7 +70,8 @@ class Schedulers:
             settings.draft_tokens,
             settings.share_prefixes,
         )
-        found = cls(texts, SearchScheduler(engine, texts.places, settings.cache_tokens))
+        searches = SearchScheduler(engine, texts.places, settings.cache_tokens)
+        found = cls(texts, searches, CompilingTurns())
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "queued_requests": ("Requests under way", lambda: texts.queued),
             "held_pages": ("Pages of the KV cache that are in use", found.held_pages),
@@ -102,7 +105,7 @@ class Completions(ABC):
     ) -> None:
         self.name, self.settings, self.registry = name, settings, registry
         self.texts, self.searches = schedulers.texts, schedulers.searches
-        self.engine = schedulers.texts.engine
+        self.engine, self.compiling = schedulers.texts.engine, schedulers.compiling
         self.seconds = Histogram(
             f"{prefix}_request_seconds",
             "Seconds from request to the end of its answer",
@@ -393,8 +396,8 @@ async def answer(
         service, parsed, shape, scheduler, *reserve_place(service, request, scheduler)
     )
     try:
-        exchange.requests = await asyncio.to_thread(
-            generation_requests, parsed, exchange.job.model, service.settings.cache_tokens
+        exchange.requests = await await_while_connected(
+            request, read_requests(exchange), service.settings.answer_seconds
         )
         scheduler.submit(exchange.job, exchange.requests)
         if parsed.stream:
@@ -407,6 +410,18 @@ async def answer(
         raise
     exchange.leave()
     return JSONResponse(body)
+
+
+async def read_requests(exchange: Exchange) -> Sequence[GenerationRequest]:
+    """What is asked of the model; where answers have a form, in a turn to compile it."""
+    parsed, job, service = exchange.parsed, exchange.job, exchange.service
+    turn: AbstractAsyncContextManager[None] = nullcontext()
+    if parsed.output_format is not None or parsed.tools is not None:
+        turn = service.compiling.turn(job.client)
+    async with turn:
+        return await asyncio.to_thread(
+            generation_requests, parsed, job.model, service.settings.cache_tokens
+        )
 
 
 def reserve_place(

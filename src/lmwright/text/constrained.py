@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from lmwright.core.errors import BadInput, MissingPart, nearest
-from lmwright.text.grammar_worker import SECONDS, limits
+from lmwright.text.grammar_worker import MEMORY, SECONDS, STACK, limits
 from lmwright.text.tokenizer import Tokenizer
 
 WORKER = Path(__file__).with_name("grammar_worker.py")
@@ -33,7 +33,9 @@ MAX_CHARACTERS = 100_000
 MAX_DEPTH = 64
 MAX_CHOICES = 1000
 KEPT_GRAMMARS = 64
-"""Compiled grammars that are kept for each tokenizer."""
+KEPT_CHARACTERS = 500_000
+"""Compiled grammars that are kept for each tokenizer, and the characters of all their sources: a
+compiled one takes up to 130 bytes for each, a small one about 30 kB."""
 WHITE_SPACE = r"[ \n\t]{1,32}"
 """White space between the tokens of JSON: enough to indent, and never without an end."""
 DEFINITE = '%llguidance {"no_forcing": true}\n'
@@ -313,7 +315,7 @@ class Vocabulary:
         with self.lock:
             self.kept[source] = found
             self.kept.move_to_end(source)
-            while len(self.kept) > KEPT_GRAMMARS:
+            while len(self.kept) > KEPT_GRAMMARS or sum(map(len, self.kept)) > KEPT_CHARACTERS:
                 self.kept.popitem(last=False)
         return found
 
@@ -359,7 +361,9 @@ def try_out(source: str, special: Sequence[str]) -> None:
         answer = None
     if answer is None:
         raise BadInput(
-            f"a constraint that is not compiled within {SECONDS} s", "a simpler constraint"
+            f"a constraint that is not compiled within {SECONDS} s, {MEMORY >> 30} GiB and "
+            f"{STACK >> 20} MiB of stack",
+            "a simpler constraint",
         )
     if answer["error"]:
         raise refused(answer["error"])

@@ -1,7 +1,8 @@
 """Compiles one grammar within bounds of time and memory; run as a script before the real compiling.
 
-A short schema may take minutes to compile (an intersection of a hundred patterns), which no limit
-of llguidance's own ends. So a process tries it first, whose processor time and memory are bounded.
+A short schema may take minutes to compile (an intersection of a hundred patterns), and a long chain
+of rules more stack than there is, which no limit of llguidance's own ends. So a process tries it
+first, whose processor time, memory and stack are bounded.
 A request is JSON on standard input: the grammar, and the names of the special tokens in it. The
 answer is JSON on standard output: what is wrong with the grammar, "" for nothing.
 """
@@ -17,6 +18,9 @@ SECONDS = 3
 """Processor time of compiling one grammar."""
 MEMORY = 2 << 30
 """Bytes of address space of the process."""
+STACK = 1 << 20
+"""Bytes of its stack: half of the smallest that a thread is given, since a grammar that is compiled
+here by recursion is compiled again in a thread of the server, which must not die of it."""
 
 
 def main() -> None:
@@ -25,6 +29,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK, STACK))
     request = json.load(sys.stdin)
     import llguidance
 
