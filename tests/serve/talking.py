@@ -20,9 +20,9 @@ from lmwright.models.network.initialise import initialise
 from lmwright.models.network.network import build
 from lmwright.models.text_model import DecodedToken, Decoding, TextModel
 from lmwright.models.zoo.llama import FAMILY, spec
-from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
+from lmwright.serve.published import GenerationServices
 from lmwright.serve.settings import Serve
 from lmwright.serve.shelf import Shelf
 from lmwright.text.templates import CHATML

@@ -23,9 +23,9 @@ from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, language_model
 from lmwright.models.tunes.lora import LoRA
 from lmwright.models.zoo.llama import FAMILY
-from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
+from lmwright.serve.published import GenerationServices
 from lmwright.serve.settings import Serve
 from lmwright.serve.shelf import Shelf
 from tests.serve import talking

@@ -12,9 +12,9 @@ import pytest
 
 from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
-from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Busy, Engine
 from lmwright.serve.language_routes import routes
+from lmwright.serve.published import GenerationServices
 from lmwright.serve.settings import Serve
 from lmwright.serve.shelf import Shelf, weight_bytes
 from tests.serve.live import Live

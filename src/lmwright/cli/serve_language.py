@@ -18,10 +18,10 @@ from lmwright.models.files.hub import is_hub, name_and_revision
 from lmwright.models.loading import load_text_model
 from lmwright.models.text_model import TextModel
 from lmwright.serve.app import AppService, make_app
-from lmwright.serve.completions import GenerationServices
 from lmwright.serve.engine import Engine
 from lmwright.serve.language_routes import routes
 from lmwright.serve.log import json_log
+from lmwright.serve.published import GenerationServices
 from lmwright.serve.server import DrainingServer, begin_listening
 from lmwright.serve.settings import Serve
 from lmwright.serve.shelf import Shelf

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter
 
 from lmwright.serve.app import add_health, add_models
-from lmwright.serve.completions import GenerationServices, add_chat, add_text
+from lmwright.serve.completions import add_chat, add_text
+from lmwright.serve.published import GenerationServices
 from lmwright.serve.responses import add_responses
 from lmwright.serve.tokenize import Reader, add_tokenize
 
