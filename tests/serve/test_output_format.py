@@ -337,7 +337,7 @@ def test_a_form_that_cannot_go_on_fails_its_own_request_alone(talk: Talk) -> Non
     deep = {"structured_outputs": {"regex": "((a{1,1000}){1,1000}){1,1000}"}, "max_tokens": 100}
     ends = {str(id_): -100 for id_ in talk.model.stop_ids}
     status, _, body = talk.post(TEXT, prompt="a", **deep, logit_bias=ends, temperature=0)
-    check_error(status, body, 500)
+    check_error(status, body, 400)
     assert "constraint" in body["error"]["message"]
     assert talk.complete("a", structured_outputs={"choice": ["b"]})["choices"][0]["text"] == "b"
 
