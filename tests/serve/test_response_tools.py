@@ -262,12 +262,13 @@ def test_a_response_is_of_the_form_asked_for(
     client: openai.OpenAI,
 ) -> None:
     ended = 0
-    for _ in range(8):
+    for _ in range(80):  # drawn without a seed, most answers are cut
         body = given(hermes, input="Colour?", max_output_tokens=60, text={"format": FORM})
         assert body["text"]["format"] == FORM
         ended += body["status"] == "completed"
         if body["status"] == "completed":
             assert fits(json.loads(body["output"][0]["content"][0]["text"]), COLOUR)
+            break
     assert ended
     while True:  # white space may take all the tokens that there are
         found = client.responses.parse(model="tiny", input="Colour?", text_format=Colour)
