@@ -41,12 +41,12 @@ from lmwright.train.beginning import at_rate
 from lmwright.train.check import SAMPLE, Trial, look, refuse
 from lmwright.train.checkpoint import Checkpoints
 from lmwright.train.division import Division
-from lmwright.train.documents import Document, byte_count, mean_log_loss
+from lmwright.train.documents import Document, byte_count, mean_log_loss, windows
 from lmwright.train.loop import OptimizerConfig, State, refuse_infinite, train
 from lmwright.train.new import New
 from lmwright.train.optim import Optimizer
 from lmwright.train.scaling import Horizon, horizon_of, peak_rate, shape_of, tokens_to_learn
-from lmwright.train.stream import StreamBatches, windows
+from lmwright.train.stream import StreamBatches
 from lmwright.train.task_model import TrainedTaskModel, trained_task_model
 
 HEAD = "lm"

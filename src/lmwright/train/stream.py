@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from lmwright.data.shards import Shards
 from lmwright.train.batches import UNLEARNT, WHOLE, Example, Share, shuffled
-from lmwright.train.documents import Document
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,3 @@ class StreamBatches:
         """A digest of the shards, the stretches and their order."""
         told = f"{self.shards.hash()} {self.length} {self.size} {self.steps} {self.seed}"
         return hashlib.sha256(told.encode()).hexdigest()
-
-
-def windows(item: Document, most: int, shared: int) -> Iterator[Document]:
-    """A document of any length in windows of at most ``most`` tokens, which score each of its
-    scored tokens once; a window begins with ``shared`` tokens of the one before it, at least 1."""
-    first, end = item.first, len(item.tokens)
-    begin = 0
-    while True:
-        stop = min(begin + most, end)
-        scored = max(first, 1) - begin
-        yield Document(item.tokens[begin:stop], scored, 0, None)
-        if stop == end:
-            return
-        first, begin = stop, stop - shared
