@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from lmwright.metrics.tokenization import renyi_efficiency
 from lmwright.tables import module_of, resolve
 from lmwright.text.formats.sidecars import SETTINGS
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
+from lmwright.text.trainers.bpe import BPE
 from lmwright.text.trainers.training import UNKNOWN, Kind, Normal, Wanted
 
 BEGIN, END = "<s>", "</s>"
@@ -83,6 +84,17 @@ class TrainTokenizer(Stage):
         """The kind of tokenizer, with its settings."""
         found: Kind = read_choice("tokenizers", self.model, "model", resolve)
         return found
+
+    def probed(self, texts: Sequence[str]) -> Tokenizer:
+        """A tokenizer of these settings trained on a few texts, which may fill less of it; one of
+        bytes where they do not suffice for any."""
+        special = (BEGIN, END, *self.special)
+        try:
+            wanted = Wanted(self.vocabulary, special, self.normalize)
+            data = self.kind().train(lambda: iter(texts), wanted)
+        except BadInput:
+            data = BPE().train(lambda: iter(texts), Wanted(256 + len(special), special))
+        return Tokenizer(data, FILE, {"bos": (0,), "eos": (1,)})
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The texts of the rows, each read a few times."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -24,6 +25,7 @@ from lmwright.data.corpus import (
     text_model_modules,
 )
 from lmwright.data.shards import DOCUMENTS, SCHEMA, TOKENIZER, Shards
+from lmwright.data.tokenizer import TrainTokenizer
 from lmwright.models.core.device import (
     Device,
     TrainingPrecision,
@@ -165,19 +167,41 @@ class Pretrain(Stage):
 
     def estimate(self, known: RowStatistics) -> WorkEstimate:
         """The tokens that are learnt from, and those that are scored on the way."""
-        corpus = known.rows("rows/train") * known.tokens("rows/train", 1 << 30)
+        corpus = known.rows("rows/train") * known.tokens("rows/train", 0)
         horizon = self.horizon(known.model_bytes() // 4, round(corpus))
         scores = horizon.steps // self.evaluate_every + 1
         scored = min(self.validation_rows, known.rows("rows/validation"))
-        rows = min(self.micro_batch or horizon.rows, horizon.rows)
+        rows = min(self.micro_batch or horizon.rows, horizon.rows)  # in memory together
         return WorkEstimate(
             train_tokens=horizon.tokens,
-            read_tokens=scores * scored * known.tokens("rows/validation", 1 << 30),
+            read_tokens=scores * scored * known.tokens("rows/validation", 0),
             disk=known.model_bytes(),
             scratch=6 * known.model_bytes(),
             step_tokens=rows * self.context,
             step_pairs=rows * self.context**2,
         )
+
+    def probed(self, stages: Sequence[Stage], texts: Sequence[str]) -> TextModel:
+        """The model before its first step, with a tokenizer as the recipe's stage would train it on
+        some texts."""
+        trains = next((each for each in stages if isinstance(each, TrainTokenizer)), None)
+        return self.drawn((trains or TrainTokenizer()).probed(texts))
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step that are in memory together, where the corpus is no limit."""
+        shape = shape_of(self.depth, self.aspect, self.context)
+        rows = self.horizon(12 * shape.layers * shape.width**2, 1 << 62).rows
+        return min(self.micro_batch or rows, rows)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a row."""
+        return self.context
+
+    def smaller(self, name: str) -> str:
+        """What makes a step need less memory."""
+        return f"set {name}.micro_batch (rows in memory together), or lower depth or context"
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train, and write the model with its curves and the rows that it learnt from."""
@@ -261,6 +285,7 @@ class Pretrain(Stage):
             self.chosen("optimizer"),
             self.descent(),
             resolve_placement(self.device, self.precision),
+            in_stretches=True,
         )
 
     def looked_at(
@@ -396,7 +421,7 @@ def held_out_windows(
 def scored(network: Network, held_out: list[Example], size: int) -> dict[str, float]:
     """The mean log-loss (nats) of held-out tokens, and the bits of a byte of their texts."""
     loss = mean_log_loss(network, held_out)
-    count = sum(int((each.target != UNLEARNT).sum()) for each in held_out)  # type: ignore[union-attr]
+    count = sum(int((np.asarray(each.target) != UNLEARNT).sum()) for each in held_out)
     return {"log_loss": loss, "bits_per_byte": loss * count / math.log(2) / size}
 
 
