@@ -22,7 +22,6 @@ from lmwright.data.corpus import (
     count_rows,
     read_task_of,
     row_keys,
-    stream_rows,
     task_modules,
 )
 from lmwright.data.shards import TOKENIZER, Part, document_table, write_shards
@@ -101,7 +100,11 @@ class Corpus(Stage):
         shutil.rmtree(parts)
         per_token = found["bytes"] / found["tokens"]
         line = f"{found['documents']:,} documents, {found['tokens']:,} tokens"
-        return {**found, "headline": f"{line} of {per_token:.2f} bytes", "bytes_per_token": per_token}
+        return {
+            **found,
+            "headline": f"{line} of {per_token:.2f} bytes",
+            "bytes_per_token": per_token,
+        }
 
     def parts(self, work: Work, folder: Path) -> Iterator[Part]:
         """The parts in their order; those that are there from before a kill are read."""

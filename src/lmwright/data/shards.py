@@ -1,4 +1,4 @@
-"""The shards artifact: documents as the ids of their tokens, one behind the other, mapped into memory.
+"""The shards artifact: documents as the ids of their tokens, one behind the other, in mapped files.
 
 A folder of shards holds ``shard-00000.bin`` and so on (ids of 16 bits where the vocabulary fits,
 else of 32, the least byte first; a document begins in the shard in which the last one ended, unless
@@ -88,8 +88,8 @@ def write_shards(
 
 
 def runs(lengths: np.ndarray, held: int, most: int) -> Iterator[tuple[int, int]]:
-    """Where a part's ids are cut, so that a shard which holds ``held`` ends with a document: (first,
-    end) of each piece."""
+    """Where a part's ids are cut, so that a shard which holds ``held`` ends with a document: the
+    first id of each piece, and the one behind its last."""
     start = end = 0
     for length in lengths.tolist():
         end += length
@@ -159,7 +159,9 @@ class Shards:
         lengths = parquet.read_table(self.folder / DOCUMENTS, columns=["tokens"])["tokens"]
         found = np.concatenate([[0], np.cumsum(lengths.to_numpy())])
         if found[-1] != len(self):
-            raise Corrupt(f"{DOCUMENTS} lists {found[-1]} tokens, the shards {len(self)}", "", AGAIN)
+            raise Corrupt(
+                f"{DOCUMENTS} lists {found[-1]} tokens, the shards {len(self)}", "", AGAIN
+            )
         return found
 
     def hash(self) -> str:

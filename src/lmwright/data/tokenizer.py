@@ -67,7 +67,7 @@ class TrainTokenizer(Stage):
         return (*task_modules(inputs["rows"]), module_of("tokenizers", kind_of(self.model)))
 
     def check(self) -> None:
-        """BadInput for numbers out of range, and for special tokens that are none or there twice."""
+        """BadInput for numbers out of range, and special tokens that are none or there twice."""
         if self.characters < 0 or not 1 <= self.vocabulary <= 1 << 22:
             raise BadInput(
                 f"vocabulary is {self.vocabulary}, characters {self.characters}",
@@ -152,7 +152,7 @@ def first_characters(texts: Iterable[str], most: int) -> Iterator[str]:
 
 
 def write_tokenizer(folder: Path, data: bytes) -> None:
-    """A tokenizer as published ones are: its file, and beside it what its special tokens are for."""
+    """A tokenizer as published ones are: its file, and beside it what special tokens are for."""
     added = {token["content"] for token in json.loads(data)["added_tokens"]}
     roles = {"bos": BEGIN, "eos": END, "unk": UNKNOWN}
     told = {f"{role}_token": name for role, name in roles.items() if name in added}

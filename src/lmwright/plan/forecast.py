@@ -595,9 +595,7 @@ def training_of(recipe: Recipe) -> Train | Draws:
     return next((each for each in trainings if isinstance(each, Train | Draws)), Train())
 
 
-def beginning(
-    recipe: Recipe, store: Store, texts: Sequence[str] = PROBE_TEXTS
-) -> TextModel:
+def beginning(recipe: Recipe, store: Store, texts: Sequence[str] = PROBE_TEXTS) -> TextModel:
     """A model as training starts from, with a fresh head, for the probe; ``texts`` are some of the
     rows'."""
     keep_few_kernels()  # as the training must, which may follow in this process

@@ -277,11 +277,12 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
 def likelihoods_of_windows(
     network: Network, batch: Sequence[Document], most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What :func:`likelihoods` gives, of documents of any length: those of more than ``most`` tokens
-    are read in windows that share half of their tokens. The vector is that of the first window."""
+    """What :func:`likelihoods` gives, of documents of any length: one of more than ``most`` tokens
+    is read in windows that share half of theirs. The vector is that of the first window."""
     parts = [
-        [item] if len(item.tokens) <= most or item.source is not None else
-        [*windows(item, most, max(1, most // 2))]
+        [item]
+        if len(item.tokens) <= most or item.source is not None
+        else [*windows(item, most, max(1, most // 2))]
         for item in batch
     ]
     nats, vectors = likelihoods(network, [each for part in parts for each in part])

@@ -57,6 +57,21 @@ LONG = 2000
 KEPT_COLUMNS = ["id", "source", "key"]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Windows of held-out texts, with the bytes of these and their number."""
+
+    windows: list[Example]
+    bytes: int
+    rows: int
+
+    def scores(self, network: Network) -> dict[str, float]:
+        """The mean log-loss (nats) of the tokens, and the bits of a byte."""
+        loss = mean_log_loss(network, self.windows)
+        count = sum(int((np.asarray(each.target) != UNLEARNT).sum()) for each in self.windows)
+        return {"log_loss": loss, "bits_per_byte": loss * count / math.log(2) / self.bytes}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Stage):
     """Draw a language model and train it on ``shards`` to say the next token.
@@ -212,8 +227,8 @@ class Pretrain(Stage):
         horizon = self.horizon(parameters, len(shards))
         findings = self.looked_at(work, task_model, model, horizon)
         batches = StreamBatches(shards, self.context, horizon.rows, horizon.steps, self.seed)
-        held_out, size = held_out_windows(work.inputs["rows"], task_model, model, self)
-        state, seconds, new_tokens = self.fit(work, task_model, model, batches, held_out, size)
+        held = held_out_windows(work.inputs["rows"], task_model, model, self)
+        state, seconds, new_tokens = self.fit(work, task_model, model, batches, held)
         out = work.out("model")
         TextPredictor(task_model.task, model).save(out)
         write_json(out / "curves.json", state.curves)
@@ -239,7 +254,7 @@ class Pretrain(Stage):
             "step_tokens": horizon.rows * horizon.context,
             "lr": self.peak,
             "ended": state.ended or "all steps done",
-            "best_step": state.step,
+            "validation_rows": held.rows,
             **last,
         }
 
@@ -309,8 +324,7 @@ class Pretrain(Stage):
         task_model: TrainedTaskModel,
         model: TextModel,
         batches: StreamBatches,
-        held_out: list[Example],
-        size: int,
+        held: HeldOut,
     ) -> tuple[State, float, int]:
         """Run the loop from the last checkpoint to the end."""
         network = model.network
@@ -326,7 +340,7 @@ class Pretrain(Stage):
             work.record("resumed", step=state.step)
 
         def evaluate(state: State) -> None:
-            scores = scored(network, held_out, size)
+            scores = held.scores(network)
             refuse_infinite(scores["log_loss"], 0.0, state, work.record)
             state.curves[-1].update({f"validation_{name}": each for name, each in scores.items()})
             work.record("evaluated", step=state.step, **scores)
@@ -388,7 +402,7 @@ def language_task_model(rows: Path) -> TrainedTaskModel:
     if found.head(0.0) != HEAD:
         raise BadInput(
             f"pretraining on rows of {found.task.kind}",
-            "documents: task: text-generation",
+            "rows of documents, of a task that a language model answers",
             "set the recipe's task",
         )
     return found
@@ -407,26 +421,20 @@ def first_rows(path: Path, most: int) -> pa.Table:
 
 def held_out_windows(
     rows: Path, task_model: TrainedTaskModel, model: TextModel, setting: Pretrain
-) -> tuple[list[Example], int]:
-    """The validation texts as windows that score each token once, and their bytes."""
+) -> HeldOut:
+    """The validation texts as windows that score each token once."""
     task, found, size = task_model.task, list[Example](), 0
-    for row in first_rows(rows / "validation.parquet", setting.validation_rows).to_pylist():
+    texts = first_rows(rows / "validation.parquet", setting.validation_rows).to_pylist()
+    for row in texts:
         text = task.text(row)
         whole = Document(model.document(text), 1, byte_count(text), None)
         found += [each.example() for each in windows(whole, setting.context, 1)]
         size += whole.size
-    return found, size
-
-
-def scored(network: Network, held_out: list[Example], size: int) -> dict[str, float]:
-    """The mean log-loss (nats) of held-out tokens, and the bits of a byte of their texts."""
-    loss = mean_log_loss(network, held_out)
-    count = sum(int((np.asarray(each.target) != UNLEARNT).sum()) for each in held_out)
-    return {"log_loss": loss, "bits_per_byte": loss * count / math.log(2) / size}
+    return HeldOut(found, size, len(texts))
 
 
 def write_learnt_rows(documents: Path, folder: Path) -> None:
-    """Write ``rows.parquet`` beside a model: ids, sources and keys of the documents of its shards."""
+    """Write ``rows.parquet`` beside a model: ids, sources and keys of its shards' documents."""
     kept = pa.schema([SCHEMA.field(name) for name in KEPT_COLUMNS])
     with parquet.ParquetWriter(folder / "rows.parquet", kept) as writer:
         for batch in parquet.ParquetFile(documents).iter_batches(columns=KEPT_COLUMNS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class StreamBatches:
         edges = [first, *inside.tolist(), end]
         ended = {*inside.tolist(), *([end] if self.ends(end) else [])}
         found = []
-        for begin, stop in zip(edges[:-1], edges[1:], strict=True):
+        for begin, stop in pairwise(edges):
             target = np.full(stop - begin, UNLEARNT, dtype=np.int64)
             more = stop - begin - (stop in ended)
             target[:more] = ids[begin - first + 1 : begin - first + 1 + more]

@@ -20,7 +20,7 @@ from lmwright.text.formats.sentencepiece import read_sentencepiece
 from lmwright.text.trainers.training import UNKNOWN, Texts, Wanted, normalizer_json, spelled
 
 LINE = 4000
-"""Characters of a piece of text that SentencePiece is given at a time; it is slow on longer ones."""
+"""Characters of a text that SentencePiece is given at a time; it is slow on longer pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)

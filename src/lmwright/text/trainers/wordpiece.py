@@ -43,9 +43,7 @@ class WordPiece(Settings):
         most = (wanted.size - len(first)) // 2
         known = [c for c in characters_of(texts, wanted) if not c.isspace()][:most]
         alphabet = [*sorted(known), *(PREFIX + each for each in sorted(known))]
-        made = Tokenizer(
-            models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=self.longest)
-        )
+        made = Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=self.longest))
         if wanted.normalizer is not None:
             made.normalizer = wanted.normalizer
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
