@@ -186,10 +186,10 @@ def test_a_damaged_shard_is_told(shards, tmp_path):
     data = bytearray(first.read_bytes())
     data[100] ^= 1
     first.write_bytes(data)
-    with pytest.raises(Corrupt, match="shard-00000.bin has other bytes"):
+    with pytest.raises(Corrupt, match=r"shard-00000\.bin has other bytes"):
         Shards(copy).check()
     first.write_bytes(data[:-2])
-    with pytest.raises(Corrupt, match="shard-00000.bin is not there as it was written"):
+    with pytest.raises(Corrupt, match=r"shard-00000\.bin is not there as it was written"):
         Shards(copy)
     (copy / ABOUT).write_text("{}")
     with pytest.raises(Corrupt, match="does not tell"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def trained(kind: object, size: int = 800, **wanted: object) -> bytes:
     return found.train(lambda: iter(verses()), Wanted(size, SPECIAL, **wanted))
 
 
-@lru_cache(maxsize=None)
+@cache
 def kept(place: int) -> Tokenizer:
     """The tokenizer of one of the kinds that keep texts."""
     return Tokenizer(trained(KEEPING[place]))
