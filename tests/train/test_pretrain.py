@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +277,28 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bits(inputs, trained, tmp_
     assert again.named("resumed") == [{"step": 14}]
     for name in ("model.safetensors", "curves.json", "rows.parquet"):
         assert (tmp_path / "model" / name).read_bytes() == (folder / "model" / name).read_bytes()
+
+
+def test_settings_that_are_marked_inert_change_nothing(inputs, trained, tmp_path):
+    folder, facts = trained
+    inert = [each.name for each in fields(Pretrain) if each.metadata.get("inert")]
+    assert inert == ["checkpoint_every", "check_first"]
+    other = replace(TINY, checkpoint_every=1000, check_first="off")
+    assert other.run(work_of(inputs, tmp_path)) == facts
+    for name in ("model.safetensors", "curves.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (folder / "model" / name).read_bytes()
+
+
+def test_a_short_document_has_the_same_likelihood_whole_or_not(inputs, trained):
+    folder, _ = trained
+    model = load_predictor(folder / "model").model
+    rows = [{"text": "This package provides", "continuation": " some tools"}]
+    answers = [
+        TextGenerator(task).answers(model, TextGenerator(task).prepare(model, rows))
+        for task in (TASK, TextGeneration(whole=True))
+    ]
+    for name in ("nats", "tokens", "bytes"):
+        assert answers[0][name].tolist() == answers[1][name].tolist()
 
 
 def test_parts_of_a_step_give_the_same_losses(inputs, trained, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -16,7 +19,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lmwright.core.durable import TEMPORARY, sweep, sync_file, sync_folder
-from lmwright.core.errors import BadInput
+from lmwright.core.errors import BadInput, LmwrightError
 from lmwright.core.stage import RowStatistics, Stage, Work, WorkEstimate, inert
 from lmwright.data.corpus import (
     count_rows,
@@ -109,20 +112,31 @@ class Corpus(Stage):
     def parts(self, work: Work, folder: Path) -> Iterator[Part]:
         """The parts in their order; those that are there from before a kill are read."""
         rows, tokenizer = work.inputs["rows"], work.inputs["tokenizer"]
-        workers = self.workers or granted_threads()
-        if workers == 1:
-            for number, start, end in bounds(rows):
-                yield read_part(tokenised(rows, tokenizer, folder, number, start, end))
+        every = [(rows, tokenizer, folder, *bound) for bound in bounds(rows)]
+        workers = min(self.workers or granted_threads(), len(every))
+        if workers <= 1:
+            yield from (read_part(tokenised(*given)) for given in every)
             return
-        waiting: list[Future[Path]] = []
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            for number, start, end in bounds(rows):
-                given = (rows, tokenizer, folder, number, start, end)
-                waiting.append(pool.submit(tokenised, *given))
-                if len(waiting) > 2 * workers:
-                    yield read_part(waiting.pop(0).result())
-            for each in waiting:
-                yield read_part(each.result())
+        waiting: deque[Future[Path]] = deque()
+        with ProcessPoolExecutor(workers, get_context("spawn"), one_thread) as pool:
+            try:
+                for given in every:
+                    waiting.append(pool.submit(tokenised, *given))
+                    if len(waiting) > 2 * workers:
+                        yield read_part(waiting.popleft().result())
+                while waiting:
+                    yield read_part(waiting.popleft().result())
+            except BrokenProcessPool:
+                raise LmwrightError(
+                    "a process that tokenises has died",
+                    "memory for all of them",
+                    "set corpus.workers to 1, and run again: finished parts are kept",
+                ) from None
+
+
+def one_thread() -> None:
+    """Keep the library of a worker to one thread, as each has a core of its own."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def scratch_parts(work: Work) -> Path:
