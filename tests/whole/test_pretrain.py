@@ -91,7 +91,7 @@ def test_from_a_document_to_the_model_and_back(ran: Path) -> None:
     row = parquet.read_table(documents)["id"][7].as_py()
     of_row = lmwright("lineage", row, "--store", store)
     assert of_row.returncode == 0, of_row.stderr
-    assert "learnt" in of_row.stdout and ALIAS in of_row.stdout
+    assert f"{ALIAS} from decision 1" in json.loads(of_row.stdout)["served_as"]
 
 
 def test_check_finds_nothing_that_stops(ran: Path) -> None:
