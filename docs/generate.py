@@ -32,6 +32,7 @@ from lmwright.tables import (
     SHAPES,
     STAGES,
     TABLES,
+    TOKENIZERS,
     VERBS,
     resolve,
 )
@@ -126,6 +127,8 @@ def settings() -> str:
         lines += described(f"train.regularize: {name}", resolve("regularizers", name))
     for name in DISTILLATIONS:
         lines += described(f"train.distil: {name}", resolve("distillations", name))
+    for name in TOKENIZERS:
+        lines += described(f"tokenizer.model: {name}", resolve("tokenizers", name))
     for name in SHAPES:
         lines += described(f"data.sources.shape: {name}", resolve("shapes", name))
     for name in DERIVATIONS:

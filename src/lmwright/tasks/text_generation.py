@@ -34,6 +34,9 @@ class TextGeneration(Settings):
                         are then ``repetition`` (the share of bigrams that stood in the same
                         continuation before), ``distinct_1`` and ``distinct_2`` (Li et al. 2016).
     ``smoothing``       share of each token that training spreads over the whole vocabulary.
+    ``whole``           whether all of a document is scored that is longer than the model reads at
+                        once: in windows, of which each begins with half of the one before it. So a
+                        model is compared with an n-gram on the same bytes. Else its beginning is.
     """
 
     kind: ClassVar[str] = "text-generation"
@@ -59,6 +62,7 @@ class TextGeneration(Settings):
     temperature: float = 0.8
     write_rows: bool = False
     smoothing: float = 0.0
+    whole: bool = False
 
     def check(self) -> None:
         """BadInput for numbers out of range."""

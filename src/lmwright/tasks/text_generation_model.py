@@ -20,7 +20,7 @@ from lmwright.train.documents import (
     Document,
     LearnsTokens,
     byte_count,
-    likelihoods,
+    likelihoods_of_windows,
     mean_log_loss,
 )
 
@@ -48,12 +48,19 @@ class TextGenerator(LearnsTokens):
         A row without the column ``continuation`` is a request: it is continued too, as all rows
         are where the task says so.
         """
+        return self.read(model, rows, self.task.whole and not model.has_encoder)
+
+    def read(self, model: TextModel, rows: Sequence[Row], whole: bool) -> list[Document]:
+        """What :meth:`prepare` gives, scored rows ``whole`` or up to what the model reads."""
         found = []
         for row in rows:
             text, rest = self.task.cleaner(row["text"]), str(row.get("continuation") or "")
             request = "continuation" not in row
-            make = self.pair if model.has_encoder else self.document
-            item = make(model, text, rest, request)
+            if whole and not request:
+                item = self.whole_document(model, text, rest)
+            else:
+                make = self.pair if model.has_encoder else self.document
+                item = make(model, text, rest, request)
             if self.task.write_rows and not request:
                 item = replace(item, prompt=self.prompt_of_row(model, text, rest))
             asked = item.prompt is not None
@@ -80,6 +87,12 @@ class TextGenerator(LearnsTokens):
         prompt = self.prompt(model, text) if asked else None
         found = scored_part(model, ids, first, rest or text, prompt)
         return replace(found, cut=found.cut or cut > 0)
+
+    def whole_document(self, model: TextModel, text: str, rest: str) -> Document:
+        """A text and its continuation as one document of any length."""
+        ids = model.document(text + rest)
+        first = min(shared(model.document(text, closed=False), ids), len(ids) - 1) if rest else 1
+        return Document(ids, first, byte_count(rest or text), None)
 
     def pair(self, model: TextModel, text: str, rest: str, asked: bool) -> Document:
         """A text that an encoder reads, and its continuation, which the decoder writes."""
@@ -111,7 +124,7 @@ class TextGenerator(LearnsTokens):
                 each if text is None or continued(model, each) else written(model, each, text)
                 for each, text in pairs
             ]
-        nats, vectors = likelihoods(model.network, batch)
+        nats, vectors = likelihoods_of_windows(model.network, batch, model.max_tokens)
         scored = np.array([float(len(item.tokens) - item.first) for item in batch])
         return Answers(
             {
@@ -151,7 +164,7 @@ class TextGenerator(LearnsTokens):
     def examples(self, model: TextModel, rows: pa.Table) -> list[Example]:
         """Documents; a row's id (hexadecimal) keys its dropout. Target: the next token."""
         names = [name for name in ("text", "continuation") if name in rows.column_names]
-        prepared = self.prepare(model, rows.select(names).to_pylist())
+        prepared = self.read(model, rows.select(names).to_pylist(), whole=False)
         ids = rows.column("id").to_pylist()
         return [item.example(int(row, 16)) for item, row in zip(prepared, ids, strict=True)]
 

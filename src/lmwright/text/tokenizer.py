@@ -185,6 +185,23 @@ class Tokenizer:
         found = self.inner.encode(self.prepared(text), add_special_tokens=False)
         return np.array(found.ids, dtype=np.int32)
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end a document."""
+        return self.roles.get("eos", ())
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """The id that begins a document, if there is one: of the start or the end token."""
+        return (self.roles.get("bos") or self.end_ids)[:1]
+
+    def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids (int32) of each text as a whole document, begun and ended."""
+        begin, end = self.begin_ids, self.end_ids[:1]
+        plain = [self.prepared(text) for text in texts]
+        found = self.inner.encode_batch_fast(plain, add_special_tokens=False)
+        return [np.array([*begin, *each.ids, *end], dtype=np.int32) for each in found]
+
     def ids_of_parts(self, parts: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a text given in parts, and for each id the part in which it begins.
 

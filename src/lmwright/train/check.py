@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -90,7 +90,8 @@ class Trial(ReadRows):
 
     ``model`` is what it begins from, with what its tune adds; ``known_head`` says that its head is
     trained already. ``rows`` are those to learn from, ``data`` the folder of the artifact that
-    they are of. ``steps`` are those of all epochs, of ``batch`` rows each.
+    they are of. ``steps`` are those of all epochs, of ``batch`` rows each. ``in_stretches`` says
+    that all of a text is learnt, however long it is, stretch by stretch.
     """
 
     task_model: TrainedTaskModel
@@ -106,6 +107,7 @@ class Trial(ReadRows):
     optimizer: OptimizerSettings
     descent: OptimizerConfig
     placement: Placement
+    in_stretches: bool = False
 
     @cached_property
     def sample(self) -> pa.Table:  # type: ignore[override]
@@ -115,6 +117,12 @@ class Trial(ReadRows):
             return self.rows
         chosen = stream(self.seed, "checked").choice(count, SAMPLE, replace=False)
         return self.rows.take(np.sort(chosen))
+
+    @cached_property
+    def examples(self) -> list[Example]:  # type: ignore[override]
+        """The sample as it is learnt from; of a text in stretches the first one."""
+        found = self.task_model.examples(self.model, self.sample)
+        return [replace(each, cut=False) for each in found] if self.in_stretches else found
 
     def copy(self) -> Network:
         """A copy of the network as it is before its first step, placed."""

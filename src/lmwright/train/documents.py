@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -272,6 +272,35 @@ def likelihoods(network: Network, batch: Sequence[Document]) -> tuple[np.ndarray
                 item = batch[place]
                 nats[place] = likelihood(network, own_nd, item.tokens, item.first)
     return nats, vectors
+
+
+def likelihoods_of_windows(
+    network: Network, batch: Sequence[Document], most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`likelihoods` gives, of documents of any length: one of more than ``most`` tokens
+    is read in windows that share half of theirs. The vector is that of the first window."""
+    parts = [
+        [item]
+        if len(item.tokens) <= most or item.source is not None
+        else [*windows(item, most, max(1, most // 2))]
+        for item in batch
+    ]
+    nats, vectors = likelihoods(network, [each for part in parts for each in part])
+    starts = np.cumsum([0, *map(len, parts)])[:-1]
+    return np.add.reduceat(nats, starts) if len(batch) else nats, vectors[starts]
+
+
+def windows(item: Document, most: int, shared: int) -> Iterator[Document]:
+    """A document of any length in windows of at most ``most`` tokens, which score each of its
+    scored tokens once; a window begins with ``shared`` tokens of the one before it, at least 1."""
+    begin, first, end = 0, max(item.first, 1), len(item.tokens)
+    while begin + most < end:
+        stop = begin + most
+        if first < stop:  # else nothing of this window is scored
+            yield Document(item.tokens[begin:stop], first - begin, 0, None)
+            first = stop
+        begin = stop - shared
+    yield Document(item.tokens[begin:], first - begin, 0, None)
 
 
 def continuation_nats(network: Network, item: Document, others: Sequence[np.ndarray]) -> np.ndarray:

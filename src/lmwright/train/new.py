@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers import Tokenizer as Trained
-from tokenizers import decoders, models, pre_tokenizers, trainers
-
 from lmwright.core.errors import BadInput
 from lmwright.core.stage import Settings
 from lmwright.models.core.spec import Head
@@ -17,6 +14,8 @@ from lmwright.models.files.published import check_address, is_gguf, located, rea
 from lmwright.models.text_model import TextModel, newly_drawn
 from lmwright.tables import module_of, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
+from lmwright.text.trainers.bpe import BPE
+from lmwright.text.trainers.training import Wanted
 
 SPECIAL = ("<s>", "</s>")
 
@@ -55,6 +54,12 @@ class New(Settings):
             tokenizer = tokenizer_at(self.tokenizer)
         else:
             tokenizer = train_tokenizer(texts, self.vocabulary)
+        return self.drawn(tokenizer, head, max_tokens, seed)
+
+    def drawn(
+        self, tokenizer: Tokenizer, head: Head | str, max_tokens: int, seed: int
+    ) -> TextModel:
+        """A network drawn from ``seed`` for the tokens of ``tokenizer``."""
         ends = {name: (tokenizer.roles.get(name) or (None,))[0] for name in ("bos", "eos")}
         family: Family = resolve("families", self.family)
         config = {
@@ -87,14 +92,5 @@ def tokenizer_at(address: str) -> Tokenizer:
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """A byte-level BPE with a start and an end token; the same texts give the same bytes."""
-    made = Trained(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    made.train_from_iterator(texts, trainer)
-    return Tokenizer(made.to_str().encode(), "tokenizer.json", {"bos": (0,), "eos": (1,)})
+    data = BPE().train(lambda: iter(texts), Wanted(vocabulary, SPECIAL))
+    return Tokenizer(data, "tokenizer.json", {"bos": (0,), "eos": (1,)})

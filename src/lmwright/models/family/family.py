@@ -195,6 +195,16 @@ HeadOf = Callable[[Mapping[str, Any], ModelSpec], tuple[Head, list[Weight]]]
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The size of a decoder: its layers, their width and heads, and the tokens that it reads."""
+
+    layers: int
+    width: int
+    heads: int
+    positions: int
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of checkpoints.
 
@@ -205,7 +215,8 @@ class Family:
     no weights. ``former`` maps endings of names in old checkpoints to today's. ``gguf`` is set for
     families that the format has, ``text_part`` for those that are part of a multimodal model, of
     which the text model is read and written alone. ``generation_spec`` makes the spec for
-    generation, where it differs from the one for reading.
+    generation, where it differs from the one for reading. ``shaped`` gives the fields of a config
+    that make a network of a shape, for models that are drawn by rules of scale.
     """
 
     name: str
@@ -220,6 +231,7 @@ class Family:
     gguf: GgufForm | None = None
     text_part: TextPart | None = None
     generation_spec: Callable[[ModelSpec], ModelSpec] = lambda setting: setting
+    shaped: Callable[[Shape], dict[str, Any]] | None = None
 
 
 def to_ours(weights: list[Weight], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

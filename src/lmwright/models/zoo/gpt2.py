@@ -21,7 +21,15 @@ from lmwright.models.core.spec import (
     Sublayer,
 )
 from lmwright.models.family.decoder_only import each_token_apart, last_token, tied_next_token
-from lmwright.models.family.family import Family, Weight, classes, rows, same, transposed
+from lmwright.models.family.family import (
+    Family,
+    Shape,
+    Weight,
+    classes,
+    rows,
+    same,
+    transposed,
+)
 from lmwright.models.files.fields import only
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -59,6 +67,16 @@ def sized(size: str, vocabulary: int = 50257) -> ModelSpec:
             "n_positions": 2048 if size.startswith("gpt3") else 1024,
         }
     )
+
+
+def shaped(shape: Shape) -> dict[str, Any]:
+    """The fields of a ``config.json`` of a shape."""
+    return {
+        "n_layer": shape.layers,
+        "n_embd": shape.width,
+        "n_head": shape.heads,
+        "n_positions": shape.positions,
+    }
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -169,4 +187,5 @@ FAMILY = Family(
     heads={"lm": tied_next_token, "classify": last_token, "tokens": each_token_apart},
     prefix="transformer.",
     unread=("lm_head.", "score.", "classifier.", *MASKS),
+    shaped=shaped,
 )

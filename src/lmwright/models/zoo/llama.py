@@ -37,6 +37,7 @@ from lmwright.models.family.family import (
     ACTIVATIONS,
     Family,
     GgufForm,
+    Shape,
     Weight,
     activation_name,
     classes,
@@ -129,6 +130,21 @@ def qwen2_sized(size: str, vocabulary: int = 0) -> ModelSpec:
             "rope_theta": 1e6,
         }
     )
+
+
+def shaped(shape: Shape) -> dict[str, Any]:
+    """The fields of a ``config.json`` of a shape: as many weights a layer as a feed-forward of four
+    times the width without gate would have (Touvron et al. 2023, section 2.2), and one table."""
+    return {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.width,
+        "intermediate_size": -(-8 * shape.width // 96) * 32,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "max_position_embeddings": shape.positions,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -381,6 +397,7 @@ FAMILY = Family(
     prefix="model.",
     unread=("lm_head.", "score.", "rotary_emb."),
     gguf=IN_GGUF,
+    shaped=shaped,
 )
 MISTRAL = replace(
     FAMILY,
