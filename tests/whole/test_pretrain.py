@@ -33,7 +33,7 @@ stages:
     fractions: {{train: 0.5, validation: 0.05, calibration: 0.1, gate: 0.25, test: 0.1}}
   tokenizer: {{vocabulary: 800}}
   corpus: {{workers: 1}}
-  pretrain: {{depth: 2, aspect: 32, context: 64, tokens: 60000, evaluate_every: 100}}
+  pretrain: {{family: llama, depth: 2, aspect: 32, context: 64, tokens: 60000, evaluate_every: 100}}
   evaluate: {{rows: 100}}
   audit: {{rows: 30}}
   detect: {{window: 30, windows: 2000}}

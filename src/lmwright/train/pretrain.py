@@ -36,7 +36,7 @@ from lmwright.models.core.memory import keep_few_kernels
 from lmwright.models.family.family import Family
 from lmwright.models.network.network import Network, parameter_count
 from lmwright.models.text_model import TextModel, TextPredictor
-from lmwright.tables import module_of, resolve
+from lmwright.tables import FAMILIES, module_of, resolve
 from lmwright.text.tokenizer import Tokenizer, read_tokenizer
 from lmwright.train.batches import UNLEARNT, Example
 from lmwright.train.beginning import at_rate
@@ -86,8 +86,8 @@ class Pretrain(Stage):
     ``device``, ``precision`` and ``check_first`` are as of ``train``.
     """
 
+    family: str
     depth: int = 4
-    family: str = "llama"
     aspect: int = 64
     config: dict[str, Any] = field(default_factory=dict)
     context: int = 256
@@ -169,7 +169,7 @@ class Pretrain(Stage):
         if found.shaped is None or HEAD not in found.heads:
             raise BadInput(
                 f"family is {self.family!r}, of which no shape follows from a depth",
-                "a decoder: llama, qwen2, mistral or gpt2",
+                "one of " + ", ".join(shaped_families()),
                 "name another family",
             )
 
@@ -394,6 +394,12 @@ class Pretrain(Stage):
     def settings(self) -> str:
         """The settings that a checkpoint must share with the run that resumes from it."""
         return repr(replace(self, checkpoint_every=1, check_first="off"))
+
+
+def shaped_families() -> list[str]:
+    """The families of which a shape follows from a depth."""
+    found = {name: resolve("families", name) for name in FAMILIES}
+    return [name for name, each in found.items() if each.shaped is not None and HEAD in each.heads]
 
 
 def language_task_model(rows: Path) -> TrainedTaskModel:
