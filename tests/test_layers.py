@@ -253,7 +253,6 @@ KNOWN = {
     ("models/zoo/xlnet.py", "spans"): "the name of a published head",
     ("report/sections/data.py", "labels"): "a key of the facts of the stage data: rows by stratum",
     ("report/sections/scores.py", "label"): "a key of the page: what stands behind a score's dot",
-    ("serve/responses.py", "summary"): "a key of an item of the interface",
     ("serve/request.py", "label"): "a column type, whose values are short",
     ("serve/traffic.py", "label"): "migrations of logs from when there was one task",
     ("serve/traffic.py", "probabilities"): "a log of that time, read without a server",
