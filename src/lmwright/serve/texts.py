@@ -95,7 +95,8 @@ class TextScheduler:
     def memory(self, model: TextModel) -> Memory:
         """The KV cache of a model."""
         self.memories = [each for each in self.memories if each.networks]
-        for memory in self.memories:
+        known = [each for each in self.memories if model.network in each.networks]
+        for memory in known or self.memories:  # who joins whom is looked at but once
             if memory.takes(model.network):
                 return memory
         self.memories.append(Memory(model.network, self.cache_tokens))
