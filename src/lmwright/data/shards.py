@@ -101,7 +101,7 @@ def runs(lengths: np.ndarray, held: int, most: int) -> Iterator[tuple[int, int]]
 
 
 def closed(file: Any, tokens: int) -> dict[str, Any]:
-    """What is known of a finished shard."""
+    """The facts of a finished shard."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -139,7 +139,7 @@ class Shards:
                 raise Corrupt(f"{each['name']} has other bytes than were written", "", AGAIN)
 
     def __len__(self) -> int:
-        """How many tokens all shards have."""
+        """The number of tokens of all shards."""
         return int(self.ends[-1])
 
     def ids(self, start: int, end: int) -> np.ndarray:
@@ -155,7 +155,7 @@ class Shards:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where each document begins (documents + 1,), with the end of the last one."""
+        """The offsets of the documents (documents + 1,), with the end of the last one."""
         lengths = parquet.read_table(self.folder / DOCUMENTS, columns=["tokens"])["tokens"]
         found = np.concatenate([[0], np.cumsum(lengths.to_numpy())])
         if found[-1] != len(self):

@@ -134,7 +134,7 @@ def stream_texts(rows: Path, split: str) -> Iterator[str]:
 
 
 def texts_of(task: Task, row: Mapping[str, Any]) -> Iterator[str]:
-    """What a model reads of a row, and what it is to write where that is not a part of it."""
+    """A row as a model reads it, and its target where that is not a part of it."""
     text, target = task.text(row), task.target(row)
     yield text
     if task.teacher_forced and target not in text:
@@ -161,7 +161,7 @@ def write_tokenizer(folder: Path, data: bytes) -> None:
 
 
 def judge(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
-    """How well a tokenizer fits texts that it was not trained on.
+    """Measures of a tokenizer on texts that it was not trained on.
 
     ``bytes_per_token``; ``fertility``, the tokens of a word between spaces; ``unknown``, the share
     of tokens that stand for what the vocabulary has not; ``renyi_efficiency``; ``round_trip``, the

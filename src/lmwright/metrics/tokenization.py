@@ -1,4 +1,4 @@
-"""How well a tokenizer fits texts: from counts of its tokens to numbers."""
+"""Measures of a tokenizer on texts, from counts of its tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ALPHA = 2.5
 
 
 def renyi_efficiency(counts: np.ndarray, alpha: float = ALPHA) -> float:
-    """How evenly the vocabulary is used: the Rényi entropy of the tokens' shares over its largest
+    """The efficiency of the vocabulary: the Rényi entropy of the tokens' shares over its largest
     value, from 0 (one token alone) to 1 (all alike) (Zouhar et al. 2023, definition 3.5).
 
     ``counts`` (v) are those of every token of the vocabulary; ``alpha`` above 0, 1 is Shannon's.

@@ -19,7 +19,7 @@ Beam = tuple[tuple[int, ...], tuple[Tensor, ...]]
 """The tokens of an answer under way, and the model's log-probabilities at each of its steps."""
 
 Record = Callable[[int, Tensor], Tensor]
-"""What is kept of a step, by its token and the model's log-probabilities (vocabulary,)."""
+"""The record of a step, from its token and the model's log-probabilities (vocabulary,)."""
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ class DecodingState:
 
 
 def together(networks: Sequence[CausalLM]) -> CausalLM | Together:
-    """What reads documents of these networks in one pass."""
+    """The network, or several together, that reads documents of these networks in one pass."""
     first = networks[0]
     if all(each is first for each in networks):
         return first

@@ -140,7 +140,7 @@ class Draws(Protocol):
         tokenizer trained on a few of its texts."""
 
     def smaller(self, name: str) -> str:
-        """What makes a step need less memory, of a stage of this name."""
+        """Advice by which a step of a stage of this name needs less memory."""
 
 
 class Sources:

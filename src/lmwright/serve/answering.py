@@ -83,7 +83,7 @@ class Answering:
 
     @property
     def ids(self) -> np.ndarray:
-        """What is read of it, as far as that is known."""
+        """The ids that are read of it, as far as they are known."""
         return self.request.prompt if self.builder is None else self.builder.ids
 
     @property
@@ -130,7 +130,7 @@ class Memory:
         return True
 
     def owner(self, network: CausalLM, client: str) -> str:
-        """By whom the beginnings of texts are known that a network reads for a client."""
+        """The owner of the beginnings of texts that a network reads for a client."""
         return f"{self.networks[network]} {client}"
 
 

@@ -47,7 +47,7 @@ class Sample:
 
 @dataclass
 class Heard:
-    """What was heard of an answer so far."""
+    """The parts of an answer so far."""
 
     texts: list[str] = field(default_factory=list)
     tokens: list[GeneratedToken] = field(default_factory=list)
@@ -138,7 +138,7 @@ def training_logprobs(model: TextModel, prompt: np.ndarray, ids: np.ndarray) -> 
 def distances(
     model: TextModel, prompts: Sequence[np.ndarray], samples: Sequence[Sample]
 ) -> np.ndarray:
-    """How far the engine's log-probability of each token of all answers is from the training's."""
+    """Absolute differences of the engine's and the training's log-probabilities of all tokens."""
     apart = [
         np.abs(training_logprobs(model, prompt, each.ids) - each.logprobs)
         for prompt, each in zip(prompts, samples, strict=True)

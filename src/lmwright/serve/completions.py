@@ -45,7 +45,7 @@ JobScheduler = TextScheduler | SearchScheduler
 
 @dataclass(frozen=True)
 class Schedulers:
-    """What writes the texts of all models of a server: those on one base share its steps, searches
+    """The schedulers of all models of a server: those on one base share steps, searches
     have their places with texts, and forms are compiled in turns."""
 
     texts: TextScheduler
@@ -82,7 +82,7 @@ class Schedulers:
 
 
 class Completions(ABC):
-    """What the routes of completions share: the model and its name, the schedulers of texts and of
+    """The state that routes of completions share: model and name, the schedulers of texts and of
     searches, which have their places together, limits, counters.
 
     The texts of all models of a server are written by one scheduler, so that those on one base
@@ -118,7 +118,7 @@ class Completions(ABC):
         """A place in the queue, with the model that answers; Busy when there is none."""
 
     def scheduler(self, parsed: CompletionRequest) -> JobScheduler:
-        """What writes the answers to a request."""
+        """The scheduler of the answers to a request."""
         return self.texts if parsed.search is None else self.searches
 
     def check_name(self, name: str | None) -> None:
@@ -271,7 +271,7 @@ async def answer(
 
 
 async def read_requests(exchange: Exchange) -> Sequence[GenerationRequest]:
-    """What is asked of the model; where answers have a form, in a turn to compile it."""
+    """The requests to the model; where answers have a form, read in a turn to compile it."""
     parsed, job, service = exchange.parsed, exchange.job, exchange.service
     turn: AbstractAsyncContextManager[None] = nullcontext()
     if parsed.output_format is not None or parsed.tools is not None:

@@ -51,7 +51,7 @@ class Failed(LmwrightError):
 
 
 class Unanswerable(Failed):
-    """What this request asks for cannot be written to its end: its fault, not the model's."""
+    """A request whose answer cannot be written to its end, by no fault of the model."""
 
 
 class Scheduler(Protocol):

@@ -1,4 +1,4 @@
-"""What parameters may be, as JSON Schema has it."""
+"""JSON Schemas of parameters."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Searching:
 
     @property
     def request(self) -> GenerationRequest:
-        """What is asked, but for the rank of the answer."""
+        """The request, but for the rank of the answer."""
         return self.job.requests[self.numbers[0]]
 
 

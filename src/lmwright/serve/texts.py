@@ -103,7 +103,7 @@ class TextScheduler:
         return self.memories[-1]
 
     def owner(self, answering: Answering, memory: Memory) -> str:
-        """By whom the beginning of an answer's prompt is known."""
+        """The owner of the beginning of an answer's prompt."""
         client = "" if self.share_prefixes else answering.job.client
         return memory.owner(answering.job.model.network, client)
 
@@ -419,7 +419,7 @@ class TextScheduler:
 
 
 def piece_of(answering: Answering, size: int, draft: np.ndarray | None) -> np.ndarray:
-    """What is read of an answer in a step: a piece of its prompt, or its last token and a draft."""
+    """The tokens of an answer in a step: a piece of its prompt, or its last token and a draft."""
     if answering.reading:
         assert answering.unread is not None
         return answering.unread[:size]

@@ -129,7 +129,7 @@ class AnswerWriter(LearnsTokens):
     # Training
 
     def samples(self, model: TextModel, rows: Sequence[Row], version: int) -> list[dict[str, Any]]:
-        """What a model in training writes for rows, by the engine."""
+        """Answers of a model in training to rows, by the engine."""
         column = self.task.target_column
         asked = [{**row, column: None} for row in rows]
         prompts, params = self.requests(model, self.documents(model, asked))
@@ -145,7 +145,7 @@ class AnswerWriter(LearnsTokens):
         return found
 
     def shown(self, row: Row) -> str:
-        """What is asked of a row, as a text to look at: its inputs, or its last message."""
+        """The input of a row as a text to look at: its columns, or its last message."""
         inputs = [row[each.name] for each in self.task.columns if each.role == "input"]
         texts = [each[-1]["content"] if isinstance(each, list) else str(each) for each in inputs]
         return "\n".join(texts)

@@ -640,8 +640,8 @@ class Train(Stage):
         return found, known
 
     def looked_at(self, work: Work, trial: Trial) -> list[dict[str, str]]:
-        """What the checks find before the first step, in the journal too; BadInput where they stop
-        the training."""
+        """Findings of the checks before the first step, in the journal too; BadInput where they
+        stop the training."""
         begun = (work.scratch / "checkpoints").exists()
         if self.check_first == "off" or not self.epochs or begun:
             return []

@@ -215,7 +215,7 @@ class Pretrain(Stage):
         return self.context
 
     def smaller(self, name: str) -> str:
-        """What makes a step need less memory."""
+        """Advice by which a step needs less memory."""
         return f"set {name}.micro_batch (rows in memory together), or lower depth or context"
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class Pretrain(Stage):
         return self.looked(work, task_model, model, horizon)
 
     def begun(self, work: Work) -> tuple[TrainedTaskModel, Shards, TextModel]:
-        """How documents are learnt, the shards, and the model before its first step."""
+        """The task model, the shards, and the model before its first step."""
         task_model = language_task_model(work.inputs["rows"])
         folder = work.inputs["shards"]
         model = self.drawn(read_tokenizer(folder / TOKENIZER))
@@ -306,8 +306,8 @@ class Pretrain(Stage):
     def looked_at(
         self, work: Work, task_model: TrainedTaskModel, model: TextModel, horizon: Horizon
     ) -> list[dict[str, str]]:
-        """What the checks find before the first step, in the journal too; BadInput where they stop
-        the training."""
+        """Findings of the checks before the first step, in the journal too; BadInput where they
+        stop the training."""
         if self.check_first == "off" or (work.scratch / "checkpoints").exists():
             return []
         trial = self.looked(work, task_model, model, horizon)
@@ -367,14 +367,14 @@ class Pretrain(Stage):
         return state, time.perf_counter() - began, state.tokens - before
 
     def horizon(self, parameters: int, corpus: int) -> Horizon:
-        """How long a model of so many weights is trained on a corpus of so many tokens."""
+        """The horizon of a model of so many weights on a corpus of so many tokens."""
         tokens = self.tokens or tokens_to_learn(
             parameters, corpus, self.tokens_per_parameter, self.passes
         )
         return horizon_of(tokens, self.context, self.batch_tokens)
 
     def descent(self) -> OptimizerConfig:
-        """How the weights are moved."""
+        """The settings of the optimizer."""
         return OptimizerConfig(self.peak, self.chosen("schedule"), self.clip)
 
     @property
@@ -383,7 +383,7 @@ class Pretrain(Stage):
         return self.lr or peak_rate(shape_of(self.depth, self.aspect, self.context).width)
 
     def shape(self) -> dict[str, int]:
-        """What followed from the depth, as JSON values."""
+        """The shape that followed from the depth, as JSON values."""
         found = shape_of(self.depth, self.aspect, self.context)
         return {"layers": found.layers, "width": found.width, "heads": found.heads}
 
@@ -403,7 +403,7 @@ def shaped_families() -> list[str]:
 
 
 def language_task_model(rows: Path) -> TrainedTaskModel:
-    """How a text model learns the rows' documents; BadInput for a task without next tokens."""
+    """The task model of the rows' documents; BadInput for a task without next tokens."""
     found = trained_task_model(read_task_of(rows))
     if found.head(0.0) != HEAD:
         raise BadInput(

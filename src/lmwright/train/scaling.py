@@ -1,4 +1,4 @@
-"""What follows from the depth of a model that is trained from nothing: its shape and its training.
+"""Scaling rules: shape and training of a model that is trained from nothing, by its depth.
 
 Each is a rule with a constant that a recipe may set:
 

@@ -30,7 +30,7 @@ class StreamBatches:
 
     @property
     def stretches(self) -> int:
-        """How many stretches there are; the last one may be shorter."""
+        """The number of stretches; the last one may be shorter."""
         return -(-len(self.shards) // self.length)
 
     def at(self, step: int, network: Any = None, share: Share = WHOLE) -> list[Example]:

@@ -89,7 +89,7 @@ class SampledTaskModel(Protocol):
     """A task model that shows what a model in training writes."""
 
     def samples(self, model: TextModel, rows: Sequence[Row], version: int) -> list[dict[str, Any]]:
-        """What a model writes for rows, by the engine that would serve it, as JSON values.
+        """Answers of a model to rows, by the engine that would serve it, as JSON values.
 
         Each has the ``input``, the ``target``, what was ``written``, whether it ``ended``, the
         ``version`` of the weights, and ``distance``: how far the engine's log-probabilities of its

@@ -51,7 +51,7 @@ def readable_together(one: object, other: object) -> bool:
 
 
 def shared_weights(network: Network) -> dict[str, int]:
-    """Where each weight lies that is no update's, by its name in the plain network."""
+    """The address of each weight but those of updates, by its name in the plain network."""
     updates = {
         id(matrix)
         for _, each in linears(network)

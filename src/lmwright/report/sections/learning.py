@@ -62,7 +62,7 @@ def forgotten(facts: Mapping[str, float]) -> str:
 
 
 def sampled(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the model wrote while it learnt: of each row shown its input, its target, and what was
+    """Answers of the model while it learnt: of each row shown its input, its target, and what was
     written after so many steps."""
     found: dict[int, dict[str, Any]] = {}
     for point in curves:

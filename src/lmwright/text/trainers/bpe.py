@@ -26,7 +26,7 @@ RULES = {
     "cl100k": rf"{ENDINGS}|{LETTERS}|\p{{N}}{{1,3}}|{REST}",
     "qwen2": rf"{ENDINGS}|{LETTERS}|\p{{N}}|{REST}",
 }
-"""Where texts are cut before bytes are merged, as the published families have it."""
+"""Pre-token rules: the places where texts are cut before bytes are merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
