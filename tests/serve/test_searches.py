@@ -23,9 +23,9 @@ from lmwright.models.files.gguf_model import read_gguf_model
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, language_model
 from lmwright.serve import answering, searches
-from lmwright.serve.answering import Job
 from lmwright.serve.engine import Busy, Engine, OverBudget, Places
 from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.jobs import Job
 from lmwright.serve.rows import RowScheduler
 from lmwright.serve.searches import SearchScheduler, most_new_tokens, most_pages
 from lmwright.serve.texts import TextScheduler

@@ -13,9 +13,9 @@ import torch
 from lmwright.core.random import stream
 from lmwright.models.text_model import TextModel
 from lmwright.serve import texts
-from lmwright.serve.answering import Job
 from lmwright.serve.engine import Engine, Failed
 from lmwright.serve.generation import Chunk, GenerationRequest
+from lmwright.serve.jobs import Job
 from lmwright.serve.rows import RowScheduler
 from lmwright.serve.texts import TextScheduler
 from lmwright.text.generation import SamplingParams

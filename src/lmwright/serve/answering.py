@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -16,38 +15,19 @@ from torch import Tensor
 from lmwright.models.blocks.pages import PAGE, pages_for
 from lmwright.models.decode import CausalLM, DecodingState
 from lmwright.models.network.together import readable_together
-from lmwright.models.text_model import TextModel
 from lmwright.serve.drafts import Pays
 from lmwright.serve.engine import Failed, Unanswerable
-from lmwright.serve.generation import AnswerBuilder, Chunk, EchoBuilder, GenerationRequest
+from lmwright.serve.generation import AnswerBuilder, EchoBuilder, GenerationRequest
+from lmwright.serve.jobs import Job
 from lmwright.serve.prefixes import Prefixes
 from lmwright.text.constrained import ConstraintFault
 
 log = logging.getLogger("lmwright.serve")
 
-Emit = Callable[[int, Chunk | Failed | None], None]
-"""Called from the worker's thread: the number of an answer and its next chunk, then None."""
-
 READ_TOKENS = 256
 """Tokens of prompts that are read in a step."""
 SCORED_TOKENS = 64
 """The same where each one's log-probability is asked for, as logits are much memory."""
-
-
-@dataclass(eq=False)
-class Job:
-    """An HTTP request: its generation requests, the model that answers them all, and where chunks
-    go. ``release`` is called when its place is free again. ``gone``: nobody waits; ``left`` counts
-    the answers that are not yet whole."""
-
-    client: str
-    emit: Emit
-    model: TextModel
-    release: Callable[[], None]
-    requests: Sequence[GenerationRequest] = ()
-    gone: bool = False
-    left: int = 0
-    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(eq=False)

@@ -17,12 +17,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import await_while_connected
 from lmwright.serve.compiling import CompilingTurns
 from lmwright.serve.engine import Busy, Engine, Failed, Unanswerable
 from lmwright.serve.generation import Chunk, GenerationRequest
 from lmwright.serve.guard import Receive, Scope, Send
+from lmwright.serve.jobs import Emit, Job, JobScheduler
 from lmwright.serve.parameter_table import described
 from lmwright.serve.parameters import (
     CHAT_ROUTE,
@@ -39,8 +39,6 @@ from lmwright.serve.shapes import CHAT, TEXT, Shape
 from lmwright.serve.texts import TextScheduler
 
 log = logging.getLogger("lmwright.serve")
-
-JobScheduler = TextScheduler | SearchScheduler
 
 
 @dataclass(frozen=True)

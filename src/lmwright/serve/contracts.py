@@ -16,17 +16,16 @@ from lmwright.core.errors import BadInput
 from lmwright.core.task import Answers, Prepared, role_columns
 from lmwright.models.network.network import Network
 from lmwright.models.text_model import TaskModel, TextModel, TextPredictor
-from lmwright.serve.answering import Emit, Job
 from lmwright.serve.completions import (
     Completions,
     Exchange,
-    JobScheduler,
     Schedulers,
     add_chat,
     add_text,
 )
 from lmwright.serve.embeddings import add_embeddings
 from lmwright.serve.engine import Busy
+from lmwright.serve.jobs import Emit, Job, JobScheduler
 from lmwright.serve.kept import Kept
 from lmwright.serve.parameter_table import described
 from lmwright.serve.request import RequestFault, model_of, read_classify, strict_json

@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 from lmwright.core.errors import LmwrightError
 from lmwright.models.text_model import TextModel
 from lmwright.serve.adapters import Adapters
-from lmwright.serve.answering import Emit, Job
 from lmwright.serve.app import counters_of, requests_counter
-from lmwright.serve.completions import Completions, JobScheduler, Schedulers
+from lmwright.serve.completions import Completions, Schedulers
 from lmwright.serve.engine import Busy, Engine
+from lmwright.serve.jobs import Emit, Job, JobScheduler
 from lmwright.serve.offer import offer_of_published
 from lmwright.serve.request import RequestFault, printable
 from lmwright.serve.settings import Serve

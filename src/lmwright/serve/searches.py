@@ -8,9 +8,8 @@ of the same search.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -23,9 +22,10 @@ from lmwright.models.blocks.pages import PAGE, Pool, pages_for
 from lmwright.models.contrastive_search import contrastive_steps
 from lmwright.models.decode import CausalLM, SampledToken
 from lmwright.models.text_model import TextModel
-from lmwright.serve.answering import READ_TOKENS, Emit, Job, failure
-from lmwright.serve.engine import Busy, Engine, Failed, Places, TokenTurns
+from lmwright.serve.answering import READ_TOKENS, failure
+from lmwright.serve.engine import Engine, Failed, Places, TokenTurns
 from lmwright.serve.generation import AnswerBuilder, GenerationRequest
+from lmwright.serve.jobs import Job, JobScheduler
 
 MOST_SEARCHES = 8
 """Searches that take turns."""
@@ -57,27 +57,19 @@ class Step:
     fault: Failed | None = None
 
 
-class SearchScheduler:
+class SearchScheduler(JobScheduler):
     """Searches for answers to jobs, which are held to ``places``.
 
     The KV cache of each model's searches has room for ``cache_tokens``.
     """
 
-    patience = 120.0
-
     def __init__(self, engine: Engine, places: Places, cache_tokens: int = 32_768) -> None:
-        self.engine, self.places, self.cache_tokens = engine, places, cache_tokens
+        super().__init__(engine, places)
+        self.cache_tokens = cache_tokens
         self.waiting = TokenTurns[Searching]()
         self.active: deque[Searching] = deque()
-        self.held: set[Job] = set()
         self.pools: WeakKeyDictionary[CausalLM, Pool] = WeakKeyDictionary()
-        self.seconds = 1.0  # of a request, smoothed; only to tell clients when to come back
         engine.add(self)
-
-    @property
-    def queued(self) -> int:
-        """The number of jobs under way."""
-        return len(self.held)
 
     @property
     def held_pages(self) -> int:
@@ -90,36 +82,16 @@ class SearchScheduler:
             found = self.pools[model.network] = model.network.new_pool(pages_for(self.cache_tokens))
         return found
 
-    def reserve(
-        self, client: str, emit: Emit, model: TextModel, release: Callable[[], None] = lambda: None
-    ) -> Job:
-        """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
-        with self.engine.changed:
-            self.engine.budgets.refuse_without(client)
-            if self.engine.closed or not self.places.free_for(client, 1):
-                raise Busy(min(60, max(1, round(self.seconds * self.places.taken))))
-            self.places.take(client, 1)
-            job = Job(client, emit, model, release)
-            self.held.add(job)
-        return job
-
-    def submit(self, job: Job, requests: Sequence[GenerationRequest]) -> None:
-        """Queue a job with its requests."""
-        with self.engine.changed:
-            job.requests = requests
-            firsts = [n for n, each in enumerate(requests) if each.rank == 0]
-            ends = [*firsts[1:], len(requests)]
-            searches = [
-                Searching(job, range(first, end), most_pages(requests[first]))
-                for first, end in zip(firsts, ends, strict=True)
-            ]
-            job.left = len(searches)
-            closing = self.engine.closing
-            if not closing and not job.gone:
-                self.waiting.push(job.client, searches)
-            self.engine.changed.notify_all()
-        if closing:
-            job.emit(0, Failed("the server stops"))
+    def wait(self, job: Job) -> None:
+        """Let the searches of a job wait."""
+        firsts = [n for n, each in enumerate(job.requests) if each.rank == 0]
+        ends = [*firsts[1:], len(job.requests)]
+        searches = [
+            Searching(job, range(first, end), most_pages(job.requests[first]))
+            for first, end in zip(firsts, ends, strict=True)
+        ]
+        job.left = len(searches)
+        self.waiting.push(job.client, searches)
 
     def cancel(self, job: Job) -> None:
         """End a job after the present step, or before it begins."""
@@ -189,11 +161,7 @@ class SearchScheduler:
             return
         self.waiting.remove(job.client, lambda each: each.job is job)
         if not any(each.job is job for each in self.active):
-            self.held.remove(job)
-            self.places.give(job.client, 1)
-            self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - job.began)
-            job.release()
-            self.engine.changed.notify_all()
+            self.free(job)
 
     def abandon(self) -> None:
         """Fail what waits and what is under way."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -27,8 +27,6 @@ from lmwright.serve.answering import (
     SCORED_TOKENS,
     Answering,
     Batch,
-    Emit,
-    Job,
     Memory,
     Step,
     begin_alike,
@@ -40,22 +38,20 @@ from lmwright.serve.answering import (
     write_tokens,
 )
 from lmwright.serve.drafts import MOST_ROWS, look_up
-from lmwright.serve.engine import Busy, Engine, Failed, Places, TokenTurns
-from lmwright.serve.generation import GenerationRequest
+from lmwright.serve.engine import Engine, Failed, Places, TokenTurns
+from lmwright.serve.jobs import Job, JobScheduler
 
 MOST_ANSWERS = 16
 """Answers that are written side by side."""
 
 
-class TextScheduler:
+class TextScheduler(JobScheduler):
     """Writes answers to jobs, of which at most ``capacity`` are under way.
 
     The KV cache of each model has room for ``cache_tokens``; at most ``draft_tokens`` of a text are
     read ahead in a step. Beginnings of texts are known to their client alone, or, where that is
     ``share_prefixes``, to all.
     """
-
-    patience = 120.0
 
     def __init__(
         self,
@@ -65,22 +61,15 @@ class TextScheduler:
         draft_tokens: int = 7,
         share_prefixes: bool = False,
     ) -> None:
-        self.engine, self.places = engine, Places(capacity)
+        super().__init__(engine, Places(capacity))
         self.cache_tokens, self.draft_tokens = cache_tokens, draft_tokens
         self.share_prefixes = share_prefixes
         self.waiting = TokenTurns[Answering]()
         self.preempted: deque[Answering] = deque()
         self.batches: deque[Batch] = deque()
-        self.held: set[Job] = set()
         self.memories: list[Memory] = []
         self.begun = self.preemptions = 0
-        self.seconds = 1.0  # of a request, smoothed; only to tell clients when to come back
         engine.add(self)
-
-    @property
-    def queued(self) -> int:
-        """The number of jobs under way."""
-        return self.places.taken
 
     @property
     def held_pages(self) -> int:
@@ -107,30 +96,11 @@ class TextScheduler:
         client = "" if self.share_prefixes else answering.job.client
         return memory.owner(answering.job.model.network, client)
 
-    def reserve(
-        self, client: str, emit: Emit, model: TextModel, release: Callable[[], None] = lambda: None
-    ) -> Job:
-        """A place in the queue, to be filled by :meth:`submit`; Busy when there is none."""
-        with self.engine.changed:
-            self.engine.budgets.refuse_without(client)
-            if self.engine.closed or not self.places.free_for(client, 1):
-                raise Busy(min(60, max(1, round(self.seconds * self.queued))))
-            self.places.take(client, 1)
-            job = Job(client, emit, model, release)
-            self.held.add(job)
-        return job
-
-    def submit(self, job: Job, requests: Sequence[GenerationRequest]) -> None:
-        """Queue a job with its requests."""
-        with self.engine.changed:
-            job.requests, job.left = requests, len(requests)
-            closing = self.engine.closing
-            if not closing and not job.gone:
-                answers = [Answering(job, number) for number in range(len(requests))]
-                self.waiting.push(job.client, answers)
-            self.engine.changed.notify_all()
-        if closing:
-            job.emit(0, Failed("the server stops"))
+    def wait(self, job: Job) -> None:
+        """Let the answers of a job wait."""
+        job.left = len(job.requests)
+        answers = [Answering(job, number) for number in range(job.left)]
+        self.waiting.push(job.client, answers)
 
     def cancel(self, job: Job) -> None:
         """End a job after the present step, or before it begins."""
@@ -395,15 +365,6 @@ class TextScheduler:
         """Begin no answer of a job, and none that was preempted again."""
         self.waiting.remove(job.client, lambda each: each.job is job)
         self.preempted = deque(each for each in self.preempted if each.job is not job)
-
-    def free(self, job: Job) -> None:
-        """Give a place back (the lock is held)."""
-        if job in self.held:
-            self.held.remove(job)
-            self.places.give(job.client, 1)
-            self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - job.began)
-            job.release()
-            self.engine.changed.notify_all()
 
     def abandon(self) -> None:
         """Fail what waits and what is under way."""
