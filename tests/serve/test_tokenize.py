@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmwright.models.text_model import TextModel
-from lmwright.serve.contracts import VersionModel
+from lmwright.serve.version_model import VersionModel
 from tests.serve.fake import loaded as counting
 from tests.serve.kinds import Several, similarity, talker
 from tests.serve.live import check_error

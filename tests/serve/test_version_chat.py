@@ -13,8 +13,8 @@ from lmwright.api.models import Version
 from lmwright.core.errors import BadInput
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.text_model import TextPredictor
-from lmwright.serve.contracts import VersionModel
 from lmwright.serve.rows import Loaded
+from lmwright.serve.version_model import VersionModel
 from lmwright.tasks.chat import Chat
 from lmwright.tasks.chat_model import ChatWriter
 from lmwright.tasks.target_text import Decoding

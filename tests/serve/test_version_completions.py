@@ -13,10 +13,10 @@ import pytest
 from lmwright.metrics.calibration import Calibration
 from lmwright.models.files.published import read_published
 from lmwright.models.text_model import TextModel, TextPredictor, from_published, language_model
-from lmwright.serve.contracts import VersionModel
 from lmwright.serve.rows import Loaded, answer
 from lmwright.serve.served import Served
 from lmwright.serve.traffic import Given, Traffic
+from lmwright.serve.version_model import VersionModel
 from lmwright.tasks.text_generation import TextGeneration
 from lmwright.tasks.text_generation_model import TextGenerator
 from lmwright.text.generation import SamplingParams

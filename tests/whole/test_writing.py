@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lmwright as lw
-from lmwright.serve.contracts import VersionModel
 from lmwright.serve.load import load_version
+from lmwright.serve.version_model import VersionModel
 from lmwright.store.store import Store
 from lmwright.store.versions import history
 from lmwright.text.generation import SamplingParams
@@ -115,6 +115,18 @@ def test_a_version_goes_on_from_a_text_in_python(played: Path) -> None:
     reference = network.complete("The film is", SamplingParams(8, 0.8), 5)
     assert found == ["".join(reference)] * 2
     assert "".join(model.generate("The film is", stream=True, **drawn)) == found[0]
+
+
+def test_generate_reads_a_prompt_as_the_version_in_service_does(played: Path) -> None:
+    """What cleaning takes from the texts that it learnt from is taken from a prompt too."""
+    untidy, options = "The cafe\u0301 is", ("--max-tokens", "8", "--temperature", "0")
+    served = VersionModel(load_version(Store(played / "store"), ALIAS))
+    assert served.prompt_ids(untidy).tolist() == served.prompt_ids("The caf\u00e9 is").tolist()
+    found = lmwright("generate", ALIAS, untidy, *options, "--store", str(played / "store"))
+    assert found.returncode == 0, found.stderr
+    wanted = "".join(served.complete("The caf\u00e9 is", SamplingParams(8, 0.0), 0))
+    assert found.stdout.rstrip("\n").endswith(wanted.rstrip("\n"))
+    assert found.stdout.rstrip("\n").removesuffix(wanted.rstrip("\n")).strip() in ("", untidy)
 
 
 def test_the_report_shows_bits_a_byte(played: Path) -> None:

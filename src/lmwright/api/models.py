@@ -27,11 +27,11 @@ from lmwright.models.files.published import describe, read_published
 from lmwright.models.loading import is_model_address, load_text_model, runs_elsewhere
 from lmwright.models.placement import refuse_unplaced
 from lmwright.models.text_model import LONGEST, TextModel, TextPredictor, from_published
-from lmwright.serve.contracts import VersionModel
 from lmwright.serve.generation import StopFilter
 from lmwright.serve.load import answer_rows, load_version
 from lmwright.serve.request import RequestFault, read_row
 from lmwright.serve.rows import Loaded
+from lmwright.serve.version_model import VersionModel
 from lmwright.store.open import default_folder, existing_store
 from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 

@@ -18,6 +18,7 @@ from lmwright.models.loading import is_model_address, load_text_model
 from lmwright.models.placement import refuse_unplaced
 from lmwright.models.text_model import TextModel, TextPredictor
 from lmwright.serve.load import load_version
+from lmwright.serve.version_model import WRITING, VersionModel
 from lmwright.store.open import existing_store
 from lmwright.text.generation import GenerationConfig, Generator, SamplingParams, is_hosted
 
@@ -161,15 +162,19 @@ def open_generator(
 
 
 def own(name: str, store: Path) -> TextModel:
-    """The language model of a version; BadInput where it is none, or made for a task of its own."""
-    predictor = load_version(existing_store(store), name).predictor
-    if not isinstance(predictor, TextPredictor) or not predictor.task.teacher_forced:
+    """The language model of a version, which reads a prompt as the version in service does.
+
+    BadInput where it is none, or made for a task of its own.
+    """
+    loaded = load_version(existing_store(store), name)
+    writes = WRITING.intersection(loaded.task.contracts)
+    if not writes or not isinstance(loaded.predictor, TextPredictor):
         raise BadInput(
-            f"{name} is a {predictor.kind} model for {predictor.task.kind}",
-            "a model that writes",
+            f"{name} is a {loaded.predictor.kind} model for {loaded.task.kind}",
+            "a model that goes on from texts, or answers conversations",
             "ask it with lmwright predict",
         )
-    return predictor.model
+    return VersionModel(loaded)
 
 
 def translator(generator: Generator, source: str, target: str) -> Generator:

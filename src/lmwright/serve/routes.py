@@ -11,13 +11,14 @@ from fastapi.responses import JSONResponse
 from lmwright.core.task import role_columns
 from lmwright.models.text_model import TextPredictor
 from lmwright.serve.app import add_health, add_models
-from lmwright.serve.contracts import CONTRACTS, VersionModel, add_chat_completions, add_contracts
+from lmwright.serve.contracts import CONTRACTS, add_chat_completions, add_contracts
 from lmwright.serve.embeddings import cleaned_text, text_model_of
 from lmwright.serve.parameter_table import described
 from lmwright.serve.request import model_of, read_predict, strict_json
 from lmwright.serve.rows import Loaded
 from lmwright.serve.service import Services, serve_rows
 from lmwright.serve.tokenize import Reader, add_tokenize
+from lmwright.serve.version_model import VersionModel
 
 WHOLE = 1 << 30
 """More tokens than a request has."""
